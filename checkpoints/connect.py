@@ -1,0 +1,151 @@
+"""From a URL to a client: one server, TLS, a Unix socket, Sentinel or Cluster.
+
+    redis://host:6379/0                      rediss:// for TLS, unix:///path/to.sock
+    redis+sentinel://h1:26379,h2:26379/name/0    the master called `name`, database 0
+    redis+cluster://h1:7000,h2:7000          rediss+sentinel:// and rediss+cluster:// for TLS
+
+User, password and query options (`?socket_timeout=5`) are what redis-py takes; with Sentinel they
+are the data servers'. A connection is never unbounded: redis-py's own pool raises when 16 runs
+draft 16 answers at once, so a full pool waits here instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry as RedisRetry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from checkpoints.errors import StoreConfigError
+
+SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A client and how to close all that it opened."""
+
+    client: Redis | RedisCluster
+    where: str
+    """The URL without its password."""
+    close: Callable[[], Awaitable[None]]
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys live in slots, so that no transaction spans two threads."""
+        return isinstance(self.client, RedisCluster)
+
+
+def connect(url: str, *, max_connections: int, socket_timeout_s: float) -> Connection:
+    """Make a client; nothing is sent until its first command.
+
+    Raises:
+        StoreConfigError: The URL names no kind of server that is known here.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        raise StoreConfigError(
+            f"checkpoint URL {redact(url)!r} begins with {parts.scheme!r}, "
+            f"it can begin with {', '.join(SCHEMES)}"
+        )
+    options: dict[str, Any] = {  # Any: keyword arguments of redis-py
+        "socket_timeout": socket_timeout_s,
+        "socket_connect_timeout": min(5.0, socket_timeout_s),
+        "socket_keepalive": True,
+    }
+    try:
+        if parts.scheme.endswith("+sentinel"):
+            return _sentinel(parts, options)
+        if parts.scheme.endswith("+cluster"):
+            return _cluster(parts, options, max_connections)
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=max_connections, timeout=None, retry=_no_retry(), **options
+        )
+    except (ValueError, IndexError) as error:
+        raise StoreConfigError(f"checkpoint URL {redact(url)!r} is malformed: {error}") from error
+    client = Redis.from_pool(pool)
+    return Connection(client, redact(url), client.aclose)
+
+
+def redact(url: str) -> str:
+    """Hide the password of a URL, and the query, which may hold one."""
+    parts = urlsplit(url)
+    netloc = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+
+
+def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Connection:
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError(
+            "name the service after the hosts, as in redis+sentinel://h:26379/mymaster"
+        )
+    options |= _server_options(parts, f"/{database}")
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        _hosts(parts, 26379), retry=_no_retry(), **options
+    )
+    client: Redis = sentinel.master_for(service, max_connections=2**31)
+
+    async def close() -> None:
+        await client.aclose()
+        await sentinel.aclose()
+
+    return Connection(client, redact(urlunsplit(parts)), close)
+
+
+def _cluster(parts: SplitResult, options: dict[str, Any], max_connections: int) -> Connection:
+    options |= _server_options(parts, "")
+    nodes = [ClusterNode(host, port) for host, port in _hosts(parts, 6379)]
+    client = RedisCluster(
+        startup_nodes=nodes,
+        # The store's gate bounds what runs at once; the topology refresh needs some beside it.
+        max_connections=max_connections + 8,
+        retry=RedisRetry(NoBackoff(), 3),  # moved slots: the client must ask again itself
+        **options,
+    )
+    return Connection(client, redact(urlunsplit(parts)), client.aclose)
+
+
+def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        one = urlsplit(f"//{host}")
+        if not one.hostname:
+            raise ValueError(f"{host!r} is not a host")
+        hosts.append((one.hostname, one.port or default_port))
+    return hosts
+
+
+def _server_options(parts: SplitResult, path: str) -> dict[str, Any]:
+    """Let redis-py read user, password, database and query from an ordinary URL."""
+    user = parts.netloc.rpartition("@")[0]
+    plain = parts._replace(
+        scheme=parts.scheme.partition("+")[0],
+        netloc=f"{user}@localhost" if user else "localhost",
+        path=path,
+    )
+    options = dict(parse_url(urlunsplit(plain)))
+    del options["host"]
+    if options.pop("connection_class", None) is SSLConnection:
+        options["ssl"] = True
+    return options
+
+
+def _no_retry() -> RedisRetry:
+    # `checkpoints.retry` is the one place that tries again; nested retries would multiply.
+    return RedisRetry(NoBackoff(), 0)

@@ -1,0 +1,162 @@
+"""Reads checkpoints back: the latest, an exact one, or a page of history."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from checkpoints import keys
+from checkpoints.envelope import Envelope, describe
+from checkpoints.errors import CorruptCheckpointError
+from checkpoints.keys import Keyspace
+from checkpoints.loading import Loading
+from checkpoints.records import Place, Record, check_head, unpack_record
+from checkpoints.store import Store
+from checkpoints.values import load
+
+PAGE: Final = 16
+"""Checkpoints read at a time when no smaller limit is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Turns stored bytes into checkpoint tuples."""
+
+    store: Store
+    keyspace: Keyspace
+    envelope: Envelope
+
+    async def latest(self, thread_id: str, ns: str) -> Place | None:
+        """Find the newest checkpoint of a namespace."""
+        low, high = keys.below(keys.RECORD, ns)
+        index = self.keyspace.thread(thread_id).index
+        found: list[bytes] = await self.store.one("ZREVRANGEBYLEX", index, high, low, "LIMIT", 0, 1)
+        return place_of(thread_id, found[0]) if found else None
+
+    async def places(self, thread_id: str, ns: str | None, before: str | None) -> list[Place]:
+        """List checkpoints of a thread, newest first; `ns` None means every namespace."""
+        low, high = keys.below(keys.RECORD, *(() if ns is None else (ns,)))
+        if ns is not None and before is not None:
+            high = b"(" + keys.join(keys.RECORD, ns, before)
+        index = self.keyspace.thread(thread_id).index
+        members: list[bytes] = await self.store.one("ZREVRANGEBYLEX", index, high, low)
+        places = [place_of(thread_id, member) for member in members]
+        if ns is None:
+            # The index is in order within a namespace only.
+            places.sort(key=lambda place: place.checkpoint_id, reverse=True)
+            if before is not None:
+                places = [place for place in places if place.checkpoint_id < before]
+        return places
+
+    async def get(
+        self, places: Sequence[Place], serde: SerializerProtocol
+    ) -> list[CheckpointTuple | None]:
+        """Read checkpoints of one thread; None where there is none."""
+        loadings = await self._records(places)
+        try:
+            return await self._tuples(loadings, serde)
+        except CorruptCheckpointError:
+            # Pruned or deleted between two reads, perhaps: then the records are gone as well.
+            again = await self._records(places)
+            if [one.record for one in again] == [one.record for one in loadings]:
+                raise
+            return await self._tuples(again, serde)
+
+    async def page(
+        self,
+        places: Sequence[Place],
+        filters: Mapping[str, object],
+        limit: int | None,
+        serde: SerializerProtocol,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Read checkpoints of one thread, a page at a time, keeping those whose metadata match."""
+        left = len(places) if limit is None else limit
+        position = 0
+        while left > 0 and position < len(places):
+            size = PAGE if filters else min(PAGE, left)
+            chosen = places[position : position + size]
+            position += size
+            if filters:
+                chosen = await self._matching(chosen, filters, serde)
+            for found in await self.get(chosen[:left], serde) if chosen else ():
+                if found is not None:
+                    left -= 1
+                    yield found
+
+    async def _matching(
+        self, places: Sequence[Place], filters: Mapping[str, object], serde: SerializerProtocol
+    ) -> list[Place]:
+        matching = []
+        for one in await self._records(places):
+            if one.record is not None:
+                # dict[str, Any]: metadata, whose keys are the caller's.
+                metadata = cast(dict[str, Any], load(one.record.metadata, serde))
+                if all(metadata.get(name) == value for name, value in filters.items()):
+                    matching.append(one.place)
+        return matching
+
+    async def _records(self, places: Sequence[Place]) -> list[Loading]:
+        thread_id = places[0].thread_id
+        thread = self.keyspace.thread(thread_id)
+        names = [place.record for place in places]
+        ranges = [keys.below(keys.WRITE, place.ns, place.checkpoint_id) for place in places]
+        blobs, *write_names = await self.store.read(
+            [
+                ("HMGET", thread.data, keys.HEAD, *names),
+                *(("ZRANGEBYLEX", thread.index, low, high) for low, high in ranges),
+            ]
+        )
+        check_head(blobs[0], thread_id)
+        return [
+            Loading(place, self._record(blob, name), own)
+            for place, name, blob, own in zip(places, names, blobs[1:], write_names, strict=True)
+        ]
+
+    def _record(self, blob: bytes | None, name: bytes) -> Record | None:
+        return None if blob is None else unpack_record(blob, self.envelope, name)
+
+    async def _tuples(
+        self, loadings: Sequence[Loading], serde: SerializerProtocol
+    ) -> list[CheckpointTuple | None]:
+        data_key = self.keyspace.thread(loadings[0].place.thread_id).data
+        for one in loadings:
+            one.open(serde)
+        wanted = list(dict.fromkeys(name for one in loadings for name in one.fields()))
+        blobs = dict(zip(wanted, await self._fields(data_key, wanted), strict=True))
+        for one in loadings:
+            one.take(blobs, self.envelope)
+        digests = list(dict.fromkeys(digest for one in loadings for digest in one.references()))
+        found = await self._fields(data_key, [keys.part(digest) for digest in digests])
+        parts = {
+            digest: open_part(digest, blob, self.envelope)
+            for digest, blob in zip(digests, found, strict=True)
+        }
+        return [one.tuple(parts, serde) for one in loadings]
+
+    async def _fields(self, data_key: str, names: Sequence[bytes]) -> list[bytes | None]:
+        if not names:
+            return []
+        found: list[bytes | None] = await self.store.one("HMGET", data_key, *names)
+        return found
+
+
+def place_of(thread_id: str, member: bytes) -> Place:
+    """Read the name of a record."""
+    ns, checkpoint_id = keys.split(member)
+    return Place(thread_id, ns, checkpoint_id)
+
+
+def open_part(digest: bytes, blob: bytes | None, envelope: Envelope) -> bytes:
+    """Give the body of a part.
+
+    Raises:
+        CorruptCheckpointError: It is missing, cut or altered.
+    """
+    name = keys.part(digest)
+    if blob is None:
+        raise CorruptCheckpointError(describe(name), "it is missing")
+    return envelope.unwrap(blob, name)

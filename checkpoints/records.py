@@ -1,0 +1,133 @@
+"""A checkpoint, a channel's value and a pending write as stored bytes.
+
+    record  [checkpoint body, metadata body, parent id or None, [channels that have a value]]
+    cell    see `checkpoints.values`
+    write   [channel, task path, cell]
+
+Each is msgpack in an envelope. The record lists the channels that have a value, so that one whose
+blob is gone is an error and not, silently, an empty channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import ormsgpack
+
+from checkpoints import keys
+from checkpoints.envelope import Envelope, describe
+from checkpoints.errors import CorruptCheckpointError, FormatVersionError
+from checkpoints.values import Cell
+
+FORMAT_VERSION: Final = 1
+"""Version of the layout of a thread, in its head field; see the package's docstring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which checkpoint of which thread."""
+
+    thread_id: str
+    ns: str
+    checkpoint_id: str
+
+    @property
+    def record(self) -> bytes:
+        """The field and index member of the checkpoint."""
+        return keys.join(keys.RECORD, self.ns, self.checkpoint_id)
+
+    def cell(self, channel: str, version: object) -> bytes:
+        """The field of a channel's value at a version."""
+        return keys.join(keys.CELL, self.ns, channel, str(version))
+
+    def write(self, task_id: str, index: int) -> bytes:
+        """The field and index member of a pending write."""
+        return keys.join(keys.WRITE, self.ns, self.checkpoint_id, task_id, str(index))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A checkpoint without its values."""
+
+    checkpoint: bytes
+    metadata: bytes
+    parent_id: str | None
+    channels: Sequence[str]
+    """Channels that had a value when the checkpoint was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One pending write of one task."""
+
+    channel: str
+    task_path: str
+    cell: Cell
+
+
+def pack_record(record: Record, envelope: Envelope, field: bytes) -> bytes:
+    """Make the blob of a record."""
+    body = [record.checkpoint, record.metadata, record.parent_id, list(record.channels)]
+    return envelope.wrap(ormsgpack.packb(body), field)
+
+
+def unpack_record(blob: bytes, envelope: Envelope, field: bytes) -> Record:
+    """Undo `pack_record`."""
+    checkpoint, metadata, parent_id, channels = _unpack(blob, envelope, field, 4)
+    return Record(checkpoint, metadata, parent_id, channels)
+
+
+def pack_cell(cell: Cell, envelope: Envelope, field: bytes) -> bytes:
+    """Make the blob of a channel's value."""
+    return envelope.wrap(ormsgpack.packb(cell), field)
+
+
+def unpack_cell(blob: bytes, envelope: Envelope, field: bytes) -> Cell:
+    """Undo `pack_cell`."""
+    return _unpack(blob, envelope, field, 2)
+
+
+def pack_write(write: Write, envelope: Envelope, field: bytes) -> bytes:
+    """Make the blob of a pending write."""
+    return envelope.wrap(ormsgpack.packb([write.channel, write.task_path, write.cell]), field)
+
+
+def unpack_write(blob: bytes, envelope: Envelope, field: bytes) -> Write:
+    """Undo `pack_write`."""
+    channel, task_path, cell = _unpack(blob, envelope, field, 3)
+    return Write(channel, task_path, cell)
+
+
+def pack_head(created_ms: int) -> bytes:
+    """Make the head of a thread."""
+    return b"%d %d" % (FORMAT_VERSION, created_ms)
+
+
+def check_head(head: bytes | None, thread_id: str) -> int:
+    """Give the time of creation in ms, 0 when a thread has pending writes only.
+
+    Raises:
+        FormatVersionError: A release with another layout wrote the thread.
+    """
+    if head is None:
+        return 0
+    try:
+        version, created_ms = map(int, head.split())
+    except ValueError as error:
+        raise CorruptCheckpointError(f"thread {thread_id!r}", f"its head is {head!r}") from error
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(f"thread {thread_id!r}", version, FORMAT_VERSION)
+    return created_ms
+
+
+# list[Any]: msgpack of mixed content, checked by length and taken apart by the callers.
+def _unpack(blob: bytes, envelope: Envelope, field: bytes, length: int) -> list[Any]:
+    try:
+        body = ormsgpack.unpackb(envelope.unwrap(blob, field))
+    except ormsgpack.MsgpackDecodeError as error:
+        raise CorruptCheckpointError(describe(field), f"it is not msgpack: {error}") from error
+    if not isinstance(body, list) or len(body) != length:
+        raise CorruptCheckpointError(describe(field), "it has an unknown shape")
+    return body

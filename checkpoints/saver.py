@@ -1,0 +1,267 @@
+"""`RedisSaver`: the checkpoint saver itself, which hands each call to the module that knows."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    get_checkpoint_id,
+    get_serializable_checkpoint_metadata,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from checkpoints.health import Health, examine
+from checkpoints.lease import Lease
+from checkpoints.loading import config_of
+from checkpoints.options import Options
+from checkpoints.records import Place
+from checkpoints.retention import Pruner, all_but, checkpoints_of_run, choose
+from checkpoints.session import Session, open_session
+from checkpoints.store import Fence
+from checkpoints.sync import Call, LoopThread, SyncDoor
+from checkpoints.threads import (
+    ThreadInfo,
+    delete_thread,
+    describe_thread,
+    list_threads,
+    thread_ids,
+)
+from checkpoints.transfer import Transfer
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class RedisSaver(SyncDoor):
+    """Keeps LangGraph checkpoints in Redis or Valkey, with core commands only.
+
+    Opening it (`async with`, `with`, or `open_checkpointer`) makes sure that the server answers
+    and warns when it would lose what it is given. One saver serves one event loop; its sync
+    methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        serde: SerializerProtocol | None = None,
+        options: Options | None = None,
+    ) -> None:
+        super().__init__(serde=serde)
+        self.url = url
+        self.options = options or Options()
+        # By thread. Shared with clones and the sync door, so that all write under the lease.
+        self._held: dict[str, Fence] = {}
+        self._session = open_session(url, self.options, self._held)
+        # A box, since `with_allowlist` clones must find and close the same twin.
+        self._twins: list[tuple[LoopThread, RedisSaver]] = []
+
+    async def aopen(self) -> Self:
+        """Check the server and warn about its settings.
+
+        Raises:
+            StoreUnreachableError: No server answers at the URL.
+        """
+        try:
+            await self._session.ping(self.options.open_for_s)
+            for warning in (await self.health()).warnings:
+                logger.warning(warning)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._session.store.close()
+        self._close_twins()
+
+    def close(self) -> None:
+        """Close what the sync methods opened."""
+        self._close_twins()
+
+    async def __aenter__(self) -> Self:
+        return await self.aopen()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Self:
+        self._elsewhere(lambda saver: cast(RedisSaver, saver).aopen())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Reading
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Read the checkpoint that a config names, or the latest of its namespace.
+
+        Raises:
+            CorruptCheckpointError: Stored bytes are missing, cut or altered.
+        """
+        thread_id, ns, checkpoint_id = _target(config)
+        reader = self._session.reader
+        place: Place | None
+        if checkpoint_id:
+            place = Place(thread_id, ns or "", checkpoint_id)
+        else:
+            place = await reader.latest(thread_id, ns or "")
+        if place is None:
+            return None
+        return (await reader.get([place], self.serde))[0]
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # LangGraph's signature
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Read checkpoints, newest first: of a thread, a namespace, an exact id, or all threads."""
+        before_id = get_checkpoint_id(before) if before else None
+        reader, left = self._session.reader, limit
+        async for thread_id, ns, exact in self._targets(config):
+            places = await reader.places(thread_id, ns, before_id)
+            if exact:
+                places = [place for place in places if place.checkpoint_id == exact]
+            if not places:
+                continue
+            async with aclosing(reader.page(places, filter or {}, left, self.serde)) as page:
+                async for found in page:
+                    yield found
+                    left = None if left is None else left - 1
+            if left is not None and left <= 0:
+                return
+
+    async def _targets(
+        self, config: RunnableConfig | None
+    ) -> AsyncIterator[tuple[str, str | None, str | None]]:
+        if config is not None:
+            yield _target(config)
+            return
+        async for thread_id in thread_ids(self._session.store, self._session.keyspace):
+            yield thread_id, None, None
+
+    # Writing
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint, in one round trip.
+
+        Raises:
+            LeaseLostError: Another process has taken over the thread.
+        """
+        thread_id, ns, parent_id = _target(config)
+        place = Place(thread_id, ns or "", checkpoint["id"])
+        facts = cast(dict[str, object], get_serializable_checkpoint_metadata(config, metadata))
+        await self._session.writer.put(
+            place,
+            parent_id,
+            checkpoint,
+            facts,
+            new_versions,
+            self.serde,
+            self._session.fence(thread_id),
+        )
+        return config_of(place)
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store what a task wrote, in one round trip.
+
+        Raises:
+            LeaseLostError: Another process has taken over the thread.
+        """
+        thread_id, ns, checkpoint_id = _target(config)
+        place = Place(thread_id, ns or "", checkpoint_id or "")
+        fence = self._session.fence(thread_id)
+        await self._session.writer.put_writes(
+            place, writes, task_id, task_path, self.serde, fence
+        )
+
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """Give the next version of a channel: a counter, then 48 random bits.
+
+        Two forks of one checkpoint count alike, so the counter alone would let one overwrite the
+        other's values. The bits come from the system: a seeded generator repeats itself when a
+        run is repeated.
+        """
+        counter = 0 if current is None else int(str(current).split(".", 1)[0])
+        return f"{counter + 1:08}.{os.urandom(6).hex()}"
+
+    # Upkeep
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Remove all that is stored of a thread."""
+        await delete_thread(self._session.store, self._session.keyspace, str(thread_id))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove what the given runs stored, in whatever thread."""
+        session = self._session
+        async for thread_id in thread_ids(session.store, session.keyspace):
+            found = await checkpoints_of_run(
+                session.store, session.keyspace, thread_id, run_ids
+            )
+            if found:
+                await self._pruner().prune(thread_id, all_but(found), session.fence(thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints and writes of a thread into another."""
+        await self._transfer().copy(str(source_thread_id), str(target_thread_id))
+
+    async def aprune(
+        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep: int = 1
+    ) -> None:
+        """Remove old checkpoints.
+
+        Args:
+            thread_ids: Threads to prune; those without checkpoints are passed over.
+            strategy: `keep_latest` keeps the last `keep` of every namespace, `inspection` what a
+                finished run needs to be looked at and forked, `delete` nothing.
+            keep: Checkpoints per namespace that `keep_latest` keeps.
+
+        Raises:
+            ThreadContendedError: A run kept writing to the thread.
+        """
+        if strategy == "delete":
+            for thread_id in thread_ids:
+                await self.adelete_thread(thread_id)
+            return
+        rule = choose(strategy, keep, self.serde)
+        for thread_id in map(str, thread_ids):
+            await self._pruner().prune(thread_id, rule, self._session.fence(thread_id))

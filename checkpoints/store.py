@@ -1,0 +1,168 @@
+"""The one place that talks to Redis: reads, atomic writes, compare-and-set.
+
+A write is one MULTI/EXEC, in one round trip. A write that depends on a condition (a lease still
+held, a thread unchanged) is one server-side script instead, also one round trip: no transaction
+can be made to depend on what a key holds, and reading the key first costs a second trip. On
+Cluster every write is a script, as redis-py runs each command of a cluster transaction through a
+thread of its own. All three apply all or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from redis import exceptions
+
+from checkpoints.connect import Connection
+from checkpoints.errors import LeaseLostError, ThreadContendedError
+from checkpoints.keys import UPDATED, ThreadKeys
+from checkpoints.retry import Retry
+
+T = TypeVar("T")
+Argument = str | bytes | int | float
+Command = tuple[Argument, ...]
+
+APPLY: Final = """
+if ARGV[1] ~= '' then
+  local held = redis.call('GET', KEYS[1])
+  if held ~= ARGV[1] and (held or redis.call('GET', KEYS[4]) ~= ARGV[4]) then
+    return redis.error_reply('STALELEASE')
+  end
+end
+if ARGV[2] ~= '' and redis.call('HGET', KEYS[2], ARGV[3]) ~= ARGV[2] then
+  return redis.error_reply('CHANGED')
+end
+local replies, at = {}, 5
+while at <= #ARGV do
+  local size = tonumber(ARGV[at])
+  replies[#replies + 1] = redis.call(unpack(ARGV, at + 1, at + size))
+  at = at + size + 1
+end
+return replies
+"""
+"""Runs commands if the lease and the stamp of the last write are the given ones ('' is any).
+
+A lease that ran out while the server was down still counts until another was given out."""
+
+SWAP_TRIES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Proof of a lease: the key must hold the value for a write to be applied."""
+
+    thread_id: str
+    token: int
+    value: bytes
+
+
+@dataclass
+class Store:
+    """Commands on one connection pool, retried, in one event loop."""
+
+    connection: Connection
+    retry: Retry
+    gate: asyncio.Semaphore
+    """Bounds operations in flight where redis-py's pool would raise (Cluster, Sentinel)."""
+    closed: bool = field(default=False)
+
+    @property
+    def where(self) -> str:
+        """The URL, without its password."""
+        return self.connection.where
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether no transaction spans two threads."""
+        return self.connection.is_cluster
+
+    async def one(self, *command: Argument) -> Any:  # noqa: ANN401 - a reply is what it is
+        """Run one command."""
+        return await self._try(lambda: self.connection.client.execute_command(*command))
+
+    async def read(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands in one round trip, not as a transaction."""
+        return await self._try(lambda: self._pipeline(commands, transaction=False))
+
+    async def write(
+        self, keys: ThreadKeys, commands: Sequence[Command], fence: Fence | None
+    ) -> list[Any]:
+        """Apply commands on one thread, all or none, in one round trip.
+
+        Raises:
+            LeaseLostError: The fence's lease ran out or was taken over.
+        """
+        if fence is None and not self.is_cluster:
+            return await self._try(lambda: self._pipeline(commands, transaction=True))
+        return await self._apply(keys, commands, fence, b"")
+
+    async def script(self, source: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:  # noqa: ANN401 - a reply is what it is
+        """Run a server-side script; sent whole, since a restarted server forgets scripts."""
+        return await self.one("EVAL", source, len(keys), *keys, *arguments)
+
+    async def swap(
+        self,
+        thread_id: str,
+        keys: ThreadKeys,
+        plan: Callable[[], Awaitable[Sequence[Command]]],
+        fence: Fence | None,
+    ) -> None:
+        """Read a thread, plan commands, and apply them if the thread has not changed meanwhile.
+
+        Raises:
+            ThreadContendedError: It changed at every try.
+        """
+        for _ in range(SWAP_TRIES):
+            stamp: bytes | None = await self.one("HGET", keys.data, UPDATED)
+            if stamp is None:
+                return
+            commands = await plan()
+            if not commands:
+                return
+            try:
+                await self._apply(keys, commands, fence, stamp)
+            except exceptions.ResponseError as error:
+                if "CHANGED" not in str(error):
+                    raise
+            else:
+                return
+        raise ThreadContendedError(thread_id, SWAP_TRIES)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if not self.closed:
+            self.closed = True
+            await self.connection.close()
+
+    async def _apply(
+        self, keys: ThreadKeys, commands: Sequence[Command], fence: Fence | None, stamp: bytes
+    ) -> list[Any]:
+        value, token = (fence.value, fence.token) if fence else (b"", 0)
+        arguments: list[Argument] = [value, stamp, UPDATED, token]
+        for command in commands:
+            arguments += (len(command), *command)
+        try:
+            replies: list[Any] = await self.script(
+                APPLY, [keys.lease, keys.data, keys.index, keys.fence], arguments
+            )
+        except exceptions.ResponseError as error:
+            if fence is not None and "STALELEASE" in str(error):
+                raise LeaseLostError(fence.thread_id, fence.token) from error
+            raise
+        return replies
+
+    async def _pipeline(self, commands: Sequence[Command], *, transaction: bool) -> list[Any]:
+        # Any: redis-py types pipelines per client class; all have these methods.
+        pipe: Any = self.connection.client.pipeline(transaction=transaction)
+        async with pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            replies: list[Any] = await pipe.execute()
+            return replies
+
+    async def _try(self, operation: Callable[[], Awaitable[T]]) -> T:
+        async with self.gate:
+            return await self.retry(operation, self.where)

@@ -1,0 +1,169 @@
+"""Writes checkpoints and pending writes, each in one round trip."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from langgraph.checkpoint.base import WRITES_IDX_MAP, ChannelVersions, Checkpoint
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from checkpoints import keys
+from checkpoints.envelope import Envelope
+from checkpoints.keys import Keyspace, ThreadKeys
+from checkpoints.parts import PartLedger
+from checkpoints.records import Place, Record, Write, pack_cell, pack_head, pack_record, pack_write
+from checkpoints.store import Command, Fence, Store
+from checkpoints.values import Parts, dump, lay_out
+
+REGISTER_EVERY_S = 30.0
+"""On Cluster the registry is in another slot: refresh a thread's entry at most this often."""
+
+
+@dataclass(slots=True)
+class Change:
+    """What one call adds to a thread."""
+
+    fields: dict[bytes, bytes] = field(default_factory=dict)
+    """Set whatever was there before."""
+    new_fields: dict[bytes, bytes] = field(default_factory=dict)
+    """Set only where nothing was there: the first result of a task stands."""
+    members: list[bytes] = field(default_factory=list)
+    """Added to the index."""
+    parts: Parts = field(default_factory=dict)
+
+
+@dataclass
+class Writer:
+    """Turns LangGraph's calls into changes and applies them."""
+
+    store: Store
+    keyspace: Keyspace
+    envelope: Envelope
+    ttl_s: float | None
+    """Seconds that a thread lives after its last write; None keeps it."""
+    ledger: PartLedger = field(default_factory=PartLedger)
+    registered: dict[str, float] = field(default_factory=dict)
+
+    async def put(
+        self,
+        place: Place,
+        parent_id: str | None,
+        checkpoint: Checkpoint,
+        metadata: Mapping[str, object],
+        new_versions: ChannelVersions,
+        serde: SerializerProtocol,
+        fence: Fence | None,
+    ) -> None:
+        """Store a checkpoint and the values of the channels that changed."""
+        values = checkpoint["channel_values"]
+        change = Change(members=[place.record])
+        for channel, version in new_versions.items():
+            if channel in values:
+                name = place.cell(channel, version)
+                cell, parts = lay_out(values[channel], serde, self.envelope)
+                change.fields[name] = pack_cell(cell, self.envelope, name)
+                change.parts |= parts
+        bare = {key: value for key, value in checkpoint.items() if key != "channel_values"}
+        present = [name for name in values if name in checkpoint["channel_versions"]]
+        record = Record(dump(bare, serde), dump(metadata, serde), parent_id, present)
+        change.fields[place.record] = pack_record(record, self.envelope, place.record)
+        if isinstance(run_id := metadata.get("run_id"), str):
+            member = keys.join(keys.RUN, run_id, place.ns, place.checkpoint_id)
+            change.members.append(member)
+        change.new_fields[keys.HEAD] = pack_head(_now_ms())
+        await self.apply(place.thread_id, change, fence, register=True)
+
+    async def put_writes(
+        self,
+        place: Place,
+        writes: Sequence[tuple[str, object]],
+        task_id: str,
+        task_path: str,
+        serde: SerializerProtocol,
+        fence: Fence | None,
+    ) -> None:
+        """Store what a task wrote, before the super-step that it belongs to is complete."""
+        change = Change()
+        for position, (channel, value) in enumerate(writes):
+            index = WRITES_IDX_MAP.get(channel, position)
+            name = place.write(task_id, index)
+            cell, parts = lay_out(value, serde, self.envelope)
+            blob = pack_write(Write(channel, task_path, cell), self.envelope, name)
+            # Errors, interrupts and resumes replace what was there; results never do.
+            (change.new_fields if index >= 0 else change.fields)[name] = blob
+            change.members.append(name)
+            change.parts |= parts
+        await self.apply(place.thread_id, change, fence, register=False)
+
+    async def apply(
+        self, thread_id: str, change: Change, fence: Fence | None, *, register: bool
+    ) -> None:
+        """Apply a change, sending only the parts that the server does not hold."""
+        thread = self.keyspace.thread(thread_id)
+        if register and self.store.is_cluster:
+            await self._register(thread_id)
+        await self.ledger.settle(thread.data, change.parts)
+        held = [digest for digest in change.parts if self.ledger.has(thread.data, digest)]
+        missing = [digest for digest in change.parts if digest not in set(held)]
+        with self.ledger.sending(thread.data, missing):
+            commands = self._commands(thread, change, missing)
+            if register and not self.store.is_cluster:
+                commands.append(registration(self.keyspace, thread_id))
+            asked_from = len(commands)
+            commands += [("HEXISTS", thread.data, keys.part(digest)) for digest in held]
+            replies = await self.store.write(thread, commands, fence)
+        gone = [
+            digest for digest, there in zip(held, replies[asked_from:], strict=True) if not there
+        ]
+        if gone:
+            again = self._commands(thread, Change(parts=change.parts), gone)
+            await self.store.write(thread, again, fence)
+
+    def _commands(
+        self, thread: ThreadKeys, change: Change, digests: Sequence[bytes]
+    ) -> list[Command]:
+        stamp = b"%d %s" % (_now_ms(), os.urandom(4).hex().encode())
+        pairs: list[bytes] = [keys.UPDATED, stamp]
+        for name, blob in change.fields.items():
+            pairs += (name, blob)
+        for digest in digests:
+            name = keys.part(digest)
+            pairs += (name, self.envelope.wrap(change.parts[digest], name))
+        commands: list[Command] = [("HSET", thread.data, *chunk) for chunk in keys.chunks(pairs)]
+        commands += [
+            ("HSETNX", thread.data, name, blob) for name, blob in change.new_fields.items()
+        ]
+        scored = [item for member in change.members for item in (b"0", member)]
+        commands += [("ZADD", thread.index, *chunk) for chunk in keys.chunks(scored)]
+        return commands + expiry(thread, self.ttl_s)
+
+    async def _register(self, thread_id: str) -> None:
+        now = time.monotonic()
+        if now - self.registered.get(thread_id, -REGISTER_EVERY_S) < REGISTER_EVERY_S:
+            return
+        # Before the thread is written: an entry without a thread is harmless, the reverse is lost.
+        await self.store.one(*registration(self.keyspace, thread_id))
+        self.registered = {
+            name: at for name, at in self.registered.items() if now - at < REGISTER_EVERY_S
+        }
+        self.registered[thread_id] = now
+
+
+def registration(keyspace: Keyspace, thread_id: str) -> Command:
+    """Make the command that lists a thread as just written."""
+    return ("ZADD", keyspace.registry, _now_ms(), keys.encode(thread_id))
+
+
+def expiry(thread: ThreadKeys, ttl_s: float | None) -> list[Command]:
+    """Make the commands that let a thread live for another `ttl_s` seconds."""
+    if ttl_s is None:
+        return []
+    # Both keys at once, so that nothing of a live thread expires before the rest.
+    return [("PEXPIRE", key, int(ttl_s * 1000)) for key in (thread.data, thread.index)]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

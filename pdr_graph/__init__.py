@@ -1,0 +1,35 @@
+"""Parallel-Distill-Refine reasoning as a resumable LangGraph state machine.
+
+The model is used as an improvement operator: rounds of parallel drafts, each distilled into a
+bounded textual workspace, then a refinement (arXiv 2510.01123).
+
+    from pdr_graph import ChatVLLM, preset, solve
+    result = await solve("What is 6 x 7?", preset("pdr"), model=ChatVLLM(...))
+"""
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.errors import PDRError
+from pdr_graph.extensions import Extensions
+from pdr_graph.graph import build_graph
+from pdr_graph.history import history
+from pdr_graph.llm.chat_vllm import ChatVLLM
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.result import Result
+from pdr_graph.run import Parts, resume, solve
+from pdr_graph.strategies import PRESETS, preset
+
+__all__ = [
+    "PRESETS",
+    "ChatVLLM",
+    "Extensions",
+    "ModelClient",
+    "PDRConfig",
+    "PDRError",
+    "Parts",
+    "Result",
+    "build_graph",
+    "history",
+    "preset",
+    "resume",
+    "solve",
+]

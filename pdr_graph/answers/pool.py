@@ -1,0 +1,242 @@
+"""A pool of killable processes for work that may never end.
+
+Each worker is one thread and one child process. The thread takes a request, hands it to the child,
+and waits for as long as the deadline allows; then it kills the child and starts another. Because
+the clock is the thread's, the outcome is the same from the main thread, from any other thread and
+from a coroutine of any event loop, and nothing here uses signals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import select
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pdr_graph.errors import PDRError
+
+# Requests and replies of `worker.py`.
+Message = dict[str, Any]
+
+_SCRIPT = Path(__file__).with_name("worker.py")
+# Importing sympy takes 1 to 3 s, and many times that on a machine that is busy.
+_START_TIMEOUT_S = 120.0
+_CLOSED = "the answer checker was closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one pool may use."""
+
+    num_workers: int = 2
+    deadline_s: float = 5.0
+    """For one request, from when a ready child is given it."""
+    memory_bytes: int = 1 << 30
+    """Address space of a child."""
+    requests_per_child: int = 500
+    """Then it is replaced, since sympy's caches grow."""
+
+
+class Child:
+    """One child process, ready for a request."""
+
+    def __init__(self, limits: Limits) -> None:
+        # -P keeps the script's folder off the path: its neighbours are not top-level modules.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(_SCRIPT), str(limits.memory_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.num_requests = 0
+        if self._receive(_START_TIMEOUT_S) is None:
+            self.close()
+            raise PDRError(
+                f"the answer checker's worker did not start within {_START_TIMEOUT_S:g} s: "
+                f"try `{sys.executable} -c 'import math_verify'`"
+            )
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def ask(self, request: Message, deadline_s: float) -> Message | None:
+        """Return the reply; None if there was none in time, or the child ended."""
+        self.num_requests += 1
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        return self._receive(deadline_s)
+
+    def _receive(self, timeout_s: float) -> Message | None:
+        assert self._process.stdout is not None
+        poll, line = select.poll(), b""
+        poll.register(self._process.stdout, select.POLLIN)
+        end = time.monotonic() + timeout_s
+        while not line.endswith(b"\n"):
+            if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                return None
+            part = os.read(self._process.stdout.fileno(), 65_536)
+            if not part:
+                return None
+            line += part
+        message: Message = json.loads(line)
+        return message
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing; its thread then finds the pipe at its end."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the process and let go of its pipes."""
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # a request that was never read
+                pipe.close()
+
+
+@dataclass(slots=True)
+class _Job:
+    request: Message
+    future: Future[Message | None]
+
+
+@dataclass
+class _State:
+    """What the threads share; it does not refer to the pool, so that the pool can be collected."""
+
+    limits: Limits
+    owner: int = field(default_factory=os.getpid)
+    jobs: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    threads: list[threading.Thread] = field(default_factory=list)
+    num_waiting: int = 0
+    """Jobs that are queued or being done."""
+    children: set[Child] = field(default_factory=set)
+    closed: bool = False
+
+    def close(self) -> None:
+        """Kill every child and wait for the threads to end."""
+        with self.lock:
+            if self.closed or self.owner != os.getpid():
+                return
+            self.closed = True
+            children, threads = list(self.children), list(self.threads)
+        for child in children:
+            child.kill()
+        for _ in threads:
+            self.jobs.put(None)
+        for thread in threads:
+            # The collector may have called us from one of them.
+            if thread is not threading.current_thread():
+                thread.join(timeout=5)
+
+    def work(self) -> None:
+        """Serve jobs with one child after another; the body of a thread."""
+        child: Child | None = None
+        while (job := self.jobs.get()) is not None:
+            if job.future.set_running_or_notify_cancel():
+                child = self._serve(job.request, job.future, child)
+            else:
+                self._count_done()
+        self._drop(child)
+
+    def _count_done(self) -> None:
+        with self.lock:
+            self.num_waiting -= 1
+
+    def _serve(
+        self, request: Message, future: Future[Message | None], child: Child | None
+    ) -> Child | None:
+        """Do one job, and return the child that is ready for the next."""
+        try:
+            child = child or self._start()
+            reply = child.ask(request, self.limits.deadline_s)
+        except (PDRError, OSError) as error:
+            self._drop(child)
+            self._count_done()
+            future.set_exception(error)
+            return None
+        self._count_done()
+        future.set_result(reply)
+        if reply is not None and child.num_requests < self.limits.requests_per_child:
+            return child
+        # The next one is made ready now, not when it is needed.
+        self._drop(child)
+        with suppress(PDRError, OSError):  # the next job tries again, and has someone to tell
+            return self._start()
+        return None
+
+    def _start(self) -> Child:
+        if not self.closed:
+            child = Child(self.limits)
+            with self.lock:
+                if not self.closed:
+                    self.children.add(child)
+                    return child
+            child.close()
+        raise PDRError(_CLOSED)
+
+    def _drop(self, child: Child | None) -> None:
+        if child is not None:
+            with self.lock:
+                self.children.discard(child)
+            child.close()
+
+
+class WorkerPool:
+    """Runs requests in child processes; started by the first, closed with the interpreter."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._open()
+
+    def _open(self) -> None:
+        self._state = _State(self.limits)
+        self._finalizer = weakref.finalize(self, self._state.close)
+
+    def submit(self, request: Message) -> Future[Message | None]:
+        """Queue a request; its result is None where the child had to be killed.
+
+        Raises:
+            PDRError: The pool was closed.
+        """
+        if self._state.owner != os.getpid():
+            self._open()  # we are a fork: threads did not come along, children are not ours
+        state = self._state
+        job = _Job(request, Future())
+        with state.lock:
+            if state.closed:
+                raise PDRError(_CLOSED)
+            state.num_waiting += 1
+            state.jobs.put(job)
+            if len(state.threads) < min(state.num_waiting, self.limits.num_workers):
+                thread = threading.Thread(target=state.work, name="answer-checker", daemon=True)
+                state.threads.append(thread)
+                thread.start()
+        return job.future
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the children that are alive now."""
+        with self._state.lock:
+            return [child.pid for child in self._state.children]
+
+    def close(self) -> None:
+        """End the children; a pool that is closed stays closed. Not needed before exit."""
+        self._finalizer()

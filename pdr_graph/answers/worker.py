@@ -1,0 +1,143 @@
+"""The child process that runs math-verify, one pair of answers at a time.
+
+It is started as a script, by path, so that a check costs the import of math-verify and nothing
+else. It reads one JSON object a line from standard input and writes one a line to standard output:
+
+    {"gold": "\\frac{1}{2}x", "answer": "x/2", "both_ways": false, "seconds": 5.0}
+    {"verdict": "correct", "reason": ""}
+
+What it does *not* do: keep time. The parent does, and kills it. It only makes sure that it cannot
+outlive its parent by much: the end of standard input ends it, and a limit on processor time ends
+what does not let a thread run (one power of large integers is one call into C). Memory is limited
+too. Not covered: network and files, which math-verify does not touch.
+
+Library: https://github.com/huggingface/Math-Verify, 0.9.
+"""
+
+import json
+import logging
+import math
+import os
+import queue
+import re
+import resource
+import sys
+import threading
+from typing import Any
+
+# One object a line, in both directions.
+_Line = dict[str, Any]
+
+_HAS_MATH = re.compile(r"\$|\\\(|\\\[|\\boxed")
+# Two exact numbers that differ by more than this, relative to their size, are not one number.
+_EXACT_TOLERANCE = 1e-12
+# The same where one was written as a decimal: 1/3 and 0.333333.
+_DECIMAL_TOLERANCE = 1.001e-6
+
+
+class MathVerify:
+    """The library, with its own timeouts off and its known false positives caught."""
+
+    def __init__(self) -> None:
+        from math_verify import parse, verify
+        from sympy import Basic, Float, N, UnevaluatedExpr
+
+        logging.disable(logging.CRITICAL)
+        self._parse, self._verify = parse, verify
+        self._basic, self._float, self._evaluate = Basic, Float, N
+        self._percent = UnevaluatedExpr
+        # The first parse compiles regexes and builds the grammar's tables: 0.1 s, before the clock.
+        self.judge("\\frac{x}{2}", "(0, 1]", both_ways=True)
+
+    def judge(self, gold: str, answer: str, *, both_ways: bool) -> str:
+        """Say `correct`, `wrong` or `unparseable` of an answer."""
+        golds, answers = self._read(gold), self._read(answer)
+        if not golds or not answers:
+            return "unparseable"
+        equal = self._equal(golds, answers, both_ways) or (
+            both_ways and self._equal(answers, golds, both_ways)
+        )
+        return "correct" if equal and not self._far_apart(golds[0], answers[0]) else "wrong"
+
+    def _read(self, text: str) -> list[Any]:
+        # Bare LaTeX is not recognised by the library; prose and plain numbers are left as they are.
+        if "\\" in text and not _HAS_MATH.search(text):
+            text = f"\\boxed{{{text}}}"
+        # Its fallback is a string of what it failed to read, often cut: two of them say nothing.
+        read: list[Any] = self._parse(text, fallback_mode="no_fallback", parsing_timeout=None)
+        return read
+
+    def _equal(self, golds: list[Any], answers: list[Any], both_ways: bool) -> bool:
+        return bool(
+            self._verify(
+                golds, answers, timeout_seconds=None, allow_set_relation_comp=both_ways
+            )
+        )
+
+    def _far_apart(self, gold: Any, answer: Any) -> bool:
+        """Tell whether two numbers that the library calls equal are not.
+
+        It subtracts and rounds at an absolute size, so that 1/2^99 equals 1/2^98.
+        """
+        if not (isinstance(gold, self._basic) and isinstance(answer, self._basic)):
+            return False
+        if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
+            return False
+        if gold.has(self._percent) or answer.has(self._percent):
+            return False
+        decimal = gold.has(self._float) or answer.has(self._float)
+        left, right = self._evaluate(gold, 30), self._evaluate(answer, 30)
+        size = max(abs(left), abs(right))
+        tolerance = _DECIMAL_TOLERANCE if decimal else _EXACT_TOLERANCE
+        return bool(abs(left - right) > tolerance * size)
+
+
+def reply(library: MathVerify, line: str) -> _Line:
+    """Answer one request line."""
+    request = json.loads(line)
+    try:
+        limit_processor_time(request["seconds"])
+        verdict = library.judge(
+            request["gold"], request["answer"], both_ways=request["both_ways"]
+        )
+    except MemoryError:
+        return {"verdict": "timeout", "reason": "memory limit reached"}
+    # Whatever a parser raises on text it was not made for, the text is unreadable to us.
+    except Exception as error:  # noqa: BLE001
+        return {"verdict": "unparseable", "reason": type(error).__name__}
+    return {"verdict": verdict, "reason": ""}
+
+
+def limit_processor_time(seconds: float) -> None:
+    """Let the system end this process soon after the time in which the parent would have."""
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    soft = math.ceil(spent.ru_utime + spent.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def main() -> None:
+    """Say `ready`, then answer requests until standard input ends."""
+    library = MathVerify()
+    memory = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    # A library that prints must not write into the conversation.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            requests.put(line)
+        os._exit(0)  # the parent is gone, whatever the main thread is computing
+
+    threading.Thread(target=listen, daemon=True).start()
+    answers.write('{"ready": true}\n')
+    answers.flush()
+    while True:
+        answers.write(json.dumps(reply(library, requests.get())) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

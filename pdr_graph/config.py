@@ -1,0 +1,126 @@
+"""What one run is asked to do."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pdr_graph.errors import ConfigError
+
+MIN_KAPPA = 16
+"""Fewer tokens cannot hold one line of text with an answer in it."""
+
+
+class PDRConfig(BaseModel):
+    """What one run is asked to do; also the form that LangGraph Studio shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    preset: str = "pdr"
+    """Name of the strategy this config started from; a label, the fields below decide."""
+    widths: tuple[int, ...] = (8, 4)
+    """Drafts in each parallel round, M_1..M_R; empty is long CoT. The final call is implied."""
+    distiller: str = "summary"
+    """How a round of drafts becomes the next workspace."""
+    finish: str = "refine"
+    """How the run ends: `refine` (one more call), `vote`, `select`, or a registered name."""
+    verifier: str = "none"
+    """Who judges the solution: `none`, `consensus`, `judge`, or a registered name."""
+    answer: str = "math"
+    """Answer kind: `math` (boxed), `choice` (a letter), `text` (no short answer)."""
+    kappa: int = Field(2048, ge=MIN_KAPPA)
+    """Bound on each workspace, in model tokens."""
+    k: int = Field(2, ge=1)
+    """Solutions that a picking distiller admits to a workspace."""
+    max_tokens: int = Field(10240, ge=1)
+    """Completion tokens allotted to each call: thought and solution together.
+    The paper's T = 8192 thinking tokens plus a 2048-token buffer for the solution."""
+    solution_tokens: int = Field(2048, ge=MIN_KAPPA)
+    """Model tokens of a draft's solution part that are kept; the final answer always is."""
+    thinking_token_budget: int | None = Field(None, ge=0)
+    """Thinking tokens after which vLLM closes the thought; None leaves it to `max_tokens`."""
+    temperature: float = Field(1.0, ge=0.0, le=2.0)
+    """Sampling temperature of drafts and the refinement."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Nucleus sampling mass."""
+    seed: int | None = Field(None, ge=0, lt=2**31)
+    """Seed of the run, from which each call's own is derived; None draws one and records it."""
+    quorum: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of a round's drafts to wait for; the stragglers' requests are then cancelled."""
+    min_success: float = Field(0.5, gt=0.0, le=1.0)
+    """Share of a round's drafts that must succeed for the run to go on."""
+    stop_on_consensus: float | None = Field(None, gt=0.0, le=1.0)
+    """Share of drafts with one answer at which further rounds are skipped; None never does."""
+    max_extra_rounds: int = Field(0, ge=0)
+    """Further rounds that a rejected solution may cause."""
+    max_total_tokens: int | None = Field(None, ge=1)
+    """Bound on B_total; a round that could pass it is not started. None is unbounded."""
+    deadline_s: float | None = Field(None, gt=0.0)
+    """Seconds of work after which no further round is started; None is unbounded."""
+
+    @field_validator("widths")
+    @classmethod
+    def _widths_are_positive(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        for width in widths:
+            if width < 1:
+                raise ValueError(f"each round needs at least 1 draft, got {width}")
+        return widths
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        needs_answer = {
+            "finish 'vote'": self.finish == "vote",
+            "verifier 'consensus'": self.verifier == "consensus",
+            "distiller 'consensus'": self.distiller == "consensus",
+            "stop_on_consensus": self.stop_on_consensus is not None,
+        }
+        for what, asked in needs_answer.items():
+            if asked and self.answer == "text":
+                raise ValueError(
+                    f"{what} compares short answers, and answer kind 'text' has none; "
+                    "choose answer 'math' or 'choice', or another way to end"
+                )
+        needs_drafts = {
+            f"finish {self.finish!r}": self.finish in {"vote", "select"},
+            "verifier 'consensus'": self.verifier == "consensus",
+        }
+        for what, asked in needs_drafts.items():
+            if asked and not self.widths:
+                raise ValueError(f"{what} needs drafts, and widths is empty; give it a round")
+        return self
+
+
+def make_config(**fields: object) -> PDRConfig:
+    """Build a config from loose fields.
+
+    Raises:
+        ConfigError: a field is unknown or its value does not fit; one sentence names it.
+    """
+    try:
+        return PDRConfig.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error)) from None
+
+
+def changed_fields(recorded: PDRConfig, asked: PDRConfig) -> list[str]:
+    """Name the fields in which two configs differ; a seed of None asks for nothing."""
+    differing = [
+        name
+        for name in PDRConfig.model_fields
+        if getattr(recorded, name) != getattr(asked, name)
+    ]
+    return [name for name in differing if not (name == "seed" and asked.seed is None)]
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}; known: {', '.join(PDRConfig.model_fields)}"
+    if name == "kappa" and first["type"] == "greater_than_equal":
+        message = f"a workspace must hold at least one line, use {MIN_KAPPA} tokens or more"
+    value = first["input"]
+    shown = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else repr(value)
+    return f"{name} {shown}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,118 @@
+"""Every error that the package raises on purpose, as one tree.
+
+A leaf says which boundary failed, carries its numbers as attributes and also
+inherits the standard type it stands for, so that a caller may catch either::
+
+    PDRError
+    ├── ConfigError (ValueError)            a request that cannot be carried out as asked
+    │   └── ConfigChangedError              resume was asked for something else than the record
+    ├── EndpointError (ConnectionError)     the model endpoint as a whole: dead, wrong key, no such model
+    ├── CallError (RuntimeError)            one model call, after its retries
+    │   └── ContextWindowError              prompt and completion do not fit the model's window
+    ├── QuorumError (RuntimeError)          too few drafts of a round came back
+    ├── WorkspaceOverflowError (ValueError) a workspace above kappa: a defect, never the user's
+    ├── UnknownThreadError (LookupError)    no run is recorded under this thread
+    ├── ThreadExistsError (ValueError)      a run is already recorded under this thread
+    ├── CheckpointError (ConnectionError)   the checkpoint store cannot be reached or read
+    ├── LocalError (RuntimeError)           an embedded server or its weights
+    └── DrainedError (RuntimeError)         the run was asked to stop, and can be resumed
+"""
+
+from collections.abc import Sequence
+
+
+class PDRError(Exception):
+    """Anything that went wrong for a reason we can name in a sentence."""
+
+
+class ConfigError(PDRError, ValueError):
+    """A request that cannot be carried out as asked."""
+
+
+class ConfigChangedError(ConfigError):
+    """A run was resumed with a config other than the recorded one."""
+
+    def __init__(self, thread_id: str, changed: Sequence[str]) -> None:
+        self.thread_id = thread_id
+        self.changed = tuple(changed)
+        super().__init__(
+            f"thread {thread_id!r} was started with another {', '.join(changed)}; resume it "
+            "without these options, or start a new thread"
+        )
+
+
+class EndpointError(PDRError, ConnectionError):
+    """The model endpoint cannot be used at all."""
+
+
+class CallError(PDRError, RuntimeError):
+    """One model call failed, after its retries."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        self.status = status
+        """HTTP status, None where no answer came."""
+        super().__init__(message)
+
+
+class ContextWindowError(CallError):
+    """Prompt and completion together do not fit the model's context window."""
+
+
+class QuorumError(PDRError, RuntimeError):
+    """Too few drafts of a round succeeded for the round to go on."""
+
+    def __init__(self, round_number: int, succeeded: int, needed: int, asked: int, why: str) -> None:
+        self.round_number = round_number
+        self.succeeded = succeeded
+        self.needed = needed
+        self.asked = asked
+        super().__init__(
+            f"round {round_number}: {succeeded} of {asked} drafts succeeded, {needed} are needed "
+            f"({why})"
+        )
+
+
+class WorkspaceOverflowError(PDRError, ValueError):
+    """A workspace came out longer than kappa allows."""
+
+    def __init__(self, tokens: int, kappa: int) -> None:
+        self.tokens = tokens
+        self.kappa = kappa
+        super().__init__(f"workspace has {tokens} tokens, kappa allows {kappa}")
+
+
+class UnknownThreadError(PDRError, LookupError):
+    """No run is recorded under this thread."""
+
+    def __init__(self, thread_id: str) -> None:
+        self.thread_id = thread_id
+        super().__init__(
+            f"no run is recorded under thread {thread_id!r}; `pdr-graph threads` lists those that are"
+        )
+
+
+class ThreadExistsError(PDRError, ValueError):
+    """A run is already recorded under this thread."""
+
+    def __init__(self, thread_id: str) -> None:
+        self.thread_id = thread_id
+        super().__init__(
+            f"thread {thread_id!r} already holds a run; `pdr-graph resume {thread_id}` goes on with "
+            "it, another --thread starts afresh"
+        )
+
+
+class CheckpointError(PDRError, ConnectionError):
+    """The checkpoint store cannot be reached or read."""
+
+
+class LocalError(PDRError, RuntimeError):
+    """An embedded server, or the weights it needs, is not to be had."""
+
+
+class DrainedError(PDRError, RuntimeError):
+    """The run stopped at a super-step because it was asked to; it can be resumed."""
+
+    def __init__(self, thread_id: str) -> None:
+        self.thread_id = thread_id
+        super().__init__(f"stopped; `pdr-graph resume {thread_id}` goes on where it stopped")

@@ -1,0 +1,81 @@
+"""Distillers, finishes and verifiers of the user's own, beside the built-in ones.
+
+A name in a config is looked up among what the user passed, then among the built-in ones. A name
+of the form `package.module:attribute` is imported, which also serves the command line.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pdr_graph.answers import answer_kind
+from pdr_graph.config import PDRConfig
+from pdr_graph.distill import DISTILLERS, Distil, Distiller
+from pdr_graph.errors import ConfigError
+from pdr_graph.finish import FINISHES, Finish
+from pdr_graph.verify import VERIFIERS, Verify
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """A user's own steps, by the name that a config calls them."""
+
+    distillers: Mapping[str, Distil | Distiller] = field(default_factory=dict)
+    finishes: Mapping[str, Finish] = field(default_factory=dict)
+    verifiers: Mapping[str, Verify] = field(default_factory=dict)
+
+    def distiller(self, name: str) -> Distiller:
+        """Return the distiller `name`; a bare function is taken to make one call.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        found = _find("distiller", name, {**DISTILLERS, **self.distillers})
+        return found if isinstance(found, Distiller) else Distiller(found)
+
+    def finish(self, name: str) -> Finish:
+        """Return the finish `name`.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        finish: Finish = _find("finish", name, {**FINISHES, **self.finishes})
+        return finish
+
+    def verifier(self, name: str) -> Verify:
+        """Return the verifier `name`.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        verify: Verify = _find("verifier", name, {**VERIFIERS, **self.verifiers})
+        return verify
+
+    def check(self, config: PDRConfig) -> None:
+        """Refuse a config that names what is not there.
+
+        Raises:
+            ConfigError: an unknown distiller, finish, verifier or answer kind.
+        """
+        answer_kind(config.answer)
+        self.distiller(config.distiller)
+        self.finish(config.finish)
+        self.verifier(config.verifier)
+
+
+def _find(kind: str, name: str, known: Mapping[str, Any]) -> Any:  # Any: one of three callables
+    if name in known:
+        return known[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"unknown {kind} {name!r}; known: {', '.join(known)}, or package.module:attribute"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{kind} {name!r} cannot be imported: {error}") from None
+    if not callable(found) and not isinstance(found, Distiller):
+        raise ConfigError(f"{kind} {name!r} is not callable")
+    return found

@@ -1,0 +1,64 @@
+"""The state machine: one graph for every strategy.
+
+    START → plan ─→ drafter × M_r (Send) ─→ distiller ─→ plan │ refiner ─→ verifier ─→ END │ plan
+               └──→ refiner
+"""
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.extensions import Extensions
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.nodes.distiller import DistillerNode
+from pdr_graph.nodes.drafter import Drafter
+from pdr_graph.nodes.plan import Plan
+from pdr_graph.nodes.refiner import Refiner
+from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.nodes.verifier import Verifier
+from pdr_graph.prompts import Prompts
+from pdr_graph.routing import after_distiller, after_plan, after_verifier
+from pdr_graph.state import DraftTask, PDRState, ProblemInput
+from pdr_graph.trace import NoTrace, Trace
+
+PDRGraph = CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]
+
+
+def build_graph(
+    model: BaseChatModel | ModelClient,
+    *,
+    checkpointer: BaseCheckpointSaver[str] | None = None,
+    extensions: Extensions | None = None,
+    prompts: Prompts | None = None,
+    trace: Trace | None = None,
+) -> PDRGraph:
+    """Compile the graph; its input is `{"problem": ...}`, its context a `PDRConfig`.
+
+    Args:
+        model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
+        checkpointer: Where runs are kept; None where a parent graph or a server brings one.
+        extensions: Distillers, finishes and verifiers of your own.
+        prompts: None is the built-in ones.
+        trace: Receives every model call in full; None keeps nothing.
+    """
+    toolbox = Toolbox(
+        client=model if isinstance(model, ModelClient) else ModelClient(model),
+        extensions=extensions or Extensions(),
+        prompts=prompts or Prompts.load(),
+        trace=trace or NoTrace(),
+    )
+    builder = StateGraph(PDRState, context_schema=PDRConfig, input_schema=ProblemInput)
+    builder.add_node("plan", Plan(toolbox), input_schema=PDRState)
+    builder.add_node("drafter", Drafter(toolbox), input_schema=DraftTask)
+    builder.add_node("distiller", DistillerNode(toolbox), input_schema=PDRState)
+    builder.add_node("refiner", Refiner(toolbox), input_schema=PDRState)
+    builder.add_node("verifier", Verifier(toolbox), input_schema=PDRState)
+    builder.add_edge(START, "plan")
+    builder.add_conditional_edges("plan", after_plan, ["drafter", "refiner"])
+    builder.add_edge("drafter", "distiller")
+    builder.add_conditional_edges("distiller", after_distiller)
+    builder.add_edge("refiner", "verifier")
+    builder.add_conditional_edges("verifier", after_verifier)
+    return builder.compile(checkpointer=checkpointer, name="pdr")

@@ -1,0 +1,117 @@
+"""Asks the model on behalf of one node: renders, seeds, meters and traces.
+
+What a node, a distiller, a finish or a verifier is handed to call the model with.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.errors import CallError
+from pdr_graph.llm.client import ModelClient, Reply, Sampling
+from pdr_graph.llm.meter import Meter, Spent
+from pdr_graph.prompts import Prompts
+from pdr_graph.trace import Trace, TraceRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The model, as one node in one super-step sees it."""
+
+    client: ModelClient
+    prompts: Prompts
+    trace: Trace
+    config: PDRConfig
+    meter: Meter
+    node: str
+    round_number: int
+    thread_id: str
+
+    async def one(self, template: str, *, index: int = 0, **values: object) -> Reply:
+        """Make one call after those before it.
+
+        Raises:
+            CallError: it failed for good; its cost is in the meter all the same.
+        """
+        spent = Spent()
+        try:
+            return await self._ask(template, index, values, spent)
+        finally:
+            self.meter.add([spent])
+
+    async def each(self, template: str, calls: Sequence[Mapping[str, object]]) -> list[Reply]:
+        """Make calls side by side, one for each set of values.
+
+        Raises:
+            CallError: one failed for good; the first in order is raised once all have ended.
+        """
+        bills = [Spent() for _ in calls]
+        try:
+            replies = await asyncio.gather(
+                *(
+                    self._ask(template, index, values, spent)
+                    for index, (values, spent) in enumerate(zip(calls, bills, strict=True))
+                ),
+                return_exceptions=True,
+            )
+        finally:
+            self.meter.add(bills)
+        good = []
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+            good.append(reply)
+        return good
+
+    def sampling(self, template: str, index: int) -> Sampling:
+        """Return how the call at `index` is drawn: the config's values and a seed of its own."""
+        config = self.config
+        return Sampling(
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=derived_seed(config.seed or 0, template, self.node, self.round_number, index),
+            thinking_token_budget=config.thinking_token_budget,
+        )
+
+    async def _ask(
+        self, template: str, index: int, values: Mapping[str, object], spent: Spent
+    ) -> Reply:
+        prompt = self.prompts.render(template, **values)
+        sampling = self.sampling(template, index)
+        reply: Reply | None = None
+        failure = "cancelled"
+        try:
+            reply = await self.client.ask(prompt, sampling, spent)
+            failure = ""
+            return reply
+        except CallError as error:
+            failure = str(error)
+            raise
+        finally:
+            await self.trace.record(
+                TraceRecord(
+                    thread_id=self.thread_id,
+                    round=self.round_number,
+                    node=self.node,
+                    index=index,
+                    template=template,
+                    prompt=prompt,
+                    thought=reply.thought if reply else "",
+                    solution=reply.solution if reply else "",
+                    finish_reason=reply.finish_reason if reply else "",
+                    prompt_tokens=sum(usage.prompt for usage in spent.usage),
+                    completion_tokens=sum(usage.completion for usage in spent.usage),
+                    seed=sampling.seed,
+                    seconds=round(spent.seconds, 3),
+                    error=failure,
+                )
+            )
+
+
+def derived_seed(seed: int, *parts: object) -> int:
+    """Return a seed in [0, 2**31) that depends on the run's seed and on which call it is for."""
+    digest = hashlib.sha256(repr((seed, *parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

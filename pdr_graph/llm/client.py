@@ -1,0 +1,189 @@
+"""The process's way to its model: one limit, one retry policy, exact counts.
+
+Every call in the package goes through `ModelClient.ask`, so nothing is spent that no ledger knows.
+"""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+
+from pdr_graph.errors import CallError, ContextWindowError
+from pdr_graph.llm.estimate import estimate_tokens
+from pdr_graph.llm.meter import Spent
+from pdr_graph.llm.per_loop import PerLoop
+from pdr_graph.llm.retry import Retry, is_connection_error, never_sent, status_of
+from pdr_graph.llm.thought import split_message
+from pdr_graph.llm.tokens import EstimateCounter, TokenCounter
+from pdr_graph.llm.usage import Usage, read_usage
+
+_FIRST_PACE = 50.0
+"""Completion tokens a second that an aborted call is charged before any call has finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one reply is drawn."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    thinking_token_budget: int | None = None
+
+    def parameters(self, model: BaseChatModel) -> dict[str, Any]:
+        """Return what this model's class declares; other providers refuse unknown names."""
+        asked = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "thinking_token_budget": self.thinking_token_budget,
+        }
+        known = type(model).model_fields
+        return {name: v for name, v in asked.items() if v is not None and name in known}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered, taken apart."""
+
+    solution: str
+    thought: str
+    truncated: bool
+    """Whether the reply ran into its token limit, or ended inside its thought."""
+    finish_reason: str
+    usage: Usage
+    seconds: float
+
+
+class ModelClient:
+    """Calls one chat model on behalf of a whole process."""
+
+    def __init__(
+        self,
+        model: BaseChatModel,
+        *,
+        counter: TokenCounter | None = None,
+        retry: Retry | None = None,
+        max_in_flight: int = 256,
+        window: int | None = None,
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: Any LangChain chat model.
+            counter: Counts model tokens; None estimates them.
+            retry: None is `Retry()`.
+            max_in_flight: Calls at once, over all runs of this process and event loop.
+            window: Context window of one call in tokens; None does not check.
+        """
+        self.model = model
+        self.counter: TokenCounter = counter or EstimateCounter()
+        self.retry = retry or Retry()
+        self.window = window
+        self._slots = PerLoop(lambda: asyncio.Semaphore(max_in_flight))
+        self._pace = _FIRST_PACE
+        self._prompt_tokens: OrderedDict[int, int] = OrderedDict()
+
+    @property
+    def name(self) -> str:
+        """The model's name, for the record of a run."""
+        for attribute in ("model_name", "model", "model_id"):
+            value = getattr(self.model, attribute, None)
+            if isinstance(value, str) and value:
+                return value
+        return type(self.model).__name__
+
+    async def ask(self, prompt: str, sampling: Sampling, spent: Spent) -> Reply:
+        """Make one call, retried where that may help, and charge all of it to `spent`.
+
+        Raises:
+            CallError: the call failed for good; what its attempts cost is in `spent`.
+        """
+        spent.nominal += sampling.max_tokens
+        started = perf_counter()
+        try:
+            async for attempt in self.retry.controller():
+                with attempt:
+                    message = await self._send(prompt, sampling, spent)
+        # The boundary to every provider's SDK, each of which has an error tree of its own.
+        except Exception as error:
+            spent.failed += 1
+            raise call_error(error) from error
+        finally:
+            spent.seconds += perf_counter() - started
+        parts = split_message(message)
+        reason = _finish_reason(message)
+        return Reply(
+            solution=parts.solution,
+            thought=parts.thought,
+            truncated=reason in {"length", "max_tokens"} or not parts.closed,
+            finish_reason=reason,
+            usage=spent.usage[-1],
+            seconds=spent.seconds,
+        )
+
+    async def _send(self, prompt: str, sampling: Sampling, spent: Spent) -> AIMessage:
+        async with self._slots.get():
+            spent.requests += 1
+            began = perf_counter()
+            try:
+                message = await self.model.ainvoke(
+                    [HumanMessage(prompt)], **sampling.parameters(self.model)
+                )
+            except asyncio.CancelledError:
+                spent.aborted += 1
+                spent.usage.append(self._guess(prompt, sampling, perf_counter() - began))
+                raise
+            except Exception as error:
+                if is_connection_error(error) and not never_sent(error):
+                    spent.usage.append(self._guess(prompt, sampling, perf_counter() - began))
+                raise
+            spent.usage.append(self._usage(prompt, message, perf_counter() - began))
+            return message
+
+    def _usage(self, prompt: str, message: AIMessage, seconds: float) -> Usage:
+        usage = read_usage(message)
+        if usage is None:
+            said = message.text + str(message.additional_kwargs.get("reasoning_content") or "")
+            return Usage(estimate_tokens(prompt), 0, estimate_tokens(said), 0, estimated=True)
+        self._prompt_tokens[hash(prompt)] = usage.prompt
+        while len(self._prompt_tokens) > 256:
+            self._prompt_tokens.popitem(last=False)
+        if usage.completion and seconds > 0:
+            self._pace += 0.2 * (usage.completion / seconds - self._pace)
+        return usage
+
+    def _guess(self, prompt: str, sampling: Sampling, seconds: float) -> Usage:
+        """Estimate a call that ended without its usage: a known prompt, the recent pace."""
+        known = self._prompt_tokens.get(hash(prompt))
+        return Usage(
+            prompt=known if known is not None else estimate_tokens(prompt),
+            completion=min(sampling.max_tokens, int(self._pace * seconds)),
+            estimated=True,
+        )
+
+
+def call_error(error: Exception) -> CallError:
+    """Say in one sentence why a call failed."""
+    status = status_of(error)
+    body = getattr(error, "body", None)
+    text = str(body.get("message") or "") if isinstance(body, dict) else ""
+    text = " ".join((text or str(error) or type(error).__name__).split())[:400]
+    if status is None:
+        kind = "connection to the model lost" if is_connection_error(error) else "call failed"
+        return CallError(f"{kind}: {text}")
+    lowered = text.lower()
+    if status == 400 and "context" in lowered and ("length" in lowered or "size" in lowered):
+        return ContextWindowError(f"HTTP 400: {text}", status=status)
+    return CallError(f"HTTP {status}: {text}", status=status)
+
+
+def _finish_reason(message: AIMessage) -> str:
+    metadata = message.response_metadata
+    return str(metadata.get("finish_reason") or metadata.get("stop_reason") or "stop")

@@ -1,0 +1,94 @@
+"""Compresses a round of drafts into the workspaces that the next calls read."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.runtime import Runtime
+from langgraph.types import Overwrite
+
+from pdr_graph.answers import agreement
+from pdr_graph.config import PDRConfig
+from pdr_graph.distill.pack import pack
+from pdr_graph.errors import QuorumError
+from pdr_graph.finish import DRAFT_FINISHES
+from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.state import PDRState, config_of, rounds_left, succeeded
+from pdr_graph.step import Step
+from pdr_graph.strategies import drafts_needed, width_of
+from pdr_graph.types import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class DistillerNode:
+    """Rebuilds the workspace from this round's drafts, or finds that they agree already."""
+
+    toolbox: Toolbox
+
+    async def __call__(
+        self, state: PDRState, config: RunnableConfig, runtime: Runtime[PDRConfig]
+    ) -> dict[str, object]:
+        """Return the new workspaces.
+
+        Raises:
+            QuorumError: too few drafts succeeded; resuming the run asks for the others again.
+        """
+        _check_quorum(state)
+        step = self.toolbox.step("distiller", state, config)
+        agreed = await _consensus(step)
+        if agreed is not None:
+            note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"
+            runtime.stream_writer({"event": "note", "text": note})
+            return {"consensus": agreed[0], "notes": [*state["notes"], note]}
+        more_rounds = rounds_left(state) > 0
+        if not more_rounds and step.config.finish in DRAFT_FINISHES:
+            return {"workspaces": []}
+        workspaces = await self._workspaces(step)
+        row = step.ask.meter.row(estimated=any(w["estimated"] for w in workspaces))
+        runtime.stream_writer(
+            {
+                "event": "workspace",
+                "round": state["round"],
+                "count": len(workspaces),
+                "tokens": max((workspace["tokens"] for workspace in workspaces), default=0),
+                "spent": row["prompt_tokens"] + row["completion_tokens"],
+                "seconds": round(row["seconds"], 3),
+            }
+        )
+        update: dict[str, object] = {
+            "workspaces": workspaces,
+            "ledger": [row],
+            "notes": [*state["notes"], *step.notes],
+        }
+        if more_rounds and step.config.finish not in DRAFT_FINISHES:
+            # A spent draft must not be carried, and checkpointed, into the next round. A vote
+            # keeps its drafts until the next ones come, in case the budget ends the rounds here.
+            update["drafts"] = Overwrite([])
+        return update
+
+    async def _workspaces(self, step: Step) -> list[Workspace]:
+        distiller = self.toolbox.extensions.distiller(step.config.distiller)
+        texts = await distiller.distil(step)
+        kappa = step.config.kappa
+        return list(await asyncio.gather(*(pack(each, kappa, step.counter) for each in texts)))
+
+
+async def _consensus(step: Step) -> tuple[str, float] | None:
+    threshold = step.config.stop_on_consensus
+    if threshold is None:
+        return None
+    answer, share = await agreement(step.answers, [draft["answer"] for draft in step.drafts])
+    return (answer, share) if answer is not None and share >= threshold else None
+
+
+def _check_quorum(state: PDRState) -> None:
+    config = config_of(state)
+    width, needed = width_of(config, state["round"]), drafts_needed(config, state["round"])
+    good = succeeded(state)
+    if len(good) >= needed:
+        return
+    lost = [draft for draft in state.get("drafts", []) if draft["error"] is not None]
+    reasons = Counter(draft["detail"] for draft in lost).most_common(2)
+    why = "; ".join(f"{count} x {detail}" for detail, count in reasons) or "none were asked for"
+    raise QuorumError(state["round"], len(good), needed, width, why)

@@ -1,0 +1,126 @@
+"""Decides what comes next: another round of drafts, or the final call."""
+
+import secrets
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.runtime import Runtime
+from langgraph.types import Overwrite
+
+from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost, why_not_another_round
+from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.distill.distiller import MaxCalls
+from pdr_graph.errors import ConfigError, ContextWindowError
+from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.state import PDRState, config_of, rounds_left
+from pdr_graph.strategies import width_of
+from pdr_graph.types import RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Records the config on entry, then starts rounds while there are any and they can be paid."""
+
+    toolbox: Toolbox
+
+    async def __call__(
+        self, state: PDRState, config: RunnableConfig, runtime: Runtime[PDRConfig]
+    ) -> dict[str, object]:
+        """Return the update that opens a run, a round, or the finish."""
+        # `done` is left by an earlier run of the same thread: this input asks for a new one.
+        if state.get("phase") in {None, "done"}:
+            opening = await self._open(state, runtime.context or _given_config(state))
+            state = PDRState(**{**state, **opening})  # type: ignore[typeddict-item]
+            return {**opening, **self._next(state, runtime), "ledger": Overwrite([])}
+        return self._next(state, runtime)
+
+    async def _open(self, state: PDRState, config: PDRConfig) -> dict[str, object]:
+        problem = state.get("problem", "").strip()
+        if not problem:
+            raise ConfigError("the problem is empty; state the task to be solved")
+        self.toolbox.extensions.check(config)
+        if config.seed is None:
+            config = config.model_copy(update={"seed": secrets.randbits(31)})
+        client = self.toolbox.client
+        problem_tokens = await client.counter.count(problem)
+        _check_window(config, problem_tokens, client.window)
+        _check_budget(config, problem_tokens)
+        return {
+            "problem": problem,
+            "config": config.model_dump(mode="json"),
+            "record": RunRecord(
+                version=version("pdr-graph"),
+                model=client.name,
+                prompts=self.toolbox.prompts.hashes(),
+                token_counts=client.counter.source,
+            ),
+            "problem_tokens": problem_tokens,
+            "round": 0,
+            "extra_rounds": 0,
+            "drafts": Overwrite([]),
+            "workspaces": [],
+            "consensus": None,
+            "solution": None,
+            "verdict": None,
+            "notes": [],
+            "ledger": [],
+        }
+
+    def _next(self, state: PDRState, runtime: Runtime[PDRConfig]) -> dict[str, object]:
+        config, next_round = config_of(state), state["round"] + 1
+        if rounds_left(state) <= 0:
+            return {"phase": "finish"}
+        why_not = why_not_round(state, self.toolbox.extensions.distiller(config.distiller).max_calls)
+        if why_not is not None:
+            note = f"round {next_round} and later were skipped: {why_not}"
+            runtime.stream_writer({"event": "note", "text": note})
+            return {"phase": "finish", "notes": [*state["notes"], note]}
+        width = width_of(config, next_round)
+        runtime.stream_writer({"event": "round", "round": next_round, "width": width})
+        return {"phase": "draft", "round": next_round}
+
+
+def why_not_round(state: PDRState, max_calls: MaxCalls) -> str | None:
+    """Say why the next parallel round cannot be paid for, None if it can."""
+    config, next_round = config_of(state), state["round"] + 1
+    width, after = width_of(config, next_round), width_of(config, next_round + 1)
+    return why_not_another_round(
+        config,
+        state.get("ledger", []),
+        cost=round_cost(
+            config,
+            width=width,
+            problem_tokens=state["problem_tokens"],
+            distiller_calls=max_calls(width, after, config.k),
+        ),
+        reserve=finish_cost(config, problem_tokens=state["problem_tokens"]),
+    )
+
+
+def _given_config(state: PDRState) -> PDRConfig:
+    given = state.get("config")
+    return make_config(**given) if given else PDRConfig()
+
+
+def _check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:
+    needed = problem_tokens + config.kappa + TEMPLATE_TOKENS + config.max_tokens
+    if window is not None and needed > window:
+        raise ContextWindowError(
+            f"a call needs up to {needed} tokens (problem {problem_tokens}, kappa {config.kappa}, "
+            f"template {TEMPLATE_TOKENS}, max_tokens {config.max_tokens}) and the model's context "
+            f"window is {window}; lower max_tokens or kappa, or serve a larger window"
+        )
+
+
+def _check_budget(config: PDRConfig, problem_tokens: int) -> None:
+    least = finish_cost(config, problem_tokens=problem_tokens)
+    if config.finish == "vote":
+        least = round_cost(
+            config, width=config.widths[0], problem_tokens=problem_tokens, distiller_calls=0
+        )
+    if config.max_total_tokens is not None and config.max_total_tokens < least:
+        raise ConfigError(
+            f"max_total_tokens {config.max_total_tokens} cannot pay for a single answer, which may "
+            f"cost {least} tokens; raise it, or lower max_tokens"
+        )

@@ -1,0 +1,46 @@
+"""Ends the rounds: the final call, or the vote or selection in its place."""
+
+from dataclasses import dataclass
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.runtime import Runtime
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.finish import DRAFT_FINISHES, FINISHES
+from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.state import PDRState
+
+
+@dataclass(frozen=True, slots=True)
+class Refiner:
+    """Turns the last workspace, or the last drafts, into the solution."""
+
+    toolbox: Toolbox
+
+    async def __call__(
+        self, state: PDRState, config: RunnableConfig, runtime: Runtime[PDRConfig]
+    ) -> dict[str, object]:
+        """Return the solution and what it cost."""
+        step = self.toolbox.step("refiner", state, config)
+        name = step.config.finish
+        if state.get("consensus") is not None:
+            name = "vote"
+        elif name in DRAFT_FINISHES and not step.drafts:
+            name = "refine"  # a budget ended the run after its drafts had been distilled
+        runtime.stream_writer({"event": "finish", "finish": name})
+        finish = FINISHES["refine"] if name == "refine" else self.toolbox.extensions.finish(name)
+        solution = await finish(step)
+        row = step.ask.meter.row()
+        runtime.stream_writer(
+            {
+                "event": "solution",
+                "answer": solution["answer"],
+                "spent": row["prompt_tokens"] + row["completion_tokens"],
+                "seconds": round(row["seconds"], 3),
+            }
+        )
+        return {
+            "solution": solution,
+            "ledger": [row],
+            "notes": [*state["notes"], *step.notes],
+        }

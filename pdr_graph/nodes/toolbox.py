@@ -1,0 +1,72 @@
+"""What every node of a graph is built with, and how it makes a step of it."""
+
+import random
+from dataclasses import dataclass, field
+
+from langchain_core.runnables import RunnableConfig
+
+from pdr_graph.answers import AnswerKind, answer_kind
+from pdr_graph.config import PDRConfig
+from pdr_graph.extensions import Extensions
+from pdr_graph.llm.asker import Asker, derived_seed
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.meter import Meter
+from pdr_graph.prompts import Prompts
+from pdr_graph.state import PDRState, config_of, next_width, succeeded
+from pdr_graph.step import Step
+from pdr_graph.trace import NoTrace, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """The dependencies of one graph: what this process owns."""
+
+    client: ModelClient
+    extensions: Extensions = field(default_factory=Extensions)
+    prompts: Prompts = field(default_factory=Prompts.load)
+    trace: Trace = field(default_factory=NoTrace)
+
+    def asker(
+        self, node: str, round_number: int, config: PDRConfig, run: RunnableConfig
+    ) -> Asker:
+        """Return what a node asks the model with; its meter is empty."""
+        return Asker(
+            client=self.client,
+            prompts=self.prompts,
+            trace=self.trace,
+            config=config,
+            meter=Meter(node, round_number, superstep(run)),
+            node=node,
+            round_number=round_number,
+            thread_id=thread_of(run),
+        )
+
+    def step(self, node: str, state: PDRState, run: RunnableConfig) -> Step:
+        """Return what a pluggable step is handed."""
+        config = config_of(state)
+        return Step(
+            problem=state["problem"],
+            problem_tokens=state["problem_tokens"],
+            config=config,
+            drafts=succeeded(state),
+            workspaces=state.get("workspaces", []),
+            next_width=next_width(state),
+            answers=self.answers(config),
+            ask=self.asker(node, state["round"], config, run),
+            rng=random.Random(derived_seed(config.seed or 0, node, state["round"])),
+            solution=state.get("solution"),
+        )
+
+    def answers(self, config: PDRConfig) -> AnswerKind:
+        """Return how this run's answers are read and compared."""
+        return answer_kind(config.answer)
+
+
+def superstep(run: RunnableConfig) -> int:
+    """Return the number of the super-step that a node runs in."""
+    return int(run.get("metadata", {}).get("langgraph_step", 0))
+
+
+def thread_of(run: RunnableConfig) -> str:
+    """Return the thread's name; empty in a run without one."""
+    return str(run.get("configurable", {}).get("thread_id", ""))

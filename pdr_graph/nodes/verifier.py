@@ -1,0 +1,63 @@
+"""Judges the solution, and grants another round to a rejected one while there are any."""
+
+from dataclasses import dataclass
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.runtime import Runtime
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.distill.entry import Entry
+from pdr_graph.distill.pack import pack
+from pdr_graph.nodes.plan import why_not_round
+from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.state import PDRState
+from pdr_graph.step import Step
+from pdr_graph.types import Verdict, Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Records a verdict and decides whether the run is done."""
+
+    toolbox: Toolbox
+
+    async def __call__(
+        self, state: PDRState, config: RunnableConfig, runtime: Runtime[PDRConfig]
+    ) -> dict[str, object]:
+        """Return the verdict; a granted round starts from the rejected solution and its flaws."""
+        step = self.toolbox.step("verifier", state, config)
+        verdict = await self.toolbox.extensions.verifier(step.config.verifier)(step)
+        runtime.stream_writer({"event": "verdict", **verdict})
+        notes = [*state["notes"], *step.notes]
+        row = step.ask.meter.row()
+        update: dict[str, object] = {"verdict": verdict, "phase": "done", "notes": notes}
+        if row["calls"]:
+            update["ledger"] = [row]
+        granted = state.get("extra_rounds", 0)
+        if verdict["accepted"] is not False or granted >= step.config.max_extra_rounds:
+            return update
+        distiller = self.toolbox.extensions.distiller(step.config.distiller)
+        wider = PDRState(**{**state, "extra_rounds": granted + 1})  # type: ignore[typeddict-item]
+        why_not = why_not_round(wider, distiller.max_calls)
+        if why_not is not None:
+            return update | {"notes": [*notes, f"the rejected solution stands: {why_not}"]}
+        return update | {
+            "phase": "draft",
+            "extra_rounds": granted + 1,
+            "consensus": None,
+            "workspaces": [await _feedback(step, verdict)],
+        }
+
+
+async def _feedback(step: Step, verdict: Verdict) -> Workspace:
+    solution = step.solution
+    assert solution is not None  # the refiner has just written it
+    answer = f"Final answer: {solution['answer']}" if solution["answer"] else ""
+    return await pack(
+        [
+            Entry(solution["text"], answer, title="A solution that was rejected:"),
+            Entry(verdict["reason"], title="Why it was rejected:"),
+        ],
+        step.config.kappa,
+        step.counter,
+    )

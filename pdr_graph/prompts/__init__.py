@@ -1,0 +1,94 @@
+"""The prompts, one Markdown file per kind of call.
+
+The problem comes first and what changes comes last (paper section 3), so that the calls of a run
+share their prefix in the server's cache. A folder of the user's own replaces any of the files.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from types import MappingProxyType
+
+from pdr_graph.errors import ConfigError
+
+VARIABLES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "draft": frozenset({"problem", "answer_format"}),
+        "improve": frozenset({"problem", "workspace", "answer_format"}),
+        "summary": frozenset({"problem", "candidates", "words"}),
+        "critique": frozenset({"problem", "candidates", "words"}),
+        "top_k": frozenset({"problem", "candidates", "k"}),
+        "compare": frozenset({"problem", "candidates"}),
+        "select": frozenset({"problem", "candidates"}),
+        "judge": frozenset({"problem", "candidates"}),
+        "answer_math": frozenset(),
+        "answer_choice": frozenset(),
+        "answer_text": frozenset(),
+    }
+)
+"""Every template, and the variables it may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The templates of one process, by name."""
+
+    templates: Mapping[str, str]
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> "Prompts":
+        """Read the built-in templates; a file `NAME.md` in `folder` takes its place.
+
+        Raises:
+            ConfigError: the folder, one of its files or a variable in it is not what we know.
+        """
+        built_in = Path(__file__).parent
+        texts = {name: (built_in / f"{name}.md").read_text("utf-8") for name in VARIABLES}
+        if folder is not None:
+            texts.update(_own_templates(folder))
+        return cls(MappingProxyType(texts))
+
+    def render(self, name: str, **values: object) -> str:
+        """Fill the template `name`.
+
+        Text that is filled in is never read as a template itself, so a draft may hold `$x`.
+        """
+        return Template(self.templates[name]).substitute(values).strip()
+
+    def hashes(self) -> dict[str, str]:
+        """Return the first 16 hex digits of each template's sha256, by name."""
+        return {
+            name: hashlib.sha256(text.encode()).hexdigest()[:16]
+            for name, text in sorted(self.templates.items())
+        }
+
+
+def _own_templates(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        raise ConfigError(f"prompt folder {str(folder)!r} does not exist")
+    texts = {}
+    for file in sorted(folder.glob("*.md")):
+        if file.stem not in VARIABLES:
+            raise ConfigError(
+                f"prompt file {str(file)!r} has no call to serve; names: {', '.join(VARIABLES)}"
+            )
+        texts[file.stem] = _checked(file)
+    if not texts:
+        raise ConfigError(f"prompt folder {str(folder)!r} holds no NAME.md file")
+    return texts
+
+
+def _checked(file: Path) -> str:
+    text = file.read_text("utf-8")
+    template = Template(text)
+    if not template.is_valid():
+        raise ConfigError(f"prompt file {str(file)!r} has a stray $; write $$ for a dollar sign")
+    unknown = set(template.get_identifiers()) - VARIABLES[file.stem]
+    if unknown:
+        raise ConfigError(
+            f"prompt file {str(file)!r} uses ${min(unknown)}, which this call does not fill; "
+            f"known: {', '.join(sorted(VARIABLES[file.stem])) or 'none'}"
+        )
+    return text

@@ -1,0 +1,221 @@
+"""Runs the graph on a problem, durably: killed at any moment, a run is resumed where it was.
+
+Checkpoints are written with durability `sync`: a super-step starts only once the one before it is
+stored, so that losing the store stops the run instead of losing its answer.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.errors import GraphDrained
+from langgraph.runtime import RunControl
+from langgraph.types import StateSnapshot
+
+from pdr_graph.budget import elapsed_s
+from pdr_graph.config import PDRConfig, changed_fields, make_config
+from pdr_graph.errors import (
+    ConfigChangedError,
+    ConfigError,
+    DrainedError,
+    ThreadExistsError,
+    UnknownThreadError,
+)
+from pdr_graph.extensions import Extensions
+from pdr_graph.graph import PDRGraph, build_graph
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.prompts import Prompts
+from pdr_graph.result import Result
+from pdr_graph.state import PDRState, config_of, succeeded
+from pdr_graph.strategies import drafts_needed
+from pdr_graph.trace import Trace
+
+OnEvent = Callable[[dict[str, Any]], None]
+"""Receives progress as plain data: `round`, `draft`, `workspace`, `finish`, `solution`,
+`verdict` and `note` events, each under its name in `event`."""
+
+_STEPS_PER_ROUND = 3
+"""Super-steps of one round: plan, drafters, distiller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Optional parts of a run, which `solve` and `resume` share."""
+
+    extensions: Extensions | None = None
+    prompts: Prompts | None = None
+    trace: Trace | None = None
+    on_event: OnEvent | None = None
+    control: RunControl | None = None
+    """`control.request_drain()` stops the run at the next super-step, to be resumed."""
+
+
+async def solve(
+    problem: str,
+    config: PDRConfig | None = None,
+    *,
+    model: BaseChatModel | ModelClient,
+    checkpointer: BaseCheckpointSaver[str] | None = None,
+    thread_id: str | None = None,
+    parts: Parts | None = None,
+) -> Result:
+    """Run the method on one problem.
+
+    Args:
+        problem: The task, in plain text or Markdown.
+        config: None is `PDRConfig()`.
+        model: Any LangChain chat model; share one `ModelClient` between runs of a process.
+        checkpointer: Where the run is kept; without one it cannot be resumed.
+        thread_id: Names the run; None makes one up.
+        parts: Extensions, prompts, trace, progress and stop control.
+
+    Raises:
+        ConfigError: the request cannot be carried out as asked.
+        ThreadExistsError: the thread holds a run already.
+        ContextWindowError: prompt and completion do not fit the model, found before any draft.
+        QuorumError: too few drafts of a round succeeded; the run can be resumed.
+        CallError: a call that the run cannot do without failed; the run can be resumed.
+        DrainedError: the run was asked to stop; it can be resumed.
+    """
+    parts, config = parts or Parts(), config or PDRConfig()
+    if not problem.strip():
+        raise ConfigError("the problem is empty; state the task to be solved")
+    (parts.extensions or Extensions()).check(config)
+    graph = _graph(model, checkpointer, parts)
+    thread_id = thread_id or new_thread_id()
+    if checkpointer is not None and (await graph.aget_state(_run(thread_id))).created_at:
+        raise ThreadExistsError(thread_id)
+    entry = {"problem": problem, "config": config.model_dump(mode="json")}
+    return await _drive(graph, thread_id, entry, config, parts, durable=checkpointer is not None)
+
+
+async def resume(
+    thread_id: str,
+    *,
+    model: BaseChatModel | ModelClient,
+    checkpointer: BaseCheckpointSaver[str],
+    changes: dict[str, object] | None = None,
+    parts: Parts | None = None,
+) -> Result:
+    """Go on with a run that was killed, stopped or failed; finished drafts are not asked again.
+
+    A run that has ended is returned as it ended, without any call.
+
+    Args:
+        thread_id: The run.
+        model: The model that the run was started with.
+        checkpointer: Where the run is kept.
+        changes: Config fields that the caller insists on; anything but the record is refused.
+        parts: As for `solve`.
+
+    Raises:
+        UnknownThreadError: nothing is recorded under this thread.
+        ConfigChangedError: `changes`, the model or the prompts differ from the record.
+        QuorumError, CallError, DrainedError: as for `solve`.
+    """
+    parts = parts or Parts()
+    graph = _graph(model, checkpointer, parts)
+    snapshot = await graph.aget_state(_run(thread_id))
+    if not snapshot.created_at:
+        raise UnknownThreadError(thread_id)
+    state = PDRState(**snapshot.values)
+    config = make_config(**state.get("config", {}))
+    _refuse_changes(thread_id, state, config, changes or {}, graph_model(model), parts)
+    if not snapshot.next:
+        return Result.of_state(thread_id, state, elapsed_s(state.get("ledger", [])))
+    if _stuck_below_quorum(snapshot, state):
+        # Planning the round anew sends drafters for the missing drafts alone.
+        await graph.aupdate_state(_run(thread_id), {"phase": "draft"}, as_node="plan")
+    return await _drive(graph, thread_id, None, config, parts, durable=True)
+
+
+def new_thread_id() -> str:
+    """Return a name for a run that no other has."""
+    return uuid.uuid4().hex[:12]
+
+
+def graph_model(model: BaseChatModel | ModelClient) -> str:
+    """Return the model's name, as the record of a run states it."""
+    return (model if isinstance(model, ModelClient) else ModelClient(model)).name
+
+
+async def _drive(
+    graph: PDRGraph,
+    thread_id: str,
+    entry: dict[str, object] | None,
+    config: PDRConfig,
+    parts: Parts,
+    *,
+    durable: bool,
+) -> Result:
+    """Run the graph to its end, or to the error that stopped it."""
+    started = perf_counter()
+    rounds = len(config.widths) + config.max_extra_rounds + 1
+    run: RunnableConfig = {**_run(thread_id), "recursion_limit": _STEPS_PER_ROUND * rounds + 10}
+    state, before = PDRState(), 0.0
+    try:
+        async for mode, chunk in graph.astream(
+            entry,  # type: ignore[arg-type]  # the input TypedDict, or None to resume
+            run,
+            context=config if entry is not None else None,  # type: ignore[arg-type]  # optional
+            stream_mode=["custom", "values"],
+            control=parts.control,
+            **({"durability": "sync"} if durable else {}),
+        ):
+            if mode == "values":
+                if not state and entry is None:
+                    before = elapsed_s(chunk.get("ledger", []))
+                state = PDRState(**chunk)
+            elif parts.on_event is not None:
+                parts.on_event(chunk)
+    except GraphDrained as error:
+        raise DrainedError(thread_id) from error
+    return Result.of_state(thread_id, state, before + perf_counter() - started)
+
+
+def _graph(
+    model: BaseChatModel | ModelClient,
+    checkpointer: BaseCheckpointSaver[str] | None,
+    parts: Parts,
+) -> PDRGraph:
+    return build_graph(
+        model,
+        checkpointer=checkpointer,
+        extensions=parts.extensions,
+        prompts=parts.prompts,
+        trace=parts.trace,
+    )
+
+
+def _run(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id}}
+
+
+def _refuse_changes(
+    thread_id: str,
+    state: PDRState,
+    config: PDRConfig,
+    changes: dict[str, object],
+    model_name: str,
+    parts: Parts,
+) -> None:
+    changed = changed_fields(config, make_config(**{**config.model_dump(), **changes}))
+    record = state.get("record")
+    if record is not None:
+        if record["model"] != model_name:
+            changed.append(f"model ({record['model']!r}, now {model_name!r})")
+        if parts.prompts is not None and record["prompts"] != parts.prompts.hashes():
+            changed.append("set of prompts")
+    if changed:
+        raise ConfigChangedError(thread_id, changed)
+
+
+def _stuck_below_quorum(snapshot: StateSnapshot, state: PDRState) -> bool:
+    if snapshot.next != ("distiller",):
+        return False
+    return len(succeeded(state)) < drafts_needed(config_of(state), state["round"])

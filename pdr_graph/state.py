@@ -1,0 +1,117 @@
+"""What the next step must remember.
+
+The state stays bounded: the drafts of one round, workspaces of at most kappa tokens, one ledger
+row per super-step. A checkpoint's size thus depends on M and kappa and not on the number of
+rounds. Whatever a drafter shares with its siblings is read from the state, since every argument
+of a `Send` is stored twice per branch.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.pregel._read import ChannelRead
+
+from pdr_graph.budget import merge_rows
+from pdr_graph.config import PDRConfig
+from pdr_graph.strategies import num_rounds, width_of
+from pdr_graph.types import Draft, LedgerRow, RunRecord, Solution, Verdict, Workspace
+
+Phase = Literal["draft", "finish", "done"]
+"""What comes next: a round of drafts, the final call, or nothing."""
+
+
+def merge_drafts(drafts: list[Draft], new: list[Draft]) -> list[Draft]:
+    """Add drafts by position; a later round ends the one before, a repeated draft replaces."""
+    latest = max((draft["round"] for draft in [*drafts, *new]), default=0)
+    merged = {draft["index"]: draft for draft in [*drafts, *new] if draft["round"] == latest}
+    return [merged[index] for index in sorted(merged)]
+
+
+class ProblemInput(TypedDict):
+    """What a caller hands in."""
+
+    problem: str
+    config: NotRequired[dict[str, Any]]  # Any: PDRConfig as plain data
+    """For callers without a context; a run killed in its first step is resumed with it."""
+
+
+class PDRState(TypedDict, total=False):
+    """One run."""
+
+    problem: str
+    config: dict[str, Any]  # Any: PDRConfig as plain data
+    """The recorded `PDRConfig`; context is not checkpointed, and `resume` reads this."""
+    record: RunRecord
+    problem_tokens: int
+    phase: Phase
+    round: int
+    """The current parallel round, 1-based; 0 before the first."""
+    extra_rounds: int
+    """Rounds granted because a solution was rejected."""
+    drafts: Annotated[list[Draft], merge_drafts]
+    """Of the current round alone; cleared once they are distilled for another round."""
+    workspaces: list[Workspace]
+    """One that all next calls share, or one for each of them; empty at the start."""
+    consensus: str | None
+    """The answer that the drafts agree on, where that ended the rounds early."""
+    solution: Solution | None
+    verdict: Verdict | None
+    notes: list[str]
+    """Sentences on what the run did otherwise than planned, and why."""
+    ledger: Annotated[list[LedgerRow], merge_rows]
+
+
+class DraftTask(TypedDict):
+    """The argument of one `Send`: which draft, nothing else."""
+
+    round: int
+    index: int
+
+
+def config_of(state: PDRState) -> PDRConfig:
+    """Return the recorded config."""
+    return PDRConfig.model_validate(state["config"])
+
+
+def read_shared(config: RunnableConfig, *channels: str) -> PDRState:
+    """Read state channels from a node that was reached by `Send`.
+
+    The only use of a private part of LangGraph (1.2), pinned by `tests/test_state.py`.
+    """
+    values: PDRState = ChannelRead.do_read(config, select=list(channels))
+    return values
+
+
+def has_solution(draft: Draft) -> bool:
+    """Tell whether a draft can be used."""
+    return draft["error"] is None
+
+
+def succeeded(state: PDRState) -> list[Draft]:
+    """Return the usable drafts of the current round, in order of their index."""
+    return [
+        draft
+        for draft in state.get("drafts", [])
+        if draft["round"] == state["round"] and has_solution(draft)
+    ]
+
+
+def missing_drafts(state: PDRState) -> list[DraftTask]:
+    """Return the drafts that the current round still owes: all of a fresh one."""
+    present = {draft["index"] for draft in succeeded(state)}
+    width = width_of(config_of(state), state["round"])
+    return [
+        DraftTask(round=state["round"], index=index)
+        for index in range(width)
+        if index not in present
+    ]
+
+
+def rounds_left(state: PDRState) -> int:
+    """Return how many parallel rounds are still to come."""
+    return num_rounds(config_of(state), state.get("extra_rounds", 0)) - state["round"]
+
+
+def next_width(state: PDRState) -> int:
+    """Return how many calls read the workspaces made now: M of the next round, or 1."""
+    return width_of(config_of(state), state["round"] + 1) if rounds_left(state) > 0 else 1

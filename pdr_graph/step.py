@@ -1,0 +1,58 @@
+"""What a distiller, a finish or a verifier is handed: the run as far as it needs to know it."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pdr_graph.answers import AnswerKind, clusters
+from pdr_graph.budget import TEMPLATE_TOKENS
+from pdr_graph.config import PDRConfig
+from pdr_graph.llm.asker import Asker
+from pdr_graph.llm.tokens import TokenCounter
+from pdr_graph.types import Draft, Solution, Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pluggable step of one run."""
+
+    problem: str
+    problem_tokens: int
+    config: PDRConfig
+    drafts: Sequence[Draft]
+    """Usable drafts of the current round, by index; may be empty in a run without rounds."""
+    workspaces: Sequence[Workspace]
+    """What the drafts of this round have read."""
+    next_width: int
+    """How many calls will read what a distiller makes now."""
+    answers: AnswerKind
+    ask: Asker
+    """Calls the model; everything asked through it is counted."""
+    rng: random.Random
+    """Seeded by the run, the round and the node, so that a resumed step draws the same."""
+    solution: Solution | None = None
+    """What a verifier judges; None before there is one."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences that the step leaves for the reader of the run."""
+
+    @property
+    def counter(self) -> TokenCounter:
+        """Counts model tokens."""
+        return self.ask.client.counter
+
+    def candidate_tokens(self, count: int) -> int:
+        """Return how many tokens each of `count` candidates may take in one prompt."""
+        limit = self.config.solution_tokens
+        window = self.ask.client.window
+        if window is None:
+            return limit
+        free = window - self.config.max_tokens - self.problem_tokens - TEMPLATE_TOKENS
+        # Eight tokens a candidate go into the lines around it.
+        return max(16, min(limit, free // max(1, count) - 8))
+
+    async def by_agreement(self) -> list[Draft]:
+        """Return the drafts, those of the most common answer first, then by index."""
+        groups = await clusters(self.answers, [draft["answer"] for draft in self.drafts])
+        order = [index for group in groups for index in group]
+        order += [index for index in range(len(self.drafts)) if index not in order]
+        return [self.drafts[index] for index in order]

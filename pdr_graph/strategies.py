@@ -1,0 +1,74 @@
+"""Long CoT, SR, PDR and their neighbours as points of one family.
+
+A strategy is nothing but values of `PDRConfig`: widths, distiller, finish. Sources: PDR and SR
+arXiv 2510.01123; RSA 2509.26626; PaCoRe 2601.05593; the adaptive stop follows 2604.07725.
+"""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.errors import ConfigError
+
+PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "long_cot": {"widths": (), "finish": "refine"},
+        "sr": {"widths": (1, 1, 1), "distiller": "latest"},
+        "sr_error_analysis": {"widths": (1, 1, 1), "distiller": "critique"},
+        "pdr": {"widths": (16, 8, 4), "distiller": "summary"},
+        "pdr_adaptive": {
+            "widths": (16, 8, 4),
+            "distiller": "summary",
+            "stop_on_consensus": 0.75,
+        },
+        "majority": {"widths": (16,), "finish": "vote"},
+        "rsa": {"widths": (16,) * 10, "distiller": "random_k", "k": 4, "finish": "vote"},
+        "pacore": {"widths": (32, 4), "distiller": "answers"},
+        "genselect": {"widths": (16,), "finish": "select"},
+        "tournament": {"widths": (16, 8, 4), "distiller": "tournament", "k": 4},
+    }
+)
+"""The built-in presets: name to the fields that make it."""
+
+
+def preset(
+    name: str,
+    *,
+    presets: Mapping[str, Mapping[str, object]] = PRESETS,
+    **overrides: object,
+) -> PDRConfig:
+    """Return the config of a named strategy, with fields of your own on top.
+
+    Args:
+        name: A key of `presets`.
+        presets: Where to look; `{**PRESETS, "mine": {...}}` adds one of your own.
+        overrides: Fields of `PDRConfig`.
+
+    Raises:
+        ConfigError: no such preset, or a field does not fit.
+    """
+    try:
+        fields = presets[name]
+    except KeyError:
+        raise ConfigError(f"unknown preset {name!r}; known: {', '.join(presets)}") from None
+    return make_config(**{"preset": name, **fields, **overrides})
+
+
+def num_rounds(config: PDRConfig, extra_rounds: int = 0) -> int:
+    """Return how many parallel rounds the run may have, extra ones included."""
+    return len(config.widths) + extra_rounds
+
+
+def width_of(config: PDRConfig, round_number: int) -> int:
+    """Return M_r; a round beyond the list has the last width, or 1 where there is none."""
+    if round_number <= len(config.widths):
+        return config.widths[round_number - 1]
+    return config.widths[-1] if config.widths else 1
+
+
+def drafts_needed(config: PDRConfig, round_number: int) -> int:
+    """Return how many drafts of a round must have a solution for the run to go on."""
+    # The tolerance keeps 0.1 * 30 from asking for a fourth draft.
+    share = min(config.min_success, config.quorum)
+    return max(1, math.ceil(share * width_of(config, round_number) - 1e-9))

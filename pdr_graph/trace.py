@@ -1,0 +1,65 @@
+"""Where the full text of every model call goes, reasoning included.
+
+The state keeps solutions only; who wants the thoughts (to debug, to train) passes a trace.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Protocol, TypedDict
+
+
+class TraceRecord(TypedDict):
+    """One model call, whole.
+
+    Example:
+        `{"thread_id": "4f1c", "round": 1, "node": "drafter", "index": 0, "template": "draft",
+        "prompt": "...", "thought": "...", "solution": "...", "finish_reason": "stop",
+        "prompt_tokens": 81, "completion_tokens": 412, "seed": 7, "seconds": 3.2, "error": ""}`
+    """
+
+    thread_id: str
+    round: int
+    node: str
+    index: int
+    template: str
+    prompt: str
+    thought: str
+    solution: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    seed: int
+    seconds: float
+    error: str
+
+
+class Trace(Protocol):
+    """Receives every call when it ends, in the order in which they end."""
+
+    async def record(self, call: TraceRecord) -> None:
+        """Keep one call; must not raise."""
+
+
+class NoTrace:
+    """Keeps nothing."""
+
+    async def record(self, call: TraceRecord) -> None:
+        """Drop the call."""
+
+
+class JsonLinesTrace:
+    """Appends one JSON object a line to a file; the folder must exist."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    async def record(self, call: TraceRecord) -> None:
+        """Append the call, off the event loop."""
+        line = json.dumps(call, ensure_ascii=False) + "\n"
+        await asyncio.to_thread(self._append, line)
+
+    def _append(self, line: str) -> None:
+        # One write of a whole line in append mode: parallel drafts do not mix their lines.
+        with self.file.open("a", encoding="utf-8", errors="backslashreplace") as out:
+            out.write(line)

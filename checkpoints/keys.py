@@ -98,9 +98,9 @@ def part(digest: bytes) -> bytes:
     return PART + digest
 
 
-def chunks(items: Sequence[bytes], size: int = 500) -> list[Sequence[bytes]]:
+def chunks(items: Sequence[bytes], size: int = 500) -> list[list[bytes]]:
     """Cut arguments into commands that a server-side script can still unpack."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def _escape(text: str) -> bytes:

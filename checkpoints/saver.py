@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -22,29 +24,20 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from checkpoints.health import Health, examine
-from checkpoints.lease import Lease
 from checkpoints.loading import config_of
 from checkpoints.options import Options
 from checkpoints.records import Place
-from checkpoints.retention import Pruner, all_but, checkpoints_of_run, choose
 from checkpoints.session import Session, open_session
 from checkpoints.store import Fence
 from checkpoints.sync import Call, LoopThread, SyncDoor
-from checkpoints.threads import (
-    ThreadInfo,
-    delete_thread,
-    describe_thread,
-    list_threads,
-    thread_ids,
-)
-from checkpoints.transfer import Transfer
+from checkpoints.threads import thread_ids
+from checkpoints.upkeep import Upkeep
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class RedisSaver(SyncDoor):
+class RedisSaver(Upkeep, SyncDoor):
     """Keeps LangGraph checkpoints in Redis or Valkey, with core commands only.
 
     Opening it (`async with`, `with`, or `open_checkpointer`) makes sure that the server answers
@@ -65,8 +58,8 @@ class RedisSaver(SyncDoor):
         # By thread. Shared with clones and the sync door, so that all write under the lease.
         self._held: dict[str, Fence] = {}
         self._session = open_session(url, self.options, self._held)
-        # A box, since `with_allowlist` clones must find and close the same twin.
-        self._twins: list[tuple[LoopThread, RedisSaver]] = []
+        # Shared too: clones made by `with_allowlist` must find, and close, the same one.
+        self._twin = Twin()
 
     async def aopen(self) -> Self:
         """Check the server and warn about its settings.
@@ -75,22 +68,25 @@ class RedisSaver(SyncDoor):
             StoreUnreachableError: No server answers at the URL.
         """
         try:
-            await self._session.ping(self.options.open_for_s)
-            for warning in (await self.health()).warnings:
-                logger.warning(warning)
+            await self._check()
         except BaseException:
             await self.aclose()
             raise
         return self
 
+    async def _check(self) -> None:
+        await self._session.ping(self.options.open_for_s)
+        for warning in (await self.health()).warnings:
+            logger.warning(warning)
+
     async def aclose(self) -> None:
         """Close every connection."""
         await self._session.store.close()
-        self._close_twins()
+        self._twin.close()
 
     def close(self) -> None:
         """Close what the sync methods opened."""
-        self._close_twins()
+        self._twin.close()
 
     async def __aenter__(self) -> Self:
         return await self.aopen()
@@ -104,7 +100,11 @@ class RedisSaver(SyncDoor):
         await self.aclose()
 
     def __enter__(self) -> Self:
-        self._elsewhere(lambda saver: cast(RedisSaver, saver).aopen())
+        try:
+            self._elsewhere(lambda saver: cast(RedisSaver, saver)._check())
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -210,9 +210,7 @@ class RedisSaver(SyncDoor):
         thread_id, ns, checkpoint_id = _target(config)
         place = Place(thread_id, ns or "", checkpoint_id or "")
         fence = self._session.fence(thread_id)
-        await self._session.writer.put_writes(
-            place, writes, task_id, task_path, self.serde, fence
-        )
+        await self._session.writer.put_writes(place, writes, task_id, task_path, self.serde, fence)
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Give the next version of a channel: a counter, then 48 random bits.
@@ -224,44 +222,41 @@ class RedisSaver(SyncDoor):
         counter = 0 if current is None else int(str(current).split(".", 1)[0])
         return f"{counter + 1:08}.{os.urandom(6).hex()}"
 
-    # Upkeep
+    # The twin behind the sync methods
 
-    async def adelete_thread(self, thread_id: str) -> None:
-        """Remove all that is stored of a thread."""
-        await delete_thread(self._session.store, self._session.keyspace, str(thread_id))
+    def _elsewhere(self, call: Callable[[BaseCheckpointSaver[str]], Call[T]]) -> T:
+        loop, session = self._twin.start(lambda: open_session(self.url, self.options, self._held))
+        twin = copy.copy(self)
+        twin._session = session
+        return loop.run(call(twin))
 
-    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Remove what the given runs stored, in whatever thread."""
-        session = self._session
-        async for thread_id in thread_ids(session.store, session.keyspace):
-            found = await checkpoints_of_run(
-                session.store, session.keyspace, thread_id, run_ids
-            )
-            if found:
-                await self._pruner().prune(thread_id, all_but(found), session.fence(thread_id))
 
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy all checkpoints and writes of a thread into another."""
-        await self._transfer().copy(str(source_thread_id), str(target_thread_id))
+@dataclass
+class Twin:
+    """The loop and session behind the sync methods; none until the first of them is called."""
 
-    async def aprune(
-        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep: int = 1
-    ) -> None:
-        """Remove old checkpoints.
+    loop: LoopThread | None = None
+    session: Session | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-        Args:
-            thread_ids: Threads to prune; those without checkpoints are passed over.
-            strategy: `keep_latest` keeps the last `keep` of every namespace, `inspection` what a
-                finished run needs to be looked at and forked, `delete` nothing.
-            keep: Checkpoints per namespace that `keep_latest` keeps.
+    def start(self, make: Callable[[], Session]) -> tuple[LoopThread, Session]:
+        """Start them if they do not run yet."""
+        with self.lock:
+            if self.loop is None or self.session is None:
+                self.loop, self.session = LoopThread(), make()
+            return self.loop, self.session
 
-        Raises:
-            ThreadContendedError: A run kept writing to the thread.
-        """
-        if strategy == "delete":
-            for thread_id in thread_ids:
-                await self.adelete_thread(thread_id)
-            return
-        rule = choose(strategy, keep, self.serde)
-        for thread_id in map(str, thread_ids):
-            await self._pruner().prune(thread_id, rule, self._session.fence(thread_id))
+    def close(self) -> None:
+        """Close the connections and end the loop."""
+        with self.lock:
+            if self.loop is not None and self.session is not None:
+                self.loop.run(self.session.store.close())
+                self.loop.stop()
+            self.loop = self.session = None
+
+
+def _target(config: RunnableConfig) -> tuple[str, str | None, str | None]:
+    """Read thread id, namespace and checkpoint id; the last two may be absent."""
+    named = config["configurable"]
+    # Some callers number their threads.
+    return str(named["thread_id"]), named.get("checkpoint_ns"), get_checkpoint_id(config)

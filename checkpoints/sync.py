@@ -92,9 +92,7 @@ class SyncDoor(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint; see `aput`."""
-        return self._elsewhere(
-            lambda saver: saver.aput(config, checkpoint, metadata, new_versions)
-        )
+        return self._elsewhere(lambda saver: saver.aput(config, checkpoint, metadata, new_versions))
 
     def put_writes(
         self,

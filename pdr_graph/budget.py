@@ -72,7 +72,7 @@ class Ledger:
             "calls": sum(row["calls"] for row in rows),
             "failed": sum(row["failed"] for row in rows),
             "aborted": sum(row["aborted"] for row in rows),
-            "rows": [{name: row[name] for name in _REPORTED} for row in rows],
+            "rows": [{name: row.get(name) for name in _REPORTED} for row in rows],
         }
 
     def per_round_and_node(self) -> list[LedgerRow]:
@@ -99,9 +99,7 @@ _REPORTED = (
 )
 
 
-def round_cost(
-    config: PDRConfig, *, width: int, problem_tokens: int, distiller_calls: int
-) -> int:
+def round_cost(config: PDRConfig, *, width: int, problem_tokens: int, distiller_calls: int) -> int:
     """Return the most tokens that one round can cost, prompts included."""
     draft = _call_cost(config, problem_tokens + config.kappa)
     distil = _call_cost(config, problem_tokens + width * config.solution_tokens)

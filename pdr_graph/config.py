@@ -104,9 +104,7 @@ def make_config(**fields: object) -> PDRConfig:
 def changed_fields(recorded: PDRConfig, asked: PDRConfig) -> list[str]:
     """Name the fields in which two configs differ; a seed of None asks for nothing."""
     differing = [
-        name
-        for name in PDRConfig.model_fields
-        if getattr(recorded, name) != getattr(asked, name)
+        name for name in PDRConfig.model_fields if getattr(recorded, name) != getattr(asked, name)
     ]
     return [name for name in differing if not (name == "seed" and asked.seed is None)]
 

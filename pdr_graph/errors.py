@@ -6,7 +6,7 @@ inherits the standard type it stands for, so that a caller may catch either::
     PDRError
     ├── ConfigError (ValueError)            a request that cannot be carried out as asked
     │   └── ConfigChangedError              resume was asked for something else than the record
-    ├── EndpointError (ConnectionError)     the model endpoint as a whole: dead, wrong key, no such model
+    ├── EndpointError (ConnectionError)     the model endpoint: dead, wrong key, no such model
     ├── CallError (RuntimeError)            one model call, after its retries
     │   └── ContextWindowError              prompt and completion do not fit the model's window
     ├── QuorumError (RuntimeError)          too few drafts of a round came back
@@ -61,7 +61,9 @@ class ContextWindowError(CallError):
 class QuorumError(PDRError, RuntimeError):
     """Too few drafts of a round succeeded for the round to go on."""
 
-    def __init__(self, round_number: int, succeeded: int, needed: int, asked: int, why: str) -> None:
+    def __init__(
+        self, round_number: int, succeeded: int, needed: int, asked: int, why: str
+    ) -> None:
         self.round_number = round_number
         self.succeeded = succeeded
         self.needed = needed
@@ -87,7 +89,7 @@ class UnknownThreadError(PDRError, LookupError):
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
         super().__init__(
-            f"no run is recorded under thread {thread_id!r}; `pdr-graph threads` lists those that are"
+            f"no run is recorded under thread {thread_id!r}; `pdr-graph threads` lists all"
         )
 
 
@@ -97,8 +99,8 @@ class ThreadExistsError(PDRError, ValueError):
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
         super().__init__(
-            f"thread {thread_id!r} already holds a run; `pdr-graph resume {thread_id}` goes on with "
-            "it, another --thread starts afresh"
+            f"thread {thread_id!r} already holds a run; `pdr-graph resume {thread_id}` goes on "
+            "with it, another --thread starts afresh"
         )
 
 

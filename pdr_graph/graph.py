@@ -1,7 +1,7 @@
 """The state machine: one graph for every strategy.
 
-    START → plan ─→ drafter × M_r (Send) ─→ distiller ─→ plan │ refiner ─→ verifier ─→ END │ plan
-               └──→ refiner
+START → plan ─→ drafter × M_r (Send) ─→ distiller ─→ plan │ refiner ─→ verifier ─→ END │ plan
+└──→ refiner
 """
 
 from langchain_core.language_models import BaseChatModel

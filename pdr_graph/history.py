@@ -11,7 +11,7 @@ from pdr_graph.budget import Ledger, merge_rows
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import UnknownThreadError
 from pdr_graph.graph import build_graph
-from pdr_graph.state import PDRState, merge_drafts
+from pdr_graph.state import PDRState, merge_drafts, state_of
 from pdr_graph.strategies import width_of
 from pdr_graph.types import Draft, RunRecord, Solution, Verdict, Workspace
 
@@ -47,9 +47,7 @@ class RunHistory:
     updated_at: datetime
 
 
-async def history(
-    thread_id: str, *, checkpointer: BaseCheckpointSaver[str]
-) -> RunHistory:
+async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> RunHistory:
     """Read a run back, finished or not.
 
     Raises:
@@ -103,7 +101,7 @@ def _rounds(snapshots: list[StateSnapshot], config: PDRConfig) -> list[RoundView
 
 def _with_pending(snapshot: StateSnapshot) -> PDRState:
     """Return a snapshot's state with what finished tasks of its next step have already written."""
-    state = PDRState(**snapshot.values)
+    state = state_of(snapshot.values)
     for task in snapshot.tasks:
         result = task.result if isinstance(task.result, dict) else {}
         if task.name == "drafter" and result:

@@ -31,7 +31,7 @@ from pdr_graph.graph import PDRGraph, build_graph
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.result import Result
-from pdr_graph.state import PDRState, config_of, succeeded
+from pdr_graph.state import PDRState, ProblemInput, config_of, state_of, succeeded
 from pdr_graph.strategies import drafts_needed
 from pdr_graph.trace import Trace
 
@@ -90,7 +90,7 @@ async def solve(
     thread_id = thread_id or new_thread_id()
     if checkpointer is not None and (await graph.aget_state(_run(thread_id))).created_at:
         raise ThreadExistsError(thread_id)
-    entry = {"problem": problem, "config": config.model_dump(mode="json")}
+    entry = ProblemInput(problem=problem, config=config.model_dump(mode="json"))
     return await _drive(graph, thread_id, entry, config, parts, durable=checkpointer is not None)
 
 
@@ -123,7 +123,7 @@ async def resume(
     snapshot = await graph.aget_state(_run(thread_id))
     if not snapshot.created_at:
         raise UnknownThreadError(thread_id)
-    state = PDRState(**snapshot.values)
+    state = state_of(snapshot.values)
     config = make_config(**state.get("config", {}))
     _refuse_changes(thread_id, state, config, changes or {}, graph_model(model), parts)
     if not snapshot.next:
@@ -147,7 +147,7 @@ def graph_model(model: BaseChatModel | ModelClient) -> str:
 async def _drive(
     graph: PDRGraph,
     thread_id: str,
-    entry: dict[str, object] | None,
+    entry: ProblemInput | None,
     config: PDRConfig,
     parts: Parts,
     *,
@@ -157,22 +157,24 @@ async def _drive(
     started = perf_counter()
     rounds = len(config.widths) + config.max_extra_rounds + 1
     run: RunnableConfig = {**_run(thread_id), "recursion_limit": _STEPS_PER_ROUND * rounds + 10}
-    state, before = PDRState(), 0.0
+    state: PDRState = {}
+    before = 0.0
     try:
-        async for mode, chunk in graph.astream(
-            entry,  # type: ignore[arg-type]  # the input TypedDict, or None to resume
+        async for part in graph.astream(
+            entry,
             run,
-            context=config if entry is not None else None,  # type: ignore[arg-type]  # optional
+            context=config if entry is not None else None,
             stream_mode=["custom", "values"],
             control=parts.control,
-            **({"durability": "sync"} if durable else {}),
+            durability="sync" if durable else None,
+            version="v2",
         ):
-            if mode == "values":
+            if part["type"] == "values":
                 if not state and entry is None:
-                    before = elapsed_s(chunk.get("ledger", []))
-                state = PDRState(**chunk)
-            elif parts.on_event is not None:
-                parts.on_event(chunk)
+                    before = elapsed_s(part["data"].get("ledger", []))
+                state = state_of(part["data"])
+            elif part["type"] == "custom" and parts.on_event is not None:
+                parts.on_event(part["data"])
     except GraphDrained as error:
         raise DrainedError(thread_id) from error
     return Result.of_state(thread_id, state, before + perf_counter() - started)

@@ -6,9 +6,9 @@ rounds. Whatever a drafter shares with its siblings is read from the state, sinc
 of a `Send` is stored twice per branch.
 """
 
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
-from langchain_core.runnables import RunnableConfig
+from langgraph.config import get_config
 from langgraph.pregel._read import ChannelRead
 
 from pdr_graph.budget import merge_rows
@@ -68,17 +68,23 @@ class DraftTask(TypedDict):
     index: int
 
 
+def state_of(values: object) -> PDRState:
+    """Return a snapshot's or stream's values, whose type LangGraph leaves open, as a state."""
+    assert isinstance(values, dict)
+    return cast(PDRState, dict(values))
+
+
 def config_of(state: PDRState) -> PDRConfig:
     """Return the recorded config."""
     return PDRConfig.model_validate(state["config"])
 
 
-def read_shared(config: RunnableConfig, *channels: str) -> PDRState:
+def read_shared(*channels: str) -> PDRState:
     """Read state channels from a node that was reached by `Send`.
 
     The only use of a private part of LangGraph (1.2), pinned by `tests/test_state.py`.
     """
-    values: PDRState = ChannelRead.do_read(config, select=list(channels))
+    values: PDRState = ChannelRead.do_read(get_config(), select=list(channels))
     return values
 
 

@@ -9,6 +9,7 @@ Not covered: whether the reasoning is sound, and answers in prose.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -17,12 +18,15 @@ from enum import StrEnum
 from typing import Literal
 
 from pdr_graph.answers import exact
-from pdr_graph.answers.extract import LONGEST_ANSWER, final_answer, tidy
-from pdr_graph.answers.pool import WorkerPool
+from pdr_graph.answers.extract import LONGEST_ANSWER, final_answer
+from pdr_graph.answers.pool import Message, WorkerPool
 
 Mode = Literal["answer", "raw"]
 """Where the answer is: stated in a solution, or it is the whole text."""
 
+_HAS_MATH = re.compile(r"\$|\\\(|\\\[|\\(?:boxed|fbox|framebox)\b")
+# A whole text in which math-verify is left to find the expression.
+_LONGEST_TEXT = 50_000
 _CACHE_SIZE = 20_000
 # An answer that ran into the deadline against this many others is not tried against more of them.
 _MOST_TIMEOUTS = 2
@@ -66,13 +70,45 @@ class _Judgement:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two answers to compare."""
+
+    gold: str
+    answer: str
+    in_text: bool = False
+    """The answer may be somewhere in a text."""
+    both_ways: bool = False
+    """Neither is the gold one: they are equivalent if either would do for the other."""
+
+    @property
+    def longest_answer(self) -> int:
+        return _LONGEST_TEXT if self.in_text else LONGEST_ANSWER
+
+    def request(self, seconds: float) -> Message:
+        """Write the request for `worker.py`."""
+        gold, answer = exact.readable(self.gold), exact.readable(self.answer)
+        return {
+            "gold": _boxed(gold),
+            # Prose stays prose: the library looks for a number in it.
+            "answer": answer if self.in_text and "\\" not in answer else _boxed(answer),
+            "both_ways": self.both_ways,
+            "seconds": seconds,
+        }
+
+
+def _boxed(text: str) -> str:
+    """Mark a bare expression as mathematics, which math-verify otherwise does not see."""
+    return text if _HAS_MATH.search(text) else f"\\boxed{{{text}}}"
+
+
 class Checker:
     """Checks answers against gold answers and against one another, and remembers the verdicts."""
 
     def __init__(self, pool: WorkerPool | None = None) -> None:
         self.pool = pool or WorkerPool()
         self._lock = threading.Lock()  # checks may come from several event loops
-        self._known: OrderedDict[tuple[str, str, bool], _Judgement] = OrderedDict()
+        self._known: OrderedDict[_Pair, _Judgement] = OrderedDict()
         self._timeouts: Counter[str] = Counter()
 
     async def check(
@@ -87,55 +123,45 @@ class Checker:
         if answer is None:
             missing = Verdict.TRUNCATED if truncated else Verdict.NO_ANSWER
             return CheckResult(missing, None, time.perf_counter() - start)
-        judged = await self._judge(gold, answer, both_ways=False)
+        judged = await self._judge(_Pair(gold, answer, in_text=mode == "raw"))
         return CheckResult(judged.verdict, answer, time.perf_counter() - start, judged.reason)
 
     async def same(self, left: str, right: str) -> bool:
         """Tell whether two answers are equivalent; two that cannot be compared are not."""
         first, second = sorted((left, right))
-        return (await self._judge(first, second, both_ways=True)).verdict is Verdict.CORRECT
+        return (await self._judge(_Pair(first, second, both_ways=True))).verdict is Verdict.CORRECT
 
     def close(self) -> None:
         """End the worker processes. Not needed before exit."""
         self.pool.close()
 
-    async def _judge(self, gold: str, answer: str, *, both_ways: bool) -> _Judgement:
-        decided = exact.equal(gold, answer)
+    async def _judge(self, pair: _Pair) -> _Judgement:
+        decided = exact.equal(pair.gold, pair.answer)
         if decided is not None:
             return _Judgement(Verdict.CORRECT if decided else Verdict.WRONG)
-        if max(len(gold), len(answer)) > LONGEST_ANSWER:
-            return _Judgement(Verdict.UNPARSEABLE, f"longer than {LONGEST_ANSWER} characters")
-        key = (gold, answer, both_ways)
+        if len(pair.gold) > _LONGEST_TEXT or len(pair.answer) > pair.longest_answer:
+            return _Judgement(Verdict.UNPARSEABLE, "too long to be an answer")
         with self._lock:
-            if known := self._known.get(key):
-                self._known.move_to_end(key)
+            if known := self._known.get(pair):
+                self._known.move_to_end(pair)
                 return known
-            if both_ways and self._is_hopeless(gold, answer):
+            if pair.both_ways and self._is_hopeless(pair):
                 return _Judgement(Verdict.TIMEOUT, "one of the answers has timed out before")
-        judged = await self._ask(gold, answer, both_ways)
+        judged = await self._ask(pair)
         with self._lock:
-            self._known[key] = judged
-            if judged.verdict is Verdict.TIMEOUT:
-                self._timeouts.update((gold, answer))
+            self._known[pair] = judged
+            if judged.verdict is Verdict.TIMEOUT and pair.both_ways:
+                self._timeouts.update((pair.gold, pair.answer))
             if len(self._known) > _CACHE_SIZE:
                 self._known.popitem(last=False)
         return judged
 
-    def _is_hopeless(self, *answers: str) -> bool:
-        return any(self._timeouts[answer] >= _MOST_TIMEOUTS for answer in answers)
+    def _is_hopeless(self, pair: _Pair) -> bool:
+        return any(self._timeouts[each] >= _MOST_TIMEOUTS for each in (pair.gold, pair.answer))
 
-    async def _ask(self, gold: str, answer: str, both_ways: bool) -> _Judgement:
-        limits = self.pool.limits
-        reply = await asyncio.wrap_future(
-            self.pool.submit(
-                {
-                    "gold": exact.readable(tidy(gold)),
-                    "answer": exact.readable(tidy(answer)),
-                    "both_ways": both_ways,
-                    "seconds": limits.deadline_s,
-                }
-            )
-        )
+    async def _ask(self, pair: _Pair) -> _Judgement:
+        deadline_s = self.pool.limits.deadline_s
+        reply = await asyncio.wrap_future(self.pool.submit(pair.request(deadline_s)))
         if reply is None:
-            return _Judgement(Verdict.TIMEOUT, f"no verdict within {limits.deadline_s:g} s")
+            return _Judgement(Verdict.TIMEOUT, f"no verdict within {deadline_s:g} s")
         return _Judgement(Verdict(reply["verdict"]), reply["reason"])

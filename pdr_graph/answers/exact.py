@@ -38,6 +38,18 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r" *([{}()\[\],=+\-*/^_<>|&%°]) *", r"\1"),
     )
 )
+# What math-verify misreads, and the other rewrites would not improve for it.
+_REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\mathrm\s*\{([ei])\}", r"\1"),
+        (
+            r"^\s*(?:\\(?:text|textbf|mathrm)\s*\{\s*\(?[A-J]\)\s*\}|\(?[A-J]\))(?:\\ |\\quad|\s)+",
+            "",
+        ),
+    )
+)
 _DOTS = re.compile(r"\\[lcd]?dots|…|\.\.\.")
 _WORD = re.compile(r"[A-Za-z]{4,}(?: [A-Za-z]+)*")
 
@@ -158,3 +170,11 @@ def normal(text: str) -> str:
     for pattern, by in _REWRITES:
         text = pattern.sub(by, text)
     return text.strip().rstrip(".")
+
+
+def readable(text: str) -> str:
+    """Repair an answer for math-verify, which knows most of LaTeX's ways itself."""
+    text = text if text.isascii() else text.translate(_WIDE)
+    for pattern, by in _REPAIRS:
+        text = pattern.sub(by, text)
+    return text

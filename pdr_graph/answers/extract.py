@@ -42,7 +42,9 @@ _ANSWER_IS = re.compile(
     """,
     re.VERBOSE | re.MULTILINE,
 )
-_NO_ANSWER = re.compile(r"(?i)(?:not|unknown|unclear|undetermined|unable|none of|whether|in\b)\b|\?|$")
+_NO_ANSWER = re.compile(
+    r"(?i)(?:not|unknown|unclear|undetermined|unable|none of|whether|in\b)\b|\?|$"
+)
 _SENTENCE_END = re.compile(
     r"[.!?](?=\s|$|[*\"])|[\n;]|\*\*|</|<\||\s(?:because|since|I hope|where|which)\b"
 )
@@ -54,8 +56,36 @@ _PERCENT = re.compile(r"\s*(?:\\?%|percent\b|pct\b)")
 _QUANTITY = re.compile(r"([-+−]?[$€£¥]?\s?\d[\d,]*(?:\.\d+)?(?:/\d+)?)\s+([A-Za-z][A-Za-z ]{1,40})")
 # Words after a number that change it; any other words are taken for its unit.
 _NOT_A_UNIT = frozenset(
-    "pi sqrt sin cos tan log ln exp mod and or to times plus minus over by if for choose "
-    "percent pct percentage hundred thousand million billion dozen".split()
+    [
+        "pi",
+        "sqrt",
+        "sin",
+        "cos",
+        "tan",
+        "log",
+        "ln",
+        "exp",
+        "mod",
+        "and",
+        "or",
+        "to",
+        "times",
+        "plus",
+        "minus",
+        "over",
+        "by",
+        "if",
+        "for",
+        "choose",
+        "percent",
+        "pct",
+        "percentage",
+        "hundred",
+        "thousand",
+        "million",
+        "billion",
+        "dozen",
+    ]
 )
 _MOST_WORDS = 4
 

@@ -69,9 +69,7 @@ class MathVerify:
 
     def _equal(self, golds: list[Any], answers: list[Any], both_ways: bool) -> bool:
         return bool(
-            self._verify(
-                golds, answers, timeout_seconds=None, allow_set_relation_comp=both_ways
-            )
+            self._verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=both_ways)
         )
 
     def _far_apart(self, gold: Any, answer: Any) -> bool:
@@ -97,9 +95,7 @@ def reply(library: MathVerify, line: str) -> _Line:
     request = json.loads(line)
     try:
         limit_processor_time(request["seconds"])
-        verdict = library.judge(
-            request["gold"], request["answer"], both_ways=request["both_ways"]
-        )
+        verdict = library.judge(request["gold"], request["answer"], both_ways=request["both_ways"])
     except MemoryError:
         return {"verdict": "timeout", "reason": "memory limit reached"}
     # Whatever a parser raises on text it was not made for, the text is unreadable to us.

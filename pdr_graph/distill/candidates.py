@@ -8,7 +8,7 @@ from pdr_graph.distill.entry import draft_entry
 from pdr_graph.step import Step
 from pdr_graph.types import Draft
 
-_BEST = re.compile(r"best\W{1,8}((?:\d{1,4}\W{0,8})+)", re.IGNORECASE)
+_BEST = re.compile(r"best\W{1,8}((?:\d{1,4}[^\w\n]{0,8})+)", re.IGNORECASE)
 
 
 async def candidates(step: Step, drafts: Sequence[Draft]) -> str:
@@ -25,7 +25,7 @@ async def candidates(step: Step, drafts: Sequence[Draft]) -> str:
 def picked(reply: str, count: int) -> list[int]:
     """Read the last `Best: 3, 1` line as positions from 0; empty if the reply names none.
 
-    >>> picked("Both agree.\\nBest: 3, 1", 4)
+    >>> picked("Both agree. Best: 3, 1", 4)
     [2, 0]
     """
     lines = _BEST.findall(reply[-2000:])

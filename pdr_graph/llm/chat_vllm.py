@@ -89,7 +89,7 @@ class ChatVLLM(ChatOpenAI):
         # Every server of this protocol reads `max_tokens`; not all know its newer name.
         if "max_completion_tokens" in payload:
             payload["max_tokens"] = payload.pop("max_completion_tokens")
-        own = {name: getattr(self, name, None) for name in _VLLM_FIELDS & set(type(self).model_fields)}
+        own = {name: getattr(self, name) for name in _VLLM_FIELDS & set(type(self).model_fields)}
         extra = {name: value for name, value in own.items() if value not in (None, False)}
         extra.update({name: payload.pop(name) for name in _VLLM_FIELDS & payload.keys()})
         if extra:

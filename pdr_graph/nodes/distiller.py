@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
@@ -26,16 +25,14 @@ class DistillerNode:
 
     toolbox: Toolbox
 
-    async def __call__(
-        self, state: PDRState, config: RunnableConfig, runtime: Runtime[PDRConfig]
-    ) -> dict[str, object]:
+    async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the new workspaces.
 
         Raises:
             QuorumError: too few drafts succeeded; resuming the run asks for the others again.
         """
         _check_quorum(state)
-        step = self.toolbox.step("distiller", state, config)
+        step = self.toolbox.step("distiller", state)
         agreed = await _consensus(step)
         if agreed is not None:
             note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"

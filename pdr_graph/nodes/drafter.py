@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import Runtime
 
 from pdr_graph.clip import clip
@@ -11,7 +10,7 @@ from pdr_graph.errors import CallError
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import Reply
 from pdr_graph.nodes.gate import Gates
-from pdr_graph.nodes.toolbox import Toolbox, superstep, thread_of
+from pdr_graph.nodes.toolbox import Toolbox, run_key
 from pdr_graph.state import DraftTask, PDRState, config_of, read_shared
 from pdr_graph.strategies import width_of
 from pdr_graph.types import Draft, DraftError
@@ -24,30 +23,26 @@ class Drafter:
     toolbox: Toolbox
     gates: Gates = field(default_factory=Gates)
 
-    async def __call__(
-        self, task: DraftTask, config: RunnableConfig, runtime: Runtime[PDRConfig]
-    ) -> dict[str, object]:
+    async def __call__(self, state: DraftTask, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the draft and what it cost."""
-        state = read_shared(config, "problem", "config", "workspaces")
-        asked = config_of(state)
-        ask = self.toolbox.asker("drafter", task["round"], asked, config)
+        shared = read_shared("problem", "config", "workspaces")
+        config = config_of(shared)
+        ask = self.toolbox.asker("drafter", state["round"], config)
         gate = self.gates.of_round(
-            thread_of(config),
-            config.get("configurable", {}).get("checkpoint_ns", "").rpartition("|")[0],
-            superstep(config),
-            width=width_of(asked, task["round"]),
-            quorum=asked.quorum,
+            *run_key(),
+            width=width_of(config, state["round"]),
+            quorum=config.quorum,
         )
-        template, values = self._prompt(state, asked, task)
-        draft = _blank(task, ask.sampling(template, task["index"]).seed)
-        call = ask.one(template, index=task["index"], **values)
+        template, values = self._prompt(shared, config, state)
+        draft = _blank(state, ask.sampling(template, state["index"]).seed)
+        call = ask.one(template, index=state["index"], **values)
         try:
-            reply = await (gate.race(call) if asked.quorum < 1 else call)
+            reply = await (gate.race(call) if config.quorum < 1 else call)
         except CallError as error:
             _fail(draft, "failed", str(error))
         else:
             if reply is None:
-                _fail(draft, "cut", f"a quorum of {asked.quorum:g} was in before it")
+                _fail(draft, "cut", f"a quorum of {config.quorum:g} was in before it")
             else:
                 await self._fill(draft, reply, ask)
         row = ask.meter.row()

@@ -4,7 +4,6 @@ import secrets
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
@@ -13,7 +12,7 @@ from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.distill.distiller import MaxCalls
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.nodes.toolbox import Toolbox
-from pdr_graph.state import PDRState, config_of, rounds_left
+from pdr_graph.state import PDRState, config_of, rounds_left, state_of
 from pdr_graph.strategies import width_of
 from pdr_graph.types import RunRecord
 
@@ -24,14 +23,12 @@ class Plan:
 
     toolbox: Toolbox
 
-    async def __call__(
-        self, state: PDRState, config: RunnableConfig, runtime: Runtime[PDRConfig]
-    ) -> dict[str, object]:
+    async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the update that opens a run, a round, or the finish."""
         # `done` is left by an earlier run of the same thread: this input asks for a new one.
         if state.get("phase") in {None, "done"}:
             opening = await self._open(state, runtime.context or _given_config(state))
-            state = PDRState(**{**state, **opening})  # type: ignore[typeddict-item]
+            state = state_of({**state, **opening})
             return {**opening, **self._next(state, runtime), "ledger": Overwrite([])}
         return self._next(state, runtime)
 
@@ -71,7 +68,8 @@ class Plan:
         config, next_round = config_of(state), state["round"] + 1
         if rounds_left(state) <= 0:
             return {"phase": "finish"}
-        why_not = why_not_round(state, self.toolbox.extensions.distiller(config.distiller).max_calls)
+        distiller = self.toolbox.extensions.distiller(config.distiller)
+        why_not = why_not_round(state, distiller.max_calls)
         if why_not is not None:
             note = f"round {next_round} and later were skipped: {why_not}"
             runtime.stream_writer({"event": "note", "text": note})

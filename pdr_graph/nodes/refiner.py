@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import Runtime
 
 from pdr_graph.config import PDRConfig
@@ -17,11 +16,9 @@ class Refiner:
 
     toolbox: Toolbox
 
-    async def __call__(
-        self, state: PDRState, config: RunnableConfig, runtime: Runtime[PDRConfig]
-    ) -> dict[str, object]:
+    async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the solution and what it cost."""
-        step = self.toolbox.step("refiner", state, config)
+        step = self.toolbox.step("refiner", state)
         name = step.config.finish
         if state.get("consensus") is not None:
             name = "vote"

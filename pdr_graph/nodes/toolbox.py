@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, field
 
-from langchain_core.runnables import RunnableConfig
+from langgraph.config import get_config
 
 from pdr_graph.answers import AnswerKind, answer_kind
 from pdr_graph.config import PDRConfig
@@ -26,22 +26,20 @@ class Toolbox:
     prompts: Prompts = field(default_factory=Prompts.load)
     trace: Trace = field(default_factory=NoTrace)
 
-    def asker(
-        self, node: str, round_number: int, config: PDRConfig, run: RunnableConfig
-    ) -> Asker:
+    def asker(self, node: str, round_number: int, config: PDRConfig) -> Asker:
         """Return what a node asks the model with; its meter is empty."""
         return Asker(
             client=self.client,
             prompts=self.prompts,
             trace=self.trace,
             config=config,
-            meter=Meter(node, round_number, superstep(run)),
+            meter=Meter(node, round_number, superstep()),
             node=node,
             round_number=round_number,
-            thread_id=thread_of(run),
+            thread_id=thread_id(),
         )
 
-    def step(self, node: str, state: PDRState, run: RunnableConfig) -> Step:
+    def step(self, node: str, state: PDRState) -> Step:
         """Return what a pluggable step is handed."""
         config = config_of(state)
         return Step(
@@ -52,7 +50,7 @@ class Toolbox:
             workspaces=state.get("workspaces", []),
             next_width=next_width(state),
             answers=self.answers(config),
-            ask=self.asker(node, state["round"], config, run),
+            ask=self.asker(node, state["round"], config),
             rng=random.Random(derived_seed(config.seed or 0, node, state["round"])),
             solution=state.get("solution"),
         )
@@ -62,11 +60,17 @@ class Toolbox:
         return answer_kind(config.answer)
 
 
-def superstep(run: RunnableConfig) -> int:
-    """Return the number of the super-step that a node runs in."""
-    return int(run.get("metadata", {}).get("langgraph_step", 0))
+def superstep() -> int:
+    """Return the number of the super-step that the calling node runs in."""
+    return int(get_config().get("metadata", {}).get("langgraph_step", 0))
 
 
-def thread_of(run: RunnableConfig) -> str:
-    """Return the thread's name; empty in a run without one."""
-    return str(run.get("configurable", {}).get("thread_id", ""))
+def thread_id() -> str:
+    """Return the name of the calling node's thread; empty in a run without one."""
+    return str(get_config().get("configurable", {}).get("thread_id", ""))
+
+
+def run_key() -> tuple[str, str, int]:
+    """Return what tells one super-step of one run, or of one subgraph in it, from all others."""
+    namespace = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
+    return thread_id(), namespace.rpartition("|")[0], superstep()

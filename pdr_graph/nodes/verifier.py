@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import Runtime
 
 from pdr_graph.config import PDRConfig
@@ -10,7 +9,7 @@ from pdr_graph.distill.entry import Entry
 from pdr_graph.distill.pack import pack
 from pdr_graph.nodes.plan import why_not_round
 from pdr_graph.nodes.toolbox import Toolbox
-from pdr_graph.state import PDRState
+from pdr_graph.state import PDRState, state_of
 from pdr_graph.step import Step
 from pdr_graph.types import Verdict, Workspace
 
@@ -21,11 +20,9 @@ class Verifier:
 
     toolbox: Toolbox
 
-    async def __call__(
-        self, state: PDRState, config: RunnableConfig, runtime: Runtime[PDRConfig]
-    ) -> dict[str, object]:
+    async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the verdict; a granted round starts from the rejected solution and its flaws."""
-        step = self.toolbox.step("verifier", state, config)
+        step = self.toolbox.step("verifier", state)
         verdict = await self.toolbox.extensions.verifier(step.config.verifier)(step)
         runtime.stream_writer({"event": "verdict", **verdict})
         notes = [*state["notes"], *step.notes]
@@ -37,7 +34,7 @@ class Verifier:
         if verdict["accepted"] is not False or granted >= step.config.max_extra_rounds:
             return update
         distiller = self.toolbox.extensions.distiller(step.config.distiller)
-        wider = PDRState(**{**state, "extra_rounds": granted + 1})  # type: ignore[typeddict-item]
+        wider = state_of({**state, "extra_rounds": granted + 1})
         why_not = why_not_round(wider, distiller.max_calls)
         if why_not is not None:
             return update | {"notes": [*notes, f"the rejected solution stands: {why_not}"]}

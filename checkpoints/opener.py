@@ -21,7 +21,7 @@ async def open_checkpointer(
     url: str | None = None,
     *,
     serde: SerializerProtocol | None = None,
-    **options: Any,  # noqa: ANN401 - the fields of Options, which checks them
+    **options: Any,  # Any: the fields of Options, which checks them
 ) -> AsyncIterator[RedisSaver]:
     """Open a saver for as long as the block runs.
 

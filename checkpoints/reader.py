@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -72,7 +72,7 @@ class Reader:
         filters: Mapping[str, object],
         limit: int | None,
         serde: SerializerProtocol,
-    ) -> AsyncIterator[CheckpointTuple]:
+    ) -> AsyncGenerator[CheckpointTuple, None]:
         """Read checkpoints of one thread, a page at a time, keeping those whose metadata match."""
         left = len(places) if limit is None else limit
         position = 0

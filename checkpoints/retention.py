@@ -119,10 +119,8 @@ class Pruner:
         live = await self._live_fields(thread.data, stays, snapshot, kept)
         dead = [name for name in names if name not in live]
         gone = [member for member in members if member not in stays]
-        return [
-            *(("HDEL", thread.data, *chunk) for chunk in keys.chunks(dead)),
-            *(("ZREM", thread.index, *chunk) for chunk in keys.chunks(gone)),
-        ]
+        commands: list[Command] = [("HDEL", thread.data, *part) for part in keys.chunks(dead)]
+        return commands + [("ZREM", thread.index, *part) for part in keys.chunks(gone)]
 
     async def _live_fields(
         self, data_key: str, stays: set[bytes], snapshot: Snapshot, kept: Kept

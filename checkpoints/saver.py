@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -27,9 +25,9 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from checkpoints.loading import config_of
 from checkpoints.options import Options
 from checkpoints.records import Place
-from checkpoints.session import Session, open_session
+from checkpoints.session import open_session
 from checkpoints.store import Fence
-from checkpoints.sync import Call, LoopThread, SyncDoor
+from checkpoints.sync import Call, SyncDoor, Twin
 from checkpoints.threads import thread_ids
 from checkpoints.upkeep import Upkeep
 
@@ -229,30 +227,6 @@ class RedisSaver(Upkeep, SyncDoor):
         twin = copy.copy(self)
         twin._session = session
         return loop.run(call(twin))
-
-
-@dataclass
-class Twin:
-    """The loop and session behind the sync methods; none until the first of them is called."""
-
-    loop: LoopThread | None = None
-    session: Session | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def start(self, make: Callable[[], Session]) -> tuple[LoopThread, Session]:
-        """Start them if they do not run yet."""
-        with self.lock:
-            if self.loop is None or self.session is None:
-                self.loop, self.session = LoopThread(), make()
-            return self.loop, self.session
-
-    def close(self) -> None:
-        """Close the connections and end the loop."""
-        with self.lock:
-            if self.loop is not None and self.session is not None:
-                self.loop.run(self.session.store.close())
-                self.loop.stop()
-            self.loop = self.session = None
 
 
 def _target(config: RunnableConfig) -> tuple[str, str | None, str | None]:

@@ -79,7 +79,7 @@ class Store:
         """Whether no transaction spans two threads."""
         return self.connection.is_cluster
 
-    async def one(self, *command: Argument) -> Any:  # noqa: ANN401 - a reply is what it is
+    async def one(self, *command: Argument) -> Any:  # Any: a reply is what it is
         """Run one command."""
         return await self._try(lambda: self.connection.client.execute_command(*command))
 
@@ -99,7 +99,9 @@ class Store:
             return await self._try(lambda: self._pipeline(commands, transaction=True))
         return await self._apply(keys, commands, fence, b"")
 
-    async def script(self, source: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:  # noqa: ANN401 - a reply is what it is
+    async def script(
+        self, source: str, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> Any:  # Any: a reply is what it is
         """Run a server-side script; sent whole, since a restarted server forgets scripts."""
         return await self.one("EVAL", source, len(keys), *keys, *arguments)
 

@@ -11,6 +11,7 @@ import asyncio
 import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
@@ -21,6 +22,8 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
 )
+
+from checkpoints.session import Session
 
 T = TypeVar("T")
 # Any: the send and yield types of a coroutine, which nobody uses.
@@ -51,6 +54,30 @@ class LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+@dataclass
+class Twin:
+    """The loop and session behind the sync methods; none until the first of them is called."""
+
+    loop: LoopThread | None = None
+    session: Session | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, make: Callable[[], Session]) -> tuple[LoopThread, Session]:
+        """Start them if they do not run yet."""
+        with self.lock:
+            if self.loop is None or self.session is None:
+                self.loop, self.session = LoopThread(), make()
+            return self.loop, self.session
+
+    def close(self) -> None:
+        """Close the connections and end the loop."""
+        with self.lock:
+            if self.loop is not None and self.session is not None:
+                self.loop.run(self.session.store.close())
+                self.loop.stop()
+            self.loop = self.session = None
 
 
 class SyncDoor(BaseCheckpointSaver[str]):

@@ -5,18 +5,25 @@ bounded textual workspace, then a refinement (arXiv 2510.01123).
 
     from pdr_graph import ChatVLLM, preset, solve
     result = await solve("What is 6 x 7?", preset("pdr"), model=ChatVLLM(...))
+
+Names are imported on first use, since LangGraph takes seconds to load and a command line's help
+should not wait for it.
 """
 
-from pdr_graph.config import PDRConfig
-from pdr_graph.errors import PDRError
-from pdr_graph.extensions import Extensions
-from pdr_graph.graph import build_graph
-from pdr_graph.history import history
-from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.llm.client import ModelClient
-from pdr_graph.result import Result
-from pdr_graph.run import Parts, resume, solve
-from pdr_graph.strategies import PRESETS, preset
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pdr_graph.config import PDRConfig
+    from pdr_graph.errors import PDRError
+    from pdr_graph.extensions import Extensions
+    from pdr_graph.graph import build_graph
+    from pdr_graph.llm.chat_vllm import ChatVLLM
+    from pdr_graph.llm.client import ModelClient
+    from pdr_graph.result import Result
+    from pdr_graph.run import Parts, resume, solve
+    from pdr_graph.run_history import history
+    from pdr_graph.strategies import PRESETS, preset
 
 __all__ = [
     "PRESETS",
@@ -33,3 +40,27 @@ __all__ = [
     "resume",
     "solve",
 ]
+
+_HOMES = {
+    "PRESETS": "strategies",
+    "ChatVLLM": "llm.chat_vllm",
+    "Extensions": "extensions",
+    "ModelClient": "llm.client",
+    "PDRConfig": "config",
+    "PDRError": "errors",
+    "Parts": "run",
+    "Result": "result",
+    "build_graph": "graph",
+    "history": "run_history",
+    "preset": "strategies",
+    "resume": "run",
+    "solve": "run",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

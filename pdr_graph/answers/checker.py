@@ -18,7 +18,8 @@ from enum import StrEnum
 from typing import Literal
 
 from pdr_graph.answers import exact
-from pdr_graph.answers.extract import LONGEST_ANSWER, final_answer
+from pdr_graph.answers.extract import LONGEST_ANSWER, answer_in_text, final_answer
+from pdr_graph.answers.notation import readable
 from pdr_graph.answers.pool import Message, WorkerPool
 
 Mode = Literal["answer", "raw"]
@@ -87,7 +88,7 @@ class _Pair:
 
     def request(self, seconds: float) -> Message:
         """Write the request for `worker.py`."""
-        gold, answer = exact.readable(self.gold), exact.readable(self.answer)
+        gold, answer = readable(self.gold), readable(self.answer)
         return {
             "gold": _boxed(gold),
             # Prose stays prose: the library looks for a number in it.
@@ -137,6 +138,9 @@ class Checker:
 
     async def _judge(self, pair: _Pair) -> _Judgement:
         decided = exact.equal(pair.gold, pair.answer)
+        if decided is None and pair.in_text and (found := answer_in_text(pair.answer)):
+            # It may confirm the text; only the whole of the text can be found wrong.
+            decided = exact.equal(pair.gold, found) or None
         if decided is not None:
             return _Judgement(Verdict.CORRECT if decided else Verdict.WRONG)
         if len(pair.gold) > _LONGEST_TEXT or len(pair.answer) > pair.longest_answer:

@@ -29,6 +29,6 @@ class ChoiceAnswers:
 
 
 def _letter(answer: str | None) -> str | None:
-    """Return the option that an answer such as `\\textbf{(B)}\\ 25` begins with."""
+    r"""Return the option that an answer such as `\textbf{(B)}\ 25` begins with."""
     found = _LETTER.match(_WRAPPING.sub(" ", answer or "").strip())
     return found.group(1) if found else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 LONGEST_ANSWER = 4000
 """In characters; what is longer is prose, or an attack."""
@@ -36,7 +37,7 @@ _ANSWER_IS = re.compile(
     (?:\s+to\s[^.\n:]{1,80}?)?
     \s*(?: \b(?i:is|equals)\b | [:：=] )
     [*_`\s]* (?:[:：][*_`\s]*)?
-    | ^[#*_\s]{0,8} (?i:(?:final\s)?answer) [*_:]{0,4} [ \t]* \n \s*     # a heading of its own
+    | ^[#*_ \t]{0,8} (?i:(?:final\s)?answer) [*_:]{0,4} [ \t]* \n \s*     # a heading of its own
     | ^\#{4} [ \t]*                                                # GSM8K
     | <answer>\s*
     """,
@@ -51,6 +52,9 @@ _SENTENCE_END = re.compile(
 _HEDGE = re.compile(r"(?i)^(?:(?:about|approximately|around|simply|therefore|thus|just)\s+)+")
 _CURRENCY = re.compile(r"\\?[$€£¥](\d[\d,]*(?:\.\d+)?)(?![\d$]|[^$\n]*\$)")
 _MATH = {"$$": "$$", "$": "$", "\\[": "\\]", "\\(": "\\)"}
+_FORMULA = re.compile(
+    r"\$\$[^$]{1,400}\$\$|\$[^$]{1,400}\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\]", re.S
+)
 _NEXT_MATH = re.compile(r"\s*(?:,|,?\s*(?:and|or)\b)\s*(?=\$|\\\(|\\\[)")
 _PERCENT = re.compile(r"\s*(?:\\?%|percent\b|pct\b)")
 _QUANTITY = re.compile(r"([-+−]?[$€£¥]?\s?\d[\d,]*(?:\.\d+)?(?:/\d+)?)\s+([A-Za-z][A-Za-z ]{1,40})")
@@ -96,6 +100,14 @@ def final_answer(solution: str) -> str | None:
     if text is None:
         return None
     return boxed_answer(text) or stated_answer(text)
+
+
+def answer_in_text(text: str) -> str | None:
+    """Return the answer that a text states, or the only formula in it; None if there are more."""
+    if stated := final_answer(text):
+        return stated
+    formulas = list(islice(_FORMULA.finditer(text[:_TAIL]), 2))
+    return tidy(formulas[0].group()) if len(formulas) == 1 else None
 
 
 def without_thought(text: str) -> str | None:
@@ -173,9 +185,9 @@ def _read_statement(rest: str) -> str | None:
     before, said, after = sentence.rpartition(" is ")
     if said and before:
         return _read_statement(after)
-    if quantity := _QUANTITY.fullmatch(sentence):
-        if not _NOT_A_UNIT.intersection(quantity.group(2).lower().split()):
-            return quantity.group(1).lstrip("$€£¥ ")
+    quantity = _QUANTITY.fullmatch(sentence)
+    if quantity and not _NOT_A_UNIT.intersection(quantity.group(2).lower().split()):
+        return quantity.group(1).lstrip("$€£¥ ")
     is_short = len(sentence.split()) <= _MOST_WORDS or any(c.isdigit() for c in sentence)
     return sentence if sentence and is_short and len(sentence) <= 200 else None
 

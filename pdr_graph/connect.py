@@ -1,0 +1,104 @@
+"""From settings to a model that is ready to be asked.
+
+    async with open_client() as client:
+        result = await solve("What is 6 x 7?", model=client)
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.llm.chat_vllm import ChatVLLM
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
+from pdr_graph.llm.pool import make_http_client
+from pdr_graph.llm.retry import Retry
+from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
+from pdr_graph.settings import Settings, load_settings
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_SLOTS = 8
+"""Calls that the embedded model works on at once; more of them wait their turn."""
+EMBEDDED_WINDOW = 2048
+"""Context window of each of them, in model tokens."""
+
+Announce = Callable[[str], None]
+"""Receives a sentence on something that was started on the user's behalf."""
+
+
+@asynccontextmanager
+async def open_client(
+    settings: Settings | None = None, *, announce: Announce = logger.info
+) -> AsyncIterator[ModelClient]:
+    """Connect to the model of the settings, and close the connections at the end.
+
+    Without a base URL the embedded demonstration model is started, and ended.
+
+    Args:
+        settings: None reads the environment.
+        announce: Told what is started.
+
+    Raises:
+        EndpointError: the endpoint is dead, refuses the key, or does not serve the model.
+        ConfigError: it serves several models and none is named, or the tokenizer file is none.
+        LocalError: the embedded model is not to be had.
+    """
+    settings = settings or load_settings()
+    if settings.base_url is not None:
+        async with _connected(settings, settings.base_url, settings.model) as client:
+            yield client
+        return
+    # The embedded parts are an extra: their packages may be absent.
+    from pdr_graph.local import embedded_model
+
+    async with (
+        embedded_model(
+            settings.data_dir,
+            slots=EMBEDDED_SLOTS,
+            context_per_slot=EMBEDDED_WINDOW,
+            announce=announce,
+        ) as endpoint,
+        _connected(settings, endpoint.base_url, settings.model or endpoint.model) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def _connected(
+    settings: Settings, base_url: str, model: str | None
+) -> AsyncIterator[ModelClient]:
+    key = settings.api_key.get_secret_value()
+    http = make_http_client()
+    try:
+        info = await probe_endpoint(http, base_url, api_key=key, model=model)
+        name = model or only_model(info, base_url)
+        counter: TokenCounter = (
+            ServerCounter(http, base_url, name, key)
+            if settings.tokenizer is None
+            else FileCounter(settings.tokenizer)
+        )
+        yield ModelClient(
+            ChatVLLM(base_url=base_url, model=name, api_key=settings.api_key, http_async_client=http),
+            counter=counter,
+            retry=Retry(attempts=settings.retries + 1),
+            max_in_flight=settings.max_in_flight,
+            window=info.window,
+        )
+    finally:
+        await http.aclose()
+
+
+def only_model(info: EndpointInfo, base_url: str) -> str:
+    """Return the one model that an endpoint serves.
+
+    Raises:
+        ConfigError: it serves none or several.
+    """
+    if len(info.models) != 1:
+        raise ConfigError(
+            f"{base_url} serves {len(info.models)} models ({', '.join(info.models) or 'none'}); "
+            "choose one by --model / PDR_MODEL"
+        )
+    return info.models[0]

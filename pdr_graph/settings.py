@@ -1,0 +1,109 @@
+"""What this process is pointed at: model endpoint, checkpoint store, data directory.
+
+The only place that reads the environment: variables `PDR_…`, then the file `.env` in the current
+directory, then the defaults. What a caller passes by name comes before all of them.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dotenv.parser import parse_stream
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pdr_graph.errors import ConfigError
+
+ENV_FILE = Path(".env")
+PREFIX = "PDR_"
+
+
+class Settings(BaseSettings):
+    """Where the parts of this process are; nothing here is recorded with a run."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+        str_strip_whitespace=True,
+    )
+
+    base_url: str | None = None
+    """OpenAI endpoint of the model, with its `/v1`; without one a small embedded model runs."""
+    model: str | None = None
+    """Name of the model; not needed where the endpoint serves only one."""
+    api_key: SecretStr = SecretStr("EMPTY")
+    """Key that the endpoint asks for."""
+    redis_url: str | None = None
+    """Where runs are kept: redis://…, rediss://…, unix://…, or `memory` for nowhere; without one
+    an embedded Valkey keeps them in the data directory."""
+    data_dir: Path = Field(default_factory=lambda: user_data_path("pdr-graph"))
+    """Folder of the embedded parts: their checkpoints, weights and logs."""
+    tokenizer: Path | None = None
+    """A tokenizer.json to count tokens with; without one the endpoint is asked."""
+    prompts: Path | None = None
+    """Folder whose NAME.md files replace built-in prompts."""
+    max_in_flight: int = Field(256, ge=1)
+    """Calls to the model at once."""
+    retries: int = Field(3, ge=0)
+    """Further attempts at a call that failed for a passing reason."""
+
+    @field_validator("api_key")
+    @classmethod
+    def _key_fits_a_header(cls, key: SecretStr) -> SecretStr:
+        text = key.get_secret_value().strip()
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("an API key holds printable ASCII characters only")
+        return SecretStr(text or "EMPTY")
+
+
+def load_settings(**given: object) -> Settings:
+    """Read the settings; `given` values come before the environment.
+
+    Raises:
+        ConfigError: a value or the file `.env` is malformed; one sentence names it.
+    """
+    _check_env_file(ENV_FILE)
+    values: dict[str, Any] = given  # Any: pydantic checks what a caller passes
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, given)) from None
+
+
+def debug_wanted() -> bool:
+    """Tell whether `PDR_DEBUG` asks for tracebacks; read apart, since settings may be malformed."""
+    return os.environ.get(f"{PREFIX}DEBUG", "").strip().lower() not in {"", "0", "false", "no"}
+
+
+def _check_env_file(file: Path) -> None:
+    """Refuse a file that would be read in part: dotenv skips lines that it does not understand."""
+    if not file.is_file():
+        return
+    try:
+        with file.open(encoding="utf-8") as lines:
+            broken = [each.original for each in parse_stream(lines) if each.error]
+    except UnicodeDecodeError:
+        raise ConfigError(f"{str(file.resolve())!r} is not UTF-8 text; correct or remove it") from None
+    except OSError as error:
+        raise ConfigError(f"{str(file.resolve())!r} cannot be read: {error.strerror}") from None
+    if broken:
+        line, text = broken[0].line, broken[0].string.strip().partition("\n")[0]
+        # A broken line may still hold a secret: say where it is and how it begins, no more.
+        raise ConfigError(
+            f"{str(file.resolve())!r} line {line} is no NAME=value: {text[:12]!r}; correct it"
+        )
+
+
+def _sentence(error: ValidationError, given: dict[str, object]) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    shown = name if name in given else f"{PREFIX}{name.upper()}"
+    message = first["msg"].removeprefix("Value error, ")
+    value = "" if name == "api_key" else f" {first['input']!r}"
+    return f"{shown}{value}: {message[0].lower()}{message[1:]}"

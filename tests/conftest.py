@@ -1,0 +1,47 @@
+"""What most tests share: a mock endpoint in its own process, and a client for it."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from pdr_graph import ChatVLLM, ModelClient
+from pdr_graph.llm.pool import make_http_client
+from pdr_graph.llm.retry import Retry
+from pdr_graph.llm.tokens import ServerCounter
+from tests.mock_endpoint import MockEndpoint
+
+MODEL = "mock-model"
+
+
+@pytest.fixture(scope="session")
+def _mock_process() -> Iterator[MockEndpoint]:
+    with MockEndpoint() as mock:
+        yield mock
+
+
+@pytest.fixture
+def mock(_mock_process: MockEndpoint) -> Iterator[MockEndpoint]:
+    """An endpoint that counts what it served, with its rules at their defaults."""
+    _mock_process.reset()
+    yield _mock_process
+    _mock_process.reset()
+
+
+@pytest.fixture
+async def connect(mock: MockEndpoint) -> AsyncIterator[Callable[..., ModelClient]]:
+    """Makes clients of the mock endpoint; their connections are closed after the test."""
+    opened = []
+
+    def make(**options) -> ModelClient:
+        fields = options.pop("model_fields", {})
+        model = ChatVLLM(base_url=mock.url, model=MODEL, **fields)
+        http = make_http_client()
+        opened.append((model, http))
+        counter = ServerCounter(http, mock.url, MODEL, "EMPTY")
+        options.setdefault("retry", Retry(attempts=3, backoff_s=0.01, max_wait_s=0.1))
+        return ModelClient(model, counter=counter, **options)
+
+    yield make
+    for model, http in opened:
+        await model.aclose()
+        await http.aclose()

@@ -29,6 +29,7 @@ PDRGraph = CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]
 def build_graph(
     model: BaseChatModel | ModelClient,
     *,
+    default: PDRConfig | None = None,
     checkpointer: BaseCheckpointSaver[str] | None = None,
     extensions: Extensions | None = None,
     prompts: Prompts | None = None,
@@ -38,6 +39,7 @@ def build_graph(
 
     Args:
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
+        default: The config of a run whose caller brings none; None is `PDRConfig()`.
         checkpointer: Where runs are kept; None where a parent graph or a server brings one.
         extensions: Distillers, finishes and verifiers of your own.
         prompts: None is the built-in ones.
@@ -50,7 +52,7 @@ def build_graph(
         trace=trace or NoTrace(),
     )
     builder = StateGraph(PDRState, context_schema=PDRConfig, input_schema=ProblemInput)
-    builder.add_node("plan", Plan(toolbox), input_schema=PDRState)
+    builder.add_node("plan", Plan(toolbox, default or PDRConfig()), input_schema=PDRState)
     builder.add_node("drafter", Drafter(toolbox), input_schema=DraftTask)
     builder.add_node("distiller", DistillerNode(toolbox), input_schema=PDRState)
     builder.add_node("refiner", Refiner(toolbox), input_schema=PDRState)

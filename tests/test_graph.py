@@ -325,3 +325,17 @@ def test_every_edge_is_drawn():
         ("verifier", "plan"),
         ("verifier", "__end__"),
     }
+
+
+async def test_studios_graphs_open_on_the_configured_endpoint(mock, monkeypatch):
+    """`graphs/` connects by the settings, and `sr` opens with its own preset."""
+    from graphs.pdr import pdr
+    from graphs.sr import sr
+
+    monkeypatch.setenv("PDR_BASE_URL", mock.url)
+    async with pdr() as graph:
+        state = await graph.ainvoke({"problem": PROBLEM}, context=preset("majority", **SMALL))
+    assert state["config"]["preset"] == "majority"
+    async with sr() as graph:
+        state = await graph.ainvoke({"problem": PROBLEM})
+    assert (state["config"]["preset"], state["round"]) == ("sr", 3)

@@ -12,7 +12,10 @@ from pdr_graph.answers.notation import normal
 from pdr_graph.answers.number import LONGEST_NUMBER, equal_numbers, number
 
 _LONGEST_TEXT = 1000
-_MOST_ELEMENTS = 20
+_LONGEST_SERIES = 100
+# A set is compared each with each, which is quadratic.
+_LONGEST_LIST = 300
+_MOST_ELEMENTS = 12
 
 _DOTS = re.compile(r"\\[lcd]?dots|…|\.\.\.")
 _WORD = re.compile(r"[A-Za-z]{4,}(?: [A-Za-z]+)*")
@@ -29,14 +32,15 @@ def equal(left: str, right: str) -> bool | None:
         return left.lstrip("0") == right.lstrip("0")
     if max(len(left), len(right)) > _LONGEST_TEXT:
         return True if left.strip() == right.strip() else None
-    return _equal_short(left, right)
+    return _equal_short(left, right, depth=2)
 
 
 def _is_digits(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _equal_short(left: str, right: str) -> bool | None:
+def _equal_short(left: str, right: str, depth: int) -> bool | None:
+    """Compare two answers, lists in lists down to a depth."""
     if len(left) <= LONGEST_NUMBER and len(right) <= LONGEST_NUMBER:
         first, second = number(left), number(right)
         if first is not None and second is not None:
@@ -44,28 +48,35 @@ def _equal_short(left: str, right: str) -> bool | None:
     left, right = normal(left), normal(right)
     if left == right:
         return bool(left)
-    if _DOTS.search(left) or _DOTS.search(right):
-        return False  # a series that goes on is read by nobody
+    longest = max(len(left), len(right))
+    if longest <= _LONGEST_SERIES and (_DOTS.search(left) or _DOTS.search(right)):
+        return False  # math-verify reads a series up to its dots, or only its first term
     if _WORD.fullmatch(left) and _WORD.fullmatch(right):
         # math-verify reads words as products of letters: "listen" would be "silent".
         return left.casefold() == right.casefold()
-    return _equal_lists(left, right)
+    return _equal_lists(left, right, depth) if depth and longest <= _LONGEST_LIST else None
 
 
-def _equal_lists(left: str, right: str) -> bool | None:
-    """Compare (1, 2) with (1, 2.0), and "1 and 2" with "2, 1"; None where they are no such lists."""
+def _equal_lists(left: str, right: str, depth: int) -> bool | None:
+    """Compare "(1, 2)" with "(1, 2.0)", and "1 and 2" with "2, 1"; None if they are not lists."""
     first, second = _elements(left), _elements(right)
-    if first is None or second is None or first[0] != second[0] or len(first[1]) != len(second[1]):
+    if first is None or second is None or first[0] != second[0]:
         return None
     brackets, lefts = first
     rights = second[1]
-    in_order = [_equal_short(a, b) for a, b in zip(lefts, rights, strict=True)]
-    if all(in_order):
+    if len(lefts) != len(rights):
+        return None
+
+    def same(pair: tuple[str, str]) -> bool:
+        return _equal_short(*pair, depth - 1) is True
+
+    if all(map(same, zip(lefts, rights, strict=True))):
         return True
-    if brackets in ("", "{}", "\\{\\}") and "=" not in left + right:
-        found = [any(_equal_short(a, b) for b in rights) for a in lefts]
-        sought = [any(_equal_short(a, b) for a in lefts) for b in rights]
-        return True if all(found) and all(sought) else None
+    # x = 1, y = 2 has an order even where it is not written.
+    if depth == 2 and brackets in ("", "{}", "\\{\\}") and "=" not in left + right:
+        found = all(any(same((a, b)) for b in rights) for a in lefts)
+        if found and all(any(same((a, b)) for a in lefts) for b in rights):
+            return True
     return None
 
 

@@ -1,6 +1,7 @@
 """The folder in which the embedded parts keep what they own: weights, the store, logs."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -8,6 +9,9 @@ from platformdirs import user_data_path
 from pdr_graph.errors import LocalError
 
 logger = logging.getLogger(__name__)
+
+Announce = Callable[[str], None]
+"""Takes one line for the user to read."""
 
 LOG_LIMIT = 4 * 2**20
 """Size in bytes above which a log is set aside when its server starts."""

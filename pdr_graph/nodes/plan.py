@@ -22,15 +22,21 @@ class Plan:
     """Records the config on entry, then starts rounds while there are any and they can be paid."""
 
     toolbox: Toolbox
+    default: PDRConfig
+    """The config of a run whose caller brings none."""
 
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the update that opens a run, a round, or the finish."""
         # `done` is left by an earlier run of the same thread: this input asks for a new one.
         if state.get("phase") in {None, "done"}:
-            opening = await self._open(state, runtime.context or _given_config(state))
+            opening = await self._open(state, runtime.context or self._given(state))
             state = state_of({**state, **opening})
             return {**opening, **self._next(state, runtime), "ledger": Overwrite([])}
         return self._next(state, runtime)
+
+    def _given(self, state: PDRState) -> PDRConfig:
+        given = state.get("config")
+        return make_config(**given) if given else self.default
 
     async def _open(self, state: PDRState, config: PDRConfig) -> dict[str, object]:
         problem = state.get("problem", "").strip()
@@ -77,11 +83,6 @@ class Plan:
         width = width_of(config, next_round)
         runtime.stream_writer({"event": "round", "round": next_round, "width": width})
         return {"phase": "draft", "round": next_round}
-
-
-def _given_config(state: PDRState) -> PDRConfig:
-    given = state.get("config")
-    return make_config(**given) if given else PDRConfig()
 
 
 def _check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:

@@ -1,0 +1,1 @@
+"""What LangGraph Studio opens: ready graphs on the configured endpoint."""

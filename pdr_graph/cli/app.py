@@ -1,0 +1,145 @@
+"""The commands and their options; what each does is imported when it is called."""
+
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pdr_graph.cli.failure import INTERRUPTED, explain
+from pdr_graph.cli.options import CONFIG, OUTPUT, SETTINGS, STRATEGY, Given, takes
+from pdr_graph.cli.output import LogLines, Output
+from pdr_graph.settings import debug_wanted
+
+app = typer.Typer(
+    name="pdr-graph",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Write one JSON object.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Show errors only.", rich_help_panel=OUTPUT)
+]
+TraceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        help="Append every model call in full to this file, one JSON object a line.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _entry(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of errors (PDR_DEBUG).")
+    ] = False,
+) -> None:
+    """Parallel-Distill-Refine reasoning: many drafts, one bounded workspace, a better answer."""
+    if show_version:
+        typer.echo(f"pdr-graph {version('pdr-graph')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("solve")
+@takes(config=CONFIG, settings=SETTINGS)
+def _solve(
+    config: Given,
+    settings: Given,
+    problem: Annotated[
+        str | None, typer.Argument(help="The problem; `-` or none reads standard input.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="Read the problem from a file."),
+    ] = None,
+    thread: Annotated[
+        str | None, typer.Option("--thread", help="Name of the run; one is made up without.")
+    ] = None,
+    trace: TraceFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Solve a problem."""
+    from pdr_graph.cli.problem import read_problem
+    from pdr_graph.cli.solving import solve_command
+
+    output = _output(json, quiet)
+    solve_command(read_problem(problem, file), thread, config, settings, trace, output)
+
+
+@app.command("resume")
+@takes(config=CONFIG, settings=SETTINGS)
+def _resume(
+    thread: Annotated[str, typer.Argument(help="The run, as `pdr-graph threads` lists it.")],
+    config: Given,
+    settings: Given,
+    trace: TraceFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run that was stopped, killed or failed; what is done is not done again."""
+    from pdr_graph.cli.solving import resume_command
+
+    resume_command(thread, config, settings, trace, _output(json, quiet))
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; every error becomes one sentence."""
+    from pdr_graph.cli.ending import RunEndedError
+
+    debug = debug_wanted() or "--debug" in arguments
+    output = Output()
+    if not debug and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # they speak to developers
+    try:
+        code = typer.main.get_command(app).main(
+            list(arguments), prog_name="pdr-graph", standalone_mode=False
+        )
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except RunEndedError as ended:
+        code = ended.exit_code
+        if ended.cause is not None:
+            code = _report(ended.cause, output, debug=debug)
+        output.tell(ended.way_on)
+    # The top of the command line: nothing may leave it as a traceback.
+    except Exception as error:  # noqa: BLE001
+        return _report(error, output, debug=debug)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, output: Output, *, debug: bool) -> int:
+    failure = explain(error)
+    if debug:
+        traceback.print_exception(error)
+    output.tell(f"error: {failure.sentence}", "red")
+    return failure.exit_code
+
+
+def _output(json: bool, quiet: bool) -> Output:
+    output = Output(json=json, quiet=quiet)
+    logging.basicConfig(handlers=[LogLines(output)], level=logging.WARNING, force=True)
+    return output

@@ -1,0 +1,140 @@
+"""How far a run is, kept from its events and told in lines and in a short status."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from pdr_graph.cli.output import joined
+from pdr_graph.cli.text import one_line
+from pdr_graph.types import Draft
+
+ANSWERS_SHOWN = 4
+ANSWER_CHARS = 24
+
+Event = dict[str, Any]  # Any: plain data, by the name in "event"
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known of a run that goes on."""
+
+    num_rounds: int
+    round: int = 0
+    width: int | None = None
+    """Drafts of this round; None before the first."""
+    drafts: dict[int, Event] = field(default_factory=dict)
+    """Those of this round that are in, by index."""
+    tokens: int = 0
+    """Prompt and completion tokens of the run so far, calls in flight left out."""
+    doing: str = "starting"
+    began: float = field(default_factory=perf_counter)
+    round_began: float = field(default_factory=perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since this process took up the run."""
+        return perf_counter() - self.began
+
+    def continue_from(self, round_number: int, width: int, drafts: Iterable[Draft]) -> None:
+        """Take up a round that an earlier process has begun."""
+        self.round, self.width, self.doing = round_number, width, "drafting"
+        for draft in drafts:
+            if draft["error"] is None:
+                self.drafts[draft["index"]] = dict(draft)
+
+    def take(self, event: Event) -> str | None:
+        """Keep an event; return a line on it where it is a milestone."""
+        self.tokens += event.get("spent", 0)
+        handler = _HANDLERS.get(event["event"])
+        return handler(self, event) if handler else None
+
+    def status(self) -> str:
+        """Say in one line where the run is."""
+        where = f"round {self.round} of {self.num_rounds}" if self.round else ""
+        drafts = f"{len(self.drafts)} of {self.width} drafts in" if self.width else ""
+        spent = f"{self.tokens:,} tokens" if self.tokens else ""
+        doing = self.doing if self.doing != "drafting" else ""
+        return joined([where, drafts, doing, spent, f"{self.seconds:.0f} s"])
+
+    def answers(self) -> str:
+        """Say how often which answer came in this round, the most frequent first."""
+        counts = Counter(
+            one_line(each["answer"]) for each in self.drafts.values() if each["answer"] is not None
+        )
+        shown = [
+            f"{_short(answer)} ×{count}" if count > 1 else _short(answer)
+            for answer, count in counts.most_common(ANSWERS_SHOWN)
+        ]
+        rest = len(counts) - len(shown)
+        return joined([*shown, f"{rest} more" if rest > 0 else ""])
+
+    def losses(self) -> str:
+        """Count this round's drafts that have no solution, by reason."""
+        counts = Counter(each["error"] for each in self.drafts.values() if each["error"])
+        return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+
+    def _on_round(self, event: Event) -> None:
+        self.round, self.width, self.drafts = event["round"], event["width"], {}
+        self.doing, self.round_began = "drafting", perf_counter()
+        self.num_rounds = max(self.num_rounds, self.round)
+
+    def _on_draft(self, event: Event) -> str | None:
+        self.tokens += event["tokens"]
+        self.round = event["round"]
+        self.drafts[event["index"]] = event
+        if self.width is None or len(self.drafts) < self.width:
+            return None
+        self.doing = "distilling"
+        seconds = f"{perf_counter() - self.round_began:.1f} s"
+        found = self.answers()
+        return f"round {self.round}: " + joined(
+            [
+                _count(self.width, "draft"),
+                f"answers {found}" if found else "no answers",
+                self.losses(),
+                seconds,
+            ]
+        )
+
+    def _on_workspace(self, event: Event) -> str:
+        many = f"{event['count']} workspaces, the largest" if event["count"] > 1 else "workspace"
+        self.doing = "distilled"
+        return f"round {event['round']}: {many} of {event['tokens']:,} tokens"
+
+    def _on_finish(self, event: Event) -> None:
+        self.doing, self.width = _DOING.get(event["finish"], event["finish"]), None
+
+    def _on_solution(self, event: Event) -> None:
+        self.doing = "verifying"
+
+    def _on_verdict(self, event: Event) -> str | None:
+        self.doing = "done"
+        if event["accepted"] is None:
+            return None
+        word = "accepted" if event["accepted"] else "rejected"
+        return joined([f"{word} by {event['verifier']}", event["reason"]])
+
+    def _on_note(self, event: Event) -> str:
+        return f"note: {event['text']}"
+
+
+_HANDLERS: Mapping[str, Any] = {  # Any: methods that take an event
+    "round": Progress._on_round,
+    "draft": Progress._on_draft,
+    "workspace": Progress._on_workspace,
+    "finish": Progress._on_finish,
+    "solution": Progress._on_solution,
+    "verdict": Progress._on_verdict,
+    "note": Progress._on_note,
+}
+_DOING = {"refine": "refining", "vote": "voting", "select": "selecting"}
+
+
+def _short(answer: str) -> str:
+    return answer if len(answer) <= ANSWER_CHARS else answer[: ANSWER_CHARS - 1] + "…"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,62 @@
+"""A result for people: answer, solution, verdict, ledger, and how to look closer."""
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from pdr_graph.cli.ledger import LedgerTable
+from pdr_graph.cli.text import one_line, safe
+from pdr_graph.result import Result
+from pdr_graph.types import Verdict
+
+
+def result_parts(result: Result, look_closer: str | None) -> Iterator[RenderableType]:
+    """Yield what to print of a result.
+
+    Args:
+        result: The run.
+        look_closer: The command that shows more of it; None where the run is not kept.
+    """
+    yield labelled("answer", answer_text(result.answer))
+    yield Text()
+    yield heading("solution")
+    yield Text(safe(result.solution).strip())
+    yield Text()
+    yield labelled("verdict", verdict_text(result.verdict))
+    yield Text()
+    yield heading("ledger")
+    yield LedgerTable(result.ledger)
+    yield Text(f"{result.seconds:.1f} s")
+    yield Text()
+    for note in result.notes:
+        yield Text(f"note: {one_line(note)}", "yellow")
+    yield labelled("thread", Text(one_line(result.thread_id)))
+    if look_closer is not None:
+        yield labelled("look closer", Text(look_closer))
+
+
+def heading(text: str) -> Text:
+    """Return the heading of a part."""
+    return Text(text, "bold")
+
+
+def labelled(label: str, value: Text) -> Text:
+    """Return a label and its value on one line."""
+    return Text.assemble((label, "bold"), "  ", value)
+
+
+def answer_text(answer: str | None) -> Text:
+    """Return the answer; a solution without one is said to have none."""
+    return Text("none stated", "dim") if answer is None else Text(one_line(answer), "bold green")
+
+
+def verdict_text(verdict: Verdict) -> Text:
+    """Return a verdict in words."""
+    accepted = verdict["accepted"]
+    if accepted is None:
+        return Text("not judged", "dim")
+    word = Text("accepted", "green") if accepted else Text("rejected", "red")
+    by = f" by {one_line(verdict['verifier'])}"
+    reason = one_line(verdict["reason"])
+    return word + Text(f"{by}: {reason}" if reason else by)

@@ -1,0 +1,175 @@
+"""Stored bytes that are not what was written give a named error, never a wrong state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from test_saver import put
+
+from checkpoints import (
+    CorruptCheckpointError,
+    DecryptionError,
+    FormatVersionError,
+    RedisSaver,
+    StoreConfigError,
+    keys,
+)
+
+CONFIG = {"configurable": {"thread_id": "t"}}
+OLD, NEW = b"o" * 32, b"n" * 32
+TEXT = "a long enough text to be a part " * 100
+
+
+async def store_one(saver: RedisSaver) -> None:
+    config = await put(saver, "t", {"small": 1, "large": TEXT})
+    await saver.aput_writes(config, [("small", 2)], "task")
+
+
+async def each_blob(saver: RedisSaver) -> dict[bytes, bytes]:
+    data = saver._session.keyspace.thread("t").data
+    fields = await saver._session.store.one("HGETALL", data)
+    return {name: blob for name, blob in fields.items() if name not in (keys.HEAD, keys.UPDATED)}
+
+
+async def overwrite(saver: RedisSaver, name: bytes, blob: bytes | None) -> None:
+    data = saver._session.keyspace.thread("t").data
+    if blob is None:
+        await saver._session.store.one("HDEL", data, name)
+    else:
+        await saver._session.store.one("HSET", data, name, blob)
+
+
+def flip(blob: bytes) -> bytes:
+    return blob[:-1] + bytes([blob[-1] ^ 1])
+
+
+@pytest.mark.parametrize("encryption_keys", [(), (OLD,)], ids=["plain", "encrypted"])
+@pytest.mark.parametrize(
+    "damage",
+    [flip, lambda blob: blob[:-3], lambda blob: blob[:1], lambda blob: b"", lambda blob: None],
+    ids=["flipped", "cut", "one byte", "empty", "gone"],
+)
+async def test_every_damaged_blob_is_reported(
+    open_saver: Callable[..., RedisSaver],
+    encryption_keys: tuple[bytes, ...],
+    damage: Callable[[bytes], bytes | None],
+) -> None:
+    """Record, value, pending write and part: each damage is found, and repaired by the original."""
+    saver = open_saver(encryption_keys=encryption_keys)
+    await store_one(saver)
+    blobs = await each_blob(saver)
+    assert {name[:1] for name in blobs} == {b"c", b"v", b"w", b"p"}
+    for name, blob in blobs.items():
+        damaged = damage(blob)
+        await overwrite(saver, name, damaged)
+        if damaged is None and name[:1] == b"c":
+            continue  # without its record a checkpoint is not there at all
+        with pytest.raises(CorruptCheckpointError):
+            await saver.aget_tuple(CONFIG)
+        await overwrite(saver, name, blob)
+        assert await saver.aget_tuple(CONFIG) is not None
+
+
+@pytest.mark.parametrize("encryption_keys", [(), (OLD,)], ids=["plain", "encrypted"])
+async def test_blobs_do_not_change_places(
+    open_saver: Callable[..., RedisSaver], encryption_keys: tuple[bytes, ...]
+) -> None:
+    """A whole blob in the field of another is as corrupt as a cut one."""
+    saver = open_saver(encryption_keys=encryption_keys)
+    await put(saver, "t", {"a": 1, "b": 2})
+    one, two = [name for name in await each_blob(saver) if name[:1] == b"v"]
+    await overwrite(saver, one, (await each_blob(saver))[two])
+    with pytest.raises(CorruptCheckpointError, match="channel value"):
+        await saver.aget_tuple(CONFIG)
+
+
+async def test_later_blob_format_is_refused(saver: RedisSaver) -> None:
+    """A blob of format 2 is named as such."""
+    await store_one(saver)
+    for name, blob in (await each_blob(saver)).items():
+        await overwrite(saver, name, b"\2" + blob[1:])
+    with pytest.raises(FormatVersionError, match="format version 2, this release reads 1"):
+        await saver.aget_tuple(CONFIG)
+
+
+async def test_later_thread_format_is_refused(saver: RedisSaver) -> None:
+    """A thread of layout 2 is refused by reading, listing, pruning, copying and exporting."""
+    await store_one(saver)
+    await overwrite(saver, keys.HEAD, b"2 0")
+    calls: list[Callable[[], Any]] = [
+        lambda: saver.aget_tuple(CONFIG),
+        lambda: saver.threads(),
+        lambda: saver.aprune(["t"]),
+        lambda: saver.acopy_thread("t", "u"),
+        lambda: anext(saver.export_thread("t")),
+    ]
+    for call in calls:
+        with pytest.raises(FormatVersionError, match="thread 't'"):
+            await call()
+
+
+async def test_wrong_key_is_named(open_saver: Callable[..., RedisSaver]) -> None:
+    """A reader without the key, or with no key, is told so."""
+    await store_one(open_saver(encryption_keys=[OLD]))
+    with pytest.raises(DecryptionError, match="not in encryption_keys"):
+        await open_saver(encryption_keys=[NEW]).aget_tuple(CONFIG)
+    with pytest.raises(DecryptionError, match="encryption_keys is not set"):
+        await open_saver().aget_tuple(CONFIG)
+
+
+async def test_rotated_key_still_reads(open_saver: Callable[..., RedisSaver]) -> None:
+    """Old and unencrypted checkpoints stay readable; new ones need the new key only."""
+    await put(open_saver(), "t", {"a": TEXT, "n": 0})
+    await put(open_saver(encryption_keys=[OLD]), "t", {"a": TEXT, "n": 1})
+    rotated = open_saver(encryption_keys=[NEW, OLD])
+    await put(rotated, "t", {"a": TEXT, "n": 2})
+    history = [found.checkpoint["channel_values"] async for found in rotated.alist(CONFIG)]
+    assert history == [{"a": TEXT, "n": n} for n in (2, 1, 0)]
+    latest = await open_saver(encryption_keys=[NEW]).aget_tuple(CONFIG)
+    assert latest is not None
+    assert latest.checkpoint["channel_values"] == {"a": TEXT, "n": 2}
+
+
+async def test_encryption_leaves_no_text(open_saver: Callable[..., RedisSaver]) -> None:
+    """Neither values nor metadata can be found in what is stored, nor their plain digests."""
+    saver = open_saver(encryption_keys=[OLD], compression="none")
+    plain = open_saver(prefix=saver.options.prefix + "-plain", compression="none")
+    for one in (saver, plain):
+        await put(one, "t", {"secret": TEXT})
+    stored = b"".join((await each_blob(saver)).values())
+    assert b"long enough" not in stored
+    assert b"long enough" in b"".join((await each_blob(plain)).values())
+    parts = [{name for name in await each_blob(one) if name[:1] == b"p"} for one in (saver, plain)]
+    assert not parts[0] & parts[1]
+
+
+@pytest.mark.parametrize("compression", ["none", "zlib", "zstd"])
+async def test_any_compression_reads_any_other(
+    open_saver: Callable[..., RedisSaver], compression: str
+) -> None:
+    """What was written one way is read whatever the setting is now."""
+    await put(open_saver(compression=compression), "t", {"a": TEXT})
+    for other in ("none", "zlib", "zstd"):
+        found = await open_saver(compression=other).aget_tuple(CONFIG)
+        assert found is not None
+        assert found.checkpoint["channel_values"] == {"a": TEXT}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"encryption_keys": [b"short"]}, "has 5 bytes, AES-256 takes 32"),
+        ({"compression": "lzma"}, "compression is 'lzma', it can be none, zlib, zstd"),
+        ({"prefix": "{a}"}, "prefix '{a}'"),
+        ({"ttl_s": 0}, "ttl_s is 0"),
+        ({"max_connections": 0}, "max_connections is 0"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, Any], sentence: str) -> None:
+    """One sentence names the option and its value."""
+    from checkpoints import Options
+
+    with pytest.raises(StoreConfigError, match=sentence):
+        RedisSaver("redis://127.0.0.1", options=Options(**options))

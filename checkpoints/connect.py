@@ -73,6 +73,8 @@ def connect(url: str, *, max_connections: int, socket_timeout_s: float) -> Conne
             return _sentinel(parts, options)
         if parts.scheme.endswith("+cluster"):
             return _cluster(parts, options, max_connections)
+        if parts.scheme == "unix":
+            del options["socket_keepalive"]  # redis-py's Unix connection does not take it
         pool = BlockingConnectionPool.from_url(
             url, max_connections=max_connections, timeout=None, retry=_no_retry(), **options
         )
@@ -95,9 +97,10 @@ def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Connection:
         raise ValueError(
             "name the service after the hosts, as in redis+sentinel://h:26379/mymaster"
         )
+    asking = {**options, "retry": _no_retry()}
     options |= _server_options(parts, f"/{database}")
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        _hosts(parts, 26379), retry=_no_retry(), **options
+        _hosts(parts, 26379), sentinel_kwargs=asking, retry=_no_retry(), **options
     )
     client: Redis = sentinel.master_for(service, max_connections=2**31)
 

@@ -64,7 +64,7 @@ async def examine(store: Store) -> Health:
     return Health(
         where=store.where,
         server=f"{name} {version}",
-        mode="cluster" if store.is_cluster else str(info.get("redis_mode", UNKNOWN)),
+        mode=str(info.get("redis_mode", info.get("server_mode", UNKNOWN))),
         appendonly=appendonly,
         appendfsync=config["appendfsync"],
         maxmemory_policy=policy,

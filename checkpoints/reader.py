@@ -55,7 +55,11 @@ class Reader:
     async def get(
         self, places: Sequence[Place], serde: SerializerProtocol
     ) -> list[CheckpointTuple | None]:
-        """Read checkpoints of one thread; None where there is none."""
+        """Read checkpoints of one thread; None where there is none.
+
+        Raises:
+            CorruptCheckpointError: Stored bytes are missing, cut or altered.
+        """
         loadings = await self._records(places)
         try:
             return await self._tuples(loadings, serde)
@@ -111,6 +115,10 @@ class Reader:
             ]
         )
         check_head(blobs[0], thread_id)
+        for name, blob in zip(names, blobs[1:], strict=True):
+            # Both are removed together, so a name without a record is a loss, not an absence.
+            if blob is None and await self.store.one("ZSCORE", thread.index, name) is not None:
+                raise CorruptCheckpointError(describe(name), "it is missing")
         return [
             Loading(place, self._record(blob, name), own)
             for place, name, blob, own in zip(places, names, blobs[1:], write_names, strict=True)

@@ -124,8 +124,9 @@ def check_head(head: bytes | None, thread_id: str) -> int:
 
 # list[Any]: msgpack of mixed content, checked by length and taken apart by the callers.
 def _unpack(blob: bytes, envelope: Envelope, field: bytes, length: int) -> list[Any]:
+    packed = envelope.unwrap(blob, field)
     try:
-        body = ormsgpack.unpackb(envelope.unwrap(blob, field))
+        body = ormsgpack.unpackb(packed)
     except ormsgpack.MsgpackDecodeError as error:
         raise CorruptCheckpointError(describe(field), f"it is not msgpack: {error}") from error
     if not isinstance(body, list) or len(body) != length:

@@ -1,12 +1,13 @@
 """From settings to a model that is ready to be asked.
 
-    async with open_client() as client:
-        result = await solve("What is 6 x 7?", model=client)
+async with open_client() as client:
+    result = await solve("What is 6 x 7?", model=client)
 """
 
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.chat_vllm import ChatVLLM
@@ -15,6 +16,8 @@ from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
+from pdr_graph.local import embedded_model
+from pdr_graph.local.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
@@ -50,19 +53,32 @@ async def open_client(
         async with _connected(settings, settings.base_url, settings.model) as client:
             yield client
         return
-    # The embedded parts are an extra: their packages may be absent.
-    from pdr_graph.local import embedded_model
-
     async with (
         embedded_model(
             settings.data_dir,
             slots=EMBEDDED_SLOTS,
             context_per_slot=EMBEDDED_WINDOW,
+            model_file=_model_file(settings.model),
             announce=announce,
         ) as endpoint,
-        _connected(settings, endpoint.base_url, settings.model or endpoint.model) as client,
+        _connected(settings, endpoint.base_url, endpoint.model) as client,
     ):
         yield client
+
+
+def _model_file(model: str | None) -> Path | None:
+    """Return the file that the embedded server is to load, None for its own."""
+    if model is None or model == SMOLLM2.name:
+        return None
+    file = Path(model)
+    if file.suffix != ".gguf":
+        raise ConfigError(
+            f"model {model!r} is named, but no endpoint that serves it; set --base-url / "
+            "PDR_BASE_URL, or name a .gguf file"
+        )
+    if not file.is_file():
+        raise ConfigError(f"model file {model!r} does not exist")
+    return file.resolve()
 
 
 @asynccontextmanager
@@ -80,7 +96,9 @@ async def _connected(
             else FileCounter(settings.tokenizer)
         )
         yield ModelClient(
-            ChatVLLM(base_url=base_url, model=name, api_key=settings.api_key, http_async_client=http),
+            ChatVLLM(
+                base_url=base_url, model=name, api_key=settings.api_key, http_async_client=http
+            ),
             counter=counter,
             retry=Retry(attempts=settings.retries + 1),
             max_in_flight=settings.max_in_flight,

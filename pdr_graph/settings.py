@@ -36,13 +36,14 @@ class Settings(BaseSettings):
     base_url: str | None = None
     """OpenAI endpoint of the model, with its `/v1`; without one a small embedded model runs."""
     model: str | None = None
-    """Name of the model; not needed where the endpoint serves only one."""
+    """Name of the model, not needed where the endpoint serves only one; without an endpoint, a
+    .gguf file to run here."""
     api_key: SecretStr = SecretStr("EMPTY")
     """Key that the endpoint asks for."""
     redis_url: str | None = None
     """Where runs are kept: redis://…, rediss://…, unix://…, or `memory` for nowhere; without one
     an embedded Valkey keeps them in the data directory."""
-    data_dir: Path = Field(default_factory=lambda: user_data_path("pdr-graph"))
+    data_dir: Path = Field(default_factory=lambda: user_data_path("pdr-graph", appauthor=False))
     """Folder of the embedded parts: their checkpoints, weights and logs."""
     tokenizer: Path | None = None
     """A tokenizer.json to count tokens with; without one the endpoint is asked."""
@@ -89,7 +90,9 @@ def _check_env_file(file: Path) -> None:
         with file.open(encoding="utf-8") as lines:
             broken = [each.original for each in parse_stream(lines) if each.error]
     except UnicodeDecodeError:
-        raise ConfigError(f"{str(file.resolve())!r} is not UTF-8 text; correct or remove it") from None
+        raise ConfigError(
+            f"{str(file.resolve())!r} is not UTF-8 text; correct or remove it"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{str(file.resolve())!r} cannot be read: {error.strerror}") from None
     if broken:

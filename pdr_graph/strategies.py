@@ -34,8 +34,8 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 
 def preset(
     name: str,
-    *,
     presets: Mapping[str, Mapping[str, object]] = PRESETS,
+    /,
     **overrides: object,
 ) -> PDRConfig:
     """Return the config of a named strategy, with fields of your own on top.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hypothesis import strategies as st
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -98,9 +99,9 @@ def every(k: int) -> Callable[[str], int]:
 
 
 def uneven(text: str) -> int:
-    """Count five tokens for a mark, one for seven of anything else: density jumps about."""
-    marks = sum(not each.isalnum() and not each.isspace() for each in text)
-    return 5 * marks + -(-(len(text) - marks) // 7)
+    """Count every byte of a mark, one token for seven of anything else: density jumps about."""
+    marks = "".join(each for each in text if not each.isalnum() and not each.isspace())
+    return num_bytes(marks) + -(-(len(text) - len(marks)) // 7)
 
 
 LENGTHS: Mapping[str, Callable[[str], int]] = {
@@ -112,6 +113,20 @@ LENGTHS: Mapping[str, Callable[[str], int]] = {
     "uneven": uneven,
 }
 """Ways to count tokens that differ as tokenizers do, and more."""
+
+_MARKS = "a 7 Reasoning $x^2$ }{ \\boxed{ <think> [...] 😀 שלום مرحبا 漢字 é word"
+_BLANKS = " |\t|\n|\n\n|\x00|\u202e|\u0301|\u200d|\ud800|\udfff"
+ODD_PIECES = (*_MARKS.split(), *_BLANKS.split("|"))
+"""What models and users may write: marks, emoji, right-to-left text, halves of a character."""
+
+odd_texts = st.one_of(
+    st.text(st.characters(codec=None), max_size=300),
+    st.lists(st.sampled_from(ODD_PIECES), max_size=100).map("".join),
+    st.tuples(st.sampled_from(ODD_PIECES), st.integers(1, 2000)).map(
+        lambda each: each[0] * each[1]
+    ),
+)
+"""Any text at all, short or long, lone surrogates included."""
 
 
 @dataclass

@@ -242,7 +242,7 @@ async def test_a_user_adds_steps_and_a_preset_by_passing_callables(mock, connect
         return Verdict(verifier="picky", accepted=step.solution["text"] == "DONE", reason="style")
 
     own = {**PRESETS, "mine": {"widths": (2, 1), "distiller": "longest", "finish": "shout"}}
-    config = preset("mine", presets=own, verifier="picky", **SMALL)
+    config = preset("mine", own, verifier="picky", **SMALL)
     extensions = Extensions(
         distillers={"longest": longest}, finishes={"shout": shout}, verifiers={"picky": picky}
     )

@@ -22,6 +22,7 @@ import queue
 import resource
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 # One object a line, in both directions.
@@ -37,9 +38,8 @@ class MathVerify:
     """The library, with its own timeouts off and its known false positives caught."""
 
     def __init__(self) -> None:
-        # Neither library has types.
-        from math_verify import parse, verify  # type: ignore[import-untyped]
-        from sympy import (  # type: ignore[import-untyped]
+        from math_verify import LatexExtractionConfig, parse, verify
+        from sympy import (
             Basic,
             Float,
             N,
@@ -48,6 +48,7 @@ class MathVerify:
 
         logging.disable(logging.CRITICAL)
         self._parse, self._verify = parse, verify
+        self._latex_only = [LatexExtractionConfig()]
         self._basic, self._float, self._evaluate = Basic, Float, N
         self._percent = UnevaluatedExpr
         # The first parse compiles regexes and builds the grammar's tables: 0.1 s, before the clock.
@@ -65,7 +66,11 @@ class MathVerify:
 
     def _read(self, text: str) -> list[Any]:
         # Its fallback is a string of what it failed to read, often cut: two of them say nothing.
-        read: list[Any] = self._parse(text, fallback_mode="no_fallback", parsing_timeout=None)
+        options: dict[str, Any] = {"fallback_mode": "no_fallback", "parsing_timeout": None}
+        if text.startswith("\\boxed"):
+            # Left to itself, it would look for any number within what it cannot read.
+            options["extraction_config"] = self._latex_only
+        read: list[Any] = self._parse(text, **options)
         return read
 
     def _equal(self, golds: list[Any], answers: list[Any], both_ways: bool) -> bool:
@@ -108,16 +113,23 @@ def reply(library: MathVerify, line: str) -> _Line:
 def limit_processor_time(seconds: float) -> None:
     """Let the system end this process soon after the time in which the parent would have."""
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    soft = math.ceil(spent.ru_utime + spent.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+    lower_limit(resource.RLIMIT_CPU, math.ceil(spent.ru_utime + spent.ru_stime + seconds) + 1)
+
+
+def lower_limit(which: int, value: int) -> None:
+    """Set a limit that may be changed again, within what this process may have at most."""
+    most = resource.getrlimit(which)[1]
+    if most != resource.RLIM_INFINITY:
+        value = min(value, most)
+    with suppress(ValueError):  # some systems know no limit on the address space
+        resource.setrlimit(which, (value, most))
 
 
 def main() -> None:
     """Say `ready`, then answer requests until standard input ends."""
     library = MathVerify()
-    memory = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    lower_limit(resource.RLIMIT_AS, int(sys.argv[1]))
+    lower_limit(resource.RLIMIT_CORE, 0)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     # A library that prints must not write into the conversation.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

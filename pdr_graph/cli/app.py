@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pdr_graph.cli.failure import INTERRUPTED, explain
-from pdr_graph.cli.options import CONFIG, OUTPUT, SETTINGS, STRATEGY, Given, takes
+from pdr_graph.cli.options import CONFIG, OUTPUT, SETTINGS, STORAGE, Given, takes
 from pdr_graph.cli.output import LogLines, Output
 from pdr_graph.settings import debug_wanted
 
@@ -27,9 +27,7 @@ app = typer.Typer(
 Json = Annotated[
     bool, typer.Option("--json", help="Write one JSON object.", rich_help_panel=OUTPUT)
 ]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", help="Show errors only.", rich_help_panel=OUTPUT)
-]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show errors only.", rich_help_panel=OUTPUT)]
 TraceFile = Annotated[
     Path | None,
     typer.Option(
@@ -99,6 +97,46 @@ def _resume(
     from pdr_graph.cli.solving import resume_command
 
     resume_command(thread, config, settings, trace, _output(json, quiet))
+
+
+@app.command("threads")
+@takes(storage=STORAGE)
+def _threads(
+    storage: Given,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, metavar="INTEGER", help="List no more than this.")
+    ] = 20,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the runs that are kept, the last written first."""
+    from pdr_graph.cli.listing import threads_command
+
+    threads_command(storage, limit, _output(json, quiet))
+
+
+@app.command("inspect")
+@takes(storage=STORAGE)
+def _inspect(
+    thread: Annotated[str, typer.Argument(help="The run, as `pdr-graph threads` lists it.")],
+    storage: Given,
+    full: Annotated[bool, typer.Option("--full", help="Show every text whole.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show a run: rounds, drafts, workspaces, solution, verdict, ledger."""
+    from pdr_graph.cli.inspecting import inspect_command
+
+    inspect_command(thread, storage, full=full, output=_output(json, quiet))
+
+
+@app.command("doctor")
+@takes(settings=SETTINGS)
+def _doctor(settings: Given, json: Json = False) -> None:
+    """Check model, store and this machine; each line says what to do."""
+    from pdr_graph.cli.doctor import doctor_command
+
+    doctor_command(settings, _output(json, quiet=False))
 
 
 def main() -> None:

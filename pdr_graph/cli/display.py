@@ -30,7 +30,7 @@ async def shown(output: Output, progress: Progress) -> AsyncIterator[Callable[[E
 
     beat = _Heartbeat(output, progress)
     if output.quiet:
-        yield progress.take
+        yield take
     elif output.stderr.is_terminal and not output.stderr.is_dumb_terminal:
         with Live(
             _Status(progress),

@@ -26,7 +26,7 @@ def explain(error: BaseException) -> Failure:
     from pdr_graph.errors import ConfigError, PDRError
 
     if isinstance(error, typer.TyperException):
-        return Failure(error.format_message(), error.exit_code)
+        return Failure(_of_usage(error), error.exit_code)
     if isinstance(error, (ConfigError, StoreConfigError)):
         return Failure(str(error), BAD_REQUEST)
     if isinstance(error, (PDRError, CheckpointError)):
@@ -37,6 +37,13 @@ def explain(error: BaseException) -> Failure:
         return Failure(_of_system(error), FAILED)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return Failure(f"unexpected {what}; --debug shows where", FAILED)
+
+
+def _of_usage(error: typer.TyperException) -> str:
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "pdr-graph")
+    return f"{message[:1].lower()}{message[1:]}; `{command} --help` shows what there is"
 
 
 def _of_system(error: OSError) -> str:

@@ -13,6 +13,9 @@ from pdr_graph.types import Draft
 ANSWERS_SHOWN = 4
 ANSWER_CHARS = 24
 
+STARTING = "starting"
+"""What a run does before its first round or call."""
+
 Event = dict[str, Any]  # Any: plain data, by the name in "event"
 
 
@@ -28,7 +31,8 @@ class Progress:
     """Those of this round that are in, by index."""
     tokens: int = 0
     """Prompt and completion tokens of the run so far, calls in flight left out."""
-    doing: str = "starting"
+    doing: str = STARTING
+    """What the run does now."""
     began: float = field(default_factory=perf_counter)
     round_began: float = field(default_factory=perf_counter)
 
@@ -104,7 +108,8 @@ class Progress:
         return f"round {event['round']}: {many} of {event['tokens']:,} tokens"
 
     def _on_finish(self, event: Event) -> None:
-        self.doing, self.width = _DOING.get(event["finish"], event["finish"]), None
+        name = str(event["finish"])
+        self.doing, self.width = _DOING.get(name, name), None
 
     def _on_solution(self, event: Event) -> None:
         self.doing = "verifying"

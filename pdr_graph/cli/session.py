@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pdr_graph.cli.display import shown
 from pdr_graph.cli.ending import RunEndedError
 from pdr_graph.cli.output import Output
-from pdr_graph.cli.progress import Progress
+from pdr_graph.cli.progress import STARTING, Progress
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.stores import MEMORY, Saver, alone, open_saver
 from pdr_graph.connect import open_client
@@ -36,7 +36,8 @@ class Session:
     resume_command: str
     prompts: Prompts | None
     trace: Trace | None
-    began: bool = False
+    progress: Progress | None = None
+    """None until the run begins."""
 
     async def carry_out(self, check: Check, start: Start) -> Result:
         """Run to the end.
@@ -58,18 +59,18 @@ class Session:
                 raise
             # Whatever ended the run, the top of the command line says it; here we add the way on.
             except Exception as error:
-                if not self.began:
+                if not self._asked_anything:
                     raise
                 raise self._ended(None, error) from error
 
     async def _run(self, check: Check, start: Start, stopper: Stopper) -> Result:
         say = self.output.say
         async with open_saver(self.settings, say) as saver:
-            progress = await check(saver)
+            before = await check(saver)
             async with (
                 alone(saver, self.thread_id, say),
                 open_client(self.settings, announce=say) as client,
-                shown(self.output, progress) as on_event,
+                shown(self.output, before) as on_event,
             ):
                 parts = Parts(
                     prompts=self.prompts,
@@ -77,15 +78,20 @@ class Session:
                     on_event=on_event,
                     control=stopper.control,
                 )
-                self.began = True
+                self.progress = before
                 with stopper.draining():
                     return await start(client, saver, parts)
 
     def _ended(self, exit_code: int | None, cause: Exception | None) -> RunEndedError:
-        if not self.began:
-            return RunEndedError("stopped before the run had begun", exit_code, cause)
-        if self.settings.redis_url == MEMORY:
-            way_on = f"the run was kept in memory and cannot be resumed; --checkpoint keeps the next"
+        if self.progress is None:
+            way_on = "stopped before the run had begun"
+        elif self.settings.redis_url == MEMORY:
+            way_on = "the run was kept in memory and cannot be resumed; --checkpoint URL keeps one"
         else:
             way_on = f"resume with: {self.resume_command}"
         return RunEndedError(way_on, exit_code, cause)
+
+    @property
+    def _asked_anything(self) -> bool:
+        """Whether the run came so far that going on with it makes sense."""
+        return self.progress is not None and self.progress.doing != STARTING

@@ -15,11 +15,11 @@ from pdr_graph.cli.stores import MEMORY, Saver
 from pdr_graph.cli.text import one_line
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, ThreadExistsError
-from pdr_graph.history import history
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.result import Result
 from pdr_graph.run import Parts, new_thread_id, resume, solve
+from pdr_graph.run_history import history
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.strategies import PRESETS, preset
 from pdr_graph.trace import JsonLinesTrace
@@ -97,9 +97,11 @@ def command_line(verb: str, thread_id: str, given: Mapping[str, object]) -> str:
             shown = _without_password(str(value)) if name == "redis_url" else str(value)
             flags += [flag_of(name), shown]
     place = ["--", thread_id] if thread_id.startswith("-") else [thread_id]
-    words = ["pdr-graph", verb, *flags, *place] if len(place) > 1 else [
-        "pdr-graph", verb, *place, *flags
-    ]
+    words = (
+        ["pdr-graph", verb, *flags, *place]
+        if len(place) > 1
+        else ["pdr-graph", verb, *place, *flags]
+    )
     return one_line(shlex.join(words))
 
 

@@ -22,8 +22,9 @@ class FileLock:
         Raises:
             LocalError: The file cannot be opened for writing.
         """
+        self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LocalError(
                 f"{path} cannot be written: {error.strerror}; "
@@ -38,12 +39,25 @@ class FileLock:
         """Take the lock beside other shared holders; False if someone has it alone."""
         return self._try(fcntl.LOCK_SH)
 
+    def release(self) -> None:
+        """Give the lock up and keep the file open."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
     def _try(self, kind: int) -> bool:
         try:
-            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
+            fcntl.flock(self.descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:  # some network file systems have no locks
+            raise LocalError(
+                f"{self.path} cannot be locked: {error.strerror}; "
+                "choose a data directory on a local disk"
+            ) from error
         return True
+
+    def close(self) -> None:
+        """Close the file here; a process that it was passed on to keeps the lock."""
+        os.close(self.descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -54,4 +68,4 @@ class FileLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        os.close(self._descriptor)
+        self.close()

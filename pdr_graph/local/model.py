@@ -1,14 +1,14 @@
 """A language model with no set-up: SmolLM2-135M-Instruct in llama.cpp, in a process of its own.
 
 It is a demonstration model, small enough for any machine and often wrong. What its server does
-and does not do (llama.cpp at the version of `xllamacpp` that was tried, 2026.10):
+and does not do, as seen with `xllamacpp` 2026.10:
 
-- A streamed call that the client drops frees its slot at once. A plain one is noticed within a
-  second, but only in a second in which the server finishes nothing else: cancel streamed calls.
-- `n` above 1 works up to the number of slots, but `usage` counts the first choice only.
+- A streamed call that the client drops frees its slot at once. A plain one does so within a
+  second, but only in a second in which the server delivers nothing else: cancel streamed calls.
+- `n` works up to the number of slots, but `usage` then counts one choice only.
 - A seed gives the same text alone and in a batch. Any model name is accepted.
 - A prompt longer than a slot's context is refused with 400, `exceed_context_size_error`; an
-  answer that reaches its end stops with `finish_reason: length`.
+  answer that reaches its end stops there, with `finish_reason: length`.
 """
 
 import asyncio
@@ -16,9 +16,8 @@ import http.client
 import importlib.util
 import json
 import os
-import sys
 import threading
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,7 +25,167 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.local import model_server
+from pdr_graph.local import child
 from pdr_graph.local.cores import usable_cores
 from pdr_graph.local.data_dir import Announce, fresh_log, last_line, own_folder
 from pdr_graph.local.weights import SMOLLM2, fetch_weights, find_weights
+
+LONGEST_CONTEXT = 8192
+"""Model tokens that SmolLM2 was trained to read."""
+
+ANNOUNCE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a model answers, in OpenAI's protocol."""
+
+    base_url: str
+    """Ends in /v1."""
+    model: str
+    """The name that it goes by there."""
+
+
+@asynccontextmanager
+async def embedded_model(
+    data_dir: Path,
+    *,
+    slots: int = 8,
+    context_per_slot: int = 4096,
+    threads: int | None = None,
+    model_file: Path | None = None,
+    announce: Announce | None = None,
+    startup_timeout_s: float = 120.0,
+) -> AsyncIterator[Endpoint]:
+    """Serve the embedded model on the loopback interface for as long as the context lasts.
+
+    The server ends with this process, however this process ends.
+
+    Args:
+        data_dir: Keeps the weights and the server's log.
+        slots: Calls that are answered at the same time; more of them wait.
+        context_per_slot: Prompt and answer of one call, in model tokens. A token takes about
+            23 KB of memory, so 8 slots of 4096 take 0.8 GB.
+        threads: None is one for each physical core that this process may use.
+        model_file: A GGUF file to serve in place of SmolLM2.
+        announce: Told what happens, a line at a time.
+        startup_timeout_s: For loading the weights; fetching them has no limit.
+
+    Raises:
+        ConfigError: The slots or the context are out of bounds.
+        LocalError: The weights are not to be had, or the server does not start.
+    """
+    say = announce or (lambda line: None)
+    if slots < 1:
+        raise ConfigError(f"the embedded model needs at least 1 slot, not {slots}")
+    if context_per_slot < 1 or (model_file is None and context_per_slot > LONGEST_CONTEXT):
+        raise ConfigError(
+            f"the embedded model reads 1 to {LONGEST_CONTEXT} tokens, not {context_per_slot}"
+        )
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise LocalError("the embedded model needs xllamacpp: pip install 'pdr-graph[local]'")
+    weights = model_file or await _weights(data_dir, say)
+    name = model_file.stem if model_file else SMOLLM2.name
+    log = fresh_log(own_folder(data_dir) / "model-server.log")
+    arguments = [
+        *("--weights", str(weights.absolute()), "--name", name),
+        *("--slots", str(slots), "--context-per-slot", str(context_per_slot)),
+        *("--threads", str(threads or usable_cores()), "--parent", str(os.getpid())),
+    ]
+    process = await _spawn(arguments, log)
+    try:
+        address = await _started(process, log, startup_timeout_s, say)
+        say(
+            f"model: {name} in llama.cpp at {address}"
+            + ("" if model_file else ", a demonstration model that is often wrong")
+        )
+        yield Endpoint(base_url=f"{address}/v1", model=name)
+    finally:
+        if process.returncode is None:
+            process.kill()  # it has nothing to save, and an orderly end would wait for a batch
+        await process.wait()
+
+
+async def _weights(data_dir: Path, say: Announce) -> Path:
+    if found := await asyncio.to_thread(find_weights, data_dir):
+        return found
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(fetch_weights, data_dir, say, stop=stop)
+    finally:
+        stop.set()  # a cancelled task leaves its thread behind; this ends the download too
+
+
+async def _spawn(arguments: list[str], log: Path) -> Process:
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise LocalError(f"the log {log} cannot be written: {error.strerror}") from error
+    try:
+        # A session of its own, so that the terminal's Ctrl-C reaches the parent alone.
+        return await asyncio.create_subprocess_exec(
+            *child.command("pdr_graph.local.model_server", *arguments),
+            env=child.environment(),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=descriptor,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+
+
+async def _started(process: Process, log: Path, timeout_s: float, say: Announce) -> str:
+    """Wait until the server answers.
+
+    Returns:
+        Its address, `http://127.0.0.1:PORT`.
+
+    Raises:
+        LocalError: It ended, or took longer than `timeout_s` seconds.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            address = await _address(process, log, say)
+            await asyncio.to_thread(_check_health, address)
+            return address
+    except TimeoutError:
+        raise LocalError(
+            f"the embedded model was not up after {timeout_s:g} s; its log is {log}"
+        ) from None
+
+
+async def _address(process: Process, log: Path, say: Announce) -> str:
+    assert process.stdout is not None  # we asked for a pipe
+    reading = asyncio.ensure_future(process.stdout.readline())
+    try:
+        while not (await asyncio.wait({reading}, timeout=ANNOUNCE_EVERY_S))[0]:
+            say("the embedded model is loading")
+    finally:
+        reading.cancel()
+    if not (line := await reading):
+        status = await process.wait()
+        raise LocalError(
+            f"the embedded model server ended at its start with status {status} "
+            f"({last_line(log) or 'it said nothing'}); its log is {log}"
+        )
+    answer: dict[str, str] = json.loads(line)
+    if "error" in answer:
+        raise LocalError(
+            f"the embedded model cannot be loaded: {answer['error']}; its log is {log}"
+        )
+    return answer["address"]
+
+
+def _check_health(address: str) -> None:
+    # Not an HTTP client of the usual kind: those would ask a configured proxy for 127.0.0.1.
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
+    try:
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+    except OSError as error:
+        raise LocalError(f"the embedded model at {address} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if status != 200:
+        raise LocalError(f"the embedded model at {address} is not well: status {status}")

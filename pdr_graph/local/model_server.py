@@ -1,15 +1,13 @@
 """The process in which llama.cpp serves the embedded model.
 
-The parent runs this file by its path, with `python -P`: it imports nothing of the package, so the
-server is there before the package would have been imported. It speaks one line of JSON on its
-standard output, `{"address": …}` or `{"error": …}`, and ends when its standard input does.
+`model` runs it. It says one line of JSON on its standard output, `{"address": …}` or
+`{"error": …}`, and ends when its standard input does.
 """
 
 import argparse
 import json
 import os
 import select
-import sys
 from typing import Any
 
 PARENT_CHECK_S = 1.0
@@ -45,7 +43,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _serve(asked: argparse.Namespace) -> Any:  # noqa: ANN401 - a compiled class without types
+def _serve(asked: argparse.Namespace) -> Any:  # a compiled class without types
     """Load the weights and listen on a free port of the loopback interface."""
     # libgomp spins for about a millisecond at every barrier. Where another program wants the core
     # that is what the others wait for: with both of two cores taken, one stream fell from 117 to

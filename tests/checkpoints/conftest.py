@@ -52,9 +52,7 @@ def prefix() -> str:
 
 
 @pytest.fixture
-async def open_saver(
-    redis_url: str, prefix: str
-) -> AsyncIterator[Callable[..., RedisSaver]]:
+async def open_saver(redis_url: str, prefix: str) -> AsyncIterator[Callable[..., RedisSaver]]:
     """Give a function that makes savers on the test's prefix, closed when the test ends."""
     savers: list[RedisSaver] = []
 

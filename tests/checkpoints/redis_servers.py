@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import shutil
 import signal
 import socket
@@ -33,10 +34,15 @@ def binary_of(kind: str) -> Path | None:
 
 
 def free_port() -> int:
-    """Ask the system for a port; another process may take it before we do."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port, low enough for a cluster node to have its bus 10,000 above it."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @dataclass
@@ -66,6 +72,17 @@ class Server:
             self.process = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
         self.wait()
         return self
+
+    def start_sentinel(self, rules: Path) -> None:
+        """Start as a sentinel, which rewrites its rules."""
+        program = binary_of(self.kind)
+        assert program is not None
+        arguments = [program, rules, "--sentinel", "--port", str(self.port)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*arguments, "--bind", "127.0.0.1"], stdout=log, stderr=log
+            )
+        self.wait()
 
     def wait(self) -> None:
         """Wait until the server answers."""

@@ -62,10 +62,7 @@ async def test_every_damaged_blob_is_reported(
     blobs = await each_blob(saver)
     assert {name[:1] for name in blobs} == {b"c", b"v", b"w", b"p"}
     for name, blob in blobs.items():
-        damaged = damage(blob)
-        await overwrite(saver, name, damaged)
-        if damaged is None and name[:1] == b"c":
-            continue  # without its record a checkpoint is not there at all
+        await overwrite(saver, name, damage(blob))
         with pytest.raises(CorruptCheckpointError):
             await saver.aget_tuple(CONFIG)
         await overwrite(saver, name, blob)

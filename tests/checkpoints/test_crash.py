@@ -50,9 +50,7 @@ async def test_killed_client_repeats_no_finished_draft(
     child.kill()
     child.wait()
     (tmp_path / "go").touch()
-    graph = fan_out.build(
-        fan_out.Drafter(tmp_path), nested=kind == "nested", checkpointer=saver
-    )
+    graph = fan_out.build(fan_out.Drafter(tmp_path), nested=kind == "nested", checkpointer=saver)
     final = await graph.ainvoke(None, fan_out.config("t"))
     lines = (tmp_path / "finished").read_text().split()
     assert sorted(lines) == [f"0.{index}" for index in range(8)]
@@ -88,9 +86,7 @@ async def test_killed_server_loses_nothing(
         drafter = fan_out.Drafter(tmp_path, held=frozenset({5, 6, 7}))
         graph = fan_out.build(drafter, checkpointer=saver)
         async with saver.lease("t"):
-            run = asyncio.create_task(
-                graph.ainvoke(fan_out.start(rounds=2), fan_out.config("t"))
-            )
+            run = asyncio.create_task(graph.ainvoke(fan_out.start(rounds=2), fan_out.config("t")))
             await wait_for_drafts(saver, "t", 5)
             server.kill()
             (tmp_path / "go").touch()

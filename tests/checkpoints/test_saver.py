@@ -35,7 +35,21 @@ async def put(
 
 @pytest.mark.parametrize(
     "thread_id",
-    ["", " ", "}{", "{a}", "a:b", "é→漢字", "\0", "\1\0\2", "%7B", "a/b?c", "\ud800", "x" * 3000, "*"],
+    [
+        "",
+        " ",
+        "}{",
+        "{a}",
+        "a:b",
+        "é→漢字",
+        "\0",
+        "\1\0\2",
+        "%7B",
+        "a/b?c",
+        "\ud800",
+        "x" * 3000,
+        "*",
+    ],
 )
 async def test_thread_ids_may_hold_any_character(saver: RedisSaver, thread_id: str) -> None:
     """Whatever the id is, the thread is its own, is listed, and can be deleted."""
@@ -87,9 +101,7 @@ async def test_versions_differ_under_one_random_seed(saver: RedisSaver) -> None:
     assert all(version > "00000004.ffffffffffff" for version in versions)
 
 
-async def test_history_of_a_parent_excludes_its_subgraph(
-    saver: RedisSaver, tmp_path: Path
-) -> None:
+async def test_history_of_a_parent_excludes_its_subgraph(saver: RedisSaver, tmp_path: Path) -> None:
     """`""` is the root only, and `before` and `limit` hold within it."""
     graph = fan_out.build(fan_out.Drafter(tmp_path), nested=True, checkpointer=saver)
     await graph.ainvoke(fan_out.start(width=2, rounds=2), fan_out.config("t"))
@@ -197,7 +209,11 @@ async def test_parts_that_vanished_are_sent_again(saver: RedisSaver) -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text() | st.binary()
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.text()
+    | st.binary()
     | st.text(min_size=1, max_size=5).map(lambda text: text * 700),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,

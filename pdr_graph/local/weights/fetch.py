@@ -97,5 +97,3 @@ def _check_room(folder: Path, weights: Weights) -> None:
         raise LocalError(
             f"{folder.parent} has {free // 10**6} MB free, fetching takes {needed // 10**6} MB"
         )
-
-

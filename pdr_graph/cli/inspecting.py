@@ -1,0 +1,132 @@
+"""`pdr-graph inspect`: what happened in a run, round by round."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pdr_graph.cli.clipped import Clipped
+from pdr_graph.cli.ledger import LedgerTable
+from pdr_graph.cli.options import Given
+from pdr_graph.cli.output import Output, joined
+from pdr_graph.cli.render import answer_text, heading, labelled, verdict_text
+from pdr_graph.cli.stores import open_saver
+from pdr_graph.cli.text import one_line
+from pdr_graph.run_history import RoundView, RunHistory, history
+from pdr_graph.settings import Settings, load_settings
+from pdr_graph.types import Draft
+
+CLIPPED_LINES = 6
+
+
+def inspect_command(thread_id: str, given: Given, *, full: bool, output: Output) -> None:
+    """Show one run."""
+    past = asyncio.run(_read(thread_id, load_settings(**given), output))
+    if output.json:
+        output.show_json(_plain(past))
+    else:
+        output.show(*_parts(past, None if full else CLIPPED_LINES))
+
+
+async def _read(thread_id: str, settings: Settings, output: Output) -> RunHistory:
+    async with open_saver(settings, output.say) as saver:
+        return await history(thread_id, checkpointer=saver)
+
+
+def _plain(past: RunHistory) -> dict[str, Any]:  # Any: plain JSON data
+    return {
+        "thread_id": past.thread_id,
+        "problem": past.problem,
+        "config": past.config.model_dump(mode="json"),
+        "record": past.record,
+        "rounds": [asdict(each) for each in past.rounds],
+        "solution": past.solution,
+        "verdict": past.verdict,
+        "notes": past.notes,
+        "ledger": past.ledger.to_json(),
+        "next": list(past.next),
+        "updated_at": past.updated_at.isoformat(),
+    }
+
+
+def _parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
+    yield labelled("thread", Text(one_line(past.thread_id)))
+    yield labelled("preset", Text(one_line(past.config.preset)))
+    if past.record is not None:
+        yield labelled("model", Text(one_line(past.record["model"])))
+        yield labelled("tokens", Text(f"counted by {past.record['token_counts']}"))
+    yield labelled("state", _state(past))
+    yield Text()
+    yield heading("problem")
+    yield Clipped(past.problem, lines)
+    for each in past.rounds:
+        yield Text()
+        yield from _round(each, lines)
+    if past.solution is not None:
+        yield Text()
+        yield labelled(f"solution by {one_line(past.solution['finish'])}", Text())
+        yield Clipped(past.solution["text"], lines)
+        yield labelled("answer", answer_text(past.solution["answer"]))
+    if past.verdict is not None:
+        yield labelled("verdict", verdict_text(past.verdict))
+    for note in past.notes:
+        yield Text(f"note: {one_line(note)}", "yellow")
+    if past.ledger.rows:
+        yield Text()
+        yield heading("ledger")
+        yield LedgerTable(past.ledger)
+
+
+def _state(past: RunHistory) -> Text:
+    if not past.next:
+        return Text("finished", "green")
+    return Text(f"stopped at {', '.join(past.next)}", "yellow")
+
+
+def _round(each: RoundView, lines: int | None) -> Iterator[RenderableType]:
+    missing = each.width - len(each.drafts)
+    yield heading(
+        joined([f"round {each.round}", f"{each.width} wide", f"{missing} owed" if missing else ""])
+    )
+    yield _drafts(each.drafts)
+    if lines is None:
+        for draft in each.drafts:
+            if draft["solution"]:
+                yield Text(f"draft {draft['index']}", "bold")
+                yield Clipped(draft["solution"], None)
+    for position, workspace in enumerate(each.workspaces):
+        name = "workspace" if len(each.workspaces) == 1 else f"workspace {position}"
+        about = "~" if workspace["estimated"] else ""
+        sources = ",".join(map(str, workspace["sources"]))
+        origin = f"from drafts {sources}" if sources else ""
+        yield labelled(name, Text(joined([f"{about}{workspace['tokens']:,} tokens", origin])))
+        yield Clipped(workspace["text"], lines)
+
+
+def _drafts(drafts: list[Draft]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("draft", justify="right", no_wrap=True)
+    table.add_column("answer", overflow="fold")
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("s", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for draft in drafts:
+        table.add_row(
+            str(draft["index"]),
+            Text("–" if draft["answer"] is None else one_line(draft["answer"])),
+            f"{draft['tokens']:,}",
+            f"{draft['seconds']:.1f}",
+            _flaw(draft),
+        )
+    return table
+
+
+def _flaw(draft: Draft) -> Text:
+    if draft["error"] is not None:
+        return Text(one_line(f"{draft['error']}: {draft['detail']}"), "red")
+    return Text("cut by max_tokens", "yellow") if draft["truncated"] else Text()

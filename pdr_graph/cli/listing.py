@@ -1,0 +1,109 @@
+"""`pdr-graph threads`: the runs that a store keeps."""
+
+import asyncio
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from langchain_core.language_models import FakeListChatModel
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from checkpoints import CorruptCheckpointError, RedisSaver, ThreadInfo
+from pdr_graph.cli.options import Given
+from pdr_graph.cli.output import Output
+from pdr_graph.cli.stores import MEMORY, open_saver
+from pdr_graph.cli.text import one_line
+from pdr_graph.errors import ConfigError
+from pdr_graph.graph import PDRGraph, build_graph
+from pdr_graph.settings import Settings, load_settings
+
+WIDE = 72
+"""Columns of a terminal that has room for every column of the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One line of the list."""
+
+    thread_id: str
+    preset: str | None
+    """None where the thread is not one of ours."""
+    state: str
+    """`finished`, `running`, `stopped`, `unreadable`, or `other` for a thread of another graph."""
+    node: str | None
+    """Where a run that is not finished is."""
+    updated: str
+    """Time of the last write, in UTC, as ISO 8601."""
+    answer: str | None
+
+
+def threads_command(given: Given, limit: int, output: Output) -> None:
+    """List the runs, the last written first."""
+    settings = load_settings(**given)
+    if settings.redis_url == MEMORY:
+        raise ConfigError("memory keeps no runs; name a store by --checkpoint / PDR_REDIS_URL")
+    runs = asyncio.run(_runs(settings, limit, output))
+    if output.json:
+        output.show_json([asdict(run) for run in runs])
+    elif runs:
+        output.show(_table(runs))
+    else:
+        output.say("no run is kept there yet")
+
+
+async def _runs(settings: Settings, limit: int, output: Output) -> list[Run]:
+    async with open_saver(settings, output.say) as saver:
+        assert isinstance(saver, RedisSaver)  # `memory` was refused
+        # Reading state needs the graph's shape, never its model.
+        graph = build_graph(FakeListChatModel(responses=[""]), checkpointer=saver)
+        return [await _run(graph, thread) for thread in await saver.threads(limit)]
+
+
+async def _run(graph: PDRGraph, thread: ThreadInfo) -> Run:
+    updated = thread.updated.isoformat(timespec="seconds")
+    try:
+        snapshot = await graph.aget_state({"configurable": {"thread_id": thread.thread_id}})
+    except CorruptCheckpointError:
+        return Run(thread.thread_id, None, "unreadable", None, updated, None)
+    config = snapshot.values.get("config")
+    if not isinstance(config, dict):
+        return Run(thread.thread_id, None, "other", None, updated, None)
+    state = "finished" if not snapshot.next else "running" if thread.holder else "stopped"
+    return Run(
+        thread_id=thread.thread_id,
+        preset=str(config.get("preset")),
+        state=state,
+        node=snapshot.next[0] if snapshot.next else None,
+        updated=updated,
+        answer=(snapshot.values.get("solution") or {}).get("answer"),
+    )
+
+
+def _table(runs: list[Run]) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for title, ratio in (("thread", 3), ("preset", 2), ("state", 3), ("updated", 2), ("answer", 3)):
+        table.add_column(title, no_wrap=True, overflow="ellipsis", ratio=ratio)
+    for run in runs:
+        table.add_row(
+            Text(one_line(run.thread_id)),
+            Text(one_line(run.preset or "–")),
+            _state(run),
+            Text(_ago(run.updated), "dim"),
+            Text(one_line(run.answer) if run.answer is not None else "–"),
+        )
+    return table
+
+
+def _state(run: Run) -> Text:
+    style = {"finished": "green", "running": "cyan", "stopped": "yellow"}.get(run.state, "red")
+    return Text(f"{run.state} at {run.node}" if run.node else run.state, style)
+
+
+def _ago(moment: str) -> str:
+    seconds = max(0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

@@ -2,11 +2,11 @@
 
     redis://host:6379/0                      rediss:// for TLS, unix:///path/to.sock
     redis+sentinel://h1:26379,h2:26379/name/0    the master called `name`, database 0
-    redis+cluster://h1:7000,h2:7000          rediss+sentinel:// and rediss+cluster:// for TLS
+    redis+cluster://h1:7000,h2:7000          rediss+sentinel://, rediss+cluster:// for TLS
 
-User, password and query options (`?socket_timeout=5`) are what redis-py takes; with Sentinel they
-are the data servers'. A connection is never unbounded: redis-py's own pool raises when 16 runs
-draft 16 answers at once, so a full pool waits here instead.
+User, password and query options (`?ssl_ca_certs=ca.pem`) are what redis-py takes; with Sentinel
+they are the data servers'. A full pool waits: redis-py's own raises when 16 runs draft 16 answers
+at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Connection:
         return isinstance(self.client, RedisCluster)
 
 
-def connect(url: str, *, max_connections: int, socket_timeout_s: float) -> Connection:
+def connect(url: str, *, max_connections: int, connect_timeout_s: float) -> Connection:
     """Make a client; nothing is sent until its first command.
 
     Raises:
@@ -64,8 +64,9 @@ def connect(url: str, *, max_connections: int, socket_timeout_s: float) -> Conne
             f"it can begin with {', '.join(SCHEMES)}"
         )
     options: dict[str, Any] = {  # Any: keyword arguments of redis-py
-        "socket_timeout": socket_timeout_s,
-        "socket_connect_timeout": min(5.0, socket_timeout_s),
+        # Replies are timed by the store; redis-py would start a clock for every one.
+        "socket_timeout": None,
+        "socket_connect_timeout": connect_timeout_s,
         "socket_keepalive": True,
     }
     try:

@@ -23,17 +23,17 @@ class Options:
     """Keys of 32 bytes: the first writes, all read. Empty stores plain bytes."""
     max_connections: int = 32
     """Bound on connections; more operations than that wait their turn, none fails."""
-    socket_timeout_s: float = 20.0
+    reply_timeout_s: float = 20.0
     """A reply that takes longer counts as a lost connection."""
     retry_for_s: float = 30.0
     """How long an operation is tried again while the server is away."""
     open_for_s: float = 3.0
-    """How long opening is tried: a wrong URL should be reported soon."""
+    """How long opening, and each new connection, is tried: a wrong URL is reported soon."""
     lease_ttl_s: float = 30.0
     """Seconds after which the thread of a dead process may be taken over."""
 
     def __post_init__(self) -> None:
-        for name in ("max_connections", "socket_timeout_s", "lease_ttl_s"):
+        for name in ("max_connections", "reply_timeout_s", "open_for_s", "lease_ttl_s"):
             if getattr(self, name) <= 0:
                 raise StoreConfigError(f"{name} is {getattr(self, name)}, it must be above 0")
         if self.ttl_s is not None and self.ttl_s <= 0:

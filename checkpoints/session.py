@@ -49,13 +49,12 @@ class Session:
 def open_session(url: str, options: Options, held: dict[str, Fence]) -> Session:
     """Make a session; nothing is sent until its first command."""
     connection = connect(
-        url,
-        max_connections=options.max_connections,
-        socket_timeout_s=options.socket_timeout_s,
+        url, max_connections=options.max_connections, connect_timeout_s=options.open_for_s
     )
     store = Store(
         connection,
         Retry(total_s=options.retry_for_s),
+        options.reply_timeout_s,
         asyncio.Semaphore(options.max_connections),
     )
     keyspace = Keyspace(options.prefix)

@@ -65,6 +65,8 @@ class Store:
 
     connection: Connection
     retry: Retry
+    timeout_s: float
+    """A reply that takes longer counts as a lost connection."""
     gate: asyncio.Semaphore
     """Bounds operations in flight where redis-py's pool would raise (Cluster, Sentinel)."""
     closed: bool = field(default=False)
@@ -166,5 +168,13 @@ class Store:
             return replies
 
     async def _try(self, operation: Callable[[], Awaitable[T]]) -> T:
+        async def timed() -> T:
+            # One clock for the whole operation: redis-py would set one for every reply.
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    return await operation()
+            except TimeoutError as error:
+                raise exceptions.TimeoutError(f"no reply in {self.timeout_s} s") from error
+
         async with self.gate:
-            return await self.retry(operation, self.where)
+            return await self.retry(timed, self.where)

@@ -31,8 +31,10 @@ Parts = dict[bytes, bytes]
 
 PART_FROM: Final = 1024
 """Smaller values stay in their cell: a part costs about 100 bytes of names and hash entry."""
+SHORT_LIST: Final = 64
+"""A list of up to this many items is laid out item by item, whatever they are."""
 ITEM_MEAN_FROM: Final = 256
-"""Lists of shorter items are serialised whole: item by item would cost more time than it saves."""
+"""A longer list of shorter items is serialised whole: names would outweigh what they save."""
 
 INLINE: Final = 0
 REFERENCE: Final = 1
@@ -41,13 +43,15 @@ ITEMS: Final = 2
 
 def lay_out(value: object, serde: SerializerProtocol, envelope: Envelope) -> tuple[Cell, Parts]:
     """Turn a value into a cell and the parts it refers to."""
-    body = dump(value, serde)
     parts: Parts = {}
     # Exactly a list: a subclass would come back as a plain one.
-    if type(value) is list and len(body) >= max(PART_FROM, ITEM_MEAN_FROM * len(value)):
-        items = [_place(dump(item, serde), parts, envelope) for item in value]
-        return [ITEMS, items], parts
-    return _place(body, parts, envelope), parts
+    if type(value) is not list:
+        return _place(dump(value, serde), parts, envelope), parts
+    if len(value) > SHORT_LIST:
+        whole = dump(value, serde)
+        if len(whole) < max(PART_FROM, ITEM_MEAN_FROM * len(value)):
+            return _place(whole, parts, envelope), parts
+    return [ITEMS, [_place(dump(item, serde), parts, envelope) for item in value]], parts
 
 
 def references(cell: Cell) -> Iterator[bytes]:

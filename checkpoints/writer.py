@@ -1,38 +1,26 @@
-"""Writes checkpoints and pending writes, each in one round trip."""
+"""Writes checkpoints and pending writes, each in one round trip, several at once in one."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, ChannelVersions, Checkpoint
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from checkpoints import keys
+from checkpoints.batch import Batcher, Change
 from checkpoints.envelope import Envelope
 from checkpoints.keys import Keyspace, ThreadKeys
 from checkpoints.parts import PartLedger
 from checkpoints.records import Place, Record, Write, pack_cell, pack_head, pack_record, pack_write
 from checkpoints.store import Command, Fence, Store
-from checkpoints.values import Parts, dump, lay_out
+from checkpoints.values import dump, lay_out
 
 REGISTER_EVERY_S = 30.0
 """On Cluster the registry is in another slot: refresh a thread's entry at most this often."""
-
-
-@dataclass(slots=True)
-class Change:
-    """What one call adds to a thread."""
-
-    fields: dict[bytes, bytes] = field(default_factory=dict)
-    """Set whatever was there before."""
-    new_fields: dict[bytes, bytes] = field(default_factory=dict)
-    """Set only where nothing was there: the first result of a task stands."""
-    members: list[bytes] = field(default_factory=list)
-    """Added to the index."""
-    parts: Parts = field(default_factory=dict)
 
 
 @dataclass
@@ -46,6 +34,10 @@ class Writer:
     """Seconds that a thread lives after its last write; None keeps it."""
     ledger: PartLedger = field(default_factory=PartLedger)
     registered: dict[str, float] = field(default_factory=dict)
+    batcher: Batcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batcher = Batcher(self.apply)
 
     async def put(
         self,
@@ -59,7 +51,7 @@ class Writer:
     ) -> None:
         """Store a checkpoint and the values of the channels that changed."""
         values = checkpoint["channel_values"]
-        change = Change(members=[place.record])
+        change = Change(members=[place.record], is_checkpoint=True)
         for channel, version in new_versions.items():
             if channel in values:
                 name = place.cell(channel, version)
@@ -74,7 +66,7 @@ class Writer:
             member = keys.join(keys.RUN, run_id, place.ns, place.checkpoint_id)
             change.members.append(member)
         change.new_fields[keys.HEAD] = pack_head(_now_ms())
-        await self.apply(place.thread_id, change, fence, register=True)
+        await self.batcher.submit(place.thread_id, change, fence)
 
     async def put_writes(
         self,
@@ -96,34 +88,29 @@ class Writer:
             (change.new_fields if index >= 0 else change.fields)[name] = blob
             change.members.append(name)
             change.parts |= parts
-        await self.apply(place.thread_id, change, fence, register=False)
+        await self.batcher.submit(place.thread_id, change, fence)
 
-    async def apply(
-        self, thread_id: str, change: Change, fence: Fence | None, *, register: bool
-    ) -> None:
+    async def apply(self, thread_id: str, change: Change, fence: Fence | None) -> None:
         """Apply a change, sending only the parts that the server does not hold."""
         thread = self.keyspace.thread(thread_id)
-        if register and self.store.is_cluster:
-            await self._register(thread_id)
-        await self.ledger.settle(thread.data, change.parts)
         held = [digest for digest in change.parts if self.ledger.has(thread.data, digest)]
-        missing = [digest for digest in change.parts if digest not in set(held)]
-        with self.ledger.sending(thread.data, missing):
-            commands = self._commands(thread, change, missing)
-            if register and not self.store.is_cluster:
-                commands.append(registration(self.keyspace, thread_id))
-            asked_from = len(commands)
-            commands += [("HEXISTS", thread.data, keys.part(digest)) for digest in held]
-            replies = await self.store.write(thread, commands, fence)
-        gone = [
-            digest for digest, there in zip(held, replies[asked_from:], strict=True) if not there
-        ]
-        if gone:
+        missing = change.parts.keys() - set(held)
+        commands = self._commands(thread, change, missing)
+        if change.is_checkpoint and self.store.is_cluster:
+            await self._register(thread_id)
+        elif change.is_checkpoint:
+            commands.append(registration(self.keyspace, thread_id))
+        asked_from = len(commands)
+        commands += [("HEXISTS", thread.data, keys.part(digest)) for digest in held]
+        replies = await self.store.write(thread, commands, fence)
+        self.ledger.add(thread.data, missing)
+        there = replies[asked_from:]
+        if gone := [digest for digest, held_on in zip(held, there, strict=True) if not held_on]:
             again = self._commands(thread, Change(parts=change.parts), gone)
             await self.store.write(thread, again, fence)
 
     def _commands(
-        self, thread: ThreadKeys, change: Change, digests: Sequence[bytes]
+        self, thread: ThreadKeys, change: Change, digests: Collection[bytes]
     ) -> list[Command]:
         stamp = b"%d %s" % (_now_ms(), os.urandom(4).hex().encode())
         pairs: list[bytes] = [keys.UPDATED, stamp]

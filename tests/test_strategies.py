@@ -80,7 +80,7 @@ def test_a_bad_override_is_refused_by_name():
 def test_a_preset_of_ones_own_stands_beside_the_built_in_ones():
     """Another table of presets is handed in; nothing is registered anywhere."""
     own = {**PRESETS, "mine": {"widths": (3, 2), "distiller": "top_k"}}
-    config = preset("mine", presets=own, k=1)
+    config = preset("mine", own, k=1)
     assert (config.preset, config.widths, config.distiller, config.k) == (
         "mine",
         (3, 2),

@@ -7,7 +7,13 @@ import re
 from pdr_graph.answers.extract import boxed_answer, stated_answer, without_thought
 
 _WRAPPING = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{|[{}$*\\]")
-_LETTER = re.compile(r"(?i:option|choice|answer)?\s*\(?([A-J])(?:\)|(?![\w'])).*", re.DOTALL)
+_LETTER = re.compile(
+    r"(?i:option|choice|answer)? \s* (?: \(([A-J])\) | ([A-J]) (?: [).:,] | \s+(?![a-z]) | $ ))",
+    re.VERBOSE,
+)
+_ALONE = re.compile(r"\(?([a-j])\)?")
+# A second option: the question had one.
+_MORE = re.compile(r"\s*(?:,|;|&|/|and\b|or\b)\s*\(?[A-J](?![\w'])")
 
 
 class ChoiceAnswers:
@@ -21,14 +27,20 @@ class ChoiceAnswers:
         text = without_thought(solution)
         if text is None:
             return None
-        return _letter(boxed_answer(text)) or _letter(stated_answer(text))
+        boxed = boxed_answer(text) or ""
+        if alone := _ALONE.fullmatch(_WRAPPING.sub("", boxed).strip()):
+            return alone.group(1).upper()
+        return _letter(boxed) or _letter(stated_answer(text) or "")
 
     async def same(self, left: str, right: str) -> bool:
         """Compare two letters."""
         return left == right
 
 
-def _letter(answer: str | None) -> str | None:
+def _letter(answer: str) -> str | None:
     r"""Return the option that an answer such as `\textbf{(B)}\ 25` begins with."""
-    found = _LETTER.match(_WRAPPING.sub(" ", answer or "").strip())
-    return found.group(1) if found else None
+    answer = _WRAPPING.sub(" ", answer).strip()
+    found = _LETTER.match(answer)
+    if found is None or _MORE.match(answer, found.end(found.lastindex or 0)):
+        return None
+    return found.group(1) or found.group(2)

@@ -25,7 +25,9 @@ _BOX_NAMES = ("\\boxed", "\\fbox", "\\framebox")
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:(\{)|(?<=\s)([^\s{}$\\.,;]+))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # A sign that belongs to the box, not one that subtracts it and not the bullet of a list.
-_SIGN = re.compile(r"(?:^|[^\w)}\]\s]\s*|[a-z]\s+)(-|−|\\pm\s*)$")
+_SIGN = re.compile(
+    r"(?: (?:^|[^\w)}\]\s]\s*|[a-z]{2}\s+) ([-−]|\\pm\s*) | [=($,][ ]* ([-−])\s+ )$", re.VERBOSE
+)
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;&]|\\[()\[\]]|\\q?quad|\\ |and|or|\\(?:text|mbox|textrm)\s*\{\s*,?(?:and|or)\s*\})+"
 )
@@ -132,7 +134,7 @@ def boxed_answer(text: str) -> str | None:
             if not (_BETWEEN_BOXES.fullmatch(between) and _JOINS.search(between)):
                 break
         sign = _SIGN.search(text, max(0, start - 12), start)
-        contents.append((sign.group(1).strip() if sign else "") + content)
+        contents.append((sign.group(sign.lastindex or 0).strip() if sign else "") + content)
         first = start
     return ", ".join(reversed(contents)) or None
 
@@ -172,7 +174,8 @@ def stated_answer(text: str) -> str | None:
     for lead in reversed(list(_ANSWER_IS.finditer(tail))):
         rest = tail[lead.end() : lead.end() + _LONGEST_LINE].lstrip("*_`: ")
         if not _NO_ANSWER.match(rest) and (answer := _read_statement(rest)):
-            return answer
+            # A box was looked for before; this one is empty or was cut.
+            return None if answer.startswith(_BOX_NAMES) else answer
     return None
 
 
@@ -198,7 +201,7 @@ def _read_math(rest: str) -> str | None:
     place = 0
     while opening := next((o for o in _MATH if rest.startswith(o, place)), None):
         end = rest.find(_MATH[opening], place + len(opening))
-        if end < 0:
+        if end < 0 or rest.endswith((" and ", " or "), place, end):  # "$5 and $7" are amounts
             break
         part, place = tidy(rest[place + len(opening) : end]), end + len(_MATH[opening])
         if percent := _PERCENT.match(rest, place):

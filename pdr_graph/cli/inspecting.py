@@ -5,23 +5,23 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pdr_graph.cli.clipped import Clipped
 from pdr_graph.cli.ledger import LedgerTable
 from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output, joined
+from pdr_graph.cli.prose import Prose
 from pdr_graph.cli.render import answer_text, heading, labelled, verdict_text
 from pdr_graph.cli.stores import open_saver
+from pdr_graph.cli.tables import plain_table
 from pdr_graph.cli.text import one_line
 from pdr_graph.run_history import RoundView, RunHistory, history
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.types import Draft
 
-CLIPPED_LINES = 6
+CLIPPED_LINES, INDENT = 6, 2
 
 
 def inspect_command(thread_id: str, given: Given, *, full: bool, output: Output) -> None:
@@ -63,14 +63,14 @@ def _parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
     yield labelled("state", _state(past))
     yield Text()
     yield heading("problem")
-    yield Clipped(past.problem, lines)
+    yield Prose(past.problem, lines, INDENT)
     for each in past.rounds:
         yield Text()
         yield from _round(each, lines)
     if past.solution is not None:
         yield Text()
-        yield labelled(f"solution by {one_line(past.solution['finish'])}", Text())
-        yield Clipped(past.solution["text"], lines)
+        yield heading(f"solution by {one_line(past.solution['finish'])}")
+        yield Prose(past.solution["text"], lines, INDENT)
         yield labelled("answer", answer_text(past.solution["answer"]))
     if past.verdict is not None:
         yield labelled("verdict", verdict_text(past.verdict))
@@ -98,18 +98,18 @@ def _round(each: RoundView, lines: int | None) -> Iterator[RenderableType]:
         for draft in each.drafts:
             if draft["solution"]:
                 yield Text(f"draft {draft['index']}", "bold")
-                yield Clipped(draft["solution"], None)
+                yield Prose(draft["solution"], None, INDENT)
     for position, workspace in enumerate(each.workspaces):
         name = "workspace" if len(each.workspaces) == 1 else f"workspace {position}"
         about = "~" if workspace["estimated"] else ""
         sources = ",".join(map(str, workspace["sources"]))
         origin = f"from drafts {sources}" if sources else ""
         yield labelled(name, Text(joined([f"{about}{workspace['tokens']:,} tokens", origin])))
-        yield Clipped(workspace["text"], lines)
+        yield Prose(workspace["text"], lines, INDENT)
 
 
 def _drafts(drafts: list[Draft]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = plain_table()
     table.add_column("draft", justify="right", no_wrap=True)
     table.add_column("answer", overflow="fold")
     table.add_column("tokens", justify="right", no_wrap=True)

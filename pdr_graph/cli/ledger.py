@@ -1,12 +1,12 @@
 """The ledger as a table that fits its terminal."""
 
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.budget import Ledger
 from pdr_graph.cli.output import joined
+from pdr_graph.cli.tables import plain_table
 from pdr_graph.types import LedgerRow
 
 WIDE = 84
@@ -16,8 +16,9 @@ WIDE = 84
 class LedgerTable:
     """What each node of each round cost, and the sums."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, seconds: float | None = None) -> None:
         self._ledger = ledger
+        self._seconds = seconds
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = self._ledger.per_round_and_node()
@@ -29,6 +30,8 @@ class LedgerTable:
                     f"B_total {totals['b_total']:,}",
                     f"B_seq {totals['b_seq']:,}",
                     f"nominal {totals['b_total_nominal']:,} and {totals['b_seq_nominal']:,}",
+                    f"{totals['calls']} calls",
+                    "" if self._seconds is None else f"{self._seconds:.1f} s",
                 ]
             )
         )
@@ -37,7 +40,7 @@ class LedgerTable:
 
 
 def _table(rows: list[LedgerRow], *, wide: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = plain_table(gap=2 if wide else 1)
     titles = _WIDE_TITLES if wide else _NARROW_TITLES
     for position, title in enumerate(titles):
         table.add_column(title, justify="left" if position == 1 else "right", no_wrap=True)

@@ -1,19 +1,19 @@
 """`pdr-graph threads`: the runs that a store keeps."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from langchain_core.language_models import FakeListChatModel
-from rich import box
-from rich.console import RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from checkpoints import CorruptCheckpointError, RedisSaver, ThreadInfo
 from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.stores import MEMORY, open_saver
+from pdr_graph.cli.tables import plain_table
 from pdr_graph.cli.text import one_line
 from pdr_graph.errors import ConfigError
 from pdr_graph.graph import PDRGraph, build_graph
@@ -48,7 +48,7 @@ def threads_command(given: Given, limit: int, output: Output) -> None:
     if output.json:
         output.show_json([asdict(run) for run in runs])
     elif runs:
-        output.show(_table(runs))
+        output.show(RunTable(runs))
     else:
         output.say("no run is kept there yet")
 
@@ -81,19 +81,20 @@ async def _run(graph: PDRGraph, thread: ThreadInfo) -> Run:
     )
 
 
-def _table(runs: list[Run]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title, ratio in (("thread", 3), ("preset", 2), ("state", 3), ("updated", 2), ("answer", 3)):
-        table.add_column(title, no_wrap=True, overflow="ellipsis", ratio=ratio)
-    for run in runs:
-        table.add_row(
-            Text(one_line(run.thread_id)),
-            Text(one_line(run.preset or "–")),
-            _state(run),
-            Text(_ago(run.updated), "dim"),
-            Text(one_line(run.answer) if run.answer is not None else "–"),
-        )
-    return table
+class RunTable:
+    """The runs, with the columns that their terminal has room for."""
+
+    def __init__(self, runs: list[Run]) -> None:
+        self._runs = runs
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        titles = list(_CELLS) if options.max_width >= WIDE else ["thread", "state", "answer"]
+        table = plain_table(gap=2)
+        for title in titles:
+            table.add_column(title, no_wrap=True, overflow="ellipsis")
+        for run in self._runs:
+            table.add_row(*(_CELLS[title](run) for title in titles))
+        yield table
 
 
 def _state(run: Run) -> Text:
@@ -107,3 +108,12 @@ def _ago(moment: str) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
+
+
+_CELLS: Mapping[str, Callable[[Run], Text]] = {
+    "thread": lambda run: Text(one_line(run.thread_id)),
+    "preset": lambda run: Text(one_line(run.preset or "–")),
+    "state": _state,
+    "updated": lambda run: Text(_ago(run.updated), "dim"),
+    "answer": lambda run: Text("–" if run.answer is None else one_line(run.answer)),
+}

@@ -6,7 +6,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from pdr_graph.cli.ledger import LedgerTable
-from pdr_graph.cli.text import one_line, safe
+from pdr_graph.cli.prose import Prose, unbroken
+from pdr_graph.cli.text import one_line
 from pdr_graph.result import Result
 from pdr_graph.types import Verdict
 
@@ -21,19 +22,18 @@ def result_parts(result: Result, look_closer: str | None) -> Iterator[Renderable
     yield labelled("answer", answer_text(result.answer))
     yield Text()
     yield heading("solution")
-    yield Text(safe(result.solution).strip())
+    yield Prose(result.solution)
     yield Text()
     yield labelled("verdict", verdict_text(result.verdict))
     yield Text()
     yield heading("ledger")
-    yield LedgerTable(result.ledger)
-    yield Text(f"{result.seconds:.1f} s")
+    yield LedgerTable(result.ledger, seconds=result.seconds)
     yield Text()
     for note in result.notes:
         yield Text(f"note: {one_line(note)}", "yellow")
-    yield labelled("thread", Text(one_line(result.thread_id)))
+    yield unbroken(labelled("thread", Text(one_line(result.thread_id))))
     if look_closer is not None:
-        yield labelled("look closer", Text(look_closer))
+        yield unbroken(labelled("look closer", Text(look_closer)))
 
 
 def heading(text: str) -> Text:

@@ -141,7 +141,7 @@ async def test_sentinel_leads_to_the_master(
 def test_url_that_cannot_work_is_refused(url: str, sentence: str) -> None:
     """One sentence names the URL, without its password, and what is wrong."""
     with pytest.raises(StoreConfigError, match=sentence) as refusal:
-        connect(url, max_connections=1, socket_timeout_s=1)
+        connect(url, max_connections=1, connect_timeout_s=1)
     assert "secret" not in str(refusal.value)
 
 

@@ -1,12 +1,12 @@
 """What a process holds while it needs the embedded Valkey."""
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +19,7 @@ from pdr_graph.local.valkey.server import ask
 POLL_S = 0.01
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def embedded_valkey(
     data_dir: Path, *, announce: Announce | None = None, startup_timeout_s: float = 60.0
 ) -> AsyncIterator[str]:
@@ -51,7 +51,10 @@ async def embedded_valkey(
             address = await _address(home, binary, deadline)
         if announce:
             announce(f"store: embedded Valkey, kept in {home}")
-        yield f"unix://{quote(address)}"
+        try:
+            yield f"unix://{quote(address)}"
+        finally:
+            await _leave(home, binary, startup_timeout_s)
 
 
 def find_binary() -> Path:
@@ -82,6 +85,20 @@ async def _address(home: Path, binary: Path, deadline: float) -> str:
         if address is not None:
             return address
         await _until(deadline, f"the Valkey in {home} does not answer; see its valkey.log")
+
+
+async def _leave(home: Path, binary: Path, timeout_s: float) -> None:
+    """See to it that somebody is there to end the server, should its supervisor have been killed.
+
+    Nobody is kept from leaving: whatever fails here is left to the next client.
+    """
+    with contextlib.suppress(LocalError), FileLock(home / "start.lock") as start:
+        if not start.try_exclusive():
+            return  # another client is arriving, or the supervisor is alive
+        with FileLock(home / "supervisor.lock") as lock:
+            alone = lock.try_exclusive()
+        if alone:
+            await asyncio.to_thread(_start_supervisor, home, binary, timeout_s)
 
 
 def _answering(home: Path) -> str | None:

@@ -18,7 +18,7 @@ from pdr_graph.local.valkey.server import Server
 POLL_S = 0.5
 """About how long the server outlives its last client."""
 
-STABLE_S = 5.0
+STABLE_S = 2.0
 """A server that died younger than this is not started again: it would only die again."""
 
 

@@ -1,0 +1,132 @@
+"""A verdict says whether an answer is right, and if it says neither, why."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdr_graph.answers import Checker, Verdict, WorkerPool
+
+POWER_TOWER = "9^{9^{9^{9}}}"
+
+
+@pytest.fixture(scope="module")
+def idle() -> Checker:
+    """Make a checker whose workers would never start in time."""
+    return Checker(WorkerPool())
+
+
+@pytest.mark.parametrize(
+    ("gold", "solution", "verdict"),
+    [
+        ("25", r"\boxed{25}", Verdict.CORRECT),
+        ("25", r"\boxed{\textbf{(B)}\ 25}", Verdict.CORRECT),
+        ("984", r"$-\boxed{984}$", Verdict.WRONG),
+        ("25", "so far x = 25", Verdict.NO_ANSWER),
+        ("25", "#### 24", Verdict.WRONG),
+    ],
+)
+async def test_exact_answers_start_no_worker(
+    idle: Checker, gold: str, solution: str, verdict: Verdict
+) -> None:
+    """Most answers are numbers."""
+    assert (await idle.check(gold, solution)).verdict is verdict
+    assert idle.pool.pids() == []
+
+
+async def test_integers_take_microseconds(idle: Checker) -> None:
+    """Each solution is new, so that nothing is remembered; the median leaves out the rest."""
+    seconds = []
+    for i in range(1001):
+        solution = f"Adding them up gives {i}. Therefore the sum is $\\boxed{{{i}}}$."
+        start = time.perf_counter()
+        await idle.check("500", solution)
+        seconds.append(time.perf_counter() - start)
+    assert sorted(seconds)[500] < 100e-6  # 10 on a quiet machine
+
+
+async def test_a_cut_solution_without_answer_is_truncated(idle: Checker) -> None:
+    """Which is not the same as a model that does not answer."""
+    result = await idle.check("25", "so far x = 25", truncated=True)
+    assert (result.verdict, result.extracted) == (Verdict.TRUNCATED, None)
+
+
+async def test_a_cut_solution_with_an_answer_is_judged(idle: Checker) -> None:
+    """It had said what it had to say."""
+    assert (await idle.check("25", r"\boxed{25}. To verify, we", truncated=True)).correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        (r"\frac{x+2}{7}", r"\frac{x}{7}+\frac{2}{7}", Verdict.CORRECT),
+        ("1000", "10^3", Verdict.CORRECT),
+        ("120", "5!", Verdict.CORRECT),
+        ("25", "m+n=25", Verdict.CORRECT),
+        (r"\sqrt{17}", "4.123105625617661", Verdict.CORRECT),
+        (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", Verdict.WRONG),
+        (r"\frac{1}{2004!}", r"\frac{1}{2006!}", Verdict.WRONG),
+        ("1331 and 1728", "1728", Verdict.WRONG),
+        ("4", r"4\sqrt(2)", Verdict.WRONG),
+        ("25", r"25 \text{ or } 26", Verdict.WRONG),
+        ("5", r"\dfrac{5^{(5^{(5)}) - 4)} - 5}{16", Verdict.NO_ANSWER),
+        ("5", r"\dfrac{5^{(5)}) - 4)} - 5}{16}", Verdict.NO_ANSWER),
+    ],
+)
+async def test_algebra_is_judged_by_the_worker(
+    checker: Checker, gold: str, answer: str, verdict: Verdict
+) -> None:
+    """Without the library's known false positives."""
+    assert (await checker.check(gold, f"\\boxed{{{answer}}}")).verdict is verdict
+
+
+async def test_a_broken_formula_is_not_its_last_number(checker: Checker) -> None:
+    """What cannot be read is said to be so."""
+    result = await checker.check("5", r"\boxed{\frac{5^{(2}}{\left 5}}")
+    assert result.verdict is Verdict.UNPARSEABLE
+
+
+async def test_raw_text_is_searched_for_an_expression(checker: Checker) -> None:
+    """In `raw` mode the whole text is the answer."""
+    assert (await checker.check("10/9", r"\frac{10}{9}", mode="raw")).correct
+    assert (await checker.check("$x > 5$", r"Therefore $x \gt 5$ is it.", mode="raw")).correct
+    assert (await checker.check("1000.99", "it's 1,000.99m²", mode="raw")).correct
+
+
+async def test_verdicts_are_remembered(checker: Checker) -> None:
+    """The second time costs no worker."""
+    first = await checker.check("y+1", r"\boxed{1+y+0}")
+    second = await checker.check("y+1", r"\boxed{1+y+0}")
+    assert first.correct
+    assert second.correct
+    assert second.seconds < first.seconds
+
+
+async def test_same_is_symmetric(checker: Checker) -> None:
+    """The library's comparison is not: it takes an interval for an inequality one way only."""
+    for left, right in (("x \\in [-2,7]", "-2 \\le x \\le 7"), ("x+1", "1+x"), ("x", "y")):
+        assert await checker.same(left, right) == await checker.same(right, left)
+    assert await checker.same("x+1", "1+x")
+    assert not await checker.same("x", "y")
+
+
+def test_main_thread_threads_and_loops_agree(checker: Checker) -> None:
+    """One pool serves them all; nothing rests on signals."""
+    solution = r"\boxed{\frac{z}{2}+\frac{z}{2}}"
+
+    def from_a_new_loop(suffix: int) -> Verdict:
+        return asyncio.run(checker.check(f"z+{suffix}-{suffix}", solution)).verdict
+
+    with ThreadPoolExecutor(3) as threads:
+        verdicts = list(threads.map(from_a_new_loop, range(6)))
+    assert [*verdicts, from_a_new_loop(7)] == [Verdict.CORRECT] * 7
+
+
+@given(st.text(), st.text())
+async def test_any_text_gets_a_verdict(gold: str, solution: str) -> None:
+    """Nothing raises; nothing here needs a worker, since hardly any text states an answer."""
+    result = await Checker().check(gold, solution)
+    assert (result.extracted is None) == (result.verdict is Verdict.NO_ANSWER)

@@ -1,0 +1,123 @@
+"""Answers that need no algebra are compared at once; the rest is left undecided."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdr_graph.answers import exact
+
+_MARKUP = [
+    "{",
+    "}",
+    "(",
+    ")",
+    ",",
+    "\\frac",
+    "\\text{",
+    "1",
+    "2",
+    ".",
+    " ",
+    "x",
+    "=",
+    "-",
+    "%",
+    "$",
+]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("25", "025"),
+        ("25", "25.0"),
+        ("1000", r"1\,000"),
+        ("5/4", "1 1/4"),
+        ("1/3", "0.333333"),
+        ("28", r"28\%"),
+        ("0.28", "28%"),
+        ("(1,2)", "(1, 2.0)"),
+        ("1 and 2", "2, 1"),
+        (r"\{1, 2\}", r"\{2, 1\}"),
+        (r"x \geq 5", "x >= 5"),
+        (r"\dfrac{\pi}{2}", r"\frac{\pi}{2}"),
+        ("Evelyn", r"\text{evelyn}"),
+        ("x = 1, y = 2", "x=1, y=2"),
+    ],
+)
+def test_equal(left: str, right: str) -> None:
+    """One answer in two spellings."""
+    assert exact.equal(left, right) is True
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("25", "26"),
+        ("1/3", "0.333"),
+        ("0.000000001", "0.000000002"),
+        ("2 2/3", "2"),
+        ("25^\\circ", "25\\%"),
+        ("listen", "silent"),
+        (r"1:2:3:\ldots", r"1:4:9:\ldots"),
+        ("1" * 1_000_000, "2" * 1_000_000),
+    ],
+)
+def test_unequal(left: str, right: str) -> None:
+    """What math-verify would take for equal, or never finish, among them."""
+    assert exact.equal(left, right) is False
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("32349", "32, 349"),
+        ("32349", "(32,349)"),
+        ("x = 1, y = 2", "x = 2, y = 1"),
+        ("x = 1", "y = 1"),
+        ("(1,2)", "(2,1)"),
+        ("x+1", "1+x"),
+        ("10^3", "1000"),
+        ("1.2", "1,2"),
+    ],
+)
+def test_undecided(left: str, right: str) -> None:
+    """Whatever needs more than reading."""
+    assert exact.equal(left, right) is None
+
+
+_ANSWERS = st.one_of(
+    st.text(max_size=30),
+    st.integers().map(str),
+    st.fractions().map(str),
+    st.decimals(allow_nan=False, allow_infinity=False).map(str),
+    st.lists(st.sampled_from(_MARKUP), max_size=25).map("".join),
+)
+
+
+@given(_ANSWERS)
+def test_an_answer_equals_itself(answer: str) -> None:
+    """Any but the empty one."""
+    assert exact.equal(answer, answer) is bool(answer)
+
+
+@given(_ANSWERS, _ANSWERS)
+def test_order_does_not_matter(left: str, right: str) -> None:
+    """Neither is the gold answer here."""
+    assert exact.equal(left, right) == exact.equal(right, left)
+
+
+@given(st.integers(), st.integers())
+def test_integers_are_equal_as_integers(left: int, right: int) -> None:
+    """The exact path decides, and decides rightly."""
+    assert exact.equal(str(left), f"{right:,}") is (left == right)
+
+
+def test_a_set_of_sets_is_no_trap() -> None:
+    """Sets are compared each with each, but not at every depth."""
+    sets = ["{" * 90 + "1" + "".join(f",{i}}}" for i in range(k, k + 90)) for k in (0, 1)]
+    start = time.perf_counter()
+    exact.equal(*sets)
+    assert time.perf_counter() - start < 0.1

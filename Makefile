@@ -11,7 +11,7 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a real server
-	@$(RUN) -m graphs.demo
+	@$(BIN)/pdr-graph demo $(ARGS)
 
 install: $(VENV)/.dev ## the package with everything that developing it needs
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, ChannelVersions, Checkpoint
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -19,8 +21,11 @@ from checkpoints.records import Place, Record, Write, pack_cell, pack_head, pack
 from checkpoints.store import Command, Fence, Store
 from checkpoints.values import dump, lay_out
 
-REGISTER_EVERY_S = 30.0
+REGISTER_EVERY_S: Final = 30.0
 """On Cluster the registry is in another slot: refresh a thread's entry at most this often."""
+
+ELSEWHERE_FROM: Final = 64_000
+"""From this many bytes on, parts are compressed in a thread: 64 kB take about 0.2 ms."""
 
 
 @dataclass
@@ -95,7 +100,7 @@ class Writer:
         thread = self.keyspace.thread(thread_id)
         held = [digest for digest in change.parts if self.ledger.has(thread.data, digest)]
         missing = change.parts.keys() - set(held)
-        commands = self._commands(thread, change, missing)
+        commands = await self._commands(thread, change, missing)
         if change.is_checkpoint and self.store.is_cluster:
             await self._register(thread_id)
         elif change.is_checkpoint:
@@ -106,19 +111,22 @@ class Writer:
         self.ledger.add(thread.data, missing)
         there = replies[asked_from:]
         if gone := [digest for digest, held_on in zip(held, there, strict=True) if not held_on]:
-            again = self._commands(thread, Change(parts=change.parts), gone)
+            again = await self._commands(thread, Change(parts=change.parts), gone)
             await self.store.write(thread, again, fence)
 
-    def _commands(
+    async def _commands(
         self, thread: ThreadKeys, change: Change, digests: Collection[bytes]
     ) -> list[Command]:
         stamp = b"%d %s" % (_now_ms(), os.urandom(4).hex().encode())
         pairs: list[bytes] = [keys.UPDATED, stamp]
         for name, blob in change.fields.items():
             pairs += (name, blob)
-        for digest in digests:
-            name = keys.part(digest)
-            pairs += (name, self.envelope.wrap(change.parts[digest], name))
+        bodies = {keys.part(digest): change.parts[digest] for digest in digests}
+        if sum(map(len, bodies.values())) < ELSEWHERE_FROM:
+            pairs += self._wrapped(bodies)
+        else:
+            # zstd and AES let other threads run: a round's drafts do not hold up the loop.
+            pairs += await asyncio.to_thread(self._wrapped, bodies)
         commands: list[Command] = [("HSET", thread.data, *chunk) for chunk in keys.chunks(pairs)]
         commands += [
             ("HSETNX", thread.data, name, blob) for name, blob in change.new_fields.items()
@@ -126,6 +134,11 @@ class Writer:
         scored = [item for member in change.members for item in (b"0", member)]
         commands += [("ZADD", thread.index, *chunk) for chunk in keys.chunks(scored)]
         return commands + expiry(thread, self.ttl_s)
+
+    def _wrapped(self, bodies: Mapping[bytes, bytes]) -> list[bytes]:
+        return [
+            item for name, body in bodies.items() for item in (name, self.envelope.wrap(body, name))
+        ]
 
     async def _register(self, thread_id: str) -> None:
         now = time.monotonic()

@@ -13,6 +13,9 @@ from pdr_graph.types import LedgerRow
 TEMPLATE_TOKENS = 192
 """Charged for a prompt's fixed words and the chat template, which no tokenizer call counts."""
 
+CANDIDATE_TOKENS = 20
+"""Charged for the lines around each candidate of a prompt."""
+
 
 def merge_rows(rows: list[LedgerRow], new: list[LedgerRow]) -> list[LedgerRow]:
     """Add rows to a ledger: rows of one node in one super-step ran in parallel and become one."""
@@ -102,16 +105,22 @@ _REPORTED = (
 def round_cost(config: PDRConfig, *, width: int, problem_tokens: int, distiller_calls: int) -> int:
     """Return the most tokens that one round can cost, prompts included."""
     draft = _call_cost(config, problem_tokens + config.kappa)
-    distil = _call_cost(config, problem_tokens + width * config.solution_tokens)
+    distil = _call_cost(config, problem_tokens + width * _candidate_cost(config))
     return width * draft + distiller_calls * distil
 
 
 def finish_cost(config: PDRConfig, *, problem_tokens: int) -> int:
-    """Return the most tokens that the final call can cost."""
-    candidates = config.kappa
-    if config.finish == "select" and config.widths:
-        candidates = config.widths[-1] * config.solution_tokens
-    return 0 if config.finish == "vote" else _call_cost(config, problem_tokens + candidates)
+    """Return the most tokens that ending the run can cost: the final call and its verdict."""
+    final = 0
+    if config.finish != "vote":
+        # A selection reads the drafts of whichever round turns out to be the last.
+        drafts = max(config.widths, default=0) if config.finish == "select" else 0
+        read = max(config.kappa, drafts * _candidate_cost(config))
+        final = _call_cost(config, problem_tokens + read)
+    judging = 0
+    if config.verifier not in {"none", "consensus"}:
+        judging = _call_cost(config, problem_tokens + _candidate_cost(config))
+    return final + judging
 
 
 def why_not_another_round(
@@ -144,6 +153,10 @@ def why_not_another_round(
 def _last_round_s(rows: Sequence[LedgerRow]) -> float:
     last = max((row["round"] for row in rows), default=0)
     return elapsed_s(row for row in rows if row["round"] == last)
+
+
+def _candidate_cost(config: PDRConfig) -> int:
+    return config.solution_tokens + CANDIDATE_TOKENS
 
 
 def _call_cost(config: PDRConfig, input_tokens: int) -> int:

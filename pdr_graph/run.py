@@ -22,6 +22,7 @@ from pdr_graph.config import PDRConfig, changed_fields, make_config
 from pdr_graph.errors import (
     ConfigChangedError,
     ConfigError,
+    ContextWindowError,
     DrainedError,
     ThreadExistsError,
     UnknownThreadError,
@@ -91,7 +92,15 @@ async def solve(
     if checkpointer is not None and (await graph.aget_state(_run(thread_id))).created_at:
         raise ThreadExistsError(thread_id)
     entry = ProblemInput(problem=problem, config=config.model_dump(mode="json"))
-    return await _drive(graph, thread_id, entry, config, parts, durable=checkpointer is not None)
+    try:
+        return await _drive(
+            graph, thread_id, entry, config, parts, durable=checkpointer is not None
+        )
+    except (ConfigError, ContextWindowError):
+        # Refused before its first step was done: the thread must be free for the corrected run.
+        if checkpointer is not None and not await _has_opened(graph, thread_id):
+            await checkpointer.adelete_thread(thread_id)
+        raise
 
 
 async def resume(
@@ -215,6 +224,10 @@ def _refuse_changes(
             changed.append("set of prompts")
     if changed:
         raise ConfigChangedError(thread_id, changed)
+
+
+async def _has_opened(graph: PDRGraph, thread_id: str) -> bool:
+    return "record" in (await graph.aget_state(_run(thread_id))).values
 
 
 def _stuck_below_quorum(snapshot: StateSnapshot, state: PDRState) -> bool:

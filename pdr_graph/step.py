@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pdr_graph.answers import AnswerKind, clusters
-from pdr_graph.budget import TEMPLATE_TOKENS
+from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
 from pdr_graph.config import PDRConfig
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.tokens import TokenCounter
@@ -47,8 +47,7 @@ class Step:
         if window is None:
             return limit
         free = window - self.config.max_tokens - self.problem_tokens - TEMPLATE_TOKENS
-        # Eight tokens a candidate go into the lines around it.
-        return max(16, min(limit, free // max(1, count) - 8))
+        return max(1, min(limit, free // max(1, count) - CANDIDATE_TOKENS))
 
     async def by_agreement(self) -> list[Draft]:
         """Return the drafts, those of the most common answer first, then by index."""

@@ -3,6 +3,8 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from pdr_graph.answers import answer_kind
 from pdr_graph.config import make_config
@@ -127,6 +130,24 @@ odd_texts = st.one_of(
     ),
 )
 """Any text at all, short or long, lone surrogates included."""
+
+
+def write_tokenizer(file: Path) -> None:
+    """Train a byte-level tokenizer on the Python manual, in half a second, and write it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=6000,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<s>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(topics.values(), trainer)
+    # As many models have it: a token in front, which counts only with special tokens.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    tokenizer.save(str(file))
 
 
 @dataclass

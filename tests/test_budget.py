@@ -41,24 +41,22 @@ SUMS = (
     "nominal_tokens",
 )
 
+
+def make_bill(num: int, prompt: int, completion: int, failed: bool) -> Spent:
+    """Return a call of `num` attempts, whose other numbers follow from these."""
+    usage = Usage(prompt, prompt // 3, completion, completion // 2, estimated=num > 1)
+    return Spent(
+        requests=num + failed,
+        usage=[usage] * num,
+        failed=failed,
+        aborted=num % 2,
+        seconds=(prompt + completion) / 8,
+        nominal=2 * completion,
+    )
+
+
 bills = st.builds(
-    Spent,
-    requests=st.integers(0, 4),
-    usage=st.lists(
-        st.builds(
-            Usage,
-            st.integers(0, 999),
-            st.integers(0, 99),
-            st.integers(0, 999),
-            st.integers(0, 99),
-            st.booleans(),
-        ),
-        max_size=3,
-    ),
-    failed=st.integers(0, 1),
-    aborted=st.integers(0, 1),
-    seconds=st.integers(0, 100).map(lambda tenths: tenths / 8),
-    nominal=st.integers(0, 999),
+    make_bill, st.integers(0, 2), st.integers(0, 999), st.integers(0, 999), st.booleans()
 )
 
 
@@ -66,8 +64,8 @@ bills = st.builds(
 def rows_of(draw, step: int = 1, node: str = "drafter", round_number: int = 1) -> LedgerRow:
     """Draw a row as a node makes it: a few turns, each of a few calls side by side."""
     meter = Meter(node, round_number, step)
-    for _ in range(draw(st.integers(0, 3))):
-        meter.add(draw(st.lists(bills, max_size=3)))
+    for turn in draw(st.lists(st.lists(bills, max_size=2), max_size=2)):
+        meter.add(turn)
     return meter.row()
 
 
@@ -254,34 +252,41 @@ def least(config, problem_tokens: int) -> int:
     return finish_cost(config, problem_tokens=problem_tokens)
 
 
+def limit_of(config, problem_tokens: int, num_paid: int, spare: int) -> int:
+    """Return a bound that pays for some rounds, the finish, and little more."""
+    max_calls = DISTILLERS[config.distiller].max_calls
+    limit = least(config, problem_tokens) + spare
+    for number in range(1, min(num_paid, len(config.widths)) + 1):
+        width, after = width_of(config, number), width_of(config, number + 1)
+        calls = max_calls(width, after, config.k)
+        limit += round_cost(
+            config, width=width, problem_tokens=problem_tokens, distiller_calls=calls
+        )
+    return limit
+
+
 @given(
     fields=st.fixed_dictionaries({**budgeted, "finish": st.sampled_from(["refine", "vote"])}),
     problem_tokens=st.integers(1, 2000),
-    spare=st.integers(0, 200_000),
+    num_paid=st.integers(0, 4),
+    spare=st.integers(0, 3000),
 )
-def test_the_dearest_run_stays_within_its_budget(fields, problem_tokens, spare):
+def test_the_dearest_run_stays_within_its_budget(fields, problem_tokens, num_paid, spare):
     """Every prompt and reply as long as allowed, and B_total is still at most the bound."""
-    config = make_config(**fields)
-    limit = least(config, problem_tokens) + spare
+    limit = limit_of(make_config(**fields), problem_tokens, num_paid, spare)
     config = make_config(**fields, max_total_tokens=limit)
     assert worst_run(config, problem_tokens) <= limit
 
 
-@pytest.mark.xfail(strict=True, reason="the reserve counts the last width, not that of the round")
-@given(
-    fields=st.fixed_dictionaries(budgeted),
-    problem_tokens=st.integers(1, 2000),
-    spare=st.integers(0, 200_000),
-)
-def test_the_dearest_selection_stays_within_its_budget(fields, problem_tokens, spare):
+@pytest.mark.parametrize("num_paid", [1, 2])
+def test_the_dearest_selection_stays_within_its_budget(num_paid):
     """Where the budget ends the rounds at a wide one, the selection reads all of its drafts."""
-    fields = {**fields, "finish": "select"}
-    limit = least(make_config(**fields), problem_tokens) + spare
+    fields = {"widths": (16, 8, 2), "distiller": "random_k", "finish": "select"}
+    limit = limit_of(make_config(**fields), 100, num_paid, 0)
     config = make_config(**fields, max_total_tokens=limit)
-    assert worst_run(config, problem_tokens) <= limit
+    assert worst_run(config, 100) <= limit
 
 
-@pytest.mark.xfail(strict=True, reason="no reserve holds the judge's call")
 def test_the_judge_is_paid_for_within_the_budget():
     """A verdict costs a call, which the bound includes like any other."""
     fields = {"widths": (2, 2), "verifier": "judge", "max_tokens": 1000, "kappa": 100}
@@ -349,7 +354,6 @@ def test_the_allowance_for_a_prompt_covers_its_fixed_words(template):
     assert estimate_tokens(text) <= TEMPLATE_TOKENS
 
 
-@pytest.mark.xfail(strict=True, reason="the lines around each candidate are in no plan")
 @pytest.mark.parametrize("width", [16, 32])
 async def test_a_prompt_full_of_candidates_costs_no_more_than_planned(width):
     """What a distiller really asks stays within what `round_cost` keeps for it."""

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,8 @@ CALLS = 8 + 1 + 4 + 1 + 1
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Iterator[Path]:
-    yield tmp_path_factory.mktemp("data")
+def data_dir(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("data")
 
 
 def pdr_graph(data_dir: Path, mock: MockEndpoint, *words: str) -> subprocess.Popen[str]:

@@ -62,11 +62,10 @@ async def test_every_admitted_draft_is_whole_or_keeps_its_answer(pairs, kappa, n
 
 @given(pairs=solutions, kappa=st.integers(16, 200), name=lengths)
 async def test_drafts_enter_in_order_and_once(pairs, kappa, name):
-    """Those left out for want of room are the last ones."""
+    """Each draft enters at most once, and those that do stay in the order given."""
     drafts = [draft for draft in drafts_of(pairs) if draft["solution"].strip() or draft["answer"]]
     workspace = await pack(numbered(drafts), kappa, CountBy(LENGTHS[name]))
-    indices = [draft["index"] for draft in drafts]
-    assert workspace["sources"] == indices[: len(workspace["sources"])]
+    assert workspace["sources"] == sorted(set(workspace["sources"]))
 
 
 @pytest.mark.parametrize("name", sorted(LENGTHS))
@@ -101,7 +100,6 @@ async def test_packing_takes_few_counts_per_draft(num_drafts, name):
     assert counter.asked <= 24 * num_drafts + 16
 
 
-@pytest.mark.xfail(strict=True, reason="shares are shrunk again and again for the huge answer")
 @pytest.mark.parametrize("position", [0, 15])
 async def test_a_huge_answer_does_not_multiply_the_counts(position):
     """One draft whose answer fits no share costs no more counts than the others."""
@@ -112,7 +110,6 @@ async def test_a_huge_answer_does_not_multiply_the_counts(position):
     assert counter.asked <= 24 * 16 + 16
 
 
-@pytest.mark.xfail(strict=True, reason="the other drafts are left out for the huge answer")
 async def test_a_huge_answer_does_not_expel_the_other_drafts():
     """The draft that cannot keep its answer goes, not those that can."""
     drafts = [make_draft(index, "4", solution="prose " * 400) for index in range(8)]

@@ -18,9 +18,10 @@ from enum import StrEnum
 from typing import Literal
 
 from pdr_graph.answers import exact
+from pdr_graph.answers.child import Message
 from pdr_graph.answers.extract import LONGEST_ANSWER, answer_in_text, final_answer
 from pdr_graph.answers.notation import readable
-from pdr_graph.answers.pool import Message, WorkerPool
+from pdr_graph.answers.pool import WorkerPool
 
 Mode = Literal["answer", "raw"]
 """Where the answer is: stated in a solution, or it is the whole text."""

@@ -200,7 +200,7 @@ def _read_math(rest: str) -> str | None:
     parts: list[str] = []
     place = 0
     while opening := next((o for o in _MATH if rest.startswith(o, place)), None):
-        end = rest.find(_MATH[opening], place + len(opening))
+        end = _find_closing(rest, _MATH[opening], place + len(opening))
         if end < 0 or rest.endswith((" and ", " or "), place, end):  # "$5 and $7" are amounts
             break
         part, place = tidy(rest[place + len(opening) : end]), end + len(_MATH[opening])
@@ -211,6 +211,14 @@ def _read_math(rest: str) -> str | None:
             break
         place = joint.end()
     return ", ".join(filter(None, parts)) or None
+
+
+def _find_closing(text: str, closing: str, start: int) -> int:
+    r"""Return where a formula ends, which is not at the dollar of `$\$18.90$`; -1 if nowhere."""
+    end = text.find(closing, start)
+    while end > 0 and text[end - 1] == "\\":
+        end = text.find(closing, end + 1)
+    return end
 
 
 def tidy(text: str) -> str:

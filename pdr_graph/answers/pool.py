@@ -8,29 +8,21 @@ from a coroutine of any event loop, and nothing here uses signals.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
-import select
-import subprocess
-import sys
 import threading
-import time
 import weakref
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from pdr_graph.answers.child import Child, Message
 from pdr_graph.errors import PDRError
 
-# Requests and replies of `worker.py`.
-Message = dict[str, Any]
+WORKER = Path(__file__).with_name("worker.py")
+"""The script that runs math-verify: lines in, lines out, of which the first says it is ready."""
 
-_SCRIPT = Path(__file__).with_name("worker.py")
-# Importing sympy takes 1 to 3 s, and many times that on a machine that is busy.
-_START_TIMEOUT_S = 120.0
 _CLOSED = "the answer checker was closed"
 
 
@@ -47,70 +39,6 @@ class Limits:
     """Then it is replaced, since sympy's caches grow."""
 
 
-class Child:
-    """One child process, ready for a request."""
-
-    def __init__(self, limits: Limits) -> None:
-        # -P keeps the script's folder off the path: its neighbours are not top-level modules.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_SCRIPT), str(limits.memory_bytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self.num_requests = 0
-        if self._receive(_START_TIMEOUT_S) is None:
-            self.close()
-            raise PDRError(
-                f"the answer checker's worker did not start within {_START_TIMEOUT_S:g} s: "
-                f"try `{sys.executable} -c 'import math_verify'`"
-            )
-
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
-
-    def ask(self, request: Message, deadline_s: float) -> Message | None:
-        """Return the reply; None if there was none in time, or the child ended."""
-        self.num_requests += 1
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        return self._receive(deadline_s)
-
-    def _receive(self, timeout_s: float) -> Message | None:
-        assert self._process.stdout is not None
-        poll, line = select.poll(), b""
-        poll.register(self._process.stdout, select.POLLIN)
-        end = time.monotonic() + timeout_s
-        while not line.endswith(b"\n"):
-            if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
-                return None
-            part = os.read(self._process.stdout.fileno(), 65_536)
-            if not part:
-                return None
-            line += part
-        message: Message = json.loads(line)
-        return message
-
-    def kill(self) -> None:
-        """End the process, whatever it is doing; its thread then finds the pipe at its end."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """End the process and let go of its pipes."""
-        self.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):  # a request that was never read
-                pipe.close()
-
-
 @dataclass(slots=True)
 class _Job:
     request: Message
@@ -121,10 +49,12 @@ class _Job:
 class _State:
     """What the threads share; it does not refer to the pool, so that the pool can be collected."""
 
+    script: Path
     limits: Limits
     owner: int = field(default_factory=os.getpid)
     jobs: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    # Reentrant, since the collector may call `close` from a thread that holds it.
+    lock: threading.RLock = field(default_factory=threading.RLock)
     threads: list[threading.Thread] = field(default_factory=list)
     num_waiting: int = 0
     """Jobs that are queued or being done."""
@@ -184,14 +114,21 @@ class _State:
         return None
 
     def _start(self) -> Child:
-        if not self.closed:
-            child = Child(self.limits)
-            with self.lock:
-                if not self.closed:
-                    self.children.add(child)
-                    return child
-            child.close()
-        raise PDRError(_CLOSED)
+        if self.closed:
+            raise PDRError(_CLOSED)
+        child = Child(self.script, str(self.limits.memory_bytes))
+        with self.lock:
+            self.children.add(child)
+            if self.closed:
+                child.kill()
+        try:
+            child.wait_until_ready()
+        except PDRError:
+            self._drop(child)
+            if self.closed:
+                raise PDRError(_CLOSED) from None
+            raise
+        return child
 
     def _drop(self, child: Child | None) -> None:
         if child is not None:
@@ -203,12 +140,13 @@ class _State:
 class WorkerPool:
     """Runs requests in child processes; started by the first, closed with the interpreter."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, script: Path = WORKER) -> None:
         self.limits = limits or Limits()
+        self._script = script
         self._open()
 
     def _open(self) -> None:
-        self._state = _State(self.limits)
+        self._state = _State(self._script, self.limits)
         self._finalizer = weakref.finalize(self, self._state.close)
 
     def submit(self, request: Message) -> Future[Message | None]:

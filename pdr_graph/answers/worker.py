@@ -6,20 +6,23 @@ else. It reads one JSON object a line from standard input and writes one a line 
     {"gold": "\\boxed{2x}", "answer": "$x + x$", "both_ways": false, "seconds": 5.0}
     {"verdict": "correct", "reason": ""}
 
-What it does *not* do: keep time. The parent does, and kills it. It only makes sure that it cannot
-outlive its parent by much: the end of standard input ends it, and a limit on processor time ends
-what does not let a thread run (one power of large integers is one call into C). Memory is limited
-too. Not covered: network and files, which math-verify does not touch.
+What it does *not* do: keep time. The parent does, and kills it. It only makes sure that it does not
+outlive its parent. The end of standard input ends it; but one power of large integers is one call
+into C, in which no thread gets to see that. There Linux ends it, as the parent's death signal, and
+elsewhere the limit on processor time. Memory is limited too. Not covered: network and files, which
+math-verify does not touch.
 
 Library: https://github.com/huggingface/Math-Verify, 0.9.
 """
 
+import ctypes
 import json
 import logging
 import math
 import os
 import queue
 import resource
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -39,12 +42,7 @@ class MathVerify:
 
     def __init__(self) -> None:
         from math_verify import LatexExtractionConfig, parse, verify
-        from sympy import (
-            Basic,
-            Float,
-            N,
-            UnevaluatedExpr,
-        )
+        from sympy import Basic, Float, N, UnevaluatedExpr
 
         logging.disable(logging.CRITICAL)
         self._parse, self._verify = parse, verify
@@ -74,9 +72,21 @@ class MathVerify:
         return read
 
     def _equal(self, golds: list[Any], answers: list[Any], both_ways: bool) -> bool:
-        return bool(
-            self._verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=both_ways)
-        )
+        try:
+            return bool(
+                self._verify(
+                    golds,
+                    answers,
+                    timeout_seconds=None,
+                    allow_set_relation_comp=both_ways,
+                    raise_on_error=True,
+                )
+            )
+        except MemoryError:
+            raise
+        # The library takes what it cannot compare for different, all but the lack of memory.
+        except Exception:  # noqa: BLE001
+            return False
 
     def _far_apart(self, gold: Any, answer: Any) -> bool:
         """Tell whether two numbers that the library calls equal are not.
@@ -125,8 +135,16 @@ def lower_limit(which: int, value: int) -> None:
         resource.setrlimit(which, (value, most))
 
 
+def die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the thread that started this process is gone; prctl(2)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 def main() -> None:
     """Say `ready`, then answer requests until standard input ends."""
+    die_with_parent()
     library = MathVerify()
     lower_limit(resource.RLIMIT_AS, int(sys.argv[1]))
     lower_limit(resource.RLIMIT_CORE, 0)

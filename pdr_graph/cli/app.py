@@ -1,6 +1,7 @@
 """The commands and their options; what each does is imported when it is called."""
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -77,10 +78,11 @@ def _solve(
 ) -> None:
     """Solve a problem."""
     from pdr_graph.cli.problem import read_problem
+
+    text = read_problem(problem, file)  # a mistake in it is told before the slow imports
     from pdr_graph.cli.solving import solve_command
 
-    output = _output(json, quiet)
-    solve_command(read_problem(problem, file), thread, config, settings, trace, output)
+    solve_command(text, thread, config, settings, trace, _output(json, quiet))
 
 
 @app.command("resume")
@@ -136,11 +138,33 @@ def _doctor(settings: Given, json: Json = False) -> None:
     """Check model, store and this machine; each line says what to do."""
     from pdr_graph.cli.doctor import doctor_command
 
-    doctor_command(settings, _output(json, quiet=False))
+    # What the parts below warn of is in the report, with its remedy.
+    doctor_command(settings, _output(json, quiet=False, logs=logging.ERROR))
+
+
+@app.command("demo")
+@takes(settings=SETTINGS)
+def _demo(
+    settings: Given,
+    problem: Annotated[
+        str | None, typer.Argument(help="The problem; a sum about apples without.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show four strategies on one problem, their ledgers side by side."""
+    from pdr_graph.cli.showcase import demo_command
+
+    demo_command(problem, settings, _output(json, quiet))
 
 
 def main() -> None:
     """Run the command line of this process."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # they speak to developers
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started us
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     sys.exit(run(sys.argv[1:]))
 
 
@@ -150,8 +174,6 @@ def run(arguments: Sequence[str]) -> int:
 
     debug = debug_wanted() or "--debug" in arguments
     output = Output()
-    if not debug and not sys.warnoptions:
-        warnings.simplefilter("ignore")  # they speak to developers
     try:
         code = typer.main.get_command(app).main(
             list(arguments), prog_name="pdr-graph", standalone_mode=False
@@ -177,7 +199,7 @@ def _report(error: Exception, output: Output, *, debug: bool) -> int:
     return failure.exit_code
 
 
-def _output(json: bool, quiet: bool) -> Output:
+def _output(json: bool, quiet: bool, logs: int = logging.WARNING) -> Output:
     output = Output(json=json, quiet=quiet)
-    logging.basicConfig(handlers=[LogLines(output)], level=logging.WARNING, force=True)
+    LogLines(output, logs).install()
     return output

@@ -29,9 +29,10 @@ def small_config(name: str, given: Mapping[str, object]) -> PDRConfig:
 
 
 def announcement(config: PDRConfig) -> str:
-    """Say which budgets were chosen."""
+    """Say why the run is small, and how small."""
     widths = ",".join(map(str, config.widths)) or "none"
     return (
-        f"demonstration budgets where you set none: widths {widths}, kappa {config.kappa}, "
+        "no endpoint is configured (--base-url / PDR_BASE_URL): a small demonstration model runs "
+        f"here, with small budgets where you set none: widths {widths}, kappa {config.kappa}, "
         f"max_tokens {config.max_tokens}, solution_tokens {config.solution_tokens}"
     )

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pdr_graph.cli.output import Output, joined
-from pdr_graph.cli.progress import Event, Progress
+from pdr_graph.cli.progress import DRAFTING, Event, Progress
 
 HEARTBEAT_S = 10.0
 """Longest silence where lines are all there is."""
@@ -86,10 +86,13 @@ class _Status:
         if progress.round:
             first.append(f"round {progress.round}/{progress.num_rounds}", "bold")
         if progress.width:
-            first.append(f"  {len(progress.drafts)}/{progress.width} drafts ")
-            first.append_text(_bar(len(progress.drafts), progress.width, width - first.cell_len))
-        if progress.doing != "drafting":
-            first.append("  " * bool(first) + progress.doing, "cyan")
+            first.append(f"  {len(progress.drafts)}/{progress.width} drafts")
+        first.append("  " * bool(first))
+        if progress.doing == DRAFTING:
+            done, of = len(progress.drafts), progress.width or 0
+            first.append_text(_bar(done, of, width - first.cell_len))
+        else:
+            first.append(progress.doing, "cyan")
         lines = [first]
         found = joined([progress.answers(), progress.losses()]) if progress.width else ""
         if found:
@@ -99,7 +102,7 @@ class _Status:
 
 
 def _bar(done: int, of: int, room: int) -> Text:
-    cells = min(BAR_CELLS, of, room - 2)
+    cells = min(BAR_CELLS, of, room)
     if cells < 4:
         return Text()
     full = cells * done // of

@@ -9,7 +9,7 @@ from pdr_graph.cli.output import joined
 from pdr_graph.cli.tables import plain_table
 from pdr_graph.types import LedgerRow
 
-WIDE = 84
+WIDE = 96
 """Columns of a terminal that has room for every column of the table."""
 
 

@@ -4,9 +4,10 @@ import json
 import logging
 import os
 import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from typing import IO, Any
 
 import typer
@@ -50,7 +51,7 @@ class Output:
     def say(self, line: str) -> None:
         """Write a line of information on standard error, unless that is to be quiet."""
         if not self.quiet:
-            self.tell(line)
+            self.tell(line, "dim")
 
     def tell(self, line: str, style: str = "") -> None:
         """Write a line on standard error, whatever was asked."""
@@ -70,22 +71,23 @@ class Output:
             sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-class _written_out:  # noqa: N801  # reads as a phrase: with _written_out()
-    """Flushes standard output, and ends the command where its reader has left."""
+@contextmanager
+def _written_out() -> Iterator[None]:
+    """Flush standard output, and end the command quietly where its reader has left.
 
-    def __enter__(self) -> None:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        try:
-            if error is None:
-                sys.stdout.flush()
-        except BrokenPipeError as broken:
-            error = broken
+    Raises:
+        typer.Exit: the pipe is broken.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        _discard(sys.stdout)
         if isinstance(error, BrokenPipeError):
-            _discard(sys.stdout)
             raise typer.Exit(BROKEN_PIPE) from None
+        raise
 
 
 def _discard(stream: IO[str]) -> None:
@@ -96,21 +98,27 @@ def _discard(stream: IO[str]) -> None:
 
 
 class LogLines(logging.Handler):
-    """Shows warnings of the packages below as lines on standard error, without tracebacks."""
+    """Shows what the packages below log as lines on standard error, without tracebacks."""
 
-    def __init__(self, output: Output) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, output: Output, level: int = logging.WARNING) -> None:
+        super().__init__(level)
         self._output = output
         self._said: set[str] = set()
-        self._mutex = threading.Lock()
+
+    def install(self) -> None:
+        """Take the place of an earlier one."""
+        root = logging.getLogger()
+        for each in root.handlers:
+            if isinstance(each, LogLines):
+                root.removeHandler(each)
+        root.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; the same words are said once."""
         line = f"{record.levelname.lower()}: {record.getMessage()}"
-        with self._mutex:
-            if line in self._said:
-                return
-            self._said.add(line)
+        if line in self._said:
+            return
+        self._said.add(line)
         if record.levelno >= logging.ERROR:
             self._output.tell(line)
         else:

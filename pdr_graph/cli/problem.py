@@ -19,7 +19,7 @@ def read_problem(argument: str | None, file: Path | None) -> str:
         return _stated(argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     if file is not None:
         return _stated(_decoded(_bytes_of(file), f"--file {str(file)!r}"))
-    if argument is None and sys.stdin.isatty():
+    if sys.stdin is None or (argument is None and sys.stdin.isatty()):
         raise ConfigError("no problem is given; pass it as an argument, by --file or by a pipe")
     return _stated(_decoded(sys.stdin.buffer.read(), "standard input"))
 

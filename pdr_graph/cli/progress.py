@@ -13,8 +13,8 @@ from pdr_graph.types import Draft
 ANSWERS_SHOWN = 4
 ANSWER_CHARS = 24
 
-STARTING = "starting"
-"""What a run does before its first round or call."""
+STARTING, DRAFTING = "starting", "drafting"
+"""What a run does before its first round or call, and in a round of drafts."""
 
 Event = dict[str, Any]  # Any: plain data, by the name in "event"
 
@@ -43,23 +43,27 @@ class Progress:
 
     def continue_from(self, round_number: int, width: int, drafts: Iterable[Draft]) -> None:
         """Take up a round that an earlier process has begun."""
-        self.round, self.width, self.doing = round_number, width, "drafting"
-        for draft in drafts:
-            if draft["error"] is None:
-                self.drafts[draft["index"]] = dict(draft)
+        self.round, self.width = round_number, width
+        # A draft without a solution may be asked for again.
+        self.drafts = {each["index"]: dict(each) for each in drafts if each["error"] is None}
+        self.doing = DRAFTING if len(self.drafts) < width else "distilling"
 
     def take(self, event: Event) -> str | None:
         """Keep an event; return a line on it where it is a milestone."""
+        # A user's own step may write to the same stream, whatever it likes.
+        handler = _HANDLERS.get(event.get("event")) if isinstance(event, dict) else None
+        if handler is None:
+            return None
         self.tokens += event.get("spent", 0)
-        handler = _HANDLERS.get(event["event"])
-        return handler(self, event) if handler else None
+        line: str | None = handler(self, event)
+        return line
 
     def status(self) -> str:
         """Say in one line where the run is."""
         where = f"round {self.round} of {self.num_rounds}" if self.round else ""
         drafts = f"{len(self.drafts)} of {self.width} drafts in" if self.width else ""
         spent = f"{self.tokens:,} tokens" if self.tokens else ""
-        doing = self.doing if self.doing != "drafting" else ""
+        doing = self.doing if self.doing != DRAFTING else ""
         return joined([where, drafts, doing, spent, f"{self.seconds:.0f} s"])
 
     def answers(self) -> str:
@@ -81,7 +85,7 @@ class Progress:
 
     def _on_round(self, event: Event) -> None:
         self.round, self.width, self.drafts = event["round"], event["width"], {}
-        self.doing, self.round_began = "drafting", perf_counter()
+        self.doing, self.round_began = DRAFTING, perf_counter()
         self.num_rounds = max(self.num_rounds, self.round)
 
     def _on_draft(self, event: Event) -> str | None:
@@ -125,7 +129,7 @@ class Progress:
         return f"note: {event['text']}"
 
 
-_HANDLERS: Mapping[str, Any] = {  # Any: methods that take an event
+_HANDLERS: Mapping[object, Any] = {  # Any: methods that take an event
     "round": Progress._on_round,
     "draft": Progress._on_draft,
     "workspace": Progress._on_workspace,

@@ -21,8 +21,8 @@ class Prose:
         text, margin = safe(self.text).strip(), " " * self.indent
         if self.lines is None and not console.is_terminal:
             # Into a file or a pipe goes what the model wrote, line by line.
-            for line in text.split("\n"):
-                yield unbroken(Text(margin + line))
+            for written in text.split("\n"):
+                yield unbroken(Text(margin + written))
             return
         width = max(8, options.max_width - self.indent)
         # Wrapping a million characters to show six lines would take seconds.

@@ -27,7 +27,7 @@ PROBLEM = "Tom has 3 boxes with 4 apples in each box. How many apples does Tom h
 STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "long_cot": {},
-        "sr": {"widths": (1, 1)},
+        "sr": {"widths": (1,)},
         "majority": {"widths": (4,), "verifier": "consensus"},
         "pdr": {"widths": (4, 2), "verifier": "consensus"},
     }
@@ -35,7 +35,7 @@ STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
 """What is shown, in this order; the last is shown whole."""
 
 BUDGETS: Mapping[str, object] = MappingProxyType(
-    {"max_tokens": 160, "solution_tokens": 128, "kappa": 256, "seed": 7}
+    {"max_tokens": 128, "solution_tokens": 128, "kappa": 192, "seed": 7}
 )
 """Small enough for a minute on two cores."""
 

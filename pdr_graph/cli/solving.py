@@ -73,7 +73,7 @@ def resume_command(
     async def check(saver: Saver) -> Progress:
         past = await history(thread_id, checkpointer=saver)
         progress = Progress(len(past.config.widths), tokens=past.ledger.b_total)
-        if past.rounds and "drafter" in past.next:
+        if past.rounds and {"drafter", "distiller"} & set(past.next):
             last = past.rounds[-1]
             progress.continue_from(last.round, last.width, last.drafts)
         return progress

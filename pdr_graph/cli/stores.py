@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from checkpoints import RedisSaver, open_checkpointer
 from checkpoints.connect import redact
 from pdr_graph.errors import CheckpointError
+from pdr_graph.local import embedded_valkey
 from pdr_graph.settings import Settings
 
 Saver = BaseCheckpointSaver[str]
@@ -33,9 +34,6 @@ async def open_saver(settings: Settings, say: Callable[[str], None]) -> AsyncIte
         async with open_redis(settings.redis_url) as saver:
             yield saver
     else:
-        # The embedded parts are an extra: their packages may be absent.
-        from pdr_graph.local import embedded_valkey
-
         async with (
             embedded_valkey(settings.data_dir, announce=say) as url,
             open_redis(url) as saver,

@@ -3,6 +3,8 @@
 Unlike there it is bounded by kappa like any other.
 """
 
+import re
+
 from pdr_graph.distill.entry import Entry
 from pdr_graph.step import Step
 from pdr_graph.types import Draft
@@ -20,5 +22,6 @@ def _conclusion(draft: Draft) -> Entry:
     last = draft["solution"].rstrip().rpartition("\n\n")[2].strip()
     answer = draft["answer"]
     line = f"Final answer: {answer}" if answer else ""
-    text = last if not answer or answer in last else f"{last}\n{line}"
+    stated = answer and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", last)
+    text = last if stated or not answer else f"{last}\n{line}"
     return Entry(text, line, (draft["index"],), "Conclusion of an attempt:")

@@ -15,8 +15,10 @@ async def consensus(step: Step) -> list[list[Entry]]:
     groups = await clusters(step.answers, answers)
     line = await tally(step) or "No attempt reached a final answer."
     entries = [Entry(line, line)]
-    representatives = [step.drafts[group[0]] for group in groups] or list(step.drafts)
-    for draft, group in zip(representatives[: step.config.k], groups or [[0]], strict=False):
+    # Drafts without an answer agree with nobody: each stands for itself.
+    groups = groups or [[index] for index in range(len(answers))]
+    for group in groups[: step.config.k]:
+        draft = step.drafts[group[0]]
         title = f"An attempt that reaches {draft['answer']} ({len(group)} do):"
         entries.append(draft_entry(draft, title=title if draft["answer"] else "An attempt:"))
     return [entries]

@@ -1,15 +1,21 @@
 """The workspace bound: entries in, at most kappa model tokens out, whatever the entries hold."""
 
+from asyncio import gather
 from collections.abc import Sequence
+from statistics import median_low
 
-from pdr_graph.clip import clip
+from pdr_graph.clip import CUT, clip
 from pdr_graph.distill.entry import Entry
 from pdr_graph.errors import WorkspaceOverflowError
 from pdr_graph.llm.tokens import TokenCounter
 from pdr_graph.types import Workspace
 
 _LEAST_SHARE = 12
-"""Tokens below which an entry says nothing; the last entry then goes, so that the others fit."""
+"""Tokens below which an entry says nothing."""
+
+_TRIES = 4
+"""Cuts that are tried before entries are left out; counts of parts add up to about the whole's, so
+the first or second fits with any real tokenizer."""
 
 
 async def pack(entries: Sequence[Entry], kappa: int, counter: TokenCounter) -> Workspace:
@@ -36,38 +42,64 @@ async def pack(entries: Sequence[Entry], kappa: int, counter: TokenCounter) -> W
 async def _cut_to_fit(
     entries: list[Entry], kappa: int, counter: TokenCounter
 ) -> tuple[list[Entry], str]:
+    first = entries[0] if entries else Entry("")
+    least = list(await gather(*(_least(entry, counter) for entry in entries)))
     while len(entries) > 1:
-        room = kappa - 8 * len(entries)  # titles and blank lines
-        while room >= _LEAST_SHARE * len(entries):
-            cut = await _cut_each(entries, room, counter)
+        while len(entries) > 1 and sum(least) > kappa:
+            # One oversized last line goes by itself; otherwise the last entry makes room.
+            largest = max(range(len(entries)), key=least.__getitem__)
+            gone = largest if least[largest] > 2 * median_low(least) else -1
+            del entries[gone], least[gone]
+        if len(entries) == 1:
+            break
+        # What a title costs is no room for the text below it.
+        titles = await gather(*(counter.count(entry.title) for entry in entries))
+        floors = [whole - title - 4 for whole, title in zip(least, titles, strict=True)]
+        lengths = await gather(*(counter.count(entry.text[: kappa * 16]) for entry in entries))
+        spare = kappa - sum(least)
+        for _ in range(_TRIES):
+            limits = _shares(lengths, floors, spare)
+            cut = await gather(
+                *(
+                    _cut(entry, length, limit, counter)
+                    for entry, length, limit in zip(entries, lengths, limits, strict=True)
+                )
+            )
             text = _joined(cut)
             if await counter.count(text) <= kappa and all(map(_keeps, cut, entries)):
-                return cut, text
-            room = int(room * 0.85)
-        entries = entries[:-1]
-    if not entries:
-        return [], ""
-    text = await clip(entries[0].text, kappa, counter, keep=entries[0].keep)
-    return (entries, text) if text else ([], "")
+                return list(cut), text
+            spare //= 2
+        half = len(entries) // 2
+        entries, least = entries[:half], least[:half]
+    only = entries[0] if entries else first
+    text = await clip(only.text, kappa, counter, keep=only.keep)
+    return ([only], text) if text else ([], "")
 
 
-async def _cut_each(entries: list[Entry], room: int, counter: TokenCounter) -> list[Entry]:
-    """Share `room` out: an entry below an equal share leaves the rest to the others."""
-    shares = [await counter.count(entry.text[: room * 16]) for entry in entries]
-    left, cut_at = room, dict[int, int]()
-    by_length = sorted(range(len(entries)), key=shares.__getitem__)
-    for position, index in enumerate(by_length):
-        cut_at[index] = min(shares[index], left // (len(entries) - position))
-        left -= cut_at[index]
-    return [
-        Entry(
-            await clip(entry.text, max(1, cut_at[index]), counter, keep=entry.keep),
-            entry.keep,
-            entry.sources,
-            entry.title,
-        )
-        for index, entry in enumerate(entries)
-    ]
+async def _least(entry: Entry, counter: TokenCounter) -> int:
+    """Return the tokens of an entry that is cut to its title and last line."""
+    # Four for a blank line before it, and for what joining lines may cost.
+    title = 4 + await counter.count(entry.title)
+    return title + max(_LEAST_SHARE, await counter.count(f"{CUT}\n{entry.keep}"))
+
+
+def _shares(lengths: Sequence[int], floors: list[int], spare: int) -> list[int]:
+    """Share `spare` out: an entry that needs less than an equal part leaves it to the others."""
+    beyond = [max(0, length - floor) for length, floor in zip(lengths, floors, strict=True)]
+    shares = list(floors)
+    by_need = sorted(range(len(lengths)), key=beyond.__getitem__)
+    for position, index in enumerate(by_need):
+        part = min(beyond[index], spare // (len(lengths) - position))
+        shares[index] += part
+        spare -= part
+    return shares
+
+
+async def _cut(entry: Entry, length: int, limit: int, counter: TokenCounter) -> Entry:
+    if length <= limit and len(entry.text) <= limit * 16:
+        return entry
+    text = await clip(entry.text, limit, counter, keep=entry.keep)
+    return Entry(text, entry.keep, entry.sources, entry.title)
 
 
 def _keeps(cut: Entry, whole: Entry) -> bool:

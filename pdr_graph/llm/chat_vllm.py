@@ -90,7 +90,9 @@ class ChatVLLM(ChatOpenAI):
         if "max_completion_tokens" in payload:
             payload["max_tokens"] = payload.pop("max_completion_tokens")
         own = {name: getattr(self, name) for name in _VLLM_FIELDS & set(type(self).model_fields)}
-        extra = {name: value for name, value in own.items() if value not in (None, False)}
+        extra = {
+            name: value for name, value in own.items() if value is not None and value is not False
+        }
         extra.update({name: payload.pop(name) for name in _VLLM_FIELDS & payload.keys()})
         if extra:
             payload["extra_body"] = {**extra, **(payload.get("extra_body") or {})}

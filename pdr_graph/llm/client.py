@@ -20,6 +20,7 @@ from pdr_graph.llm.retry import Retry, is_connection_error, never_sent, status_o
 from pdr_graph.llm.thought import split_message
 from pdr_graph.llm.tokens import EstimateCounter, TokenCounter
 from pdr_graph.llm.usage import Usage, read_usage
+from pdr_graph.llm.wellformed import wellformed
 
 _FIRST_PACE = 50.0
 """Completion tokens a second that an aborted call is charged before any call has finished."""
@@ -120,8 +121,8 @@ class ModelClient:
         parts = split_message(message)
         reason = _finish_reason(message)
         return Reply(
-            solution=parts.solution,
-            thought=parts.thought,
+            solution=wellformed(parts.solution),
+            thought=wellformed(parts.thought),
             truncated=reason in {"length", "max_tokens"} or not parts.closed,
             finish_reason=reason,
             usage=spent.usage[-1],
@@ -134,7 +135,7 @@ class ModelClient:
             began = perf_counter()
             try:
                 message = await self.model.ainvoke(
-                    [HumanMessage(prompt)], **sampling.parameters(self.model)
+                    [HumanMessage(wellformed(prompt))], **sampling.parameters(self.model)
                 )
             except asyncio.CancelledError:
                 spent.aborted += 1

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -31,15 +32,12 @@ async def probe_endpoint(
     Raises:
         EndpointError: no answer, a refused key, or no such model; one sentence with the remedy.
     """
+    _check_address(base_url, api_key)
     url = base_url.rstrip("/") + "/models"
     try:
         reply = await http.get(
             url, headers={"Authorization": f"Bearer {api_key}"}, timeout=httpx2.Timeout(10.0)
         )
-    except httpx2.UnsupportedProtocol:
-        raise EndpointError(
-            f"base URL {base_url!r} is no http address; write it like http://127.0.0.1:8000/v1"
-        ) from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         raise EndpointError(
             f"no model endpoint answers at {base_url} ({_cause(error)}); start the server or set "
@@ -64,6 +62,23 @@ async def probe_endpoint(
         )
     chosen: dict[str, Any] = next((entry for entry in entries if model in {None, entry["id"]}), {})
     return EndpointInfo(models, await _window(http, base_url, chosen))
+
+
+def _check_address(base_url: str, api_key: str) -> None:
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise EndpointError(
+            f"base URL {base_url!r} is no http address; write it like http://127.0.0.1:8000/v1"
+        )
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise EndpointError(
+            "the API key holds a character that no HTTP header can carry; check --api-key / "
+            "PDR_API_KEY"
+        )
 
 
 async def _window(http: httpx2.AsyncClient, base_url: str, entry: dict[str, Any]) -> int | None:

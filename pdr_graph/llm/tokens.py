@@ -13,6 +13,7 @@ import httpx2
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.estimate import estimate_tokens
+from pdr_graph.llm.wellformed import wellformed
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class FileCounter:
         return await asyncio.to_thread(self._count, text)
 
     def _count(self, text: str) -> int:
-        readable = text.encode("utf-8", "replace").decode()  # lone surrogates are no UTF-8
+        readable = wellformed(text)
         return len(self._tokenizer.encode(readable, add_special_tokens=False).ids)
 
 
@@ -111,7 +112,7 @@ class ServerCounter:
         return "none"
 
     async def _ask(self, form: str, text: str) -> int | None:
-        readable = text.encode("utf-8", "replace").decode()
+        readable = wellformed(text)
         body = (
             {"model": self._model, "prompt": readable, "add_special_tokens": False}
             if form == "vllm"

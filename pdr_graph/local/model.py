@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.local import child
-from pdr_graph.local.cores import usable_cores
+from pdr_graph.local.cores import free_cores
 from pdr_graph.local.data_dir import Announce, fresh_log, last_line, own_folder
 from pdr_graph.local.weights import SMOLLM2, fetch_weights, find_weights
 
@@ -66,7 +66,7 @@ async def embedded_model(
         slots: Calls that are answered at the same time; more of them wait.
         context_per_slot: Prompt and answer of one call, in model tokens. A token takes about
             23 KB of memory, so 8 slots of 4096 take 0.8 GB.
-        threads: None is one for each physical core that this process may use.
+        threads: None is one for each physical core that is free when it starts.
         model_file: A GGUF file to serve in place of SmolLM2.
         announce: Told what happens, a line at a time.
         startup_timeout_s: For loading the weights; fetching them has no limit.
@@ -90,7 +90,12 @@ async def embedded_model(
     arguments = [
         *("--weights", str(weights.absolute()), "--name", name),
         *("--slots", str(slots), "--context-per-slot", str(context_per_slot)),
-        *("--threads", str(threads or usable_cores()), "--parent", str(os.getpid())),
+        *(
+            "--threads",
+            str(threads or await asyncio.to_thread(free_cores)),
+            "--parent",
+            str(os.getpid()),
+        ),
     ]
     process = await _spawn(arguments, log)
     try:

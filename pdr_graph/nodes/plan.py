@@ -10,6 +10,7 @@ from langgraph.types import Overwrite
 from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError, ContextWindowError
+from pdr_graph.llm.wellformed import wellformed
 from pdr_graph.next_round import why_not_round
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
@@ -39,7 +40,7 @@ class Plan:
         return make_config(**given) if given else self.default
 
     async def _open(self, state: PDRState, config: PDRConfig) -> dict[str, object]:
-        problem = state.get("problem", "").strip()
+        problem = wellformed(state.get("problem", "")).strip()
         if not problem:
             raise ConfigError("the problem is empty; state the task to be solved")
         self.toolbox.extensions.check(config)

@@ -31,6 +31,10 @@ VARIABLES: Mapping[str, frozenset[str]] = MappingProxyType(
 """Every template, and the variables it may use."""
 
 
+_NEEDED = frozenset({"problem", "workspace", "candidates"})
+"""Variables that a template must use where it has them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompts:
     """The templates of one process, by name."""
@@ -81,7 +85,10 @@ def _own_templates(folder: Path) -> dict[str, str]:
 
 
 def _checked(file: Path) -> str:
-    text = file.read_text("utf-8")
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompt file {str(file)!r} cannot be read: {error}") from None
     template = Template(text)
     if not template.is_valid():
         raise ConfigError(f"prompt file {str(file)!r} has a stray $; write $$ for a dollar sign")
@@ -90,5 +97,10 @@ def _checked(file: Path) -> str:
         raise ConfigError(
             f"prompt file {str(file)!r} uses ${min(unknown)}, which this call does not fill; "
             f"known: {', '.join(sorted(VARIABLES[file.stem])) or 'none'}"
+        )
+    missing = (VARIABLES[file.stem] & _NEEDED) - set(template.get_identifiers())
+    if missing:
+        raise ConfigError(
+            f"prompt file {str(file)!r} leaves out ${max(missing)}, without which the call is blind"
         )
     return text

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from pdr_graph.answers import Checker, Verdict, WorkerPool
 
-POWER_TOWER = "9^{9^{9^{9}}}"
-
 
 @pytest.fixture(scope="module")
 def idle() -> Checker:
@@ -72,8 +70,6 @@ async def test_a_cut_solution_with_an_answer_is_judged(idle: Checker) -> None:
         ("1331 and 1728", "1728", Verdict.WRONG),
         ("4", r"4\sqrt(2)", Verdict.WRONG),
         ("25", r"25 \text{ or } 26", Verdict.WRONG),
-        ("5", r"\dfrac{5^{(5^{(5)}) - 4)} - 5}{16", Verdict.NO_ANSWER),
-        ("5", r"\dfrac{5^{(5)}) - 4)} - 5}{16}", Verdict.NO_ANSWER),
     ],
 )
 async def test_algebra_is_judged_by_the_worker(
@@ -85,7 +81,7 @@ async def test_algebra_is_judged_by_the_worker(
 
 async def test_a_broken_formula_is_not_its_last_number(checker: Checker) -> None:
     """What cannot be read is said to be so."""
-    result = await checker.check("5", r"\boxed{\frac{5^{(2}}{\left 5}}")
+    result = await checker.check("5", r"\boxed{\frac{5^{(2)}) - 4) - 5}{5}}")
     assert result.verdict is Verdict.UNPARSEABLE
 
 

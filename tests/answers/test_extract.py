@@ -62,6 +62,7 @@ def test_sign_before_the_box_belongs_to_it(solution: str, answer: str) -> None:
         ("Final Answer: The largest $n$ is 34.", "34"),
         ("So the answer is $1331$ and $1728$.", "1331, 1728"),
         ("The answer is $70,000.", "70,000"),
+        (r"The answer is $\$18.90$.", r"\$18.90"),
         ("The answer is 25 apples.", "25"),
         ("The answer is 3.5 cm.", "3.5"),
         ("The answer is 5 pi.", "5 pi"),

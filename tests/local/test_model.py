@@ -33,7 +33,7 @@ async def http(endpoint: Endpoint) -> AsyncIterator[httpx2.AsyncClient]:
 
 def asking(endpoint: Endpoint, text: str = "Name a colour.", **options: object) -> dict:
     message = {"role": "user", "content": text}
-    return {"model": endpoint.model, "messages": [message], "max_tokens": 12, **options}
+    return {"model": endpoint.model, "messages": [message], "max_tokens": 6, **options}
 
 
 async def test_it_answers_under_its_name(endpoint: Endpoint, http: httpx2.AsyncClient) -> None:
@@ -43,7 +43,7 @@ async def test_it_answers_under_its_name(endpoint: Endpoint, http: httpx2.AsyncC
     url = f"{endpoint.base_url}/chat/completions"
     first, second = [(await http.post(url, json=asking(endpoint))).json() for _ in range(2)]
     assert first["choices"][0]["message"]["content"]
-    assert first["usage"]["completion_tokens"] <= 12
+    assert first["usage"]["completion_tokens"] <= 6
     prompt = first["usage"]["prompt_tokens"]
     assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == prompt - 1
 
@@ -60,7 +60,7 @@ async def test_a_seed_gives_one_text(endpoint: Endpoint, http: httpx2.AsyncClien
     url = f"{endpoint.base_url}/chat/completions"
 
     async def text(seed: int) -> str:
-        body = asking(endpoint, seed=seed, temperature=0.8, max_tokens=32)
+        body = asking(endpoint, seed=seed, temperature=0.8, max_tokens=16)
         answer = await http.post(url, json=body)
         return answer.json()["choices"][0]["message"]["content"]
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from pdr_graph.errors import LocalError
 from pdr_graph.local import embedded_valkey
 from pdr_graph.local.valkey.server import SOCKET_PATH_LIMIT, ask, socket_path
-from pdr_graph.local.valkey.supervisor import STABLE_S
+from pdr_graph.local.valkey.supervisor import POLL_S, STABLE_S
 from tests.local.processes import Holder, eventually, servers
 
 pytestmark = pytest.mark.redis
@@ -85,7 +85,7 @@ async def test_the_server_survives_the_first_of_two_clients(data_dir: Path, hold
     url = first.where()
     second.where()
     first.end()
-    await asyncio.sleep(1.2)  # more than two looks of the supervisor
+    await asyncio.sleep(4 * POLL_S)
     await write(url, "still", "there")
     second.kill()
     eventually(lambda: not servers(data_dir))
@@ -97,7 +97,7 @@ async def test_a_client_that_comes_while_the_server_ends_is_served(data_dir: Pat
         for turn in range(4):
             async with embedded_valkey(data_dir) as url:
                 await write(url, "turn", str(turn))
-            await asyncio.sleep(0.48 + 0.01 * turn)  # about when the supervisor looks
+            await asyncio.sleep(POLL_S - 0.02 + 0.01 * turn)  # about when the supervisor looks
 
 
 async def test_a_server_without_supervisor_is_taken_over(data_dir: Path, hold: Hold) -> None:

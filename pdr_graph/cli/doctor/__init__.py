@@ -1,7 +1,6 @@
 """`pdr-graph doctor`: what works, what does not, and what to do about it."""
 
 import asyncio
-import logging
 from dataclasses import asdict
 
 import typer
@@ -27,8 +26,6 @@ def doctor_command(given: Given, output: Output) -> None:
     Raises:
         typer.Exit: something fails.
     """
-    # What the parts below warn of is in the report, with its remedy.
-    logging.getLogger().setLevel(logging.ERROR)
     checks = asyncio.run(_all_checks(load_settings(**given)))
     fails = any(check.status == "fail" for check in checks)
     if output.json:

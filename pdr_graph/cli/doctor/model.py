@@ -10,6 +10,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
+from pdr_graph.local import find_weights
 from pdr_graph.settings import Settings
 
 SAMPLE = "What is 6 x 7?"
@@ -37,8 +38,6 @@ async def model_checks(settings: Settings) -> list[Check]:
 
 
 def _embedded(settings: Settings) -> list[Check]:
-    from pdr_graph.local import find_weights
-
     endpoint = Check(
         "endpoint",
         "warn",

@@ -80,8 +80,9 @@ async def _address(home: Path, binary: Path, deadline: float) -> str:
             alone = lock.try_exclusive()
         if alone:
             left = deadline - time.monotonic()
-            return await asyncio.to_thread(_start_supervisor, home, binary, left)
-        address = await asyncio.to_thread(_answering, home)
+            address = await asyncio.to_thread(_start_supervisor, home, binary, left)
+        else:
+            address = await asyncio.to_thread(_answering, home)
         if address is not None:
             return address
         await _until(deadline, f"the Valkey in {home} does not answer; see its valkey.log")
@@ -109,7 +110,12 @@ def _answering(home: Path) -> str | None:
     return address if ask(address, "PING") == "+PONG" else None
 
 
-def _start_supervisor(home: Path, binary: Path, timeout_s: float) -> str:
+def _start_supervisor(home: Path, binary: Path, timeout_s: float) -> str | None:
+    """Start a supervisor and return its server's address, None if there is one already.
+
+    Raises:
+        LocalError: The server does not start.
+    """
     arguments = ["--binary", str(binary), "--home", str(home), "--timeout", str(timeout_s)]
     log = fresh_log(home / "valkey.log")
     try:
@@ -136,7 +142,7 @@ def _start_supervisor(home: Path, binary: Path, timeout_s: float) -> str:
         ) from None
     if "error" in answer:
         raise LocalError(answer["error"])
-    return answer["address"]
+    return answer.get("address")
 
 
 async def _until(deadline: float, why_not: str) -> None:

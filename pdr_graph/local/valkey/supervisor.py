@@ -1,13 +1,13 @@
 """The process that starts the embedded Valkey, and ends it when its last client is gone.
 
 `client` runs it when it finds none. It frees itself from that client, answers it in one line of
-JSON, `{"address": …}` or `{"error": …}`, and then only looks at locks.
+JSON, `{"address": …}`, `{"error": …}` or `{}` for "there is another", and then looks at locks.
 """
 
 import argparse
+import contextlib
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pdr_graph.errors import LocalError
 from pdr_graph.local.lock import FileLock
 from pdr_graph.local.valkey.server import Server
 
-POLL_S = 0.5
+POLL_S = 0.25
 """About how long the server outlives its last client."""
 
 STABLE_S = 2.0
@@ -34,10 +34,11 @@ def main() -> None:
         os._exit(0)
     os.umask(0o077)
     with FileLock(asked.home / "supervisor.lock") as lock:
+        if not lock.try_exclusive():
+            _answer({})  # started by a client that was killed just then, it will do as well
+            return
         server = Server(asked.binary, asked.home)
         try:
-            if not lock.try_exclusive():
-                raise LocalError(f"another supervisor holds {asked.home}")
             server.find_or_start(asked.timeout)
         except LocalError as error:
             _answer({"error": str(error)})
@@ -73,8 +74,9 @@ def supervise(server: Server, own: FileLock, timeout_s: float) -> None:
 
 
 def _answer(line: dict[str, str]) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    # A client that was killed while it waited is no reason to leave the others without a server.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(line).encode() + b"\n")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # the client reads until the end, so there has to be one
     os.close(nowhere)

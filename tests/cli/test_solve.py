@@ -1,0 +1,151 @@
+"""`solve` and `resume`, from the words typed to what is printed."""
+
+import json
+
+import pytest
+
+from tests.cli.conftest import CALLS, SMALL
+
+ROW = ["round", "node", "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "failed", "aborted", "seconds", "estimated"]
+
+
+def test_json_is_the_result_and_nothing_else(forgetful, mock):
+    """With --json standard output is one object, whose counts are those of the server."""
+    outcome = forgetful("solve", "What is 6 x 7?", *SMALL, "--thread", "t", "--json")
+    result, served = outcome.json(), mock.stats()
+    assert outcome.code == 0
+    assert list(result) == ["thread_id", "preset", "answer", "solution", "verdict", "ledger", "seconds"]
+    assert (result["thread_id"], result["preset"]) == ("t", "pdr")
+    ledger = result["ledger"]
+    assert ledger["calls"] == served["calls"] == CALLS
+    assert ledger["prompt_tokens"] == served["prompt_tokens"]
+    assert ledger["completion_tokens"] == served["completion_tokens"]
+    assert [list(row) for row in ledger["rows"]] == [ROW] * 5
+
+
+def test_json_is_ascii(forgetful, mock):
+    """Whatever a model writes, the JSON acts on no terminal and fits any locale."""
+    mock.configure(replies=[{"contains": "x", "content": "né \x1b[2J \u009b \\boxed{∞}"}])
+    outcome = forgetful("solve", "x", "--preset", "long_cot", "--json")
+    assert outcome.out.isascii()
+    assert "\x1b" not in outcome.out
+    assert outcome.json()["solution"].startswith("né \x1b[2J \u009b")
+
+
+def test_people_read_answer_solution_verdict_ledger(forgetful, mock):
+    """The result for people names the answer first and the thread last."""
+    mock.configure(answers=["42"])
+    outcome = forgetful("solve", "x", *SMALL, "--verifier", "consensus", "--thread", "mine")
+    lines = outcome.out.splitlines()
+    assert lines[0] == "answer  42"
+    assert "The answer is \\boxed{42}." in lines
+    assert any(line.startswith("verdict  accepted by consensus: ") for line in lines)
+    assert any(line.startswith("B_total ") and f"{CALLS} calls" in line for line in lines)
+    assert lines[-1] == "thread  mine"
+
+
+def test_model_text_acts_on_nothing(forgetful, mock):
+    """Escape sequences of a reply are removed, and rich markup in it is text like any other."""
+    content = "[bold]no[/bold] \x1b]0;title\x07\x1b[31mred \\boxed{[red]7[/red]}"
+    mock.configure(replies=[{"contains": "x", "content": content}])
+    outcome = forgetful("solve", "x", "--preset", "long_cot")
+    assert "answer  [red]7[/red]\n" in outcome.out
+    assert "[bold]no[/bold] red" in outcome.out
+    assert "\x1b" not in outcome.out + outcome.err
+
+
+def test_progress_in_lines(forgetful, mock):
+    """Where standard error is no terminal, each milestone is a line."""
+    mock.configure(answers=["42"])
+    err = forgetful("solve", "x", *SMALL).err
+    assert "round 1: 3 drafts · answers 42 ×3 · " in err
+    assert "round 2: 2 drafts · answers 42 ×2 · " in err
+    assert "round 2: workspace of " in err
+
+
+def test_quiet_says_errors_only(forgetful):
+    """With --quiet standard error stays empty."""
+    assert forgetful("solve", "x", *SMALL, "--quiet").err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin"),
+    [(["x\n y"], None), (["--file", "p.md"], None), ([], "x\n y"), (["-"], "x\n y")],
+)
+def test_where_the_problem_comes_from(forgetful, mock, clean, words, stdin):
+    """The argument, a file and standard input are equal; a byte order mark is dropped."""
+    (clean / "p.md").write_bytes(b"\xef\xbb\xbfx\n y")
+    assert forgetful("solve", *words, "--preset", "long_cot", stdin=stdin).code == 0
+    assert "x\n y" in mock.requests()[0]["body"]["messages"][0]["content"]
+
+
+def test_options_override_the_preset(forgetful, mock):
+    """Only what was given replaces the preset's value; sampling reaches the server."""
+    words = ["--preset", "majority", "--widths", "2", "--temperature", "0.3", "--max-tokens", "99"]
+    assert forgetful("solve", "x", *words, "--json").json()["preset"] == "majority"
+    bodies = [each["body"] for each in mock.requests()]
+    assert [(each["temperature"], each["max_tokens"]) for each in bodies] == [(0.3, 99)] * 2
+
+
+def test_own_prompts_and_trace(forgetful, mock, clean):
+    """A folder of prompts replaces the built-in ones; the trace holds every call."""
+    (clean / "own").mkdir()
+    (clean / "own" / "draft.md").write_text("Please: $problem $answer_format")
+    words = ["--prompts", "own", "--trace", "calls.jsonl", *SMALL]
+    assert forgetful("solve", "x", *words).code == 0
+    calls = [json.loads(line) for line in (clean / "calls.jsonl").read_text().splitlines()]
+    assert len(calls) == CALLS
+    assert calls[0]["prompt"].startswith("Please: x")
+
+
+@pytest.mark.redis
+def test_a_thread_is_used_once(stored, mock):
+    """A second `solve` of a thread is refused; `resume` shows the finished run without a call."""
+    solved = stored("solve", "x", *SMALL, "--thread", "once", "--json").json()
+    again = stored("solve", "y", "--thread", "once")
+    assert (again.code, again.out) == (1, "")
+    assert "error: thread 'once' already holds a run; `pdr-graph resume once` goes on" in again.err
+    resumed = stored("resume", "once", "--json").json()
+    assert {**resumed, "seconds": 0} == {**solved, "seconds": 0}
+    assert mock.stats()["calls"] == CALLS
+
+
+@pytest.mark.redis
+def test_resume_refuses_another_config(stored, monkeypatch, mock):
+    """A changed option, preset or model is named; an equal one is no change."""
+    stored("solve", "x", *SMALL, "--thread", "kept")
+    for words in (["--kappa", "300"], ["--widths", "4"], ["--preset", "sr"]):
+        outcome = stored("resume", "kept", *words)
+        assert outcome.code == 2
+        assert f"was started with another {words[0][2:]}" in outcome.err
+    assert "unknown preset 'srr'" in stored("resume", "kept", "--preset", "srr").err
+    assert stored("resume", "kept", *SMALL, "--preset", "pdr").code == 0
+    mock.configure(model="other")
+    assert "model ('mock-model', now 'other')" in stored("resume", "kept").err
+
+
+@pytest.mark.redis
+def test_a_failed_run_says_how_to_go_on(stored, mock):
+    """A round below its quorum stops the run; the command that is printed asks for the rest."""
+    mock.configure(status=[{"match": {"call": call}, "status": 400} for call in (2, 3)])
+    failed = stored("solve", "x", *SMALL, "--thread", "half", "--model", "mock-model")
+    assert failed.code == 1
+    error, way_on = failed.err.splitlines()[-2:]
+    assert error.startswith("error: round 1: 1 of 3 drafts succeeded, 2 are needed (2 x HTTP 400")
+    assert way_on == "resume with: pdr-graph resume half --model mock-model"
+    mock.configure(status=[])
+    resumed = stored(*way_on.split()[3:], "--json")
+    assert resumed.code == 0
+    assert resumed.json()["ledger"]["calls"] == CALLS + 2
+    assert "round 1: 3 drafts" in resumed.err
+
+
+def test_secrets_are_not_repeated():
+    """The command that resumes holds neither the API key nor the password of a URL."""
+    from pdr_graph.cli.solving import command_line
+
+    given = {"api_key": "hush", "redis_url": "redis://me:hush@host/1", "base_url": "http://h/v1"}
+    assert command_line("resume", "a b", given) == (
+        "pdr-graph resume 'a b' --checkpoint 'redis://me:***@host/1' --base-url http://h/v1"
+    )
+    assert command_line("resume", "-x", {}) == "pdr-graph resume -- -x"

@@ -1,0 +1,42 @@
+"""What the README tells people to type does what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+
+
+def test_the_first_example_runs(mock, tmp_path):
+    """The ten lines print an answer and both budgets."""
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKS[0]],
+        env={**os.environ, "PDR_BASE_URL": mock.url, "PDR_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"\d+ \d+ \d+\n", done.stdout)
+
+
+async def test_the_example_of_an_own_distiller_runs(mock, connect):
+    """The callable of the README is a distiller."""
+    code = BLOCKS[1].replace('preset("pdr", ', 'preset("pdr", widths=(2,), ')
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    result = await names["answer"](connect())
+    assert result.answer is not None
+    assert mock.stats()["calls"] == 3
+
+
+@pytest.mark.parametrize("path", re.findall(r"^  ([\w./]+\.py)\s", README.read_text("utf-8"), re.M))
+def test_the_annotated_tree_is_true(path):
+    """Every file that the README names is there."""
+    assert (README.parent / "pdr_graph" / path).exists()

@@ -52,6 +52,7 @@ SAVERS = {
 }
 """The package that each needs."""
 LATENCY_RUNS = 20
+BYTES_RUNS = 8
 CELL_LIMIT_S = 90.0
 """A saver that takes longer for one concurrency is cut off, and its finished runs counted."""
 
@@ -261,12 +262,13 @@ class Bench:
         """Measure bytes, then reads, then writes, then throughput."""
         result: dict[str, Any] = {}
         async with self.opened() as graph:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             sent, resident = self.meter.sent(), self.meter.resident()
-            config = await self.run(graph)
-            await asyncio.sleep(0.2)
-            result["sent"] = self.meter.sent() - sent
-            result["resident"] = self.meter.resident() - resident
+            for _ in range(BYTES_RUNS):
+                config = await self.run(graph)
+            await asyncio.sleep(0.5)  # the server frees its buffers
+            result["sent"] = (self.meter.sent() - sent) / BYTES_RUNS
+            result["resident"] = (self.meter.resident() - resident) / BYTES_RUNS
             result |= await self.reads(graph, config)
         async with self.opened() as graph:
             timed = Timed(graph.checkpointer)

@@ -63,15 +63,29 @@ class Batcher:
     def __init__(self, apply: Callable[[str, Change, Fence | None], Awaitable[None]]) -> None:
         self._apply = apply
         self._waiting: dict[str, list[_Waiting]] = {}
-        self._sending: dict[str, asyncio.Task[None]] = {}
+        self._sending: dict[str, asyncio.Task[None] | None] = {}
 
     async def submit(self, thread_id: str, change: Change, fence: Fence | None) -> None:
         """Send a change and wait until it is stored."""
+        if change.is_checkpoint and thread_id not in self._sending:
+            # Nobody else's moment: a super-step makes one checkpoint. It leaves without a task
+            # of its own, as each turn of a loop that runs 16 drafts may take milliseconds.
+            await self._send_alone(thread_id, change, fence)
+            return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(thread_id, []).append(_Waiting(change, fence, done))
         if thread_id not in self._sending:
             self._sending[thread_id] = asyncio.create_task(self._send(thread_id))
         await done
+
+    async def _send_alone(self, thread_id: str, change: Change, fence: Fence | None) -> None:
+        self._sending[thread_id] = None
+        try:
+            await self._apply(thread_id, change, fence)
+        finally:
+            del self._sending[thread_id]
+            if self._waiting.get(thread_id):
+                self._sending[thread_id] = asyncio.create_task(self._send(thread_id))
 
     async def _send(self, thread_id: str) -> None:
         try:

@@ -168,7 +168,6 @@ async def test_a_folder_stands_for_the_file_in_it(tokenizer_file):
     assert await by_folder.count(TEXT) == await by_file.count(TEXT)
 
 
-@pytest.mark.xfail(strict=True, reason="the library holds the interpreter while it counts one text")
 async def test_a_long_text_does_not_hold_up_the_event_loop(tokenizer_file):
     """A million characters are counted in a thread; other drafts go on meanwhile."""
     counter, text = FileCounter(tokenizer_file), TEXT * 20_000

@@ -25,6 +25,7 @@ class _StandardError(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+        _discard(sys.stderr)
 
 
 class _StandardOutput(Console):
@@ -63,7 +64,7 @@ class Output:
         console = _StandardOutput(highlight=False, markup=False, emoji=False)
         with _written_out():
             for part in parts:
-                console.print(part)
+                console.print(part, crop=False)
 
     def show_json(self, value: Any) -> None:  # Any: plain JSON data
         """Write one JSON value on standard output, in ASCII: safe in any locale and terminal."""

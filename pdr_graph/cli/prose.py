@@ -32,7 +32,7 @@ class Prose:
         for line in shown:
             yield Text(margin) + line
         if len(part) < len(text) or len(shown) < len(wrapped):
-            yield Text(f"{margin}… of {len(text):,} characters; --full shows all", "dim")
+            yield Text(f"{margin}… of {len(text):,} characters, see --full", "dim")
 
 
 def unbroken(line: Text) -> Text:

@@ -75,7 +75,8 @@ class FileCounter:
 
     def _count(self, text: str) -> int:
         readable = wellformed(text)
-        return len(self._tokenizer.encode(readable, add_special_tokens=False).ids)
+        # A batch of one: only counting batches lets other threads run meanwhile.
+        return len(self._tokenizer.encode_batch([readable], add_special_tokens=False)[0].ids)
 
 
 class ServerCounter:

@@ -17,7 +17,9 @@ async def judge(step: Step) -> Verdict:
     solution = step.solution["text"] if step.solution else ""
     if not solution:
         return Verdict(verifier="judge", accepted=False, reason="there is no solution to judge")
-    text = await clip(solution, step.candidate_tokens(1), step.counter)
+    answer = step.solution["answer"] if step.solution else None
+    keep = f"Final answer: {answer}" if answer else ""
+    text = await clip(solution, step.candidate_tokens(1), step.counter, keep=keep)
     reply = await step.ask.one("judge", problem=step.problem, candidates=text)
     found = _VERDICT.findall(reply.solution[-2000:])
     if not found:

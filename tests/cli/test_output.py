@@ -5,7 +5,10 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import typer
@@ -13,23 +16,24 @@ import typer
 from pdr_graph.cli.output import BROKEN_PIPE, LogLines, Output
 
 
-@pytest.fixture
-def broken_pipe(monkeypatch):
-    """Standard output into a pipe whose reader has left."""
+@contextmanager
+def broken_pipe(monkeypatch, name: str) -> Iterator[TextIO]:
+    """Make a standard stream a pipe whose reader has left."""
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "w") as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
+    with os.fdopen(writer, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, name, stream)
         yield stream
 
 
-@pytest.mark.parametrize("write", [lambda o: o.show("x" * 100_000), lambda o: o.show_json("x")])
-def test_a_reader_that_leaves_is_no_error(broken_pipe, write):
+@pytest.mark.parametrize("write", [Output.show, Output.show_json])
+def test_a_reader_that_leaves_is_no_error(monkeypatch, write):
     """`pdr-graph … | head -1` ends quietly, and the interpreter can flush what is left."""
-    with pytest.raises(typer.Exit) as ended:
-        write(Output())
+    with broken_pipe(monkeypatch, "stdout") as stream:
+        with pytest.raises(typer.Exit) as ended:
+            write(Output(), "x" * 100_000)
+        stream.flush()
     assert ended.value.exit_code == BROKEN_PIPE
-    broken_pipe.flush()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
@@ -44,13 +48,11 @@ def test_a_full_disk_is_a_sentence(forgetful, monkeypatch):
 
 def test_standard_error_without_a_reader_lets_the_run_go_on(monkeypatch):
     """Progress that nobody reads is dropped."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w", buffering=1, errors="replace") as stream:
-        monkeypatch.setattr(sys, "stderr", stream)
+    with broken_pipe(monkeypatch, "stderr"):
         output = Output()
         output.say("round 1")
         output.tell("error: x")
+    assert output.stderr.quiet
 
 
 def test_json_in_any_locale(monkeypatch):

@@ -1,6 +1,7 @@
 """Progress: what is kept of the events, and what is shown of it."""
 
 import asyncio
+import io
 import re
 
 import pytest
@@ -69,15 +70,15 @@ def test_a_resumed_round_goes_on_from_its_drafts():
 @pytest.mark.parametrize("width", [40, 200])
 async def test_a_terminal_gets_a_live_status(width):
     """The status fits its terminal, and is wiped at the end; milestones stay."""
-    console = Console(width=width, height=20, force_terminal=True, color_system=None, markup=False)
-    with console.capture() as captured:
-        async with shown(Output(stderr=console), Progress(num_rounds=2)) as take:
-            for event in EVENTS[:4]:
-                take(event)
-            await asyncio.sleep(0.3)
-            for event in EVENTS[4:]:
-                take(event)
-    text = captured.get()
+    terminal = io.StringIO()
+    console = Console(file=terminal, width=width, force_terminal=True, color_system=None)
+    async with shown(Output(stderr=console), Progress(num_rounds=2)) as take:
+        for event in EVENTS[:4]:
+            take(event)
+        await asyncio.sleep(0.3)
+        for event in EVENTS[4:]:
+            take(event)
+    text = terminal.getvalue()
     lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in re.split(r"[\r\n]+", text)]
     status = [line for line in lines if line.startswith("round 1/2")]
     assert "round 1/2  3/4 drafts" in "\n".join(status)

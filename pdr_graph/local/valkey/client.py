@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from pdr_graph.errors import LocalError
 from pdr_graph.local import child
-from pdr_graph.local.data_dir import Announce, fresh_log, last_line, own_folder
+from pdr_graph.local.data_dir import Announce, fresh_log, own_folder
 from pdr_graph.local.lock import FileLock
 from pdr_graph.local.valkey.server import ask
 
@@ -138,7 +138,7 @@ def _start_supervisor(home: Path, binary: Path, timeout_s: float) -> str | None:
         answer: dict[str, str] = json.loads(done.stdout)
     except ValueError:
         raise LocalError(
-            f"the embedded Valkey's supervisor failed ({last_line(log)}); its log is {log}"
+            f"the embedded Valkey's supervisor ended without an answer; see its log, {log}"
         ) from None
     if "error" in answer:
         raise LocalError(answer["error"])

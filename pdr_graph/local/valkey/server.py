@@ -79,7 +79,9 @@ class Server:
             (self.home / "address").write_text(self.address)
             self.process = self._spawn()
         except OSError as error:
-            raise LocalError(f"the embedded Valkey cannot be started: {error}") from error
+            raise LocalError(
+                f"the embedded Valkey cannot be started in {self.home}: {error.strerror or error}"
+            ) from error
         if self._answers(timeout_s):
             return
         reason = self._last_words(log_size) or f"no answer within {timeout_s:g} s"

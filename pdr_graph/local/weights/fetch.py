@@ -53,7 +53,7 @@ def fetch_weights(
         except (OSError, LocalError) as error:
             raise LocalError(
                 f"no weights for the embedded model: {error}; "
-                f"or put {target.name} (sha256 {weights.sha256}) at {target} yourself"
+                f"{target.name} (sha256 {weights.sha256}) may also be put at {target} by hand"
             ) from error
     return target
 

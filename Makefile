@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test check format clean
+.PHONY: help demo install test test-lowest check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -17,6 +17,12 @@ install: $(VENV)/.dev ## the package with everything that developing it needs
 
 test: $(VENV)/.dev ## the tests, at most five minutes
 	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-lowest: $(VENV)/.dev ## the tests on the oldest versions that pyproject.toml admits
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv venv --quiet --seed --clear --python $(RUN) $(VENV)/lowest
+	@$(BIN)/uv pip install --quiet --python $(VENV)/lowest --resolution lowest-direct -e '.[dev]'
+	@$(VENV)/lowest/bin/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, floors
 	$(BIN)/ruff format --check .

@@ -217,14 +217,6 @@ class Meter:
             return sum(path.stat().st_size for path in self.folder.iterdir())
         return int(self.client.info("memory")["used_memory_dataset"])
 
-    def empty(self) -> None:
-        """Remove all data; the server belongs to this program."""
-        if self.folder is None:
-            self.client.flushall()
-        else:
-            for path in self.folder.iterdir():
-                path.unlink()
-
 
 def spread(ms: Sequence[float]) -> dict[str, float]:
     """Give p50 and p99."""
@@ -329,7 +321,6 @@ class Bench:
 
     async def throughput(self, level: int) -> dict[str, Any]:
         """Do as many runs as there are at once, 32 at least unless that takes long."""
-        self.meter.empty()
         gate = asyncio.Semaphore(level)
         async with self.opened() as graph:
 

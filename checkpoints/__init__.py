@@ -15,9 +15,9 @@ slot of a cluster, and expire together.
         u                            "<ms of the last write> <random>"
         c \0 ns \0 id                record: checkpoint without values, metadata, parent
         v \0 ns \0 channel \0 version    the channel's value at that version
-        w \0 ns \0 id \0 task \0 index   a pending write
+        w \0 ns \0 id \0 task \0 number  what a task wrote in one call
         p <16 bytes of SHA-256>      a value of 1 kB or more, stored once
-    checkpoint:{.T}:index   sorted set, every score 0: the names of `c` and `w` fields, and
+    checkpoint:{.T}:index   sorted set, every score 0: the names of `c`, `w` and `p` fields, and
         r \0 run \0 ns \0 id         what a run stored
     checkpoint:{.T}:lease   string with a time to live: "<token> <random> <holder>"
     checkpoint:{.T}:fence   counter of leases

@@ -18,7 +18,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from checkpoints import keys
 from checkpoints.envelope import Envelope, describe
 from checkpoints.errors import CorruptCheckpointError
-from checkpoints.records import Place, Record, Write, unpack_cell, unpack_write
+from checkpoints.records import Place, Record, unpack_cell, unpack_writes
 from checkpoints.values import Cell, assemble, load, references
 
 # dict[str, Any]: a checkpoint without its values is LangGraph's TypedDict less one required key.
@@ -37,8 +37,8 @@ class Loading:
     bare: Bare = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
     """By channel."""
-    writes: list[tuple[str, int, Write]] = field(default_factory=list)
-    """Task id, index and write."""
+    writes: list[tuple[tuple[str, str, int], str, Cell]] = field(default_factory=list)
+    """Sort key (task path, task id, index), channel and value."""
 
     def open(self, serde: SerializerProtocol) -> None:
         """Read the record."""
@@ -68,18 +68,25 @@ class Loading:
             return
         for channel, name in self.cell_names().items():
             self.cells[channel] = unpack_cell(_present(blobs[name], name), envelope, name)
+        calls = []
         for name in self.write_names:
-            _, _, task_id, index = keys.split(name)
-            write = unpack_write(_present(blobs[name], name), envelope, name)
-            self.writes.append((task_id, int(index), write))
-        self.writes.sort(key=lambda one: writes_sort_key(one[2].task_path, one[0], one[1]))
+            writes = unpack_writes(_present(blobs[name], name), envelope, name)
+            calls.append((writes.time_ns, keys.split(name)[2], writes))
+        seen: set[tuple[str, int]] = set()
+        for _, task_id, writes in sorted(calls, key=lambda call: call[:2]):
+            for index, channel, cell in writes.cells:
+                if (task_id, index) not in seen:
+                    seen.add((task_id, index))
+                    key = writes_sort_key(writes.task_path, task_id, index)
+                    self.writes.append((key, channel, cell))
+        self.writes.sort(key=lambda write: write[0])
 
     def references(self) -> Iterator[bytes]:
         """Yield the digests of the parts to read last."""
         for cell in self.cells.values():
             yield from references(cell)
-        for _, _, write in self.writes:
-            yield from references(write.cell)
+        for _, _, cell in self.writes:
+            yield from references(cell)
 
     def tuple(
         self, parts: Mapping[bytes, bytes], serde: SerializerProtocol
@@ -98,8 +105,8 @@ class Loading:
                 else None
             ),
             pending_writes=[
-                (task_id, write.channel, assemble(write.cell, parts, serde))
-                for task_id, _, write in self.writes
+                (task_id, channel, assemble(cell, parts, serde))
+                for (_, task_id, _), channel, cell in self.writes
             ],
         )
 

@@ -2,7 +2,7 @@
 
     record  [checkpoint body, metadata body, parent id or None, [channels that have a value]]
     cell    see `checkpoints.values`
-    write   [channel, task path, cell]
+    writes  [ns since 1970, task path, [[index, channel, cell], …]]: what a task wrote at once
 
 Each is msgpack in an envelope. The record lists the channels that have a value, so that one whose
 blob is gone is an error and not, silently, an empty channel.
@@ -42,9 +42,13 @@ class Place:
         """The field of a channel's value at a version."""
         return keys.join(keys.CELL, self.ns, channel, str(version))
 
-    def write(self, task_id: str, index: int) -> bytes:
-        """The field and index member of a pending write."""
-        return keys.join(keys.WRITE, self.ns, self.checkpoint_id, task_id, str(index))
+    def writes(self, task_id: str, number: int) -> bytes:
+        """The field and index member of pending writes.
+
+        The number is how many there are, so that the same call made again finds its field taken;
+        or the negative index of a special write, which has a field of its own.
+        """
+        return keys.join(keys.WRITE, self.ns, self.checkpoint_id, task_id, str(number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,14 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
-    """One pending write of one task."""
+class Writes:
+    """What one task wrote in one call."""
 
-    channel: str
+    time_ns: int
+    """Of two calls that wrote one index, the earlier stands."""
     task_path: str
-    cell: Cell
+    cells: Sequence[tuple[int, str, Cell]]
+    """Index, channel and value of each write."""
 
 
 def pack_record(record: Record, envelope: Envelope, field: bytes) -> bytes:
@@ -89,15 +95,16 @@ def unpack_cell(blob: bytes, envelope: Envelope, field: bytes) -> Cell:
     return _unpack(blob, envelope, field, 2)
 
 
-def pack_write(write: Write, envelope: Envelope, field: bytes) -> bytes:
-    """Make the blob of a pending write."""
-    return envelope.wrap(ormsgpack.packb([write.channel, write.task_path, write.cell]), field)
+def pack_writes(writes: Writes, envelope: Envelope, field: bytes) -> bytes:
+    """Make the blob of pending writes."""
+    body = [writes.time_ns, writes.task_path, writes.cells]
+    return envelope.wrap(ormsgpack.packb(body), field)
 
 
-def unpack_write(blob: bytes, envelope: Envelope, field: bytes) -> Write:
-    """Undo `pack_write`."""
-    channel, task_path, cell = _unpack(blob, envelope, field, 3)
-    return Write(channel, task_path, cell)
+def unpack_writes(blob: bytes, envelope: Envelope, field: bytes) -> Writes:
+    """Undo `pack_writes`."""
+    time_ns, task_path, cells = _unpack(blob, envelope, field, 3)
+    return Writes(time_ns, task_path, [tuple(cell) for cell in cells])
 
 
 def pack_head(created_ms: int) -> bytes:

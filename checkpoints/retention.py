@@ -24,7 +24,7 @@ from checkpoints.records import (
     check_head,
     unpack_cell,
     unpack_record,
-    unpack_write,
+    unpack_writes,
 )
 from checkpoints.store import Command, Fence, Store
 from checkpoints.threads import delete_thread
@@ -118,7 +118,7 @@ class Pruner:
         stays = _members_that_stay(members, thread_id, snapshot, kept)
         live = await self._live_fields(thread.data, stays, snapshot, kept)
         dead = [name for name in names if name not in live]
-        gone = [member for member in members if member not in stays]
+        gone = [member for member in members if member not in stays and member not in live]
         commands: list[Command] = [("HDEL", thread.data, *part) for part in keys.chunks(dead)]
         return commands + [("ZREM", thread.index, *part) for part in keys.chunks(gone)]
 
@@ -136,10 +136,10 @@ class Pruner:
         live = {keys.HEAD, keys.UPDATED, *cells, *stays}
         for name, blob in (await self._fetch(data_key, [*cells, *writes])).items():
             if name[:1] == keys.WRITE:
-                cell = unpack_write(blob, self.envelope, name).cell
+                found = [cell for *_, cell in unpack_writes(blob, self.envelope, name).cells]
             else:
-                cell = unpack_cell(blob, self.envelope, name)
-            live |= {keys.part(digest) for digest in references(cell)}
+                found = [unpack_cell(blob, self.envelope, name)]
+            live |= {keys.part(digest) for cell in found for digest in references(cell)}
         return live
 
     async def _fetch(self, data_key: str, names: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -214,6 +214,8 @@ def _members_that_stay(
         newest[place.ns] = max(newest.get(place.ns, ""), place.checkpoint_id)
     stays = set()
     for member in members:
+        if member[:1] == keys.PART:
+            continue
         names = keys.split(member)
         is_run = member[:1] == keys.RUN
         place = Place(thread_id, *(names[1:3] if is_run else names[:2]))

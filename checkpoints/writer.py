@@ -17,7 +17,15 @@ from checkpoints.batch import Batcher, Change
 from checkpoints.envelope import Envelope
 from checkpoints.keys import Keyspace, ThreadKeys
 from checkpoints.parts import PartLedger
-from checkpoints.records import Place, Record, Write, pack_cell, pack_head, pack_record, pack_write
+from checkpoints.records import (
+    Place,
+    Record,
+    Writes,
+    pack_cell,
+    pack_head,
+    pack_record,
+    pack_writes,
+)
 from checkpoints.store import Command, Fence, Store
 from checkpoints.values import dump, lay_out
 
@@ -83,16 +91,25 @@ class Writer:
         fence: Fence | None,
     ) -> None:
         """Store what a task wrote, before the super-step that it belongs to is complete."""
-        change = Change()
+        change, cells, now = Change(), [], time.time_ns()
         for position, (channel, value) in enumerate(writes):
-            index = WRITES_IDX_MAP.get(channel, position)
-            name = place.write(task_id, index)
             cell, parts = lay_out(value, serde, self.envelope)
-            blob = pack_write(Write(channel, task_path, cell), self.envelope, name)
-            # Errors, interrupts and resumes replace what was there; results never do.
-            (change.new_fields if index >= 0 else change.fields)[name] = blob
-            change.members.append(name)
             change.parts |= parts
+            index = WRITES_IDX_MAP.get(channel, position)
+            if index >= 0:
+                cells.append((index, channel, cell))
+                continue
+            # An error, interrupt or resume replaces the one before.
+            name = place.writes(task_id, index)
+            alone = Writes(now, task_path, [(index, channel, cell)])
+            change.fields[name] = pack_writes(alone, self.envelope, name)
+            change.members.append(name)
+        if cells:
+            # A result never replaces one that is there.
+            name = place.writes(task_id, len(cells))
+            together = Writes(now, task_path, cells)
+            change.new_fields[name] = pack_writes(together, self.envelope, name)
+            change.members.append(name)
         await self.batcher.submit(place.thread_id, change, fence)
 
     async def apply(self, thread_id: str, change: Change, fence: Fence | None) -> None:
@@ -105,12 +122,14 @@ class Writer:
             await self._register(thread_id)
         elif change.is_checkpoint:
             commands.append(registration(self.keyspace, thread_id))
-        asked_from = len(commands)
-        commands += [("HEXISTS", thread.data, keys.part(digest)) for digest in held]
+        if held:
+            names = [keys.part(digest) for digest in held]
+            commands.append(("ZMSCORE", thread.index, *names))
         replies = await self.store.write(thread, commands, fence)
         self.ledger.add(thread.data, missing)
-        there = replies[asked_from:]
-        if gone := [digest for digest, held_on in zip(held, there, strict=True) if not held_on]:
+        scores = replies[-1] if held else []
+        gone = [digest for digest, score in zip(held, scores, strict=True) if score is None]
+        if gone:
             again = await self._commands(thread, Change(parts=change.parts), gone)
             await self.store.write(thread, again, fence)
 
@@ -131,7 +150,7 @@ class Writer:
         commands += [
             ("HSETNX", thread.data, name, blob) for name, blob in change.new_fields.items()
         ]
-        scored = [item for member in change.members for item in (b"0", member)]
+        scored = [item for member in (*change.members, *bodies) for item in (b"0", member)]
         commands += [("ZADD", thread.index, *chunk) for chunk in keys.chunks(scored)]
         return commands + expiry(thread, self.ttl_s)
 

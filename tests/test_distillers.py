@@ -25,6 +25,7 @@ from tests.fakes import (
 )
 
 PER_SAMPLE = {"random_k", "top_k_per_sample"}
+FREE = {"random_k", "latest", "answers", "consensus"}
 
 
 async def distil(name: str, step) -> list[list[Entry]]:
@@ -149,7 +150,7 @@ async def test_a_bare_function_is_planned_as_one_call():
 
 
 async def test_summary_lets_the_models_notes_stand_for_all_drafts():
-    """One call reads every draft; its notes are the workspace, the tally of answers its last line."""
+    """One call reads every draft; its notes are the workspace, the tally its last line."""
     drafts = drafts_with("1", "2", "1")
     step = make_step(drafts, ["<think>hm</think>They differ."])
     assert await distil("summary", step) == [

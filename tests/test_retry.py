@@ -116,18 +116,14 @@ async def test_retry_after_as_a_date_is_waited_for():
     assert 8 < wait <= 10
 
 
-@pytest.mark.parametrize(
-    "value", ["3600", "inf", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)]
-)
+@pytest.mark.parametrize("value", ["3600", "inf", "Fri, 31 Dec 2999 23:59:59 GMT"])
 async def test_a_long_retry_after_is_capped(value):
     """No server keeps a run waiting for an hour."""
     _, waits, _ = await attempts(Retry(max_wait_s=20), SdkError(429, value))
     assert waits == [20]
 
 
-@pytest.mark.parametrize(
-    "value", ["-5", "nan", format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)]
-)
+@pytest.mark.parametrize("value", ["-5", "nan", "Thu, 01 Jan 2015 00:00:00 GMT"])
 def test_a_retry_after_in_the_past_is_now(value):
     """A clock that differs does not make a negative wait."""
     assert retry_after_s(SdkError(429, value)) == 0

@@ -184,7 +184,7 @@ def run(arguments: Sequence[str]) -> int:
         code = ended.exit_code
         if ended.cause is not None:
             code = _report(ended.cause, output, debug=debug)
-        output.tell(ended.way_on)
+        output.tell(ended.way_on, to_copy=True)
     # The top of the command line: nothing may leave it as a traceback.
     except Exception as error:  # noqa: BLE001
         return _report(error, output, debug=debug)

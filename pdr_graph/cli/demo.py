@@ -33,6 +33,6 @@ def announcement(config: PDRConfig) -> str:
     widths = ",".join(map(str, config.widths)) or "none"
     return (
         "no endpoint is configured (--base-url / PDR_BASE_URL): a small demonstration model runs "
-        f"here, with small budgets where you set none: widths {widths}, kappa {config.kappa}, "
+        f"here; budgets where you set none: widths {widths}, kappa {config.kappa}, "
         f"max_tokens {config.max_tokens}, solution_tokens {config.solution_tokens}"
     )

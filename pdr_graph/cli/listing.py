@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from langchain_core.language_models import FakeListChatModel
@@ -88,12 +88,14 @@ class RunTable:
         self._runs = runs
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        titles = list(_CELLS) if options.max_width >= WIDE else ["thread", "state", "answer"]
+        wide = options.max_width >= WIDE
+        titles = list(_CELLS) if wide else ["thread", "state", "answer"]
         table = plain_table(gap=2)
         for title in titles:
             table.add_column(title, no_wrap=True, overflow="ellipsis")
         for run in self._runs:
-            table.add_row(*(_CELLS[title](run) for title in titles))
+            shown = run if wide else replace(run, node=None)
+            table.add_row(*(_CELLS[title](shown) for title in titles))
         yield table
 
 

@@ -54,10 +54,17 @@ class Output:
         if not self.quiet:
             self.tell(line, "dim")
 
-    def tell(self, line: str, style: str = "") -> None:
-        """Write a line on standard error, whatever was asked."""
-        # Soft wrap: a line stays one line, for whoever searches it.
-        self.stderr.print(Text(one_line(line), style), soft_wrap=True)
+    def tell(self, line: str, style: str = "", *, to_copy: bool = False) -> None:
+        """Write a line on standard error, whatever was asked.
+
+        Args:
+            line: Text of whatever origin.
+            style: As rich names it.
+            to_copy: Never wrap it, not even on a terminal: it holds a command.
+        """
+        # Who reads lines by a program must find each whole.
+        whole = to_copy or not self.stderr.is_terminal
+        self.stderr.print(Text(one_line(line), style), soft_wrap=whole)
 
     def show(self, *parts: RenderableType) -> None:
         """Write renderables on standard output."""

@@ -46,10 +46,11 @@ def main() -> None:
 def _serve(asked: argparse.Namespace) -> Any:  # a compiled class without types
     """Load the weights and listen on a free port of the loopback interface."""
     # libgomp spins 300 000 turns at every barrier, about a millisecond, before it sleeps. Where
-    # another program wants the core, that is the time in which the awaited thread does not run:
-    # 16 streams fell from 150 to 12 tokens a second. With 1000 they keep 55, and an idle machine
-    # loses little. libgomp reads this when it is loaded, which is at the next import.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # another program wants the core, that is time in which the awaited thread cannot run: with
+    # two busy loops on two cores, 16 streams fell from 150 to 12 tokens a second. At 300 turns
+    # they keep 40, and an idle machine loses a tenth of one stream and nothing of 16. libgomp
+    # reads this when it is loaded, which is at the next import.
+    os.environ.setdefault("GOMP_SPINCOUNT", "300")
     import xllamacpp
 
     params = xllamacpp.CommonParams()

@@ -42,7 +42,8 @@ def test_what_fails_says_what_to_do(forgetful):
     assert outcome.json()["ok"] is False
     assert checks["endpoint"]["status"] == checks["store"]["status"] == "fail"
     assert checks["endpoint"]["remedy"].startswith("start the server or set --base-url")
-    assert "start the server" in checks["store"]["detail"]
+    assert checks["store"]["detail"] == "nothing answers at redis://127.0.0.1:1"
+    assert checks["store"]["remedy"] == "start the server or correct --checkpoint"
 
 
 def test_what_is_poor_is_a_warning(forgetful, mock):

@@ -1,9 +1,12 @@
 """`threads` and `inspect`: what a store keeps, for people and for programs."""
 
-import json
+import asyncio
 
 import pytest
+from langgraph.checkpoint.base import empty_checkpoint
 
+from checkpoints import open_checkpointer
+from pdr_graph.local import embedded_valkey
 from tests.cli.conftest import SMALL
 
 pytestmark = pytest.mark.redis
@@ -84,12 +87,6 @@ def test_inspect_for_people(runs):
 
 def test_a_thread_of_another_graph_is_listed(stored, data_dir):
     """A store may be shared: what is not ours is listed as such, and breaks nothing."""
-    import asyncio
-
-    from langgraph.checkpoint.base import empty_checkpoint
-
-    from checkpoints import open_checkpointer
-    from pdr_graph.local import embedded_valkey
 
     async def write() -> None:
         async with embedded_valkey(data_dir) as url, open_checkpointer(url) as saver:
@@ -97,6 +94,6 @@ def test_a_thread_of_another_graph_is_listed(stored, data_dir):
             await saver.aput(config, empty_checkpoint(), {"step": 0}, {})
 
     asyncio.run(write())
-    listed = json.loads(stored("threads", "--json").out)
+    listed = stored("threads", "--json").json()
     foreign = next(each for each in listed if each["thread_id"] == "foreign")
     assert (foreign["state"], foreign["preset"]) == ("other", None)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pdr_graph.cli.solving import command_line
 from tests.cli.conftest import CALLS, SMALL
 
 FIELDS = {"thread_id", "preset", "answer", "solution", "verdict", "ledger", "seconds"}
@@ -124,6 +125,13 @@ def test_a_thread_is_used_once(stored, mock):
 
 
 @pytest.mark.redis
+def test_a_refused_run_leaves_its_thread_free(stored):
+    """After a request that did not fit the window, the corrected one runs under the same name."""
+    assert stored("solve", "x", *SMALL, "--thread", "free", "--max-tokens", "999999").code == 1
+    assert stored("solve", "x", *SMALL, "--thread", "free").code == 0
+
+
+@pytest.mark.redis
 def test_resume_refuses_another_config(stored, monkeypatch, mock):
     """A changed option, preset or model is named; an equal one is no change."""
     stored("solve", "x", *SMALL, "--thread", "kept")
@@ -155,8 +163,6 @@ def test_a_failed_run_says_how_to_go_on(stored, mock):
 
 def test_secrets_are_not_repeated():
     """The command that resumes holds neither the API key nor the password of a URL."""
-    from pdr_graph.cli.solving import command_line
-
     given = {"api_key": "hush", "redis_url": "redis://me:hush@host/1", "base_url": "http://h/v1"}
     assert command_line("resume", "a b", given) == (
         "pdr-graph resume 'a b' --checkpoint 'redis://me:***@host/1' --base-url http://h/v1"

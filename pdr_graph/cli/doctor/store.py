@@ -1,6 +1,6 @@
 """Checks of the store: reachable, persistent, and not evicting runs."""
 
-from checkpoints import Health, RedisSaver
+from checkpoints import Health, RedisSaver, StoreUnreachableError
 from pdr_graph.cli.doctor.check import Check
 from pdr_graph.cli.stores import MEMORY, open_saver
 from pdr_graph.settings import Settings
@@ -12,9 +12,13 @@ async def store_checks(settings: Settings) -> list[Check]:
         return [
             Check("store", "warn", "memory: no run can be resumed", "set PDR_REDIS_URL to a server")
         ]
-    async with open_saver(settings, lambda line: None) as saver:
-        assert isinstance(saver, RedisSaver)  # `memory` is done with
-        health = await saver.health()
+    try:
+        async with open_saver(settings, lambda line: None) as saver:
+            assert isinstance(saver, RedisSaver)  # `memory` is done with
+            health = await saver.health()
+    except StoreUnreachableError as error:
+        what = f"nothing answers at {error.where}"
+        return [Check("store", "fail", what, "start the server or correct --checkpoint")]
     kind = "embedded " if settings.redis_url is None else ""
     where = f"{kind}{health.server} at {health.where}"
     return [Check("store", "ok", where), _persistence(health), _eviction(health)]

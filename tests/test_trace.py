@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from pdr_graph.trace import JsonLinesTrace, NoTrace, TraceRecord
@@ -65,3 +67,10 @@ async def test_any_text_reads_back_as_it_was(tmp_path, thought, solution):
 async def test_no_trace_keeps_nothing():
     """The default costs nothing and takes any record."""
     assert await NoTrace().record(make_record()) is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+async def test_a_full_disk_costs_the_trace_and_not_the_run(caplog):
+    """A record that cannot be kept is logged; the run goes on."""
+    await JsonLinesTrace(Path("/dev/full")).record(TraceRecord(thread_id="t"))
+    assert "trace.lost file=/dev/full" in caplog.text

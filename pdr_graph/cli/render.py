@@ -53,10 +53,9 @@ def answer_text(answer: str | None) -> Text:
 
 def verdict_text(verdict: Verdict) -> Text:
     """Return a verdict in words."""
-    accepted = verdict["accepted"]
-    if accepted is None:
+    if verdict["verifier"] == "none":
         return Text("not judged", "dim")
-    word = Text("accepted", "green") if accepted else Text("rejected", "red")
+    words = {True: ("accepted", "green"), False: ("rejected", "red"), None: ("undecided", "yellow")}
     by = f" by {one_line(verdict['verifier'])}"
     reason = one_line(verdict["reason"])
-    return word + Text(f"{by}: {reason}" if reason else by)
+    return Text(*words[verdict["accepted"]]) + Text(f"{by}: {reason}" if reason else by)

@@ -58,6 +58,12 @@ def test_people_read_answer_solution_verdict_ledger(forgetful, mock):
     assert lines[-1] == "thread  mine"
 
 
+def test_an_undecided_verdict_says_why(forgetful):
+    """A judge whose reply holds no verdict has decided nothing; that is not `not judged`."""
+    out = forgetful("solve", "x", *SMALL, "--verifier", "judge").out
+    assert "verdict  undecided by judge: " in out
+
+
 def test_model_text_acts_on_nothing(forgetful, mock):
     """Escape sequences of a reply are removed, and rich markup in it is text like any other."""
     content = "[bold]no[/bold] \x1b]0;title\x07\x1b[31mred \\boxed{[red]7[/red]}"

@@ -207,6 +207,7 @@ budgeted = {
     "k": st.integers(1, 5),
     "max_tokens": st.integers(1, 2000),
     "solution_tokens": st.integers(16, 500),
+    "verifier": st.sampled_from(["none", "consensus", "judge"]),
 }
 
 
@@ -245,11 +246,12 @@ def worst_run(config, problem_tokens: int, *, max_extra_rounds: int = 0) -> int:
 
 def least(config, problem_tokens: int) -> int:
     """Return what a run costs at least; a smaller budget is refused at the start."""
+    drafts = 0
     if config.finish == "vote":
-        return round_cost(
+        drafts = round_cost(
             config, width=config.widths[0], problem_tokens=problem_tokens, distiller_calls=0
         )
-    return finish_cost(config, problem_tokens=problem_tokens)
+    return drafts + finish_cost(config, problem_tokens=problem_tokens)
 
 
 def limit_of(config, problem_tokens: int, num_paid: int, spare: int) -> int:
@@ -276,6 +278,17 @@ def test_the_dearest_run_stays_within_its_budget(fields, problem_tokens, num_pai
     limit = limit_of(make_config(**fields), problem_tokens, num_paid, spare)
     config = make_config(**fields, max_total_tokens=limit)
     assert worst_run(config, problem_tokens) <= limit
+
+
+@pytest.mark.parametrize("num_paid", [1, 2, 3])
+@pytest.mark.parametrize("finish", ["refine", "vote"])
+@pytest.mark.parametrize("distiller", sorted(DISTILLERS))
+def test_a_budget_that_just_pays_for_some_rounds_is_kept(distiller, finish, num_paid):
+    """Every distiller is charged for each of its calls."""
+    fields = {"widths": (8, 6, 4), "distiller": distiller, "finish": finish, "k": 2}
+    limit = limit_of(make_config(**fields), 100, num_paid, 0)
+    config = make_config(**fields, max_total_tokens=limit)
+    assert worst_run(config, 100) <= limit
 
 
 @pytest.mark.parametrize("num_paid", [1, 2])

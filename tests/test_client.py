@@ -89,6 +89,13 @@ async def test_missing_usage_is_estimated_and_marked(mock, connect):
     assert abs(usage.completion - said) <= 2
 
 
+async def test_half_a_character_goes_no_further(mock, connect):
+    """A reply may carry a lone surrogate in its JSON; no state, file or store could hold it."""
+    mock.configure(replies=[{"contains": "6 x 7", "content": "<think>\udead</think>half \ud83d"}])
+    reply, _ = await ask(connect())
+    assert (reply.thought, reply.solution) == ("?", "half ?")
+
+
 @pytest.mark.parametrize("prompt", ["half \ud83d of it", "\udcff bytes from a command line"])
 async def test_half_a_character_can_be_asked(mock, connect, prompt):
     """A draft may hold a lone surrogate, and the calls that read it must not fail for that."""
@@ -189,10 +196,12 @@ async def test_a_full_window_is_told_apart(mock, connect):
 
 async def test_a_failure_is_one_line_of_bounded_length(mock, connect):
     """A server that answers with a page of HTML does not fill the terminal."""
-    mock.configure(status=[{"status": 400, "body": "<html>\n<h1>\n" + "x" * 10_000}])
-    error, _ = await fail(connect())
-    assert "\n" not in str(error)
-    assert len(str(error)) < 450
+    page = "<html>\n<h1>\n" + "x" * 10_000
+    for body in (page, {"error": {"message": page}}):
+        mock.configure(status=[{"status": 400, "body": body}])
+        error, _ = await fail(connect())
+        assert "\n" not in str(error)
+        assert len(str(error)) < 450
 
 
 # ------------------------------------------------------------------------------ cancelling

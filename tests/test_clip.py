@@ -79,9 +79,10 @@ async def test_a_short_text_is_not_counted_at_all():
     assert counter.asked == 0
 
 
-@given(text=odd_texts, limit=st.integers(0, 400))
-def test_what_surely_fits_has_fewer_bytes_than_tokens_allowed(text, limit):
+@given(text=odd_texts, beyond=st.integers(-3, 6))
+def test_what_surely_fits_has_fewer_bytes_than_tokens_allowed(text, beyond):
     """One token is left for the leading space that some tokenizers add."""
+    limit = max(0, num_bytes(text) + beyond)
     assert surely_fits(text, limit) == (num_bytes(text) + 1 <= limit)
 
 
@@ -89,6 +90,13 @@ def test_what_surely_fits_has_fewer_bytes_than_tokens_allowed(text, limit):
 async def test_a_limit_too_small_for_the_mark_leaves_nothing(limit):
     """Where not even the mark fits, the text is gone rather than too long."""
     assert await clip("x" * 100, limit, CountBy(num_bytes), keep=LINE) == ""
+
+
+async def test_a_closing_line_beyond_the_limit_leaves_its_room_to_the_text():
+    """A line that can never fit is given up at once, and not at the cost of everything else."""
+    out = await clip("x" * 1000, 64, CountBy(num_bytes), keep="9" * 400)
+    assert out.startswith("x" * 40)
+    assert out.endswith(CUT)
 
 
 async def test_the_closing_line_outlives_the_mark():

@@ -38,6 +38,15 @@ async def test_models_and_window_are_told(mock, http):
     assert info == EndpointInfo(("one", "two"), 4096)
 
 
+async def test_the_window_is_that_of_the_model_asked_for():
+    """A server of several models tells each one's window."""
+    entries = [{"id": "one", "max_model_len": 1000}, {"id": "two", "max_model_len": 2000}]
+    http = client_on(lambda request: httpx2.Response(200, json={"data": entries}))
+    for model, window in (("one", 1000), ("two", 2000), (None, 1000)):
+        info = await probe_endpoint(http, "http://x/v1", api_key="k", model=model)
+        assert info.window == window
+
+
 async def test_without_a_model_the_first_ones_window_is_told(mock, http):
     """The first is the one that will be asked."""
     assert (await probe_endpoint(http, mock.url, api_key="k")).window == 131_072

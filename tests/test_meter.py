@@ -138,6 +138,13 @@ async def test_calls_side_by_side_are_answered_in_order():
     assert (row["calls"], row["critical_tokens"]) == (2, 19)
 
 
+async def test_calls_side_by_side_are_samples_of_their_own():
+    """The same prompt twice is drawn with two seeds."""
+    step = make_step([], ["x"])
+    await step.ask.each("draft", [{"problem": "P", "answer_format": ""}] * 4)
+    assert len({record["seed"] for record in step.ask.trace.records}) == 4
+
+
 async def test_one_failure_side_by_side_is_raised_when_all_are_in():
     """What the others cost is in the meter before the error is out."""
     step = make_step([], [ValueError("no"), used(10, 5)])

@@ -105,16 +105,45 @@ def _resume(
 @takes(storage=STORAGE)
 def _threads(
     storage: Given,
+    threads: Annotated[
+        list[str] | None, typer.Argument(help="Runs to prune, delete or export.")
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", min=1, metavar="INTEGER", help="List no more than this.")
     ] = 20,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Drop old checkpoints of the named runs, or of all.")
+    ] = False,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            "--keep",
+            min=1,
+            metavar="INTEGER",
+            help="Checkpoints that --prune leaves; without it, what `inspect` shows.",
+        ),
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the named runs.")] = False,
+    export_to: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE", help="Write the named run to a file, exactly."),
+    ] = None,
+    import_from: Annotated[
+        Path | None,
+        typer.Option("--import", metavar="FILE", help="Store an exported run, as named if named."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List the runs that are kept, the last written first."""
+    """List the runs that are kept, the last written first; or prune, delete or move some."""
+    from pdr_graph.cli.keeping import Chore, keeping_command
     from pdr_graph.cli.listing import threads_command
 
-    threads_command(storage, limit, _output(json, quiet))
+    chore = Chore(prune, delete, export_to, import_from, keep)
+    if chore.asked or keep is not None or threads:
+        keeping_command(chore, threads or [], storage, _output(json, quiet))
+    else:
+        threads_command(storage, limit, _output(json, quiet))
 
 
 @app.command("inspect")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from langchain_core.language_models import FakeListChatModel
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.filesize import decimal
 from rich.text import Text
 
 from checkpoints import CorruptCheckpointError, RedisSaver, ThreadInfo
@@ -19,7 +20,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.graph import PDRGraph, build_graph
 from pdr_graph.settings import Settings, load_settings
 
-WIDE = 72
+WIDE = 92
 """Columns of a terminal that has room for every column of the table."""
 
 
@@ -37,6 +38,11 @@ class Run:
     updated: str
     """Time of the last write, in UTC, as ISO 8601."""
     answer: str | None
+    bytes: int | None
+    """Memory that the server uses for it; None where it does not say."""
+    created: str
+    lease: str | None
+    """Who runs it now (host:pid); None when nobody does."""
 
 
 def threads_command(given: Given, limit: int, output: Output) -> None:
@@ -62,21 +68,29 @@ async def _runs(settings: Settings, limit: int, output: Output) -> list[Run]:
 
 
 async def _run(graph: PDRGraph, thread: ThreadInfo) -> Run:
-    updated = thread.updated.isoformat(timespec="seconds")
+    run = Run(
+        thread_id=thread.thread_id,
+        preset=None,
+        state="other",
+        node=None,
+        updated=thread.updated.isoformat(timespec="seconds"),
+        answer=None,
+        bytes=thread.num_bytes,
+        created=thread.created.isoformat(timespec="seconds"),
+        lease=thread.holder,
+    )
     try:
         snapshot = await graph.aget_state({"configurable": {"thread_id": thread.thread_id}})
     except CorruptCheckpointError:
-        return Run(thread.thread_id, None, "unreadable", None, updated, None)
+        return replace(run, state="unreadable")
     config = snapshot.values.get("config")
     if not isinstance(config, dict):
-        return Run(thread.thread_id, None, "other", None, updated, None)
-    state = "finished" if not snapshot.next else "running" if thread.holder else "stopped"
-    return Run(
-        thread_id=thread.thread_id,
+        return run
+    return replace(
+        run,
         preset=str(config.get("preset")),
-        state=state,
+        state="finished" if not snapshot.next else "running" if thread.holder else "stopped",
         node=snapshot.next[0] if snapshot.next else None,
-        updated=updated,
         answer=(snapshot.values.get("solution") or {}).get("answer"),
     )
 
@@ -117,5 +131,8 @@ _CELLS: Mapping[str, Callable[[Run], Text]] = {
     "preset": lambda run: Text(one_line(run.preset or "–")),
     "state": _state,
     "updated": lambda run: Text(_ago(run.updated), "dim"),
+    "size": lambda run: Text("–" if run.bytes is None else decimal(run.bytes), "dim"),
+    "age": lambda run: Text(_ago(run.created).removesuffix(" ago"), "dim"),
+    "lease": lambda run: Text(one_line(run.lease or "–"), "dim"),
     "answer": lambda run: Text("–" if run.answer is None else one_line(run.answer)),
 }

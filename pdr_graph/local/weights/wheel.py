@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pdr_graph.errors import LocalError
@@ -89,12 +90,13 @@ def _run(command: Sequence[str], folder: Path, progress: Progress) -> None:
 
 
 def _size(folder: Path) -> int:
+    """Add up what is below a folder that a downloader makes and removes folders in."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size
-        except FileNotFoundError:  # moved while we looked
-            continue
+    # Not `rglob`: it raises where a folder goes away while it looks, which `walk` passes over.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(parent, name).stat().st_size
     return total
 
 

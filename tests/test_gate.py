@@ -35,7 +35,7 @@ async def quick() -> str:
 
 async def test_work_that_ends_first_is_returned():
     """A gate that stays shut changes nothing."""
-    assert await Gate(1).race(quick()) == "done"
+    assert await soon(Gate(1).race(quick())) == "done"
 
 
 async def test_an_error_of_the_work_is_raised_as_it_is():
@@ -45,7 +45,7 @@ async def test_an_error_of_the_work_is_raised_as_it_is():
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        await Gate(1).race(fail())
+        await soon(Gate(1).race(fail()))
 
 
 async def test_the_gate_opens_at_the_quorum_and_not_before():
@@ -102,7 +102,7 @@ async def test_no_task_is_left_behind():
     """Neither the work nor the waiting for the gate outlives the race."""
     before = asyncio.all_tasks()
     gate = Gate(2)
-    await gate.race(quick())
+    await soon(gate.race(quick()))
     race = asyncio.ensure_future(gate.race(slow()))
     await asyncio.sleep(0)
     gate.arrived()
@@ -112,10 +112,10 @@ async def test_no_task_is_left_behind():
 
 
 @pytest.mark.parametrize(
-    ("width", "quorum", "needed"), [(4, 0.75, 3), (16, 1.0, 16), (30, 0.1, 3), (3, 0.5, 2)]
+    ("width", "quorum", "needed"), [(4, 0.75, 3), (16, 1.0, 16), (100, 0.07, 7), (3, 0.5, 2)]
 )
 async def test_a_quorum_is_a_share_of_the_width(width, quorum, needed):
-    """Rounded up, but 0.1 of 30 is 3."""
+    """Rounded up, but 0.07 of 100 is 7."""
     gate = Gates().of_round("run", 1, width=width, quorum=quorum)
     race = asyncio.ensure_future(gate.race(slow()))
     await asyncio.sleep(0)
@@ -144,4 +144,8 @@ async def test_a_gate_goes_with_its_last_draft():
     del gate
     gc.collect()
     again = gates.of_round("run", 1, width=1, quorum=1.0)
-    assert await again.race(quick()) == "done"
+    race = asyncio.ensure_future(again.race(slow()))
+    await asyncio.sleep(0.02)
+    assert not race.done()
+    again.arrived()
+    assert await soon(race) is None

@@ -129,8 +129,9 @@ def test_drafts_needed_is_within_the_round_and_what_the_gate_lets_in(width, min_
 
 
 @pytest.mark.parametrize(
-    ("width", "share", "needed"), [(30, 0.1, 3), (16, 0.5, 8), (3, 0.5, 2), (1, 0.01, 1), (4, 1, 4)]
+    ("width", "share", "needed"),
+    [(100, 0.07, 7), (16, 0.5, 8), (3, 0.5, 2), (1, 0.01, 1), (4, 1, 4)],
 )
 def test_a_share_is_rounded_up_but_not_past_itself(width, share, needed):
-    """0.1 of 30 is 3, though the product of the floats is above it."""
+    """0.07 of 100 is 7, though the product of the floats is above it."""
     assert drafts_needed(make_config(widths=(width,), min_success=share), 1) == needed

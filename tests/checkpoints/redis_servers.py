@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import redis
@@ -33,10 +33,18 @@ def binary_of(kind: str) -> Path | None:
     return program if program.exists() else None
 
 
-def free_port() -> int:
-    """Find a port, low enough for a cluster node to have its bus 10,000 above it."""
+# A cluster node's bus is 10,000 above its port. Three bands keep ports and buses apart, all
+# below the ports that the system hands to clients (from 32,768 on Linux).
+PORTS = range(12_000, 22_000)
+CLUSTER_PORTS = range(22_000, 22_700)
+STARTS = 5
+"""Ports to try before giving up: another process may take one between the look and the start."""
+
+
+def free_port(among: range = PORTS) -> int:
+    """Find a port that nobody listens on now."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.choice(among)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -52,7 +60,9 @@ class Server:
     kind: str
     folder: Path
     extra: tuple[str, ...] = ()
-    port: int = field(default_factory=free_port)
+    ports: range = PORTS
+    port: int | None = None
+    """None until it was started."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -64,38 +74,31 @@ class Server:
         return f"unix://{self.folder}/s.sock"
 
     def start(self) -> Server:
-        program = binary_of(self.kind)
-        assert program is not None
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        """Start, the first time on whatever port is free, later on the same one."""
+        arguments = ["--bind", "127.0.0.1", "--dir", str(self.folder)]
         arguments += ["--save", "", "--unixsocket", f"{self.folder}/s.sock", *self.extra]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
-        self.wait()
+        self._launch(*arguments)
         return self
 
     def start_sentinel(self, rules: Path) -> None:
         """Start as a sentinel, which rewrites its rules."""
+        self._launch(str(rules), "--sentinel", "--bind", "127.0.0.1")
+
+    def _launch(self, *arguments: str) -> None:
         program = binary_of(self.kind)
         assert program is not None
-        arguments = [program, rules, "--sentinel", "--port", str(self.port)]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*arguments, "--bind", "127.0.0.1"], stdout=log, stderr=log
-            )
-        self.wait()
-
-    def wait(self) -> None:
-        """Wait until the server answers."""
-        deadline = time.monotonic() + 20
-        with redis.Redis(port=self.port) as client:
-            while True:
-                try:
-                    client.ping()
-                except redis.ConnectionError:
-                    assert time.monotonic() < deadline, (self.folder / "log").read_text()
-                    time.sleep(0.02)
-                else:
-                    return
+        # A rules file comes before the options.
+        first = [] if arguments[0].startswith("--") else [arguments[0]]
+        rest = arguments[len(first) :]
+        for _ in range(STARTS if self.port is None else 1):
+            port = self.port or free_port(self.ports)
+            command = [program, *first, *rest, "--port", str(port)]
+            with (self.folder / "log").open("ab") as log:
+                process = subprocess.Popen(command, stdout=log, stderr=log)
+            if _answers(process, port):
+                self.port, self.process = port, process
+                return
+        raise AssertionError((self.folder / "log").read_text())
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
@@ -110,3 +113,20 @@ class Server:
             self.process.terminate()
             self.process.wait()
             self.process = None
+
+
+def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server answers; False where it ended, as it does if the port is taken."""
+    deadline = time.monotonic() + 20
+    with redis.Redis(port=port) as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                # Another server may be the one that answers on a port that was taken.
+                if client.info("server")["process_id"] == process.pid:
+                    return True
+            except redis.ConnectionError:
+                pass
+            time.sleep(0.02)
+    process.kill()
+    process.wait()
+    return False

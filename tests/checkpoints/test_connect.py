@@ -10,7 +10,7 @@ from pathlib import Path
 import fan_out
 import pytest
 import redis
-from redis_servers import Server
+from redis_servers import CLUSTER_PORTS, Server
 from test_saver import put
 
 from checkpoints import RedisSaver, StoreConfigError, ThreadBusyError
@@ -22,7 +22,8 @@ from checkpoints.retry import Retry
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start three nodes of the embedded Valkey that share the slots."""
     extra = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-    nodes = [Server("valkey", tmp_path_factory.mktemp("node"), extra) for _ in range(3)]
+    folders = [tmp_path_factory.mktemp("node") for _ in range(3)]
+    nodes = [Server("valkey", folder, extra, CLUSTER_PORTS) for folder in folders]
     try:
         clients = []
         for number, node in enumerate(nodes):

@@ -1,0 +1,139 @@
+"""Where the loss happens: every sample in exactly one class.
+
+A run passes a correct answer on through stages: drafts of round 1, their workspace, drafts of
+round 2, and so on to the final call. A sample that does not end correct although one of its drafts
+was correct lost it right after the last stage that held it, and that names its class.
+
+A workspace "holds" a correct answer if one stands in its text, so a number that is there by chance
+counts; no chain is credited with it, though, where no draft was correct.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pdr_graph.answers import AnswerKind
+from pdr_graph.eval.attempts import ArmSamples
+from pdr_graph.eval.schema import DraftRecord, SampleRecord
+from pdr_graph.eval.votes import majority_is_correct
+
+
+class Outcome(StrEnum):
+    """What became of one sample."""
+
+    CORRECT_WITH_MAJORITY = "correct, as most drafts"
+    """Most of the last drafts say so too; a tie goes to the earlier draft."""
+    CORRECT_AGAINST_MAJORITY = "correct, against most drafts"
+    """A draft was correct, and a vote of the last drafts would not have been."""
+    CORRECT_WITHOUT_DRAFT = "correct, though no draft was"
+    CORRECT_ALONE = "correct in a single call"
+    """The arm has no drafts."""
+    NO_CORRECT_DRAFT = "no draft was correct"
+    LOST_IN_DISTILLATION = "lost in distillation"
+    """Correct drafts, and then a workspace without a correct answer."""
+    LOST_IN_REDRAFTING = "lost in a further round of drafts"
+    """A workspace with a correct answer, and then no correct draft."""
+    LOST_IN_REFINEMENT = "lost in refinement"
+    """A last workspace with a correct answer, and then another answer or none."""
+    LOST_IN_CHOICE = "lost in the vote or selection"
+    """Correct last drafts, and then another one was handed in."""
+    WRONG_ALONE = "not correct in a single call"
+    """The arm has no drafts."""
+    UNJUDGED = "not judged: the checker timed out"
+    FAILED = "failed: no solution"
+
+
+CORRECT = frozenset(outcome for outcome in Outcome if outcome.startswith("correct"))
+"""Outcomes of samples that are correct."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """How the samples of one arm divide into outcomes."""
+
+    arm: str
+    counts: Mapping[Outcome, int]
+    """Every outcome, in order; they sum to the number of samples."""
+    silent: Mapping[Outcome, int]
+    """Those of them whose solution states no answer."""
+
+    @property
+    def num_samples(self) -> int:
+        """All samples."""
+        return sum(self.counts.values())
+
+    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
+        """Return it as plain data."""
+        return {
+            "num_samples": self.num_samples,
+            "outcomes": {
+                outcome.name.lower(): {"samples": count, "without_answer": self.silent[outcome]}
+                for outcome, count in self.counts.items()
+            },
+        }
+
+
+async def decompose(arm: ArmSamples) -> Decomposition:
+    """Divide an arm's samples into outcomes."""
+    counts: Counter[Outcome] = Counter()
+    silent: Counter[Outcome] = Counter()
+    for sample in arm.samples:
+        outcome = await outcome_of(sample, arm.kind)
+        counts[outcome] += 1
+        silent[outcome] += sample["reason"] in {"no_answer", "truncated"}
+    return Decomposition(
+        arm.name,
+        {outcome: counts[outcome] for outcome in Outcome},
+        {outcome: silent[outcome] for outcome in Outcome},
+    )
+
+
+async def outcome_of(sample: SampleRecord, kind: AnswerKind) -> Outcome:
+    """Return the one class that a sample belongs to."""
+    if sample["reason"] == "failed":
+        return Outcome.FAILED
+    if sample["reason"] == "timeout":
+        return Outcome.UNJUDGED
+    if sample["correct"]:
+        return await _gain(sample, kind)
+    return _loss(sample)
+
+
+async def _gain(sample: SampleRecord, kind: AnswerKind) -> Outcome:
+    drafts = sample["drafts"]
+    if not drafts:
+        return Outcome.CORRECT_ALONE
+    if not any(draft["correct"] for draft in drafts):
+        return Outcome.CORRECT_WITHOUT_DRAFT
+    if await majority_is_correct(kind, last_drafts(sample)):
+        return Outcome.CORRECT_WITH_MAJORITY
+    return Outcome.CORRECT_AGAINST_MAJORITY
+
+
+def _loss(sample: SampleRecord) -> Outcome:
+    drafts, workspaces = sample["drafts"], sample["workspaces"]
+    if not drafts:
+        return Outcome.WRONG_ALONE
+    right = [draft["round"] for draft in drafts if draft["correct"]]
+    if not right:
+        return Outcome.NO_CORRECT_DRAFT
+    last = max(draft["round"] for draft in drafts)
+    held = [each["round"] for each in workspaces if each["holds_correct"]]
+    if max(held, default=0) >= max(right):
+        # Of two stages of one round, the workspace is the later.
+        return Outcome.LOST_IN_REFINEMENT if max(held) >= last else Outcome.LOST_IN_REDRAFTING
+    # The last drafts of a run that votes or selects are not distilled.
+    distilled = any(each["round"] == max(right) for each in workspaces)
+    if max(right) == last and not distilled:
+        return Outcome.LOST_IN_CHOICE
+    return Outcome.LOST_IN_DISTILLATION
+
+
+def last_drafts(sample: SampleRecord) -> list[DraftRecord]:
+    """Return the drafts of the last round that has any."""
+    last = max((draft["round"] for draft in sample["drafts"]), default=0)
+    return [draft for draft in sample["drafts"] if draft["round"] == last]

@@ -61,7 +61,8 @@ async def open_client(
             model_file=_model_file(settings.model),
             announce=announce,
         ) as endpoint,
-        _connected(settings, endpoint.base_url, endpoint.model) as client,
+        # llama.cpp frees the place of a call that was dropped at once only if it is streamed.
+        _connected(settings, endpoint.base_url, endpoint.model, streamed=True) as client,
     ):
         yield client
 
@@ -83,7 +84,7 @@ def _model_file(model: str | None) -> Path | None:
 
 @asynccontextmanager
 async def _connected(
-    settings: Settings, base_url: str, model: str | None
+    settings: Settings, base_url: str, model: str | None, *, streamed: bool = False
 ) -> AsyncIterator[ModelClient]:
     key = settings.api_key.get_secret_value()
     http = make_http_client()
@@ -103,6 +104,7 @@ async def _connected(
             retry=Retry(attempts=settings.retries + 1),
             max_in_flight=settings.max_in_flight,
             window=info.window,
+            streamed=streamed,
         )
     finally:
         await http.aclose()

@@ -34,6 +34,7 @@ def build_graph(
     extensions: Extensions | None = None,
     prompts: Prompts | None = None,
     trace: Trace | None = None,
+    stream_answer: bool = False,
 ) -> PDRGraph:
     """Compile the graph; its input is `{"problem": ...}`, its context a `PDRConfig`.
 
@@ -44,12 +45,15 @@ def build_graph(
         extensions: Distillers, finishes and verifiers of your own.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
+        stream_answer: Whether the refinement is streamed, as `chunk` events of the stream
+            `custom`, while the model writes it.
     """
     toolbox = Toolbox(
         client=model if isinstance(model, ModelClient) else ModelClient(model),
         extensions=extensions or Extensions(),
         prompts=prompts or Prompts.load(),
         trace=trace or NoTrace(),
+        stream_answer=stream_answer,
     )
     builder = StateGraph(PDRState, context_schema=PDRConfig, input_schema=ProblemInput)
     builder.add_node("plan", Plan(toolbox, default or PDRConfig()), input_schema=PDRState)

@@ -38,7 +38,7 @@ from pdr_graph.trace import Trace
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Receives progress as plain data: `round`, `draft`, `workspace`, `finish`, `solution`,
-`verdict` and `note` events, each under its name in `event`."""
+`verdict` and `note` events, each under its name in `event`; `chunk` events where asked for."""
 
 _STEPS_PER_ROUND = 3
 """Super-steps of one round: plan, drafters, distiller."""
@@ -54,6 +54,9 @@ class Parts:
     on_event: OnEvent | None = None
     control: RunControl | None = None
     """`control.request_drain()` stops the run at the next super-step, to be resumed."""
+    stream_answer: bool = False
+    """Whether `chunk` events tell the refinement while the model writes it: `attempt`, `thought`
+    and `text` of each piece. A further attempt, or a rejected solution, begins it anew."""
 
 
 async def solve(
@@ -200,6 +203,7 @@ def _graph(
         extensions=parts.extensions,
         prompts=parts.prompts,
         trace=parts.trace,
+        stream_answer=parts.stream_answer,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
-from pdr_graph.llm.client import ModelClient, Reply, Sampling
+from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
 from pdr_graph.llm.meter import Meter, Spent
 from pdr_graph.prompts import Prompts
 from pdr_graph.trace import Trace, TraceRecord
@@ -28,6 +28,8 @@ class Asker:
     node: str
     round_number: int
     thread_id: str
+    on_chunk: OnChunk | None = None
+    """Is told what `one` call answers while it comes; None waits for the whole."""
 
     async def one(self, template: str, *, index: int = 0, **values: object) -> Reply:
         """Make one call after those before it.
@@ -37,7 +39,7 @@ class Asker:
         """
         spent = Spent()
         try:
-            return await self._ask(template, index, values, spent)
+            return await self._ask(template, index, values, spent, self.on_chunk)
         finally:
             self.meter.add([spent])
 
@@ -77,14 +79,19 @@ class Asker:
         )
 
     async def _ask(
-        self, template: str, index: int, values: Mapping[str, object], spent: Spent
+        self,
+        template: str,
+        index: int,
+        values: Mapping[str, object],
+        spent: Spent,
+        on_chunk: OnChunk | None = None,
     ) -> Reply:
         prompt = self.prompts.render(template, **values)
         sampling = self.sampling(template, index)
         reply: Reply | None = None
         failure = "cancelled"
         try:
-            reply = await self.client.ask(prompt, sampling, spent)
+            reply = await self.client.ask(prompt, sampling, spent, on_chunk)
             failure = ""
             return reply
         except CallError as error:

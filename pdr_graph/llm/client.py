@@ -5,12 +5,14 @@ Every call in the package goes through `ModelClient.ask`, so nothing is spent th
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages.ai import add_ai_message_chunks
 
 from pdr_graph.errors import CallError, ContextWindowError
 from pdr_graph.llm.estimate import estimate_tokens
@@ -24,6 +26,11 @@ from pdr_graph.llm.wellformed import wellformed
 
 _FIRST_PACE = 50.0
 """Completion tokens a second that an aborted call is charged before any call has finished."""
+
+
+OnChunk = Callable[[int, AIMessage], None]
+"""Receives a reply as it comes: the number of the attempt, from 1, and what it has just said. A
+further attempt begins its reply anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class ModelClient:
         retry: Retry | None = None,
         max_in_flight: int = 256,
         window: int | None = None,
+        streamed: bool = False,
     ) -> None:
         """Wrap a model.
 
@@ -82,11 +90,14 @@ class ModelClient:
             retry: None is `Retry()`.
             max_in_flight: Calls at once, over all runs of this process and event loop.
             window: Context window of one call in tokens; None does not check.
+            streamed: Whether every call is streamed, for servers that notice only so that a
+                caller has left. It costs this process some work for every token.
         """
         self.model = model
         self.counter: TokenCounter = counter or EstimateCounter()
         self.retry = retry or Retry()
         self.window = window
+        self.streamed = streamed
         self._slots = PerLoop(lambda: asyncio.Semaphore(max_in_flight))
         self._pace = _FIRST_PACE
         self._prompt_tokens: OrderedDict[int, int] = OrderedDict()
@@ -100,8 +111,12 @@ class ModelClient:
                 return value
         return type(self.model).__name__
 
-    async def ask(self, prompt: str, sampling: Sampling, spent: Spent) -> Reply:
+    async def ask(
+        self, prompt: str, sampling: Sampling, spent: Spent, on_chunk: OnChunk | None = None
+    ) -> Reply:
         """Make one call, retried where that may help, and charge all of it to `spent`.
+
+        With `on_chunk` the reply is streamed, and told as it comes.
 
         Raises:
             CallError: the call failed for good; what its attempts cost is in `spent`.
@@ -111,7 +126,7 @@ class ModelClient:
         try:
             async for attempt in self.retry.controller():
                 with attempt:
-                    message = await self._send(prompt, sampling, spent)
+                    message = await self._send(prompt, sampling, spent, on_chunk)
         # The boundary to every provider's SDK, each of which has an error tree of its own.
         except Exception as error:
             spent.failed += 1
@@ -129,14 +144,14 @@ class ModelClient:
             seconds=spent.seconds,
         )
 
-    async def _send(self, prompt: str, sampling: Sampling, spent: Spent) -> AIMessage:
+    async def _send(
+        self, prompt: str, sampling: Sampling, spent: Spent, on_chunk: OnChunk | None
+    ) -> AIMessage:
         async with self._slots.get():
             spent.requests += 1
             began = perf_counter()
             try:
-                message = await self.model.ainvoke(
-                    [HumanMessage(wellformed(prompt))], **sampling.parameters(self.model)
-                )
+                message = await self._invoke(prompt, sampling, spent.requests, on_chunk)
             except asyncio.CancelledError:
                 spent.aborted += 1
                 spent.usage.append(self._guess(prompt, sampling, perf_counter() - began))
@@ -147,6 +162,20 @@ class ModelClient:
                 raise
             spent.usage.append(self._usage(prompt, message, perf_counter() - began))
             return message
+
+    async def _invoke(
+        self, prompt: str, sampling: Sampling, attempt: int, on_chunk: OnChunk | None
+    ) -> AIMessage:
+        messages = [HumanMessage(wellformed(prompt))]
+        parameters = sampling.parameters(self.model)
+        if on_chunk is None and not self.streamed:
+            return await self.model.ainvoke(messages, **parameters)
+        chunks: list[AIMessage] = []
+        async for chunk in self.model.astream(messages, **parameters):
+            chunks.append(chunk)
+            if on_chunk is not None:
+                on_chunk(attempt, chunk)
+        return _joined(chunks)
 
     def _usage(self, prompt: str, message: AIMessage, seconds: float) -> Usage:
         usage = read_usage(message)
@@ -183,6 +212,12 @@ def call_error(error: Exception) -> CallError:
     if status == 400 and "context" in lowered and ("length" in lowered or "size" in lowered):
         return ContextWindowError(f"HTTP 400: {text}", status=status)
     return CallError(f"HTTP {status}: {text}", status=status)
+
+
+def _joined(chunks: list[AIMessage]) -> AIMessage:
+    """Return the whole message; a model that cannot stream sends it as its only chunk."""
+    pieces = [each for each in chunks if isinstance(each, AIMessageChunk)]
+    return add_ai_message_chunks(pieces[0], *pieces[1:]) if pieces else chunks[-1]
 
 
 def _finish_reason(message: AIMessage) -> str:

@@ -1,11 +1,14 @@
 """Ends the rounds: the final call, or the vote or selection in its place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
+from langgraph.types import StreamWriter
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.finish import DRAFT_FINISHES, FINISHES
+from pdr_graph.llm.client import OnChunk
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.state import PDRState
 
@@ -25,6 +28,8 @@ class Refiner:
         elif name in DRAFT_FINISHES and not step.drafts:
             name = "refine"  # a budget ended the run after its drafts had been distilled
         runtime.stream_writer({"event": "finish", "finish": name})
+        if name == "refine" and self.toolbox.stream_answer:
+            step = replace(step, ask=replace(step.ask, on_chunk=_teller(runtime.stream_writer)))
         finish = FINISHES["refine"] if name == "refine" else self.toolbox.extensions.finish(name)
         solution = await finish(step)
         row = step.ask.meter.row()
@@ -41,3 +46,12 @@ class Refiner:
             "ledger": [row],
             "notes": [*state["notes"], *step.notes],
         }
+
+
+def _teller(write: StreamWriter) -> OnChunk:
+    def tell(attempt: int, chunk: AIMessage) -> None:
+        thought = chunk.additional_kwargs.get("reasoning_content") or ""
+        if thought or chunk.text:
+            write({"event": "chunk", "attempt": attempt, "thought": thought, "text": chunk.text})
+
+    return tell

@@ -25,6 +25,8 @@ class Toolbox:
     extensions: Extensions = field(default_factory=Extensions)
     prompts: Prompts = field(default_factory=Prompts.load)
     trace: Trace = field(default_factory=NoTrace)
+    stream_answer: bool = False
+    """Whether the refinement is told as it comes."""
 
     def asker(self, node: str, round_number: int, config: PDRConfig) -> Asker:
         """Return what a node asks the model with; its meter is empty."""

@@ -107,11 +107,24 @@ def arms_of(runs: Sequence[Run]) -> list[ArmSamples]:
     return arms
 
 
-def common_problems(arms: Sequence[ArmSamples]) -> list[str]:
-    """Return the problems that all of some arms have tried, in the order of the first."""
+def common_problems(first: ArmSamples, second: ArmSamples) -> list[str]:
+    """Return the problems that both arms have tried, in the order of the first."""
     return [
-        problem for problem in arms[0].by_problem if all(problem in arm.by_problem for arm in arms)
+        problem
+        for problem in first.by_problem
+        if problem in second.by_problem and same_gold(first, second, problem)
     ]
+
+
+def finished_by_both(first: ArmSamples, second: ArmSamples) -> list[str]:
+    """Return the common problems of which both have a sample that did not fail."""
+    done = set(first.finished_problems()) & set(second.finished_problems())
+    return [problem for problem in common_problems(first, second) if problem in done]
+
+
+def same_gold(first: ArmSamples, second: ArmSamples, problem: str) -> bool:
+    """Tell whether two arms were asked the same under a problem's id."""
+    return first.by_problem[problem][0]["gold"] == second.by_problem[problem][0]["gold"]
 
 
 def _arm(run: Run, name: str, shown: str) -> ArmSamples:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -38,6 +39,14 @@ class PairedDifference:
     p_value: float
     """Two-sided sign-flip p, before any correction."""
 
+    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
+        """Return it as plain data."""
+        return {
+            **self.estimate.to_json(),
+            "bootstrap": None if self.bootstrap is None else self.bootstrap.to_json(),
+            "p_value": self.p_value,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class TokenRatio:
@@ -47,6 +56,13 @@ class TokenRatio:
     """Ratio of the mean spends: below 1 the arm is cheaper."""
     interval: Interval | None
     """Bootstrap over problems; None where the ratio is the same on every problem."""
+
+    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
+        """Return it as plain data."""
+        return {
+            "value": self.value,
+            "bootstrap": None if self.interval is None else self.interval.to_json(),
+        }
 
 
 def paired_difference(

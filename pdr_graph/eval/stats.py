@@ -36,6 +36,10 @@ class Interval:
     low: float
     high: float
 
+    def to_json(self) -> dict[str, float]:
+        """Return it as plain data."""
+        return {"low": self.low, "high": self.high}
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:

@@ -53,7 +53,9 @@ async def embedded_model(
     slots: int = 8,
     context_per_slot: int = 4096,
     threads: int | None = None,
+    port: int = 0,
     model_file: Path | None = None,
+    served_name: str | None = None,
     announce: Announce | None = None,
     startup_timeout_s: float = 120.0,
 ) -> AsyncIterator[Endpoint]:
@@ -67,7 +69,9 @@ async def embedded_model(
         context_per_slot: Prompt and answer of one call, in model tokens. A token takes about
             23 KB of memory, so 8 slots of 4096 take 0.8 GB.
         threads: None is one for each physical core that is free when it starts.
+        port: Where it listens; 0 takes a free one.
         model_file: A GGUF file to serve in place of SmolLM2.
+        served_name: What the model is called there; None is the file's name without its ending.
         announce: Told what happens, a line at a time.
         startup_timeout_s: For loading the weights; fetching them has no limit.
 
@@ -85,7 +89,7 @@ async def embedded_model(
     if importlib.util.find_spec("xllamacpp") is None:
         raise LocalError("the embedded model needs xllamacpp: pip install 'pdr-graph[local]'")
     weights = model_file or await _weights(data_dir, say)
-    name = model_file.stem if model_file else SMOLLM2.name
+    name = served_name or (model_file.stem if model_file else SMOLLM2.name)
     log = fresh_log(own_folder(data_dir) / "model-server.log")
     arguments = [
         *("--weights", str(weights.absolute()), "--name", name),
@@ -96,6 +100,7 @@ async def embedded_model(
             "--parent",
             str(os.getpid()),
         ),
+        *("--port", str(port)),
     ]
     process = await _spawn(arguments, log)
     try:

@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--context-per-slot", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--parent", type=int, required=True)
     asked = parser.parse_args()
     # Whatever a library prints goes to the log; only our one line reaches the parent.
@@ -57,7 +58,7 @@ def _serve(asked: argparse.Namespace) -> Any:  # a compiled class without types
     params.model.path = asked.weights
     params.model_alias = {asked.name}
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
+    params.port = asked.port
     params.n_parallel = asked.slots
     params.n_ctx = asked.slots * asked.context_per_slot
     params.cpuparams.n_threads = asked.threads

@@ -1,0 +1,111 @@
+"""The process that starts one server, keeps its record, and ends it.
+
+`starting` runs it, with the plan on its standard input. It frees itself from nobody: it leads a
+session of its own, so the terminal's signals do not reach it, and ends at SIGTERM.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import os
+import signal
+import sys
+import time
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from pdr_graph.errors import LocalError, PDRError
+from pdr_graph.local.lock import FileLock
+from pdr_graph.stack.plan import TITLES, Plan
+from pdr_graph.stack.processes import Process
+from pdr_graph.stack.record import LOCK_WAIT_S, Record, Shelf
+from pdr_graph.stack.served import GRACE_S, Served, served
+
+TAKEN = 3
+"""Exit status where another keeper has the part."""
+WATCH_S = 1.0
+
+
+def main() -> int:
+    """Keep one part until told to end, or until it ends by itself."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    shelf = Shelf(parser.parse_args().data_dir).made()
+    plan = Plan.from_json(sys.stdin.read())
+    os.umask(0o077)
+    with shelf.lock(plan.part) as lock:
+        if not _taken(lock):
+            return TAKEN
+        before = shelf.read(plan.part)
+        if before is not None and before.server is not None:
+            before.server.end_group(GRACE_S)  # its keeper was killed, and it lived on
+        return asyncio.run(_Keeper(plan, shelf).keep())
+
+
+def _taken(lock: FileLock) -> bool:
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while not lock.try_exclusive():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+class _Keeper:
+    """The part's record, and what changes it."""
+
+    def __init__(self, plan: Plan, shelf: Shelf) -> None:
+        self.plan = plan
+        self.shelf = shelf
+        self.log = shelf.log(plan.part)
+        this = Process.of(os.getpid())
+        assert this is not None  # it runs
+        self.record = Record.begin(plan, this, self.log)
+
+    async def keep(self) -> int:
+        """Return the exit status."""
+        task = asyncio.current_task()
+        assert task is not None  # it is called by one
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, task.cancel)
+        self._note()
+        try:
+            await self._serve()
+        except asyncio.CancelledError:
+            self.shelf.remove(self.plan.part)
+            return 0
+        except PDRError as error:
+            self._note(state="failed", error=str(error))
+            return 1
+        return 0
+
+    async def _serve(self) -> None:
+        try:
+            async with asyncio.timeout(self.plan.timeout_s) as limit, self._opened() as server:
+                limit.reschedule(None)
+                self._note(state="ready", url=server.url, model=server.model, doing="")
+                while True:
+                    await asyncio.sleep(WATCH_S)
+                    await server.watch()
+        except TimeoutError:
+            raise LocalError(
+                f"{TITLES[self.plan.kind]} was not up after {self.plan.timeout_s:g} s; "
+                f"its log is {self.log}"
+            ) from None
+
+    def _opened(self) -> AbstractAsyncContextManager[Served]:
+        if self.plan.command:
+            return served(self.plan, self.log, lambda process: self._note(server=process))
+        # Late: what an embedded part needs takes a while to import.
+        from pdr_graph.stack.embedded import embedded
+
+        return embedded(self.plan, self.shelf.data_dir, lambda line: self._note(doing=line))
+
+    def _note(self, **changes: object) -> None:
+        self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]  # by name
+        self.shelf.write(self.record)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Starting keepers, waiting for them, ending them: what `up` and `down` do."""
+
+import asyncio
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pdr_graph.errors import LocalError
+from pdr_graph.local import child
+from pdr_graph.local.data_dir import fresh_log
+from pdr_graph.stack.keeper import TAKEN
+from pdr_graph.stack.plan import TITLES, Part, Plan
+from pdr_graph.stack.processes import Process
+from pdr_graph.stack.record import Record, Shelf
+from pdr_graph.stack.served import GRACE_S, last_lines
+
+POLL_S = 0.1
+END_S = 2 * GRACE_S + 5.0
+"""A keeper's time to end: its server's grace, and that of what it kills after it."""
+
+MISSING_S = 20.0
+"""Time without a keeper and its record after which there will be none."""
+
+Tell = Callable[[Record], None]
+"""Told of a part's record each time it is looked at."""
+
+
+@dataclass(slots=True)
+class Start:
+    """A keeper that this process started."""
+
+    plan: Plan
+    process: "subprocess.Popen[bytes]"
+
+
+def start(shelf: Shelf, plan: Plan) -> Start:
+    """Start a keeper; it goes on whatever becomes of us.
+
+    Raises:
+        LocalError: it cannot be started.
+    """
+    log = fresh_log(shelf.made().log(plan.part))
+    words = child.command("pdr_graph.stack.keeper", "--data-dir", str(shelf.data_dir.absolute()))
+    try:
+        with log.open("ab") as out:
+            process = subprocess.Popen(
+                words,
+                cwd=shelf.home,
+                env=child.environment(),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        assert process.stdin is not None  # we asked for a pipe
+        # On its input, not its command line: a plan may hold a key.
+        with process.stdin:
+            process.stdin.write(plan.to_json().encode())
+    except OSError as error:
+        raise LocalError(
+            f"{TITLES[plan.kind]} cannot be started: {error.strerror or error}; its log is {log}"
+        ) from error
+    return Start(plan, process)
+
+
+async def until_ready(
+    shelf: Shelf, part: Part, tell: Tell, process: "subprocess.Popen[bytes] | None" = None
+) -> Record:
+    """Wait until a part that is being started answers.
+
+    Args:
+        shelf: Where its record is.
+        part: Which.
+        tell: Told how it is, several times a second.
+        process: Its keeper, if it is ours.
+
+    Raises:
+        LocalError: it failed, or was ended; with the reason and where its log is.
+    """
+    seen = time.monotonic()
+    while True:
+        status = None if process is None else process.poll()
+        kept, record = shelf.is_kept(part), shelf.read(part)
+        if record is not None and process is not None and status != TAKEN:
+            # Until our keeper has the lock, the record is that of an earlier one.
+            record = record if record.keeper.pid == process.pid else None
+        if record is not None and not kept and record.state == "failed":
+            raise LocalError(record.error)
+        if record is not None and kept:
+            if record.state == "ready":
+                return record
+            tell(record)
+            seen = time.monotonic()
+        elif status not in {None, TAKEN} or time.monotonic() - seen > MISSING_S:
+            said = (last_lines(shelf.log(part), 1) or ["it said nothing"])[-1]
+            raise LocalError(
+                f"the {part} server was ended while it started ({said}); "
+                f"its log is {shelf.log(part)}"
+            )
+        await asyncio.sleep(POLL_S)
+
+
+def end(shelf: Shelf, part: Part) -> Record | None:
+    """End a part, whatever state it is in, and forget it.
+
+    Returns:
+        Its record, None if there was nothing.
+
+    Raises:
+        LocalError: its keeper does not end.
+    """
+    deadline, record = time.monotonic() + END_S, shelf.read(part)
+    asked: Process | None = None
+    while shelf.is_kept(part):
+        record = shelf.read(part) or record
+        if record is not None and record.keeper != asked:
+            asked = record.keeper
+            asked.signal(signal.SIGTERM)
+        if time.monotonic() > deadline:
+            if asked is None or not asked.signal(signal.SIGKILL):
+                raise LocalError(
+                    f"{shelf.lock(part).path} is held by a process that does not end; end it by "
+                    "hand and try again"
+                )
+            asked.wait(GRACE_S)
+            break
+        time.sleep(POLL_S)
+    if record is not None and record.server is not None:
+        record.server.end_group(GRACE_S)
+    shelf.remove(part)
+    return record

@@ -5,8 +5,9 @@ directory, then the defaults. What a caller passes by name comes before all of t
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dotenv.parser import parse_stream
 from platformdirs import user_data_path
@@ -17,6 +18,10 @@ from pdr_graph.errors import ConfigError
 
 ENV_FILE = Path(".env")
 PREFIX = "PDR_"
+
+_SECRETS = frozenset({"api_key", "key"})
+
+T = TypeVar("T", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
@@ -69,12 +74,22 @@ def load_settings(**given: object) -> Settings:
     Raises:
         ConfigError: a value or the file `.env` is malformed; one sentence names it.
     """
+    return read_settings(Settings, given)
+
+
+def read_settings(kind: type[T], given: Mapping[str, object]) -> T:
+    """Read settings of any kind; `given` values come before the environment.
+
+    Raises:
+        ConfigError: a value or the file `.env` is malformed; one sentence names it.
+    """
     _check_env_file(ENV_FILE)
-    values: dict[str, Any] = given  # Any: pydantic checks what a caller passes
+    values: dict[str, Any] = dict(given)  # Any: pydantic checks what a caller passes
     try:
-        return Settings(**values)
+        return kind(**values)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, given)) from None
+        prefix = kind.model_config.get("env_prefix", PREFIX)
+        raise ConfigError(_sentence(error, given, prefix)) from None
 
 
 def debug_wanted() -> bool:
@@ -103,10 +118,10 @@ def _check_env_file(file: Path) -> None:
         )
 
 
-def _sentence(error: ValidationError, given: dict[str, object]) -> str:
+def _sentence(error: ValidationError, given: Mapping[str, object], prefix: str) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0])
-    shown = name if name in given else f"{PREFIX}{name.upper()}"
+    shown = name if name in given else f"{prefix}{name.upper()}"
     message = first["msg"].removeprefix("Value error, ")
-    value = "" if name == "api_key" else f" {first['input']!r}"
+    value = "" if name in _SECRETS else f" {first['input']!r}"
     return f"{shown}{value}: {message[0].lower()}{message[1:]}"

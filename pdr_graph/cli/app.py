@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from pdr_graph.cli.failure import INTERRUPTED, explain
-from pdr_graph.cli.options import CONFIG, OUTPUT, SETTINGS, STORAGE, Given, takes
+from pdr_graph.cli.options import (
+    CONFIG,
+    DATA_DIR,
+    DEFAULTS,
+    OUTPUT,
+    PLACES,
+    SERVE,
+    SETTINGS,
+    SIZING,
+    STORAGE,
+    UP,
+    Given,
+    takes,
+)
 from pdr_graph.cli.output import LogLines, Output
 from pdr_graph.settings import debug_wanted
 
@@ -159,6 +172,68 @@ def _inspect(
     from pdr_graph.cli.inspecting import inspect_command
 
     inspect_command(thread, storage, full=full, output=_output(json, quiet))
+
+
+@app.command("serve")
+@takes(serve=SERVE, defaults=DEFAULTS, settings=SETTINGS)
+def _serve(
+    serve: Given, defaults: Given, settings: Given, json: Json = False, quiet: Quiet = False
+) -> None:
+    """Answer in OpenAI's protocol, one model per preset; clients set all else in their requests."""
+    from pdr_graph.cli.serving import serve_command
+
+    serve_command(serve, defaults, settings, _output(json, quiet))
+
+
+@app.command("up")
+@takes(up=UP, strategy=SIZING, places=PLACES)
+def _up(
+    up: Given,
+    strategy: Given,
+    places: Given,
+    further: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- FLAGS", help="Flags of vLLM's own, after `--`."),
+    ] = None,
+    env_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--env-file",
+            metavar="FILE",
+            help="Set the variables in this file too; `.env` is read by every command.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the commands and run none of them.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Show what an earlier `up` started.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Start the model server and the store that this machine lacks; `down` ends them."""
+    from pdr_graph.cli.servers import commands
+
+    asked = commands.Asked(up, strategy, places, tuple(further or ()), env_file, dry_run)
+    commands.up(asked, status=status, output=_output(json, quiet))
+
+
+@app.command("down")
+@takes(places=DATA_DIR)
+def _down(
+    places: Given,
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="`model` or `store`; both without.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """End the servers that `up` started; what they stored stays."""
+    from pdr_graph.cli.servers import commands
+
+    commands.down(parts or [], places, output=_output(json, quiet))
 
 
 @app.command("doctor")

@@ -15,10 +15,13 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 from rich.markup import escape
 
 from pdr_graph.config import PDRConfig
+from pdr_graph.serve.options import ServeOptions
 from pdr_graph.settings import Settings
+from pdr_graph.stack.options import UpOptions
 from pdr_graph.strategies import PRESETS
 
 Given = dict[str, object]
@@ -39,7 +42,9 @@ _PANELS = {
     },
     "Sampling": {"temperature", "top_p", "seed"},
     "Endpoint": {"base_url", "model", "api_key", "tokenizer", "max_in_flight", "retries"},
-    "Storage": {"redis_url", "data_dir"},
+    "Storage": {"redis_url", "data_dir", "keep_hours"},
+    "Server": set(ServeOptions.model_fields) - {"keep_hours"},
+    "Servers": set(UpOptions.model_fields) - {"port"},
 }
 STRATEGY, OUTPUT = "Strategy", "Output"
 
@@ -62,13 +67,34 @@ SETTINGS = Group(Settings, tuple(Settings.model_fields))
 STORAGE = Group(Settings, ("redis_url", "data_dir"))
 
 
+DATA_DIR = Group(Settings, ("data_dir",))
+PLACES = Group(Settings, ("base_url", "model", "api_key", "redis_url", "data_dir"))
+UP = Group(UpOptions, tuple(name for name in UpOptions.model_fields if name != "cache_dir"))
+SIZING = Group(
+    PDRConfig,
+    (
+        *("preset", "widths", "distiller", "finish", "verifier"),
+        *("kappa", "max_tokens", "solution_tokens"),
+    ),
+)
+"""The fields that a model server's context and batch are sized by."""
+SERVE = Group(ServeOptions, tuple(ServeOptions.model_fields))
+DEFAULTS = Group(
+    PDRConfig,
+    tuple(
+        name for name in PDRConfig.model_fields if name not in _SET_BY_PRESETS | {"preset", "seed"}
+    ),
+)
+"""What may hold for all presets alike."""
+
+
 def takes(**groups: Group) -> Callable[[Command], Command]:
     """Put options in place of the named parameters of a command, which receive what was given."""
 
     def decorate(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True)
         options = {
-            name: _parameter(name, group.model.model_fields[name])
+            name: _parameter(name, group.model.model_fields[name], group.model)
             for group in groups.values()
             for name in group.names
         }
@@ -100,13 +126,13 @@ def flag_of(name: str) -> str:
     return "--" + OPTION_NAMES.get(name, name).replace("_", "-")
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, model: type[BaseModel]) -> inspect.Parameter:
     inner = _inner(field)
     flag = flag_of(name)
     # Text for all but flags: pydantic checks values, and its sentence names the field.
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if inner is bool else flag,
-        help=escape(_help(name, field)),
+        help=escape(_help(name, field, model)),
         metavar=None if inner is bool else _metavar(inner),
         rich_help_panel=_panel(name),
         show_default=False,
@@ -121,10 +147,10 @@ def _panel(name: str) -> str:
     return next((panel for panel, names in _PANELS.items() if name in names), STRATEGY)
 
 
-def _help(name: str, field: FieldInfo) -> str:
+def _help(name: str, field: FieldInfo, model: type[BaseModel]) -> str:
     text = " ".join((field.description or "").split())
-    if name in Settings.model_fields:
-        return f"{text} (PDR_{name.upper()})"
+    if issubclass(model, BaseSettings):
+        return f"{text} ({model.model_config['env_prefix']}{name.upper()})"
     if name == "preset":
         return f"{text} One of: {', '.join(PRESETS)}. ({field.default})"
     if name in _SET_BY_PRESETS:

@@ -22,8 +22,15 @@ LEASE_S = 10.0
 
 
 @asynccontextmanager
-async def open_saver(settings: Settings, say: Callable[[str], None]) -> AsyncIterator[Saver]:
+async def open_saver(
+    settings: Settings, say: Callable[[str], None], *, ttl_s: float | None = None
+) -> AsyncIterator[Saver]:
     """Open the store of the settings.
+
+    Args:
+        settings: Where it is.
+        say: Told what is started.
+        ttl_s: Seconds that a thread is kept after its last write; None keeps it until deleted.
 
     Raises:
         CheckpointError: the store refuses to work, with its address.
@@ -31,25 +38,25 @@ async def open_saver(settings: Settings, say: Callable[[str], None]) -> AsyncIte
     if settings.redis_url == MEMORY:
         yield InMemorySaver()
     elif settings.redis_url is not None:
-        async with open_redis(settings.redis_url) as saver:
+        async with open_redis(settings.redis_url, ttl_s) as saver:
             yield saver
     else:
         async with (
             embedded_valkey(settings.data_dir, announce=say) as url,
-            open_redis(url) as saver,
+            open_redis(url, ttl_s) as saver,
         ):
             yield saver
 
 
 @asynccontextmanager
-async def open_redis(url: str) -> AsyncIterator[RedisSaver]:
+async def open_redis(url: str, ttl_s: float | None = None) -> AsyncIterator[RedisSaver]:
     """Open a saver on a server, whose refusals are told with its address.
 
     Raises:
         CheckpointError: the server refuses a command.
     """
     try:
-        async with open_checkpointer(url) as saver:
+        async with open_checkpointer(url, ttl_s=ttl_s) as saver:
             yield saver
     except RedisError as error:
         raise CheckpointError(

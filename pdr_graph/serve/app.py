@@ -1,0 +1,171 @@
+"""The ASGI application: OpenAI's chat endpoint, health and metrics."""
+
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from pdr_graph.serve.catalogue import Catalogue
+from pdr_graph.serve.chat import Chat
+from pdr_graph.serve.guard import Guard
+from pdr_graph.serve.options import ServeOptions
+from pdr_graph.serve.protocol import ChatRequest
+from pdr_graph.serve.refusal import RefusalError, refusal_of
+from pdr_graph.serve.repeats import Repeats
+from pdr_graph.serve.runner import Runner
+from pdr_graph.serve.schema import Completion, Error, Health, Model, ModelList
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": description}
+    for status, description in {
+        400: "The request cannot be carried out as asked",
+        401: "No or wrong key",
+        403: "Another host than this machine is named",
+        404: "No such model",
+        408: "The body took too long",
+        409: "The thread is busy, or holds something else",
+        413: "The body is too large",
+        415: "The body is no JSON",
+        429: "Too many requests wait; Retry-After says when to come again",
+        500: "A defect of this server",
+        502: "The model behind this server failed",
+        503: "Shutting down, or the store is away",
+        504: "Out of time; the run can be resumed",
+    }.items()
+}
+
+
+def create_app(runner: Runner, catalogue: Catalogue, options: ServeOptions) -> FastAPI:
+    """Return the application.
+
+    Args:
+        runner: Carries out its runs.
+        catalogue: The models on offer.
+        options: Its limits; address and port are the server's own affair.
+    """
+    # No pages of documentation: they load their scripts from elsewhere.
+    app = FastAPI(title="pdr-graph", docs_url=None, redoc_url=None)
+    chat = Chat(
+        runner=runner,
+        catalogue=catalogue,
+        repeats=Repeats(repeatable=options.repeatable),
+        timeout_s=options.timeout_s,
+        log_prompts=options.log_prompts,
+    )
+    _add_routes(app, chat)
+    app.add_exception_handler(Exception, _refuse)
+    app.add_exception_handler(RefusalError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse)
+    app.add_middleware(
+        Guard,
+        key=options.key.get_secret_value() if options.key is not None else None,
+        max_body_bytes=options.max_body_bytes,
+        local_only=options.key is None and not options.public,
+    )
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way
+    return app
+
+
+def _add_routes(app: FastAPI, chat: Chat) -> None:
+    created = int(time.time())
+    runner, catalogue = chat.runner, chat.catalogue
+
+    def described(name: str) -> Model:
+        config, _ = catalogue.resolve(name, {})
+        return Model(
+            id=name,
+            object="model",
+            created=created,
+            owned_by="pdr-graph",
+            max_model_len=runner.model.window,
+            pdr=config.model_dump(mode="json"),
+        )
+
+    @app.post("/v1/chat/completions", response_model=Completion, responses=_REFUSALS)
+    async def _chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation by a run; with `stream`, by server-sent events."""
+        return await chat.answer(body, request)
+
+    @app.get("/v1/models", responses=_only(401, 403))
+    async def _models() -> ModelList:
+        """List the presets."""
+        return ModelList(object="list", data=[described(name) for name in catalogue.names])
+
+    @app.get("/v1/models/{model}", responses=_only(401, 403, 404))
+    async def _model(model: str) -> Model:
+        """Describe one preset."""
+        if model not in catalogue.names:
+            catalogue.resolve(model.partition("?")[0], {})  # says which there are
+        return described(model)
+
+    @app.get("/health", responses=_only(403))
+    async def _health(response: Response) -> Health:
+        """Tell whether this server takes requests; 503 while it shuts down."""
+        admission = runner.admission
+        response.status_code = 503 if admission.closed else 200
+        return Health(
+            status="draining" if admission.closed else "ok",
+            model=runner.model.name,
+            running=admission.running,
+            waiting=admission.waiting,
+        )
+
+    @app.get("/metrics", response_class=Response, responses=_only(401, 403))
+    async def _metrics() -> Response:
+        """Return the counters in Prometheus' format."""
+        return Response(runner.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _only(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: _REFUSALS[status] for status in statuses}
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        refusal = _malformed(error)
+    elif isinstance(error, HTTPException):
+        headers = dict(error.headers or {})
+        refusal = RefusalError(error.status_code, _sentence(request, error))
+        return JSONResponse(refusal.body(), error.status_code, headers)
+    else:
+        refusal = refusal_of(error)
+    return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+
+
+def _sentence(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return f"there is nothing at {request.url.path}"
+    if error.status_code == 405:
+        return f"{request.method} is not for {request.url.path}"
+    return str(error.detail)
+
+
+def _malformed(error: RequestValidationError) -> RefusalError:
+    """Name the first field that does not fit, never what stands in it: it may be a prompt."""
+    first = error.errors()[0]
+    place = [str(each) for each in first["loc"][1:]]
+    if first["type"] == "json_invalid":
+        return RefusalError(400, "the body is not valid JSON", code="invalid_json")
+    # pydantic adds the kind that it tried of a union; a client knows only its own fields.
+    field = ".".join(place[:3]) or "body"
+    message = str(first["msg"])
+    return RefusalError(400, f"{field}: {message[:1].lower()}{message[1:]}", param=field)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the document without the 422 that FastAPI believes in: ours is 400."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        app.openapi_schema = document
+    return app.openapi_schema

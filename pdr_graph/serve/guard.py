@@ -1,0 +1,126 @@
+"""What stands before the application: the key, the host's name, the size and kind of a body."""
+
+import asyncio
+import hmac
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pdr_graph.serve.options import LOOPBACK
+from pdr_graph.serve.presence import ClientGoneError
+from pdr_graph.serve.refusal import RefusalError
+
+BODY_TIMEOUT_S = 30.0
+"""Seconds in which a request's body must have come."""
+
+_OPEN_PATHS = frozenset({"/health"})
+"""Answered without a key: who looks after the process need not have one."""
+
+
+class Guard:
+    """An ASGI middleware that refuses what the application need not see."""
+
+    def __init__(
+        self, app: ASGIApp, *, key: str | None, max_body_bytes: int, local_only: bool
+    ) -> None:
+        """Guard an application.
+
+        Args:
+            app: What is guarded.
+            key: The key that clients must send as a bearer token, None for no key.
+            max_body_bytes: Largest body.
+            local_only: Whether requests must name this machine as their host, so that a web page
+                cannot reach a server without a key through a name of its own (DNS rebinding).
+        """
+        self._app = app
+        self._key = key.encode() if key is not None else None
+        self._max_body_bytes = max_body_bytes
+        self._local_only = local_only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with an error."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            self._check(scope["path"], headers)
+            body = b"" if scope["method"] in {"GET", "HEAD"} else await self._body(headers, receive)
+        except ClientGoneError:
+            return
+        except RefusalError as refusal:
+            # What is left of the body would be taken for the next request.
+            error = JSONResponse(
+                refusal.body(), refusal.status, {**refusal.headers, "Connection": "close"}
+            )
+            await error(scope, receive, send)
+            return
+        await self._app(scope, _replay(body, receive), send)
+
+    def _check(self, path: str, headers: Mapping[str, str]) -> None:
+        if self._local_only and _host_of(headers.get("host", "")) not in LOOPBACK:
+            raise RefusalError(
+                403, "this server answers requests to localhost only; give it a key to serve others"
+            )
+        if self._key is None or path in _OPEN_PATHS:
+            return
+        scheme, _, sent = headers.get("authorization", "").partition(" ")
+        given = sent.strip().encode("utf-8", "surrogateescape")
+        # Compared in constant time: how long it takes tells nothing about the key.
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._key):
+            raise RefusalError(
+                401, "no or wrong API key; send it as a bearer token", code="invalid_api_key"
+            )
+
+    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            raise self._too_large()
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self._max_body_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise RefusalError(408, f"the body took longer than {BODY_TIMEOUT_S:g} s") from None
+        # A web page may send anything but JSON to another site without that site's consent.
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if size and kind != "application/json":
+            raise RefusalError(415, f"the body is {kind or 'of no kind'}, not application/json")
+        return b"".join(parts)
+
+    def _too_large(self) -> RefusalError:
+        return RefusalError(
+            413, f"the body is larger than {self._max_body_bytes} bytes, the limit of this server"
+        )
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that hands over a body that was read already."""
+    pending = True
+
+    async def again() -> Message:
+        nonlocal pending
+        if pending:
+            pending = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return again
+
+
+def _host_of(header: str) -> str:
+    """Return the name in a Host header, without its port."""
+    name = header.rpartition(":")[0] if header.rpartition(":")[2].isdigit() else header
+    return name.strip("[]").lower()

@@ -1,0 +1,64 @@
+"""What `pdr-graph serve` is told: its address, its limits, its manners."""
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pdr_graph.settings import ENV_FILE
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Addresses that only this machine reaches."""
+
+
+class ServeOptions(BaseSettings):
+    """How this process serves; from options, then `PDR_SERVE_…`, then `.env`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PDR_SERVE_",
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+        str_strip_whitespace=True,
+    )
+
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on; any but this machine's own needs a key."""
+    port: int = Field(8100, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    key: SecretStr | None = None
+    """Key that clients must send; without one anybody who reaches the address is served."""
+    keyless: bool = False
+    """Serve other machines without a key."""
+    max_runs: int = Field(64, ge=1)
+    """Runs at once; further requests wait."""
+    max_waiting: int = Field(256, ge=0)
+    """Requests that may wait; further ones are answered 429 with Retry-After."""
+    max_drafts: int = Field(512, ge=1)
+    """Drafts that one request may ask for, all its rounds together."""
+    max_body_bytes: int = Field(4 * 2**20, ge=1024)
+    """Size of a request; a larger one is answered 413."""
+    timeout_s: float = Field(3600.0, gt=0)
+    """Seconds that one request may take, waiting included; its run can be resumed."""
+    drain_s: float = Field(60.0, ge=0)
+    """Seconds that calls in flight are waited for after SIGTERM or Ctrl-C."""
+    keep_hours: float | None = Field(168.0, gt=0)
+    """Hours that a run is kept in the store after its last step; none keeps it for ever."""
+    repeatable: bool = False
+    """Answer a repeated request with the same seed alike; otherwise each repeat is a new sample."""
+    log_prompts: bool = False
+    """Write the text of requests to the log."""
+
+    @field_validator("key")
+    @classmethod
+    def _key_fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        text = key.get_secret_value().strip() if key is not None else ""
+        if not (text.isascii() and text.isprintable()) or " " in text:
+            raise ValueError("an API key holds printable ASCII characters only, and no space")
+        return SecretStr(text) if text else None
+
+    @property
+    def public(self) -> bool:
+        """Whether other machines may reach the address."""
+        return self.host.lower() not in LOOPBACK

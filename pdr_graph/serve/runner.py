@@ -1,0 +1,141 @@
+"""Carries runs out: admitted, alone on their thread, resumed where they were left."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from langgraph.runtime import RunControl
+
+from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.wellformed import wellformed
+from pdr_graph.prompts import Prompts
+from pdr_graph.result import Result
+from pdr_graph.run import OnEvent, Parts, resume, solve
+from pdr_graph.serve.admission import Admission
+from pdr_graph.serve.asked import Asked
+from pdr_graph.serve.metrics import Metrics
+from pdr_graph.serve.refusal import RefusalError, thread_busy
+from pdr_graph.serve.store import Store
+
+OnBegin = Callable[[PDRConfig], None]
+"""Told the config of the run before its first event: that of the record for a resumed one."""
+
+
+@dataclass(slots=True)
+class Runner:
+    """The runs of one server."""
+
+    model: ModelClient
+    store: Store
+    admission: Admission
+    metrics: Metrics
+    prompts: Prompts = field(default_factory=Prompts.load)
+    _controls: dict[str, RunControl] = field(default_factory=dict)
+    """Of the runs that go on, by thread."""
+    _tasks: set[asyncio.Task[object]] = field(default_factory=set)
+
+    async def carry_out(self, asked: Asked, begin: OnBegin, on_event: OnEvent) -> Result:
+        """Run to the end, from wherever the thread is.
+
+        Raises:
+            RefusalError: no place, or the thread is busy or holds another problem.
+            PDRError: as `solve` and `resume`.
+        """
+        async with (
+            self.admission.place(),
+            self._claimed(asked.thread_id) as control,
+        ):
+            kept = asked.named or self.store.keeps_unnamed
+            parts = Parts(
+                prompts=self.prompts,
+                trace=self.metrics,
+                on_event=on_event,
+                control=control,
+            )
+            if not kept:
+                return await self._start(asked, begin, parts, kept=False)
+            async with self.store.alone(asked.thread_id):
+                recorded = await self._recorded(asked) if asked.named else None
+                if recorded is None:
+                    return await self._start(asked, begin, parts, kept=True)
+                begin(recorded)
+                return await resume(
+                    asked.thread_id,
+                    model=self.model,
+                    checkpointer=self.store.saver,
+                    changes=asked.insisted,
+                    parts=replace(parts, stream_answer=streams(recorded)),
+                )
+
+    def can_resume(self, asked: Asked) -> bool:
+        """Tell whether a client can go on with this run later."""
+        return asked.named or self.store.keeps_unnamed
+
+    def drain(self) -> None:
+        """Take no more requests, and stop the runs at their next step."""
+        self.admission.close()
+        for control in self._controls.values():
+            control.request_drain()
+
+    async def cancel(self) -> None:
+        """Stop the runs that still go on, and wait until their calls are closed."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _start(self, asked: Asked, begin: OnBegin, parts: Parts, *, kept: bool) -> Result:
+        begin(asked.config)
+        return await solve(
+            asked.problem,
+            asked.config,
+            model=self.model,
+            checkpointer=self.store.saver if kept else None,
+            thread_id=asked.thread_id,
+            parts=replace(parts, stream_answer=streams(asked.config)),
+        )
+
+    @asynccontextmanager
+    async def _claimed(self, thread_id: str) -> AsyncIterator[RunControl]:
+        if thread_id in self._controls:
+            raise thread_busy(thread_id)
+        control = self._controls[thread_id] = RunControl()
+        task = asyncio.current_task()
+        assert task is not None  # we are in a coroutine
+        self._tasks.add(task)
+        try:
+            yield control
+        finally:
+            self._tasks.discard(task)
+            del self._controls[thread_id]
+
+    async def _recorded(self, asked: Asked) -> PDRConfig | None:
+        """Return the config that the thread was started with, None for a new thread.
+
+        Raises:
+            RefusalError: it holds another problem, whose answer is not this client's.
+        """
+        saved = await self.store.saver.aget_tuple(
+            {"configurable": {"thread_id": asked.thread_id, "checkpoint_ns": ""}}
+        )
+        if saved is None:
+            return None
+        values = saved.checkpoint["channel_values"]
+        # A run that was killed before its first step holds nothing but its input.
+        values = {**values.get("__start__", {}), **values}
+        problem, config = values.get("problem", ""), values.get("config")
+        if config is None or problem.strip() != wellformed(asked.problem).strip():
+            raise RefusalError(
+                409,
+                f"thread {asked.thread_id!r} holds a run of another problem; send the messages "
+                "that it was started with, or name another thread",
+                param="metadata.thread_id",
+                code="thread_differs",
+            )
+        return make_config(**config)
+
+
+def streams(config: PDRConfig) -> bool:
+    """Tell whether the refinement may be sent while it is written: no verdict can undo it."""
+    return config.max_extra_rounds == 0

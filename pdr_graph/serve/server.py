@@ -1,0 +1,123 @@
+"""Runs the application on a socket, and ends so that runs can be resumed."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.serve.runner import Runner
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_MOST_FILES = 65_536
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the address, before anything expensive is started.
+
+    Raises:
+        ConfigError: the port is taken or not ours to take, or the host is not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(_why_not(host, port, error)) from None
+    # asyncio does this only for sockets that name their protocol; accepted ones inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the address that clients use, with its `/v1`."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+
+class Server:
+    """One server: the first signal drains it, the second stops it at once."""
+
+    def __init__(
+        self, app: ASGIApp, runner: Runner, *, drain_s: float, say: Callable[[str], None]
+    ) -> None:
+        self._runner = runner
+        self._say = say
+        self._drain_s = drain_s
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, round(drain_s)),
+        )
+        self._server = _Server(config)
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until a signal comes and the last request is answered."""
+        _allow_many_files()
+        with self._signals():
+            await self._server.serve(sockets=[listener])
+        await self._runner.cancel()
+
+    def stop(self) -> None:
+        """Take no more requests; runs stop at their next step. The second time: at once."""
+        if self._server.should_exit:
+            self._server.force_exit = True
+            return
+        self._server.should_exit = True
+        running = self._runner.admission.running
+        self._runner.drain()
+        if running:
+            self._say(
+                f"stopping: {running} runs, whose calls in flight are waited for up to "
+                f"{self._drain_s:g} s; a second signal stops at once"
+            )
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for each in SIGNALS:
+            loop.add_signal_handler(each, self.stop)
+        try:
+            yield
+        finally:
+            for each in SIGNALS:
+                loop.remove_signal_handler(each)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers, which would know nothing of runs."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _why_not(host: str, port: int, error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        return f"port {port} on {host} is taken; choose another by --port, or 0 for any free one"
+    if number == errno.EACCES:
+        return f"port {port} is not allowed to this user; choose one above 1023 by --port"
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"host {host!r} cannot be listened on: {reason}; --host names an address of this machine"
+
+
+def _allow_many_files() -> None:
+    """A client and its calls are a file descriptor each; the usual 1024 are soon used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -31,13 +31,16 @@ def free_port(wanted: int | None, preferred: int) -> int:
 
 
 def unanswered_port(url: str, default: int) -> int | None:
-    """Return the port of a URL on this machine at which nobody listens; None for all others."""
+    """Return the port of a URL on this machine at which nobody listens; None for all others.
+
+    A URL with a password is that of a server which somebody has set up.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or default
     except ValueError:
         return None
-    if parts.scheme not in {"http", "redis"} or host not in LOOPBACK:
+    if parts.scheme not in {"http", "redis"} or host not in LOOPBACK or parts.password:
         return None
     try:
         with socket.create_connection((host, port), timeout=5):

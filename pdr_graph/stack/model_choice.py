@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.local.model import LONGEST_CONTEXT
@@ -12,14 +11,14 @@ from pdr_graph.stack import vllm as engine
 from pdr_graph.stack.address import free_port
 from pdr_graph.stack.interpreter import Vllm, config_file, window_of
 from pdr_graph.stack.machine import Gpu
+from pdr_graph.stack.options import Engine
 from pdr_graph.stack.plan import Plan
 from pdr_graph.stack.sizing import Size
 
-Engine = Literal["auto", "vllm", "embedded"]
 PORT = 8000
 """vLLM's own default."""
 EMBEDDED_SLOTS = 8
-INSTALL = "pip install 'pdr-graph[vllm]', or name an environment by --vllm-python / PDR_VLLM_PYTHON"
+INSTALL = "pip install 'pdr-graph[vllm]', or name an environment by --vllm-python"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,13 @@
 """Which store this machine gets."""
 
 from pathlib import Path
-from typing import Literal
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.stack import redis
 from pdr_graph.stack.address import free_port
+from pdr_graph.stack.options import Store
 from pdr_graph.stack.plan import Plan
 
-Store = Literal["auto", "redis", "embedded", "none"]
 TIMEOUT_S = 120.0
 """For reading what was stored before."""
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from pdr_graph.cli.doctor.check import Check, guarded
 from pdr_graph.cli.doctor.host import host_checks
 from pdr_graph.cli.doctor.model import model_checks
+from pdr_graph.cli.doctor.servers import server_checks
 from pdr_graph.cli.doctor.store import store_checks
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.options import Given
@@ -39,6 +40,7 @@ def doctor_command(given: Given, output: Output) -> None:
 async def _all_checks(settings: Settings) -> list[Check]:
     return [
         *host_checks(settings),
+        *await guarded("servers", lambda: server_checks(settings)),
         *await guarded("endpoint", lambda: model_checks(settings)),
         *await guarded("store", lambda: store_checks(settings)),
     ]

@@ -1,0 +1,1 @@
+"""`pdr-graph up` and `pdr-graph down`: the servers of this machine."""

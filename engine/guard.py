@@ -1,6 +1,6 @@
 """Runs a command and ends all that it started when the process that asked for it is gone.
 
-    python -m engine.guard PARENT_PID COMMAND...
+    python guard.py PARENT_PID COMMAND...
 
 It leads a process group of its own, so that whoever started it can end the group at once.
 """

@@ -1,6 +1,7 @@
 """A vLLM server on the loopback interface, for as long as a test or a benchmark needs it."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,10 +15,11 @@ from typing import Self
 
 import httpx2
 
-import engine
 from engine.cache import say
 from engine.metrics import Counters, counters, read_metrics
 from pdr_graph.errors import LocalError
+
+GUARD = Path(__file__).with_name("guard.py")
 
 ON_CPU = ("--dtype", "float32", "--enforce-eager")
 """float32 because AVX2 has no bfloat16 (emulated, it is eight times slower); eager because
@@ -25,6 +27,7 @@ compiling takes longer than these runs do."""
 START_TIMEOUT_S = 600.0
 TELL_EVERY_S = 20.0
 TAKEN = "address already in use"
+_ERROR = re.compile(r"\b\w*Error: .+")
 
 
 @dataclass
@@ -123,12 +126,11 @@ class VLLMServer:
             "VLLM_SERVER_DEV_MODE": "1",
             "VLLM_LOGGING_COLOR": "0",
         }
-        guard = [sys.executable, "-P", "-m", "engine.guard", str(os.getpid())]
-        checkout = str(Path(engine.__file__).parents[1])
+        guard = [sys.executable, "-P", str(GUARD), str(os.getpid())]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*guard, *command],
-                env={**os.environ, **quiet, **self.environment, "PYTHONPATH": checkout},
+                env={**os.environ, **quiet, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -163,7 +165,7 @@ def _free_port() -> int:
 
 
 def _why(log: Path) -> str:
-    """Return the line of a log that names the first error, else the last line."""
+    """Return the first error that a log names, else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line and "Traceback" not in line]
-    return (errors or lines[-1:] or ["it said nothing"])[0][-300:]
+    errors = [found[0] for line in lines if (found := _ERROR.search(line)) and "WARN" not in line]
+    return (errors or lines[-1:] or ["it said nothing"])[0][:300]

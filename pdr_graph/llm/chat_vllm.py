@@ -7,12 +7,14 @@ Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 
 from typing import Any
 
+import httpx2
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
+from openai import RequestOptions
 from pydantic import SecretStr, model_validator
 
 from pdr_graph.llm.pool import TIMEOUT, make_http_client
@@ -108,9 +110,35 @@ class ChatVLLM(ChatOpenAI):
         if "response_format" in kwargs or self._use_responses_api(kwargs):
             return await super()._agenerate(messages, stop, run_manager, **kwargs)
         payload = self._get_request_payload(messages, stop=stop, **kwargs)
-        # The stock method parses the reply in a thread, one more hop for each of M drafts.
-        response = await self.async_client.create(**payload)
-        return self._create_chat_result(response)
+        return self._create_chat_result(await self._post(payload))
+
+    async def _post(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Send a request as plain JSON and return the reply's.
+
+        The SDK's typed method looks at every value of payload and reply, half of what a call
+        costs, and LangChain then undoes the types; its `post` sends, checks and raises the same.
+
+        Raises:
+            ValueError: the reply is not a JSON object.
+        """
+        options: RequestOptions = {}
+        if (headers := payload.pop("extra_headers", None)) is not None:
+            options["headers"] = headers
+        if (query := payload.pop("extra_query", None)) is not None:
+            options["params"] = query
+        if "timeout" in payload:
+            options["timeout"] = payload.pop("timeout")
+        extra = payload.pop("extra_body", None) or {}
+        reply = await self.root_async_client.post(
+            "/chat/completions", cast_to=httpx2.Response, body=payload | extra, options=options
+        )
+        try:
+            value = reply.json()
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise ValueError(f"the endpoint replied with no JSON object but {reply.text[:200]!r}")
+        return value
 
     def _create_chat_result(
         self,
@@ -123,6 +151,9 @@ class ChatVLLM(ChatOpenAI):
             message = generation.message
             assert isinstance(message, AIMessage)
             _add_reasoning(message, choice["message"])
+            if choice.get("logprobs"):
+                # What a stream and the SDK's types say where a server says nothing.
+                choice["logprobs"].setdefault("refusal", None)
             for name, value in (
                 ("token_ids", choice.get("token_ids")),
                 ("prompt_token_ids", body.get("prompt_token_ids")),

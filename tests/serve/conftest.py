@@ -1,0 +1,87 @@
+"""The server on a real socket, in the test's own loop: the mock endpoint is behind it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import openai
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+
+from pdr_graph.serve.admission import Admission
+from pdr_graph.serve.app import create_app
+from pdr_graph.serve.catalogue import Catalogue
+from pdr_graph.serve.metrics import Metrics
+from pdr_graph.serve.options import ServeOptions
+from pdr_graph.serve.runner import Runner
+from pdr_graph.serve.server import Server, address_of, listen
+from pdr_graph.serve.store import Store
+from pdr_graph.strategies import preset
+from tests.cli.conftest import clean, data_dir, spawn
+
+__all__ = ["clean", "data_dir", "spawn"]
+
+SMALL = "pdr?widths=3,2"
+CALLS = 3 + 1 + 2 + 1 + 1
+"""What a run of that size asks for."""
+ASK = [{"role": "user", "content": "What is 17 + 25?"}]
+
+
+@dataclass(frozen=True)
+class Served:
+    """One running server."""
+
+    url: str
+    runner: Runner
+    server: Server
+    running: asyncio.Task[None]
+    client: openai.AsyncOpenAI
+
+    @property
+    def root(self) -> str:
+        return self.url.removesuffix("/v1")
+
+
+Serve = Callable[..., Awaitable[Served]]
+
+
+@pytest.fixture
+async def serve(connect) -> AsyncIterator[Serve]:
+    """Starts servers in front of the mock endpoint; they are stopped after the test."""
+    started: list[Served] = []
+
+    async def start(saver=None, defaults=None, client=None, keeps_unnamed=True, **fields) -> Served:
+        options = ServeOptions(port=0, _env_file=None, **fields)
+        admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
+        runner = Runner(
+            model=client or connect(window=131_072),
+            store=Store(saver or InMemorySaver(), keeps_unnamed=keeps_unnamed),
+            admission=admission,
+            metrics=Metrics(admission),
+        )
+        catalogue = Catalogue(
+            lambda name, given: preset(name, **given),
+            defaults or {},
+            max_drafts=options.max_drafts,
+        )
+        app = create_app(runner, catalogue, options)
+        server = Server(app, runner, drain_s=options.drain_s, say=lambda line: None)
+        listener = listen(options.host, options.port)
+        url = address_of(listener)
+        key = options.key.get_secret_value() if options.key else "none"
+        served = Served(
+            url,
+            runner,
+            server,
+            asyncio.create_task(server.run(listener)),
+            openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0),
+        )
+        started.append(served)
+        return served
+
+    yield start
+    for each in started:
+        await each.client.close()
+        each.server.stop()
+        each.server.stop()
+        await each.running

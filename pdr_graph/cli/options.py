@@ -43,8 +43,7 @@ _PANELS = {
     "Sampling": {"temperature", "top_p", "seed"},
     "Endpoint": {"base_url", "model", "api_key", "tokenizer", "max_in_flight", "retries"},
     "Storage": {"redis_url", "data_dir", "keep_hours"},
-    "Server": set(ServeOptions.model_fields) - {"keep_hours"},
-    "Servers": set(UpOptions.model_fields) - {"port"},
+    "Server": {*ServeOptions.model_fields, *UpOptions.model_fields} - {"keep_hours"},
 }
 STRATEGY, OUTPUT = "Strategy", "Output"
 

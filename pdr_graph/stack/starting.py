@@ -27,6 +27,13 @@ Tell = Callable[[Record], None]
 """Told of a part's record each time it is looked at."""
 
 
+class _Outliving(subprocess.Popen[bytes]):
+    """A process that is meant to outlive us."""
+
+    def __del__(self) -> None:
+        """Be silent about that; the standard class would warn."""
+
+
 @dataclass(slots=True)
 class Start:
     """A keeper that this process started."""
@@ -45,7 +52,7 @@ def start(shelf: Shelf, plan: Plan) -> Start:
     words = child.command("pdr_graph.stack.keeper", "--data-dir", str(shelf.data_dir.absolute()))
     try:
         with log.open("ab") as out:
-            process = subprocess.Popen(
+            process = _Outliving(
                 words,
                 cwd=shelf.home,
                 env=child.environment(),

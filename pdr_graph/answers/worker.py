@@ -25,7 +25,9 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 # One object a line, in both directions.
@@ -142,10 +144,14 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def main() -> None:
-    """Say `ready`, then answer requests until standard input ends."""
+def serve(start: Callable[[], Callable[[str], _Line]]) -> None:
+    """Say `ready`, then answer requests until standard input ends.
+
+    `start` imports what it takes and returns what answers one request line; memory is limited
+    once it has.
+    """
     die_with_parent()
-    library = MathVerify()
+    answer = start()
     lower_limit(resource.RLIMIT_AS, int(sys.argv[1]))
     lower_limit(resource.RLIMIT_CORE, 0)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
@@ -162,9 +168,9 @@ def main() -> None:
     answers.write('{"ready": true}\n')
     answers.flush()
     while True:
-        answers.write(json.dumps(reply(library, requests.get())) + "\n")
+        answers.write(json.dumps(answer(requests.get())) + "\n")
         answers.flush()
 
 
 if __name__ == "__main__":
-    main()
+    serve(lambda: partial(reply, MathVerify()))

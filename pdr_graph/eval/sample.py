@@ -1,0 +1,213 @@
+"""One sample: one attempt of one arm at one problem, from its thread to its record."""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+from pdr_graph.budget import Ledger
+from pdr_graph.config import PDRConfig
+from pdr_graph.errors import PDRError, ThreadExistsError, UnknownThreadError
+from pdr_graph.eval.arms import Arm
+from pdr_graph.eval.judging import Judge, Judgement
+from pdr_graph.eval.oracle import with_oracles
+from pdr_graph.eval.problems import Problem
+from pdr_graph.eval.records import Key
+from pdr_graph.eval.schema import SCHEMA, DraftRecord, SampleRecord, WorkspaceRecord
+from pdr_graph.extensions import Extensions
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.result import Result
+from pdr_graph.run import OnEvent, Parts, resume, solve
+from pdr_graph.run_history import RoundView, history
+from pdr_graph.types import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample that is owed."""
+
+    arm: Arm
+    problem: Problem
+    number: int
+    """From 0."""
+    position: int
+    """Among all samples of the run, from 0."""
+    thread_id: str
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        """What tells it from all others of its run."""
+        return self.arm.name, self.problem.id, self.number
+
+    @property
+    def config(self) -> PDRConfig:
+        """What its run is asked to do."""
+        return self.arm.config.model_copy(update={"seed": self.seed})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the records of one run and process have in common."""
+
+    data_sha256: str
+    prompts_sha256: Mapping[str, str]
+    versions: Mapping[str, str]
+    dependent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """What a sample is run with."""
+
+    client: ModelClient
+    saver: BaseCheckpointSaver[str]
+    judge: Judge
+    extensions: Extensions
+    parts: Parts
+    """Prompts, trace and stop control; extensions and events are set for each sample."""
+    facts: Facts
+
+    async def run(self, sample: Sample, on_event: OnEvent) -> SampleRecord:
+        """Start the sample, or go on with it, to its end.
+
+        Raises:
+            CallError, QuorumError: it failed, and can be gone on with.
+            DrainedError: it was asked to stop, and can be gone on with.
+        """
+        oracles = with_oracles(self.judge, sample.problem, self.extensions)
+        parts = replace(self.parts, extensions=oracles, on_event=on_event)
+        result = await self._finished(sample, parts)
+        past = await history(sample.thread_id, checkpointer=self.saver)
+        solution = result.state["solution"]
+        assert solution is not None  # the run has ended
+        judged = await self.judge.solution(
+            sample.problem, result.solution, truncated=solution["truncated"]
+        )
+        record = self._blank(sample)
+        agreed = result.state.get("consensus") is not None
+        record["answer"] = judged.answer
+        record["correct"] = judged.correct
+        record["reason"] = judged.reason
+        record["truncated"] = solution["truncated"]
+        record["finish"] = "consensus" if agreed else solution["finish"]
+        record["rounds_run"] = result.state["round"]
+        record["ledger"] = result.ledger.to_json()
+        record["seconds"] = round(result.seconds, 3)
+        record["notes"] = list(result.notes)
+        await self._look_inside(record, sample.problem, past.rounds)
+        return record
+
+    async def failed(self, sample: Sample, error: PDRError) -> SampleRecord:
+        """Record a sample that ended without a solution, with what it had cost by then."""
+        record = self._blank(sample)
+        record["error"] = str(error)
+        try:
+            past = await history(sample.thread_id, checkpointer=self.saver)
+        except UnknownThreadError:
+            return record  # refused before its first step
+        record["rounds_run"] = len(past.rounds)
+        record["ledger"] = past.ledger.to_json()
+        record["seconds"] = round(sum(row["seconds"] for row in past.ledger.rows), 3)
+        record["notes"] = past.notes
+        await self._look_inside(record, sample.problem, past.rounds)
+        return record
+
+    async def _finished(self, sample: Sample, parts: Parts) -> Result:
+        config = sample.config
+        try:
+            return await solve(
+                sample.problem.text,
+                config,
+                model=self.client,
+                checkpointer=self.saver,
+                thread_id=sample.thread_id,
+                parts=parts,
+            )
+        except ThreadExistsError:
+            # Begun before, by a process that died or was stopped.
+            return await resume(
+                sample.thread_id,
+                model=self.client,
+                checkpointer=self.saver,
+                changes=config.model_dump(),
+                parts=parts,
+            )
+
+    def _blank(self, sample: Sample) -> SampleRecord:
+        """Return the record of a sample that failed before its first step."""
+        return SampleRecord(
+            schema=SCHEMA,
+            arm=sample.arm.name,
+            problem_id=sample.problem.id,
+            sample=sample.number,
+            thread_id=sample.thread_id,
+            dependent=self.facts.dependent,
+            answer=None,
+            gold=sample.problem.gold,
+            correct=False,
+            reason="failed",
+            truncated=False,
+            finish=None,
+            rounds_run=0,
+            ledger=Ledger().to_json(),
+            seconds=0.0,
+            drafts=[],
+            workspaces=[],
+            prompts_sha256=dict(self.facts.prompts_sha256),
+            data_sha256=self.facts.data_sha256,
+            versions=dict(self.facts.versions),
+            seed=sample.seed,
+            model=self.client.name,
+            error=None,
+        )
+
+    async def _look_inside(
+        self, record: SampleRecord, problem: Problem, rounds: Sequence[RoundView]
+    ) -> None:
+        """Record whether each draft was right, and whether a workspace kept a right answer."""
+        drafts = [draft for view in rounds for draft in view.drafts]
+        judged = await asyncio.gather(*(self.judge.draft(problem, draft) for draft in drafts))
+        record["drafts"] = [
+            DraftRecord(
+                round=draft["round"],
+                index=draft["index"],
+                answer=draft["answer"],
+                correct=each.correct,
+                reason=each.reason,
+                truncated=draft["truncated"],
+                error=draft["error"],
+            )
+            for draft, each in zip(drafts, judged, strict=True)
+        ]
+        right = right_answers(problem, judged)
+        record["workspaces"] = [
+            WorkspaceRecord(
+                round=view.round,
+                index=index,
+                tokens=workspace["tokens"],
+                holds_correct=holds_any(workspace, right),
+                sources=workspace.get("sources"),
+            )
+            for view in rounds
+            for index, workspace in enumerate(view.workspaces)
+        ]
+
+
+def right_answers(problem: Problem, judged: Sequence[Judgement]) -> set[str]:
+    """Return the ways in which the right answer was written."""
+    written = {each.answer for each in judged if each.correct and each.answer}
+    return {problem.gold, *written}
+
+
+def holds_any(workspace: Workspace, answers: set[str]) -> bool:
+    """Tell whether one of the answers stands in a workspace, as a word or number of its own."""
+    found = (_standing_alone(answer).search(workspace["text"]) for answer in answers)
+    return any(found)
+
+
+def _standing_alone(answer: str) -> re.Pattern[str]:
+    # 42 is not in 142, 4.42, 4,420 or 42.5; it is in "x=42." and in "42 (3 of 4)".
+    return re.compile(rf"(?<!\w)(?<!\d[.,]){re.escape(answer)}(?!\w|[.,]\d)")

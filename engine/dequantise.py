@@ -4,7 +4,8 @@
 
 The chat template also gets a mode that the model was not trained for: with `thinking=true` a reply
 begins inside `<think>`, and a thinking budget is what ends it. The two tags take the places of two
-tokens of the vocabulary that no chat uses, so the weights are those of the file.
+tokens of the vocabulary that no chat uses, so the weights are those of the file. The few words
+after the tag are there because the model answers nothing to a token it has rarely seen.
 """
 
 import json
@@ -15,7 +16,7 @@ SPARE = {"<jupyter_start>": "<think>", "<jupyter_text>": "</think>"}
 """Tokens of SmolLM2 for code notebooks, and what takes their places."""
 
 OPEN_THOUGHT = (
-    "{% if add_generation_prompt and thinking is defined and thinking %}{{ '<think>\n' }}"
+    "{% if add_generation_prompt and thinking is defined and thinking %}{{ '<think>\nLet me think.' }}"
     "{% endif %}"
 )
 

@@ -4,6 +4,7 @@ Every call in the package goes through `ModelClient.ask`, so nothing is spent th
 """
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from pdr_graph.llm.thought import split_message
 from pdr_graph.llm.tokens import EstimateCounter, TokenCounter
 from pdr_graph.llm.usage import Usage, read_usage
 from pdr_graph.llm.wellformed import wellformed
+
+_WINDOW = re.compile(r"context\b.*\b(length|size)|max_model_len")
+"""How llama.cpp and vLLM name the window in a refusal; vLLM says `max_model_len` where
+`max_tokens` alone is above it."""
 
 _FIRST_PACE = 50.0
 """Completion tokens a second that an aborted call is charged before any call has finished."""
@@ -209,7 +214,7 @@ def call_error(error: Exception) -> CallError:
         kind = "connection to the model lost" if is_connection_error(error) else "call failed"
         return CallError(f"{kind}: {text}")
     lowered = text.lower()
-    if status == 400 and "context" in lowered and ("length" in lowered or "size" in lowered):
+    if status == 400 and _WINDOW.search(lowered):
         return ContextWindowError(f"HTTP 400: {text}", status=status)
     return CallError(f"HTTP {status}: {text}", status=status)
 

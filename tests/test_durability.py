@@ -20,7 +20,7 @@ from pdr_graph.errors import (
     ThreadExistsError,
     UnknownThreadError,
 )
-from pdr_graph.llm.client import ModelClient, Reply, Sampling
+from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
 from pdr_graph.llm.meter import Spent
 from pdr_graph.run import Parts
 from pdr_graph.state import ProblemInput
@@ -67,11 +67,17 @@ class Mortal(ModelClient):
         self.started = 0
         self.finished: list[tuple[str, int]] = []
 
-    async def ask(self, prompt: str, sampling: Sampling, spent: Spent) -> Reply:
+    async def ask(
+        self,
+        prompt: str,
+        sampling: Sampling,
+        spent: Spent,
+        on_chunk: OnChunk | None = None,
+    ) -> Reply:
         self.started += 1
         if self.started == self.die_before:
             raise Died
-        reply = await super().ask(prompt, sampling, spent)
+        reply = await super().ask(prompt, sampling, spent, on_chunk)
         self.finished.append((prompt, sampling.seed))
         return reply
 

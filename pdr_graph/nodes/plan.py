@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 
 from langgraph.runtime import Runtime
@@ -54,7 +55,7 @@ class Plan:
             "problem": problem,
             "config": config.model_dump(mode="json"),
             "record": RunRecord(
-                version=version("pdr-graph"),
+                version=_own_version(),
                 model=client.name,
                 prompts=self.toolbox.prompts.hashes(),
                 token_counts=client.counter.source,
@@ -84,6 +85,12 @@ class Plan:
         width = width_of(config, next_round)
         runtime.stream_writer({"event": "round", "round": next_round, "width": width})
         return {"phase": "draft", "round": next_round}
+
+
+@cache
+def _own_version() -> str:
+    # Asked once: it looks through the folders of installed packages.
+    return version("pdr-graph")
 
 
 def _check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:

@@ -7,6 +7,7 @@ share their prefix in the server's cache. A folder of the user's own replaces an
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from string import Template
 from types import MappingProxyType
@@ -48,8 +49,7 @@ class Prompts:
         Raises:
             ConfigError: the folder, one of its files or a variable in it is not what we know.
         """
-        built_in = Path(__file__).parent
-        texts = {name: (built_in / f"{name}.md").read_text("utf-8") for name in VARIABLES}
+        texts = dict(_built_in())
         if folder is not None:
             texts.update(_own_templates(folder))
         return cls(MappingProxyType(texts))
@@ -67,6 +67,13 @@ class Prompts:
             name: hashlib.sha256(text.encode()).hexdigest()[:16]
             for name, text in sorted(self.templates.items())
         }
+
+
+@cache
+def _built_in() -> Mapping[str, str]:
+    # Read once: every run of a process starts with them.
+    folder = Path(__file__).parent
+    return {name: (folder / f"{name}.md").read_text("utf-8") for name in VARIABLES}
 
 
 def _own_templates(folder: Path) -> dict[str, str]:

@@ -38,7 +38,7 @@ def main() -> int:
             return TAKEN
         before = shelf.read(plan.part)
         if before is not None and before.server is not None:
-            before.server.end_group(GRACE_S)  # its keeper was killed, and it lived on
+            before.server.end_group(GRACE_S, shelf.home)  # its keeper was killed, and it lived on
         return asyncio.run(_Keeper(plan, shelf).keep())
 
 

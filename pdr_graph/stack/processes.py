@@ -51,16 +51,24 @@ class Process:
             os.close(descriptor)
         return True
 
-    def end_group(self, grace_s: float) -> None:
-        """End it and the process group that it leads, by force after `grace_s` seconds."""
-        if not self.signal(signal.SIGTERM):
-            return
-        self.wait(grace_s)
-        # Its number cannot be given to another while anything of its group is left.
-        if self.is_alive() or _has_group(self.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+    def end_group(self, grace_s: float, home: Path | None = None) -> None:
+        """End it and the process group that it leads, by force after `grace_s` seconds.
+
+        Args:
+            grace_s: Time for an orderly end.
+            home: The directory in which it was started. Where it is gone already, those of its
+                group that still work there are ended; None leaves them.
+        """
+        if self.signal(signal.SIGTERM):
             self.wait(grace_s)
+            with contextlib.suppress(ProcessLookupError):
+                # Its number cannot be given to another while anything of its group is left.
+                if Process.of(self.pid) in {None, self}:
+                    os.killpg(self.pid, signal.SIGKILL)
+            self.wait(grace_s)
+        elif home is not None and not self.is_alive():
+            for member in _members(self.pid, home):
+                member.signal(signal.SIGKILL)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for its end; False if it still runs after `timeout_s` seconds."""
@@ -72,15 +80,19 @@ class Process:
         return True
 
 
-def _has_group(number: int) -> bool:
-    """Tell whether some process is in the group that one of the same number led."""
-    if _started(number) is not None:
-        return False  # the number is somebody else's by now
-    try:
-        os.killpg(number, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+def _members(group: int, home: Path) -> list[Process]:
+    """List the processes of a group that work in a directory; none where there is no /proc."""
+    found = []
+    for folder in PROC.glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            ours = int(fields[2]) == group and (folder / "cwd").readlink() == home
+        except OSError:
+            continue
+        member = Process.of(int(folder.name)) if ours else None
+        if member is not None:
+            found.append(member)
+    return found
 
 
 def _started(pid: int) -> str | None:

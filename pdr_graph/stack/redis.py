@@ -1,12 +1,13 @@
 """A Redis server's command line: on this machine only, and nothing of a run is lost."""
 
+import os
 import shutil
 from pathlib import Path
 from urllib.parse import quote
 
 from pdr_graph.errors import LocalError
 from pdr_graph.local.data_dir import own_folder
-from pdr_graph.local.valkey.server import socket_path
+from pdr_graph.local.valkey.server import SOCKET_PATH_LIMIT, socket_path
 from pdr_graph.stack.plan import Plan
 
 PROGRAMS = ("redis-server", "valkey-server")
@@ -22,22 +23,31 @@ def folder(data_dir: Path) -> Path:
     return data_dir / "redis"
 
 
-def prepare(data_dir: Path) -> str:
-    """Make the folder of a server that is about to start, and return a path for its socket.
+def socket_of(data_dir: Path) -> str:
+    """Return where the socket of a server is to be; the server itself clears the place.
+
+    Raises:
+        LocalError: the folder's path is too long for a socket, and no other place will do.
+    """
+    preferred = str((folder(data_dir) / "redis.sock").absolute())
+    if len(os.fsencode(preferred)) <= SOCKET_PATH_LIMIT:
+        return preferred
+    try:
+        return socket_path(folder(data_dir).absolute())
+    except OSError as error:
+        raise LocalError(
+            f"no socket can be made for {preferred}: {error.strerror or error}; choose a port by "
+            "--redis-port"
+        ) from error
+
+
+def prepare(data_dir: Path, address: str) -> None:
+    """Make the folder of a server that is about to start, which names its socket.
 
     Raises:
         LocalError: the folder cannot be made.
     """
-    home = own_folder(folder(data_dir))
-    try:
-        address = socket_path(home)
-    except OSError as error:
-        raise LocalError(
-            f"no socket can be made in {home}: {error.strerror or error}; choose a port by "
-            "--redis-port"
-        ) from error
-    (home / "address").write_text(address)
-    return address
+    (own_folder(folder(data_dir)) / "address").write_text(address)
 
 
 def redis_plan(program: str, data_dir: Path, where: int | str, timeout_s: float) -> Plan:

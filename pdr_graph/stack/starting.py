@@ -135,6 +135,6 @@ def end(shelf: Shelf, part: Part) -> Record | None:
             break
         time.sleep(POLL_S)
     if record is not None and record.server is not None:
-        record.server.end_group(GRACE_S)
+        record.server.end_group(GRACE_S, shelf.home.resolve())
     shelf.remove(part)
     return record

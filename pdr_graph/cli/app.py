@@ -14,6 +14,7 @@ import typer
 
 from pdr_graph.cli.failure import INTERRUPTED, explain
 from pdr_graph.cli.options import (
+    BUDGET_PANEL,
     CONFIG,
     DATA_DIR,
     DEFAULTS,
@@ -234,6 +235,105 @@ def _down(
     from pdr_graph.cli.servers import commands
 
     commands.down(parts or [], places, output=_output(json, quiet))
+
+
+@app.command("eval")
+@takes(config=DEFAULTS, settings=SETTINGS)
+def _eval(
+    config: Given,
+    settings: Given,
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A file of JSON lines (`problem`, `answer`, optional `id`), "
+            "`hf:org/name:split`, or `reasoning-gym:task?size=100&seed=0&knob=value`."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The run, as runs/NAME.")],
+    arms: Annotated[
+        list[str],
+        typer.Option(
+            "--arm",
+            metavar="ARM",
+            help="`[NAME=]PRESET[@FIELD=VALUE;FIELD=VALUE…]`, as "
+            "`narrow=pdr@widths=8,4;distiller=top_k;T=8192`; repeat it for each arm.",
+        ),
+    ],
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Attempts of each arm at each problem.")
+    ] = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="From which every sample draws its own.")
+    ] = 0,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="The first so many problems only.")
+    ] = None,
+    b_seq: Annotated[
+        int | None,
+        typer.Option(
+            "--b-seq",
+            min=1,
+            help="Completion tokens on each arm's critical path; the length of its calls follows.",
+            rich_help_panel=BUDGET_PANEL,
+        ),
+    ] = None,
+    b_total: Annotated[
+        int | None,
+        typer.Option(
+            "--b-total",
+            min=1,
+            help="Completion tokens of all calls of each arm; the length of its calls follows. "
+            "With --b-seq, the number of drafts follows where an arm has one open round.",
+            rich_help_panel=BUDGET_PANEL,
+        ),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            metavar="FIELD=VALUES",
+            help="One arm for each value, in the place of every arm that it concerns, as "
+            "`kappa=256,512,1024` or `widths=16;8,4`.",
+        ),
+    ] = None,
+    share_first_round: Annotated[
+        bool,
+        typer.Option(
+            "--share-first-round",
+            help="Arms share the drafts of their first round; their samples are then dependent.",
+        ),
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask again for samples recorded as failed.")
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Delete the thread of each sample that is recorded.")
+    ] = False,
+    no_trace: Annotated[
+        bool, typer.Option("--no-trace", help="Do not keep the model calls in full.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure strategies on problems; stopped or killed, the same command goes on."""
+    from pdr_graph.cli.evaluating import Request, eval_command
+
+    request = Request(
+        data=data,
+        arms=arms,
+        sweeps=sweep or [],
+        samples=samples,
+        out=out,
+        seed=seed,
+        limit=limit,
+        b_seq=b_seq,
+        b_total=b_total,
+        share_first_round=share_first_round,
+        retry_failed=retry_failed,
+        forget=forget,
+        no_trace=no_trace,
+    )
+    eval_command(request, config, settings, _output(json, quiet))
 
 
 @app.command("doctor")

@@ -45,7 +45,7 @@ _PANELS = {
     "Storage": {"redis_url", "data_dir", "keep_hours"},
     "Server": {*ServeOptions.model_fields, *UpOptions.model_fields} - {"keep_hours"},
 }
-STRATEGY, OUTPUT = "Strategy", "Output"
+STRATEGY, OUTPUT, BUDGET_PANEL = "Strategy", "Output", "Budgets"
 
 OPTION_NAMES = {"redis_url": "checkpoint"}
 """Options that are called otherwise than their field."""

@@ -1,0 +1,299 @@
+"""`pdr-graph eval`: arms over problems, measured."""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from checkpoints import RedisSaver, ThreadBusyError
+from pdr_graph.cli.board import Board, board_shown
+from pdr_graph.cli.demo import BUDGETS
+from pdr_graph.cli.ending import RunEndedError
+from pdr_graph.cli.options import Given
+from pdr_graph.cli.output import Output
+from pdr_graph.cli.signals import Stopper
+from pdr_graph.cli.stores import LEASE_S, MEMORY, Saver, open_saver
+from pdr_graph.cli.tables import plain_table
+from pdr_graph.cli.text import one_line
+from pdr_graph.connect import EMBEDDED_SLOTS, open_client
+from pdr_graph.errors import ConfigError, DrainedError
+from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
+from pdr_graph.eval.budgets import Budgets
+from pdr_graph.eval.folder import TRACE, RunFolder
+from pdr_graph.eval.judging import Judge
+from pdr_graph.eval.oracle import with_oracles
+from pdr_graph.eval.places import Places
+from pdr_graph.eval.plan import Plan, refuse_changes
+from pdr_graph.eval.problems import Problem, Problems
+from pdr_graph.eval.records import HEADER, read_header, read_run
+from pdr_graph.eval.runner import Claim, Runner
+from pdr_graph.eval.sample import Facts, Lab
+from pdr_graph.eval.sources import load_problems
+from pdr_graph.eval.tally import Tally, tallies
+from pdr_graph.extensions import Extensions
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.prompts import Prompts
+from pdr_graph.run import Parts
+from pdr_graph.settings import Settings, load_settings
+from pdr_graph.trace import JsonLinesTrace
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was typed."""
+
+    data: str
+    arms: Sequence[str]
+    sweeps: Sequence[str]
+    samples: int
+    out: Path
+    seed: int
+    limit: int | None
+    b_seq: int | None
+    b_total: int | None
+    share_first_round: bool
+    retry_failed: bool
+    forget: bool
+    no_trace: bool
+
+
+def eval_command(
+    request: Request, given_config: Given, given_settings: Given, output: Output
+) -> None:
+    """Run what is owed, and show each arm's figures."""
+    settings = load_settings(**given_settings)
+    specs = swept(
+        [parse_arm(text) for text in request.arms], [parse_sweep(text) for text in request.sweeps]
+    )
+    problems = load_problems(request.data).first(request.limit)
+    budgets = Budgets(request.b_seq, request.b_total)
+    extensions = Extensions()
+    arms = make_arms(
+        specs,
+        _common(given_config, budgets, embedded=settings.base_url is None),
+        budgets,
+        # Only its names count here; every sample has oracles of its own.
+        with_oracles(Judge.of_kind("math", None), Problem("", "", ""), extensions),
+    )
+    judge = _judge(arms, problems)
+    prompts = Prompts.load(settings.prompts)
+    plan = Plan(
+        problems=problems,
+        arms=tuple(arms),
+        samples=request.samples,
+        seed=request.seed,
+        prompts_sha256=prompts.hashes(),
+        share_first_round=request.share_first_round,
+    )
+    _refuse_soon(plan, request.out)
+    for line in _announcement(plan, output):
+        output.say(line)
+    work = _Work(plan, request, settings, judge, prompts, output)
+    asyncio.run(work.carry_out())
+    _show(request.out, output)
+
+
+@dataclass(slots=True)
+class _Work:
+    """One process's part in a run."""
+
+    plan: Plan
+    request: Request
+    settings: Settings
+    judge: Judge
+    prompts: Prompts
+    output: Output
+    begun: bool = False
+
+    async def carry_out(self) -> None:
+        """Work until nothing is owed, or until told to stop.
+
+        Raises:
+            RunEndedError: the run was stopped, or failed once it had begun.
+        """
+        stopper = Stopper(self.output.tell)
+        with stopper.listening():
+            try:
+                await self._run(stopper)
+            except DrainedError:
+                raise self._ended(stopper.exit_code, None) from None
+            except asyncio.CancelledError:
+                if stopper.received is None:
+                    raise
+                raise self._ended(stopper.exit_code, None) from None
+            except ConfigError:
+                raise
+            # Whatever ended the run, the top of the command line says it; here we add the way on.
+            except Exception as error:
+                if not self.begun:
+                    raise
+                raise self._ended(None, error) from error
+
+    async def _run(self, stopper: Stopper) -> None:
+        say = self.output.say
+        async with (
+            open_saver(self.settings, say) as saver,
+            open_client(self.settings, announce=say) as client,
+        ):
+            await self.plan.check_window(client)
+            asked = self.plan.header(client.name)
+            folder = RunFolder(self.request.out)
+            header = folder.open(asked)
+            refuse_changes(header, asked, self.request.out)
+            board = Board(list(header["arms"]), self._per_arm, self.output)
+            runner = Runner(
+                lab=self._lab(client, saver, stopper),
+                folder=folder,
+                places=Places(self._num_places),
+                watcher=board,
+                claim=_lease(saver) if self.settings.redis_url is not None else None,
+                keep_threads=not self.request.forget and self.settings.redis_url != MEMORY,
+                retry_failed=self.request.retry_failed,
+            )
+            self.begun = True
+            try:
+                with stopper.draining():
+                    async with board_shown(self.output, board):
+                        await runner.work(self.plan.all_samples(header, self.request.out))
+            finally:
+                folder.close()
+
+    def _lab(self, client: ModelClient, saver: Saver, stopper: Stopper) -> Lab:
+        process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        file = self.request.out / TRACE / f"{process}.jsonl"
+        return Lab(
+            client=client,
+            saver=saver,
+            judge=self.judge,
+            extensions=Extensions(),
+            parts=Parts(
+                prompts=self.prompts,
+                trace=None if self.request.no_trace else JsonLinesTrace(file),
+                control=stopper.control,
+            ),
+            facts=Facts(
+                data_sha256=self.plan.problems.sha256,
+                prompts_sha256=self.plan.prompts_sha256,
+                versions=self.plan.versions(),
+                dependent=self.plan.share_first_round and len(self.plan.arms) > 1,
+            ),
+        )
+
+    @property
+    def _per_arm(self) -> int:
+        return len(self.plan.problems.problems) * self.plan.samples
+
+    @property
+    def _num_places(self) -> int:
+        # More than that would wait within the server, and be timed while they do.
+        limit = self.settings.max_in_flight
+        return limit if self.settings.base_url is not None else min(limit, EMBEDDED_SLOTS)
+
+    def _ended(self, exit_code: int | None, cause: Exception | None) -> RunEndedError:
+        if not self.begun:
+            return RunEndedError("stopped before the run had begun", exit_code, cause)
+        done = len(read_run(self.request.out).samples)
+        total = self._per_arm * len(self.plan.arms)
+        way_on = f"{done} of {total} samples are recorded; the same command goes on with the rest"
+        return RunEndedError(way_on, exit_code, cause)
+
+
+def _lease(saver: Saver) -> Claim | None:
+    """Return how a thread is held against other machines; None where the store cannot."""
+    if not isinstance(saver, RedisSaver):
+        return None
+
+    @asynccontextmanager
+    async def claim(thread_id: str) -> AsyncIterator[bool]:
+        async with AsyncExitStack() as held:
+            try:
+                await held.enter_async_context(saver.lease(thread_id, ttl_s=LEASE_S))
+            except ThreadBusyError:
+                mine = False
+            else:
+                mine = True
+            yield mine
+
+    return claim
+
+
+def _common(given: Given, budgets: Budgets, *, embedded: bool) -> dict[str, object]:
+    """Return the fields of all arms: what was asked for, and small budgets for a small model."""
+    if not embedded:
+        return dict(given)
+    derived = budgets.b_seq is not None or budgets.b_total is not None
+    small = {
+        name: value for name, value in BUDGETS.items() if not (derived and name == "max_tokens")
+    }
+    return {**small, **given}
+
+
+def _judge(arms: Sequence[Arm], problems: Problems) -> Judge:
+    kinds = {arm.config.answer: arm.name for arm in arms}
+    if len(kinds) > 1:
+        named = " and ".join(f"{name!r} is {kind}" for kind, name in kinds.items())
+        raise ConfigError(f"arms differ in their kind of answer ({named}); give all --answer")
+    return Judge.of_kind(next(iter(kinds)), problems.score)
+
+
+def _refuse_soon(plan: Plan, out: Path) -> None:
+    """Refuse a changed command before any server is started; the model is compared later."""
+    if (out / HEADER).exists():
+        recorded = read_header(out)
+        refuse_changes(recorded, plan.header(recorded["model"]), out)
+
+
+def _announcement(plan: Plan, output: Output) -> list[str]:
+    """Say what will be run, and where its budgets come from."""
+    problems = plan.problems
+    lines = [
+        f"{len(problems.problems)} problems of {problems.source}; {problems.scored_by}",
+        f"{len(plan.arms)} arms, {plan.samples} samples each",
+    ]
+    for arm in plan.arms:
+        budget = arm.budget
+        nominal = (
+            f"{budget['max_tokens']} tokens a call, B_seq {budget['b_seq_nominal']:,} and "
+            f"B_total {budget['b_total_nominal']:,} nominal"
+        )
+        lines.append(f"{arm.name}: {nominal}{budget['derived'] and '; ' + budget['derived']}")
+    return lines
+
+
+def _show(out: Path, output: Output) -> None:
+    run = read_run(out)
+    counted = tallies(run)
+    if output.json:
+        output.show_json({"out": str(out), "arms": {each.arm: each.to_json() for each in counted}})
+        return
+    table = plain_table()
+    table.add_column("arm", overflow="fold")
+    for title in ("samples", "accuracy", "no answer", "failed", "B_seq", "B_total", "seconds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for each in counted:
+        table.add_row(*_row(each))
+    output.show(
+        table,
+        Text(),
+        Text("means over samples; intervals and differences: ", "dim")
+        + Text(one_line(f"pdr-graph compare {out}")),
+    )
+
+
+def _row(tally: Tally) -> list[str]:
+    return [
+        one_line(tally.arm),
+        str(tally.samples),
+        f"{tally.accuracy:.1%}",
+        f"{tally.no_answer:.1%}",
+        str(tally.failed),
+        f"{tally.b_seq:,.0f}",
+        f"{tally.b_total:,.0f}",
+        f"{tally.seconds:.1f}",
+    ]

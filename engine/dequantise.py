@@ -16,8 +16,8 @@ SPARE = {"<jupyter_start>": "<think>", "<jupyter_text>": "</think>"}
 """Tokens of SmolLM2 for code notebooks, and what takes their places."""
 
 OPEN_THOUGHT = (
-    "{% if add_generation_prompt and thinking is defined and thinking %}{{ '<think>\nLet me think.' }}"
-    "{% endif %}"
+    "{% if add_generation_prompt and thinking is defined and thinking %}"
+    "{{ '<think>\nLet me think.' }}{% endif %}"
 )
 
 

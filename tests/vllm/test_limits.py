@@ -38,7 +38,7 @@ async def test_vllms_own_refusal_is_a_context_window_error(client, words, max_to
 
 
 async def test_a_cut_stragglers_request_leaves_vllm(server, client):
-    """With a quorum the others are cancelled, and none of them is running at vLLM a moment later."""
+    """With a quorum the others are cancelled; vLLM soon runs none of them."""
     config = preset(
         "majority", widths=(4,), quorum=0.25, min_success=0.25, **{**TINY, "max_tokens": 600}
     )

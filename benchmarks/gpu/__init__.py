@@ -1,0 +1,1 @@
+"""Long CoT beside PDR at matched budgets, on vLLM with any model folder."""

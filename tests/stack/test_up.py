@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pdr_graph.stack.processes import Process
 from tests.local.processes import eventually, servers
 
 pytestmark = pytest.mark.redis
@@ -208,7 +209,7 @@ def test_a_keeper_that_is_killed(vllm, up, stand_in, data_dir):
     assert doctor["model server"]["status"] == "fail"
     assert "pdr-graph down model" in doctor["model server"]["remedy"]
     if sys.platform.startswith("linux"):
-        eventually(lambda: not psutil.pid_exists(lost["server"]["pid"]))
+        eventually(lambda: not Process(**lost["server"]).is_alive())
     assert vllm("--json").json()["model"]["how"] == "started"
     assert up("down").code == 0
     eventually(lambda: not servers(data_dir))

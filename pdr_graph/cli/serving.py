@@ -77,8 +77,10 @@ async def _serve(
             create_app(runner, catalogue, options), runner, drain_s=options.drain_s, say=output.tell
         )
         with _request_log(output):
-            _announce(catalogue, options, client, address_of(listener), output)
-            await server.run(listener)
+            address = address_of(listener)
+            await server.run(
+                listener, lambda: _announce(catalogue, options, client, address, output)
+            )
     say("stopped")
 
 

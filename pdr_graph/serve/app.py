@@ -68,7 +68,7 @@ def create_app(runner: Runner, catalogue: Catalogue, options: ServeOptions) -> F
         max_body_bytes=options.max_body_bytes,
         local_only=options.key is None and not options.public,
     )
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: _openapi(app, catalogue)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 
@@ -77,14 +77,13 @@ def _add_routes(app: FastAPI, chat: Chat) -> None:
     runner, catalogue = chat.runner, chat.catalogue
 
     def described(name: str) -> Model:
-        config, _ = catalogue.resolve(name, {})
         return Model(
             id=name,
             object="model",
             created=created,
             owned_by="pdr-graph",
             max_model_len=runner.model.window,
-            pdr=config.model_dump(mode="json"),
+            pdr=catalogue.default(name).model_dump(mode="json"),
         )
 
     @app.post("/v1/chat/completions", response_model=Completion, responses=_REFUSALS)
@@ -158,8 +157,8 @@ def _malformed(error: RequestValidationError) -> RefusalError:
     return RefusalError(400, f"{field}: {message[:1].lower()}{message[1:]}", param=field)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the document without the 422 that FastAPI believes in: ours is 400."""
+def _openapi(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
+    """Return the document: FastAPI's, without the 422 that is 400 here, with our models' names."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         for path in document["paths"].values():
@@ -167,5 +166,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
         for name in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(name, None)
+        names = "|".join(catalogue.names)
+        request = document["components"]["schemas"]["ChatRequest"]
+        request["properties"]["model"]["pattern"] = rf"^({names})(\?.*)?$"
         app.openapi_schema = document
     return app.openapi_schema

@@ -47,6 +47,10 @@ class Catalogue:
         self.names = tuple(names)
         """Models on offer."""
 
+    def default(self, name: str) -> PDRConfig:
+        """Return the config of a model on offer whose client sets nothing."""
+        return self._make(name, self._defaults)
+
     def resolve(
         self, model: str, asked: Mapping[str, object]
     ) -> tuple[PDRConfig, dict[str, object]]:

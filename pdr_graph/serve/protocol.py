@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from pdr_graph.config import PDRConfig
 from pdr_graph.serve.refusal import RefusalError
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -57,10 +58,37 @@ class Metadata(BaseModel):
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+_WITHOUT_EFFECT = frozenset(
+    {
+        "modalities",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+        "verbosity",
+    }
+)
+"""They change what a call costs or where it is kept, not what is asked."""
+
+
+def _document(schema: dict[str, Any]) -> None:
+    """Say in the schema what `refuse_unsupported` refuses, and what `pdr` may hold."""
+    schema["additionalProperties"] = False
+    schema["properties"] |= {name: {} for name in sorted(_WITHOUT_EFFECT)}
+    schema["properties"]["pdr"] = {"anyOf": [PDRConfig.model_json_schema(), {"type": "null"}]}
+
+
 class ChatRequest(BaseModel):
     """A request for one answer."""
 
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="allow", use_attribute_docstrings=True, json_schema_extra=_document
+    )
 
     model: str = Field(min_length=1, max_length=512)
     """A preset, with settings of `PDRConfig` behind it if need be: `pdr?widths=8,4&kappa=1024`."""
@@ -92,23 +120,6 @@ class ChatRequest(BaseModel):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-
-_WITHOUT_EFFECT = frozenset(
-    {
-        "modalities",
-        "parallel_tool_calls",
-        "prediction",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "reasoning_effort",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-        "verbosity",
-    }
-)
-"""They change what a call costs or where it is kept, not what is asked."""
 
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (),

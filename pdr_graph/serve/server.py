@@ -64,10 +64,16 @@ class Server:
         )
         self._server = _Server(config)
 
-    async def run(self, listener: socket.socket) -> None:
-        """Serve until a signal comes and the last request is answered."""
+    async def run(self, listener: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until a signal comes and the last request is answered.
+
+        Args:
+            listener: Where clients connect; those who come early wait in its queue.
+            ready: Called once signals are heeded.
+        """
         _allow_many_files()
         with self._signals():
+            ready()
             await self._server.serve(sockets=[listener])
         await self._runner.cancel()
 
@@ -81,8 +87,8 @@ class Server:
         self._runner.drain()
         if running:
             self._say(
-                f"stopping: {running} runs, whose calls in flight are waited for up to "
-                f"{self._drain_s:g} s; a second signal stops at once"
+                f"stopping: {running} {'run' if running == 1 else 'runs'}, whose calls in flight "
+                f"are waited for up to {self._drain_s:g} s; a second signal stops at once"
             )
 
     @contextlib.contextmanager

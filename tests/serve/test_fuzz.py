@@ -45,4 +45,5 @@ def test_what_the_document_promises_holds(tmp_path):
             assert process.poll() is None
         finally:
             process.terminate()
+            process.stdout.close()
             process.wait(30)

@@ -53,7 +53,8 @@ samples = [Sample(input=row["question"], target=row["answer"]) for row in rows]
 [log] = eval(
     Task(dataset=samples, scorer=includes()),
     model="openai-api/served/" + sys.argv[2],
-    log_dir=sys.argv[3], display="none", max_tokens=64, seed=7, stream=STREAM, epochs=2,
+    log_dir=sys.argv[3], display="none", max_tokens=64, seed=7, epochs=2,
+    model_args={"stream": STREAM},
 )
 usage = list(log.stats.model_usage.values())[0]
 print(json.dumps({
@@ -87,6 +88,7 @@ def served(tmp_path_factory) -> Iterator[str]:
     assert process.stdout is not None
     yield process.stdout.readline().strip()
     process.terminate()
+    process.stdout.close()
     assert process.wait(60) == 0
 
 

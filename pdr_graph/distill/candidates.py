@@ -17,10 +17,7 @@ async def candidates(step: Step, drafts: Sequence[Draft]) -> str:
     blocks = []
     for number, draft in enumerate(drafts, start=1):
         entry = draft_entry(draft)
-        text = entry.text
-        if not 0 < draft["tokens"] <= limit:
-            # A reply of at most `limit` tokens has no longer solution: no need to ask the server.
-            text = await clip(text, limit, step.counter, keep=entry.keep)
+        text = await clip(entry.text, limit, step.counter, keep=entry.keep)
         blocks.append(f"<candidate {number}>\n{text}\n</candidate {number}>")
     return "\n\n".join(blocks)
 

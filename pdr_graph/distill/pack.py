@@ -26,10 +26,9 @@ async def pack(entries: Sequence[Entry], kappa: int, counter: TokenCounter) -> W
     """
     admitted = [entry for entry in entries if entry.text.strip() or entry.keep]
     text = _joined(admitted)
-    tokens = await counter.count(text)
-    if tokens > kappa:
+    if await counter.count(text) > kappa:
         admitted, text = await _cut_to_fit(admitted, kappa, counter)
-        tokens = await counter.count(text)
+    tokens = await counter.count(text)
     if tokens > kappa:
         raise WorkspaceOverflowError(tokens, kappa)
     return Workspace(

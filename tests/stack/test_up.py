@@ -180,7 +180,7 @@ def test_stopped_while_it_starts(up, stand_in, data_dir, received, code):
     command.send_signal(received)
     _, err = command.communicate(timeout=30)
     assert command.returncode == code, err
-    eventually(lambda: not processes_of(data_dir, stand_in))
+    eventually(lambda: not processes_of(data_dir, stand_in), within_s=30)
     assert not list((data_dir / "stack").glob("*.json"))
 
 

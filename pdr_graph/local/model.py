@@ -90,7 +90,8 @@ async def embedded_model(
         raise LocalError("the embedded model needs xllamacpp: pip install 'pdr-graph[local]'")
     weights = model_file or await _weights(data_dir, say)
     name = served_name or (model_file.stem if model_file else SMOLLM2.name)
-    log = fresh_log(own_folder(data_dir) / "model-server.log")
+    # In threads: a server that opens a graph may not be blocked by a disk, and some check it.
+    log = await asyncio.to_thread(_log_in, data_dir)
     arguments = [
         *("--weights", str(weights.absolute()), "--name", name),
         *("--slots", str(slots), "--context-per-slot", str(context_per_slot)),
@@ -126,11 +127,19 @@ async def _weights(data_dir: Path, say: Announce) -> Path:
         stop.set()  # a cancelled task leaves its thread behind; this ends the download too
 
 
-async def _spawn(arguments: list[str], log: Path) -> Process:
+def _log_in(data_dir: Path) -> Path:
+    return fresh_log(own_folder(data_dir) / "model-server.log")
+
+
+def _open(log: Path) -> int:
     try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     except OSError as error:
         raise LocalError(f"the log {log} cannot be written: {error.strerror}") from error
+
+
+async def _spawn(arguments: list[str], log: Path) -> Process:
+    descriptor = await asyncio.to_thread(_open, log)
     try:
         # A session of its own, so that the terminal's Ctrl-C reaches the parent alone.
         return await asyncio.create_subprocess_exec(

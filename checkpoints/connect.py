@@ -89,6 +89,9 @@ def redact(url: str) -> str:
     """Hide the password of a URL, and the query, which may hold one."""
     parts = urlsplit(url)
     netloc = parts.netloc.rpartition("@")[2]
+    if parts.scheme == "unix":
+        # urlunsplit drops the slashes of an authority that is empty.
+        return f"unix://{netloc}{parts.path}"
     return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
 
 

@@ -26,7 +26,7 @@ class Options:
     reply_timeout_s: float = 20.0
     """A reply that takes longer counts as a lost connection."""
     retry_for_s: float = 30.0
-    """How long an operation is tried again while the server is away."""
+    """How long operations are tried again, all together, while the server is away."""
     open_for_s: float = 3.0
     """How long opening, and each new connection, is tried: a wrong URL is reported soon."""
     lease_ttl_s: float = 30.0

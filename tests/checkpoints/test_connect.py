@@ -150,6 +150,8 @@ def test_passwords_are_hidden() -> None:
     """What is shown of a URL has neither user, password nor query."""
     assert redact("rediss://u:p@h:1/0?password=q") == "rediss://h:1/0"
     assert redact("redis+sentinel://u:p@a,b/m/0") == "redis+sentinel://a,b/m/0"
+    assert redact("unix:///run/s.sock?password=q") == "unix:///run/s.sock"
+    assert redact("unix://u:p@/run/s.sock") == "unix:///run/s.sock"
 
 
 async def test_health_of_each_server(

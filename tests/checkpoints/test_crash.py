@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import fan_out
 import pytest
 from redis_servers import Server
 
-from checkpoints import RedisSaver, ThreadBusyError
+from checkpoints import RedisSaver, StoreUnreachableError, ThreadBusyError
 
 
 @pytest.fixture
@@ -99,6 +100,39 @@ async def test_killed_server_loses_nothing(
         stored = await graph.aget_state(fan_out.config("t"))
         assert stored.values == final
         assert len(final["drafts"]) == 16
+    finally:
+        await saver.aclose()
+        server.stop()
+
+
+async def test_server_that_stays_away_ends_a_run_in_the_time_of_one_operation(
+    tmp_path_factory: pytest.TempPathFactory,
+    open_saver: Callable[..., RedisSaver],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """SIGKILL for good: one warning at once, and writes, lease and closing share one time limit."""
+    server = Server("valkey", tmp_path_factory.mktemp("gone")).start()
+    saver = open_saver(server.url, retry_for_s=2.0)
+
+    async def run() -> None:
+        drafter = fan_out.Drafter(tmp_path, held=frozenset({5, 6, 7}))
+        graph = fan_out.build(drafter, checkpointer=saver)
+        async with saver.lease("t"):
+            await graph.ainvoke(fan_out.start(), fan_out.config("t"))
+
+    try:
+        with caplog.at_level(logging.WARNING, logger="checkpoints"):
+            running = asyncio.create_task(run())
+            await wait_for_drafts(saver, "t", 5)
+            server.kill()
+            (tmp_path / "go").touch()
+            killed = time.monotonic()
+            with pytest.raises(StoreUnreachableError, match=server.url):
+                await running
+        # Two operations in turn, a write and the release of the lease, took 4 s before.
+        assert time.monotonic() - killed < 3.5
+        assert caplog.text.count("store.retry") == 1
     finally:
         await saver.aclose()
         server.stop()

@@ -289,7 +289,7 @@ async def test_a_call_that_waits_to_be_retried_holds_no_place(mock, connect):
 
 async def test_two_hundred_calls_at_once_to_a_host_name(mock):
     """Names are resolved in a few threads, which must not starve the calls."""
-    mock.configure(delay_s=0.3, record=False)
+    mock.configure(delay_s=3, record=False)
     url = mock.url.replace("127.0.0.1", "localhost")
     model = ChatVLLM(base_url=url, model=MODEL)
     client = ModelClient(model, retry=Retry(attempts=1))

@@ -22,6 +22,7 @@ from pdr_graph.llm.per_loop import PerLoop
 from pdr_graph.llm.retry import Retry, is_connection_error, never_sent, status_of
 from pdr_graph.llm.thought import split_message
 from pdr_graph.llm.tokens import EstimateCounter, TokenCounter
+from pdr_graph.llm.turnstile import Turnstile
 from pdr_graph.llm.usage import Usage, read_usage
 from pdr_graph.llm.wellformed import wellformed
 
@@ -104,6 +105,7 @@ class ModelClient:
         self.window = window
         self.streamed = streamed
         self._slots = PerLoop(lambda: asyncio.Semaphore(max_in_flight))
+        self._turnstile = PerLoop(Turnstile)
         self._pace = _FIRST_PACE
         self._prompt_tokens: OrderedDict[int, int] = OrderedDict()
 
@@ -153,6 +155,7 @@ class ModelClient:
         self, prompt: str, sampling: Sampling, spent: Spent, on_chunk: OnChunk | None
     ) -> AIMessage:
         async with self._slots.get():
+            await self._turnstile.get().turn()
             spent.requests += 1
             began = perf_counter()
             try:

@@ -100,7 +100,8 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
     python, gpus = serving_python(asked.python), gpu_count()
     options = ["--max-model-len", str(window), *(asked.flag or [])]
     options += ["--tensor-parallel-size", str(gpus)] if gpus > 1 else []
-    options += [] if gpus else ON_CPU
+    # The least that the CPU takes; its default of 128 shares no short problem.
+    options += [] if gpus else [*ON_CPU, "--block-size", "32"]
     problems = make_problems(asked.problems)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(os.environ.get("PDR_VLLM_LOG") or Path(folder) / "vllm.log")

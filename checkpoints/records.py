@@ -82,6 +82,14 @@ def pack_record(record: Record, envelope: Envelope, field: bytes) -> bytes:
 def unpack_record(blob: bytes, envelope: Envelope, field: bytes) -> Record:
     """Undo `pack_record`."""
     checkpoint, metadata, parent_id, channels = _unpack(blob, envelope, field, 4)
+    if not (
+        isinstance(checkpoint, bytes)
+        and isinstance(metadata, bytes)
+        and isinstance(parent_id, str | None)
+        and isinstance(channels, list)
+        and all(isinstance(name, str) for name in channels)
+    ):
+        raise CorruptCheckpointError(describe(field), "it has an unknown shape")
     return Record(checkpoint, metadata, parent_id, channels)
 
 
@@ -104,6 +112,13 @@ def pack_writes(writes: Writes, envelope: Envelope, field: bytes) -> bytes:
 def unpack_writes(blob: bytes, envelope: Envelope, field: bytes) -> Writes:
     """Undo `pack_writes`."""
     time_ns, task_path, cells = _unpack(blob, envelope, field, 3)
+    if not (
+        isinstance(time_ns, int)
+        and isinstance(task_path, str)
+        and isinstance(cells, list)
+        and all(isinstance(cell, list) and len(cell) == 3 for cell in cells)
+    ):
+        raise CorruptCheckpointError(describe(field), "it has an unknown shape")
     return Writes(time_ns, task_path, [tuple(cell) for cell in cells])
 
 

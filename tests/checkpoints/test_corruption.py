@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ormsgpack
 import pytest
 from test_saver import put
 
@@ -80,6 +81,21 @@ async def test_blobs_do_not_change_places(
     await overwrite(saver, one, (await each_blob(saver))[two])
     with pytest.raises(CorruptCheckpointError, match="channel value"):
         await saver.aget_tuple(CONFIG)
+
+
+@pytest.mark.parametrize("item", [None, 7])
+async def test_blob_of_an_unknown_shape_is_refused(saver: RedisSaver, item: object) -> None:
+    """A whole blob, its checksum right, whose content is something else is named as such."""
+    await store_one(saver)
+    envelope = saver._session.envelope
+    for name, blob in (await each_blob(saver)).items():
+        if name[:1] == b"p":
+            continue
+        size = len(ormsgpack.unpackb(envelope.unwrap(blob, name)))
+        await overwrite(saver, name, envelope.wrap(ormsgpack.packb([item] * size), name))
+        with pytest.raises(CorruptCheckpointError, match=r"unknown shape|is unknown"):
+            await saver.aget_tuple(CONFIG)
+        await overwrite(saver, name, blob)
 
 
 async def test_later_blob_format_is_refused(saver: RedisSaver) -> None:

@@ -54,11 +54,9 @@ class Waiting:
             self._output.say(line)
             return
         self._lines[record.part] = line
-        width = self._output.stderr.width - 4
-        shown = [Text(each, overflow="ellipsis", no_wrap=True) for each in self._lines.values()]
-        for each in shown:
-            each.truncate(width, overflow="ellipsis")
-        self._status.update(Text("\n").join(shown))
+        # One line for each, however narrow the terminal is.
+        lines = Text("\n", no_wrap=True, overflow="ellipsis")
+        self._status.update(lines.join(Text(each) for each in self._lines.values()))
 
 
 def _line(record: Record) -> str:

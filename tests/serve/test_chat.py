@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import httpx2
@@ -231,16 +232,16 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "status", "sentence"), REFUSED)
-async def test_what_cannot_be_honoured_is_refused(serve, mock, fields, status, sentence):
+async def test_what_cannot_be_honoured_is_refused(serve, mock, subtests):
     """With OpenAI's error object, streaming or not, and before any call to the model."""
     served = await serve()
-    for streamed in (False, True):
-        with pytest.raises(openai.APIStatusError) as refused:
-            await ask(served, stream=streamed, **fields)
-        assert refused.value.status_code == status
-        assert sentence in refused.value.body["message"]
-        assert refused.value.body.keys() == {"message", "type", "param", "code"}
+    for (fields, status, sentence), streamed in product(REFUSED, (False, True)):
+        with subtests.test(sentence, streamed=streamed):
+            with pytest.raises(openai.APIStatusError) as refused:
+                await ask(served, stream=streamed, **fields)
+            assert refused.value.status_code == status
+            assert sentence in refused.value.body["message"]
+            assert refused.value.body.keys() == {"message", "type", "param", "code"}
     assert mock.stats()["calls"] == 0
 
 

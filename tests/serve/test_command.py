@@ -38,6 +38,7 @@ async def test_a_run_survives_the_server(spawn, mock):
         await mock.until(lambda stats: stats["calls"] == 3 and stats["in_flight"] == 1)
         await asyncio.sleep(0.3)  # the two that answered are stored
         process.kill()
+        process.wait()
         with pytest.raises(openai.APIConnectionError):
             await run
     mock.configure(status=[])

@@ -18,7 +18,7 @@ install: $(VENV)/.dev ## the package with everything that developing it needs
 test: $(VENV)/.dev ## the tests, at most five minutes
 	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-vllm: $(VENV)/.vllm ## the tests against a real vLLM on this machine's CPU (15 minutes at first, then 4)
+test-vllm: $(VENV)/.vllm ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)
 	@$(RUN) -m engine > /dev/null
 	@PDR_TEST_VLLM=1 $(RUN) -m pytest tests/vllm $(ARGS)
 

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients bench-checkpoints check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients bench bench-checkpoints check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ bench-prefix: $(VENV)/.vllm ## how much of shared prompts real vLLM serves from 
 bench-gpu: $(VENV)/.vllm ## long CoT beside PDR at matched budgets: make bench-gpu MODEL=DIR
 	@$(RUN) -m benchmarks.gpu $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
+bench: $(VENV)/.bench ## what the orchestration costs, beside a bare client and peers (15 minutes; ARGS='--only a,c')
+	@$(VENV)/bench-orchestration/bin/python -m benchmarks.orchestration \
+	  --peers-python $(VENV)/bench-peers/bin/python $(ARGS)
+
 bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, in one run (minutes)
 	@test -d $(VENV)/bench || $(RUN) -m venv $(VENV)/bench
 	@$(VENV)/bench/bin/pip install --quiet --disable-pip-version-check -e '.[local]' \
@@ -77,6 +81,20 @@ $(VENV)/.local: $(RUN) pyproject.toml
 
 $(VENV)/.vllm: $(VENV)/.dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+$(VENV)/.bench: $(RUN) pyproject.toml
+	@echo "Installing pdr-graph and its peers, each in an environment of its own"
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@test -x $(VENV)/bench-orchestration/bin/python || \
+	  $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/bench-orchestration
+	@$(BIN)/uv pip install --quiet --python $(VENV)/bench-orchestration -e '.[bench]'
+	@test -x $(VENV)/bench-peers/bin/python || \
+	  $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/bench-peers
+	@# optillm asks for torch and 250 packages; these are what the three methods import.
+	@$(BIN)/uv pip install --quiet --python $(VENV)/bench-peers --no-deps optillm==0.4.0
+	@$(BIN)/uv pip install --quiet --python $(VENV)/bench-peers 'its_hub[lm]==1.2.0' \
+	  openai flask z3-solver networkx numpy cerebras_cloud_sdk sympy pyyaml requests math-verify
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local

@@ -58,6 +58,7 @@ class Server:
             log_level="warning",
             access_log=False,
             lifespan="off",
+            ws="none",
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(drain_s)),

@@ -77,6 +77,8 @@ async def serve(connect) -> AsyncIterator[Serve]:
             openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0),
         )
         started.append(served)
+        ended, _ = await asyncio.wait({served.running}, timeout=0.02)
+        assert not ended, served.running.exception()  # a dead one leaves its clients waiting
         return served
 
     yield start

@@ -51,6 +51,8 @@ class Outage:
     """Clock of its first failure; None while the server answers."""
     last: float = 0.0
     """Clock of its latest failure."""
+    was_reached: bool = False
+    """Whether the server has ever answered."""
 
     def seen(self, started: float, total_s: float) -> bool:
         """Note a failed try, and say whether it is the first of the outage."""
@@ -90,7 +92,9 @@ class Retry:
             except LASTING as error:
                 raise StoreConfigError(f"Redis at {where} refused the client: {error}") from error
             except PASSING as error:
-                if self.outage.seen(started, self.total_s) and self.total_s > 0:
+                is_first = self.outage.seen(started, self.total_s)
+                # A server that never answered is the caller's first sentence, not a warning.
+                if is_first and self.outage.was_reached and self.total_s > 0:
                     logger.warning(
                         "store.retry where=%s for_s=%g: the server does not answer (%s), "
                         "trying again",
@@ -107,4 +111,5 @@ class Retry:
                 pause_s = min(2 * pause_s, self.longest_s)
             else:
                 self.outage.since = None
+                self.outage.was_reached = True
                 return result

@@ -24,7 +24,10 @@ def fit(x: Sequence[float], y: Sequence[float]) -> Line:
     Line(slope=2.0, intercept=1.0, r_squared=1.0)
     """
     line = statistics.linear_regression(x, y)
-    # Points on a level line have no variance to explain, and no correlation.
-    level = len(set(y)) == 1
-    r_squared = 1.0 if level else statistics.correlation(x, y) ** 2
-    return Line(line.slope, line.intercept, r_squared)
+    rest = sum(
+        (each - line.intercept - line.slope * at) ** 2 for at, each in zip(x, y, strict=True)
+    )
+    mean = statistics.fmean(y)
+    total = sum((each - mean) ** 2 for each in y)
+    # Points on a level line have no variance to explain.
+    return Line(line.slope, line.intercept, 1 - rest / total if total else 1.0)

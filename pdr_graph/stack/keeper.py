@@ -1,7 +1,8 @@
 """The process that starts one server, keeps its record, and ends it.
 
-`starting` runs it, with the plan on its standard input. It frees itself from nobody: it leads a
-session of its own, so the terminal's signals do not reach it, and ends at SIGTERM.
+`starting` runs it, with the plan on its standard input and the part's lock, already taken, among
+its open files: from its first instant it is known to be there. It leads a session of its own, so
+the terminal's signals do not reach it, and ends at SIGTERM.
 """
 
 import argparse
@@ -10,19 +11,15 @@ import dataclasses
 import os
 import signal
 import sys
-import time
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from pdr_graph.errors import LocalError, PDRError
-from pdr_graph.local.lock import FileLock
 from pdr_graph.stack.plan import TITLES, Plan
 from pdr_graph.stack.processes import Process
-from pdr_graph.stack.record import LOCK_WAIT_S, Record, Shelf
+from pdr_graph.stack.record import Record, Shelf
 from pdr_graph.stack.served import GRACE_S, Served, served
 
-TAKEN = 3
-"""Exit status where another keeper has the part."""
 WATCH_S = 1.0
 
 
@@ -30,25 +27,16 @@ def main() -> int:
     """Keep one part until told to end, or until it ends by itself."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
-    shelf = Shelf(parser.parse_args().data_dir).made()
+    parser.add_argument("--lock", type=int, required=True, help="descriptor that holds it")
+    asked = parser.parse_args()
+    os.set_inheritable(asked.lock, False)  # it is ours as long as we live, and nobody else's
+    shelf = Shelf(asked.data_dir).made()
     plan = Plan.from_json(sys.stdin.read())
     os.umask(0o077)
-    with shelf.lock(plan.part) as lock:
-        if not _taken(lock):
-            return TAKEN
-        before = shelf.read(plan.part)
-        if before is not None and before.server is not None:
-            before.server.end_group(GRACE_S, shelf.home)  # its keeper was killed, and it lived on
-        return asyncio.run(_Keeper(plan, shelf).keep())
-
-
-def _taken(lock: FileLock) -> bool:
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while not lock.try_exclusive():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+    before = shelf.read(plan.part)
+    if before is not None and before.server is not None:
+        before.server.end_group(GRACE_S, shelf.home)  # its keeper was killed, and it lived on
+    return asyncio.run(_Keeper(plan, shelf).keep())
 
 
 class _Keeper:

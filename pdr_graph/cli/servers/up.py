@@ -25,7 +25,7 @@ from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.stack.plan import TITLES, Part, Plan
 from pdr_graph.stack.record import Record, Shelf
 from pdr_graph.stack.served import last_lines
-from pdr_graph.stack.starting import Start, end, start, until_ready
+from pdr_graph.stack.starting import Start, start, stop, until_ready
 
 LINES_OF_A_LOG = 8
 
@@ -112,6 +112,8 @@ class _Up:
             ConfigError: it was started with other options than are given now.
         """
         record = self.shelf.read(part) if self.shelf.is_kept(part) else None
+        if record is not None and record.state == "failed":
+            return None  # its keeper is about to end
         if record is not None and asked and dict(asked) != dict(record.asked):
             before = " ".join(f"{name} {value}" for name, value in record.asked.items())
             raise ConfigError(
@@ -147,14 +149,10 @@ class _Up:
         return Running(how, record.url, record.model, record)
 
     def _undo(self) -> None:
-        """End what this command started, and leave a word where it failed."""
+        """End what this command started; the record of one that failed stays, to be looked at."""
         for each in self.started:
-            part = each.plan.part
-            record = self.shelf.read(part)
-            ours = record is None or record.keeper.pid == each.process.pid
-            if ours and (record is None or record.state != "failed"):
-                with suppress(LocalError):
-                    end(self.shelf, part)
+            with suppress(LocalError):
+                stop(self.shelf, each)
 
     def _show_plans(self, plans: Mapping[Part, Plan | Found | Record]) -> None:
         shown = {

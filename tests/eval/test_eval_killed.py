@@ -95,8 +95,10 @@ def test_killed_at_ten_instants_it_ends_with_the_same_records(data_dir, clean, m
     slow = [*words, "--max-in-flight", "3", "--out", str(killed)]
     mock.configure(delay_s=0.2)
     draw, safe, died = random.Random(4), Counter(), 0.0
-    for _ in range(KILLS):
-        before, died = died, kill_soon(processes.start(slow), mock, draw.uniform(0.2, 1.3))
+    for turn in range(KILLS):
+        # Every other life is long enough for replies that must have been stored.
+        lived = draw.uniform(0.0, 0.5) + turn % 2
+        before, died = died, kill_soon(processes.start(slow), mock, lived)
         # Answered in this life, long enough before its end to have been stored.
         for each in answered(mock, before, died - STORED_S):
             safe[each] = answered(mock)[each]
@@ -105,7 +107,7 @@ def test_killed_at_ten_instants_it_ends_with_the_same_records(data_dir, clean, m
     at_last = answered(mock)
     assert {each: at_last[each] for each in safe} == dict(safe)
     assert len(at_last) == 16 * CALLS
-    assert len(safe) > 10, "too little was done between the deaths to show anything"
+    assert len(safe) > 5, "too little was done between the deaths to show anything"
     assert records(killed) == records(whole)
     assert len({(s["arm"], s["problem_id"], s["sample"]) for s in read_run(killed).samples}) == 48
     lines = (killed / "samples.jsonl").read_text().splitlines()

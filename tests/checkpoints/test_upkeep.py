@@ -24,6 +24,7 @@ from checkpoints import (
     ThreadExistsError,
     UnknownThreadError,
 )
+from checkpoints.store import SWAP_TRIES, Command
 
 
 def extend(values: list[int], updates: list[list[int]]) -> list[int]:
@@ -124,23 +125,37 @@ async def test_pruning_spares_what_delta_channels_need(saver: RedisSaver) -> Non
     assert values == {"items": [0, 1, 2, 3, 4, 5]}
 
 
-async def test_pruning_a_thread_that_is_written_to_gives_up(saver: RedisSaver) -> None:
-    """The removal is not applied to a thread that changed since it was read."""
+async def test_a_rewrite_gives_up_on_a_thread_that_is_written_to(saver: RedisSaver) -> None:
+    """A removal is not applied to a thread that changed since it was read."""
     await put(saver, "t", {"a": 0})
-    busy = True
+    session = saver._session
+    keys = session.keyspace.thread("t")
 
-    async def write() -> None:
-        while busy:
-            await put(saver, "t", {"a": 1})
+    async def plan_too_slowly() -> list[Command]:
+        await put(saver, "t", {"a": 1})
+        return [("UNLINK", keys.data, keys.index)]
 
-    writing = [asyncio.create_task(write()) for _ in range(4)]
-    await asyncio.sleep(0.05)
     with pytest.raises(ThreadContendedError, match="thread 't' was written to"):
-        await saver.aprune(["t"])
-    busy = False
-    await asyncio.gather(*writing)
-    await saver.aprune(["t"])
-    assert len(await history(saver, "t")) == 1
+        await session.store.swap("t", keys, plan_too_slowly, None)
+    assert len(await history(saver, "t")) == 1 + SWAP_TRIES
+
+
+async def test_a_rewrite_tries_again_when_a_write_came_between(saver: RedisSaver) -> None:
+    """It then plans anew, with that write in view."""
+    await put(saver, "t", {"a": 0})
+    session = saver._session
+    keys = session.keyspace.thread("t")
+    seen: list[int] = []
+
+    async def plan() -> list[Command]:
+        seen.append(len(await history(saver, "t")))
+        if len(seen) == 1:
+            await put(saver, "t", {"a": 1})
+        return [("UNLINK", keys.data, keys.index)]
+
+    await session.store.swap("t", keys, plan, None)
+    assert seen == [1, 2]
+    assert await history(saver, "t") == []
 
 
 async def test_strategies_are_checked(saver: RedisSaver) -> None:

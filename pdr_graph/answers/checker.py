@@ -57,6 +57,7 @@ class CheckResult:
     extracted: str | None
     """The final answer; None if there is none."""
     seconds: float
+    """Of work on it; the wait for a worker that is busy, or starts, is not counted."""
     reason: str = ""
     """More on a verdict that is neither correct nor wrong, where there is more to say."""
 
@@ -70,6 +71,21 @@ class CheckResult:
 class _Judgement:
     verdict: Verdict
     reason: str = ""
+
+
+class _Watch:
+    """Measures the work on one check."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew."""
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,24 +136,25 @@ class Checker:
 
         `truncated` says that the solution was cut by a token limit.
         """
-        start = time.perf_counter()
+        watch = _Watch()
         answer = final_answer(solution) if mode == "answer" else solution.strip() or None
         if answer is None:
             missing = Verdict.TRUNCATED if truncated else Verdict.NO_ANSWER
-            return CheckResult(missing, None, time.perf_counter() - start)
-        judged = await self._judge(_Pair(gold, answer, in_text=mode == "raw"))
-        return CheckResult(judged.verdict, answer, time.perf_counter() - start, judged.reason)
+            return CheckResult(missing, None, watch.seconds)
+        judged = await self._judge(_Pair(gold, answer, in_text=mode == "raw"), watch)
+        return CheckResult(judged.verdict, answer, watch.seconds, judged.reason)
 
     async def same(self, left: str, right: str) -> bool:
         """Tell whether two answers are equivalent; two that cannot be compared are not."""
         first, second = sorted((left, right))
-        return (await self._judge(_Pair(first, second, both_ways=True))).verdict is Verdict.CORRECT
+        judged = await self._judge(_Pair(first, second, both_ways=True), _Watch())
+        return judged.verdict is Verdict.CORRECT
 
     def close(self) -> None:
         """End the worker processes. Not needed before exit."""
         self.pool.close()
 
-    async def _judge(self, pair: _Pair) -> _Judgement:
+    async def _judge(self, pair: _Pair, watch: _Watch) -> _Judgement:
         decided = exact.equal(pair.gold, pair.answer)
         if decided is None and pair.in_text and (found := answer_in_text(pair.answer)):
             # It may confirm the text; only the whole of the text can be found wrong.
@@ -152,7 +169,7 @@ class Checker:
                 return known
             if pair.both_ways and self._is_hopeless(pair):
                 return _Judgement(Verdict.TIMEOUT, "one of the answers has timed out before")
-        judged = await self._ask(pair)
+        judged = await self._ask(pair, watch)
         with self._lock:
             self._known[pair] = judged
             if judged.verdict is Verdict.TIMEOUT and pair.both_ways:
@@ -164,9 +181,10 @@ class Checker:
     def _is_hopeless(self, pair: _Pair) -> bool:
         return any(self._timeouts[each] >= _MOST_TIMEOUTS for each in (pair.gold, pair.answer))
 
-    async def _ask(self, pair: _Pair) -> _Judgement:
+    async def _ask(self, pair: _Pair, watch: _Watch) -> _Judgement:
         deadline_s = self.pool.limits.deadline_s
-        reply = await asyncio.wrap_future(self.pool.submit(pair.request(deadline_s)))
+        asked = self.pool.submit(pair.request(deadline_s), on_begin=watch.begin)
+        reply = await asyncio.wrap_future(asked)
         if reply is None:
             return _Judgement(Verdict.TIMEOUT, f"no verdict within {deadline_s:g} s")
         return _Judgement(Verdict(reply["verdict"]), reply["reason"])

@@ -33,6 +33,8 @@ class Child:
             stderr=subprocess.DEVNULL,
         )
         self.num_requests = 0
+        self._part = b""
+        """Of a line that is not whole yet."""
 
     def wait_until_ready(self) -> None:
         """Wait for the line that says so.
@@ -40,7 +42,7 @@ class Child:
         Raises:
             PDRError: It did not come.
         """
-        if self._receive(_START_TIMEOUT_S) is None:
+        if self.reply(_START_TIMEOUT_S) is None:
             raise PDRError(
                 f"the answer checker's worker did not start within {_START_TIMEOUT_S:g} s: "
                 f"try `{sys.executable} -c 'import math_verify'`"
@@ -51,29 +53,35 @@ class Child:
         """The child's process id."""
         return self._process.pid
 
-    def ask(self, request: Message, deadline_s: float) -> Message | None:
-        """Return the reply; None if there was none in time, or the child ended."""
+    @property
+    def ended(self) -> bool:
+        """Whether it is no more."""
+        return self._process.poll() is not None
+
+    def ask(self, request: Message) -> None:
+        """Send a request; a child that has ended leaves it without a reply."""
         self.num_requests += 1
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        return self._receive(deadline_s)
 
-    def _receive(self, timeout_s: float) -> Message | None:
+    def reply(self, timeout_s: float) -> Message | None:
+        """Return the next line; None if there was none in time, or the child ended."""
         assert self._process.stdout is not None
-        poll, line = select.poll(), b""
+        poll, line = select.poll(), self._part
         poll.register(self._process.stdout, select.POLLIN)
         end = time.monotonic() + timeout_s
         while not line.endswith(b"\n"):
             if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                self._part = line
                 return None
             part = os.read(self._process.stdout.fileno(), 65_536)
             if not part:
+                self.kill()  # who has closed its output has ended, or is about to
                 return None
             line += part
+        self._part = b""
         message: Message = json.loads(line)
         return message
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +26,9 @@ WORKER = Path(__file__).with_name("worker.py")
 """The script that runs math-verify: lines in, lines out, of which the first says it is ready."""
 
 _CLOSED = "the answer checker was closed"
+# Of the deadline: a child that has not replied by then will most likely have to be killed. Another
+# is started, which takes seconds, so that the next request finds it ready.
+_SPARE_AFTER = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,16 @@ class Limits:
 class _Job:
     request: Message
     future: Future[Message | None]
+    on_begin: Callable[[], None]
+
+
+@dataclass(slots=True)
+class _Hands:
+    """The children of one worker."""
+
+    child: Child | None = None
+    spare: Child | None = None
+    """Takes the place of one that had to be killed; it may not be ready yet."""
 
 
 @dataclass
@@ -79,41 +94,68 @@ class _State:
 
     def work(self) -> None:
         """Serve jobs with one child after another; the body of a thread."""
-        child: Child | None = None
+        hands = _Hands()
         while (job := self.jobs.get()) is not None:
             if job.future.set_running_or_notify_cancel():
-                child = self._serve(job.request, job.future, child)
+                self._serve(job, hands)
             else:
                 self._count_done()
-        self._drop(child)
+        self._drop(hands.child)
+        self._drop(hands.spare)
 
     def _count_done(self) -> None:
         with self.lock:
             self.num_waiting -= 1
 
-    def _serve(
-        self, request: Message, future: Future[Message | None], child: Child | None
-    ) -> Child | None:
-        """Do one job, and return the child that is ready for the next."""
+    def _serve(self, job: _Job, hands: _Hands) -> None:
+        """Do one job, and have a child at hand for the next."""
         try:
-            child = child or self._start()
-            reply = child.ask(request, self.limits.deadline_s)
+            child = self._take(hands)
+            job.on_begin()
+            reply = self._ask(job.request, child, hands)
         except (PDRError, OSError) as error:
-            self._drop(child)
+            self._drop(hands.child)
+            hands.child = None
             self._count_done()
-            future.set_exception(error)
-            return None
+            job.future.set_exception(error)
+            return
         self._count_done()
-        future.set_result(reply)
+        job.future.set_result(reply)
         if reply is not None and child.num_requests < self.limits.requests_per_child:
-            return child
-        # The next one is made ready now, not when it is needed.
+            return
         self._drop(child)
+        hands.child = None
+        # The next one is made ready now, not when it is needed.
         with suppress(PDRError, OSError):  # the next job tries again, and has someone to tell
-            return self._start()
-        return None
+            self._take(hands)
 
-    def _start(self) -> Child:
+    def _ask(self, request: Message, child: Child, hands: _Hands) -> Message | None:
+        """Return the reply; None if there was none in time, or the child ended."""
+        end = time.monotonic() + self.limits.deadline_s
+        child.ask(request)
+        reply = child.reply(self.limits.deadline_s * _SPARE_AFTER)
+        if reply is not None or child.ended:
+            return reply
+        if hands.spare is None:
+            with suppress(PDRError, OSError):
+                hands.spare = self._launch()
+        return child.reply(max(0.0, end - time.monotonic()))
+
+    def _take(self, hands: _Hands) -> Child:
+        """Return a child that is ready, whether it was so before or not."""
+        if hands.child is None:
+            child, hands.spare = hands.spare or self._launch(), None
+            try:
+                child.wait_until_ready()
+            except PDRError:
+                self._drop(child)
+                if self.closed:
+                    raise PDRError(_CLOSED) from None
+                raise
+            hands.child = child
+        return hands.child
+
+    def _launch(self) -> Child:
         if self.closed:
             raise PDRError(_CLOSED)
         child = Child(self.script, str(self.limits.memory_bytes))
@@ -121,13 +163,6 @@ class _State:
             self.children.add(child)
             if self.closed:
                 child.kill()
-        try:
-            child.wait_until_ready()
-        except PDRError:
-            self._drop(child)
-            if self.closed:
-                raise PDRError(_CLOSED) from None
-            raise
         return child
 
     def _drop(self, child: Child | None) -> None:
@@ -149,8 +184,14 @@ class WorkerPool:
         self._state = _State(self._script, self.limits)
         self._finalizer = weakref.finalize(self, self._state.close)
 
-    def submit(self, request: Message) -> Future[Message | None]:
+    def submit(
+        self, request: Message, *, on_begin: Callable[[], None] = lambda: None
+    ) -> Future[Message | None]:
         """Queue a request; its result is None where the child had to be killed.
+
+        Args:
+            request: For the child.
+            on_begin: Called when a child that is ready is given it, from another thread.
 
         Raises:
             PDRError: The pool was closed.
@@ -158,7 +199,7 @@ class WorkerPool:
         if self._state.owner != os.getpid():
             self._open()  # we are a fork: threads did not come along, children are not ours
         state = self._state
-        job = _Job(request, Future())
+        job = _Job(request, Future(), on_begin)
         with state.lock:
             if state.closed:
                 raise PDRError(_CLOSED)

@@ -336,6 +336,41 @@ def _eval(
     eval_command(request, config, settings, _output(json, quiet))
 
 
+@app.command("check")
+def _check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="JSON lines with `gold` and `pred`, optional `id`, `mode` and `truncated`; `-` or "
+            "none reads standard input."
+        ),
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode",
+            metavar="MODE",
+            help="Where the answer is, if a line does not say: `answer` looks for the final answer "
+            "that `pred` states, in a box or an answer line; for `raw` it is all of `pred`.",
+        ),
+    ] = "answer",
+    deadline: Annotated[
+        float,
+        typer.Option(
+            "--deadline", min=0.1, metavar="NUMBER", help="Seconds after which a check is ended."
+        ),
+    ] = 5.0,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, metavar="INTEGER", help="Checks at once.")
+    ] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Check answers against gold answers: JSON lines in, `{id, correct, reason, …}` lines out."""
+    from pdr_graph.cli.checking import check_command
+
+    check_command(file, mode, deadline, workers, _output(json=True, quiet=quiet))
+
+
 @app.command("doctor")
 @takes(settings=SETTINGS)
 def _doctor(settings: Given, json: Json = False) -> None:

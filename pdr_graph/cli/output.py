@@ -78,6 +78,11 @@ class Output:
         with _written_out():
             sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
+    def show_json_line(self, value: Any) -> None:  # Any: plain JSON data
+        """Write one JSON value as a line of standard output, for a reader who takes many."""
+        with _written_out():
+            sys.stdout.write(json.dumps(value) + "\n")
+
 
 @contextmanager
 def _written_out() -> Iterator[None]:

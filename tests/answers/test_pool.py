@@ -103,6 +103,38 @@ def test_a_worker_that_does_not_reply_is_replaced(
     pool.close()
 
 
+def test_a_spare_is_started_before_the_deadline(tmp_path: Path) -> None:
+    """So that who comes after a request that was ended need not wait for a start."""
+    pool = echo_pool(tmp_path, deadline_s=2)
+    first = pool.submit({}).result()
+    stuck = pool.submit({"sleep": 60})
+    while len(pids := pool.pids()) < 2:
+        assert not stuck.done()
+        time.sleep(0.01)
+    assert stuck.result() is None
+    assert [pool.submit({}).result()] == [{"pid": pid} for pid in pids if {"pid": pid} != first]
+    pool.close()
+
+
+def test_who_takes_long_and_replies_is_kept(tmp_path: Path) -> None:
+    """The spare waits for its turn."""
+    pool = echo_pool(tmp_path, deadline_s=4)
+    first = pool.submit({}).result()
+    assert pool.submit({"sleep": 1.5}).result() == first
+    assert pool.submit({}).result() == first
+    assert len(pool.pids()) == 2
+    pool.close()
+
+
+def test_it_is_told_when_a_request_is_begun(tmp_path: Path) -> None:
+    """Which is when a child is free for it."""
+    pool, begun = echo_pool(tmp_path), []
+    busy = pool.submit({"sleep": 0.3})
+    pool.submit({}, on_begin=lambda: begun.append(busy.done())).result()
+    assert begun == [True]
+    pool.close()
+
+
 def test_workers_are_recycled(tmp_path: Path) -> None:
     """Their caches grow."""
     pool = echo_pool(tmp_path, requests_per_child=2)

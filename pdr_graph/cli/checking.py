@@ -1,0 +1,241 @@
+"""`pdr-graph check`: predictions against gold answers, a JSON object a line in and out."""
+
+import asyncio
+import json
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, get_args
+
+from pdr_graph.answers import Checker, CheckResult, Limits, Mode, WorkerPool
+from pdr_graph.cli.output import Output, joined
+from pdr_graph.errors import ConfigError
+
+HEARTBEAT_S = 10.0
+CHUNK_BYTES = 1 << 16
+_AHEAD = 32
+"""Lines under way for each worker: one that takes long holds up no others, and memory is kept."""
+
+MODES: tuple[str, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One line."""
+
+    id: object
+    """As given, a text or number; the number of the line without one."""
+    gold: str
+    pred: str
+    mode: Mode
+    truncated: bool
+    """Whether a token limit cut the prediction."""
+
+
+_UnderWay = tuple[Case, asyncio.Task[CheckResult]] | ConfigError
+"""A line that is being checked, or what is wrong with it."""
+
+
+@dataclass(slots=True)
+class _Count:
+    """What was seen so far."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    bad: int = 0
+    told: float = field(default_factory=time.monotonic)
+    """When standard error was last written to."""
+
+    def take(self, result: CheckResult) -> None:
+        """Count a result."""
+        self.verdicts[result.verdict.value] += 1
+        self.seconds.append(result.seconds)
+
+    def summary(self) -> str:
+        """Tell all in a line."""
+        median = statistics.median(self.seconds) * 1000 if self.seconds else 0.0
+        return joined(
+            [
+                f"{len(self.seconds)} checked",
+                *(f"{number} {verdict}" for verdict, number in self.verdicts.most_common()),
+                f"median {median:.3g} ms" if self.seconds else "",
+            ]
+        )
+
+
+def check_command(
+    file: Path | None, mode: str, deadline_s: float, workers: int, output: Output
+) -> None:
+    """Check every line, and write the verdicts in the order of the lines.
+
+    Raises:
+        ConfigError: the file cannot be read, or lines were no cases; the others were checked.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"--mode {mode!r} is none; known are {', '.join(MODES)}")
+    default: Mode = "raw" if mode == "raw" else "answer"
+    name, source = _opened(file)
+    with source:
+        count = asyncio.run(_check_all(source, name, default, Limits(workers, deadline_s), output))
+    if not (count.bad or count.seconds):
+        raise ConfigError(f"{name} holds no lines to check")
+    output.say(count.summary())
+    if count.bad:
+        lines = "1 line was" if count.bad == 1 else f"{count.bad} lines were"
+        raise ConfigError(f"{lines} not checked; each is named above")
+
+
+def parse_case(line: bytes, where: str, number: int, default: Mode) -> Case:
+    """Read one line.
+
+    Raises:
+        ConfigError: it is no case; the sentence begins with `where`.
+    """
+    try:
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where} is not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is no JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ConfigError(f'{where} is no JSON object; write {{"gold": …, "pred": …}}')
+    mode, identity, truncated = row.get("mode"), row.get("id"), row.get("truncated")
+    if mode not in {*MODES, None}:
+        raise ConfigError(f"{where}: mode {mode!r} is none; known are {', '.join(MODES)}")
+    if not isinstance(identity, str | int | None):
+        raise ConfigError(f"{where}: id {identity!r:.60} must be text or a whole number")
+    if not isinstance(truncated, bool | None):
+        raise ConfigError(f"{where}: truncated is {truncated!r}, it must be true or false")
+    return Case(
+        id=number if identity is None else identity,
+        gold=_text(row, "gold", where),
+        pred=_text(row, "pred", where),
+        mode=default if mode is None else mode,
+        truncated=bool(truncated),
+    )
+
+
+def _text(row: dict[str, Any], name: str, where: str) -> str:
+    """Return a field as text; a number counts as what it looks like."""
+    if name not in row:
+        fields = ", ".join(map(repr, row)) or "no fields"
+        raise ConfigError(f"{where} has no {name!r}; it has {fields}")
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ConfigError(f"{where}: {name!r} is {value!r:.60}, it must be text or a number")
+    text = str(value)
+    if name == "gold" and not text.strip():
+        raise ConfigError(f"{where}: 'gold' is empty")
+    return text
+
+
+def _opened(file: Path | None) -> tuple[str, IO[bytes]]:
+    if file is not None and str(file) != "-":
+        try:
+            return str(file), file.open("rb")
+        except OSError as error:
+            raise ConfigError(f"{str(file)!r} cannot be read: {error.strerror}") from None
+    if sys.stdin is None or (file is None and sys.stdin.isatty()):
+        raise ConfigError("nothing to check; name a file of JSON lines, or pipe them in")
+    return "standard input", sys.stdin.buffer
+
+
+async def _check_all(
+    source: IO[bytes], name: str, default: Mode, limits: Limits, output: Output
+) -> _Count:
+    """Write what came of each line, in order, with others under way behind the one waited for."""
+    checker, count, loop = Checker(WorkerPool(limits)), _Count(), asyncio.get_running_loop()
+    ordered: asyncio.Queue[_UnderWay | OSError | None] = asyncio.Queue()
+    room = threading.Semaphore(_AHEAD * limits.num_workers)
+
+    def begin(read: Case | ConfigError | OSError | None) -> None:
+        if isinstance(read, Case):
+            case = read
+            task = loop.create_task(
+                checker.check(case.gold, case.pred, mode=case.mode, truncated=case.truncated)
+            )
+            ordered.put_nowait((case, task))
+        else:
+            ordered.put_nowait(read)
+
+    def read_on() -> None:
+        end = None
+        try:
+            for each in _cases(source, name, default):
+                room.acquire()
+                loop.call_soon_threadsafe(begin, each)
+        except OSError as error:
+            end = error
+        loop.call_soon_threadsafe(begin, end)
+
+    # A daemon: the end of the command must not wait for a pipe that says nothing more.
+    threading.Thread(target=_until_closed, args=(read_on,), daemon=True).start()
+    try:
+        while (next_one := await ordered.get()) is not None:
+            if isinstance(next_one, OSError):
+                raise ConfigError(f"{name} cannot be read on: {next_one.strerror}")
+            await _write(next_one, count, output)
+            room.release()
+    finally:
+        checker.close()
+    return count
+
+
+def _until_closed(work: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the event loop is closed: nobody wants more
+        work()
+
+
+async def _write(one: _UnderWay, count: _Count, output: Output) -> None:
+    if isinstance(one, ConfigError):
+        count.bad += 1
+        output.tell(f"error: {one}", "red")
+        return
+    case, task = one
+    result = await task
+    count.take(result)
+    output.show_json_line(_verdict(case, result))
+    if time.monotonic() - count.told > HEARTBEAT_S:
+        count.told = time.monotonic()
+        output.say(count.summary())
+
+
+def _cases(source: IO[bytes], name: str, default: Mode) -> Iterator[Case | ConfigError]:
+    for number, line in enumerate(_lines(source), start=1):
+        if line.strip():
+            try:
+                yield parse_case(line, f"{name} line {number}", number, default)
+            except ConfigError as error:
+                yield error
+
+
+def _lines(source: IO[bytes]) -> Iterator[bytes]:
+    """Yield lines as soon as they are there, without their ends."""
+    # Not buffered: a buffer is locked while it waits, and the interpreter could not end then.
+    raw: Any = getattr(source, "raw", source)  # Any: has `read`, whatever it is
+    parts: list[bytes] = []
+    while chunk := raw.read(CHUNK_BYTES):
+        first, *others = chunk.split(b"\n")
+        parts.append(first)
+        if others:
+            yield b"".join(parts)
+            yield from others[:-1]
+            parts = others[-1:]
+    if any(parts):
+        yield b"".join(parts)
+
+
+def _verdict(case: Case, result: CheckResult) -> dict[str, object]:
+    return {
+        "id": case.id,
+        "correct": result.correct,
+        "reason": result.verdict.value,
+        "extracted": result.extracted,
+        "seconds": round(result.seconds, 6),
+    }

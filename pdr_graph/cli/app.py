@@ -255,7 +255,7 @@ def _eval(
         typer.Option(
             "--arm",
             metavar="ARM",
-            help="`[NAME=]PRESET[@FIELD=VALUE;FIELD=VALUE…]`, as "
+            help="`\\[NAME=]PRESET\\[@FIELD=VALUE;FIELD=VALUE…]`, as "
             "`narrow=pdr@widths=8,4;distiller=top_k;T=8192`; repeat it for each arm.",
         ),
     ],

@@ -50,6 +50,8 @@ class PDRConfig(BaseModel):
     """Share of a round's drafts that must succeed for the run to go on."""
     stop_on_consensus: float | None = Field(None, gt=0.0, le=1.0)
     """Share of drafts with one answer at which further rounds are skipped; None never does."""
+    pool_rounds: bool = False
+    """Whether agreement and `vote` count the drafts of all rounds, not of the last alone."""
     max_extra_rounds: int = Field(0, ge=0)
     """Further rounds that a rejected solution may cause."""
     max_total_tokens: int | None = Field(None, ge=1)
@@ -72,6 +74,7 @@ class PDRConfig(BaseModel):
             "verifier 'consensus'": self.verifier == "consensus",
             "distiller 'consensus'": self.distiller == "consensus",
             "stop_on_consensus": self.stop_on_consensus is not None,
+            "pool_rounds": self.pool_rounds,
         }
         for what, asked in needs_answer.items():
             if asked and self.answer == "text":

@@ -14,7 +14,7 @@ from langgraph.pregel._read import ChannelRead
 from pdr_graph.budget import merge_rows
 from pdr_graph.config import PDRConfig
 from pdr_graph.strategies import num_rounds, width_of
-from pdr_graph.types import Draft, LedgerRow, RunRecord, Solution, Verdict, Workspace
+from pdr_graph.types import Draft, LedgerRow, RunRecord, Solution, Tally, Verdict, Workspace
 
 Phase = Literal["draft", "finish", "done"]
 """What comes next: a round of drafts, the final call, or nothing."""
@@ -52,6 +52,8 @@ class PDRState(TypedDict, total=False):
     """Of the current round alone; cleared once they are distilled for another round."""
     workspaces: list[Workspace]
     """One that all next calls share, or one for each of them; empty at the start."""
+    tally: Tally | None
+    """The answers of all rounds so far; None unless `PDRConfig.pool_rounds`."""
     consensus: str | None
     """The answer that the drafts agree on, where that ended the rounds early."""
     solution: Solution | None

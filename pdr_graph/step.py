@@ -9,7 +9,7 @@ from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
 from pdr_graph.config import PDRConfig
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.tokens import TokenCounter
-from pdr_graph.types import Draft, Solution, Workspace
+from pdr_graph.types import Draft, Solution, Tally, Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Step:
     """Calls the model; everything asked through it is counted."""
     rng: random.Random
     """Seeded by the run, the round and the node, so that a resumed step draws the same."""
+    tally: Tally | None = None
+    """The answers of all rounds distilled so far; None unless `PDRConfig.pool_rounds`."""
     solution: Solution | None = None
     """What a verifier judges; None before there is one."""
     notes: list[str] = field(default_factory=list)

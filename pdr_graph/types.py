@@ -55,6 +55,25 @@ class Solution(TypedDict):
     """The finish that produced it: `refine`, `vote`, `select` or a user's own."""
 
 
+class Vote(TypedDict):
+    """An answer that drafts gave."""
+
+    answer: str
+    count: int
+    """How many drafts gave it."""
+    solution: str
+    """The solution of the first of them."""
+
+
+class Tally(TypedDict):
+    """The votes of all rounds so far, see `pdr_graph.votes`."""
+
+    voters: int
+    """Usable drafts in all, those without an answer included."""
+    votes: list[Vote]
+    """The most common answers, the most common first."""
+
+
 class Verdict(TypedDict):
     """What the verifier says of the solution."""
 

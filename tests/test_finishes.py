@@ -1,5 +1,7 @@
 """How a run ends: one more call, a vote, or a selection."""
 
+from dataclasses import replace
+
 import pytest
 
 from pdr_graph.answers import answer_kind
@@ -9,6 +11,7 @@ from pdr_graph.finish.refine import refine
 from pdr_graph.finish.select import select
 from pdr_graph.finish.vote import vote
 from pdr_graph.types import Workspace
+from pdr_graph.votes import MAX_ANSWERS, add_votes
 from tests.fakes import drafts_with, make_draft, make_step, prompts_of
 
 
@@ -101,6 +104,28 @@ async def test_the_most_common_answer_wins_and_ties_go_to_the_first(answers, win
     drafts = drafts_with(*answers)
     solution = await vote(make_step(drafts, finish="vote"))
     assert (solution["text"], solution["answer"]) == (drafts[winner]["solution"], answers[winner])
+
+
+async def test_pooled_rounds_vote_together():
+    """The answer that most drafts of all rounds give wins over the last round's."""
+    earlier = await add_votes(answer_kind("math"), None, drafts_with("7", "7", "7", None))
+    last = drafts_with("8", "8", "7.0")
+    tally = await add_votes(answer_kind("math"), earlier, last)
+    assert [(vote["answer"], vote["count"]) for vote in tally["votes"]] == [("7", 4), ("8", 2)]
+    assert tally["voters"] == 7
+    step = replace(make_step(last, finish="vote", pool_rounds=True), tally=tally)
+    solution = await vote(step)
+    assert (solution["answer"], solution["text"]) == ("7", make_draft(0, "7")["solution"])
+
+
+async def test_a_tally_stays_small():
+    """However many different answers there are, the most common are kept."""
+    tally = None
+    for round_number in range(4):
+        answers = ["5", *(str(1000 + 16 * round_number + i) for i in range(16))]
+        tally = await add_votes(answer_kind("math"), tally, drafts_with(*answers))
+        assert len(tally["votes"]) == MAX_ANSWERS
+    assert (tally["voters"], tally["votes"][0]["count"]) == (4 * 17, 4)
 
 
 async def test_a_vote_makes_no_call():

@@ -175,6 +175,23 @@ async def test_agreement_ends_the_rounds_without_another_call(mock, connect):
     assert "100% of the drafts answer 42" in result.notes[0]
 
 
+async def test_agreement_of_all_rounds_ends_them(mock, connect):
+    """With `pool_rounds`, a second round makes a majority of what the first began."""
+    mock.configure(replies=[{"contains": "An attempt that reaches", "answers": ["42"]}])
+    config = preset(
+        "pdr",
+        widths=(4, 4, 4),
+        distiller="consensus",
+        pool_rounds=True,
+        stop_on_consensus=0.5,
+        **SMALL,
+    )
+    result = await solve(PROBLEM, config, model=connect())
+    assert (result.answer, mock.stats()["calls"]) == ("42", 8)
+    assert "50% of the drafts answer 42" in result.notes[0]
+    assert result.state["tally"]["voters"] == 8
+
+
 async def test_a_round_that_cannot_be_paid_for_is_skipped_and_said(mock, connect):
     """`max_total_tokens` sends the run to the refiner before it is passed."""
     config = preset("pdr", widths=(4, 4, 4), max_total_tokens=9000, **SMALL)

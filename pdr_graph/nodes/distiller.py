@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
@@ -17,6 +17,7 @@ from pdr_graph.state import PDRState, config_of, rounds_left, succeeded
 from pdr_graph.step import Step
 from pdr_graph.strategies import drafts_needed, width_of
 from pdr_graph.types import Workspace
+from pdr_graph.votes import add_votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,17 @@ class DistillerNode:
         """
         _check_quorum(state)
         step = self.toolbox.step("distiller", state)
+        if step.config.pool_rounds:
+            tally = await add_votes(step.answers, step.tally, step.drafts)
+            step = replace(step, tally=tally)
         agreed = await _consensus(step)
         if agreed is not None:
             note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"
             runtime.stream_writer({"event": "note", "text": note})
-            return {"consensus": agreed[0], "notes": [*state["notes"], note]}
+            return {"consensus": agreed[0], "tally": step.tally, "notes": [*state["notes"], note]}
         more_rounds = rounds_left(state) > 0
         if not more_rounds and step.config.finish in DRAFT_FINISHES:
-            return {"workspaces": []}
+            return {"workspaces": [], "tally": step.tally}
         workspaces = await self._workspaces(step)
         row = step.ask.meter.row(estimated=any(w["estimated"] for w in workspaces))
         runtime.stream_writer(
@@ -55,6 +59,7 @@ class DistillerNode:
         )
         update: dict[str, object] = {
             "workspaces": workspaces,
+            "tally": step.tally,
             "ledger": [row],
             "notes": [*state["notes"], *step.notes],
         }
@@ -75,7 +80,11 @@ async def _consensus(step: Step) -> tuple[str, float] | None:
     threshold = step.config.stop_on_consensus
     if threshold is None:
         return None
-    answer, share = await agreement(step.answers, [draft["answer"] for draft in step.drafts])
+    if step.tally is not None:
+        votes, voters = step.tally["votes"], step.tally["voters"]
+        answer, share = (votes[0]["answer"], votes[0]["count"] / voters) if votes else (None, 0.0)
+    else:
+        answer, share = await agreement(step.answers, [draft["answer"] for draft in step.drafts])
     return (answer, share) if answer is not None and share >= threshold else None
 
 

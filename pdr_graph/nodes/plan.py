@@ -65,6 +65,7 @@ class Plan:
             "extra_rounds": 0,
             "drafts": Overwrite([]),
             "workspaces": [],
+            "tally": None,
             "consensus": None,
             "solution": None,
             "verdict": None,

@@ -54,6 +54,7 @@ class Toolbox:
             answers=self.answers(config),
             ask=self.asker(node, state["round"], config),
             rng=random.Random(derived_seed(config.seed or 0, node, state["round"])),
+            tally=state.get("tally"),
             solution=state.get("solution"),
         )
 

@@ -37,6 +37,14 @@ async def test_vllms_own_refusal_is_a_context_window_error(client, words, max_to
         await unchecked.ask("word " * words, sampling, Spent())
 
 
+async def test_long_seeded_prompts_at_once_are_survived(server, client):
+    """More prompt tokens than one step reads: on CPUs vLLM must not split a seeded request."""
+    sampling = [Sampling(max_tokens=4, temperature=1.0, top_p=1.0, seed=seed) for seed in range(12)]
+    calls = (client.ask(f"{one.seed} " + "word " * 800, one, Spent()) for one in sampling)
+    replies = await asyncio.gather(*calls)
+    assert all(reply.usage.completion for reply in replies)
+
+
 async def test_a_cut_stragglers_request_leaves_vllm(server, client):
     """With a quorum the others are cancelled; vLLM soon runs none of them."""
     config = preset(

@@ -57,42 +57,32 @@ _MATH = {"$$": "$$", "$": "$", "\\[": "\\]", "\\(": "\\)"}
 _FORMULA = re.compile(
     r"\$\$[^$]{1,400}\$\$|\$[^$]{1,400}\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\]", re.S
 )
+# The only formula of a sentence that ends with it.
+_LAST_FORMULA = re.compile(r"^[^$\\]+ (\$[^$]+\$|\\\((?:(?!\\\)).)+\\\))$", re.S)
 _NEXT_MATH = re.compile(r"\s*(?:,|,?\s*(?:and|or)\b)\s*(?=\$|\\\(|\\\[)")
 _PERCENT = re.compile(r"\s*(?:\\?%|percent\b|pct\b)")
 _QUANTITY = re.compile(r"([-+−]?[$€£¥]?\s?\d[\d,]*(?:\.\d+)?(?:/\d+)?)\s+([A-Za-z][A-Za-z ]{1,40})")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Words after a number that change it; any other words are taken for its unit.
-_NOT_A_UNIT = frozenset(
-    [
-        "pi",
-        "sqrt",
-        "sin",
-        "cos",
-        "tan",
-        "log",
-        "ln",
-        "exp",
-        "mod",
-        "and",
-        "or",
-        "to",
-        "times",
-        "plus",
-        "minus",
-        "over",
-        "by",
-        "if",
-        "for",
-        "choose",
-        "percent",
-        "pct",
-        "percentage",
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "dozen",
-    ]
+_NOT_A_UNIT = _words(
+    "pi sqrt sin cos tan log ln exp mod and or to times plus minus over by if for choose percent "
+    "pct percentage hundred thousand million billion dozen"
 )
+# Words of sentences about an answer, which do not state it: "the answer is correct".
+_PROSE = _words(
+    "a an the we you it this that these those let let's to as by of with from there here am not do "
+    "correct incorrect right wrong same given found shown written calculated computed obtained "
+    "derived stated follows following above below therefore thus hence number python"
+)
+_BULLET = re.compile(r"[-*•] +(?=\S)")
+_NUMBERED = re.compile(r"\d{1,2}[.)] +\S")
+# Of a prompt's form that was left as it was.
+_PLACEHOLDER = re.compile(r"[\[{<(][A-Za-z][A-Za-z _]{2,}[\]}>)]")
 _MOST_WORDS = 4
 
 
@@ -172,7 +162,14 @@ def stated_answer(text: str) -> str | None:
     """Return what the last line of the kind "The answer is 42." states."""
     tail = text[-_TAIL:]
     for lead in reversed(list(_ANSWER_IS.finditer(tail))):
-        rest = tail[lead.end() : lead.end() + _LONGEST_LINE].lstrip("*_`: ")
+        rest = tail[lead.end() : lead.end() + _LONGEST_LINE]
+        if tail[: lead.end()].endswith("\n"):
+            rest = _BULLET.sub("", rest, count=1)
+            if _NUMBERED.match(rest):
+                continue  # the first of several steps
+        if _PLACEHOLDER.match(rest) or lead.group().endswith("```"):
+            continue
+        rest = rest.lstrip("*_`: ")
         if not _NO_ANSWER.match(rest) and (answer := _read_statement(rest)):
             # A box was looked for before; this one is empty or was cut.
             return None if answer.startswith(_BOX_NAMES) else answer
@@ -191,8 +188,15 @@ def _read_statement(rest: str) -> str | None:
     quantity = _QUANTITY.fullmatch(sentence)
     if quantity and not _NOT_A_UNIT.intersection(quantity.group(2).lower().split()):
         return quantity.group(1).lstrip("$€£¥ ")
-    is_short = len(sentence.split()) <= _MOST_WORDS or any(c.isdigit() for c in sentence)
-    return sentence if sentence and is_short and len(sentence) <= 200 else None
+    if formula := _LAST_FORMULA.search(sentence):
+        return tidy(formula.group(1))
+    # A capital alone is the letter of an option.
+    words = [each.lower() if len(each) > 1 else each for each in sentence.split()]
+    if not any(c.isdigit() or c in "\\$" for c in sentence) and (
+        len(words) > _MOST_WORDS or _PROSE.intersection(words)
+    ):
+        return None
+    return sentence if sentence and len(sentence) <= 200 else None
 
 
 def _read_math(rest: str) -> str | None:

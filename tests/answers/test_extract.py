@@ -71,6 +71,12 @@ def test_sign_before_the_box_belongs_to_it(solution: str, answer: str) -> None:
         ("The answer is 3. Wait. The answer is 4.", "4"),
         ("<answer>12</answer>", "12"),
         ("ANSWER: 711", "711"),
+        ("The answer is given by $x=3$.", "x=3"),
+        ("Answer:\n- 16 miles", "16"),
+        ("Answer:\n-16", "-16"),
+        ("The answer is Evelyn.", "Evelyn"),
+        ("The answer is A", "A"),
+        ("The answer is true.", "true"),
     ],
 )
 def test_answer_line_is_the_answer_where_there_is_no_box(solution: str, answer: str) -> None:
@@ -92,6 +98,15 @@ def test_answer_line_is_the_answer_where_there_is_no_box(solution: str, answer: 
         "The answer is somewhere in the range above, so let me check again",
         r"<think>maybe \boxed{25}",
         "<think>The answer is 3.</think> I do not know.",
+        "The answer is correct.",
+        "The final answer is as follows:",
+        "The answer is:\n\nLet's compute",
+        "the answer equals the sum of both",
+        "Answer: I am not sure",
+        "The answer is a positive integer",
+        "Answer:\n1. First we add",
+        "Answer: [your answer]",
+        "Answer: ```python\nprint(1)\n```",
     ],
 )
 def test_no_answer_where_none_is_stated(solution: str) -> None:

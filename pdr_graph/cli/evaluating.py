@@ -253,8 +253,8 @@ def _announcement(plan: Plan, output: Output) -> list[str]:
     """Say what will be run, and where its budgets come from."""
     problems = plan.problems
     lines = [
-        f"{len(problems.problems)} problems of {problems.source}; {problems.scored_by}",
-        f"{len(plan.arms)} arms, {plan.samples} samples each",
+        f"{_many(len(problems.problems), 'problem')} of {problems.source}; {problems.scored_by}",
+        f"{_many(len(plan.arms), 'arm')}, {_many(plan.samples, 'sample')} each",
     ]
     for arm in plan.arms:
         budget = arm.budget
@@ -264,6 +264,10 @@ def _announcement(plan: Plan, output: Output) -> list[str]:
         )
         lines.append(f"{arm.name}: {nominal}{budget['derived'] and '; ' + budget['derived']}")
     return lines
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _show(out: Path, output: Output) -> None:

@@ -83,11 +83,11 @@ def _match(arm: OpenArm, name: str, budget: int) -> tuple[PDRConfig, str]:
     each = budget // count
     if each < LEAST_TOKENS:
         raise ConfigError(
-            f"{_flag(name)} {budget} leaves arm {arm.name!r} {each} tokens for each of its {count} "
-            f"{_kind(name)} calls, {LEAST_TOKENS} are the least; give {count * LEAST_TOKENS} or "
+            f"{_flag(name)} {budget} leaves arm {arm.name!r} {each} tokens for each of its "
+            f"{_calls(count, name)}, {LEAST_TOKENS} are the least; give {count * LEAST_TOKENS} or "
             "more, or fewer calls to the arm"
         )
-    how = f"{_flag(name)} {budget} / {count} {_kind(name)} calls = {each} tokens a call"
+    how = f"{_flag(name)} {budget} / {_calls(count, name)} = {each} tokens a call"
     return arm.config(max_tokens=each), how
 
 
@@ -176,5 +176,6 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _kind(name: str) -> str:
-    return "sequential" if name == "b_seq" else "total"
+def _calls(count: int, name: str) -> str:
+    kind = "sequential" if name == "b_seq" else "total"
+    return f"{count} {kind} call{'s' * (count != 1)}"

@@ -1,0 +1,61 @@
+"""The study of strategies: what it asks `pdr-graph eval` for."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from benchmarks.studies.evaluation import eval_words, matchings, sources
+from pdr_graph.eval.arms import make_arms, parse_arm
+from pdr_graph.eval.budgets import Budgets
+from pdr_graph.eval.judging import Judge
+from pdr_graph.eval.oracle import with_oracles
+from pdr_graph.eval.problems import Problem
+from pdr_graph.eval.sources import load_problems
+from pdr_graph.extensions import Extensions
+
+ASKED = argparse.Namespace(
+    problems=3, samples=2, seed=5, kappa=300, call_tokens=200, max_in_flight=9, data=[], gsm8k=None,
+    base_url="http://127.0.0.1:1/v1", model=None,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("matching", matchings(200, quick=False), ids=lambda each: each.name)
+def test_no_arm_is_allotted_more_than_the_others(matching):
+    """Each comes within a call of the budget, or within the one number that it can grow by."""
+    budget = matching.budget(200)
+    arms = make_arms(
+        [parse_arm(text) for text in matching.arms],
+        {"kappa": 300},
+        Budgets(**{matching.name: budget}),
+        with_oracles(Judge.of_kind("math", None), Problem("", "", ""), Extensions()),
+    )
+    spent = [arm.budget[f"{matching.name}_nominal"] for arm in arms]
+    assert max(spent) <= budget
+    assert min(spent) > 0.9 * budget
+    by_name = {arm.name: arm.config for arm in arms}
+    assert by_name["pdr_summary"].max_tokens == 200
+    assert by_name["long_cot"].max_tokens == budget
+
+
+def test_its_sources_can_be_loaded():
+    """The knobs are the tasks' own, and there are as many problems as asked for."""
+    for source in sources(ASKED).values():
+        assert len(load_problems(source).problems) == 3
+
+
+def test_named_sources_take_the_place_of_the_tasks():
+    """GSM8K comes in addition to either."""
+    named = argparse.Namespace(
+        **{**vars(ASKED), "data": ["mine=a.jsonl"], "gsm8k": Path("g.jsonl")}
+    )
+    assert sources(named) == {"mine": "a.jsonl", "gsm8k": "g.jsonl"}
+
+
+def test_words_of_eval_hold_the_matching():
+    """The budget under its option, and one --arm for each arm."""
+    matching = matchings(200, quick=True)[1]
+    words = eval_words(ASKED, "a.jsonl", matching, Path("out"))
+    assert words[:4] == ["eval", "a.jsonl", "--out", "out"]
+    assert words[words.index("--b-total") + 1] == "1200"
+    assert words.count("--arm") == len(matching.arms)

@@ -156,7 +156,8 @@ def test_reasoning_stays_out_of_the_workspace(tmp_path):
     assert log.samples[0].output.completion == r"\boxed{5}"
     assert len(asked) == 3
     assert not any("secret" in text for text in asked)
-    assert log.samples[0].metadata["pdr"]["ledger"]["reasoning_tokens"] == 3 * 3
+    rows = log.samples[0].metadata["pdr"]["ledger"]["rows"]
+    assert sum(row["reasoning_tokens"] for row in rows) == 3 * 3
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "sr_error_analysis": {"widths": (1, 1, 1), "distiller": "critique"},
         "pdr": {"widths": (16, 8, 4), "distiller": "summary"},
         "pdr_adaptive": {
-            "widths": (16, 8, 4),
-            "distiller": "summary",
+            "widths": (4, 4, 4, 4),
+            "distiller": "consensus",
+            "finish": "vote",
+            "pool_rounds": True,
             "stop_on_consensus": 0.75,
         },
         "majority": {"widths": (16,), "finish": "vote"},

@@ -28,13 +28,13 @@ test-lowest: $(VENV)/.dev ## the tests on the oldest versions that pyproject.tom
 	@$(BIN)/uv pip install --quiet --python $(VENV)/lowest --resolution lowest-direct -e '.[dev]'
 	@$(VENV)/lowest/bin/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(ARGS)
 
-test-clients: $(VENV)/.local ## the server of `pdr-graph serve` with clients that are heavy to install (minutes)
+test-clients: $(VENV)/.local ## what works with packages that are heavy to install: lm-eval, inspect-ai, Ray (minutes)
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)/clients/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/clients
-	@$(BIN)/uv pip install --quiet --python $(VENV)/clients -e '.[dev,inspect]' \
+	@$(BIN)/uv pip install --quiet --python $(VENV)/clients -e '.[dev,inspect,ray]' \
 	  'lm-eval[api]>=0.4.13' 'schemathesis>=4.32'
 	@$(VENV)/clients/bin/python -m pytest -p no:cacheprovider tests/serve/test_harnesses.py \
-	  tests/serve/test_fuzz.py tests/test_inspect_solver.py $(ARGS)
+	  tests/serve/test_fuzz.py tests/test_inspect_solver.py tests/eval/test_ray.py $(ARGS)
 
 bench-prefix: $(VENV)/.vllm ## how much of shared prompts real vLLM serves from its cache (2 minutes)
 	@$(RUN) -m benchmarks.prefix_sharing $(ARGS)

@@ -312,6 +312,27 @@ def _eval(
     no_trace: Annotated[
         bool, typer.Option("--no-trace", help="Do not keep the model calls in full.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Spread the samples over a Ray cluster: `auto`, HOST:PORT, ray://HOST:PORT, or "
+            "`local` for one on this machine. Endpoint and store must be within its reach.",
+            rich_help_panel="Cluster",
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--ray-workers",
+            min=1,
+            metavar="INTEGER",
+            help="Workers, each with --max-in-flight calls at once; one a processor without, 16 at "
+            "most.",
+            rich_help_panel="Cluster",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -332,6 +353,8 @@ def _eval(
         retry_failed=retry_failed,
         forget=forget,
         no_trace=no_trace,
+        ray=ray,
+        ray_workers=ray_workers,
     )
     eval_command(request, config, settings, _output(json, quiet))
 

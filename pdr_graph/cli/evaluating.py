@@ -4,24 +4,20 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.text import Text
-
-from checkpoints import RedisSaver, ThreadBusyError
+from pdr_graph.cli.arm_table import announcement, show_arms
 from pdr_graph.cli.board import Board, board_shown
 from pdr_graph.cli.demo import BUDGETS
 from pdr_graph.cli.ending import RunEndedError
+from pdr_graph.cli.laboratory import Cluster, Equipment, cluster_of
 from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
-from pdr_graph.cli.stores import LEASE_S, MEMORY, Saver, open_saver
-from pdr_graph.cli.tables import plain_table
-from pdr_graph.cli.text import one_line
-from pdr_graph.connect import EMBEDDED_SLOTS, open_client
+from pdr_graph.cli.stores import MEMORY, Saver, open_saver
+from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, DrainedError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
@@ -30,16 +26,14 @@ from pdr_graph.eval.judging import Judge
 from pdr_graph.eval.oracle import with_oracles
 from pdr_graph.eval.places import Places
 from pdr_graph.eval.plan import Plan, refuse_changes
-from pdr_graph.eval.problems import Problem, Problems
+from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import HEADER, read_header, read_run
-from pdr_graph.eval.runner import Claim, Runner
-from pdr_graph.eval.sample import Facts, Lab
+from pdr_graph.eval.runner import Runner
+from pdr_graph.eval.sample import Facts
 from pdr_graph.eval.sources import load_problems
-from pdr_graph.eval.tally import Tally, tallies
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import Parts
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace
 
@@ -61,6 +55,10 @@ class Request:
     retry_failed: bool
     forget: bool
     no_trace: bool
+    ray: str | None
+    """Address of a cluster; None runs all samples in this process."""
+    ray_workers: int | None
+    """None lets the cluster's size decide."""
 
 
 def eval_command(
@@ -81,7 +79,7 @@ def eval_command(
         # Only its names count here; every sample has oracles of its own.
         with_oracles(Judge.of_kind("math", None), Problem("", "", ""), extensions),
     )
-    judge = _judge(arms, problems)
+    _refuse_mixed(arms)
     prompts = Prompts.load(settings.prompts)
     plan = Plan(
         problems=problems,
@@ -92,11 +90,16 @@ def eval_command(
         share_first_round=request.share_first_round,
     )
     _refuse_soon(plan, request.out)
-    for line in _announcement(plan, output):
+    for line in announcement(plan):
         output.say(line)
-    work = _Work(plan, request, settings, judge, prompts, output)
-    asyncio.run(work.carry_out())
-    _show(request.out, output)
+    work = _Work(plan, request, settings, prompts, output)
+    if request.ray is None:
+        asyncio.run(work.carry_out())
+    else:
+        # Before the event loop: what connects to it takes over signals, and we take them back.
+        with cluster_of(request.ray, request.ray_workers, settings) as work.cluster:
+            asyncio.run(work.carry_out())
+    show_arms(request.out, output)
 
 
 @dataclass(slots=True)
@@ -106,9 +109,10 @@ class _Work:
     plan: Plan
     request: Request
     settings: Settings
-    judge: Judge
     prompts: Prompts
     output: Output
+    cluster: Cluster | None = None
+    """None runs all samples in this process."""
     begun: bool = False
 
     async def carry_out(self) -> None:
@@ -147,36 +151,37 @@ class _Work:
             header = folder.open(asked)
             refuse_changes(header, asked, self.request.out)
             board = Board(list(header["arms"]), self._per_arm, self.output)
-            runner = Runner(
-                lab=self._lab(client, saver, stopper),
-                folder=folder,
-                places=Places(self._num_places),
-                watcher=board,
-                claim=_lease(saver) if self.settings.redis_url is not None else None,
-                keep_threads=not self.request.forget and self.settings.redis_url != MEMORY,
-                retry_failed=self.request.retry_failed,
-            )
-            self.begun = True
-            try:
-                with stopper.draining():
-                    async with board_shown(self.output, board):
-                        await runner.work(self.plan.all_samples(header, self.request.out))
-            finally:
-                folder.close()
+            equipment = self._equipment(client, saver, stopper)
+            async with equipment.opened(self.cluster, self.output) as lab:
+                runner = Runner(
+                    lab=lab,
+                    folder=folder,
+                    places=Places(equipment.places(self.cluster)),
+                    watcher=board,
+                    claim=equipment.claim(self.cluster),
+                    keep_threads=not self.request.forget and self.settings.redis_url != MEMORY,
+                    retry_failed=self.request.retry_failed,
+                )
+                self.begun = True
+                try:
+                    with stopper.draining():
+                        async with board_shown(self.output, board):
+                            await runner.work(self.plan.all_samples(header, self.request.out))
+                finally:
+                    folder.close()
 
-    def _lab(self, client: ModelClient, saver: Saver, stopper: Stopper) -> Lab:
+    def _equipment(self, client: ModelClient, saver: Saver, stopper: Stopper) -> Equipment:
         process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         file = self.request.out / TRACE / f"{process}.jsonl"
-        return Lab(
+        return Equipment(
             client=client,
             saver=saver,
-            judge=self.judge,
-            extensions=Extensions(),
-            parts=Parts(
-                prompts=self.prompts,
-                trace=None if self.request.no_trace else JsonLinesTrace(file),
-                control=stopper.control,
-            ),
+            settings=self.settings,
+            kind=self.plan.arms[0].config.answer,
+            score=self.plan.problems.score,
+            prompts=self.prompts,
+            trace=None if self.request.no_trace else JsonLinesTrace(file),
+            control=stopper.control,
             facts=Facts(
                 data_sha256=self.plan.problems.sha256,
                 prompts_sha256=self.plan.prompts_sha256,
@@ -189,12 +194,6 @@ class _Work:
     def _per_arm(self) -> int:
         return len(self.plan.problems.problems) * self.plan.samples
 
-    @property
-    def _num_places(self) -> int:
-        # More than that would wait within the server, and be timed while they do.
-        limit = self.settings.max_in_flight
-        return limit if self.settings.base_url is not None else min(limit, EMBEDDED_SLOTS)
-
     def _ended(self, exit_code: int | None, cause: Exception | None) -> RunEndedError:
         if not self.begun:
             return RunEndedError("stopped before the run had begun", exit_code, cause)
@@ -202,25 +201,6 @@ class _Work:
         total = self._per_arm * len(self.plan.arms)
         way_on = f"{done} of {total} samples are recorded; the same command goes on with the rest"
         return RunEndedError(way_on, exit_code, cause)
-
-
-def _lease(saver: Saver) -> Claim | None:
-    """Return how a thread is held against other machines; None where the store cannot."""
-    if not isinstance(saver, RedisSaver):
-        return None
-
-    @asynccontextmanager
-    async def claim(thread_id: str) -> AsyncIterator[bool]:
-        async with AsyncExitStack() as held:
-            try:
-                await held.enter_async_context(saver.lease(thread_id, ttl_s=LEASE_S))
-            except ThreadBusyError:
-                mine = False
-            else:
-                mine = True
-            yield mine
-
-    return claim
 
 
 def _common(given: Given, budgets: Budgets, *, embedded: bool) -> dict[str, object]:
@@ -234,12 +214,12 @@ def _common(given: Given, budgets: Budgets, *, embedded: bool) -> dict[str, obje
     return {**small, **given}
 
 
-def _judge(arms: Sequence[Arm], problems: Problems) -> Judge:
+def _refuse_mixed(arms: Sequence[Arm]) -> None:
     kinds = {arm.config.answer: arm.name for arm in arms}
     if len(kinds) > 1:
         named = " and ".join(f"{name!r} is {kind}" for kind, name in kinds.items())
         raise ConfigError(f"arms differ in their kind of answer ({named}); give all --answer")
-    return Judge.of_kind(next(iter(kinds)), problems.score)
+    Judge.of_kind(next(iter(kinds)), None)
 
 
 def _refuse_soon(plan: Plan, out: Path) -> None:
@@ -247,57 +227,3 @@ def _refuse_soon(plan: Plan, out: Path) -> None:
     if (out / HEADER).exists():
         recorded = read_header(out)
         refuse_changes(recorded, plan.header(recorded["model"]), out)
-
-
-def _announcement(plan: Plan, output: Output) -> list[str]:
-    """Say what will be run, and where its budgets come from."""
-    problems = plan.problems
-    lines = [
-        f"{_many(len(problems.problems), 'problem')} of {problems.source}; {problems.scored_by}",
-        f"{_many(len(plan.arms), 'arm')}, {_many(plan.samples, 'sample')} each",
-    ]
-    for arm in plan.arms:
-        budget = arm.budget
-        nominal = (
-            f"{budget['max_tokens']} tokens a call, B_seq {budget['b_seq_nominal']:,} and "
-            f"B_total {budget['b_total_nominal']:,} nominal"
-        )
-        lines.append(f"{arm.name}: {nominal}{budget['derived'] and '; ' + budget['derived']}")
-    return lines
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _show(out: Path, output: Output) -> None:
-    run = read_run(out)
-    counted = tallies(run)
-    if output.json:
-        output.show_json({"out": str(out), "arms": {each.arm: each.to_json() for each in counted}})
-        return
-    table = plain_table()
-    table.add_column("arm", overflow="fold")
-    for title in ("samples", "accuracy", "no answer", "failed", "B_seq", "B_total", "seconds"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for each in counted:
-        table.add_row(*_row(each))
-    output.show(
-        table,
-        Text(),
-        Text("means over samples; intervals and differences: ", "dim")
-        + Text(one_line(f"pdr-graph compare {out}")),
-    )
-
-
-def _row(tally: Tally) -> list[str]:
-    return [
-        one_line(tally.arm),
-        str(tally.samples),
-        f"{tally.accuracy:.1%}",
-        f"{tally.no_answer:.1%}",
-        str(tally.failed),
-        f"{tally.b_seq:,.0f}",
-        f"{tally.b_total:,.0f}",
-        f"{tally.seconds:.1f}",
-    ]

@@ -68,6 +68,10 @@ class GymScorer:
         self._pool = WorkerPool(Limits(memory_bytes=4 << 30), _WORKER)
         self._known: dict[tuple[int, str], Verdict] = {}
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Say how it is made anew in another process, with workers of its own."""
+        return GymScorer, (self._task, self._knobs)
+
     async def __call__(self, problem: Problem, answer: str) -> Verdict:
         """Return the verdict on an extracted answer."""
         if problem.gold != ANY and exact.equal(problem.gold, answer):

@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pdr_graph.errors import CallError, DrainedError, EndpointError, PDRError, QuorumError
 from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.places import Places
 from pdr_graph.eval.records import Key, key_of
-from pdr_graph.eval.sample import Lab, Sample
+from pdr_graph.eval.sample import Sample
 from pdr_graph.eval.schema import SampleRecord
 from pdr_graph.run import OnEvent
 
@@ -27,6 +28,30 @@ _LOOK_AGAIN_S = 0.5
 
 Claim = Callable[[str], AbstractAsyncContextManager[bool]]
 """Holds a thread against the processes of other machines; yields False where one of them has it."""
+
+
+class ElsewhereError(PDRError, RuntimeError):
+    """Another process works on the thread."""
+
+    def __init__(self, thread_id: str) -> None:
+        super().__init__(f"thread {thread_id!r} is run by another process")
+
+
+class Laboratory(Protocol):
+    """Runs samples: in this process (`sample.Lab`), or on others (`ray_cluster.RayLab`)."""
+
+    @property
+    def drained(self) -> bool:
+        """Whether it was asked to stop."""
+
+    async def run(self, sample: Sample, on_event: OnEvent) -> SampleRecord:
+        """Start a sample, or go on with it, to its end."""
+
+    async def failed(self, sample: Sample, error: PDRError) -> SampleRecord:
+        """Record a sample that ended without a solution."""
+
+    async def forget(self, sample: Sample) -> None:
+        """Delete a sample's thread."""
 
 
 class Watcher:
@@ -49,7 +74,7 @@ class Watcher:
 class Runner:
     """One process at work on one run."""
 
-    lab: Lab
+    lab: Laboratory
     folder: RunFolder
     places: Places
     watcher: Watcher
@@ -128,6 +153,9 @@ class Runner:
         on_event: OnEvent = lambda event: self.watcher.event(sample, event)  # noqa: E731
         try:
             record = await self.lab.run(sample, on_event)
+        except ElsewhereError:
+            self._elsewhere.append(sample)
+            return
         except (CallError, QuorumError) as error:
             self._failures.append((sample, await self.lab.failed(sample, error)))
             self._stop_if_hopeless(error)
@@ -139,7 +167,7 @@ class Runner:
         await asyncio.to_thread(self.folder.append, record)
         self._look()
         if not self.keep_threads:
-            await self.lab.saver.adelete_thread(sample.thread_id)
+            await self.lab.forget(sample)
 
     async def _record_failures(self) -> None:
         failures, self._failures = self._failures, []
@@ -164,8 +192,7 @@ class Runner:
 
     @property
     def _is_drained(self) -> bool:
-        control = self.lab.parts.control
-        return control is not None and control.drain_requested
+        return self.lab.drained
 
     def _stop_if_asked(self) -> None:
         if self._is_drained:

@@ -101,6 +101,15 @@ class Lab:
             await self._look_inside(record, sample.problem, past.rounds)
         return record
 
+    @property
+    def drained(self) -> bool:
+        """Whether it was asked to stop."""
+        return self.parts.control is not None and self.parts.control.drain_requested
+
+    async def forget(self, sample: Sample) -> None:
+        """Delete the sample's thread."""
+        await self.saver.adelete_thread(sample.thread_id)
+
     async def failed(self, sample: Sample, error: PDRError) -> SampleRecord:
         """Record a sample that ended without a solution, with what it had cost by then."""
         record = self._blank(sample)

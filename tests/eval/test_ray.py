@@ -1,0 +1,259 @@
+"""An evaluation over a local Ray of two workers, and one worker by itself.
+
+Ray is heavy: `make test-clients` installs it in an environment of its own and runs this.
+"""
+
+import asyncio
+import importlib.util
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+
+from pdr_graph.answers import Verdict
+from pdr_graph.eval.arms import make_arms, parse_arm
+from pdr_graph.eval.budgets import Budgets
+from pdr_graph.eval.gym import GymScorer, make_problems
+from pdr_graph.eval.problems import Problem
+from pdr_graph.eval.ray_worker import Kit, Worker
+from pdr_graph.eval.records import read_run
+from pdr_graph.eval.sample import Facts, Sample
+from pdr_graph.extensions import Extensions
+from pdr_graph.local import embedded_valkey
+from pdr_graph.prompts import Prompts
+from pdr_graph.settings import load_settings
+from tests.cli.conftest import wait_for
+from tests.eval.conftest import write_quiz
+from tests.eval.test_evaluating import ARMS, CALLS, SHORT, records
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="needs Ray: make test-clients"
+)
+Spawn = Callable[..., subprocess.Popen[str]]
+
+
+@asynccontextmanager
+async def in_memory(settings):
+    """Open a store that the test alone sees."""
+    yield InMemorySaver()
+
+
+def unclaimed(saver):
+    """Hold nothing."""
+
+
+def kit(mock) -> Kit:
+    """Return what a worker needs, against the mock endpoint."""
+    return Kit(
+        settings=load_settings(base_url=mock.url),
+        open_store=in_memory,
+        claim=unclaimed,
+        answer="math",
+        score=None,
+        templates=dict(Prompts.load().templates),
+        facts=Facts("sha", {}, {}, dependent=False),
+        traced=True,
+    )
+
+
+def sample(spec: str, problem: Problem) -> Sample:
+    """Return one sample of an arm."""
+    common = {"max_tokens": 256, "kappa": 256, "solution_tokens": 128}
+    [arm] = make_arms([parse_arm(spec)], common, Budgets(), Extensions())
+    return Sample(arm=arm, problem=problem, number=0, position=0, thread_id="t", seed=5)
+
+
+async def test_a_worker_needs_nothing_but_its_kit(mock, clean):
+    """What it is handed survives pickling; it gives back the record and every call."""
+    mock.configure(replies=[{"contains": "1 + 1", "answers": ["2"]}])
+    worker = Worker(pickle.loads(pickle.dumps(kit(mock))))
+    asked = pickle.loads(pickle.dumps(sample("pdr@widths=2", Problem("p", "What is 1 + 1?", "2"))))
+    assert "error" not in await worker.open()
+    outcome = await worker.run(asked)
+    await worker.close()
+    assert outcome.record is not None
+    assert (outcome.record["correct"], outcome.record["ledger"]["calls"]) == (True, 4)
+    assert [call["node"] for call in outcome.calls] == ["drafter"] * 2 + ["distiller", "refiner"]
+
+
+async def test_a_worker_that_fails_says_how(mock, clean):
+    """A refused sample has a record, and the endpoint's reason."""
+    mock.configure(status=[{"status": 400}])
+    worker = Worker(kit(mock))
+    outcome = await worker.run(sample("long_cot", Problem("p", "What is 1 + 1?", "2")))
+    await worker.close()
+    assert outcome.failure is not None
+    record, why = outcome.failure
+    assert record["reason"] == "failed"
+    assert "HTTP 400" in why
+
+
+async def test_a_worker_that_is_drained_leaves_its_sample(mock, clean):
+    """At the next step, with the calls that it had made."""
+    mock.configure(delay_s=0.3)
+    worker = Worker(kit(mock))
+    running = asyncio.create_task(
+        worker.run(sample("pdr@widths=2", Problem("p", "What is 1 + 1?", "2")))
+    )
+    await asyncio.to_thread(wait_for, mock, in_flight=2)
+    await worker.drain()
+    outcome = await running
+    await worker.close()
+    assert (outcome.left, outcome.record) == (True, None)
+    assert len(outcome.calls) == 2
+
+
+async def test_a_worker_without_its_endpoint_says_so(clean):
+    """Nothing is raised across the cluster: a sentence is."""
+    worker = Worker(kit(type("Dead", (), {"url": "http://127.0.0.1:1/v1"})))
+    about = await worker.open()
+    assert "no model endpoint answers at http://127.0.0.1:1/v1" in about["error"]
+    outcome = await worker.run(sample("long_cot", Problem("p", "What is 1 + 1?", "2")))
+    assert outcome.error == about["error"]
+
+
+async def test_a_scorer_is_made_anew_where_it_is_sent():
+    """With workers of its own."""
+    problems = make_problems("reasoning-gym:chain_sum?size=2&seed=1")
+    scorer = pickle.loads(pickle.dumps(problems.score))
+    assert isinstance(scorer, GymScorer)
+    first = problems.problems[0]
+    assert await scorer(first, first.gold) is Verdict.CORRECT
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--ray local needs a store that its workers can reach; set --checkpoint"),
+        (["--checkpoint", "memory"], "--ray local needs a store that its workers can reach"),
+    ],
+)
+def test_a_cluster_needs_a_store_in_its_reach(cli, mock, monkeypatch, tmp_path, words, said):
+    """Told before anything is started."""
+    quiz = write_quiz(tmp_path, mock, 5)
+    monkeypatch.setenv("PDR_BASE_URL", mock.url)
+    done = cli(
+        "eval", str(quiz.file), "--arm", "long_cot", "--out", "run", "--ray", "local", *words
+    )
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_without_ray_one_sentence_says_how_to_get_it(cli, mock, monkeypatch, tmp_path):
+    """Feature, package, command."""
+    if importlib.util.find_spec("ray") is not None:
+        pytest.skip("Ray is installed")
+    quiz = write_quiz(tmp_path, mock, 5)
+    monkeypatch.setenv("PDR_BASE_URL", mock.url)
+    words = ["--ray", "local", "--checkpoint", "redis://127.0.0.1:1/0"]
+    done = cli("eval", str(quiz.file), "--arm", "long_cot", "--out", "run", *words)
+    assert done.code == 2
+    assert "--ray needs Ray: pip install 'pdr-graph[ray]'" in done.err
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Iterator[str]:
+    """URL of a Valkey that processes share."""
+    loop = asyncio.new_event_loop()
+    valkey = embedded_valkey(tmp_path_factory.mktemp("shared"))
+    yield loop.run_until_complete(valkey.__aenter__())
+    loop.run_until_complete(valkey.__aexit__(None, None, None))
+    loop.close()
+
+
+@pytest.fixture
+def on_ray(mock, store, clean) -> Iterator[Spawn]:
+    """Starts an evaluation on a local Ray of two workers."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(quiz: Path, out: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pdr_graph.cli", "eval", str(quiz), *ARMS, *SHORT,
+             "--samples", "2", "--out", str(out), "--ray", "local", "--ray-workers", "2",
+             "--max-in-flight", "4"],
+            env={**os.environ, "PDR_BASE_URL": mock.url, "PDR_REDIS_URL": store},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        for child in (
+            psutil.Process(process.pid).children(recursive=True) if _alive(process) else []
+        ):
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
+def _alive(process: subprocess.Popen[str]) -> bool:
+    return process.poll() is None
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the workers' processes, as Ray names them."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [each for each in children if each.cmdline()[:1][0].startswith("ray::Worker")]
+
+
+def wait_for_calls(mock, number: int) -> None:
+    """Wait until the endpoint has had so many calls."""
+    give_up = time.monotonic() + 120
+    while mock.stats()["calls"] < number:
+        assert time.monotonic() < give_up, mock.stats()
+        time.sleep(0.05)
+
+
+@needs_ray
+@pytest.mark.redis
+def test_a_worker_is_killed_and_another_goes_on(on_ray, mock, tmp_path):
+    """Every sample is recorded once; what was answered and stored is not asked again."""
+    quiz = write_quiz(tmp_path, mock, 5)
+    mock.configure(delay_s=0.3)
+    process = on_ray(quiz.file, tmp_path / "run")
+    wait_for_calls(mock, 30)
+    victim = workers_of(process)[0]
+    in_flight = mock.stats()["in_flight"]
+    victim.kill()
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert "a worker was lost; another goes on with" in err
+    run = read_run(tmp_path / "run")
+    assert len(run.samples) == 30
+    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 30
+    assert all(each["correct"] == (each["problem_id"] in quiz.right) for each in run.samples)
+    # Only what was under way at the death is asked twice.
+    served = mock.stats()
+    assert 10 * CALLS <= served["calls"] <= 10 * CALLS + in_flight + 4
+
+
+@needs_ray
+@pytest.mark.redis
+def test_a_signal_drains_the_workers_and_the_same_command_goes_on(on_ray, mock, tmp_path):
+    """The records are those of a run on one process that was never stopped."""
+    quiz = write_quiz(tmp_path, mock, 5)
+    mock.configure(delay_s=0.4)
+    process = on_ray(quiz.file, tmp_path / "run")
+    wait_for_calls(mock, 10)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 130, err
+    assert "of 30 samples are recorded; the same command goes on with the rest" in err
+    mock.configure(delay_s=0.0)
+    process = on_ray(quiz.file, tmp_path / "run")
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert mock.stats()["calls"] == 10 * CALLS
+    assert len(records(tmp_path / "run")) == 30
+    traced = [len(file.read_text().splitlines()) for file in (tmp_path / "run/trace").iterdir()]
+    assert sum(traced) == 10 * CALLS

@@ -300,7 +300,8 @@ def _eval(
         bool,
         typer.Option(
             "--share-first-round",
-            help="Arms share the drafts of their first round; their samples are then dependent.",
+            help="Arms share the drafts of their first round, each asked for once in a process and "
+            "charged to every arm; their samples are then dependent.",
         ),
     ] = False,
     retry_failed: Annotated[
@@ -357,6 +358,64 @@ def _eval(
         ray_workers=ray_workers,
     )
     eval_command(request, config, settings, _output(json, quiet))
+
+
+@app.command("compare")
+def _compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders that `pdr-graph eval` wrote.")
+    ],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pair",
+            metavar="REFERENCE:ARM",
+            help="Two arms to compare; repeat it. Without one, every arm against the first.",
+        ),
+    ] = None,
+    ks: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--k",
+            min=1,
+            metavar="INTEGER",
+            help="For pass@k and maj@k; repeat it. Without one, as many as every problem has.",
+        ),
+    ] = None,
+    confidence: Annotated[
+        float,
+        typer.Option(
+            "--confidence", min=0.5, max=0.9999, metavar="NUMBER", help="Coverage of intervals."
+        ),
+    ] = 0.95,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", min=0, metavar="INTEGER", help="Of bootstrap and sign flips."),
+    ] = 0,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            "--markdown", metavar="FILE", help="Write the tables.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            "--plots",
+            metavar="FOLDER",
+            help="Draw accuracy against B_seq and B_total, as PNG and SVG.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare the arms of evaluations: accuracy, cost, differences, where answers are lost."""
+    from pdr_graph.cli.comparing import compare_command
+
+    compare_command(
+        runs, pairs or [], ks or [], confidence, seed, markdown, plots, _output(json, quiet)
+    )
 
 
 @app.command("check")

@@ -1,7 +1,9 @@
 """What `pdr-graph eval` says of its arms: their budgets before, their figures after."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from pdr_graph.cli.output import Output
@@ -10,6 +12,9 @@ from pdr_graph.cli.text import one_line
 from pdr_graph.eval.plan import Plan
 from pdr_graph.eval.records import read_run
 from pdr_graph.eval.tally import Tally, tallies
+
+WIDE = 72
+"""Columns of a terminal that has room for every column of the table."""
 
 
 def announcement(plan: Plan) -> list[str]:
@@ -40,28 +45,37 @@ def show_arms(out: Path, output: Output) -> None:
     if output.json:
         output.show_json({"out": str(out), "arms": {each.arm: each.to_json() for each in counted}})
         return
-    table = plain_table()
-    table.add_column("arm", overflow="fold")
-    for title in ("samples", "accuracy", "no answer", "failed", "B_seq", "B_total", "seconds"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for each in counted:
-        table.add_row(*_row(each))
     output.show(
-        table,
+        ArmTable(counted),
         Text(),
         Text("means over samples; intervals and differences: ", "dim")
         + Text(one_line(f"pdr-graph compare {out}")),
     )
 
 
-def _row(tally: Tally) -> list[str]:
-    return [
-        one_line(tally.arm),
-        str(tally.samples),
-        f"{tally.accuracy:.1%}",
-        f"{tally.no_answer:.1%}",
-        str(tally.failed),
-        f"{tally.b_seq:,.0f}",
-        f"{tally.b_total:,.0f}",
-        f"{tally.seconds:.1f}",
-    ]
+class ArmTable:
+    """One line for each arm, with the columns that its terminal has room for."""
+
+    def __init__(self, counted: Sequence[Tally]) -> None:
+        self._counted = counted
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        titles = list(_CELLS) if options.max_width >= WIDE else ["accuracy", "B_seq", "B_total"]
+        table = plain_table()
+        table.add_column("arm", overflow="fold")
+        for title in titles:
+            table.add_column(title, justify="right", no_wrap=True)
+        for each in self._counted:
+            table.add_row(one_line(each.arm), *(_CELLS[title](each) for title in titles))
+        yield table
+
+
+_CELLS: Mapping[str, Callable[[Tally], str]] = {
+    "samples": lambda tally: str(tally.samples),
+    "accuracy": lambda tally: f"{tally.accuracy:.1%}",
+    "no answer": lambda tally: f"{tally.no_answer:.1%}",
+    "failed": lambda tally: str(tally.failed),
+    "B_seq": lambda tally: f"{tally.b_seq:,.0f}",
+    "B_total": lambda tally: f"{tally.b_total:,.0f}",
+    "seconds": lambda tally: f"{tally.seconds:.1f}",
+}

@@ -30,6 +30,7 @@ from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import HEADER, read_header, read_run
 from pdr_graph.eval.runner import Runner
 from pdr_graph.eval.sample import Facts
+from pdr_graph.eval.sharing import SharingClient, sharing_arms
 from pdr_graph.eval.sources import load_problems
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import ModelClient
@@ -90,9 +91,15 @@ def eval_command(
         share_first_round=request.share_first_round,
     )
     _refuse_soon(plan, request.out)
+    dependent = sharing_arms(arms) if request.share_first_round else frozenset()
+    if dependent and request.ray is not None:
+        raise ConfigError(
+            "--share-first-round shares drafts within one process, and --ray has several; leave "
+            "one of them out"
+        )
     for line in announcement(plan):
         output.say(line)
-    work = _Work(plan, request, settings, prompts, output)
+    work = _Work(plan, request, settings, prompts, output, dependent)
     if request.ray is None:
         asyncio.run(work.carry_out())
     else:
@@ -111,6 +118,8 @@ class _Work:
     settings: Settings
     prompts: Prompts
     output: Output
+    dependent: frozenset[str]
+    """Arms that share first-round drafts with another."""
     cluster: Cluster | None = None
     """None runs all samples in this process."""
     begun: bool = False
@@ -174,7 +183,7 @@ class _Work:
         process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         file = self.request.out / TRACE / f"{process}.jsonl"
         return Equipment(
-            client=client,
+            client=SharingClient(client) if self.plan.share_first_round else client,
             saver=saver,
             settings=self.settings,
             kind=self.plan.arms[0].config.answer,
@@ -186,7 +195,7 @@ class _Work:
                 data_sha256=self.plan.problems.sha256,
                 prompts_sha256=self.plan.prompts_sha256,
                 versions=self.plan.versions(),
-                dependent=self.plan.share_first_round and len(self.plan.arms) > 1,
+                dependent=self.dependent,
             ),
         )
 

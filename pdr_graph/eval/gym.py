@@ -12,6 +12,7 @@ https://github.com/open-thought/reasoning-gym
 import asyncio
 import json
 import warnings
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -107,7 +108,8 @@ def _knobs(query: str, source: str) -> dict[str, Any]:
     for name in ("size", "seed"):
         value = knobs.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < (name == "size"):
-            raise ConfigError(f"{source!r}: {name} is {value!r}, it must be a whole number")
+            least = "of 1 or more" if name == "size" else "of 0 or more"
+            raise ConfigError(f"{source!r}: {name} is {value!r}, it must be a whole number {least}")
     return knobs
 
 
@@ -122,8 +124,10 @@ def _entries(task: str, knobs: dict[str, Any]) -> list[dict[str, Any]]:
                 "procedural problems need reasoning-gym: pip install 'pdr-graph[eval]'"
             ) from None
         if task not in DATASETS:
+            near = get_close_matches(task, DATASETS, n=5, cutoff=0.3) or sorted(DATASETS)
             raise ConfigError(
-                f"reasoning-gym has no task {task!r}; it has {', '.join(sorted(DATASETS))}"
+                f"reasoning-gym has no task {task!r} among its {len(DATASETS)}; perhaps one of "
+                f"{', '.join(near)}"
             )
         try:
             return [dict(entry) for entry in reasoning_gym.create_dataset(task, **knobs)]

@@ -113,7 +113,7 @@ def read_header(folder: Path) -> HeaderRecord:
         raise ConfigError(
             f"{str(folder)!r} holds no {HEADER}: `pdr-graph eval … --out {folder}` makes a run"
         ) from None
-    header = _object(text, str(file))
+    header = _object(text, str(file), remedy="restore it, or name another --out")
     _check(header, HeaderRecord, str(file))
     return header  # type: ignore[return-value]  # its fields were just checked
 
@@ -145,13 +145,13 @@ def parse_samples(data: bytes, file: Path, first_line: int = 1) -> Iterator[Samp
 _REPAIR = "restore it, or remove the line, and the sample is owed again"
 
 
-def _object(text: str, where: str) -> dict[str, Any]:
+def _object(text: str, where: str, remedy: str = _REPAIR) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"{where} is damaged ({error}); {_REPAIR}") from None
+        raise ConfigError(f"{where} is damaged ({error}); {remedy}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{where} is no JSON object; {_REPAIR}")
+        raise ConfigError(f"{where} is no JSON object; {remedy}")
     return value
 
 

@@ -55,7 +55,8 @@ class Facts:
     data_sha256: str
     prompts_sha256: Mapping[str, str]
     versions: Mapping[str, str]
-    dependent: bool
+    dependent: frozenset[str]
+    """Arms that share first-round drafts with another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Lab:
             problem_id=sample.problem.id,
             sample=sample.number,
             thread_id=sample.thread_id,
-            dependent=self.facts.dependent,
+            dependent=sample.arm.name in self.facts.dependent,
             answer=None,
             gold=sample.problem.gold,
             correct=False,

@@ -60,7 +60,7 @@ def kit(mock) -> Kit:
         answer="math",
         score=None,
         templates=dict(Prompts.load().templates),
-        facts=Facts("sha", {}, {}, dependent=False),
+        facts=Facts("sha", {}, {}, dependent=frozenset()),
         traced=True,
     )
 

@@ -1,11 +1,12 @@
 """The study of strategies: what it asks `pdr-graph eval` for."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.evaluation import eval_words, matchings, sources
+from benchmarks.studies.evaluation import eval_words, main, matchings, sources
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.judging import Judge
@@ -59,3 +60,20 @@ def test_words_of_eval_hold_the_matching():
     assert words[:4] == ["eval", "a.jsonl", "--out", "out"]
     assert words[words.index("--b-total") + 1] == "1200"
     assert words.count("--arm") == len(matching.arms)
+
+
+def test_it_measures_compares_and_joins_the_tables(mock, monkeypatch, tmp_path):
+    """One page with the tables of every run, and plots beside it."""
+    for name in ("PDR_BASE_URL", "PDR_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PDR_REDIS_URL", "memory")
+    file = tmp_path / "sums.jsonl"
+    rows = [{"problem": f"What is {n} + 1?", "answer": n + 1} for n in range(3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--quick", "--only", "b_seq", "--data", f"sums={file}", "--base-url", mock.url]
+    assert main([*words, "--out", str(tmp_path / "study")]) == 0
+    page = (tmp_path / "study" / "study.md").read_text()
+    assert "Model `mock-model`" in page
+    assert "## sums-b_seq" in page
+    assert "| pdr_summary | 3 | 3 |" in page
+    assert (tmp_path / "study" / "sums-b_seq" / "plots" / "accuracy-b-total.svg").exists()

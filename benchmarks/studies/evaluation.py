@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.studies import weights
 from pdr_graph.errors import LocalError
+from pdr_graph.eval.records import read_header
 from pdr_graph.local.data_dir import default_data_dir
 from pdr_graph.local.weights import fetch_weights, find_weights
 
@@ -56,19 +57,18 @@ def matchings(call_tokens: int, *, quick: bool) -> tuple[Matching, Matching]:
     """
     distillers = DISTILLERS[:1] if quick else DISTILLERS + ORACLES
     pdr = tuple(f"pdr_{each}=pdr@widths={WIDTH};distiller={each}" for each in distillers)
-    adaptive = f"pdr_adaptive=pdr_adaptive@widths={WIDTH}"
     at_b_seq = (
         "long_cot",
         "sr=sr@widths=1,1",
         *pdr,
-        adaptive,
+        f"pdr_adaptive=pdr_adaptive@widths={WIDTH},{WIDTH},{WIDTH}",
         f"majority=majority@widths={WIDTH}",
     )
     at_b_total = (
         "long_cot",
         f"sr=sr@max_tokens={call_tokens}",
         *pdr,
-        adaptive,
+        "pdr_adaptive=pdr_adaptive@widths=2,2,2",
         f"majority=majority@max_tokens={call_tokens}",
         f"genselect=genselect@max_tokens={call_tokens}",
     )
@@ -119,11 +119,12 @@ def run(words: Sequence[str]) -> None:
 
 def page(asked: argparse.Namespace, commands: Mapping[Path, Sequence[str]]) -> str:
     """Join the tables of all runs, each under the command that made it."""
+    model = read_header(next(iter(commands)))["model"]
     parts = [
-        f"# Strategies at matched budgets\n\nModel `{Path(asked.model or asked.base_url).name}`, "
+        f"# Strategies at matched budgets\n\nModel `{model}`, "
         f"pdr-graph {version('pdr-graph')}, Python {platform.python_version()}, "
-        f"{platform.system()} on {platform.machine()}; seed {asked.seed}, {asked.problems} "
-        f"problems, {asked.samples} samples each, all else as the presets have it.\n"
+        f"{platform.system()} on {platform.machine()}; seed {asked.seed}, at most {asked.problems} "
+        f"problems a source, samples of each arm at each: {asked.samples}.\n"
     ]
     for out, words in commands.items():
         table = (out / "table.md").read_text("utf-8")

@@ -1,0 +1,142 @@
+"""A run folder that several processes write to."""
+
+import json
+import multiprocessing
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.eval.folder import RunFolder
+from pdr_graph.eval.records import read_header, read_run
+
+HEADER = {
+    "schema": 1, "run_id": "r", "created": "", "data": {}, "arms": {}, "samples": 1, "seed": 0,
+    "model": "m", "prompts_sha256": {}, "versions": {}, "share_first_round": False,
+}  # fmt: skip
+
+
+def record(number: int, arm: str = "a", reason: str = "wrong") -> dict:
+    """Return a sample's line."""
+    return {
+        "schema": 1, "arm": arm, "problem_id": str(number), "sample": 0, "thread_id": "t",
+        "dependent": False, "answer": None, "gold": "1", "correct": False, "reason": reason,
+        "truncated": False, "finish": None, "rounds_run": 0, "ledger": {}, "seconds": 0.0,
+        "drafts": [], "workspaces": [], "prompts_sha256": {}, "data_sha256": "", "versions": {},
+        "seed": 1, "model": "m", "error": None,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    """A run that has begun."""
+    folder = RunFolder(tmp_path / "run")
+    folder.open(HEADER)
+    return folder
+
+
+def test_of_two_headers_the_first_holds(folder):
+    """Whoever comes later finds the run that there is."""
+    assert RunFolder(folder.path).open({**HEADER, "run_id": "later"})["run_id"] == "r"
+    assert {each.name for each in folder.path.iterdir()} == {"trace", "run.json"}
+
+
+def test_what_others_append_is_seen(folder):
+    """Each line once, by whoever looks."""
+    other = RunFolder(folder.path)
+    other.append(record(1))
+    folder.append(record(2))
+    assert [each["problem_id"] for each in folder.refresh()] == ["1", "2"]
+    assert folder.refresh() == []
+    other.append(record(3))
+    assert [each["problem_id"] for each in folder.refresh()] == ["3"]
+    assert len(folder.finished) == 3
+
+
+def test_a_line_that_was_torn_is_cut_off_by_the_next(folder):
+    """Its sample is owed again; until then readers see no more than whole lines."""
+    folder.append(record(1))
+    with folder.samples.open("ab") as file:
+        file.write(json.dumps(record(2)).encode()[:-40])
+    assert [each["problem_id"] for each in read_run(folder.path).samples] == ["1"]
+    assert len(folder.refresh()) == 1
+    folder.append(record(3))
+    assert [each["problem_id"] for each in folder.refresh()] == ["3"]
+    assert folder.samples.read_bytes().count(b"\n") == 2
+
+
+def test_of_two_lines_for_one_sample_the_later_holds(folder):
+    """It had failed, and was asked for again."""
+    folder.append(record(1, reason="failed"))
+    folder.append(record(2))
+    folder.append(record(1))
+    assert [(each["problem_id"], each["reason"]) for each in read_run(folder.path).samples] == [
+        ("2", "wrong"),
+        ("1", "wrong"),
+    ]
+
+
+def claim_some(path: Path, wanted: list[int], ready, go) -> None:
+    """Claim samples in a process of its own, and hold them until told to let go."""
+    folder = RunFolder(path)
+    with ExitStack() as held:
+        ready.put([number for number in wanted if held.enter_context(folder.claim(number))])
+        go.get()
+
+
+def test_a_claim_holds_between_processes_and_ends_with_its_own(folder):
+    """However it ended; within one process a sample is claimed by the one who runs it."""
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Queue(), context.Queue()
+    other = context.Process(target=claim_some, args=(folder.path, [3, 5], ready, go))
+    other.start()
+    assert ready.get(timeout=60) == [3, 5]
+    with folder.claim(3) as third, folder.claim(4) as fourth:
+        assert (third, fourth) == (False, True)
+    other.kill()
+    other.join()
+    with folder.claim(3) as third, folder.claim(5) as fifth:
+        assert (third, fifth) == (True, True)
+    folder.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("{", "run.json is damaged (.*); restore it, or name another --out"),
+        ("[]", "run.json is no JSON object; restore it, or name another --out"),
+        ('{"schema": 2}', "is of schema version 2, and this pdr-graph reads version 1"),
+        ('{"schema": 1}', "run.json lacks arms, created, "),
+    ],
+)
+def test_a_damaged_header_is_named(folder, data, said):
+    """With what to do."""
+    (folder.path / "run.json").write_text(data)
+    with pytest.raises(ConfigError, match=said):
+        read_header(folder.path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"{\n", r"samples.jsonl line 2 is damaged"),
+        (b"\xff\n", r"samples.jsonl line 2 is not UTF-8 text"),
+        (b'{"schema": 1}\n', r"samples.jsonl line 2 lacks answer, arm, "),
+        (json.dumps(record(2, reason="x")).encode() + b"\n", "line 2: reason 'x' is none"),
+    ],
+)
+def test_a_damaged_line_is_named(folder, line, said):
+    """And stops the reader: what it held is not lost in silence."""
+    folder.append(record(1))
+    with folder.samples.open("ab") as file:
+        file.write(line)
+    for read in (folder.refresh, lambda: read_run(folder.path)):
+        with pytest.raises(ConfigError, match=said):
+            read()
+
+
+def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
+    """Whether or not it is there."""
+    with pytest.raises(ConfigError, match=r"holds no run\.json: `pdr-graph eval … --out"):
+        read_run(tmp_path)

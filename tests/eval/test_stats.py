@@ -1,0 +1,199 @@
+"""The statistics against known values, brute force, other libraries, and simulated truth."""
+
+from itertools import combinations, pairwise, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+from statsmodels.api import OLS
+from statsmodels.stats.multitest import multipletests
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.eval.pairs import holm, paired_difference, sign_flip_p, token_ratio
+from pdr_graph.eval.stats import Votes, maj_at_k, mean_by_problem, pass_at_k
+
+SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=30)
+
+# ------------------------------------------------------------------------------ pass@k, maj@k
+
+
+@given(st.integers(1, 12), st.data())
+def test_pass_at_k_is_the_share_of_draws_that_hold_a_correct_one(num_attempts, data):
+    """Over all C(n, k) draws without replacement."""
+    num_correct = data.draw(st.integers(0, num_attempts))
+    k = data.draw(st.integers(1, num_attempts))
+    draws = list(combinations([1] * num_correct + [0] * (num_attempts - num_correct), k))
+    assert pass_at_k(num_attempts, num_correct, k) == pytest.approx(
+        sum(map(any, draws)) / len(draws)
+    )
+
+
+@given(st.integers(1, 200), st.data())
+def test_pass_at_1_is_the_mean_and_pass_at_k_grows(num_attempts, data):
+    """More draws never make success less likely."""
+    num_correct = data.draw(st.integers(0, num_attempts))
+    values = [pass_at_k(num_attempts, num_correct, k) for k in range(1, num_attempts + 1)]
+    assert values[0] == pytest.approx(num_correct / num_attempts)
+    assert all(before <= after + 1e-12 for before, after in pairwise(values))
+
+
+@given(st.integers(0, 4), st.lists(st.integers(1, 3), max_size=3), st.integers(0, 2), st.data())
+def test_maj_at_k_is_the_share_of_draws_that_the_correct_answer_wins(correct, wrong, silent, data):
+    """A tie counts by the share of its winners; who is silent does not vote."""
+    attempts = ["right"] * correct + [None] * silent
+    attempts += [f"wrong {index}" for index, count in enumerate(wrong) for _ in range(count)]
+    if not attempts:
+        return
+    k = data.draw(st.integers(1, len(attempts)))
+    won = []
+    for draw in combinations(attempts, k):
+        counts = {each: draw.count(each) for each in draw if each is not None}
+        best = [each for each, count in counts.items() if count == max(counts.values())]
+        won.append(best.count("right") / len(best) if best else 0.0)
+    assert maj_at_k(Votes(correct, tuple(wrong), silent), k) == pytest.approx(np.mean(won))
+
+
+@pytest.mark.parametrize("k", [0, 4, -1])
+def test_a_k_that_does_not_fit_is_named(k):
+    """Three attempts hold draws of one to three."""
+    for function in (lambda: pass_at_k(3, 1, k), lambda: maj_at_k(Votes(1, (2,)), k)):
+        with pytest.raises(ConfigError, match=f"k {k} does not fit 3 attempts"):
+            function()
+
+
+# ------------------------------------------------------------------------------ one arm
+
+
+@given(SHARES)
+def test_the_interval_is_students(values):
+    """As scipy has it, cut to what a share can be."""
+    estimate = mean_by_problem(values, bounds=(0.0, 1.0))
+    if np.ptp(values) == 0:
+        return
+    low, high = scipy_stats.t.interval(
+        0.95, len(values) - 1, np.mean(values), scipy_stats.sem(values)
+    )
+    assert estimate.interval.low == pytest.approx(max(0.0, low), abs=1e-9)
+    assert estimate.interval.high == pytest.approx(min(1.0, high), abs=1e-9)
+
+
+def test_the_interval_is_that_of_a_regression_clustered_by_problem():
+    """Statsmodels' CR1 on the single attempts, where every problem has equally many."""
+    rng = np.random.default_rng(3)
+    attempts = rng.random((20, 8)) < rng.random((20, 1))
+    problems = np.repeat(np.arange(20), 8)
+    fit = OLS(attempts.ravel().astype(float), np.ones(160)).fit(
+        cov_type="cluster", cov_kwds={"groups": problems}, use_t=True
+    )
+    estimate = mean_by_problem(attempts.mean(axis=1))
+    low, high = fit.conf_int()[0]
+    assert estimate.value == pytest.approx(fit.params[0])
+    assert estimate.interval.low == pytest.approx(low, rel=1e-6)
+    assert estimate.interval.high == pytest.approx(high, rel=1e-6)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """Problems of uniform difficulty, 8 attempts each: 95 % intervals hold the mean about so often.
+
+    An interval that takes attempts for independent would hold it in about half of the cases.
+    """
+    rng = np.random.default_rng(5)
+    rates = rng.beta(0.5, 0.5, (1500, 30))
+    means = rng.binomial(8, rates) / 8
+    held = [
+        estimate.interval.low <= 0.5 <= estimate.interval.high
+        for estimate in (mean_by_problem(row, bounds=(0.0, 1.0)) for row in means)
+    ]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_a_mean_without_spread_still_has_an_interval():
+    """Of 30 problems all solved, up to 9.5 % of all problems may be unsolved: 0.95^(1/30)."""
+    estimate = mean_by_problem([1.0] * 30, bounds=(0.0, 1.0))
+    assert estimate.interval.high == 1.0
+    assert estimate.interval.low == pytest.approx(0.05 ** (1 / 30))
+
+
+def test_one_problem_has_no_interval_and_none_no_mean():
+    """Nothing tells how much problems differ."""
+    assert mean_by_problem([0.5]).interval is None
+    with pytest.raises(ConfigError, match="nothing to average"):
+        mean_by_problem([])
+
+
+# ------------------------------------------------------------------------------ pairs of arms
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=9))
+@settings(deadline=None)
+def test_the_sign_flip_p_is_exact_for_few_problems(differences):
+    """The share of all sign patterns whose mean is as far from zero."""
+    seen = abs(np.mean(differences))
+    means = [
+        abs(np.mean(np.multiply(differences, signs)))
+        for signs in product([-1, 1], repeat=len(differences))
+    ]
+    expected = np.mean([mean >= seen - 1e-12 for mean in means])
+    assert sign_flip_p(differences) == pytest.approx(expected)
+
+
+def test_the_drawn_sign_flip_p_is_near_students():
+    """For many problems of a bell-shaped difference both tests agree."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(0.1, 0.4, 80)
+    assert sign_flip_p(values, num_flips=9_999) == pytest.approx(
+        scipy_stats.ttest_1samp(values, 0).pvalue, abs=0.01
+    )
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@settings(max_examples=20, deadline=None)
+def test_holm_is_statsmodels_holm(p_values):
+    """And never below the raw p, nor above 1."""
+    corrected = holm(p_values)
+    expected = multipletests(p_values, method="holm")[1]
+    assert corrected == pytest.approx(list(expected))
+    assert all(raw <= each <= 1 for raw, each in zip(p_values, corrected, strict=True))
+
+
+@given(SHARES, st.data())
+@settings(max_examples=20, deadline=None)
+def test_a_difference_changes_its_sign_with_its_order(reference, data):
+    """B minus A is minus A minus B, with the same p."""
+    other = data.draw(st.lists(st.floats(0, 1), min_size=len(reference), max_size=len(reference)))
+    there = paired_difference(reference, other, num_resamples=99)
+    back = paired_difference(other, reference, num_resamples=99)
+    assert there.estimate.value == pytest.approx(-back.estimate.value)
+    assert there.p_value == pytest.approx(back.p_value, abs=0.02)
+
+
+def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
+    """Differences of Bernoulli problems, 40 of them; BCa at 90 %."""
+    rng = np.random.default_rng(9)
+    held = []
+    for _ in range(60):
+        reference, other = rng.random(40) < 0.4, rng.random(40) < 0.6
+        found = paired_difference(
+            reference.astype(float), other.astype(float), confidence=0.9, num_resamples=199
+        ).bootstrap
+        held.append(found.low <= 0.2 <= found.high)
+    assert 0.8 <= np.mean(held) <= 0.99
+
+
+def test_the_token_ratio_is_that_of_the_means():
+    """Twice as dear on every problem is a ratio of 2 without an interval; else one holds it."""
+    assert token_ratio([1, 2, 3], [2, 4, 6]).interval is None
+    assert token_ratio([1, 2, 3], [2, 4, 6]).value == pytest.approx(2)
+    found = token_ratio([100, 200, 300, 400], [90, 50, 160, 100])
+    assert found.value == pytest.approx(0.4)
+    assert found.interval.low < 0.4 < found.interval.high
+    with pytest.raises(ConfigError, match="no ratio"):
+        token_ratio([0, 0], [1, 2])
+
+
+def test_arms_of_other_lengths_are_refused():
+    """A paired comparison needs the same problems."""
+    with pytest.raises(ConfigError, match="one arm has 2 problems and the other 3"):
+        paired_difference([0, 1], [0, 1, 1])

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients bench bench-checkpoints study check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients bench bench-checkpoints study study-adaptive check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, i
 
 study: $(VENV)/.dev ## strategies at matched budgets on a 0.5B model (hours; ARGS='--quick' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.evaluation $(ARGS)
+
+study-adaptive: $(VENV)/.dev ## pdr_adaptive beside pdr and majority on a 0.5B model (hours; ARGS='--base-url URL')
+	@$(RUN) -m benchmarks.studies.adaptive $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, floors
 	$(BIN)/ruff format --check .

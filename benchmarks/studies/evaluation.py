@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
         asked.problems, asked.samples = min(asked.problems, QUICK_PROBLEMS), 1
     if not (asked.model or asked.base_url):
         try:
-            asked.model = str(_weights())
+            asked.model = str(model_file())
         except LocalError as error:
             say(f"error: {error}")
             return 1
@@ -166,7 +166,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _weights() -> Path:
+def model_file() -> Path:
+    """Return the weights of the studies' model, fetched if they are not here yet.
+
+    Raises:
+        LocalError: they cannot be had.
+    """
     folder = default_data_dir()
     return find_weights(folder, weights=weights.QWEN) or fetch_weights(
         folder, say, weights=weights.QWEN, download=weights.join_parts

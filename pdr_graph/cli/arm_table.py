@@ -45,9 +45,13 @@ def show_arms(out: Path, output: Output) -> None:
     if output.json:
         output.show_json({"out": str(out), "arms": {each.arm: each.to_json() for each in counted}})
         return
+    failed = sum(each.failed for each in counted)
+    again = (
+        f"{_many(failed, 'sample')} failed; --retry-failed asks for them again" if failed else ""
+    )
     output.show(
         ArmTable(counted),
-        Text(),
+        Text(again and f"\n{again}\n"),
         Text("means over samples; intervals and differences: ", "dim")
         + Text(one_line(f"pdr-graph compare {out}")),
     )

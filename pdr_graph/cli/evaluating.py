@@ -168,6 +168,7 @@ class _Work:
                     places=Places(equipment.places(self.cluster)),
                     watcher=board,
                     claim=equipment.claim(self.cluster),
+                    alive=equipment.alive,
                     keep_threads=not self.request.forget and self.settings.redis_url != MEMORY,
                     retry_failed=self.request.retry_failed,
                 )

@@ -16,13 +16,16 @@ from checkpoints import RedisSaver, ThreadBusyError
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.stores import LEASE_S, MEMORY, Saver, open_saver
 from pdr_graph.connect import EMBEDDED_SLOTS
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.judging import Judge
 from pdr_graph.eval.problems import Score
 from pdr_graph.eval.runner import Claim, Laboratory
 from pdr_graph.eval.sample import Facts, Lab
 from pdr_graph.extensions import Extensions
+from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.endpoint import probe_endpoint
+from pdr_graph.llm.pool import make_http_client
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
 from pdr_graph.settings import Settings
@@ -95,6 +98,25 @@ class Equipment:
         else:
             async with self.on(cluster, output) as lab:
                 yield lab
+
+    async def alive(self) -> bool:
+        """Tell whether the endpoint answers now."""
+        model = self.client.model
+        if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
+            return True
+        http = make_http_client()
+        try:
+            await probe_endpoint(
+                http,
+                model.openai_api_base,
+                api_key=self.settings.api_key.get_secret_value(),
+                model=self.client.name,
+            )
+        except EndpointError:
+            return False
+        finally:
+            await http.aclose()
+        return True
 
     def places(self, cluster: Cluster | None) -> int:
         """Return how many calls may be made at once; more would wait within the server."""

@@ -7,7 +7,7 @@ run: a sample is claimed before it is looked at, and looked up again once it is.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -82,6 +82,8 @@ class Runner:
     """None where locks of the run folder are enough."""
     keep_threads: bool = True
     """Whether finished samples stay in the store, to be inspected."""
+    alive: Callable[[], Awaitable[bool]] | None = None
+    """Tells whether the endpoint answers; None takes it to do so."""
     retry_failed: bool = False
     """Whether samples that an earlier process recorded as failed are owed again."""
     _failures: list[tuple[Sample, SampleRecord]] = field(default_factory=list)
@@ -113,7 +115,7 @@ class Runner:
                 self.watcher.waiting(len(queue))
                 await asyncio.sleep(_LOOK_AGAIN_S)
                 self._stop_if_asked()
-        await self._record_failures()
+        await self._record_last_failures()
 
     async def _work_off(self, queue: deque[Sample]) -> None:
         """Start every sample of the queue as soon as there is room."""
@@ -173,6 +175,19 @@ class Runner:
         failures, self._failures = self._failures, []
         for sample, record in failures:
             await self._record(sample, record)
+
+    async def _record_last_failures(self) -> None:
+        """Record failures that no success came after, unless the endpoint is dead.
+
+        Raises:
+            EndpointError: it is.
+        """
+        if self._failures and self.alive is not None and not await self.alive():
+            raise EndpointError(
+                f"the endpoint answers no more: {self._failures[-1][1]['error']}; the last "
+                f"{len(self._failures)} that failed are not recorded"
+            )
+        await self._record_failures()
 
     def _stop_if_hopeless(self, error: PDRError) -> None:
         if len(self._failures) >= MOST_FAILURES:

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -112,9 +113,13 @@ def run(words: Sequence[str]) -> None:
         SystemExit: it failed, or was stopped; with its exit code.
     """
     say(f"$ pdr-graph {shlex.join(words)}")
-    code = subprocess.call([sys.executable, "-m", "pdr_graph.cli", *words])
-    if code:
-        raise SystemExit(code)
+    process = subprocess.Popen([sys.executable, "-m", "pdr_graph.cli", *words])
+    while process.poll() is None:
+        # Ctrl-C reaches the command too, which then stops where it can be gone on with.
+        with suppress(KeyboardInterrupt):
+            process.wait()
+    if process.returncode:
+        raise SystemExit(process.returncode)
 
 
 def page(asked: argparse.Namespace, commands: Mapping[Path, Sequence[str]]) -> str:

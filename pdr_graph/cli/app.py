@@ -166,13 +166,22 @@ def _inspect(
     thread: Annotated[str, typer.Argument(help="The run, as `pdr-graph threads` lists it.")],
     storage: Given,
     full: Annotated[bool, typer.Option("--full", help="Show every text whole.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write the run as one page that needs no network and runs no script.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show a run: rounds, drafts, workspaces, solution, verdict, ledger."""
     from pdr_graph.cli.inspecting import inspect_command
 
-    inspect_command(thread, storage, full=full, output=_output(json, quiet))
+    inspect_command(thread, storage, full=full, page=html, output=_output(json, quiet))
 
 
 @app.command("serve")
@@ -407,6 +416,12 @@ def _compare(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write it all as one page.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -414,7 +429,7 @@ def _compare(
     from pdr_graph.cli.comparing import compare_command
 
     compare_command(
-        runs, pairs or [], ks or [], confidence, seed, markdown, plots, _output(json, quiet)
+        runs, pairs or [], ks or [], confidence, seed, markdown, plots, html, _output(json, quiet)
     )
 
 

@@ -28,6 +28,7 @@ def compare_command(
     seed: int,
     markdown: Path | None,
     plots: Path | None,
+    html: Path | None,
     output: Output,
 ) -> None:
     """Compare the arms of some runs, show it, and write what was asked for.
@@ -47,7 +48,7 @@ def compare_command(
         seed=seed,
     )
     found = asyncio.run(compare([read_run(folder) for folder in folders], request))
-    written = list(_write(found, markdown, plots))
+    written = list(_write(found, markdown, plots, html))
     if output.json:
         output.show_json({**found.to_json(), "written": [str(file) for file in written]})
     else:
@@ -74,7 +75,9 @@ def _pair(text: str) -> tuple[str, str]:
     return reference, arm
 
 
-def _write(found: "Comparison", markdown: Path | None, plots: Path | None) -> Iterator[Path]:
+def _write(
+    found: "Comparison", markdown: Path | None, plots: Path | None, html: Path | None
+) -> Iterator[Path]:
     if markdown is not None:
         from pdr_graph.eval.markdown import to_markdown
 
@@ -84,18 +87,31 @@ def _write(found: "Comparison", markdown: Path | None, plots: Path | None) -> It
         except OSError as error:
             raise ConfigError(_unwritable(markdown, error)) from None
         yield markdown
+    if plots is not None or html is not None:
+        _need_matplotlib()
     if plots is not None:
-        try:
-            from pdr_graph.eval.plots import draw
-        except ImportError as error:
-            raise ConfigError(
-                f"--plots needs {error.name}, which is not installed; "
-                "install it with: pip install 'pdr-graph[eval]'"
-            ) from None
+        from pdr_graph.eval.plots import draw
+
         try:
             yield from draw(found, plots)
         except OSError as error:
             raise ConfigError(_unwritable(plots, error)) from None
+    if html is not None:
+        from pdr_graph.eval.comparison_page import comparison_page
+        from pdr_graph.page import write_page
+
+        write_page(html, comparison_page(found))
+        yield html
+
+
+def _need_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "--plots and --html need matplotlib, which is not installed; "
+            "install it with: pip install 'pdr-graph[eval]'"
+        ) from None
 
 
 def _unwritable(path: Path, error: OSError) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -24,12 +25,24 @@ from pdr_graph.types import Draft
 CLIPPED_LINES, INDENT = 6, 2
 
 
-def inspect_command(thread_id: str, given: Given, *, full: bool, output: Output) -> None:
-    """Show one run."""
+def inspect_command(
+    thread_id: str, given: Given, *, full: bool, page: Path | None, output: Output
+) -> None:
+    """Show one run, or write it as a page.
+
+    Raises:
+        ConfigError: the page cannot be written.
+        UnknownThreadError: nothing is recorded under this thread.
+    """
     past = asyncio.run(_read(thread_id, load_settings(**given), output))
+    if page is not None:
+        from pdr_graph.page import run_page, write_page
+
+        write_page(page, asyncio.run(run_page(past)))
+        output.say(f"written: {page}")
     if output.json:
         output.show_json(_plain(past))
-    else:
+    elif page is None:
         output.show(*_parts(past, None if full else CLIPPED_LINES))
 
 

@@ -120,6 +120,12 @@ def rounds_left(state: PDRState) -> int:
     return num_rounds(config_of(state), state.get("extra_rounds", 0)) - state["round"]
 
 
+def more_drafts(state: PDRState) -> int:
+    """Return how many drafts the rounds still to come may bring."""
+    config, done = config_of(state), state["round"]
+    return sum(width_of(config, done + each) for each in range(1, rounds_left(state) + 1))
+
+
 def next_width(state: PDRState) -> int:
     """Return how many calls read the workspaces made now: M of the next round, or 1."""
     return width_of(config_of(state), state["round"] + 1) if rounds_left(state) > 0 else 1

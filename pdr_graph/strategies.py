@@ -19,7 +19,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "pdr": {"widths": (16, 8, 4), "distiller": "summary"},
         "pdr_adaptive": {
             "widths": (4, 4, 4, 4),
-            "distiller": "consensus",
+            "distiller": "none",
             "finish": "vote",
             "pool_rounds": True,
             "stop_on_consensus": 0.75,

@@ -34,3 +34,12 @@ async def add_votes(kind: AnswerKind, tally: Tally | None, drafts: Sequence[Draf
     counted.sort(key=lambda vote: vote["count"], reverse=True)
     voters = (tally["voters"] if tally else 0) + len(drafts)
     return Tally(voters=voters, votes=counted[:MAX_ANSWERS])
+
+
+def is_decided(tally: Tally, more_drafts: int) -> bool:
+    """Tell whether no number of further drafts can change who wins the vote."""
+    votes = tally["votes"]
+    if not votes:
+        return False
+    second = votes[1]["count"] if len(votes) > 1 else 0
+    return votes[0]["count"] - second > more_drafts > 0

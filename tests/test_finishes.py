@@ -11,7 +11,7 @@ from pdr_graph.finish.refine import refine
 from pdr_graph.finish.select import select
 from pdr_graph.finish.vote import vote
 from pdr_graph.types import Workspace
-from pdr_graph.votes import MAX_ANSWERS, add_votes
+from pdr_graph.votes import MAX_ANSWERS, add_votes, is_decided
 from tests.fakes import drafts_with, make_draft, make_step, prompts_of
 
 
@@ -126,6 +126,18 @@ async def test_a_tally_stays_small():
         tally = await add_votes(answer_kind("math"), tally, drafts_with(*answers))
         assert len(tally["votes"]) == MAX_ANSWERS
     assert (tally["voters"], tally["votes"][0]["count"]) == (4 * 17, 4)
+
+
+@pytest.mark.parametrize(
+    ("answers", "more", "decided"),
+    [("7778", 1, True), ("7778", 2, False), ("77", 2, False), ("777", 2, True), ("777", 0, False)],
+)
+async def test_a_vote_is_decided_when_the_lead_exceeds_what_may_come(answers, more, decided):
+    """Without a draft to come there is nothing left to save."""
+    tally = await add_votes(answer_kind("math"), None, drafts_with(*answers))
+    assert is_decided(tally, more) is decided
+    nobody = await add_votes(answer_kind("math"), None, drafts_with(None))
+    assert not is_decided(nobody, more)
 
 
 async def test_a_vote_makes_no_call():

@@ -192,6 +192,31 @@ async def test_agreement_of_all_rounds_ends_them(mock, connect):
     assert result.state["tally"]["voters"] == 8
 
 
+async def test_rounds_end_once_no_draft_to_come_can_change_the_vote(mock, connect):
+    """With one draft left and a lead of more than one, it is not asked for."""
+    for seed in range(4):
+        mock.reset()
+        mock.configure(answers=["42", "42", "42", "7"])
+        config = preset(
+            "pdr_adaptive", widths=(6, 1), stop_on_consensus=1.0, **{**SMALL, "seed": seed}
+        )
+        result = await solve(PROBLEM, config, model=connect())
+        counts = [vote["count"] for vote in result.state["tally"]["votes"]]
+        if mock.stats()["calls"] == 6:
+            assert counts[0] - sum(counts[1:]) > 1
+        else:
+            assert abs(counts[0] - sum(counts[1:])) <= 2
+
+
+async def test_drafts_of_a_round_that_starts_afresh_read_the_problem_alone(mock, connect):
+    """The distiller `none` passes nothing on, and asks nothing."""
+    config = preset("pdr_adaptive", stop_on_consensus=1.0, widths=(2, 2), **SMALL)
+    await solve(PROBLEM, config, model=connect())
+    prompts = {str(row["body"]["messages"]) for row in mock.requests()}
+    seeds = {row["body"]["seed"] for row in mock.requests()}
+    assert (len(prompts), len(seeds)) == (1, 4)
+
+
 async def test_a_round_that_cannot_be_paid_for_is_skipped_and_said(mock, connect):
     """`max_total_tokens` sends the run to the refiner before it is passed."""
     config = preset("pdr", widths=(4, 4, 4), max_total_tokens=9000, **SMALL)

@@ -9,6 +9,7 @@ from pdr_graph.distill.critique import critique
 from pdr_graph.distill.distiller import Distil, Distiller, MaxCalls, no_calls, one_call
 from pdr_graph.distill.entry import Entry, draft_entry
 from pdr_graph.distill.latest import latest
+from pdr_graph.distill.none import none
 from pdr_graph.distill.random_k import random_k
 from pdr_graph.distill.summary import summary
 from pdr_graph.distill.top_k import calls_per_sample, top_k, top_k_per_sample
@@ -24,6 +25,7 @@ DISTILLERS: Mapping[str, Distiller] = MappingProxyType(
         "critique": Distiller(critique),
         "answers": Distiller(answers, no_calls),
         "consensus": Distiller(consensus, no_calls),
+        "none": Distiller(none, no_calls),
         "tournament": Distiller(tournament, calls_of_tournament),
     }
 )

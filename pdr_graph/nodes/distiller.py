@@ -13,11 +13,11 @@ from pdr_graph.distill.pack import pack
 from pdr_graph.errors import QuorumError
 from pdr_graph.finish import DRAFT_FINISHES
 from pdr_graph.nodes.toolbox import Toolbox
-from pdr_graph.state import PDRState, config_of, rounds_left, succeeded
+from pdr_graph.state import PDRState, config_of, more_drafts, rounds_left, succeeded
 from pdr_graph.step import Step
 from pdr_graph.strategies import drafts_needed, width_of
 from pdr_graph.types import Workspace
-from pdr_graph.votes import add_votes
+from pdr_graph.votes import add_votes, is_decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class DistillerNode:
         if step.config.pool_rounds:
             tally = await add_votes(step.answers, step.tally, step.drafts)
             step = replace(step, tally=tally)
-        agreed = await _consensus(step)
+        agreed = await _consensus(step, more_drafts=more_drafts(state))
         if agreed is not None:
             note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"
             runtime.stream_writer({"event": "note", "text": note})
@@ -76,13 +76,16 @@ class DistillerNode:
         return list(await asyncio.gather(*(pack(each, kappa, step.counter) for each in texts)))
 
 
-async def _consensus(step: Step) -> tuple[str, float] | None:
+async def _consensus(step: Step, *, more_drafts: int) -> tuple[str, float] | None:
+    """Return the answer that ends the rounds, and its share of the drafts; None to go on."""
     threshold = step.config.stop_on_consensus
     if threshold is None:
         return None
     if step.tally is not None:
         votes, voters = step.tally["votes"], step.tally["voters"]
         answer, share = (votes[0]["answer"], votes[0]["count"] / voters) if votes else (None, 0.0)
+        if step.config.finish == "vote" and is_decided(step.tally, more_drafts):
+            threshold = 0.0
     else:
         answer, share = await agreement(step.answers, [draft["answer"] for draft in step.drafts])
     return (answer, share) if answer is not None and share >= threshold else None

@@ -1,8 +1,8 @@
 """The adaptive study: what `pdr_adaptive` saves beside `pdr` and a majority vote, and at what loss.
 
 `make study-adaptive` runs `pdr-graph eval` and then `pdr-graph compare`. The preset was chosen on
-problems of seed 77; the study's own, of seed 2026, were not looked at before. Its claim is read off
-the table of differences: the points of accuracy with their interval, and the ratio of B_total.
+problems of seeds 77 and 2026; the study's own, of seed 31, were not looked at before. Its claim is
+read off the table of differences: points of accuracy with their interval, the ratio of B_total.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.studies.evaluation import compare_words, model_file, run, say
 from pdr_graph.errors import LocalError
 
-SEED = 2026
+SEED = 31
 TASK = "chain_sum"
 KNOBS = "min_terms=3&max_terms=5&min_digits=1&max_digits=2"
 ARMS = ("pdr_adaptive", "pdr=pdr@widths=8,4", "majority")
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--base-url", help="endpoint; without one the embedded server runs the model")
     add("--model", help="a .gguf file, or the endpoint's name (Qwen2.5-Coder-0.5B, fetched)")
     add("--data", type=Path, metavar="FILE", help="JSON lines in the place of the sums: GSM8K")
-    add("--problems", type=int, default=48, help="how many (%(default)s)")
+    add("--problems", type=int, default=32, help="how many (%(default)s)")
     return parser
 
 

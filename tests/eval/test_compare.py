@@ -74,6 +74,21 @@ def test_markdown_and_plots_are_written(forgetful, run, tmp_path):
     assert "accuracy, %" in drawn
 
 
+def test_a_page_holds_tables_plots_and_caveats(forgetful, tmp_path):
+    """One file: no script, nothing fetched, an arm's name is text."""
+    name = "<script>alert(1)</script>"
+    made = [sample(name, problem) for problem in PROBLEMS]
+    run = write_run(tmp_path / "run", made, arms=(name,), num_samples=2)
+    page = tmp_path / "deep" / "page.html"
+    assert forgetful("compare", str(run), "--html", str(page)).code == 0
+    text = page.read_text("utf-8")
+    assert text.count("data:image/svg+xml;base64,") == 2
+    assert "samples are owed" in text
+    assert "Where it is won and lost" in text
+    assert "<script" not in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
 def test_a_narrow_terminal_has_a_line_for_each_figure(forgetful, run, monkeypatch):
     """Nothing is cut."""
     monkeypatch.setenv("COLUMNS", "40")

@@ -1,0 +1,149 @@
+"""A run as a page: all of it is there, nothing of it is run."""
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from time import perf_counter
+
+import pytest
+
+from pdr_graph import preset, solve
+from pdr_graph.budget import Ledger
+from pdr_graph.page import run_page
+from pdr_graph.run_history import RoundView, RunHistory
+from pdr_graph.types import Solution, Verdict, Workspace
+from tests.fakes import drafts_with, make_draft
+from tests.page.browser import CHROMIUM, dom_of
+
+HOSTILE = (
+    "</pre></details><script>document.title='owned'</script>"
+    "<img src=x onerror=\"document.title='owned'\"><svg onload=\"document.title='owned'\">"
+    "<a href=\"javascript:document.title='owned'\">{{ 7 * 7 }}</a>{% raw %}\u202e\ud83d</style>"
+)
+
+
+class Tags(HTMLParser):
+    """Collects what a page consists of."""
+
+    VOID = frozenset({"meta", "br", "img", "link"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def past_with(text: str = "All is well.", *, num_drafts: int = 3, rounds: int = 1) -> RunHistory:
+    """Return a finished run in which every text is the same."""
+    drafts = [
+        make_draft(index, "42" if index else text[:40], solution=text)
+        for index in range(num_drafts)
+    ]
+    workspace = Workspace(text=text, tokens=100, estimated=True, sources=[0, 1])
+    return RunHistory(
+        thread_id=text[:60],
+        problem=text,
+        config=preset("pdr", kappa=256, answer="text"),
+        record=None,
+        rounds=[
+            RoundView(
+                number, num_drafts, [{**each, "round": number} for each in drafts], [workspace]
+            )
+            for number in range(1, rounds + 1)
+        ],
+        solution=Solution(text=text, answer=text[:40], truncated=True, finish="refine"),
+        verdict=Verdict(verifier="judge", accepted=False, reason=text),
+        notes=[text],
+        ledger=Ledger(),
+        next=(),
+        updated_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+async def test_hostile_text_is_text():
+    """No tag, no attribute and no template of a draft's own gets into the page."""
+    hostile, harmless = Tags(await run_page(past_with(HOSTILE))), Tags(await run_page(past_with()))
+    assert hostile.open == harmless.open == []
+    assert hostile.names == harmless.names
+    assert "script" not in hostile.names
+    followed = {"src", "href", "onerror", "onload", "action", "formaction"}
+    for name, value in hostile.attributes:
+        assert name not in followed or re.fullmatch(r"#[\w-]+", value or "")
+    assert "{{ 7 * 7 }}" in await run_page(past_with(HOSTILE))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt install chromium")
+async def test_a_browser_runs_none_of_it(tmp_path):
+    """In real Chromium the title stays ours; a page without escaping would have changed it."""
+    page = tmp_path / "page.html"
+    page.write_text(await run_page(past_with(HOSTILE)), "utf-8")
+    assert "<title>owned" not in dom_of(page, tmp_path / "profile")
+    page.write_text(f"<title>ours</title><body>{HOSTILE}".encode("utf-8", "replace").decode())
+    assert "<title>owned" in dom_of(page, tmp_path / "profile")
+
+
+async def test_a_large_run_is_a_light_page():
+    """16 drafts of 8,000 tokens in each of 3 rounds: at most twice their text."""
+    text = "So let x be the sum of the digits; then x < 9 & x > 2. " * 600
+    past = past_with(text, num_drafts=16, rounds=3)
+    began = perf_counter()
+    page = await run_page(past)
+    assert perf_counter() - began < 20
+    whole = len(text) * (16 * 3 + 3 + 2)
+    assert whole < len(page.encode()) <= 2 * whole
+
+
+async def test_the_page_of_a_run_says_what_happened(mock, connect):
+    """Drafts, agreement, workspace and where it came from, budgets, the verdict."""
+    mock.configure(answers=["42"])
+    config = preset("pdr", widths=(4,), max_tokens=512, kappa=256, solution_tokens=256, seed=7)
+    result = await solve("What is 6 x 7?", config, model=connect())
+    state = result.state
+    past = replace(
+        past_with(),
+        problem="What is 6 x 7?",
+        config=config,
+        record=state["record"],
+        rounds=[RoundView(1, 5, state["drafts"] or drafts_with("42", "42", "41", None))],
+        solution=state["solution"],
+        ledger=result.ledger,
+        next=("drafter",),
+    )
+    page = await run_page(past)
+    for text in (
+        "What is 6 x 7?",
+        "stopped at drafter",
+        "Round 1: 5 drafts",
+        "(1 owed)",
+        "allotted to the calls",
+        f"{result.ledger.b_total:,}",
+        "<b>refiner</b>",
+        "rejected",
+    ):
+        assert text in page
+
+
+def test_inspect_writes_it(stored, mock, tmp_path):
+    """`--html` writes a file and leaves standard output empty; a bad place is named."""
+    words = ["--widths", "2", "--max-tokens", "256", "--kappa", "256", "--solution-tokens", "128"]
+    assert stored("solve", "1 + 1?", "--thread", "one", *words, "--quiet").code == 0
+    page = tmp_path / "deep" / "run.html"
+    done = stored("inspect", "one", "--html", str(page))
+    assert (done.code, done.out) == (0, "")
+    assert f"written: {page}" in done.err
+    assert "Run one" in page.read_text("utf-8")
+    done = stored("inspect", "one", "--html", "/proc/none/run.html")
+    assert done.code in {1, 2}
+    assert "cannot be written" in done.err

@@ -327,8 +327,8 @@ def _eval(
         typer.Option(
             "--ray",
             metavar="ADDRESS",
-            help="Spread the samples over a Ray cluster: `auto`, HOST:PORT, ray://HOST:PORT, or "
-            "`local` for one on this machine. Endpoint and store must be within its reach.",
+            help="Spread the samples over a Ray cluster: `auto` for this machine's, HOST:PORT of "
+            "its head, `local` to start one. Endpoint and store must be within its reach.",
             rich_help_panel="Cluster",
         ),
     ] = None,

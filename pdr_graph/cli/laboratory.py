@@ -148,7 +148,7 @@ def cluster_of(address: str, num_workers: int | None, settings: Settings) -> Ite
             f"--ray {address} needs a store that its workers can reach; set --checkpoint / "
             "PDR_REDIS_URL to redis://…"
         )
-    from pdr_graph.eval.ray_cluster import MOST_WORKERS, connect, disconnect
+    from pdr_graph.eval.ray_connection import MOST_WORKERS, connect, disconnect
 
     processors = connect(address)
     try:

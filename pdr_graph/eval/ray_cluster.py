@@ -8,7 +8,6 @@ https://docs.ray.io/en/latest/ray-core/actors.html
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ from pdr_graph.eval.schema import SampleRecord
 from pdr_graph.run import OnEvent
 from pdr_graph.trace import Trace
 
-MOST_WORKERS = 16
-"""Where their number is not given, however many processors the cluster has."""
 MOST_DEATHS = 3
 """Workers that one sample may take along before it is held to be the cause."""
 _LOOK_S = 0.2
@@ -150,37 +147,6 @@ class RayLab:
         return outcome.record
 
 
-def connect(address: str) -> int:
-    """Connect to a cluster, `local` for one of this machine's own; returns its processors.
-
-    Raises:
-        ConfigError: Ray is not installed, or there is no cluster.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError("--ray needs Ray: pip install 'pdr-graph[ray]'") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a user's evaluations are the user's
-    own = {"include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
-    # Errors of several libraries, by the form of the address.
-    except Exception as error:  # noqa: BLE001
-        why = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"no Ray cluster answers at {address!r} ({why}); start one by `ray start --head`, or "
-            "use --ray local"
-        ) from None
-    return int(ray.cluster_resources().get("CPU", 1))
-
-
-def disconnect() -> None:
-    """Leave the cluster, and end it if it was ours."""
-    import ray
-
-    ray.shutdown()
-
-
 @asynccontextmanager
 async def ray_lab(
     kit: Kit,
@@ -198,7 +164,7 @@ async def ray_lab(
         EndpointError: a worker cannot reach model or store.
     """
     import ray
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayActorError, RayError
 
     remote = ray.remote(Worker).options(
         # They wait for the model; to ask for processors would be to wait for them.
@@ -210,7 +176,14 @@ async def ray_lab(
     handles = [remote.remote(kit) for _ in range(num_workers)]
     try:
         say(f"ray: starting {num_workers} workers")
-        about = await asyncio.gather(*(handle.open.remote() for handle in handles))
+        try:
+            about = await asyncio.gather(*(handle.open.remote() for handle in handles))
+        except RayError as error:
+            why = " ".join(str(error).split())[-300:]
+            raise EndpointError(
+                f"a Ray worker cannot start: {why}; pdr-graph {version('pdr-graph')} must be "
+                "installed on every node"
+            ) from None
         for each in about:
             if each["version"] != version("pdr-graph"):
                 raise ConfigError(

@@ -148,6 +148,26 @@ def test_a_cluster_needs_a_store_in_its_reach(cli, mock, monkeypatch, tmp_path, 
     assert said in done.err
 
 
+@needs_ray
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1'"),
+        ("ray://127.0.0.1:1", "is no HOST:PORT of a cluster's head; `auto` finds the cluster"),
+        ("somewhere", "is no HOST:PORT of a cluster's head"),
+        ("127.0.0.1:99999", "no Ray cluster answers at '127.0.0.1:99999'"),
+    ],
+)
+def test_a_cluster_that_is_none_is_told_at_once(cli, mock, monkeypatch, tmp_path, address, said):
+    """Ray itself would try for minutes."""
+    quiz = write_quiz(tmp_path, mock, 5)
+    monkeypatch.setenv("PDR_BASE_URL", mock.url)
+    words = ["--ray", address, "--checkpoint", "redis://127.0.0.1:1/0"]
+    done = cli("eval", str(quiz.file), "--arm", "long_cot", "--out", "run", "--quiet", *words)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert said in done.err
+
+
 def test_without_ray_one_sentence_says_how_to_get_it(cli, mock, monkeypatch, tmp_path):
     """Feature, package, command."""
     if importlib.util.find_spec("ray") is not None:

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients bench bench-checkpoints study study-adaptive check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser bench bench-checkpoints study study-adaptive check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -35,6 +35,13 @@ test-clients: $(VENV)/.local ## what works with packages that are heavy to insta
 	  'lm-eval[api]>=0.4.13' 'schemathesis>=4.32'
 	@$(VENV)/clients/bin/python -m pytest -p no:cacheprovider tests/serve/test_harnesses.py \
 	  tests/serve/test_fuzz.py tests/test_inspect_solver.py tests/eval/test_ray.py $(ARGS)
+
+test-browser: $(VENV)/.local ## the pages under axe-core in Chromium, which the machine must have (a minute)
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@test -x $(VENV)/browser/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/browser
+	@$(BIN)/uv pip install --quiet --python $(VENV)/browser -e '.[dev]' \
+	  'playwright>=1.50' 'axe-playwright-python>=0.1.4'
+	@$(VENV)/browser/bin/python -m pytest -p no:cacheprovider -W default tests/page $(ARGS)
 
 bench-prefix: $(VENV)/.vllm ## how much of shared prompts real vLLM serves from its cache (2 minutes)
 	@$(RUN) -m benchmarks.prefix_sharing $(ARGS)

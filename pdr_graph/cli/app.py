@@ -166,6 +166,12 @@ def _inspect(
     thread: Annotated[str, typer.Argument(help="The run, as `pdr-graph threads` lists it.")],
     storage: Given,
     full: Annotated[bool, typer.Option("--full", help="Show every text whole.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Follow a run of another process to its end; JSON lines with --json."
+        ),
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -181,7 +187,7 @@ def _inspect(
     """Show a run: rounds, drafts, workspaces, solution, verdict, ledger."""
     from pdr_graph.cli.inspecting import inspect_command
 
-    inspect_command(thread, storage, full=full, page=html, output=_output(json, quiet))
+    inspect_command(thread, storage, full=full, watch=watch, page=html, output=_output(json, quiet))
 
 
 @app.command("serve")

@@ -18,6 +18,7 @@ from pdr_graph.cli.render import answer_text, heading, labelled, verdict_text
 from pdr_graph.cli.stores import open_saver
 from pdr_graph.cli.tables import plain_table
 from pdr_graph.cli.text import one_line
+from pdr_graph.cli.watching import watch_command
 from pdr_graph.run_history import RoundView, RunHistory, history
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.types import Draft
@@ -26,20 +27,26 @@ CLIPPED_LINES, INDENT = 6, 2
 
 
 def inspect_command(
-    thread_id: str, given: Given, *, full: bool, page: Path | None, output: Output
+    thread_id: str, given: Given, *, full: bool, watch: bool, page: Path | None, output: Output
 ) -> None:
-    """Show one run, or write it as a page.
+    """Show one run, write it as a page, or first follow it to its end.
 
     Raises:
         ConfigError: the page cannot be written.
         UnknownThreadError: nothing is recorded under this thread.
+        typer.Exit: a run that was followed stopped before its end.
     """
-    past = asyncio.run(_read(thread_id, load_settings(**given), output))
+    if watch:
+        past = watch_command(thread_id, given, output)
+    else:
+        past = asyncio.run(_read(thread_id, load_settings(**given), output))
     if page is not None:
         from pdr_graph.page import run_page, write_page
 
         write_page(page, asyncio.run(run_page(past)))
         output.say(f"written: {page}")
+    if watch:
+        return
     if output.json:
         output.show_json(_plain(past))
     elif page is None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdr_graph.config import PDRConfig
+    from pdr_graph.embed.node import pdr_node
+    from pdr_graph.embed.tool import as_tool
     from pdr_graph.errors import PDRError
     from pdr_graph.extensions import Extensions
     from pdr_graph.graph import build_graph
@@ -34,8 +36,10 @@ __all__ = [
     "PDRError",
     "Parts",
     "Result",
+    "as_tool",
     "build_graph",
     "history",
+    "pdr_node",
     "preset",
     "resume",
     "solve",
@@ -50,8 +54,10 @@ _HOMES = {
     "PDRError": "errors",
     "Parts": "run",
     "Result": "result",
+    "as_tool": "embed.tool",
     "build_graph": "graph",
     "history": "run_history",
+    "pdr_node": "embed.node",
     "preset": "strategies",
     "resume": "run",
     "solve": "run",

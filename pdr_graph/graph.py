@@ -25,6 +25,9 @@ from pdr_graph.trace import NoTrace, Trace
 
 PDRGraph = CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]
 
+_STEPS_PER_ROUND = 3
+"""Super-steps of one round: plan, drafters, distiller."""
+
 
 def build_graph(
     model: BaseChatModel | ModelClient,
@@ -68,3 +71,9 @@ def build_graph(
     builder.add_edge("refiner", "verifier")
     builder.add_conditional_edges("verifier", after_verifier)
     return builder.compile(checkpointer=checkpointer, name="pdr")
+
+
+def max_supersteps(config: PDRConfig) -> int:
+    """Return a recursion limit that no run of this config reaches."""
+    rounds = len(config.widths) + config.max_extra_rounds + 1
+    return _STEPS_PER_ROUND * rounds + 10

@@ -28,7 +28,7 @@ from pdr_graph.errors import (
     UnknownThreadError,
 )
 from pdr_graph.extensions import Extensions
-from pdr_graph.graph import PDRGraph, build_graph
+from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.result import Result
@@ -39,9 +39,6 @@ from pdr_graph.trace import Trace
 OnEvent = Callable[[dict[str, Any]], None]
 """Receives progress as plain data: `round`, `draft`, `workspace`, `finish`, `solution`,
 `verdict` and `note` events, each under its name in `event`; `chunk` events where asked for."""
-
-_STEPS_PER_ROUND = 3
-"""Super-steps of one round: plan, drafters, distiller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +138,7 @@ async def resume(
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
         return Result.of_state(thread_id, state, elapsed_s(state.get("ledger", [])))
-    if _stuck_below_quorum(snapshot, state):
+    if owes_drafts(snapshot):
         # Planning the round anew sends drafters for the missing drafts alone.
         await graph.aupdate_state(_run(thread_id), {"phase": "draft"}, as_node="plan")
     return await _drive(graph, thread_id, None, config, parts, durable=True)
@@ -157,6 +154,14 @@ def graph_model(model: BaseChatModel | ModelClient) -> str:
     return (model if isinstance(model, ModelClient) else ModelClient(model)).name
 
 
+def owes_drafts(snapshot: StateSnapshot) -> bool:
+    """Tell whether a run stopped since a round stayed below its quorum."""
+    state = state_of(snapshot.values)
+    if snapshot.next != ("distiller",):
+        return False
+    return len(succeeded(state)) < drafts_needed(config_of(state), state["round"])
+
+
 async def _drive(
     graph: PDRGraph,
     thread_id: str,
@@ -168,8 +173,7 @@ async def _drive(
 ) -> Result:
     """Run the graph to its end, or to the error that stopped it."""
     started = perf_counter()
-    rounds = len(config.widths) + config.max_extra_rounds + 1
-    run: RunnableConfig = {**_run(thread_id), "recursion_limit": _STEPS_PER_ROUND * rounds + 10}
+    run: RunnableConfig = {**_run(thread_id), "recursion_limit": max_supersteps(config)}
     state: PDRState = {}
     before = 0.0
     try:
@@ -233,9 +237,3 @@ def _refuse_changes(
 
 async def _has_opened(graph: PDRGraph, thread_id: str) -> bool:
     return "record" in (await graph.aget_state(_run(thread_id))).values
-
-
-def _stuck_below_quorum(snapshot: StateSnapshot, state: PDRState) -> bool:
-    if snapshot.next != ("distiller",):
-        return False
-    return len(succeeded(state)) < drafts_needed(config_of(state), state["round"])

@@ -1,0 +1,82 @@
+"""PDR as a node of any graph: `builder.add_node("reason", pdr_node(config, model=model))`."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.runtime import Runtime
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.embed.charge import charge
+from pdr_graph.embed.messages import as_message, read_messages
+from pdr_graph.embed.subrun import subrun
+from pdr_graph.errors import ConfigError
+from pdr_graph.extensions import Extensions
+from pdr_graph.graph import build_graph
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.prompts import Prompts
+from pdr_graph.result import Result
+from pdr_graph.trace import Trace
+
+# Any: the parent's own types of state and update, which LangGraph leaves open.
+Node = Callable[[Any, Runtime[Any]], Awaitable[dict[str, Any]]]
+ReadProblem = Callable[[Any], str]
+"""From the parent's state to the problem."""
+WriteResult = Callable[[Result], dict[str, Any]]
+"""From the result to an update of the parent's state."""
+
+
+def pdr_node(
+    config: PDRConfig | None = None,
+    *,
+    model: BaseChatModel | ModelClient,
+    input: ReadProblem = read_messages,
+    output: WriteResult = as_message,
+    extensions: Extensions | None = None,
+    prompts: Prompts | None = None,
+    trace: Trace | None = None,
+    stream_answer: bool = False,
+) -> Node:
+    """Return a node that answers by a run of PDR, as a subgraph of the graph it is added to.
+
+    Compile the parent with a checkpointer and the run is kept with it: run the parent again with
+    the input None, after a crash or an error, and no finished draft is asked for again. A parent
+    whose state has a channel `ledger: Annotated[list[LedgerRow], merge_rows]` is charged.
+
+    Args:
+        config: None takes the parent's context, where that is a `PDRConfig`, else the default.
+        model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
+        input: Reads the problem from the state; as it stands, from `messages`.
+        output: Makes the update of a result; as it stands, one message.
+        extensions: Distillers, finishes and verifiers of your own.
+        prompts: None is the built-in ones.
+        trace: Receives every model call in full; None keeps nothing.
+        stream_answer: Whether the refinement is told, as `chunk` events, while it is written.
+
+    Raises:
+        ConfigError: the config names a part that there is not.
+    """
+    if config is not None:
+        (extensions or Extensions()).check(config)
+    graph = build_graph(
+        model, extensions=extensions, prompts=prompts, trace=trace, stream_answer=stream_answer
+    )
+
+    # LangGraph finds the subgraph, to draw it and to show its state, among the names that this
+    # function closes over.
+    async def reason(state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+        asked = config or _context(runtime)
+        problem = input(state)
+        if not isinstance(problem, str):
+            raise ConfigError(
+                f"input must return the problem as text, not {type(problem).__name__}"
+            )
+        result = await subrun(graph, problem, asked, write=runtime.stream_writer)
+        # LangGraph passes over keys that are no channel of the parent's.
+        return {"ledger": [charge(result)], **output(result)}
+
+    return reason
+
+
+def _context(runtime: Runtime[Any]) -> PDRConfig:
+    return runtime.context if isinstance(runtime.context, PDRConfig) else PDRConfig()

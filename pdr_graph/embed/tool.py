@@ -1,0 +1,106 @@
+"""PDR as a tool of agents: `create_agent(model, tools=[as_tool(preset("pdr"), model=model)])`."""
+
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langgraph.config import get_stream_writer
+from langgraph.prebuilt import ToolRuntime
+from langgraph.types import Command
+from pydantic import BaseModel, ConfigDict
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.embed.charge import charge
+from pdr_graph.embed.messages import report
+from pdr_graph.embed.subrun import subrun
+from pdr_graph.extensions import Extensions
+from pdr_graph.graph import build_graph
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.prompts import Prompts
+from pdr_graph.result import Result
+from pdr_graph.run import Parts, solve
+from pdr_graph.trace import Trace
+
+DESCRIPTION = (
+    "Think hard about one question: many attempts side by side, compared and refined. Slow and "
+    "costly; for questions that need several steps of reasoning, such as mathematics, planning "
+    "or code. It sees nothing of the conversation, so state the question in full."
+)
+
+
+class Question(BaseModel):
+    """What the calling model fills in."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    question: str
+    """The question, in full, with everything that is needed to answer it."""
+
+
+def as_tool(
+    config: PDRConfig | None = None,
+    *,
+    model: BaseChatModel | ModelClient,
+    name: str = "think_hard",
+    description: str = DESCRIPTION,
+    return_direct: bool = False,
+    extensions: Extensions | None = None,
+    prompts: Prompts | None = None,
+    trace: Trace | None = None,
+) -> BaseTool:
+    """Return a tool that answers a question by a run of PDR.
+
+    In an agent of LangGraph's (`create_agent`, `ToolNode`) the run is a subgraph: kept by the
+    agent's checkpointer, resumed half-way with it, told of in its stream, and charged to a channel
+    `ledger: Annotated[list[LedgerRow], merge_rows]` of its state if there is one. Called by hand,
+    it is a run that nothing keeps. Answer, verdict and ledger are the message's artifact.
+
+    Args:
+        config: None is `PDRConfig()`.
+        model: What reasons; need not be the agent's own.
+        name: What the agent's model calls it.
+        description: What the agent's model decides by.
+        return_direct: Whether the agent ends with the tool's answer.
+        extensions: Distillers, finishes and verifiers of your own.
+        prompts: None is the built-in ones.
+        trace: Receives every model call in full; None keeps nothing.
+
+    Raises:
+        ConfigError: the config names a part that there is not.
+    """
+    config = config or PDRConfig()
+    extensions = extensions or Extensions()
+    extensions.check(config)
+    graph = build_graph(model, extensions=extensions, prompts=prompts, trace=trace)
+    parts = Parts(extensions=extensions, prompts=prompts, trace=trace)
+
+    async def think(
+        question: str,
+        runtime: ToolRuntime = None,  # type: ignore[assignment]  # absent where no agent calls
+    ) -> tuple[Any, Any]:
+        if not question.strip():
+            raise ToolException("the question is empty; state it in full")
+        if runtime is None:
+            result = await solve(question, config, model=model, parts=parts)
+            return result.solution, report(result)
+        result = await subrun(graph, question, config, write=get_stream_writer())
+        return _command(result, runtime), None
+
+    return StructuredTool.from_function(
+        coroutine=think,
+        name=name,
+        description=description,
+        args_schema=Question,
+        return_direct=return_direct,
+        response_format="content_and_artifact",
+        handle_tool_error=True,
+    )
+
+
+def _command(result: Result, runtime: ToolRuntime) -> Command[Any]:
+    message = ToolMessage(
+        result.solution, tool_call_id=runtime.tool_call_id, artifact=report(result)
+    )
+    # LangGraph passes over keys that are no channel of the agent's.
+    return Command(update={"messages": [message], "ledger": [charge(result)]})

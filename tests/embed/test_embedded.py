@@ -1,0 +1,64 @@
+"""PDR inside a parent graph: what the parent sees of it, and what it pays."""
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+
+from pdr_graph.errors import ConfigError, QuorumError
+from tests.embed.parent import CALLS, CONFIG, QUESTION, node_parent, tool_parent
+
+ASKED = {"messages": [("user", QUESTION)]}
+RUN = {"configurable": {"thread_id": "t"}}
+
+
+@pytest.mark.parametrize("parent", [node_parent, tool_parent])
+async def test_a_round_below_its_quorum_asks_for_the_missing_drafts_alone(mock, connect, parent):
+    """The parent run again with no input repeats three refused drafts, and not the good one."""
+    mock.configure(status=[{"match": {"call": call}, "status": 400} for call in (1, 2, 3)])
+    graph = parent(connect()).compile(checkpointer=InMemorySaver())
+    with pytest.raises(QuorumError):
+        await graph.ainvoke(ASKED, RUN, durability="sync")
+    mock.configure(status=[])
+    state = await graph.ainvoke(None, RUN, durability="sync")
+    assert mock.stats()["calls"] == CALLS + 3
+    assert (state["ledger"][0]["calls"], state["ledger"][0]["failed"]) == (CALLS + 3, 3)
+
+
+async def test_tools_called_side_by_side_are_charged_as_such(mock, connect):
+    """Two runs in one super-step: their tokens add up, their critical path is the longer one."""
+    graph = tool_parent(connect(), ["What is 1 + 1?", "What is 2 + 2?"]).compile()
+    state = await graph.ainvoke(ASKED)
+    (row,) = state["ledger"]
+    stats = mock.stats()
+    assert row["calls"] == 2 * CALLS
+    assert row["prompt_tokens"] == stats["prompt_tokens"]
+    assert row["completion_tokens"] == stats["completion_tokens"]
+    assert row["critical_tokens"] == max(
+        message.artifact["ledger"]["b_seq"] for message in state["messages"][-2:]
+    )
+
+
+@pytest.mark.parametrize("subgraphs", [False, True])
+async def test_progress_reaches_the_parents_stream_once(connect, subgraphs):
+    """Every draft is told of once; under the subgraph's namespace where subgraphs are shown."""
+    graph = node_parent(connect()).compile()
+    parts = [
+        part
+        async for part in graph.astream(
+            ASKED, stream_mode=["custom"], subgraphs=subgraphs, version="v2"
+        )
+    ]
+    drafts = [part for part in parts if part["data"]["event"] == "draft"]
+    assert len(drafts) == sum(CONFIG.widths)
+    assert all(bool(part["ns"]) == subgraphs for part in drafts)
+
+
+async def test_the_drawing_shows_the_steps_within_the_node(connect):
+    """Studio's xray finds the subgraph."""
+    drawn = node_parent(connect()).compile().get_graph(xray=True)
+    assert {"reason:plan", "reason:drafter", "reason:refiner"} <= set(drawn.nodes)
+
+
+async def test_a_conversation_without_a_users_text_is_refused(connect):
+    """One sentence, before any call."""
+    with pytest.raises(ConfigError, match="no user message has any text"):
+        await node_parent(connect()).compile().ainvoke({"messages": [("ai", "Hello.")]})

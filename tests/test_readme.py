@@ -36,6 +36,15 @@ async def test_the_example_of_an_own_distiller_runs(mock, connect):
     assert mock.stats()["calls"] == 3
 
 
+async def test_the_example_of_a_parent_graph_runs(mock, connect):
+    """A message in, a message out."""
+    names: dict[str, object] = {}
+    exec(compile(BLOCKS[2].replace("(8, 4)", "(2,)"), "README.md", "exec"), names)
+    state = await names["build"](connect()).ainvoke({"messages": [("user", "What is 6 x 7?")]})
+    assert [message.type for message in state["messages"]] == ["human", "ai"]
+    assert mock.stats()["calls"] == 4
+
+
 @pytest.mark.parametrize("path", re.findall(r"^  ([\w./]+\.py)\s", README.read_text("utf-8"), re.M))
 def test_the_annotated_tree_is_true(path):
     """Every file that the README names is there."""

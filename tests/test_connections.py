@@ -20,6 +20,8 @@ class Server:
         self.opened = 0
         self.writers: set[asyncio.StreamWriter] = set()
         self.delay_s = 0.0
+        self.hang_up = 0
+        """So many requests more are read and answered by closing their connection."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.opened += 1
@@ -27,6 +29,9 @@ class Server:
         try:
             while await reader.readuntil(b"\r\n\r\n"):
                 await asyncio.sleep(self.delay_s)
+                if self.hang_up:
+                    self.hang_up -= 1
+                    break
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -97,6 +102,29 @@ async def test_a_connection_that_the_server_closed_is_replaced(server, http):
     await settled(lambda: not server.writers)
     assert (await http.get(server.url)).text == "ok"
     assert server.opened == 2
+
+
+async def test_a_kept_connection_that_closes_under_a_request_is_replaced(server, http):
+    """A server may give it up just as the request is on its way, and has not worked on it."""
+    await http.get(server.url)
+    server.hang_up = 1
+    assert (await http.post(server.url, content=b"\r\n\r\n")).text == "ok"
+    assert server.opened == 2
+
+
+@pytest.mark.parametrize(
+    ("kept", "delay_s"), [(False, 0.0), (True, 0.4)], ids=["new connection", "later"]
+)
+async def test_a_request_that_may_have_been_worked_on_is_not_sent_again(
+    server, http, kept, delay_s
+):
+    """A server that dies over a call has cost something, which the caller must learn."""
+    if kept:
+        await http.get(server.url)
+    server.hang_up, server.delay_s = 1, delay_s
+    with pytest.raises(httpx2.RemoteProtocolError):
+        await http.get(server.url)
+    assert server.opened == 1
 
 
 async def test_a_body_that_is_closed_twice_frees_its_connection_once(server, http):

@@ -146,21 +146,6 @@ async def test_a_count_that_fails_in_mid_run_is_estimated_and_marked():
     assert counts == [(3, "server"), (estimate_tokens(TEXT), "estimate"), (3, "server")]
 
 
-async def test_a_connection_that_was_closed_while_idle_is_replaced():
-    """The count is asked again and stays exact."""
-    replies = iter([None, 200, None, None, 200])
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        status = next(replies)
-        if status is None:
-            raise httpx2.RemoteProtocolError("Server disconnected without sending a response.")
-        return httpx2.Response(status, json={"count": 3})
-
-    counter = counter_on(answer, "http://x/v1")
-    assert await counter.count(TEXT) == 3
-    assert counter.source == "server"
-
-
 async def test_a_dead_server_leaves_the_estimate():
     """Nobody is kept from counting by a connection that fails."""
 

@@ -8,6 +8,10 @@ where the model is called.
 httpcore's pool looks at every connection it has when a request begins and again when it ends,
 which makes a call dearer the more others are in flight (1.9 ms alone, 7 ms beside a thousand). So
 each connection is given a pool of its own, and here we only keep the free ones apart.
+
+A server closes a connection that nothing comes over, vLLM and llama.cpp after 5 s, and may do so
+just as the next request is on its way. We give ours up before that; a kept connection that ends at
+once all the same is replaced and the request sent again, since nobody has worked on it.
 """
 
 import socket
@@ -25,14 +29,18 @@ TIMEOUT = httpx2.Timeout(None, connect=10.0)
 
 _MOST_IDLE = 1024
 """Free connections that are kept, for each server."""
-_IDLE_S = 30.0
-"""Seconds that a free connection is kept."""
+_IDLE_S = 4.0
+"""Seconds that a free connection is kept: fewer than the servers keep theirs."""
+_AT_ONCE_S = 0.25
+"""A kept connection that ends within these seconds was closed before the request came."""
 _ONE_CONNECTION = httpx2.Limits(
     max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE_S
 )
 
 _Origin = tuple[str, str, int | None]
 """Scheme, host and port."""
+_Free = deque[tuple[httpx2.AsyncHTTPTransport, float]]
+"""Connections that lead to one server, each with the time since which it is free."""
 
 
 class LoopTransport(httpx2.AsyncBaseTransport):
@@ -57,7 +65,7 @@ class _Lanes:
 
     def __init__(self) -> None:
         self._all: set[httpx2.AsyncHTTPTransport] = set()
-        self._free: dict[_Origin, deque[tuple[httpx2.AsyncHTTPTransport, float]]] = {}
+        self._free: dict[_Origin, _Free] = {}
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._closed = False
 
@@ -65,9 +73,10 @@ class _Lanes:
         """Send on the connection that was in use last, so that the others can age."""
         url = request.url
         free = self._free.setdefault((url.scheme, url.host, url.port), deque())
-        lane = free.pop()[0] if free else self._open(url.scheme)
+        kept = bool(free)
+        lane = free.pop()[0] if kept else self._open(url.scheme)
         try:
-            response = await lane.handle_async_request(request)
+            response = await _send_on(lane, request, kept=kept)
         except BaseException:
             self._release(lane, free)
             raise
@@ -99,20 +108,29 @@ class _Lanes:
         self._all.add(lane)
         return lane
 
-    def _release(
-        self,
-        lane: httpx2.AsyncHTTPTransport,
-        free: deque[tuple[httpx2.AsyncHTTPTransport, float]],
-    ) -> None:
+    def _release(self, lane: httpx2.AsyncHTTPTransport, free: _Free) -> None:
         if not self._closed:
             free.append((lane, monotonic()))
 
-    async def _trim(self, free: deque[tuple[httpx2.AsyncHTTPTransport, float]]) -> None:
+    async def _trim(self, free: _Free) -> None:
         """Close what has been free for too long, or is one too many."""
         while free and (len(free) > _MOST_IDLE or monotonic() - free[0][1] > _IDLE_S):
             lane = free.popleft()[0]
             self._all.discard(lane)
             await lane.aclose()
+
+
+async def _send_on(
+    lane: httpx2.AsyncHTTPTransport, request: httpx2.Request, *, kept: bool
+) -> httpx2.Response:
+    began = monotonic()
+    try:
+        return await lane.handle_async_request(request)
+    except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+        if not kept or monotonic() - began > _AT_ONCE_S:
+            raise
+    # Having lost its connection, the lane opens another.
+    return await lane.handle_async_request(request)
 
 
 class _LentStream(httpx2.AsyncByteStream):

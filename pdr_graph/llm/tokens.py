@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import httpx2
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.estimate import estimate_tokens
@@ -19,14 +18,6 @@ from pdr_graph.llm.wellformed import wellformed
 logger = logging.getLogger(__name__)
 
 Source = Literal["server", "file", "estimate"]
-
-_ON_A_NEW_CONNECTION = AsyncRetrying(
-    stop=stop_after_attempt(3),
-    retry=retry_if_exception_type(
-        (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
-    ),
-    reraise=True,
-)
 
 
 class TokenCounter(Protocol):
@@ -129,10 +120,7 @@ class ServerCounter:
             else {"content": readable, "add_special": False}
         )
         try:
-            # A server may close an idle connection just as it is used again.
-            async for attempt in _ON_A_NEW_CONNECTION.copy():
-                with attempt:
-                    reply = await self._http.post(self._url, json=body, headers=self._headers)
+            reply = await self._http.post(self._url, json=body, headers=self._headers)
             answer = reply.raise_for_status().json()
             return int(answer["count"]) if "count" in answer else len(answer["tokens"])
         except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from pdr_graph import ModelClient, Parts, preset, resume, solve
+from engine.server import VLLMServer
+from pdr_graph import ChatVLLM, ModelClient, Parts, preset, resume, solve
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ContextWindowError, QuorumError
 from pdr_graph.llm.client import Sampling
@@ -14,6 +15,13 @@ from pdr_graph.llm.meter import Spent
 from pdr_graph.llm.retry import Retry
 from pdr_graph.settings import load_settings
 from tests.vllm.conftest import PROBLEM, TINY, WINDOW, eventually
+
+ENDLESS = {"ignore_eos": True}
+"""Makes vLLM write up to `max_tokens`, so that a call is surely under way for seconds."""
+
+
+def running(server: VLLMServer) -> float:
+    return server.metrics()["vllm:num_requests_running"]
 
 
 async def test_a_window_too_small_is_refused_before_any_draft(server, client):
@@ -45,32 +53,41 @@ async def test_long_seeded_prompts_at_once_are_survived(server, client):
     assert all(reply.usage.completion for reply in replies)
 
 
-async def test_a_cut_stragglers_request_leaves_vllm(server, client):
+class OneShort(ChatVLLM):
+    """Ends its first reply after 8 tokens, and every other one at its limit only."""
+
+    shortened: bool = False
+
+    async def _agenerate(self, messages, stop=None, run_manager=None, **asked):
+        if not self.shortened:
+            self.shortened, asked["max_tokens"] = True, 8
+        return await super()._agenerate(messages, stop, run_manager, **asked)
+
+
+async def test_a_cut_stragglers_request_leaves_vllm(server):
     """With a quorum the others are cancelled; vLLM soon runs none of them."""
     config = preset(
-        "majority", widths=(4,), quorum=0.25, min_success=0.25, **{**TINY, "max_tokens": 600}
+        "majority", widths=(4,), quorum=0.25, min_success=0.25, **{**TINY, "max_tokens": 900}
     )
-    result = await solve("Write a long story about a fox.", config, model=client)
-    ended = await eventually(
-        lambda: server.metrics()["vllm:num_requests_running"] == 0, within_s=5.0
-    )
-    assert ended
+    model = OneShort(base_url=server.base_url, model=server.name, extra_body=ENDLESS)
+    result = await solve("Write a long story about a fox.", config, model=model)
+    assert await eventually(lambda: running(server) == 0, within_s=5.0)
+    await model.aclose()
     cut = [draft for draft in result.state["drafts"] if draft["error"] == "cut"]
-    assert cut
-    assert result.to_json()["ledger"]["aborted"] == len(cut)
+    assert len(cut) == 3
+    assert result.to_json()["ledger"]["aborted"] == 3
 
 
-async def test_a_cancelled_run_leaves_nothing_running(server, client):
+async def test_a_cancelled_run_leaves_nothing_running(server, chat):
     """Cancelling the task that solves ends its requests at vLLM."""
-    config = preset("majority", widths=(3,), **{**TINY, "max_tokens": 600})
-    run = asyncio.create_task(solve("Write a long story about a fox.", config, model=client))
-    assert await eventually(lambda: server.metrics()["vllm:num_requests_running"] == 3)
+    config = preset("majority", widths=(3,), **{**TINY, "max_tokens": 900})
+    model = chat(extra_body=ENDLESS)
+    run = asyncio.create_task(solve("Write a long story about a fox.", config, model=model))
+    assert await eventually(lambda: running(server) > 0)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
-    assert await eventually(
-        lambda: server.metrics()["vllm:num_requests_running"] == 0, within_s=5.0
-    )
+    assert await eventually(lambda: running(server) == 0, within_s=5.0)
 
 
 async def test_a_server_that_dies_in_mid_round_costs_only_what_was_under_way(server):

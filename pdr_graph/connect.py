@@ -5,8 +5,8 @@ async with open_client() as client:
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from pdr_graph.errors import ConfigError
@@ -19,6 +19,7 @@ from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.local import embedded_model
 from pdr_graph.local.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
+from pdr_graph.telemetry import exported, logged_to
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +46,28 @@ async def open_client(
 
     Raises:
         EndpointError: the endpoint is dead, refuses the key, or does not serve the model.
-        ConfigError: it serves several models and none is named, or the tokenizer file is none.
+        ConfigError: it serves several models and none is named, the tokenizer file is none,
+            the log file cannot be written, or spans are asked for without OpenTelemetry.
         LocalError: the embedded model is not to be had.
     """
     settings = settings or load_settings()
+    with _observed(settings):
+        async with _opened(settings, announce) as client:
+            yield client
+
+
+@contextmanager
+def _observed(settings: Settings) -> Iterator[None]:
+    with ExitStack() as stack:
+        if settings.log_file is not None:
+            stack.enter_context(logged_to(settings.log_file))
+        if settings.otel:
+            stack.enter_context(exported(content=settings.otel_content))
+        yield
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[ModelClient]:
     if settings.base_url is not None:
         async with _connected(settings, settings.base_url, settings.model) as client:
             yield client

@@ -27,6 +27,7 @@ from pdr_graph.errors import (
     ThreadExistsError,
     UnknownThreadError,
 )
+from pdr_graph.event_log import log_event
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
@@ -176,6 +177,7 @@ async def _drive(
     run: RunnableConfig = {**_run(thread_id), "recursion_limit": max_supersteps(config)}
     state: PDRState = {}
     before = 0.0
+    log_event(thread_id, {"event": "begin", "preset": config.preset, "resumed": entry is None})
     try:
         async for part in graph.astream(
             entry,
@@ -190,11 +192,21 @@ async def _drive(
                 if not state and entry is None:
                     before = elapsed_s(part["data"].get("ledger", []))
                 state = state_of(part["data"])
-            elif part["type"] == "custom" and parts.on_event is not None:
-                parts.on_event(part["data"])
-    except GraphDrained as error:
-        raise DrainedError(thread_id) from error
-    return Result.of_state(thread_id, state, before + perf_counter() - started)
+            elif part["type"] == "custom":
+                log_event(thread_id, part["data"])
+                if parts.on_event is not None:
+                    parts.on_event(part["data"])
+    except BaseException as error:
+        log_event(thread_id, {"event": "stopped", "error": type(error).__name__})
+        if isinstance(error, GraphDrained):
+            raise DrainedError(thread_id) from error
+        raise
+    result = Result.of_state(thread_id, state, before + perf_counter() - started)
+    log_event(
+        thread_id,
+        {"event": "end", "seconds": round(result.seconds, 3), "b_total": result.ledger.b_total},
+    )
+    return result
 
 
 def _graph(

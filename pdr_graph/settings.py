@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     """Calls to the model at once."""
     retries: int = Field(3, ge=0)
     """Further attempts at a call that failed for a passing reason."""
+    log_file: Path | None = None
+    """File to which each step of each run is appended as a JSON line, without its texts."""
+    otel: bool = False
+    """Whether spans of runs and calls are sent by OpenTelemetry, as its OTEL_… variables say."""
+    otel_content: bool = False
+    """Whether those spans hold prompts and replies."""
 
     @field_validator("api_key")
     @classmethod

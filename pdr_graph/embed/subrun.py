@@ -14,6 +14,7 @@ from langgraph.types import StreamWriter
 from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
+from pdr_graph.event_log import log_event
 from pdr_graph.graph import PDRGraph, max_supersteps
 from pdr_graph.result import Result
 from pdr_graph.run import owes_drafts
@@ -44,6 +45,7 @@ async def subrun(
     # Without a stream that shows subgraphs their events would be dropped, not passed up.
     forwards = CONFIG_KEY_STREAM not in outer["configurable"]
     state: PDRState = {}
+    thread_id = str(outer["configurable"].get("thread_id", ""))
     async for part in graph.astream(
         ProblemInput(problem=problem, config=config.model_dump(mode="json")),
         {"recursion_limit": max_supersteps(config)},
@@ -52,10 +54,10 @@ async def subrun(
         version="v2",
     ):
         if part["type"] == "custom":
+            log_event(thread_id, part["data"])
             write(part["data"])
         elif part["type"] == "values":
             state = state_of(part["data"])
-    thread_id = str(outer["configurable"].get("thread_id", ""))
     return Result.of_state(thread_id, state, elapsed_s(state.get("ledger", [])))
 
 

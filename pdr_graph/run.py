@@ -241,7 +241,7 @@ def _refuse_changes(
     if record is not None:
         if record["model"] != model_name:
             changed.append(f"model ({record['model']!r}, now {model_name!r})")
-        if parts.prompts is not None and record["prompts"] != parts.prompts.hashes():
+        if parts.prompts is not None and record["prompts"] != parts.prompts.of_run(config).hashes():
             changed.append("set of prompts")
     if changed:
         raise ConfigChangedError(thread_id, changed)

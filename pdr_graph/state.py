@@ -6,10 +6,11 @@ rounds. Whatever a drafter shares with its siblings is read from the state, sinc
 of a `Send` is stored twice per branch.
 """
 
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from langgraph.config import get_config
 from langgraph.pregel._read import ChannelRead
+from typing_extensions import TypedDict  # pydantic makes schemas of no other before Python 3.12
 
 from pdr_graph.budget import merge_rows
 from pdr_graph.config import PDRConfig

@@ -4,7 +4,9 @@ What is checkpointed is a `TypedDict` of text, numbers and lists: any saver stor
 serialisers included, and Studio can edit it.
 """
 
-from typing import Literal, TypedDict
+from typing import Literal
+
+from typing_extensions import TypedDict
 
 DraftError = Literal["failed", "empty", "truncated", "cut"]
 """Why a draft has no solution: the call failed, nothing was said, the thought was cut short,

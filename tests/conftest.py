@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from pdr_graph import ChatVLLM, ModelClient
 from pdr_graph.llm.pool import make_http_client
@@ -11,6 +12,10 @@ from pdr_graph.llm.tokens import ServerCounter
 from tests.mock_endpoint import MockEndpoint
 
 MODEL = "mock-model"
+
+# How long an example takes says more of the machine, and of what else it runs, than of the law.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.config import PDRConfig, changed_fields, make_config
+from pdr_graph.config import PDRConfig, changed_fields, form_of, make_config
 from pdr_graph.errors import ConfigError
 
 configs = st.builds(
@@ -140,3 +140,23 @@ def test_a_seed_that_is_not_asked_for_is_no_change():
     """The record holds the seed that was drawn; a resume without one asks for nothing."""
     assert changed_fields(make_config(seed=7), make_config()) == []
     assert changed_fields(make_config(seed=7), make_config(seed=7)) == []
+
+
+@given(config=configs)
+def test_a_form_shows_what_a_config_holds(config):
+    """Its defaults are the config's values, its checks and texts those of every config."""
+    form = form_of(config)
+    assert form().model_dump() == config.model_dump()
+    assert issubclass(form, PDRConfig)
+    for name, field in PDRConfig.model_fields.items():
+        assert form.model_fields[name].description == field.description
+    with pytest.raises(ValueError, match="kappa"):
+        form(kappa=1)
+
+
+def test_every_field_has_a_text_and_every_node_a_form():
+    """Studio shows the text beside the field, and the field at its nodes."""
+    fields = PDRConfig.model_json_schema()["properties"]
+    assert all(field["description"] for field in fields.values())
+    nodes = {node for field in fields.values() for node in field.get("langgraph_nodes", [])}
+    assert nodes == {"plan", "drafter", "distiller", "refiner", "verifier"}

@@ -204,7 +204,7 @@ def test_studio_serves(mock, tmp_path):
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server on the path")
     port, store = str(unused_port()), str(unused_port())
-    shutil.copy(DOCKER / "langgraph.json", tmp_path)
+    shutil.copy(ROOT / "langgraph.json", tmp_path)
     shutil.copytree(ROOT / "graphs", tmp_path / "graphs")
     words = [each.replace("2024", port) for each in command_of("studio", "CMD")]
     check = [each.replace("2024", port) for each in command_of("studio", "HEALTHCHECK")]

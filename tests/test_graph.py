@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from pdr_graph import PRESETS, Extensions, build_graph, preset, solve
+from pdr_graph import PRESETS, Extensions, build_graph, preset, resume, solve
 from pdr_graph.distill import Entry
-from pdr_graph.errors import ConfigError, ContextWindowError, QuorumError
+from pdr_graph.errors import ConfigChangedError, ConfigError, ContextWindowError, QuorumError
 from pdr_graph.run import Parts
 from pdr_graph.types import Solution, Verdict
 
@@ -369,15 +369,47 @@ def test_every_edge_is_drawn():
     }
 
 
-async def test_studios_graphs_open_on_the_configured_endpoint(mock, monkeypatch):
-    """`graphs/` connects by the settings, and `sr` opens with its own preset."""
-    from graphs.pdr import pdr
-    from graphs.sr import sr
+async def test_prompts_of_a_config_are_what_its_calls_say(mock, connect):
+    """Every call of a run by the templates of its own config; the record shows that they are."""
+    own = {
+        "draft_prompt": "DRAFT $problem $answer_format",
+        "improve_prompt": "IMPROVE $problem $workspace $answer_format",
+        "distill_prompt": "DISTILL $problem $candidates",
+        "judge_prompt": "JUDGE $problem $candidates",
+    }
+    config = preset("pdr", widths=(2, 1), verifier="judge", **SMALL, **own)
+    result = await solve(PROBLEM, config, model=connect())
+    prompts = [row["body"]["messages"][0]["content"] for row in mock.requests()]
+    assert [prompt.split()[0] for prompt in prompts] == [
+        *("DRAFT", "DRAFT", "DISTILL", "IMPROVE", "DISTILL", "IMPROVE", "JUDGE")
+    ]
+    assert all(PROBLEM in prompt for prompt in prompts)
+    assert result.config.draft_prompt == own["draft_prompt"]
 
-    monkeypatch.setenv("PDR_BASE_URL", mock.url)
-    async with pdr() as graph:
-        state = await graph.ainvoke({"problem": PROBLEM}, context=preset("majority", **SMALL))
-    assert state["config"]["preset"] == "majority"
-    async with sr() as graph:
-        state = await graph.ainvoke({"problem": PROBLEM})
-    assert (state["config"]["preset"], state["round"]) == ("sr", 3)
+
+async def test_a_prompt_that_does_not_fit_is_refused_before_any_call(mock, connect):
+    """A template without the problem would spend a run on nothing."""
+    config = preset("pdr", draft_prompt="Solve it.", **SMALL)
+    with pytest.raises(ConfigError, match=r"draft_prompt 'Solve it\.' leaves out \$problem"):
+        await solve(PROBLEM, config, model=connect())
+    assert mock.stats()["calls"] == 0
+
+
+async def test_a_run_does_not_go_on_by_other_prompts(mock, connect):
+    """A resume with another template would mix two experiments."""
+    mock.configure(status=[{"match": {"call": call}, "status": 400} for call in (1, 2)])
+    config = preset("pdr", widths=(2,), **SMALL)
+    saver = InMemorySaver()
+    with pytest.raises(QuorumError):
+        await solve(PROBLEM, config, model=connect(), checkpointer=saver, thread_id="t")
+    with pytest.raises(ConfigChangedError, match="draft_prompt"):
+        await resume(
+            "t", model=connect(), checkpointer=saver, changes={"draft_prompt": "Now $problem"}
+        )
+
+
+async def test_the_context_schema_shows_the_graphs_own_defaults(connect):
+    """A form opened on the graph begins with the strategy that the graph runs as it stands."""
+    shown = build_graph(connect(), default=preset("sr", kappa=512)).get_context_jsonschema()
+    assert shown["properties"]["widths"]["default"] == [1, 1, 1]
+    assert shown["properties"]["kappa"]["default"] == 512

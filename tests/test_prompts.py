@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 
 from pdr_graph import prompts
+from pdr_graph.config import make_config
 from pdr_graph.errors import ConfigError
 from pdr_graph.prompts import VARIABLES, Prompts
 from tests.fakes import PROMPTS, odd_texts
@@ -129,3 +130,40 @@ def test_a_call_that_would_not_show_the_problem_is_refused(tmp_path, name):
     (tmp_path / f"{name}.md").write_text("Solve it.", "utf-8")
     with pytest.raises(ConfigError, match=r"leaves out \$"):
         Prompts.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "replaced"),
+    [
+        ("draft_prompt", "$problem", {"draft"}),
+        ("improve_prompt", "$problem $workspace", {"improve"}),
+        ("distill_prompt", "$problem $candidates", {"summary", "critique"}),
+        ("judge_prompt", "$problem $candidates", {"judge"}),
+    ],
+)
+def test_a_field_of_the_config_replaces_the_prompts_of_its_node(field, text, replaced):
+    """What Studio's form holds at a node is what this node's calls say, and no other's."""
+    own = PROMPTS.of_run(make_config(**{field: text}))
+    changed = {name for name, text in own.templates.items() if text != PROMPTS.templates[name]}
+    assert changed == replaced
+
+
+def test_a_config_without_prompts_leaves_them_as_they_are():
+    """A run without prompts of its own has the hashes of the built-in ones."""
+    assert PROMPTS.of_run(make_config()) is PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"draft_prompt": "$problem for $5"}, r"draft_prompt '\$problem for \$5' has a stray \$"),
+        ({"draft_prompt": "Solve it."}, r"draft_prompt 'Solve it\.' leaves out \$problem"),
+        ({"draft_prompt": ""}, r"draft_prompt '' leaves out \$problem"),
+        ({"judge_prompt": "$problem $x $candidates"}, r"uses \$x, which this call does not fill"),
+        ({"improve_prompt": "$problem" + 80 * "!"}, r"improve_prompt '\$problem!{32}…' leaves out"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_refused_in_a_sentence(fields, message):
+    """The field is named, and as much of its text as tells which."""
+    with pytest.raises(ConfigError, match=message):
+        PROMPTS.of_run(make_config(**fields))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pdr_graph.cli.arm_table import announcement, show_arms
 from pdr_graph.cli.board import Board, board_shown
-from pdr_graph.cli.demo import BUDGETS
 from pdr_graph.cli.ending import RunEndedError
 from pdr_graph.cli.laboratory import Cluster, Equipment, cluster_of
 from pdr_graph.cli.options import Given
@@ -34,6 +33,7 @@ from pdr_graph.eval.sharing import SharingClient, sharing_arms
 from pdr_graph.eval.sources import load_problems
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.local.budgets import BUDGETS
 from pdr_graph.prompts import Prompts
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, contextmanager
 import typer
 
 from checkpoints.errors import ThreadBusyError
-from pdr_graph.cli.demo import small_config
 from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.stores import MEMORY, Saver, alone, open_saver
@@ -18,6 +17,7 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.local.budgets import small_config
 from pdr_graph.prompts import Prompts
 from pdr_graph.settings import Settings, load_settings, read_settings
 from pdr_graph.strategies import preset

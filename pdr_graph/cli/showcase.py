@@ -8,7 +8,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from pdr_graph.cli.demo import small_config
 from pdr_graph.cli.display import shown
 from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output
@@ -18,6 +17,7 @@ from pdr_graph.cli.solving import command_line
 from pdr_graph.cli.stores import MEMORY, open_saver
 from pdr_graph.cli.text import one_line
 from pdr_graph.connect import open_client
+from pdr_graph.local.budgets import small_config
 from pdr_graph.result import Result
 from pdr_graph.run import Parts, new_thread_id, solve
 from pdr_graph.settings import load_settings

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from pdr_graph.cli.demo import announcement, small_config
 from pdr_graph.cli.options import Given, flag_of
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.progress import Progress
@@ -16,6 +15,7 @@ from pdr_graph.cli.text import one_line
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, ThreadExistsError
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.local.budgets import announcement, small_config
 from pdr_graph.prompts import Prompts
 from pdr_graph.result import Result
 from pdr_graph.run import Parts, new_thread_id, resume, solve

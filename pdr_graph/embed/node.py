@@ -1,7 +1,7 @@
 """PDR as a node of any graph: `builder.add_node("reason", pdr_node(config, model=model))`."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.runtime import Runtime
@@ -18,12 +18,19 @@ from pdr_graph.prompts import Prompts
 from pdr_graph.result import Result
 from pdr_graph.trace import Trace
 
-# Any: the parent's own types of state and update, which LangGraph leaves open.
-Node = Callable[[Any, Runtime[Any]], Awaitable[dict[str, Any]]]
 ReadProblem = Callable[[Any], str]
 """From the parent's state to the problem."""
 WriteResult = Callable[[Result], dict[str, Any]]
 """From the result to an update of the parent's state."""
+
+
+class Node(Protocol):
+    """A function that `add_node` takes."""
+
+    # Any: the parent's own types of state and update, which LangGraph leaves open.
+    async def __call__(self, state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
+        """Return the parent's update."""
+        ...
 
 
 def pdr_node(
@@ -64,7 +71,7 @@ def pdr_node(
 
     # LangGraph finds the subgraph, to draw it and to show its state, among the names that this
     # function closes over.
-    async def reason(state: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+    async def reason(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
         asked = config or _context(runtime)
         problem = input(state)
         if not isinstance(problem, str):

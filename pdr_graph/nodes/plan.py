@@ -45,6 +45,7 @@ class Plan:
         if not problem:
             raise ConfigError("the problem is empty; state the task to be solved")
         self.toolbox.extensions.check(config)
+        prompts = self.toolbox.prompts.of_run(config)
         if config.seed is None:
             config = config.model_copy(update={"seed": secrets.randbits(31)})
         client = self.toolbox.client
@@ -57,7 +58,7 @@ class Plan:
             "record": RunRecord(
                 version=_own_version(),
                 model=client.name,
-                prompts=self.toolbox.prompts.hashes(),
+                prompts=prompts.hashes(),
                 token_counts=client.counter.source,
             ),
             "problem_tokens": problem_tokens,

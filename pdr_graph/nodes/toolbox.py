@@ -32,7 +32,7 @@ class Toolbox:
         """Return what a node asks the model with; its meter is empty."""
         return Asker(
             client=self.client,
-            prompts=self.prompts,
+            prompts=self.prompts.of_run(config),
             trace=self.trace,
             config=config,
             meter=Meter(node, round_number, superstep()),

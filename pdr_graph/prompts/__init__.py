@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from types import MappingProxyType
 
+from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
 
 VARIABLES: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -35,6 +36,16 @@ VARIABLES: Mapping[str, frozenset[str]] = MappingProxyType(
 _NEEDED = frozenset({"problem", "workspace", "candidates"})
 """Variables that a template must use where it has them."""
 
+_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "draft_prompt": ("draft",),
+        "improve_prompt": ("improve",),
+        "distill_prompt": ("summary", "critique"),
+        "judge_prompt": ("judge",),
+    }
+)
+"""Fields of `PDRConfig` that replace templates, and which."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
@@ -53,6 +64,20 @@ class Prompts:
         if folder is not None:
             texts.update(_own_templates(folder))
         return cls(MappingProxyType(texts))
+
+    def of_run(self, config: PDRConfig) -> "Prompts":
+        """Return the templates of one run, whose config may replace some.
+
+        Raises:
+            ConfigError: a template or a variable in it is not what we know.
+        """
+        own = {
+            name: _checked(text, f"{field} {_shortened(text)!r}", name)
+            for field, names in _FIELDS.items()
+            if (text := getattr(config, field)) is not None
+            for name in names
+        }
+        return Prompts(MappingProxyType({**self.templates, **own})) if own else self
 
     def render(self, name: str, **values: object) -> str:
         """Fill the template `name`.
@@ -85,29 +110,31 @@ def _own_templates(folder: Path) -> dict[str, str]:
             raise ConfigError(
                 f"prompt file {str(file)!r} has no call to serve; names: {', '.join(VARIABLES)}"
             )
-        texts[file.stem] = _checked(file)
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"prompt file {str(file)!r} cannot be read: {error}") from None
+        texts[file.stem] = _checked(text, f"prompt file {str(file)!r}", file.stem)
     if not texts:
         raise ConfigError(f"prompt folder {str(folder)!r} holds no NAME.md file")
     return texts
 
 
-def _checked(file: Path) -> str:
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompt file {str(file)!r} cannot be read: {error}") from None
+def _checked(text: str, what: str, name: str) -> str:
     template = Template(text)
     if not template.is_valid():
-        raise ConfigError(f"prompt file {str(file)!r} has a stray $; write $$ for a dollar sign")
-    unknown = set(template.get_identifiers()) - VARIABLES[file.stem]
+        raise ConfigError(f"{what} has a stray $; write $$ for a dollar sign")
+    unknown = set(template.get_identifiers()) - VARIABLES[name]
     if unknown:
         raise ConfigError(
-            f"prompt file {str(file)!r} uses ${min(unknown)}, which this call does not fill; "
-            f"known: {', '.join(sorted(VARIABLES[file.stem])) or 'none'}"
+            f"{what} uses ${min(unknown)}, which this call does not fill; "
+            f"known: {', '.join(sorted(VARIABLES[name])) or 'none'}"
         )
-    missing = (VARIABLES[file.stem] & _NEEDED) - set(template.get_identifiers())
+    missing = (VARIABLES[name] & _NEEDED) - set(template.get_identifiers())
     if missing:
-        raise ConfigError(
-            f"prompt file {str(file)!r} leaves out ${max(missing)}, without which the call is blind"
-        )
+        raise ConfigError(f"{what} leaves out ${max(missing)}, without which the call is blind")
     return text
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"

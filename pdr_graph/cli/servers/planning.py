@@ -5,10 +5,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pdr_graph.cli.demo import small_config
 from pdr_graph.cli.options import Given, flag_of
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
+from pdr_graph.local.budgets import small_config
 from pdr_graph.settings import Settings
 from pdr_graph.stack import redis
 from pdr_graph.stack.address import is_socket_of, unanswered_port

@@ -1,0 +1,97 @@
+"""An agent that answers at once what is easy, and reasons by PDR where a question deserves it.
+
+START → triage ─→ reason (PDR) ─→ END
+             └──→ assistant (an agent that may still reach for PDR as a tool) ─→ END
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal, NotRequired
+
+from langchain.agents import create_agent
+from langchain_core.messages import SystemMessage
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph_sdk.runtime import ServerRuntime
+
+from graphs.opening import default_config, opened
+from pdr_graph import ModelClient, PDRConfig, pdr_node
+from pdr_graph.budget import merge_rows
+from pdr_graph.embed import as_tool
+from pdr_graph.types import LedgerRow
+
+TRIAGE = SystemMessage(
+    "You sort questions by effort. Do not answer. Reply with one word: EASY if an attentive person "
+    "answers at once, such as small talk or a fact; HARD if it takes several steps, such as "
+    "mathematics, planning or code."
+)
+ASSISTANT = (
+    "You are a helpful assistant. Answer briefly. Where the question turns out to need several "
+    "steps of reasoning, use the tool think_hard and report what it found."
+)
+
+Step = Literal["reason", "assistant"]
+
+
+class AgentState(MessagesState):
+    """The conversation, where its last question goes, and what reasoning has cost."""
+
+    step: NotRequired[Step]
+    ledger: Annotated[list[LedgerRow], merge_rows]
+
+
+AgentGraph = CompiledStateGraph[AgentState, None, MessagesState, AgentState]
+
+
+def build_agent(
+    client: ModelClient,
+    config: PDRConfig,
+    *,
+    checkpointer: BaseCheckpointSaver[str] | None = None,
+) -> AgentGraph:
+    """Compile the agent; its input is `{"messages": [...]}`.
+
+    Args:
+        client: Sorts, answers and reasons.
+        config: How it reasons.
+        checkpointer: Where conversations are kept; None where a server brings one.
+    """
+
+    async def triage(state: AgentState) -> dict[str, Step]:
+        said = await client.model.ainvoke([TRIAGE, state["messages"][-1]], max_tokens=512)
+        # In doubt it thinks: a question that was easy costs tokens, a hard one the answer.
+        easy = "EASY" in said.text.upper().split("HARD")[0]
+        return {"step": "assistant" if easy else "reason"}
+
+    def chosen(state: AgentState) -> Step:
+        return state["step"]
+
+    # Any: the state of an agent without middleware is LangChain's own.
+    assistant: Any = create_agent(
+        client.model,
+        tools=[as_tool(config, model=client)],
+        system_prompt=ASSISTANT,
+        name="assistant",
+    )
+    builder = StateGraph(AgentState, input_schema=MessagesState)
+    builder.add_node("triage", triage, input_schema=AgentState)
+    builder.add_node("reason", pdr_node(config, model=client), input_schema=AgentState)
+    builder.add_node("assistant", assistant)
+    builder.add_edge(START, "triage")
+    builder.add_conditional_edges("triage", chosen)
+    builder.add_edge("reason", END)
+    builder.add_edge("assistant", END)
+    return builder.compile(checkpointer=checkpointer, name="agent")
+
+
+def build(client: ModelClient) -> AgentGraph:
+    """Compile the agent; it reasons by the preset `pdr`, in plain text."""
+    return build_agent(client, default_config("pdr", answer="text"))
+
+
+@asynccontextmanager
+async def agent(runtime: ServerRuntime[None]) -> AsyncIterator[AgentGraph]:
+    """Open the agent."""
+    async with opened(runtime, build) as graph:
+        yield graph

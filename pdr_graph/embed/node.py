@@ -1,6 +1,6 @@
 """PDR as a node of any graph: `builder.add_node("reason", pdr_node(config, model=model))`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from langchain_core.language_models import BaseChatModel
@@ -20,7 +20,7 @@ from pdr_graph.trace import Trace
 
 ReadProblem = Callable[[Any], str]
 """From the parent's state to the problem."""
-WriteResult = Callable[[Result], dict[str, Any]]
+WriteResult = Callable[[Result], Mapping[str, Any]]
 """From the result to an update of the parent's state."""
 
 

@@ -1,0 +1,104 @@
+"""The command line of the three tasks."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from langchain_core.messages import HumanMessage
+
+from graphs.opening import default_config
+from graphs.tasks import __doc__ as usage
+from graphs.tasks import code, plan, summary
+from pdr_graph import ModelClient, PDRError
+from pdr_graph.connect import open_client
+
+TASK = "Write a function fib(n) that returns the n-th Fibonacci number, with fib(0) = 0."
+TESTS = "assert [fib(n) for n in range(8)] == [0, 1, 1, 2, 3, 5, 8, 13]"
+
+
+async def write_plan(client: ModelClient, asked: argparse.Namespace) -> int:
+    """Print a plan."""
+    graph = plan.build(client, default_config("pdr", **plan.FIELDS))
+    state = await graph.ainvoke({"messages": [HumanMessage(f"Make a plan: {asked.goal}")]})
+    message = state["messages"][-1]
+    _print(message.text)
+    _say(f"accepted by the judge: {message.response_metadata['pdr']['verdict']['accepted']}")
+    return 0
+
+
+async def write_summary(client: ModelClient, asked: argparse.Namespace) -> int:
+    """Print a summary."""
+    graph = summary.build(client, default_config("pdr", **summary.FIELDS))
+    state = await graph.ainvoke({"document": asked.document, "words": asked.words})
+    _print(state["summary"])
+    _say(f"tokens: {state['tokens']}")
+    return 0
+
+
+async def write_code(client: ModelClient, asked: argparse.Namespace) -> int:
+    """Print code; return 1 if it does not pass its tests."""
+    graph = code.build(client, default_config("pdr", **code.FIELDS))
+    state = await graph.ainvoke({"task": asked.task, "tests": asked.tests or TESTS})
+    _print(state["code"])
+    _say(state["report"])
+    return 0 if state["passed"] else 1
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _text_of(path: str) -> str:
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path!r} cannot be read: {error}") from None
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{path!r} holds no text")
+    return text
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m graphs.tasks",
+        description=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = parser.add_subparsers(required=True, metavar="plan|summary|code")
+    kind = kinds.add_parser("plan", help="a plan, judged by the model")
+    kind.add_argument("goal", help="what is to be planned")
+    kind.set_defaults(write=write_plan)
+    kind = kinds.add_parser("summary", help="a summary of a document")
+    kind.add_argument(
+        "document", type=_text_of, metavar="FILE", help="text, or - for standard input"
+    )
+    kind.add_argument("--words", type=int, default=80, help="about how long (default: 80)")
+    kind.set_defaults(write=write_summary)
+    kind = kinds.add_parser("code", help="code that has to pass tests; exit code 1 if it does not")
+    kind.add_argument("task", nargs="?", default=TASK, help=f"default: {TASK}")
+    tests = f"Python that raises where the code is wrong; default: {TESTS}"
+    kind.add_argument("--tests", type=_text_of, metavar="FILE", help=tests)
+    kind.set_defaults(write=write_code)
+    return parser
+
+
+async def main(asked: argparse.Namespace) -> int:
+    """Work off one task on the configured model."""
+    async with open_client(announce=_say) as client:
+        exit_code: int = await asked.write(client, asked)
+    return exit_code
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(main(parser().parse_args())))
+    except PDRError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -109,13 +109,23 @@ def round_cost(config: PDRConfig, *, width: int, problem_tokens: int, distiller_
     return width * draft + distiller_calls * distil
 
 
+def workspace_limit(config: PDRConfig) -> int:
+    """Return the most tokens of workspace that a call of the run can read; 0 where none reads any.
+
+    Long CoT has no round before its one call, and where one round of drafts is voted on or selected
+    from, nothing is asked after them with a workspace.
+    """
+    never = not config.widths or (len(config.widths) == 1 and config.finish in {"vote", "select"})
+    return 0 if never and not config.max_extra_rounds else config.kappa
+
+
 def finish_cost(config: PDRConfig, *, problem_tokens: int) -> int:
     """Return the most tokens that ending the run can cost: the final call and its verdict."""
     final = 0
     if config.finish != "vote":
         # A selection reads the drafts of whichever round turns out to be the last.
         drafts = max(config.widths, default=0) if config.finish == "select" else 0
-        read = max(config.kappa, drafts * _candidate_cost(config))
+        read = max(workspace_limit(config), drafts * _candidate_cost(config))
         final = _call_cost(config, problem_tokens + read)
     judging = 0
     if config.verifier not in {"none", "consensus"}:

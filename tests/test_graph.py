@@ -1,6 +1,7 @@
 """The state machine against a mock endpoint: what is asked, what it costs, what survives."""
 
 import asyncio
+from contextlib import nullcontext
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
@@ -246,6 +247,25 @@ async def test_a_window_too_small_is_found_before_any_call(mock, connect):
     with pytest.raises(ContextWindowError, match="context window is 600; lower max_tokens"):
         await solve(PROBLEM, preset("pdr", **SMALL), model=connect(window=600))
     assert mock.stats()["calls"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reads"),
+    [
+        ("long_cot", {}, False),
+        ("majority", {"widths": (2,)}, False),
+        ("genselect", {"widths": (2,)}, False),
+        ("long_cot", {"max_extra_rounds": 1, "verifier": "judge"}, True),
+        ("pdr", {"widths": (2,)}, True),
+        ("rsa", {"widths": (2, 2)}, True),
+    ],
+)
+async def test_kappa_takes_room_only_where_a_call_reads_a_workspace(connect, name, fields, reads):
+    """Long CoT and a plain vote run in a window that kappa alone would fill."""
+    config = preset(name, **{**SMALL, "max_tokens": 64, "kappa": 2048, **fields})
+    refused = pytest.raises(ContextWindowError, match="kappa 2048")
+    with refused if reads else nullcontext():
+        await solve(PROBLEM, config, model=connect(window=900))
 
 
 async def test_a_rejected_solution_gets_another_round_with_its_verdict(mock, connect):

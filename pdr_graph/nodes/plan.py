@@ -8,7 +8,7 @@ from importlib.metadata import version
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
-from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost
+from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost, workspace_limit
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.llm.wellformed import wellformed
@@ -96,12 +96,14 @@ def _own_version() -> str:
 
 
 def _check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:
-    needed = problem_tokens + config.kappa + TEMPLATE_TOKENS + config.max_tokens
+    workspace = workspace_limit(config)
+    needed = problem_tokens + workspace + TEMPLATE_TOKENS + config.max_tokens
     if window is not None and needed > window:
+        parts = f"problem {problem_tokens}, " + (f"kappa {workspace}, " if workspace else "")
         raise ContextWindowError(
-            f"a call needs up to {needed} tokens (problem {problem_tokens}, kappa {config.kappa}, "
-            f"template {TEMPLATE_TOKENS}, max_tokens {config.max_tokens}) and the model's context "
-            f"window is {window}; lower max_tokens or kappa, or serve a larger window"
+            f"a call needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, max_tokens "
+            f"{config.max_tokens}) and the model's context window is {window}; lower max_tokens"
+            f"{' or kappa' if workspace else ''}, or serve a larger window"
         )
 
 

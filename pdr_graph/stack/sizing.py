@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
+from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS, workspace_limit
 from pdr_graph.config import PDRConfig
 from pdr_graph.extensions import Extensions
 from pdr_graph.strategies import num_rounds, width_of
@@ -37,7 +37,7 @@ def size_of(config: PDRConfig, *, problem_tokens: int, runs: int) -> Size:
         ConfigError: The strategy names a distiller that there is not.
     """
     frame = problem_tokens + TEMPLATE_TOKENS + config.max_tokens
-    needed = frame + config.kappa
+    needed = frame + workspace_limit(config)
     reads = [needed]
     candidate = config.solution_tokens + CANDIDATE_TOKENS
     max_calls = Extensions().distiller(config.distiller).max_calls

@@ -5,7 +5,8 @@ round 2, and so on to the final call. A sample that does not end correct althoug
 was correct lost it right after the last stage that held it, and that names its class.
 
 A workspace "holds" a correct answer if one stands in its text, so a number that is there by chance
-counts; no chain is credited with it, though, where no draft was correct.
+counts; no chain is credited with it, though, where no draft was correct. Where the drafts of all
+rounds vote together (`pool_rounds`), there is one stage after them: the vote.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ class Outcome(StrEnum):
     """What became of one sample."""
 
     CORRECT_WITH_MAJORITY = "correct, as most drafts"
-    """Most of the last drafts say so too; a tie goes to the earlier draft."""
+    """Most of the last drafts (where rounds vote together, of all) say so too; a tie goes to the
+    earlier draft."""
     CORRECT_AGAINST_MAJORITY = "correct, against most drafts"
-    """A draft was correct, and a vote of the last drafts would not have been."""
+    """A draft was correct, and a vote of those drafts would not have been."""
     CORRECT_WITHOUT_DRAFT = "correct, though no draft was"
     CORRECT_ALONE = "correct in a single call"
     """The arm has no drafts."""
@@ -82,7 +84,7 @@ async def decompose(arm: ArmSamples) -> Decomposition:
     counts: Counter[Outcome] = Counter()
     silent: Counter[Outcome] = Counter()
     for sample in arm.samples:
-        outcome = await outcome_of(sample, arm.kind)
+        outcome = await outcome_of(sample, arm.kind, pooled=arm.config.pool_rounds)
         counts[outcome] += 1
         silent[outcome] += sample["reason"] in {"no_answer", "truncated"}
     return Decomposition(
@@ -92,35 +94,43 @@ async def decompose(arm: ArmSamples) -> Decomposition:
     )
 
 
-async def outcome_of(sample: SampleRecord, kind: AnswerKind) -> Outcome:
-    """Return the one class that a sample belongs to."""
+async def outcome_of(sample: SampleRecord, kind: AnswerKind, *, pooled: bool = False) -> Outcome:
+    """Return the one class that a sample belongs to.
+
+    Args:
+        sample: A finished or failed sample.
+        kind: When two answers are the same.
+        pooled: Whether the drafts of all rounds vote together.
+    """
     if sample["reason"] == "failed":
         return Outcome.FAILED
     if sample["reason"] == "timeout":
         return Outcome.UNJUDGED
     if sample["correct"]:
-        return await _gain(sample, kind)
-    return _loss(sample)
+        return await _gain(sample, kind, pooled=pooled)
+    return _loss(sample, pooled=pooled)
 
 
-async def _gain(sample: SampleRecord, kind: AnswerKind) -> Outcome:
+async def _gain(sample: SampleRecord, kind: AnswerKind, *, pooled: bool) -> Outcome:
     drafts = sample["drafts"]
     if not drafts:
         return Outcome.CORRECT_ALONE
     if not any(draft["correct"] for draft in drafts):
         return Outcome.CORRECT_WITHOUT_DRAFT
-    if await majority_is_correct(kind, last_drafts(sample)):
+    if await majority_is_correct(kind, drafts if pooled else last_drafts(sample)):
         return Outcome.CORRECT_WITH_MAJORITY
     return Outcome.CORRECT_AGAINST_MAJORITY
 
 
-def _loss(sample: SampleRecord) -> Outcome:
+def _loss(sample: SampleRecord, *, pooled: bool) -> Outcome:
     drafts, workspaces = sample["drafts"], sample["workspaces"]
     if not drafts:
         return Outcome.WRONG_ALONE
     right = [draft["round"] for draft in drafts if draft["correct"]]
     if not right:
         return Outcome.NO_CORRECT_DRAFT
+    if pooled and sample["finish"] in {"vote", "consensus"}:
+        return Outcome.LOST_IN_CHOICE
     last = max(draft["round"] for draft in drafts)
     held = [each["round"] for each in workspaces if each["holds_correct"]]
     if max(held, default=0) >= max(right):

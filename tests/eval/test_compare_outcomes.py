@@ -54,6 +54,30 @@ async def test_each_loss_has_its_place(fields, outcome):
     assert await outcome_of(sample(**fields), MATH) is outcome
 
 
+ROUNDS = [
+    draft(0, "7"),
+    draft(1, "7"),
+    draft(0, "8", round_number=2),
+    draft(1, None, round_number=2),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "pooled", "outcome"),
+    [
+        ({"drafts": ROUNDS}, True, Outcome.CORRECT_WITH_MAJORITY),
+        ({"drafts": ROUNDS}, False, Outcome.CORRECT_AGAINST_MAJORITY),
+        ({"drafts": ROUNDS, "answer": "8", "finish": "vote"}, True, Outcome.LOST_IN_CHOICE),
+        ({"drafts": ROUNDS, "answer": "8", "finish": "vote"}, False, Outcome.LOST_IN_DISTILLATION),
+        ({"drafts": ROUNDS, "answer": "8", "finish": "refine"}, True, Outcome.LOST_IN_DISTILLATION),
+    ],
+    ids=str,
+)
+async def test_where_rounds_vote_together_every_draft_counts(fields, pooled, outcome):
+    """Nothing is distilled between them, so a right draft of any round is lost in the vote."""
+    assert await outcome_of(sample(**fields), MATH, pooled=pooled) is outcome
+
+
 @st.composite
 def samples(draw):
     """Return a sample of any shape that a run may leave."""

@@ -28,7 +28,7 @@ DISTILLERS = ("summary", "top_k", "top_k_per_sample", "random_k", "consensus", "
 ORACLES = ("oracle_correct", "oracle_wrong")
 TASKS = {
     "chain_sum": "min_terms=3&max_terms=5&min_digits=1&max_digits=2",
-    "simple_equations": "min_terms=2&max_terms=4",
+    "basic_arithmetic": "min_terms=2&max_terms=4&min_digits=1&max_digits=1",
 }
 """Procedural tasks that a model of half a billion parameters can partly do, and their knobs."""
 QUICK_PROBLEMS = 4

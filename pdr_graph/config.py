@@ -81,15 +81,16 @@ class PDRConfig(BaseModel):
     """Seconds of work after which no further round is started; None is unbounded."""
 
     draft_prompt: str | None = _prompt("drafter")
-    """Template of a draft without a workspace, with $problem and $answer_format; None is the
-    built-in one, as below."""
+    """Template of a draft that reads no workspace, with $problem and $answer_format; None is the
+    built-in one."""
     improve_prompt: str | None = _prompt("drafter", "refiner")
-    """Template of a draft or refinement that reads one, with $problem, $workspace and
-    $answer_format."""
+    """Template of a draft or refinement that reads a workspace, with $problem, $workspace and
+    $answer_format; None is the built-in one."""
     distill_prompt: str | None = _prompt("distiller")
-    """Template of the distiller `summary` or `critique`, with $problem, $candidates and $words."""
+    """Template of the distiller `summary` or `critique`, with $problem, $candidates and $words;
+    None is the built-in one."""
     judge_prompt: str | None = _prompt("verifier")
-    """Template of the verifier `judge`, with $problem and $candidates."""
+    """Template of the verifier `judge`, with $problem and $candidates; None is the built-in one."""
 
     @field_validator("widths")
     @classmethod

@@ -12,6 +12,7 @@ inherits the standard type it stands for, so that a caller may catch either::
     ├── QuorumError (RuntimeError)          too few drafts of a round came back
     ├── WorkspaceOverflowError (ValueError) a workspace above kappa: a defect, never the user's
     ├── UnknownThreadError (LookupError)    no run is recorded under this thread
+    ├── OtherGraphError (ValueError)        the thread holds a run of another graph
     ├── ThreadExistsError (ValueError)      a run is already recorded under this thread
     ├── CheckpointError (ConnectionError)   the checkpoint store cannot be reached or read
     ├── LocalError (RuntimeError)           an embedded server or its weights
@@ -90,6 +91,17 @@ class UnknownThreadError(PDRError, LookupError):
         self.thread_id = thread_id
         super().__init__(
             f"no run is recorded under thread {thread_id!r}; `pdr-graph threads` lists all"
+        )
+
+
+class OtherGraphError(PDRError, ValueError):
+    """A thread holds a run of another graph, perhaps with runs of ours inside."""
+
+    def __init__(self, thread_id: str) -> None:
+        self.thread_id = thread_id
+        super().__init__(
+            f"thread {thread_id!r} holds a run of another graph; run that graph again with the "
+            "input None to go on with it"
         )
 
 

@@ -24,6 +24,7 @@ from pdr_graph.errors import (
     ConfigError,
     ContextWindowError,
     DrainedError,
+    OtherGraphError,
     ThreadExistsError,
     UnknownThreadError,
 )
@@ -33,7 +34,7 @@ from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.result import Result
-from pdr_graph.state import PDRState, ProblemInput, config_of, state_of, succeeded
+from pdr_graph.state import PDRState, ProblemInput, config_of, is_run, state_of, succeeded
 from pdr_graph.strategies import drafts_needed
 from pdr_graph.trace import Trace
 
@@ -125,6 +126,7 @@ async def resume(
 
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
+        OtherGraphError: what is recorded there is a run of another graph.
         ConfigChangedError: `changes`, the model or the prompts differ from the record.
         QuorumError, CallError, DrainedError: as for `solve`.
     """
@@ -133,6 +135,8 @@ async def resume(
     snapshot = await graph.aget_state(_run(thread_id))
     if not snapshot.created_at:
         raise UnknownThreadError(thread_id)
+    if not is_run(snapshot):
+        raise OtherGraphError(thread_id)
     state = state_of(snapshot.values)
     config = make_config(**state.get("config", {}))
     _refuse_changes(thread_id, state, config, changes or {}, graph_model(model), parts)

@@ -4,14 +4,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from langchain_core.language_models import FakeListChatModel
+from langchain_core.runnables import RunnableConfig
+from langgraph._internal._constants import CONFIG_KEY_CHECKPOINTER
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import StateSnapshot
 
 from pdr_graph.budget import Ledger, merge_rows
 from pdr_graph.config import PDRConfig, make_config
-from pdr_graph.errors import UnknownThreadError
+from pdr_graph.errors import OtherGraphError, UnknownThreadError
 from pdr_graph.graph import build_graph
-from pdr_graph.state import PDRState, merge_drafts, state_of
+from pdr_graph.state import PDRState, is_run, merge_drafts, state_of
 from pdr_graph.strategies import width_of
 from pdr_graph.types import Draft, RunRecord, Solution, Verdict, Workspace
 
@@ -45,22 +47,29 @@ class RunHistory:
     next: tuple[str, ...]
     """Nodes that a resume would start with; empty for a finished run."""
     updated_at: datetime
+    namespace: str = ""
+    """Where in its thread it is: empty, or `node:task` parts joined by `|` inside another graph."""
 
 
 async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> RunHistory:
-    """Read a run back, finished or not.
+    """Read a run back, finished or not; of a graph around it, the last one inside.
 
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
+        OtherGraphError: it holds a run of another graph, and none of ours inside.
     """
     # Reading state needs the graph's shape, never its model.
     graph = build_graph(FakeListChatModel(responses=[""]), checkpointer=checkpointer)
-    snapshots = [
-        snapshot
-        async for snapshot in graph.aget_state_history({"configurable": {"thread_id": thread_id}})
-    ]
-    if not snapshots:
+    place = RunnableConfig(configurable={"thread_id": thread_id})
+    root = await graph.aget_state(place)
+    if not root.created_at:
         raise UnknownThreadError(thread_id)
+    namespace = "" if is_run(root) else await _last_inside(thread_id, checkpointer)
+    if namespace:
+        # With a checkpointer at hand LangGraph reads the namespace as it stands; without one it
+        # looks for the subgraph of that name, which only the graph around it has.
+        place["configurable"] |= {"checkpoint_ns": namespace, CONFIG_KEY_CHECKPOINTER: checkpointer}
+    snapshots = [snapshot async for snapshot in graph.aget_state_history(place)]
     latest = snapshots[0]
     state = _with_pending(latest)
     config = make_config(**state.get("config", {}))
@@ -76,7 +85,23 @@ async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> 
         ledger=Ledger(tuple(state.get("ledger", []))),
         next=tuple(dict.fromkeys(latest.next)),
         updated_at=datetime.fromisoformat(latest.created_at or ""),
+        namespace=namespace,
     )
+
+
+async def _last_inside(thread_id: str, checkpointer: BaseCheckpointSaver[str]) -> str:
+    """Return the namespace of the run that was written last within another graph's."""
+    last = max(
+        [
+            (found.checkpoint["ts"], str(found.config["configurable"]["checkpoint_ns"]))
+            async for found in checkpointer.alist({"configurable": {"thread_id": thread_id}})
+            if "record" in found.checkpoint["channel_values"]
+        ],
+        default=None,
+    )
+    if last is None:
+        raise OtherGraphError(thread_id)
+    return last[1]
 
 
 def _rounds(snapshots: list[StateSnapshot], config: PDRConfig) -> list[RoundView]:

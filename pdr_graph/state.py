@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, cast
 
 from langgraph.config import get_config
 from langgraph.pregel._read import ChannelRead
+from langgraph.types import StateSnapshot
 from typing_extensions import TypedDict  # pydantic makes schemas of no other before Python 3.12
 
 from pdr_graph.budget import merge_rows
@@ -75,6 +76,14 @@ def state_of(values: object) -> PDRState:
     """Return a snapshot's or stream's values, whose type LangGraph leaves open, as a state."""
     assert isinstance(values, dict)
     return cast(PDRState, dict(values))
+
+
+def is_run(snapshot: StateSnapshot) -> bool:
+    """Tell a thread of this graph from what it can read of another graph's.
+
+    A run that was given its config otherwise holds its problem alone until `plan` has run.
+    """
+    return "config" in snapshot.values or ("problem" in snapshot.values and bool(snapshot.next))
 
 
 def config_of(state: PDRState) -> PDRConfig:

@@ -61,6 +61,7 @@ async def _read(thread_id: str, settings: Settings, output: Output) -> RunHistor
 def _plain(past: RunHistory) -> dict[str, Any]:  # Any: plain JSON data
     return {
         "thread_id": past.thread_id,
+        "namespace": past.namespace,
         "problem": past.problem,
         "config": past.config.model_dump(mode="json"),
         "record": past.record,
@@ -76,6 +77,8 @@ def _plain(past: RunHistory) -> dict[str, Any]:  # Any: plain JSON data
 
 def _parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
     yield labelled("thread", Text(one_line(past.thread_id)))
+    if past.namespace:
+        yield labelled("inside", Text(one_line(" / ".join(nodes_around(past.namespace)))))
     yield labelled("preset", Text(one_line(past.config.preset)))
     if past.record is not None:
         yield labelled("model", Text(one_line(past.record["model"])))
@@ -100,6 +103,11 @@ def _parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
         yield Text()
         yield heading("ledger")
         yield LedgerTable(past.ledger)
+
+
+def nodes_around(namespace: str) -> list[str]:
+    """Return the nodes that a run is inside of, the outermost first."""
+    return [part.partition(":")[0] for part in namespace.split("|")]
 
 
 def _state(past: RunHistory) -> Text:

@@ -13,7 +13,7 @@ from pdr_graph.cli.session import Session
 from pdr_graph.cli.stores import MEMORY, Saver
 from pdr_graph.cli.text import one_line
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import ConfigError, ThreadExistsError
+from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.local.budgets import announcement, small_config
 from pdr_graph.prompts import Prompts
@@ -72,6 +72,8 @@ def resume_command(
 
     async def check(saver: Saver) -> Progress:
         past = await history(thread_id, checkpointer=saver)
+        if past.namespace:
+            raise OtherGraphError(thread_id)
         progress = Progress(len(past.config.widths), tokens=past.ledger.b_total)
         if past.rounds and {"drafter", "distiller"} & set(past.next):
             last = past.rounds[-1]

@@ -2,8 +2,11 @@
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
 
-from pdr_graph.errors import ConfigError, QuorumError
+from pdr_graph import resume
+from pdr_graph.errors import ConfigError, OtherGraphError, QuorumError
+from pdr_graph.run_history import history
 from tests.embed.parent import CALLS, CONFIG, QUESTION, node_parent, tool_parent
 
 ASKED = {"messages": [("user", QUESTION)]}
@@ -62,3 +65,51 @@ async def test_a_conversation_without_a_users_text_is_refused(connect):
     """One sentence, before any call."""
     with pytest.raises(ConfigError, match="no user message has any text"):
         await node_parent(connect()).compile().ainvoke({"messages": [("ai", "Hello.")]})
+
+
+@pytest.mark.parametrize(("parent", "node"), [(node_parent, "reason"), (tool_parent, "tools")])
+async def test_the_run_inside_is_read_back_from_the_parents_thread(mock, connect, parent, node):
+    """Its rounds and drafts, as of a run of its own; but `resume` leaves the parent's thread alone."""
+    saver = InMemorySaver()
+    model = connect()
+    await parent(model).compile(checkpointer=saver).ainvoke(ASKED, RUN)
+    past = await history("t", checkpointer=saver)
+    assert past.namespace.startswith(f"{node}:")
+    assert past.problem == QUESTION
+    assert [len(each.drafts) for each in past.rounds] == list(CONFIG.widths)
+    assert sum(row["calls"] for row in past.ledger.rows) == CALLS
+    assert past.solution is not None
+    assert past.next == ()
+    with pytest.raises(OtherGraphError, match="run that graph again"):
+        await resume("t", model=model, checkpointer=saver)
+
+
+async def test_of_several_runs_inside_the_last_is_read(connect):
+    """A conversation whose every question was thought about."""
+    saver = InMemorySaver()
+    graph = node_parent(connect()).compile(checkpointer=saver)
+    await graph.ainvoke(ASKED, RUN)
+    await graph.ainvoke({"messages": [("user", "What is 8 x 9?")]}, RUN)
+    assert "What is 8 x 9?" in (await history("t", checkpointer=saver)).problem
+
+
+async def test_a_run_inside_is_read_while_it_goes_on(mock, connect):
+    """A round below its quorum shows the drafts that it has."""
+    mock.configure(status=[{"match": {"call": call}, "status": 400} for call in (1, 2, 3)])
+    saver = InMemorySaver()
+    with pytest.raises(QuorumError):
+        await node_parent(connect()).compile(checkpointer=saver).ainvoke(ASKED, RUN)
+    past = await history("t", checkpointer=saver)
+    assert past.next == ("distiller",)
+    assert [draft["error"] for draft in past.rounds[0].drafts].count("failed") == 3
+
+
+async def test_a_thread_without_a_run_of_ours_is_refused():
+    """Another graph's thread is told from a run, and nothing is made up of it."""
+    saver = InMemorySaver()
+    builder = StateGraph(MessagesState)
+    builder.add_node("echo", lambda state: {"messages": [("ai", "Yes.")]})
+    builder.add_edge(START, "echo")
+    await builder.compile(checkpointer=saver).ainvoke(ASKED, RUN)
+    with pytest.raises(OtherGraphError, match="'t' holds a run of another graph"):
+        await history("t", checkpointer=saver)

@@ -69,7 +69,7 @@ async def test_a_conversation_without_a_users_text_is_refused(connect):
 
 @pytest.mark.parametrize(("parent", "node"), [(node_parent, "reason"), (tool_parent, "tools")])
 async def test_the_run_inside_is_read_back_from_the_parents_thread(mock, connect, parent, node):
-    """Its rounds and drafts, as of a run of its own; but `resume` leaves the parent's thread alone."""
+    """Its rounds and drafts, as of a run of its own; `resume` leaves the parent alone."""
     saver = InMemorySaver()
     model = connect()
     await parent(model).compile(checkpointer=saver).ainvoke(ASKED, RUN)

@@ -45,6 +45,7 @@ from checkpoints.errors import (
     ThreadBusyError,
     ThreadContendedError,
     ThreadExistsError,
+    UnknownSerializationError,
     UnknownThreadError,
 )
 from checkpoints.health import Health
@@ -71,6 +72,7 @@ __all__ = [
     "ThreadContendedError",
     "ThreadExistsError",
     "ThreadInfo",
+    "UnknownSerializationError",
     "UnknownThreadError",
     "open_checkpointer",
 ]

@@ -11,6 +11,7 @@ CheckpointError
 ├── ThreadContendedError (RuntimeError)    a thread kept changing while it was rewritten
 └── CorruptCheckpointError (ValueError)    stored bytes are not what was written
     ├── FormatVersionError                 written by a version that this one cannot read
+    ├── UnknownSerializationError          written by a serializer that this one is not
     └── DecryptionError                    the key is absent or the bytes were altered
 """
 
@@ -117,6 +118,19 @@ class FormatVersionError(CorruptCheckpointError):
         self.known = known
         super().__init__(
             what, f"it has format version {found}, this release reads {known}: upgrade pdr-graph"
+        )
+
+
+class UnknownSerializationError(CorruptCheckpointError):
+    """A value was serialised in a way that the saver's serializer does not know."""
+
+    def __init__(self, what: str, kind: str, serializer: str) -> None:
+        self.kind = kind
+        self.serializer = serializer
+        super().__init__(
+            what,
+            f"{serializer} does not know its serialisation type {kind!r}: open the saver with the "
+            "serde that wrote it, or upgrade langgraph-checkpoint",
         )
 
 

@@ -41,9 +41,13 @@ class Loading:
     """Sort key (task path, task id, index), channel and value."""
 
     def open(self, serde: SerializerProtocol) -> None:
-        """Read the record."""
+        """Read the record.
+
+        Raises:
+            UnknownSerializationError: The serializer is not the one that wrote it.
+        """
         if self.record is not None:
-            self.bare = cast(Bare, load(self.record.checkpoint, serde))
+            self.bare = cast(Bare, load(self.record.checkpoint, serde, self.place.described))
 
     def cell_names(self) -> dict[str, bytes]:
         """Fields of the values, by channel."""
@@ -91,21 +95,35 @@ class Loading:
     def tuple(
         self, parts: Mapping[bytes, bytes], serde: SerializerProtocol
     ) -> CheckpointTuple | None:
-        """Put the checkpoint together."""
+        """Put the checkpoint together.
+
+        Raises:
+            CorruptCheckpointError: A value is laid out or serialised in an unknown way.
+        """
         if self.record is None:
             return None
-        values = {name: assemble(cell, parts, serde) for name, cell in self.cells.items()}
+        here = self.place.described
+        values = {
+            name: assemble(cell, parts, serde, f"channel {name!r} of {here}")
+            for name, cell in self.cells.items()
+        }
         return CheckpointTuple(
             config=config_of(self.place),
             checkpoint=cast(Checkpoint, {**self.bare, "channel_values": values}),
-            metadata=cast(CheckpointMetadata, load(self.record.metadata, serde)),
+            metadata=cast(
+                CheckpointMetadata, load(self.record.metadata, serde, f"metadata of {here}")
+            ),
             parent_config=(
                 config_of(Place(self.place.thread_id, self.place.ns, self.record.parent_id))
                 if self.record.parent_id
                 else None
             ),
             pending_writes=[
-                (task_id, channel, assemble(cell, parts, serde))
+                (
+                    task_id,
+                    channel,
+                    assemble(cell, parts, serde, f"pending write to channel {channel!r} of {here}"),
+                )
                 for (_, task_id, _), channel, cell in self.writes
             ],
         )

@@ -98,7 +98,8 @@ class Reader:
         for one in await self._records(places):
             if one.record is not None:
                 # dict[str, Any]: metadata, whose keys are the caller's.
-                metadata = cast(dict[str, Any], load(one.record.metadata, serde))
+                here = f"metadata of {one.place.described}"
+                metadata = cast(dict[str, Any], load(one.record.metadata, serde, here))
                 if all(metadata.get(name) == value for name, value in filters.items()):
                     matching.append(one.place)
         return matching

@@ -34,6 +34,12 @@ class Place:
     checkpoint_id: str
 
     @property
+    def described(self) -> str:
+        """The checkpoint in a message."""
+        inside = f" in namespace {self.ns!r}" if self.ns else ""
+        return f"checkpoint {self.checkpoint_id!r}{inside} of thread {self.thread_id!r}"
+
+    @property
     def record(self) -> bytes:
         """The field and index member of the checkpoint."""
         return keys.join(keys.RECORD, self.ns, self.checkpoint_id)

@@ -130,7 +130,8 @@ class Pruner:
         for place in kept.records:
             record = snapshot[place]
             # dict[str, Any]: a checkpoint without its values.
-            versions = cast(dict[str, Any], load(record.checkpoint, self.serde))["channel_versions"]
+            bare = cast(dict[str, Any], load(record.checkpoint, self.serde, place.described))
+            versions = bare["channel_versions"]
             cells |= {place.cell(channel, versions[channel]) for channel in record.channels}
         writes = [member for member in stays if member[:1] == keys.WRITE]
         live = {keys.HEAD, keys.UPDATED, *cells, *stays}
@@ -193,7 +194,8 @@ def _delta_ancestors(
     needed: set[Place] = set()
     for place in places:
         # dict[str, Any]: metadata, whose keys are the caller's.
-        metadata = cast(dict[str, Any], load(snapshot[place].metadata, serde))
+        here = f"metadata of {place.described}"
+        metadata = cast(dict[str, Any], load(snapshot[place].metadata, serde, here))
         missing = set(metadata.get(DELTA_COUNTERS) or ()) - set(snapshot[place].channels)
         parent_id = snapshot[place].parent_id
         while missing and parent_id is not None:

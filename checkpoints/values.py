@@ -21,7 +21,7 @@ from typing import Any, Final
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from checkpoints.envelope import Envelope
-from checkpoints.errors import CorruptCheckpointError
+from checkpoints.errors import CorruptCheckpointError, UnknownSerializationError
 
 # A cell is msgpack: int, bytes and lists, nested. Python has no recursive alias that mypy
 # checks without more noise than it is worth here.
@@ -63,15 +63,24 @@ def references(cell: Cell) -> Iterator[bytes]:
             yield from references(item)
 
 
-def assemble(cell: Cell, parts: Mapping[bytes, bytes], serde: SerializerProtocol) -> object:
-    """Undo `lay_out`; the parts must hold every digest that `references` yields."""
+def assemble(
+    cell: Cell,
+    parts: Mapping[bytes, bytes],
+    serde: SerializerProtocol,
+    what: str = "a channel value",
+) -> object:
+    """Undo `lay_out`; the parts must hold every digest that `references` yields.
+
+    Raises:
+        CorruptCheckpointError: `what` is laid out or serialised in an unknown way.
+    """
     if cell[0] == INLINE:
-        return load(cell[1], serde)
+        return load(cell[1], serde, what)
     if cell[0] == REFERENCE:
-        return load(parts[cell[1]], serde)
+        return load(parts[cell[1]], serde, what)
     if cell[0] == ITEMS:
-        return [assemble(item, parts, serde) for item in cell[1]]
-    raise CorruptCheckpointError("a channel value", f"its layout {cell[0]!r} is unknown")
+        return [assemble(item, parts, serde, what) for item in cell[1]]
+    raise CorruptCheckpointError(what, f"its layout {cell[0]!r} is unknown")
 
 
 def dump(value: object, serde: SerializerProtocol) -> bytes:
@@ -80,10 +89,19 @@ def dump(value: object, serde: SerializerProtocol) -> bytes:
     return kind.encode() + b"\0" + bytes(data)
 
 
-def load(body: bytes, serde: SerializerProtocol) -> object:
-    """Undo `dump`."""
+def load(body: bytes, serde: SerializerProtocol, what: str = "a stored value") -> object:
+    """Undo `dump`.
+
+    Raises:
+        UnknownSerializationError: `what` has a serde type that the serializer does not know.
+    """
     kind, _, data = body.partition(b"\0")
-    value: object = serde.loads_typed((kind.decode(), data))
+    name = kind.decode("utf-8", "backslashreplace")
+    try:
+        value: object = serde.loads_typed((name, data))
+    # What LangGraph's serializers raise for a type that is not theirs.
+    except NotImplementedError as error:
+        raise UnknownSerializationError(what, name, type(serde).__name__) from error
     return value
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ormsgpack
 import pytest
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from test_saver import put
 
 from checkpoints import (
@@ -15,6 +17,7 @@ from checkpoints import (
     FormatVersionError,
     RedisSaver,
     StoreConfigError,
+    UnknownSerializationError,
     keys,
 )
 
@@ -96,6 +99,43 @@ async def test_blob_of_an_unknown_shape_is_refused(saver: RedisSaver, item: obje
         with pytest.raises(CorruptCheckpointError, match=r"unknown shape|is unknown"):
             await saver.aget_tuple(CONFIG)
         await overwrite(saver, name, blob)
+
+
+@dataclass
+class Labelled:
+    """Serialises as LangGraph does, under a type of its own; keeps to that for some values."""
+
+    labels: Callable[[object], bool]
+
+    def dumps_typed(self, obj: object) -> tuple[str, bytes]:
+        kind, data = JsonPlusSerializer().dumps_typed(obj)
+        return ("house" if self.labels(obj) else kind), data
+
+    def loads_typed(self, data: tuple[str, bytes]) -> object:
+        return JsonPlusSerializer().loads_typed(("msgpack", data[1]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        (lambda value: value == 1, r"channel 'small' of checkpoint '.+' of thread 't'"),
+        (lambda value: value == TEXT, r"channel 'large' of checkpoint '.+' of thread 't'"),
+        (lambda value: value == 2, r"pending write to channel 'small' of checkpoint '.+' of"),
+        (lambda value: isinstance(value, dict) and "step" in value, r"metadata of checkpoint '.+'"),
+        (lambda value: isinstance(value, dict) and "v" in value, r"checkpoint '.+' of thread 't'"),
+    ],
+    ids=["value", "part", "pending write", "metadata", "checkpoint"],
+)
+async def test_unknown_serialisation_is_named(
+    open_saver: Callable[..., RedisSaver], labels: Callable[[object], bool], named: str
+) -> None:
+    """Whatever another serializer wrote is refused with its place, its type and the remedy."""
+    own = open_saver(serde=Labelled(labels))
+    await store_one(own)
+    remedy = "'house': open the saver with the serde that wrote it"
+    with pytest.raises(UnknownSerializationError, match=f"^{named}.* cannot be read.+{remedy}"):
+        await open_saver().aget_tuple(CONFIG)
+    assert await own.aget_tuple(CONFIG) is not None
 
 
 async def test_later_blob_format_is_refused(saver: RedisSaver) -> None:

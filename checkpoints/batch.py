@@ -1,9 +1,9 @@
 """Group commit: changes to one thread that are made at the same time are sent together.
 
 Drafts of a round tend to end together, and a checkpoint follows its last draft at once. Each
-change would be a transaction and a round trip of its own; here the first one leaves in the next
-turn of the event loop, with all that came meanwhile, and what comes while it is under way leaves
-next. A change is acknowledged when the transaction that holds it is. As changes of one thread
+change would be a round trip of its own; here the first one leaves in the next turn of the event
+loop, with all that came meanwhile, and what comes while it is under way leaves next. A change is
+acknowledged when the batch that holds it is stored. As changes of one thread
 leave in order, a part that one of them stores is known to the next.
 """
 
@@ -18,7 +18,7 @@ from checkpoints.store import Fence
 from checkpoints.values import Parts
 
 LARGEST: Final = 64
-"""Changes in one transaction: with drafts of 32 kB about 1 MB, a few ms of the server's time."""
+"""Changes in one batch: with drafts of 32 kB about 1 MB, a few ms of the server's time."""
 
 
 @dataclass(slots=True)
@@ -67,25 +67,35 @@ class Batcher:
 
     async def submit(self, thread_id: str, change: Change, fence: Fence | None) -> None:
         """Send a change and wait until it is stored."""
-        if change.is_checkpoint and thread_id not in self._sending:
-            # Nobody else's moment: a super-step makes one checkpoint. It leaves without a task
-            # of its own, as each turn of a loop that runs 16 drafts may take milliseconds.
-            await self._send_alone(thread_id, change, fence)
+        if thread_id in self._sending:
+            await self._enter(thread_id, change, fence)
             return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(thread_id, []).append(_Waiting(change, fence, done))
-        if thread_id not in self._sending:
-            self._sending[thread_id] = asyncio.create_task(self._send(thread_id))
-        await done
-
-    async def _send_alone(self, thread_id: str, change: Change, fence: Fence | None) -> None:
         self._sending[thread_id] = None
         try:
-            await self._apply(thread_id, change, fence)
+            # Drafts end together, so those of this moment may join; a super-step makes one
+            # checkpoint.
+            if not change.is_checkpoint:
+                await asyncio.sleep(0)
+            if thread_id not in self._waiting:
+                # Alone, without a task of its own: each turn of a loop that runs 16 drafts may
+                # take milliseconds.
+                await self._apply(thread_id, change, fence)
+                return
+            done = self._enter(thread_id, change, fence, at=0)
         finally:
-            del self._sending[thread_id]
-            if self._waiting.get(thread_id):
+            if thread_id in self._waiting:
                 self._sending[thread_id] = asyncio.create_task(self._send(thread_id))
+            else:
+                del self._sending[thread_id]
+        await done
+
+    def _enter(
+        self, thread_id: str, change: Change, fence: Fence | None, at: int | None = None
+    ) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue = self._waiting.setdefault(thread_id, [])
+        queue.insert(len(queue) if at is None else at, _Waiting(change, fence, done))
+        return done
 
     async def _send(self, thread_id: str) -> None:
         try:

@@ -1,10 +1,8 @@
 """The one place that talks to Redis: reads, atomic writes, compare-and-set.
 
-A write is one MULTI/EXEC, in one round trip. A write that depends on a condition (a lease still
-held, a thread unchanged) is one server-side script instead, also one round trip: no transaction
-can be made to depend on what a key holds, and reading the key first costs a second trip. On
-Cluster every write is a script, as redis-py runs each command of a cluster transaction through a
-thread of its own. All three apply all or nothing.
+Every write is one server-side script, in one round trip, applied all or nothing. A transaction
+(MULTI/EXEC) cannot depend on what a key holds, as a write under a lease must, and answers each
+command twice; the script answers once, with what the last command said.
 """
 
 from __future__ import annotations
@@ -35,15 +33,16 @@ end
 if ARGV[2] ~= '' and redis.call('HGET', KEYS[2], ARGV[3]) ~= ARGV[2] then
   return redis.error_reply('CHANGED')
 end
-local replies, at = {}, 5
+local reply, at = false, 5
 while at <= #ARGV do
   local size = tonumber(ARGV[at])
-  replies[#replies + 1] = redis.call(unpack(ARGV, at + 1, at + size))
+  reply = redis.call(unpack(ARGV, at + 1, at + size))
   at = at + size + 1
 end
-return replies
+return reply
 """
-"""Runs commands if the lease and the stamp of the last write are the given ones ('' is any).
+"""Runs commands if the lease and the stamp of the last write are the given ones ('' is any), and
+gives the reply to the last.
 
 A lease that ran out while the server was down still counts until another was given out."""
 
@@ -68,7 +67,7 @@ class Store:
     timeout_s: float
     """A reply that takes longer counts as a lost connection."""
     gate: asyncio.Semaphore
-    """Bounds operations in flight where redis-py's pool would raise (Cluster, Sentinel)."""
+    """Bounds operations in flight, and with them connections: redis-py's pools would raise."""
     closed: bool = field(default=False)
 
     @property
@@ -87,25 +86,26 @@ class Store:
 
     async def read(self, commands: Sequence[Command]) -> list[Any]:
         """Run commands in one round trip, not as a transaction."""
-        return await self._try(lambda: self._pipeline(commands, transaction=False))
+        return await self._try(lambda: self._pipeline(commands))
 
     async def write(
         self, keys: ThreadKeys, commands: Sequence[Command], fence: Fence | None
-    ) -> list[Any]:
+    ) -> Any:  # Any: a reply is what it is
         """Apply commands on one thread, all or none, in one round trip.
+
+        Gives the reply to the last command.
 
         Raises:
             LeaseLostError: The fence's lease ran out or was taken over.
         """
-        if fence is None and not self.is_cluster:
-            return await self._try(lambda: self._pipeline(commands, transaction=True))
         return await self._apply(keys, commands, fence, b"")
 
     async def script(
         self, source: str, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> Any:  # Any: a reply is what it is
         """Run a server-side script; sent whole, since a restarted server forgets scripts."""
-        return await self.one("EVAL", source, len(keys), *keys, *arguments)
+        command = ("EVAL", source, len(keys), *keys, *arguments)
+        return await self._try(lambda: self.connection.exchange(command))
 
     async def swap(
         self,
@@ -143,24 +143,23 @@ class Store:
 
     async def _apply(
         self, keys: ThreadKeys, commands: Sequence[Command], fence: Fence | None, stamp: bytes
-    ) -> list[Any]:
+    ) -> Any:  # Any: a reply is what it is
         value, token = (fence.value, fence.token) if fence else (b"", 0)
         arguments: list[Argument] = [value, stamp, UPDATED, token]
         for command in commands:
             arguments += (len(command), *command)
         try:
-            replies: list[Any] = await self.script(
-                APPLY, [keys.lease, keys.data, keys.index, keys.fence], arguments
+            return await self.script(
+                APPLY, (keys.lease, keys.data, keys.index, keys.fence), arguments
             )
         except exceptions.ResponseError as error:
             if fence is not None and "STALELEASE" in str(error):
                 raise LeaseLostError(fence.thread_id, fence.token) from error
             raise
-        return replies
 
-    async def _pipeline(self, commands: Sequence[Command], *, transaction: bool) -> list[Any]:
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
         # Any: redis-py types pipelines per client class; all have these methods.
-        pipe: Any = self.connection.client.pipeline(transaction=transaction)
+        pipe: Any = self.connection.client.pipeline(transaction=False)
         async with pipe:
             for command in commands:
                 pipe.execute_command(*command)

@@ -125,11 +125,12 @@ class Writer:
         if held:
             names = [keys.part(digest) for digest in held]
             commands.append(("ZMSCORE", thread.index, *names))
-        replies = await self.store.write(thread, commands, fence)
+        # The reply to the last command.
+        scores = await self.store.write(thread, commands, fence)
         self.ledger.add(thread.data, missing)
-        scores = replies[-1] if held else []
-        gone = [digest for digest, score in zip(held, scores, strict=True) if score is None]
-        if gone:
+        if not held:
+            return
+        if gone := [digest for digest, score in zip(held, scores, strict=True) if score is None]:
             again = await self._commands(thread, Change(parts=change.parts), gone)
             await self.store.write(thread, again, fence)
 

@@ -113,3 +113,30 @@ async def test_a_server_that_hangs_is_asked_again(
         await saver.aclose()
         server.process.send_signal(signal.SIGCONT)
         server.stop()
+
+
+async def test_a_cancelled_write_leaves_its_reply_to_nobody(
+    open_saver: Callable[..., RedisSaver], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Cancelled while its reply is under way: what is asked next gets its own."""
+    server = Server("valkey", tmp_path_factory.mktemp("cancelled")).start()
+    saver = open_saver(server.url)
+    assert server.process is not None
+    try:
+        where = await put(saver, "t", {"a": 1})
+        server.process.send_signal(signal.SIGSTOP)
+        writing = asyncio.create_task(saver.aput_writes(where, [("a", 2)], "task"))
+        await asyncio.sleep(0.1)
+        writing.cancel()
+        server.process.send_signal(signal.SIGCONT)
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        for _ in range(5):
+            found = await saver.aget_tuple({"configurable": {"thread_id": "t"}})
+            assert found is not None
+            assert found.checkpoint["channel_values"] == {"a": 1}
+        await saver.aput_writes(where, [("a", 3)], "other")
+    finally:
+        await saver.aclose()
+        server.process.send_signal(signal.SIGCONT)
+        server.stop()

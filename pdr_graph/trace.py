@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,11 @@ class TraceRecord(TypedDict):
     seed: int
     seconds: float
     error: str
+    prompt_ids: NotRequired[list[int]]
+    """This and the next two only of a model that was asked for token ids and log-probabilities."""
+    token_ids: NotRequired[list[int]]
+    logprobs: NotRequired[list[float]]
+    """Log-probability of each of `token_ids` when it was drawn."""
 
 
 class Trace(Protocol):

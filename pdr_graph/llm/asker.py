@@ -98,24 +98,27 @@ class Asker:
             failure = str(error)
             raise
         finally:
-            await self.trace.record(
-                TraceRecord(
-                    thread_id=self.thread_id,
-                    round=self.round_number,
-                    node=self.node,
-                    index=index,
-                    template=template,
-                    prompt=prompt,
-                    thought=reply.thought if reply else "",
-                    solution=reply.solution if reply else "",
-                    finish_reason=reply.finish_reason if reply else "",
-                    prompt_tokens=sum(usage.prompt for usage in spent.usage),
-                    completion_tokens=sum(usage.completion for usage in spent.usage),
-                    seed=sampling.seed,
-                    seconds=round(spent.seconds, 3),
-                    error=failure,
-                )
+            record = TraceRecord(
+                thread_id=self.thread_id,
+                round=self.round_number,
+                node=self.node,
+                index=index,
+                template=template,
+                prompt=prompt,
+                thought=reply.thought if reply else "",
+                solution=reply.solution if reply else "",
+                finish_reason=reply.finish_reason if reply else "",
+                prompt_tokens=sum(usage.prompt for usage in spent.usage),
+                completion_tokens=sum(usage.completion for usage in spent.usage),
+                seed=sampling.seed,
+                seconds=round(spent.seconds, 3),
+                error=failure,
             )
+            if reply is not None and reply.sampled is not None:
+                record["prompt_ids"] = reply.sampled.prompt_ids
+                record["token_ids"] = reply.sampled.token_ids
+                record["logprobs"] = reply.sampled.logprobs
+            await self.trace.record(record)
 
 
 def derived_seed(seed: int, *parts: object) -> int:

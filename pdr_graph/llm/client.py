@@ -20,6 +20,7 @@ from pdr_graph.llm.estimate import estimate_tokens
 from pdr_graph.llm.meter import Spent
 from pdr_graph.llm.per_loop import PerLoop
 from pdr_graph.llm.retry import Retry, is_connection_error, never_sent, status_of
+from pdr_graph.llm.sampled import SampledTokens, read_sampled
 from pdr_graph.llm.thought import split_message
 from pdr_graph.llm.tokens import EstimateCounter, TokenCounter
 from pdr_graph.llm.turnstile import Turnstile
@@ -73,6 +74,8 @@ class Reply:
     finish_reason: str
     usage: Usage
     seconds: float
+    sampled: SampledTokens | None = None
+    """Token ids and log-probabilities; None where the model was not asked for them."""
 
 
 class ModelClient:
@@ -149,6 +152,7 @@ class ModelClient:
             finish_reason=reason,
             usage=spent.usage[-1],
             seconds=spent.seconds,
+            sampled=read_sampled(message),
         )
 
     async def _send(

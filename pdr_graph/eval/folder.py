@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.eval.appending import append_lines
 from pdr_graph.eval.records import HEADER, SAMPLES, Key, key_of, parse_samples, read_header
 from pdr_graph.eval.schema import HeaderRecord, SampleRecord
 
@@ -87,17 +88,7 @@ class RunFolder:
 
     def append(self, sample: SampleRecord) -> None:
         """Write a sample's line, to the disk; `refresh` will read it."""
-        line = json.dumps(sample, ensure_ascii=True).encode() + b"\n"
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        file = os.open(self.samples, flags, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            _cut_torn_line(file)
-            while line:
-                line = line[os.write(file, line) :]
-            os.fsync(file)
-        finally:
-            os.close(file)
+        append_lines(self.samples, json.dumps(sample, ensure_ascii=True).encode() + b"\n")
 
     @contextmanager
     def claim(self, position: int) -> Iterator[bool]:
@@ -124,18 +115,3 @@ class RunFolder:
         if self._claims is not None:
             os.close(self._claims)
             self._claims = None
-
-
-def _cut_torn_line(file: int) -> None:
-    """Remove what a writer left that died in the middle of its line."""
-    end = os.fstat(file).st_size
-    if not end or os.pread(file, 1, end - 1) == b"\n":
-        return
-    while end:
-        start = max(0, end - 65_536)
-        newline = os.pread(file, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            os.ftruncate(file, start + newline + 1)
-            return
-        end = start
-    os.ftruncate(file, 0)

@@ -10,7 +10,6 @@ A file holds one trajectory a line::
     "reward": 1.0}]}
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -18,6 +17,7 @@ from typing import Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.eval.appending import append_lines
 from pdr_graph.eval.schema import Reason
 
 SCHEMA: Final = 1
@@ -92,12 +92,8 @@ def append_trajectories(file: Path, trajectories: Iterable[Trajectory]) -> None:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(file)
-        with file.open("a", encoding="utf-8") as out:
-            for each in trajectories:
-                out.write(each.model_dump_json(ensure_ascii=True) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+        lines = (f"{each.model_dump_json(ensure_ascii=True)}\n" for each in trajectories)
+        append_lines(file, "".join(lines).encode())
     except OSError as error:
         raise ConfigError(
             f"trajectories {str(file)!r} cannot be written: {error.strerror}"
@@ -134,12 +130,3 @@ def _parsed(line: bytes, where: str) -> Trajectory:
         raise ConfigError(
             f"{where} is no trajectory: {place}: {message}; record it anew, or remove the line"
         ) from None
-
-
-def _cut_torn_line(file: Path) -> None:
-    if not file.exists():
-        return
-    with file.open("rb+") as data:
-        whole = data.read()
-        if whole and not whole.endswith(b"\n"):
-            data.truncate(whole.rfind(b"\n") + 1)

@@ -121,29 +121,10 @@ async def test_code_that_leaves_a_child_behind_is_ended_with_it():
     assert await run_tests(program, "", within_s=60) is None
 
 
-def test_the_command_prints_code_and_its_exit_code_tells_whether_it_passed(mock, tmp_path):
-    """Standard output is the code alone."""
-    tests = tmp_path / "tests.py"
-    tests.write_text(TASK["tests"], "utf-8")
-    for reply, returncode in ((RIGHT, 0), (WRONG, 1)):
-        mock.configure(replies=[{"contains": "Write double", "content": reply}])
-        done = subprocess.run(
-            [sys.executable, "-m", "graphs.tasks", "code", "Write double(n)", "--tests", tests],
-            cwd=ROOT,
-            env={**os.environ, "PDR_BASE_URL": mock.url},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode == returncode, done.stderr
-        assert done.stdout == code.code_of(reply) + "\n"
-
-
-def test_a_missing_file_is_a_sentence(mock, tmp_path):
-    """No traceback, and nothing is asked."""
-    done = subprocess.run(
-        [sys.executable, "-m", "graphs.tasks", "summary", str(tmp_path / "none.txt")],
+def tasks(mock, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run the command of the tasks, on the mock endpoint."""
+    return subprocess.run(
+        [sys.executable, "-m", "graphs.tasks", *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "PDR_BASE_URL": mock.url},
         capture_output=True,
@@ -151,6 +132,22 @@ def test_a_missing_file_is_a_sentence(mock, tmp_path):
         check=False,
         timeout=60,
     )
+
+
+def test_the_command_prints_code_and_its_exit_code_tells_whether_it_passed(mock, tmp_path):
+    """Standard output is the code alone."""
+    tests = tmp_path / "tests.py"
+    tests.write_text(TASK["tests"], "utf-8")
+    for reply, returncode in ((RIGHT, 0), (WRONG, 1)):
+        mock.configure(replies=[{"contains": "Write double", "content": reply}])
+        done = tasks(mock, "code", "Write double(n)", "--tests", tests)
+        assert done.returncode == returncode, done.stderr
+        assert done.stdout == code.code_of(reply) + "\n"
+
+
+def test_a_missing_file_is_a_sentence(mock, tmp_path):
+    """No traceback, and nothing is asked."""
+    done = tasks(mock, "summary", tmp_path / "none.txt")
     assert done.returncode == 2
     assert "none.txt" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -81,9 +81,9 @@ def state_of(values: object) -> PDRState:
 def is_run(snapshot: StateSnapshot) -> bool:
     """Tell a thread of this graph from what it can read of another graph's.
 
-    A run that was given its config otherwise holds its problem alone until `plan` has run.
+    A run that has not taken its first step holds nothing yet, but this graph would go on with it.
     """
-    return "config" in snapshot.values or ("problem" in snapshot.values and bool(snapshot.next))
+    return "config" in snapshot.values or bool(snapshot.next)
 
 
 def config_of(state: PDRState) -> PDRConfig:

@@ -4,7 +4,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from pdr_graph import resume
+from pdr_graph import resume, solve
 from pdr_graph.errors import ConfigError, OtherGraphError, QuorumError
 from pdr_graph.run_history import history
 from tests.embed.parent import CALLS, CONFIG, QUESTION, node_parent, tool_parent
@@ -113,3 +113,32 @@ async def test_a_thread_without_a_run_of_ours_is_refused():
     await builder.compile(checkpointer=saver).ainvoke(ASKED, RUN)
     with pytest.raises(OtherGraphError, match="'t' holds a run of another graph"):
         await history("t", checkpointer=saver)
+
+
+class DyingSaver(InMemorySaver):
+    """Stores a run's input, and dies before anything that comes of it."""
+
+    dies = True
+    stored = False
+
+    async def aput(self, *arguments):
+        if self.dies and self.stored:
+            raise ConnectionError("killed")
+        self.stored = True
+        return await super().aput(*arguments)
+
+    async def aput_writes(self, *arguments):
+        if not self.dies:
+            await super().aput_writes(*arguments)
+
+
+async def test_a_run_that_died_before_its_first_step_is_no_other_graphs(mock, connect):
+    """Its thread holds the input alone; it goes on, and asks for all of its calls."""
+    saver, model = DyingSaver(), connect()
+    with pytest.raises(ConnectionError):
+        await solve(QUESTION, CONFIG, model=model, checkpointer=saver, thread_id="t")
+    saver.dies = False
+    mock.reset()
+    assert (await history("t", checkpointer=saver)).namespace == ""
+    result = await resume("t", model=model, checkpointer=saver)
+    assert result.ledger.to_json()["calls"] == CALLS == mock.stats()["calls"]

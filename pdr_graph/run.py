@@ -15,7 +15,6 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
-from langgraph.types import StateSnapshot
 
 from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig, changed_fields, make_config
@@ -34,8 +33,7 @@ from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.result import Result
-from pdr_graph.state import PDRState, ProblemInput, config_of, is_run, state_of, succeeded
-from pdr_graph.strategies import drafts_needed
+from pdr_graph.state import PDRState, ProblemInput, is_run, owes_drafts, state_of
 from pdr_graph.trace import Trace
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -157,14 +155,6 @@ def new_thread_id() -> str:
 def graph_model(model: BaseChatModel | ModelClient) -> str:
     """Return the model's name, as the record of a run states it."""
     return (model if isinstance(model, ModelClient) else ModelClient(model)).name
-
-
-def owes_drafts(snapshot: StateSnapshot) -> bool:
-    """Tell whether a run stopped since a round stayed below its quorum."""
-    state = state_of(snapshot.values)
-    if snapshot.next != ("distiller",):
-        return False
-    return len(succeeded(state)) < drafts_needed(config_of(state), state["round"])
 
 
 async def _drive(

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict  # pydantic makes schemas of no other be
 
 from pdr_graph.budget import merge_rows
 from pdr_graph.config import PDRConfig
-from pdr_graph.strategies import num_rounds, width_of
+from pdr_graph.strategies import drafts_needed, num_rounds, width_of
 from pdr_graph.types import Draft, LedgerRow, RunRecord, Solution, Tally, Verdict, Workspace
 
 Phase = Literal["draft", "finish", "done"]
@@ -112,6 +112,14 @@ def succeeded(state: PDRState) -> list[Draft]:
         for draft in state.get("drafts", [])
         if draft["round"] == state["round"] and has_solution(draft)
     ]
+
+
+def owes_drafts(snapshot: StateSnapshot) -> bool:
+    """Tell whether a run stopped since a round stayed below its quorum."""
+    state = state_of(snapshot.values)
+    if snapshot.next != ("distiller",):
+        return False
+    return len(succeeded(state)) < drafts_needed(config_of(state), state["round"])
 
 
 def missing_drafts(state: PDRState) -> list[DraftTask]:

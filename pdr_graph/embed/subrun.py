@@ -17,8 +17,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.event_log import log_event
 from pdr_graph.graph import PDRGraph, max_supersteps
 from pdr_graph.result import Result
-from pdr_graph.run import owes_drafts
-from pdr_graph.state import PDRState, ProblemInput, state_of
+from pdr_graph.state import PDRState, ProblemInput, owes_drafts, state_of
 
 
 async def subrun(

@@ -29,7 +29,7 @@ def draft_of(round_number: int, index: int, text: str = "") -> Draft:
 
 def failed(draft: Draft) -> Draft:
     """Return the draft as one that came to nothing."""
-    return {**draft, "error": "call", "solution": ""}
+    return {**draft, "error": "failed", "solution": ""}
 
 
 def state_with(drafts: list[Draft], **fields: object) -> PDRState:

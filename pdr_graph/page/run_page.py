@@ -1,12 +1,14 @@
 """One run as a page: a lane for each round, what was kept of it, and what it cost."""
 
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from pdr_graph.answers import answer_kind, clusters
-from pdr_graph.budget import Ledger
+from pdr_graph.budget import Ledger, elapsed_s
 from pdr_graph.page.render import render
 from pdr_graph.run_history import RoundView, RunHistory
-from pdr_graph.types import Draft, LedgerRow
+from pdr_graph.types import Draft, LedgerRow, Workspace
 
 COLORS = 6
 """Different answers that have a colour of their own; rarer ones share one."""
@@ -48,18 +50,33 @@ class Lane:
         """Drafts that are not in yet."""
         return self.view.width - len(self.view.drafts)
 
+    @property
+    def kept(self) -> list[Workspace]:
+        """Workspaces made of its drafts, and not of a solution that was rejected."""
+        return [workspace for workspace in self.view.workspaces if workspace["sources"]]
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the run's way: a node in a round."""
+    """A node of the graph in one round, and what its calls cost."""
 
-    round: int
     node: str
     calls: int
     tokens: int
     seconds: float
     failed: int
     estimated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One row of the graph: the nodes of a round in their order, the last ones included."""
+
+    round: int
+    """0 where the run has no rounds."""
+    stages: list[Stage]
+    lane: Lane | None
+    """The round's drafts; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +96,12 @@ class Budget:
 
 async def run_page(past: RunHistory) -> str:
     """Return the page of a run, finished or not."""
-    kind = past.config.answer
+    lanes = [await _lane(each, past.config.answer) for each in past.rounds]
     return render(
         "run",
         past=past,
-        lanes=[await _lane(each, kind) for each in past.rounds],
-        stages=[_stage(row) for row in past.ledger.per_round_and_node()],
+        lanes=lanes,
+        legs=_legs(past.ledger, lanes),
         budgets=_budgets(past),
         totals=past.ledger.to_json(),
     )
@@ -113,9 +130,16 @@ async def _lane(view: RoundView, kind: str) -> Lane:
     )
 
 
+def _legs(ledger: Ledger, lanes: list[Lane]) -> list[Leg]:
+    lane_of = {lane.view.round: lane for lane in lanes}
+    return [
+        Leg(number, [_stage(row) for row in rows], lane_of.get(number))
+        for number, rows in groupby(ledger.per_round_and_node(), key=itemgetter("round"))
+    ]
+
+
 def _stage(row: LedgerRow) -> Stage:
     return Stage(
-        round=row["round"],
         node=row["node"],
         calls=row["calls"],
         tokens=row["prompt_tokens"] + row["completion_tokens"],
@@ -139,11 +163,21 @@ def _budgets(past: RunHistory) -> list[Budget]:
     ]
     if past.config.max_total_tokens is not None:
         budgets.append(
-            Budget("B_total", ledger.b_total, past.config.max_total_tokens, "as max_total_tokens")
+            Budget(
+                "B_total",
+                ledger.b_total,
+                past.config.max_total_tokens,
+                "tokens allowed by max_total_tokens",
+            )
         )
+    if past.config.deadline_s is not None:
+        seconds, limit = round(elapsed_s(rows)), round(past.config.deadline_s)
+        budgets.append(Budget("time", seconds, limit, "seconds allowed by deadline_s"))
     largest = max(
         (workspace["tokens"] for view in past.rounds for workspace in view.workspaces), default=0
     )
     if largest:
-        budgets.append(Budget("largest workspace", largest, past.config.kappa, "that κ allows"))
+        budgets.append(
+            Budget("largest workspace", largest, past.config.kappa, "tokens allowed by κ")
+        )
     return [each for each in budgets if each.limit]

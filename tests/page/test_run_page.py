@@ -13,7 +13,7 @@ from pdr_graph.budget import Ledger
 from pdr_graph.page import run_page
 from pdr_graph.run_history import RoundView, RunHistory
 from pdr_graph.types import Solution, Verdict, Workspace
-from tests.fakes import drafts_with, make_draft
+from tests.fakes import drafts_with, make_draft, make_row
 from tests.page.browser import CHROMIUM, dom_of
 
 HOSTILE = (
@@ -133,6 +133,50 @@ async def test_the_page_of_a_run_says_what_happened(mock, connect):
         "rejected",
     ):
         assert text in page
+
+
+async def test_the_graph_shows_each_draft_of_each_round():
+    """A dot a draft, coloured by its answer and marked where it was kept; no call is no call."""
+    rows = [
+        make_row(round=number, node=node, calls=calls)
+        for number in (1, 2)
+        for node, calls in (("drafter", 3), ("distiller", 0))
+    ]
+    past = past_with(rounds=2)
+    page = await run_page(
+        replace(past, ledger=Ledger((*rows, make_row(round=2, node="refiner", calls=1))))
+    )
+    graph = page.partition('id="graph"')[2].partition("</section>")[0]
+    assert re.findall(r'href="#(round-\d)"', graph) == ["round-1", "round-2"]
+    assert re.findall(r"<b>(\w+)</b>", graph) == [*("drafter", "distiller") * 2, "refiner"]
+    dots = re.findall(r'<i class="(dot[^"]*)"', graph)
+    assert dots == ["dot r1 kept", "dot r0 kept", "dot r0"] * 2
+    assert graph.count("no call<") == 2
+    assert graph.count("1 workspace") == 2
+
+
+@pytest.mark.parametrize(
+    ("accepted", "tone"), [(True, "good"), (False, "bad"), (None, "warn")], ids=str
+)
+async def test_an_answer_looks_as_it_was_judged(accepted, tone):
+    """Whoever glances at the page does not take a rejected answer for a right one."""
+    past = past_with()
+    judged = replace(
+        past,
+        config=preset("pdr"),
+        verdict=Verdict(verifier="judge", accepted=accepted, reason="It is so."),
+    )
+    assert f'class="answer {tone}"' in await run_page(judged)
+    nobody = replace(judged, verdict=Verdict(verifier="none", accepted=None, reason=""))
+    assert 'class="answer "' in await run_page(nobody)
+
+
+async def test_a_deadline_is_a_budget():
+    """Beside the tokens: seconds worked of seconds allowed."""
+    config = preset("pdr", deadline_s=60.0, answer="text")
+    past = replace(past_with(), config=config, ledger=Ledger((make_row(seconds=15.0),)))
+    page = await run_page(past)
+    assert "seconds allowed by deadline_s (25 %)" in page
 
 
 def test_inspect_writes_it(stored, mock, tmp_path):

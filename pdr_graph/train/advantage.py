@@ -22,6 +22,9 @@ DistillCredit = Literal["outcome", "none"]
 _CREDITED: frozenset[Role] = frozenset({"direct", "refine", "select", "draft", "distill"})
 """A judge is not: it is right where the solution is wrong as well."""
 
+_ANSWERS: frozenset[Role] = frozenset({"direct", "refine"})
+"""What these calls say is an answer of the run, its only one where it has a single final call."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -93,6 +96,9 @@ def _credit(
         return call.reward if draft_credit == "own" else None
     if call.role == "distill" and distill_credit == "none":
         return None
+    # One of several answers of a run: each has earned its own, and not what their vote did.
+    if call.role in _ANSWERS:
+        return call.reward
     return trajectory.reward
 
 

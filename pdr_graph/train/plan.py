@@ -1,8 +1,9 @@
 """How the K rows of a problem are spent: on long CoT, or on calls of one PDR round.
 
 A trainer wants exactly K rows of every problem. `direct`: K answers. `rounds`: as many runs as fit,
-each of M drafts and the refinement that reads them. `workspace`: M drafts, and K − M refinements
-of the one workspace made of them, so that their mean is a baseline for one prompt.
+each of M drafts and the refinement that reads them, and of the distiller's calls where these are
+trained on. `workspace`: M drafts, and K − M refinements of the one workspace made of them, so that
+their mean is a baseline for one prompt.
 """
 
 import random
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
 from pdr_graph.train.trajectory import Role
 
@@ -25,6 +27,9 @@ class Plan:
     """K, rows of a problem."""
     num_drafts: int = 0
     """M, drafts that a workspace is made of; 0 for `direct`."""
+    num_distills: int = 0
+    """Calls of the distiller for one workspace that have rows; 0 where it makes none, or is not
+    trained on."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that leave a group without a comparison.
@@ -38,13 +43,26 @@ class Plan:
         if self.kind == "direct":
             if drafts:
                 raise ConfigError(f"plan 'direct' makes no drafts, and num_drafts is {drafts}")
+            if self.num_distills:
+                raise ConfigError(
+                    f"plan 'direct' distils nothing, and num_distills is {self.num_distills}"
+                )
             return
         if drafts < 1:
             raise ConfigError(f"plan {self.kind!r} needs 1 draft or more, num_drafts is {drafts}")
-        if self.kind == "rounds" and (rows % (drafts + 1) or rows == drafts + 1):
+        if self.num_distills < 0:
+            raise ConfigError(f"num_distills {self.num_distills} is below 0; use 0 or more")
+        run = self.rows_of_a_run
+        if self.kind == "rounds" and (rows % run or rows == run):
+            distills = f", {self.num_distills} of the distiller" if self.num_distills else ""
             raise ConfigError(
-                f"plan 'rounds' spends {drafts + 1} rows on each run ({drafts} drafts and a "
-                f"refinement), and {rows} is not that times 2 or more; use {2 * (drafts + 1)}"
+                f"plan 'rounds' spends {run} rows on each run ({drafts} drafts{distills} and a "
+                f"refinement), and {rows} is not that times 2 or more; use {2 * run}"
+            )
+        if self.kind == "workspace" and self.num_distills:
+            raise ConfigError(
+                "plan 'workspace' distils once for each problem, which leaves the distiller's call "
+                "nothing to be compared with; use plan 'rounds' to train it"
             )
         if self.kind == "workspace" and rows - drafts < 2:
             raise ConfigError(
@@ -53,19 +71,48 @@ class Plan:
             )
 
     @property
+    def rows_of_a_run(self) -> int:
+        """Return how many rows one run of the graph has."""
+        match self.kind:
+            case "direct":
+                return 1
+            case "rounds":
+                return self.num_drafts + self.num_distills + 1
+            case "workspace":
+                return self.num_rows
+
+    @property
+    def num_runs(self) -> int:
+        """Return how many runs of the graph the rows come from."""
+        return self.num_rows // self.rows_of_a_run
+
+    @property
     def num_workspaces(self) -> int:
         """Return how many workspaces the rows make."""
-        if self.kind == "rounds":
-            return self.num_rows // (self.num_drafts + 1)
-        return int(self.kind == "workspace")
+        return 0 if self.kind == "direct" else self.num_runs
 
     @property
     def rows(self) -> Mapping[Role, int]:
-        """Return how many rows each role has."""
+        """Return how many rows each role has, where no call fails."""
         if self.kind == "direct":
             return {"direct": self.num_rows}
         drafts = self.num_workspaces * self.num_drafts
-        return {"draft": drafts, "refine": self.num_rows - drafts}
+        distills = self.num_workspaces * self.num_distills
+        found: dict[Role, int] = {"draft": drafts, "refine": self.num_rows - drafts - distills}
+        return found | {"distill": distills} if distills else found
+
+
+def config_of_run(config: PDRConfig, plan: Plan, seed: int) -> PDRConfig:
+    """Return what one run of a plan is asked to do."""
+    match plan.kind:
+        case "direct":
+            own: dict[str, object] = {"preset": "long_cot", "widths": (), "finish": "refine"}
+        case "rounds":
+            own = {"preset": "pdr", "widths": (plan.num_drafts,), "finish": "refine"}
+        case "workspace":
+            widths = (plan.num_drafts, plan.num_rows - plan.num_drafts)
+            own = {"preset": "pdr", "widths": widths, "finish": "vote"}
+    return config.model_copy(update={**own, "seed": seed})
 
 
 def mixed(

@@ -1,46 +1,130 @@
-"""Records trajectories from the graph that serves inference: a run of `solve`, with a trace.
+"""Records trajectories from the graph that serves inference: each call of a run by a trace.
 
-The tokens come from the server: encoding a reply's text again would not always give those that
-were drawn. Tokens are drawn from the whole distribution (`top_p` 1), of which the server's
-log-probabilities must then be (vLLM's `--logprobs-mode processed_logprobs`).
+The tokens come from what drew them, a server or a policy in this process: encoding a reply's text
+again would not always give those that were drawn. Tokens are drawn from the whole distribution
+(`top_p` 1), of which the log-probabilities must then be (vLLM's `--logprobs-mode
+processed_logprobs`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from langchain_core.runnables import RunnableConfig
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import ConfigError, EndpointError
+from pdr_graph.errors import CallError, ConfigError, QuorumError
 from pdr_graph.eval.judging import Judge
 from pdr_graph.eval.problems import Problem
+from pdr_graph.extensions import Extensions
+from pdr_graph.graph import build_graph, max_supersteps
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.run import Parts, solve
+from pdr_graph.prompts import Prompts
+from pdr_graph.run import new_thread_id
+from pdr_graph.state import ProblemInput, state_of
 from pdr_graph.trace import TraceRecord
-from pdr_graph.train.reward import judged_reward, reward_of
-from pdr_graph.train.trajectory import Call, Role, Trajectory
+from pdr_graph.train.judged_calls import START_SERVER, RoleOf, Verdicts, judged_calls, role_of
+from pdr_graph.train.reward import reward_of
+from pdr_graph.train.trajectory import Trajectory
+from pdr_graph.types import Solution
 
-START_SERVER = (
-    "start it as `vllm serve MODEL --generation-config vllm --logprobs-mode processed_logprobs`"
-)
-
-_NODES = ("drafter", "distiller", "refiner", "verifier")
-_ANSWERING: frozenset[Role] = frozenset({"direct", "draft", "refine"})
-
-
-@dataclass(slots=True)
-class Recorder:
-    """A trace that keeps the calls of one run in memory."""
-
-    records: list[TraceRecord] = field(default_factory=list)
-
-    async def record(self, call: TraceRecord) -> None:
-        """Keep one call."""
-        self.records.append(call)
+__all__ = ["Recorder", "record_trajectory", "role_of", "telling_tokens"]
 
 
 def telling_tokens(model: ChatVLLM) -> ChatVLLM:
     """Return a model whose replies carry token ids and logprobs, on the same connections."""
     return model.model_copy(update={"return_token_ids": True, "logprobs": True})
+
+
+class Recorder:
+    """Runs one compiled graph on many problems, side by side, and keeps every call of each run."""
+
+    def __init__(
+        self,
+        client: ModelClient,
+        judge: Judge,
+        *,
+        extensions: Extensions | None = None,
+        prompts: Prompts | None = None,
+    ) -> None:
+        """Compile the graph, which takes longer than to run it on a small model.
+
+        Args:
+            client: Its model tells tokens: `ChatVLLM` by `telling_tokens`, or `PolicyChat`.
+            judge: Decides what is right.
+            extensions: Distillers, finishes and verifiers of your own.
+            prompts: None is the built-in ones.
+
+        Raises:
+            ConfigError: the model does not tell tokens.
+        """
+        _check_model(client)
+        self._judge = judge
+        self._calls = _CallsOfRuns()
+        self._graph = build_graph(client, extensions=extensions, prompts=prompts, trace=self._calls)
+
+    async def record(
+        self,
+        problem: Problem,
+        config: PDRConfig,
+        *,
+        policy_version: int = 0,
+        thread_id: str | None = None,
+        role: RoleOf = role_of,
+    ) -> Trajectory:
+        """Run the graph on a problem and keep every call of it.
+
+        A run that stops since calls failed, or too few drafts have a solution, is a trajectory
+        without an answer: `stopped` says why, and what was drawn before is kept.
+
+        Args:
+            problem: What is asked, with its gold answer.
+            config: The strategy.
+            policy_version: Number of weight updates before the policy that the client calls.
+            thread_id: Names the run, and with it its calls; None makes one up. No two runs at a
+                time may have one name.
+            role: Says what each call was for.
+
+        Raises:
+            ConfigError: sampling is cut or greedy, or the request cannot be carried out as asked.
+            EndpointError: the server did not send token ids and log-probabilities.
+            ContextWindowError: prompt and completion do not fit the model, found before any call.
+        """
+        _check_sampling(config)
+        thread_id = thread_id or new_thread_id()
+        run: RunnableConfig = {
+            "configurable": {"thread_id": thread_id},
+            "recursion_limit": max_supersteps(config),
+        }
+        entry = ProblemInput(problem=problem.text, config=config.model_dump(mode="json"))
+        solution: Solution | None = None
+        stopped = ""
+        with self._calls.of(thread_id) as records:
+            try:
+                state = state_of(await self._graph.ainvoke(entry, run, context=config))
+                solution = state["solution"]
+            except (CallError, QuorumError) as error:
+                if not records:
+                    raise
+                stopped = str(error)
+        verdicts = Verdicts(problem, self._judge)
+        judged = await verdicts.of_run(solution)
+        done = [record for record in records if not record["error"]]
+        return Trajectory(
+            thread_id=thread_id,
+            problem_id=problem.id,
+            problem=problem.text,
+            gold=problem.gold,
+            preset=config.preset,
+            temperature=config.temperature,
+            calls=await judged_calls(done, verdicts, policy_version, role),
+            failed_calls=len(records) - len(done),
+            answer=judged.answer,
+            reason=judged.reason,
+            reward=reward_of(judged),
+            correct=judged.correct,
+            stopped=stopped,
+        )
 
 
 async def record_trajectory(
@@ -50,102 +134,34 @@ async def record_trajectory(
     client: ModelClient,
     judge: Judge,
     policy_version: int = 0,
-    parts: Parts | None = None,
+    extensions: Extensions | None = None,
+    prompts: Prompts | None = None,
 ) -> Trajectory:
-    """Run the graph on a problem and keep every call of it.
-
-    Args:
-        problem: What is asked, with its gold answer.
-        config: The strategy.
-        client: Its model asks for tokens, see `telling_tokens`.
-        judge: Decides what is right.
-        policy_version: Number of weight updates before the policy that the client calls.
-        parts: As for `solve`; the trace is ours.
-
-    Raises:
-        ConfigError: sampling is cut or greedy, or the model does not ask for tokens.
-        EndpointError: the server did not send token ids and log-probabilities.
-        QuorumError, CallError: the run failed, as for `solve`.
-    """
-    _check_sampling(config)
-    _check_model(client)
-    recorder = Recorder()
-    parts = replace(parts or Parts(), trace=recorder)
-    result = await solve(problem.text, config, model=client, parts=parts)
-    solution = result.state["solution"]
-    assert solution is not None  # the run has ended
-    judged = await judge.solution(problem, result.solution, truncated=solution["truncated"])
-    done = [record for record in recorder.records if not record["error"]]
-    return Trajectory(
-        thread_id=result.thread_id,
-        problem_id=problem.id,
-        problem=problem.text,
-        gold=problem.gold,
-        preset=config.preset,
-        temperature=config.temperature,
-        calls=await _calls(done, result.thread_id, problem, judge, policy_version),
-        failed_calls=len(recorder.records) - len(done),
-        answer=judged.answer,
-        reason=judged.reason,
-        reward=reward_of(judged),
-        correct=judged.correct,
-    )
+    """Run the graph on one problem and keep every call of it, see `Recorder`."""
+    recorder = Recorder(client, judge, extensions=extensions, prompts=prompts)
+    return await recorder.record(problem, config, policy_version=policy_version)
 
 
-async def _calls(
-    records: Sequence[TraceRecord],
-    thread_id: str,
-    problem: Problem,
-    judge: Judge,
-    policy_version: int,
-) -> tuple[Call, ...]:
-    # A stable sort: calls of one node with one index were made one after another.
-    ordered = sorted(records, key=lambda r: (r["round"], _NODES.index(r["node"]), r["index"]))
-    calls = []
-    for position, record in enumerate(ordered):
-        if not {"prompt_ids", "token_ids", "logprobs"} <= record.keys():
-            raise EndpointError(
-                f"the server sent no token ids and log-probabilities with the {record['node']}'s "
-                f"reply, without which nothing can be learnt from it; {START_SERVER}"
-            )
-        role = role_of(record)
-        reward = None
-        if role in _ANSWERING:
-            reward = await judged_reward(
-                judge, problem, record["solution"], truncated=record["finish_reason"] == "length"
-            )
-        calls.append(
-            Call(
-                role=role,
-                round=record["round"],
-                rollout=f"{thread_id}:{position}",
-                prompt_ids=tuple(record["prompt_ids"]),
-                token_ids=tuple(record["token_ids"]),
-                logprobs=tuple(record["logprobs"]),
-                text=record["solution"],
-                finish_reason=record["finish_reason"],
-                seed=record["seed"],
-                policy_version=policy_version,
-                reward=reward,
-            )
-        )
-    return tuple(calls)
+class _CallsOfRuns:
+    """A trace that keeps calls in memory, by run, while the run goes on."""
 
+    def __init__(self) -> None:
+        self._runs: dict[str, list[TraceRecord]] = {}
 
-def role_of(record: TraceRecord) -> Role:
-    """Return what a call was for, by its node and by whether it read a workspace."""
-    match record["node"], record["template"]:
-        case "drafter", _:
-            return "draft"
-        case "distiller", _:
-            return "distill"
-        case "verifier", _:
-            return "judge"
-        case _, "select":
-            return "select"
-        case _, "improve":
-            return "refine"
-    return "direct"
+    async def record(self, call: TraceRecord) -> None:
+        """Keep one call."""
+        self._runs[call["thread_id"]].append(call)
+
+    @contextmanager
+    def of(self, thread_id: str) -> Iterator[list[TraceRecord]]:
+        """Keep the calls of a run."""
+        if thread_id in self._runs:
+            raise ConfigError(f"a run named {thread_id!r} is going on; give each its own name")
+        records = self._runs[thread_id] = []
+        try:
+            yield records
+        finally:
+            del self._runs[thread_id]
 
 
 def _check_sampling(config: PDRConfig) -> None:
@@ -160,13 +176,17 @@ def _check_sampling(config: PDRConfig) -> None:
 
 def _check_model(client: ModelClient) -> None:
     model = client.model
-    if not isinstance(model, ChatVLLM):
+    tells = getattr(model, "tells_tokens", None)
+    if isinstance(model, ChatVLLM):
+        tells = model.return_token_ids and bool(model.logprobs)
+        if not tells:
+            raise ConfigError(
+                "trajectories need the tokens of every call; make the model with "
+                "return_token_ids=True, logprobs=True (or by telling_tokens)"
+            )
+    if not tells:
         raise ConfigError(
             f"trajectories need the tokens of every call, and {type(model).__name__} has none; "
-            f"pass ChatVLLM on a vLLM server: {START_SERVER}"
-        )
-    if not (model.return_token_ids and model.logprobs):
-        raise ConfigError(
-            "trajectories need the tokens of every call; make the model with "
-            "return_token_ids=True, logprobs=True (or by telling_tokens)"
+            f"pass ChatVLLM on a vLLM server, or PolicyChat on a model in this process: "
+            f"{START_SERVER}"
         )

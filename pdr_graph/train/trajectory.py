@@ -7,7 +7,7 @@ A file holds one trajectory a line::
     "reward": 1.0, "correct": true, "failed_calls": 0, "calls": [{"role": "draft", "round": 1,
     "rollout": "4f1c:0", "prompt_ids": [1, 15], "token_ids": [28, 2], "logprobs": [-0.1, -0.4],
     "text": "\\boxed{42}", "finish_reason": "stop", "seed": 7, "policy_version": 0,
-    "reward": 1.0}]}
+    "reward": 1.0}], "stopped": ""}
 """
 
 from collections.abc import Iterable, Iterator
@@ -82,6 +82,8 @@ class Trajectory(BaseModel):
     reward: FiniteFloat
     """Of the run's answer: 1 or -1."""
     correct: bool
+    stopped: str = ""
+    """Why the run ended without an answer; empty where it has one."""
 
 
 def append_trajectories(file: Path, trajectories: Iterable[Trajectory]) -> None:

@@ -12,7 +12,6 @@ from pdr_graph.eval.gym import make_problems
 from pdr_graph.eval.judging import Judge, Judgement
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.run import Parts
 from pdr_graph.train.recording import record_trajectory, telling_tokens
 from pdr_graph.train.reward import judged_reward, reward_of
 from pdr_graph.train.trajectory import (
@@ -21,7 +20,7 @@ from pdr_graph.train.trajectory import (
     append_trajectories,
     read_trajectories,
 )
-from tests.fakes import ListTrace, ScriptedChat
+from tests.fakes import ScriptedChat
 from tests.mock_endpoint import token_ids
 
 PROBLEM = Problem("q7", "What is 6 x 7?", "42")
@@ -92,13 +91,8 @@ async def test_tokens_and_log_probabilities_are_those_that_the_server_drew(mock,
     """Of one reply, id by id, its reasoning included; the text is the solution alone."""
     mock.configure(reasoning="reasoning", reasoning_tokens=8)
     client = connect(model_fields=TELLING)
-    asked = ListTrace()
     found = await record_trajectory(
-        PROBLEM,
-        preset("long_cot", seed=1),
-        client=client,
-        judge=math_judge(),
-        parts=Parts(trace=asked),
+        PROBLEM, preset("long_cot", seed=1), client=client, judge=math_judge()
     )
     (call,) = found.calls
     body = mock.requests()[-1]["body"]

@@ -1,0 +1,130 @@
+"""A LangChain chat model whose replies a policy draws."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import Field, PrivateAttr
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.llm.client import Sampling
+from pdr_graph.policy.policy import Drawn, Policy
+
+_ROLES = {"system": "system", "human": "user", "ai": "assistant"}
+
+Turns = tuple[tuple[str, str], ...]
+"""Role and text of each message."""
+
+
+class PolicyChat(BaseChatModel):
+    """Renders messages by the tokenizer's chat template and has a policy answer.
+
+    Every reply carries its tokens, in the places where `ChatVLLM` has a server's:
+    `response_metadata` holds `prompt_token_ids`, `token_ids`, `logprobs` and `finish_reason`.
+    """
+
+    policy: Any  # Any: pydantic checks no protocol; it is a `Policy`
+    tokenizer: Any  # Any: a tokenizer of transformers, which has no types
+    model_name: str = "policy"
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)  # Any: the template's own
+    """Variables of the chat template, such as `{"enable_thinking": False}`."""
+    max_tokens: int = 1024
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    tells_tokens: ClassVar[bool] = True
+    """Whether replies carry token ids and log-probabilities."""
+
+    # A round asks one prompt many times; rendering and encoding it takes longer than the graph.
+    _encoded: Any = PrivateAttr()  # Any: functools has no type for what it wraps
+
+    def model_post_init(self, context: object, /) -> None:
+        """Keep the tokens of recent prompts."""
+        super().model_post_init(context)
+        self._encoded = lru_cache(maxsize=256)(self._encode)
+
+    @property
+    def _llm_type(self) -> str:
+        return "policy-chat"
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Return False: its weights are in this process."""
+        return False
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # Any: as the base class has it
+    ) -> ChatResult:
+        return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # Any: as the base class has it
+    ) -> ChatResult:
+        if stop:
+            raise ConfigError(f"stop {stop}: a model in this process ends its replies itself")
+        prompt_ids = self._encoded(tuple(_turn(message) for message in messages))
+        policy: Policy = self.policy
+        drawn = await policy.draw(prompt_ids, self._sampling(kwargs))
+        message = self._message(prompt_ids, drawn)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _sampling(self, given: dict[str, Any]) -> Sampling:  # Any: whatever a caller passes
+        fields = ("max_tokens", "temperature", "top_p", "seed")
+        return Sampling(**{name: given.get(name, getattr(self, name)) for name in fields})
+
+    def _encode(self, turns: Turns) -> tuple[int, ...]:
+        if not self.tokenizer.chat_template:
+            raise ConfigError(
+                f"model {self.model_name!r} has no chat template, so that nothing can be asked; "
+                "put a chat_template.jinja beside its tokenizer"
+            )
+        text = self.tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns],
+            tokenize=False,
+            add_generation_prompt=True,
+            **self.chat_template_kwargs,
+        )
+        # The template writes special tokens itself.
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _message(self, prompt_ids: Sequence[int], drawn: Drawn) -> AIMessage:
+        return AIMessage(
+            content=self.tokenizer.decode(drawn.token_ids, skip_special_tokens=True),
+            usage_metadata=UsageMetadata(
+                input_tokens=len(prompt_ids),
+                output_tokens=len(drawn.token_ids),
+                total_tokens=len(prompt_ids) + len(drawn.token_ids),
+            ),
+            response_metadata={
+                "model_name": self.model_name,
+                "finish_reason": drawn.finish_reason,
+                "prompt_token_ids": list(prompt_ids),
+                "token_ids": list(drawn.token_ids),
+                "logprobs": {"content": [{"logprob": each} for each in drawn.logprobs]},
+            },
+        )
+
+
+def _turn(message: BaseMessage) -> tuple[str, str]:
+    role = _ROLES.get(message.type)
+    if role is None:
+        raise ConfigError(
+            f"a message of type {message.type!r} has no place in a chat template here; "
+            f"known: {', '.join(_ROLES)}"
+        )
+    return role, message.text

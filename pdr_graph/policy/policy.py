@@ -1,0 +1,60 @@
+"""What draws the tokens of a call."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pdr_graph.errors import ConfigError, ContextWindowError
+from pdr_graph.llm.client import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The tokens of one reply."""
+
+    token_ids: tuple[int, ...]
+    """What was drawn, the token that ended the reply included."""
+    logprobs: tuple[float, ...]
+    """Of each of `token_ids` under the distribution that it was drawn from: the whole vocabulary
+    at the call's temperature; at temperature 0, where nothing is drawn, that of temperature 1."""
+    finish_reason: Literal["stop", "length"]
+    """`stop` where the model ended the reply itself."""
+
+
+class Policy(Protocol):
+    """A model that is asked in tokens and answers in tokens."""
+
+    @property
+    def window(self) -> int | None:
+        """Return how many tokens a prompt and its reply may have together, None if unknown."""
+
+    async def draw(self, prompt_ids: Sequence[int], sampling: Sampling) -> Drawn:
+        """Draw one reply; what is drawn depends on prompt, sampling and weights alone.
+
+        Calls may be made side by side, and then share the work.
+
+        Raises:
+            ConfigError: the sampling cannot be done as asked.
+            ContextWindowError: prompt and reply do not fit the window.
+        """
+
+
+def check_request(prompt_ids: Sequence[int], sampling: Sampling, window: int | None) -> None:
+    """Refuse what no policy of this package does.
+
+    Raises:
+        ConfigError: the prompt is empty, or a part of the distribution is to be left out.
+        ContextWindowError: prompt and reply do not fit the window.
+    """
+    if sampling.top_p != 1.0:
+        raise ConfigError(
+            f"top_p {sampling.top_p:g}: a model in this process draws from the whole "
+            "distribution; set top_p 1"
+        )
+    if not prompt_ids:
+        raise ConfigError("the prompt has no tokens; does the chat template render messages?")
+    if window is not None and len(prompt_ids) + sampling.max_tokens > window:
+        raise ContextWindowError(
+            f"a prompt of {len(prompt_ids)} tokens and max_tokens {sampling.max_tokens} are more "
+            f"than the model's context window of {window}; lower max_tokens, or shorten the prompt"
+        )

@@ -1,0 +1,124 @@
+"""A model of transformers in this process draws the tokens.
+
+Meant for small models: for tests, studies, and evaluation of what was trained. The module may be
+the one that a trainer updates; nothing is copied, so its draws are of the weights as they are.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.llm.client import Sampling
+from pdr_graph.policy.batching import Batcher, Ticket
+from pdr_graph.policy.policy import Drawn, check_request
+
+try:
+    from pdr_graph.policy.generation import Batch, ForwardNames, Model, Row
+except ImportError:
+    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+
+_Request = tuple[tuple[int, ...], Sampling]
+
+
+class TransformersPolicy:
+    """Draws with a causal model of transformers; calls that wait at once are drawn together."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Any,  # Any: a tokenizer of transformers, which has no types
+        *,
+        most_rows: int = 256,
+        most_tokens: int = 65_536,
+        settle_s: float = 0.002,
+    ) -> None:
+        """Take a model as it is.
+
+        Args:
+            model: A causal model, adapters of peft included, on its device and in its precision.
+            tokenizer: Names the token that ends a reply, beside those of the generation config.
+            most_rows: Calls that are drawn together.
+            most_tokens: Tokens that the model may remember of them, allotted ones included: bounds
+                its memory.
+            settle_s: Calls are drawn once no further one has come for this long.
+        """
+        self.model = model
+        self._stop_ids = stop_ids_of(model, tokenizer)
+        self._most_tokens = most_tokens
+        self._most_rows = most_rows
+        self._names = ForwardNames.of(model)
+        self._batcher: Batcher[_Request, Drawn] = Batcher(
+            self._draw, most=4 * most_rows, settle_s=settle_s
+        )
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that prompt and reply may have together."""
+        config = self.model.config.get_text_config()
+        window: int | None = getattr(config, "max_position_embeddings", None)
+        return window
+
+    async def draw(self, prompt_ids: Sequence[int], sampling: Sampling) -> Drawn:
+        """Draw one reply.
+
+        Raises:
+            ConfigError: the sampling is cut.
+            ContextWindowError: prompt and reply do not fit the window.
+        """
+        check_request(prompt_ids, sampling, self.window)
+        return await self._batcher.ask((tuple(prompt_ids), sampling))
+
+    def _draw(self, tickets: Sequence[Ticket[_Request, Drawn]]) -> list[Drawn]:
+        rows = [_row(ticket) for ticket in tickets]
+        with _evaluating(self.model):
+            for part in self._parts(rows):
+                Batch(self.model, part, self._stop_ids, self._names).draw()
+        return [row.drawn for row in rows]
+
+    def _parts(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Cut rows into batches that fit, prompts of about one length together."""
+        part: list[Row] = []
+        most_new = 0
+        for row in sorted(rows, key=lambda each: len(each.prompt_ids)):
+            new = max(most_new, row.sampling.max_tokens)
+            tokens = (len(part) + 1) * (len(row.prompt_ids) + new)
+            if part and (len(part) >= self._most_rows or tokens > self._most_tokens):
+                yield part
+                part, new = [], row.sampling.max_tokens
+            part.append(row)
+            most_new = new
+        if part:
+            yield part
+
+
+def _row(ticket: Ticket[_Request, Drawn]) -> Row:
+    prompt_ids, sampling = ticket.request
+    return Row(prompt_ids, sampling, left=lambda: ticket.left)
+
+
+def stop_ids_of(model: Model, tokenizer: Any) -> frozenset[int]:  # Any: transformers has no types
+    """Return the tokens that end a reply.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
+    ids.discard(None)
+    if not ids:
+        raise ConfigError(
+            "the model has no token that ends a reply; name eos_token in tokenizer_config.json"
+        )
+    return frozenset(ids)
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """Switch dropout off meanwhile, for the draws to be of the model and not of its noise."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

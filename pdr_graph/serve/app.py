@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from pdr_graph.config import PDRConfig
 from pdr_graph.serve.catalogue import Catalogue
 from pdr_graph.serve.chat import Chat
 from pdr_graph.serve.guard import Guard
@@ -76,14 +77,14 @@ def _add_routes(app: FastAPI, chat: Chat) -> None:
     created = int(time.time())
     runner, catalogue = chat.runner, chat.catalogue
 
-    def described(name: str) -> Model:
+    def described(name: str, config: PDRConfig) -> Model:
         return Model(
             id=name,
             object="model",
             created=created,
             owned_by="pdr-graph",
             max_model_len=runner.model.window,
-            pdr=catalogue.default(name).model_dump(mode="json"),
+            pdr=config.model_dump(mode="json"),
         )
 
     @app.post("/v1/chat/completions", response_model=Completion, responses=_REFUSALS)
@@ -94,14 +95,16 @@ def _add_routes(app: FastAPI, chat: Chat) -> None:
     @app.get("/v1/models", responses=_only(401, 403))
     async def _models() -> ModelList:
         """List the presets."""
-        return ModelList(object="list", data=[described(name) for name in catalogue.names])
+        return ModelList(
+            object="list",
+            data=[described(name, catalogue.default(name)) for name in catalogue.names],
+        )
 
-    @app.get("/v1/models/{model}", responses=_only(401, 403, 404))
+    @app.get("/v1/models/{model}", responses=_only(400, 401, 403, 404))
     async def _model(model: str) -> Model:
-        """Describe one preset."""
-        if model not in catalogue.names:
-            catalogue.resolve(model.partition("?")[0], {})  # says which there are
-        return described(model)
+        """Describe one preset, with the settings that its name may hold."""
+        config, _ = catalogue.resolve(model, {})
+        return described(model, config)
 
     @app.get("/health", responses=_only(403))
     async def _health(response: Response) -> Health:

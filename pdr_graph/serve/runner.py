@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from langgraph.runtime import RunControl
 
 from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.errors import DrainedError
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.wellformed import wellformed
 from pdr_graph.prompts import Prompts
@@ -35,14 +36,25 @@ class Runner:
     _controls: dict[str, RunControl] = field(default_factory=dict)
     """Of the runs that go on, by thread."""
     _tasks: set[asyncio.Task[object]] = field(default_factory=set)
+    _stopped: bool = False
+    """Whether runs are cancelled by this server, and not by their clients."""
 
     async def carry_out(self, asked: Asked, begin: OnBegin, on_event: OnEvent) -> Result:
         """Run to the end, from wherever the thread is.
 
         Raises:
             RefusalError: no place, or the thread is busy or holds another problem.
+            DrainedError: the server stops.
             PDRError: as `solve` and `resume`.
         """
+        try:
+            return await self._carry_out(asked, begin, on_event)
+        except asyncio.CancelledError:
+            if self._stopped:
+                raise DrainedError(asked.thread_id) from None
+            raise
+
+    async def _carry_out(self, asked: Asked, begin: OnBegin, on_event: OnEvent) -> Result:
         async with (
             self.admission.place(),
             self._claimed(asked.thread_id) as control,
@@ -79,10 +91,14 @@ class Runner:
         for control in self._controls.values():
             control.request_drain()
 
-    async def cancel(self) -> None:
-        """Stop the runs that still go on, and wait until their calls are closed."""
+    def cancel(self) -> None:
+        """Stop the runs that still go on at once; their clients are told how to go on."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until no run goes on and all calls are closed."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _start(self, asked: Asked, begin: OnBegin, parts: Parts, *, kept: bool) -> Result:

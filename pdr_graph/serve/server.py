@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import resource
 import signal
 import socket
@@ -18,6 +19,9 @@ from pdr_graph.serve.runner import Runner
 logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FAREWELL_S = 1.0
+"""Seconds in which clients are told that the server has stopped their runs."""
+
 _MOST_FILES = 65_536
 
 
@@ -61,7 +65,8 @@ class Server:
             ws="none",
             server_header=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=max(1, round(drain_s)),
+            # Runs are stopped before it; it is for clients that send or read too slowly.
+            timeout_graceful_shutdown=math.ceil(drain_s + FAREWELL_S),
         )
         self._server = _Server(config)
 
@@ -76,21 +81,28 @@ class Server:
         with self._signals():
             ready()
             await self._server.serve(sockets=[listener])
-        await self._runner.cancel()
+        self._runner.cancel()
+        await self._runner.ended()
 
     def stop(self) -> None:
         """Take no more requests; runs stop at their next step. The second time: at once."""
+        loop = asyncio.get_running_loop()
         if self._server.should_exit:
-            self._server.force_exit = True
+            self._runner.cancel()
+            loop.call_later(FAREWELL_S, self._leave)
             return
         self._server.should_exit = True
         running = self._runner.admission.running
         self._runner.drain()
+        loop.call_later(self._drain_s, self._runner.cancel)
         if running:
             self._say(
                 f"stopping: {running} {'run' if running == 1 else 'runs'}, whose calls in flight "
                 f"are waited for up to {self._drain_s:g} s; a second signal stops at once"
             )
+
+    def _leave(self) -> None:
+        self._server.force_exit = True
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

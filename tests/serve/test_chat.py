@@ -82,7 +82,7 @@ async def test_progress_comes_while_the_run_goes_on(serve, mock):
     mock.configure(status=[{"match": {"call": 3}, "status": 200, "delay_s": 30}])
     served = await serve()
     chunks = await ask(served, stream=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async for chunk in chunks:
             if "Draft 2 of 3" in text_of([chunk], "reasoning"):
                 break
@@ -192,19 +192,6 @@ async def test_system_and_history_are_in_every_draft(serve, mock):
     for each in mock.requests():
         prompt = each["body"]["messages"][0]["content"]
         assert all(text in prompt for text in ("in French", "2 + 2", "Quatre", "times 3"))
-
-
-async def test_presets_are_models(serve, mock):
-    """Each with its settings; those that the operator's defaults rule out are not offered."""
-    served = await serve(defaults={"answer": "text"})
-    assert len([each async for each in (await serve(max_drafts=1)).client.models.list()]) == 10
-    models = {each.id: each async for each in await served.client.models.list()}
-    assert "pdr" in models
-    assert "majority" not in models
-    assert models["pdr"].pdr["answer"] == "text"
-    assert (await served.client.models.retrieve("sr")).pdr["widths"] == [1, 1, 1]
-    with pytest.raises(openai.NotFoundError, match=r"majority.*compares short answers"):
-        await ask(served, model="majority")
 
 
 REFUSED = [

@@ -9,7 +9,10 @@ import subprocess
 import openai
 import pytest
 
+from checkpoints import open_checkpointer
+from pdr_graph.local import embedded_valkey
 from tests.cli.conftest import cli
+from tests.embed.stored import until_drafts_are_stored
 from tests.serve.conftest import ASK, CALLS, SMALL
 
 __all__ = ["cli"]
@@ -29,14 +32,15 @@ def client(address: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=address, api_key="none", max_retries=0)
 
 
-async def test_a_run_survives_the_server(spawn, mock):
+async def test_a_run_survives_the_server(spawn, mock, data_dir):
     """Killed in mid-round; another server resumes it, and asks for no finished draft again."""
     mock.configure(status=[{"match": {"call": 3}, "status": "hang"}])
     process, address = await asyncio.to_thread(start, spawn)
     async with client(address) as first:
         run = asyncio.ensure_future(first.chat.completions.create(**NAMED))
-        await mock.until(lambda stats: stats["calls"] == 3 and stats["in_flight"] == 1)
-        await asyncio.sleep(0.3)  # the two that answered are stored
+        await mock.until(lambda stats: stats["calls"] == 3 and stats["in_flight"] == 1, 60)
+        async with embedded_valkey(data_dir) as url, open_checkpointer(url) as saver:
+            await until_drafts_are_stored(saver, "served", 2)
         process.kill()
         process.wait()
         with pytest.raises(openai.APIConnectionError):
@@ -44,7 +48,7 @@ async def test_a_run_survives_the_server(spawn, mock):
     mock.configure(status=[])
     process, address = await asyncio.to_thread(start, spawn)
     async with client(address) as second:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(120):
             while True:
                 try:
                     reply = await second.chat.completions.create(**NAMED)
@@ -64,31 +68,35 @@ async def test_the_first_signal_drains(spawn, mock):
     body = {**NAMED, "metadata": {"thread_id": "drained"}}
     async with client(address) as api:
         run = asyncio.ensure_future(api.chat.completions.create(**body))
-        await mock.until(lambda stats: stats["in_flight"] == 3)
+        await mock.until(lambda stats: stats["in_flight"] == 3, timeout_s=60)
         process.send_signal(signal.SIGTERM)
         with pytest.raises(openai.InternalServerError, match="shutting down; send the request"):
             await run
-    assert await asyncio.to_thread(process.wait, 20) == 0
+    assert await asyncio.to_thread(process.wait, 60) == 0
     assert mock.stats()["aborted"] == 0
     assert "stopping: 1 run, whose calls in flight are waited for" in process.stderr.read()
 
 
 async def test_the_second_signal_stops_at_once(spawn, mock):
-    """Calls are cancelled at the model."""
+    """Calls are cancelled at the model, and the client is told the way on all the same."""
     mock.configure(delay_s=60)
     process, address = await asyncio.to_thread(start, spawn)
     async with client(address) as api:
         body = {**NAMED, "metadata": {"thread_id": "cut"}}
         run = asyncio.ensure_future(api.chat.completions.create(**body))
-        await mock.until(lambda stats: stats["in_flight"] == 3)
+        await mock.until(lambda stats: stats["in_flight"] == 3, timeout_s=60)
         process.send_signal(signal.SIGINT)
-        await asyncio.sleep(0.3)
+        # Two signals at once may be one.
+        while "a second signal stops at once" not in await asyncio.to_thread(
+            process.stderr.readline
+        ):
+            pass
         process.send_signal(signal.SIGINT)
-        with pytest.raises(openai.APIError):
+        with pytest.raises(openai.InternalServerError, match="shutting down; send the request"):
             await run
-    assert await asyncio.to_thread(process.wait, 10) == 0
-    await mock.until(lambda stats: stats["in_flight"] == 0, timeout_s=2)
-    assert "Traceback" not in process.stderr.read()
+    assert await asyncio.to_thread(process.wait, 60) == 0
+    await mock.until(lambda stats: stats["in_flight"] == 0)
+    assert "rror" not in process.stderr.read()
 
 
 def test_a_taken_port(cli):
@@ -132,5 +140,5 @@ def test_json_tells_the_address(spawn, mock):
         text += process.stdout.readline()
     assert json.loads(text)["base_url"].startswith("http://127.0.0.1:")
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert process.stderr.read() == ""

@@ -6,6 +6,7 @@ import openai
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
+from tests.embed.stored import until_drafts_are_stored
 from tests.serve.conftest import CALLS
 from tests.serve.test_chat import ask, stream, text_of
 
@@ -30,10 +31,11 @@ async def test_a_finished_run_is_replayed(serve, mock):
 async def test_a_run_whose_client_left_is_resumed(serve, mock, streamed):
     """Its finished drafts are not asked for again."""
     mock.configure(status=[{"match": {"call": 3}, "status": "hang"}])
-    served = await serve()
+    saver = InMemorySaver()
+    served = await serve(saver)
     run = asyncio.ensure_future(ask(served, **NAMED))
     await mock.until(lambda stats: stats["calls"] == 3 and stats["in_flight"] == 1)
-    await asyncio.sleep(0.1)  # the two that answered are stored
+    await until_drafts_are_stored(saver, "t1", 2)
     run.cancel()
     await mock.until(lambda stats: stats["in_flight"] == 0, timeout_s=1)
     await _until_idle(served)
@@ -112,7 +114,21 @@ async def test_a_drained_run_goes_on_elsewhere(serve, mock):
     assert mock.stats()["aborted"] == 0
 
 
+async def test_a_run_that_outlasts_the_drain_is_stopped(serve, mock):
+    """Its client is told how to go on, as one whose run has stopped by itself."""
+    mock.configure(delay_s=60)
+    served = await serve(drain_s=0.2)
+    run = asyncio.ensure_future(ask(served))
+    await mock.until(lambda stats: stats["in_flight"] == 3)
+    served.server.stop()
+    with pytest.raises(openai.APIStatusError, match="shutting down; send the request") as stopped:
+        await run
+    assert stopped.value.status_code == 503
+    await served.running
+    assert mock.stats()["aborted"] == 3
+
+
 async def _until_idle(served) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while served.runner.admission.running:  # noqa: ASYNC110  # it has no event for that
             await asyncio.sleep(0.01)

@@ -190,9 +190,7 @@ class OperatorTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         step, turn = divmod(int(inputs[MICRO_STEP]), self._micro_steps)
         if self._rows is None or self._rows.step != step:
             if turn == 0:
-                self._rows, self._figures = self._source.draw(
-                    step, self.accelerator.unwrap_model(self.model), self._score_quietly
-                )
+                self._rows, self._figures = self._source.draw(step, self.model, self._score_quietly)
             else:
                 self._rows = self._rows_left(step)
         update, first = divmod(turn, self.args.gradient_accumulation_steps)

@@ -1,0 +1,169 @@
+"""The guard trips when the policy is not the model, and is quiet when it is."""
+
+import copy
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
+
+from pdr_graph.errors import ConfigError  # noqa: E402
+from pdr_graph.train.advantage import Row  # noqa: E402
+from pdr_graph.train.arguments import training_arguments  # noqa: E402
+from pdr_graph.train.batch import Sample  # noqa: E402
+from pdr_graph.train.drift import (  # noqa: E402
+    Drift,
+    DriftError,
+    DriftGuard,
+    drift_between,
+    over_ranks,
+)
+from pdr_graph.train.schedule import Schedule  # noqa: E402
+from pdr_graph.train.trainer import OperatorTrainer  # noqa: E402
+from tests.policy.tiny_model import tiny_model, tiny_tokenizer  # noqa: E402
+from tests.train.drawn_rows import DIRECT, OPERATOR, DrawnRows  # noqa: E402
+from tests.train.given_rows import SMALL, make_problems  # noqa: E402
+from tests.train.test_batch import row  # noqa: E402
+from tests.train.test_trajectory import make_call  # noqa: E402
+
+
+class Copying:
+    """Pushes by copying weights into another model, unless told to withhold them."""
+
+    cause = "the copy kept its old weights"
+
+    def __init__(self, copied, *, until: float = math.inf) -> None:
+        self.copied, self.until, self.pushed = copied, until, []
+
+    def push(self, model, version: int) -> None:
+        self.pushed.append(version)
+        if version < self.until:
+            self.copied.load_state_dict(model.state_dict())
+
+
+def train(folder, model, collect, *, guard=None, push=None, **numbers):
+    """Run three steps and return the figures of their updates."""
+    figures = []
+    schedule = Schedule(6, 2, DIRECT, OPERATOR)
+    OperatorTrainer(
+        model,
+        tiny_tokenizer(),
+        make_problems(6),
+        collect,
+        schedule=schedule,
+        arguments=training_arguments(
+            folder,
+            schedule,
+            **{"num_steps": 3, "rows_at_once": 4, "learning_rate": 1e-2, "cpu": True, **numbers},
+        ),
+        guard=guard or DriftGuard(),
+        push=push,
+        on_update=figures.append,
+    ).train()
+    return figures
+
+
+def test_a_policy_that_is_the_model_does_not_drift(tmp_path):
+    """Drawn token by token without padding, scored in padded batches by another head."""
+    model = tiny_model(**SMALL)
+    figures = train(tmp_path, model, DrawnRows(model))
+    assert [each["policy_version"] for each in figures] == [0, 1, 2]
+    assert max(each["drift/largest"] for each in figures) < 1e-5
+
+
+def test_a_copy_that_gets_every_push_does_not_drift(tmp_path):
+    """Pushed before the first rollouts, and after every update."""
+    model = tiny_model(**SMALL)
+    push = Copying(tiny_model(seed=9, **SMALL))
+    figures = train(tmp_path, model, DrawnRows(push.copied), push=push)
+    assert push.pushed == [0, 1, 2]
+    assert max(each["drift/largest"] for each in figures) < 1e-5
+
+
+def test_a_push_that_is_withheld_trips_the_guard(tmp_path):
+    """At the next step, before an update is made of its rows."""
+    model = tiny_model(**SMALL)
+    push = Copying(copy.deepcopy(model), until=1)
+    with pytest.raises(DriftError, match="the copy kept its old weights") as caught:
+        train(tmp_path, model, DrawnRows(push.copied), push=push)
+    assert caught.value.policy_version == 1
+    assert caught.value.drift.largest > 1e-2
+    assert "after 1 updates" in str(caught.value)
+
+
+def test_another_temperature_trips_the_guard(tmp_path):
+    """Rollouts at temperature 1, and a trainer that was told 0.7."""
+    model = tiny_model(**SMALL)
+    with pytest.raises(DriftError) as caught:
+        train(tmp_path, model, DrawnRows(model), temperature=0.7)
+    assert caught.value.policy_version == 0
+
+
+def test_steps_that_are_not_due_are_not_checked(tmp_path):
+    """Every second one, with the first."""
+    model = tiny_model(**SMALL)
+    figures = train(tmp_path, model, DrawnRows(model), guard=DriftGuard(every=2))
+    assert ["drift/mean" in each for each in figures] == [True, False, True]
+
+
+def test_the_bound_is_the_largest_in_fp32_and_the_mean_in_bf16():
+    """Single tokens of bfloat16 differ by tenths without a fault."""
+    drift = Drift(largest=0.3, mean=0.01, tokens=50)
+    DriftGuard.at("bf16").judge(drift, 1, "")
+    with pytest.raises(DriftError, match=r"0\.3 \(mean 0\.01\) over 50 tokens, and 0\.001 is"):
+        DriftGuard.at("fp32").judge(drift, 1, "")
+    with pytest.raises(DriftError, match=r"a mean of 0\.05 is allowed"):
+        DriftGuard.at("bf16").judge(Drift(0.3, 0.06, 50), 1, "")
+    DriftGuard.at("fp32", tolerance=0.5).judge(drift, 1, "")
+
+
+def test_a_value_that_is_no_number_is_no_pass():
+    """On one rank among others."""
+    here = drift_between(
+        torch.tensor([[math.nan, -1.0]]), torch.tensor([[-1.0, -1.0]]), torch.ones(1, 2).bool()
+    )
+    for drifts in ([here, Drift(0.0, 0.0, 4)], [Drift(0.0, 0.0, 4), here]):
+        for precision in ("fp32", "bf16"):
+            with pytest.raises(DriftError):
+                DriftGuard.at(precision).judge(over_ranks(drifts), 1, "")
+
+
+def test_padding_is_not_compared():
+    """Whatever stands there; without a token there is no drift."""
+    mask = torch.tensor([[True, False]])
+    found = drift_between(torch.tensor([[-1.0, 5.0]]), torch.tensor([[-1.5, math.nan]]), mask)
+    assert found == Drift(0.5, 0.5, 1)
+    assert drift_between(torch.zeros(1, 2), torch.zeros(1, 2), mask & False) == Drift(0.0, 0.0, 0)
+
+
+@given(st.lists(st.lists(st.floats(0, 5), max_size=5), min_size=1, max_size=4))
+def test_the_drift_of_ranks_is_that_of_all_their_tokens(gaps):
+    """Their mean weighs each token alike."""
+    each = [Drift(max(g, default=0.0), sum(g) / len(g) if g else 0.0, len(g)) for g in gaps]
+    every = [gap for g in gaps for gap in g]
+    found = over_ranks(each)
+    assert found.tokens == len(every)
+    assert found.largest == max(every, default=0.0)
+    assert found.mean == pytest.approx(sum(every) / len(every) if every else 0.0)
+
+
+def test_rows_of_the_newest_policy_are_compared_spread_over_all():
+    """Others would differ without a fault; too few are filled up, as every rank does like work."""
+    fresh = [Sample(row(1, index + 1)) for index in range(8)]
+    call = make_call(role="direct", policy_version=3)
+    old = Sample(Row("p", call, 1.0, correct=True))
+    guard = DriftGuard(rows=4)
+    chosen = guard.chosen([Sample(None), old, *fresh], 0)
+    assert chosen == [fresh[0], fresh[2], fresh[4], fresh[6]]
+    assert guard.chosen([old], 3) == [old, *[Sample(None)] * 3]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"largest": None}, {"rows": 0}, {"every": 0}], ids=["bound", "rows", "steps"]
+)
+def test_a_guard_that_guards_nothing_is_refused(fields):
+    """It would look like one that does."""
+    with pytest.raises(ConfigError, match="guards nothing"):
+        DriftGuard(**fields)

@@ -1,0 +1,184 @@
+"""Shows a training run that goes on: a few live lines on a terminal, now and then one elsewhere."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import monotonic
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from pdr_graph.cli.output import Output, joined
+from pdr_graph.train.metrics import Line, Stage
+
+BETWEEN_LINES_S = 10.0
+"""Least seconds from line to line where there is no terminal."""
+REFRESH_PER_S = 4
+BAR_CELLS, LEAST_CELLS = 24, 6
+_STAGES: Mapping[Stage, str] = {"warm_start": "warm start", "rl": "training"}
+
+
+class TrainingBoard:
+    """Remembers the newest figure of every kind, and tells them."""
+
+    def __init__(self, output: Output) -> None:
+        self.what = "starting"
+        self.update, self.total = 0, 0
+        self.figures: dict[str, float] = {}
+        self._output = output
+        self._live = False
+        self._updates_per_step = 1
+        self._from, self._began = 0, 0.0
+        self._told_at: float | None = None
+
+    def phase(self, what: str) -> None:
+        """Say what is done now."""
+        self.what, self.total = what, 0
+        if not self._live:
+            self._output.say(what)
+
+    def begins(self, stage: Stage, update: int, total: int, updates_per_step: int) -> None:
+        """Start the clock of a stage."""
+        self.what, self.total = _STAGES[stage], total
+        self.update = self._from = update
+        self._updates_per_step, self._began = updates_per_step, monotonic()
+        self.figures, self._told_at = {}, None
+        if update:
+            self._output.say(f"{self.what}: going on after {self.place}")
+
+    def told(self, line: Line) -> None:
+        """Take the figures of an update."""
+        self.update = line["update"]
+        self.figures |= {name: value for name, value in line.items() if isinstance(value, float)}
+        now = monotonic()
+        due = self._told_at is None or now - self._told_at >= BETWEEN_LINES_S
+        if not self._live and (due or self.update == self.total):
+            self._told_at = now
+            self._output.say(joined([f"{self.what}: {self.place}", *self.facts, self.left]))
+
+    @property
+    def place(self) -> str:
+        """How far it is."""
+        if self._updates_per_step == 1:
+            return f"{self.update}/{self.total}"
+        per_step = self._updates_per_step
+        return f"{self.update / per_step:g}/{self.total / per_step:g}"
+
+    @property
+    def left(self) -> str:
+        """How long it takes from here at the pace of this process; empty before there is one."""
+        done = self.update - self._from
+        if not done or self.update >= self.total:
+            return ""
+        return f"{_duration((monotonic() - self._began) / done * (self.total - self.update))} left"
+
+    @property
+    def facts(self) -> list[str]:
+        """What the newest figures say, the most telling first."""
+        return [*self.rewards, *self.health, *self.speed]
+
+    @property
+    def rewards(self) -> list[str]:
+        """Mean reward of the runs, and of the calls of each role."""
+        named = {name: value for name, value in self.figures.items() if name.startswith("reward/")}
+        runs = named.pop("reward/run", None)
+        facts = [] if runs is None else [f"reward {runs:+.2f}"]
+        return facts + [
+            f"{name.removeprefix('reward/')} {value:+.2f}" for name, value in sorted(named.items())
+        ]
+
+    @property
+    def health(self) -> list[str]:
+        """What tells whether learning goes well."""
+        forms = {
+            "policy/entropy": "entropy {:.2f}",
+            "entropy": "entropy {:.2f}",
+            "policy/clipped": "clipped {:.1%}",
+            "drift/largest": "drift {:.1e}",
+            "groups/flat": "flat groups {:.0%}",
+            "loss": "loss {:.3f}",
+            "mean_token_accuracy": "right tokens {:.1%}",
+        }
+        stage_loss = "reward/run" in self.figures
+        return [
+            form.format(self.figures[name])
+            for name, form in forms.items()
+            if name in self.figures and not (name == "loss" and stage_loss)
+        ]
+
+    @property
+    def speed(self) -> list[str]:
+        """Tokens a second."""
+        named = {"sampled": "drawn", "trained": "trained"}
+        return [
+            f"{self.figures[key]:,.0f} tokens/s {word}"
+            for what, word in named.items()
+            if (key := f"tokens_per_second/{what}") in self.figures
+        ]
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the board for as long as the block lasts, live where there is a terminal."""
+        console = self._output.stderr
+        self._live = console.is_terminal and not console.is_dumb_terminal and not self._output.quiet
+        if not self._live:
+            yield
+            return
+        try:
+            with Live(
+                _Lines(self),
+                console=console,
+                refresh_per_second=REFRESH_PER_S,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            ):
+                yield
+        finally:
+            self._live = False
+
+
+class _Lines:
+    """Progress, then the figures, each line as wide as the terminal."""
+
+    def __init__(self, board: TrainingBoard) -> None:
+        self._board = board
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        board = self._board
+        if not board.total:
+            yield Text(f"{board.what} …", "dim")
+            return
+        head, tail = f"{board.what} {board.place} ", joined([board.left])
+        room = options.max_width - len(head) - len(tail) - 1
+        line = Text(head, no_wrap=True, overflow="ellipsis")
+        if room >= LEAST_CELLS:
+            line.append_text(_bar(board.update, board.total, min(BAR_CELLS, room)))
+        line.append(tail)
+        yield line
+        for facts in (board.rewards, board.health, board.speed):
+            if facts:
+                yield from _wrapped(facts, options.max_width)
+
+
+def _wrapped(facts: list[str], width: int) -> Iterator[Text]:
+    """Yield lines that break between facts and nowhere else."""
+    line = ""
+    for fact in facts:
+        longer = joined([line, fact])
+        if line and len(longer) > width:
+            yield Text(line, no_wrap=True, overflow="ellipsis")
+            longer = fact
+        line = longer
+    yield Text(line, no_wrap=True, overflow="ellipsis")
+
+
+def _bar(done: int, total: int, cells: int) -> Text:
+    full = cells * done // max(1, total)
+    return Text("━" * full, "green") + Text("━" * (cells - full) + " ", "bright_black")
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

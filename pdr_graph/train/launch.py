@@ -1,0 +1,67 @@
+"""What `accelerate launch` told this process: how many there are, and which it is."""
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.settings import TrainSettings
+
+
+class Launch(BaseSettings):
+    """The launcher's variables, `WORLD_SIZE` and so on; without them there is one process."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
+
+    world_size: int = Field(1, ge=1)
+    rank: int = Field(0, ge=0)
+    accelerate_use_fsdp: bool = False
+    accelerate_use_deepspeed: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+
+def read_launch() -> Launch:
+    """Read what the launcher set.
+
+    Raises:
+        ConfigError: a variable is malformed.
+    """
+    try:
+        return Launch()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper()
+        raise ConfigError(
+            f"{name} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}; it is set by "
+            "`accelerate launch`"
+        ) from None
+
+
+def check_launch(launch: Launch, settings: TrainSettings) -> None:
+    """Refuse a number of processes, or a sharding, that the settings do not speak of.
+
+    Raises:
+        ConfigError: the sentence has the command, or the setting, that fits.
+    """
+    asked = settings.devices.processes
+    if launch.world_size != asked:
+        started = "1 was" if launch.world_size == 1 else f"{launch.world_size} were"
+        raise ConfigError(
+            f"devices.processes is {asked} and {started} started; use `accelerate launch "
+            f"--num_processes {asked} -m pdr_graph.cli train …`, or set devices.processes "
+            f"{launch.world_size}"
+        )
+    shards = launch.accelerate_use_fsdp or launch.accelerate_use_deepspeed
+    if settings.devices.sharded and not shards:
+        raise ConfigError(
+            "devices.sharded needs FSDP or DeepSpeed: `accelerate launch --use_fsdp …`, or a file "
+            "of `accelerate config`"
+        )
+    if shards and not settings.devices.sharded:
+        raise ConfigError(
+            "the launcher shards the model (FSDP or DeepSpeed) and devices.sharded is false; set "
+            "devices.sharded true"
+        )

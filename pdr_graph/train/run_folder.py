@@ -1,0 +1,175 @@
+"""A training run's folder: what was asked, and who works in it.
+
+    train.json          the header: settings, data, versions; written once, never changed
+    train.lock          held by the process that writes here
+    metrics.jsonl       figures of every update (`metrics.py`); tensorboard/ has them too
+    trajectories.jsonl  every run of the graph, if asked for
+    checkpoint-N        the state after N updates (`saving.py`)
+    warm_start/         the same of the warm start, and its model
+    model               the trained model, once the run is done
+
+Under `accelerate launch` the main process alone writes header, lock and metrics.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.eval.problems import Problems
+from pdr_graph.train.settings import TrainSettings
+from pdr_graph.train.settings_file import differences
+
+HEADER, LOCK, MODEL, WARM_START = "train.json", "train.lock", "model", "warm_start"
+SCHEMA: Final = 1
+_PACKAGES = ("pdr-graph", "torch", "transformers", "trl", "peft", "accelerate", "vllm")
+
+Header = dict[str, Any]
+"""schema, created, settings, data, warm_start, versions."""
+
+
+def header_of(settings: TrainSettings, problems: Problems | None) -> Header:
+    """Return the header of a run that begins now."""
+    warm = settings.warm_start
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings.model_dump(mode="json"),
+        "data": problems
+        and {
+            "source": problems.source,
+            "sha256": problems.sha256,
+            "num_problems": len(problems.problems),
+        },
+        "warm_start": warm and {"sha256": _sha256(warm.data)},
+        "versions": _versions(),
+    }
+
+
+def read_header(folder: Path) -> Header | None:
+    """Read what a run was asked to do; None where there is no run.
+
+    Raises:
+        ConfigError: it is damaged, or of another schema version.
+    """
+    file = folder / HEADER
+    try:
+        header = json.loads(file.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{file} is damaged ({error}); restore it, or name another --out"
+        ) from None
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        raise ConfigError(
+            f"{file} is of another schema version than {SCHEMA}; use the pdr-graph that wrote it"
+        )
+    return header
+
+
+def refuse_changes(folder: Path, asked: Header) -> None:
+    """Refuse to go on with a run that was begun with other settings, or in a folder of another.
+
+    Raises:
+        ConfigError: the sentence names every difference.
+    """
+    recorded = read_header(folder)
+    if recorded is None:
+        if (folder / "run.json").exists():
+            raise ConfigError(
+                f"{str(folder)!r} holds a run of `pdr-graph eval`; name another --out"
+            )
+        return
+    changed = differences(recorded["settings"], asked["settings"])
+    for name in ("data", "warm_start"):
+        was, now = recorded[name], asked[name]
+        if was and now and was["sha256"] != now["sha256"]:
+            changed.append(f"what the {name.replace('_', '-')} file holds")
+    if changed:
+        raise ConfigError(
+            f"{str(folder)!r} holds a run with another {', another '.join(changed)}; repeat its "
+            "settings, or name another --out"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainFolder:
+    """A run that goes on."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """Where the trained model is, once the run is done."""
+        return self.path / MODEL
+
+    @property
+    def warm_start(self) -> Path:
+        """Folder of the warm start."""
+        return self.path / WARM_START
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is done; its model is moved to its place whole."""
+        return self.model.is_dir()
+
+    @contextmanager
+    def claimed(self, header: Header) -> Iterator[None]:
+        """Hold the folder for as long as the block lasts, and begin the run if there is none.
+
+        Raises:
+            ConfigError: it cannot be made, or another process has it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ConfigError(
+                f"--out {str(self.path)!r} cannot be made: {error.strerror}"
+            ) from None
+        try:
+            _hold(lock, self.path)
+            self._begin(header)
+            yield
+        finally:
+            os.close(lock)
+
+    def _begin(self, header: Header) -> None:
+        file = self.path / HEADER
+        if not file.exists():
+            whole = self.path / f".{HEADER}"
+            whole.write_text(json.dumps(header, indent=2) + "\n", "utf-8")
+            whole.replace(file)
+
+
+def _hold(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise ConfigError(
+            f"another process trains in {str(path)!r}; wait until it has ended, or name another "
+            "--out"
+        ) from None
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _versions() -> Mapping[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

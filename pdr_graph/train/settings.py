@@ -1,0 +1,250 @@
+"""What a training run is asked to do, as its TOML file says it; `settings_file.py` reads one.
+
+Nothing here needs torch: a run that cannot work is refused before anything heavy is imported.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.errors import ConfigError
+from pdr_graph.extensions import Extensions
+from pdr_graph.train.advantage import DistillCredit, DraftCredit
+from pdr_graph.train.plan import Plan
+
+PolicyKind = Literal["transformers", "vllm-http", "vllm-colocate"]
+Push = Literal["none", "colocate", "lora", "nccl", "disk"]
+Precision = Literal["fp32", "bf16"]
+
+_SET_BY_TRAINING = frozenset(
+    {
+        *("preset", "widths", "finish", "verifier", "seed", "quorum", "max_extra_rounds"),
+        *("stop_on_consensus", "pool_rounds", "max_total_tokens", "deadline_s"),
+        "thinking_token_budget",
+    }
+)
+"""Fields that a plan decides, or that would end a run early or prolong it."""
+
+
+class Table(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PolicySettings(Table):
+    """Who draws the tokens, and how it gets the new weights."""
+
+    kind: PolicyKind = "transformers"
+    """`transformers`: the trained model itself, in this process. `vllm-http`: a vLLM server.
+    `vllm-colocate`: vLLM in this process, on the same device."""
+    push: Push | Literal["auto"] = "auto"
+    """How weights reach it; `auto` is the way that fits, see `PUSHES`."""
+    base_url: str | None = None
+    """OpenAI endpoint of the server, with its `/v1`; for `vllm-http` alone."""
+    served_model: str | None = None
+    """Name that the server gives the model; not needed where it serves only one."""
+    max_in_flight: int = Field(64, ge=1)
+    """Calls at once, in each process."""
+    chat_template: dict[str, Any] = Field(default_factory=dict)  # Any: the template's own
+    """Variables of the model's chat template, such as `enable_thinking = false`."""
+    gpu_memory_share: float = Field(0.35, gt=0.0, lt=1.0)
+    """Share of the device that `vllm-colocate` takes."""
+
+
+class RolloutSettings(Table):
+    """How many problems a step has, and how the rows of each are spent; see `plan.py`."""
+
+    problems_per_step: int = Field(8, ge=1)
+    """Problems of one step, over all processes."""
+    rows_per_problem: int = Field(8, ge=2)
+    """K, calls of a problem that are trained on."""
+    num_drafts: int = Field(4, ge=1)
+    """M, drafts that a workspace is made of."""
+    operator_plan: Literal["workspace", "rounds"] = "workspace"
+    """`workspace`: M drafts, K − M refinements of the one workspace. `rounds`: K/(M + 1) runs."""
+    operator_fraction: float = Field(0.5, ge=0.0, le=1.0)
+    """Share of a step's problems that are spent on PDR; the others on long CoT."""
+    record: bool = False
+    """Whether every trajectory is kept, in `trajectories.jsonl`."""
+
+
+class ObjectiveSettings(Table):
+    """The loss and its rewards; see `objective.py` and `advantage.py`."""
+
+    alpha: float = Field(0.1, ge=0.0)
+    """Weight of the likelihood of correct rollouts."""
+    epsilon_max: float = Field(5.0, ge=1.0)
+    """Bound on the ratio of the policy to the one that drew a token."""
+    draft_credit: DraftCredit = "own"
+    """What a draft is rewarded for: its own answer, the run's (`outcome`, with the plan `rounds`
+    alone), or nothing (`none`: it is not trained on)."""
+    distill_credit: DistillCredit = "none"
+    """What a distiller's call is rewarded for."""
+
+
+class OptimiserSettings(Table):
+    """AdamW, its schedule, and how a step's rows are cut up."""
+
+    updates_per_step: int = Field(1, ge=1)
+    """Updates of the weights on one step's rows."""
+    micro_batch_rows: int = Field(8, ge=1)
+    """Rows in one forward pass of one process; changes memory, and nothing else."""
+    learning_rate: float = Field(1e-6, gt=0.0)
+    """At its peak."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls after warm-up."""
+    warmup_updates: int = Field(0, ge=0)
+    """Updates over which the rate rises from 0."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    """As AdamW has it."""
+    max_grad_norm: float = Field(1.0, ge=0.0)
+    """Bound on the norm of an update's gradient; 0 sets none."""
+    beta2: float = Field(0.95, gt=0.0, lt=1.0)
+    """Decay of AdamW's second moment."""
+    gradient_checkpointing: bool = True
+    """Whether activations are computed again instead of kept."""
+
+
+class LoraSettings(Table):
+    """Low-rank adapters; without this table all weights are trained."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0.0)
+    """Scale: the adapter counts `alpha / rank` times."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Left at 0 for RL: with it, the policy that is trained is not the one that drew."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Linear modules by the end of their name, or all but the head."""
+
+
+class DriftSettings(Table):
+    """When the policy that draws is held against the one that is trained; see `drift.py`."""
+
+    every: int = Field(1, ge=0)
+    """Steps between checks; 0 never checks."""
+    rows: int = Field(4, ge=1)
+    """Rows that are computed again."""
+    tolerance: float | None = Field(None, gt=0.0)
+    """Bound on the difference of log-probabilities: the largest in fp32, the mean in bf16. None is
+    1e-3 and 0.05."""
+
+
+class DeviceSettings(Table):
+    """What it is run on; `accelerate launch` starts the processes."""
+
+    processes: int = Field(1, ge=1)
+    """One for each device, over all machines."""
+    sharded: bool = False
+    """Whether FSDP or DeepSpeed spreads weights, gradients and optimiser over them."""
+    memory_gib: float | None = Field(None, gt=0.0)
+    """Of one device, for the estimate to be held against; None says nothing of what fits."""
+    precision: Precision = "fp32"
+    """`bf16` computes in bfloat16; weights that are trained stay fp32, others become bf16."""
+
+
+class WarmStartSettings(Table):
+    """Supervised training on `pdr-graph train-data`'s file before RL, or instead of it."""
+
+    data: Path
+    """JSON lines with `prompt` and `completion`, each a list of messages."""
+    epochs: float = Field(1.0, gt=0.0)
+    """Passes over the file."""
+    batch_rows: int = Field(32, ge=1)
+    """Rows of one update, over all processes."""
+    micro_batch_rows: int = Field(4, ge=1)
+    """Rows in one forward pass of one process."""
+    learning_rate: float = Field(1e-5, gt=0.0)
+    """At its peak; it falls linearly."""
+    warmup_share: float = Field(0.03, ge=0.0, lt=1.0)
+    """Share of the updates over which the rate rises."""
+    max_tokens: int | None = Field(None, ge=2)
+    """Rows with more tokens are left out, and counted; None is the model's window."""
+    save_every: int = Field(100, ge=1)
+    """Updates between checkpoints."""
+
+
+class TrainSettings(Table):
+    """One training run."""
+
+    model: Path
+    """Folder of the model to start from, as transformers saves one."""
+    data: str | None = None
+    """Problems, as `pdr-graph eval` reads them; not needed where `steps` is 0."""
+    limit: int | None = Field(None, ge=1)
+    """The first so many problems only."""
+    steps: int = Field(100, ge=0)
+    """Steps: rollouts and the updates made of them. 0 leaves it at the warm start."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """From which the order of problems and every draw derive."""
+    save_every: int = Field(10, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Checkpoints that are kept, the newest."""
+    strategy: dict[str, Any] = Field(default_factory=dict)  # Any: checked by make_config
+    """Fields of `PDRConfig` for both kinds of plan: kappa, max_tokens, distiller, answer …"""
+    policy: PolicySettings = PolicySettings()
+    rollouts: RolloutSettings = RolloutSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    lora: LoraSettings | None = None
+    drift: DriftSettings = DriftSettings()
+    devices: DeviceSettings = DeviceSettings()
+    warm_start: WarmStartSettings | None = None
+
+    @model_validator(mode="after")
+    def _strategy_and_plans_are_possible(self) -> Self:
+        try:
+            _ = self.config, self.direct_plan, self.operator_plan
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def config(self) -> PDRConfig:
+        """Return the strategy that every run shares.
+
+        All drafts go into the workspace, unless `k` or `distiller` says otherwise.
+
+        Raises:
+            ConfigError: a field of `strategy` is unknown, or set by training.
+        """
+        for name in self.strategy:
+            if name in _SET_BY_TRAINING:
+                raise ConfigError(f"strategy.{name} is set by training itself; leave it out")
+        drafts = self.rollouts.num_drafts
+        all_of_them = {"distiller": "top_k", "k": drafts}
+        return make_config(widths=(drafts,), **(all_of_them | self.strategy))
+
+    @property
+    def direct_plan(self) -> Plan:
+        """Return how the rows of a problem in trace mode are spent."""
+        return Plan("direct", self.rollouts.rows_per_problem)
+
+    @property
+    def operator_plan(self) -> Plan:
+        """Return how the rows of a problem in operator mode are spent; no matter without any."""
+        rollouts = self.rollouts
+        if not rollouts.operator_fraction:
+            return self.direct_plan
+        plan = rollouts.operator_plan
+        return Plan(plan, rollouts.rows_per_problem, rollouts.num_drafts, self._num_distills)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Return the rows of a step, over all processes."""
+        return self.rollouts.problems_per_step * self.rollouts.rows_per_problem
+
+    @property
+    def _num_distills(self) -> int:
+        """Return how many calls of one workspace's distiller are trained on."""
+        if self.objective.distill_credit == "none":
+            return 0
+        config = self.config
+        return (
+            Extensions()
+            .distiller(config.distiller)
+            .max_calls(self.rollouts.num_drafts, 1, config.k)
+        )

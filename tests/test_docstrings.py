@@ -1,0 +1,196 @@
+"""The code in docstrings is run: whoever copies it gets what it says."""
+
+import ast
+import doctest
+import importlib
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.graph import START, MessagesState, StateGraph
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from pdr_graph import as_tool, pdr_node, preset, solve
+from pdr_graph.local import embedded_valkey
+from pdr_graph.telemetry import observed
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("pdr_graph", "checkpoints", "graphs")
+OF_TORCH = ("pdr_graph.train", "pdr_graph.policy")
+"""Run by `make test-train`, where their library is."""
+SECTIONS = ("Args:", "Raises:", "Returns:", "Yields:")
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Yield every module's name and tree."""
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            path = file.relative_to(ROOT).with_suffix("")
+            name = ".".join(path.parts).removesuffix(".__init__")
+            yield name, ast.parse(file.read_text("utf-8"))
+
+
+def paragraphs() -> Iterator[tuple[str, str]]:
+    """Yield every paragraph of every docstring, with its module."""
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                    if paragraph.strip():
+                        yield name, textwrap.dedent(paragraph.strip("\n"))
+
+
+def blocks() -> dict[str, list[str]]:
+    """Return the code in docstrings, by module: what parses as statements and calls something."""
+    found: dict[str, list[str]] = {}
+    for name, paragraph in paragraphs():
+        if not paragraph.startswith((*SECTIONS, ">>>")) and is_code(paragraph):
+            found.setdefault(name, []).append(paragraph)
+    return found
+
+
+def is_code(text: str) -> bool:
+    try:
+        tree = ast.parse(in_a_function(text))
+    except SyntaxError:
+        return False
+    return any(isinstance(node, ast.Call | ast.Import | ast.ImportFrom) for node in ast.walk(tree))
+
+
+def in_a_function(code: str) -> str:
+    """Return code that may wait, as a function."""
+    return f"async def example():\n{textwrap.indent(code, '    ')}"
+
+
+async def outcome_of(code: str, **names: Any) -> dict[str, Any]:
+    """Run code with some names known, and return the names that it made."""
+    exec(compile(f"{in_a_function(code)}\n    return locals()", "docstring", "exec"), names)
+    made: dict[str, Any] = await names["example"]()
+    return made
+
+
+BLOCKS = blocks()
+TESTED = {
+    "checkpoints",
+    "pdr_graph",
+    "pdr_graph.connect",
+    "pdr_graph.embed",
+    "pdr_graph.telemetry",
+}
+"""Modules whose code a test below runs."""
+
+
+def test_no_code_in_a_docstring_is_left_out():
+    """A new example needs a test here."""
+    others = {name for name in BLOCKS if not name.startswith(OF_TORCH)}
+    assert others == TESTED
+
+
+@pytest.mark.parametrize("name", [name for name in BLOCKS if name.startswith(OF_TORCH)])
+def test_what_needs_torch_names_what_there_is(name):
+    """Every name that such an example calls is the module's."""
+    pytest.importorskip("torch", reason="needs torch: make test-train")
+    home = vars(importlib.import_module(name))
+    for code in BLOCKS[name]:
+        tree = ast.parse(in_a_function(code))
+        called = {
+            node.func.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert called <= home.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [(name, text) for name, text in paragraphs() if text.startswith('{"')]
+)
+def test_a_row_of_data_is_json(name, row):
+    """What a file or a process is said to hold can be read as such."""
+    while row:
+        value, end = json.JSONDecoder().raw_decode(row)
+        assert isinstance(value, dict), name
+        row = row[end:].lstrip()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, tree in modules() if ">>> " in ast.unparse(tree)],
+)
+def test_what_is_shown_at_a_prompt_is_what_comes(name):
+    """Each `>>>` line prints what stands below it."""
+    done = doctest.testmod(importlib.import_module(name))
+    assert done.attempted > 0
+    assert done.failed == 0
+
+
+async def test_the_package(mock):
+    """A problem, a preset, a model."""
+    (code,) = BLOCKS["pdr_graph"]
+    code = code.replace("ChatVLLM(...)", "(model := ChatVLLM(base_url=url, model='mock-model'))")
+    code = code.replace('preset("pdr")', 'preset("pdr", widths=(2,))')
+    made = await outcome_of(code, url=mock.url)
+    await made["model"].aclose()
+    assert mock.stats()["calls"] == made["result"].ledger.to_json()["calls"] == 2 + 1 + 1
+
+
+async def test_connect(mock, monkeypatch):
+    """The settings name the endpoint."""
+    from pdr_graph.connect import open_client
+
+    monkeypatch.setenv("PDR_BASE_URL", mock.url)
+    (code,) = BLOCKS["pdr_graph.connect"]
+    made = await outcome_of(code, open_client=open_client, solve=solve)
+    assert made["result"].ledger.to_json()["calls"] == mock.stats()["calls"] > 0
+
+
+async def test_embed(connect):
+    """A node of a graph, and a tool of an agent; the graph answers."""
+    from langchain.agents import create_agent
+
+    builder = StateGraph(MessagesState)
+    known = {"builder": builder, "create_agent": create_agent, "model": connect()}
+    known |= {"pdr_node": pdr_node, "as_tool": as_tool, "preset": lambda name: preset("long_cot")}
+    (code,) = BLOCKS["pdr_graph.embed"]
+    made = await outcome_of(code, **known)
+    assert "tools" in made["agent"].get_graph().nodes
+    builder.add_edge(START, "reason")
+    state = await builder.compile().ainvoke({"messages": [("user", "What is 6 x 7?")]})
+    assert state["messages"][-1].type == "ai"
+
+
+async def test_telemetry(connect):
+    """The block's run leaves spans."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    (code,) = BLOCKS["pdr_graph.telemetry"]
+    names = {"observed": lambda: observed(provider), "solve": solve, "model": connect()}
+    await outcome_of(code, **names)
+    assert "pdr run" in {span.name for span in exporter.get_finished_spans()}
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("where", ["docstring", "checkpoints/README.md"])
+async def test_checkpoints(connect, tmp_path, where):
+    """A graph kept in a real store, run under a lease."""
+    from checkpoints import open_checkpointer
+
+    if where == "docstring":
+        (code,) = BLOCKS["checkpoints"]
+    else:
+        code = (ROOT / where).read_text("utf-8").partition("```python\n")[2].partition("```")[0]
+    builder = StateGraph(MessagesState)
+    builder.add_node("reason", pdr_node(preset("long_cot"), model=connect()))
+    builder.add_edge(START, "reason")
+    async with embedded_valkey(tmp_path) as url:
+        known = {"builder": builder, "inputs": {"messages": [("user", "What is 6 x 7?")]}}
+        code = code.replace("redis://localhost:6379/0", url)
+        await outcome_of(code, open_checkpointer=open_checkpointer, **known)
+        async with open_checkpointer(url) as saver:
+            place = {"configurable": {"thread_id": "my-thread"}}
+            state = await builder.compile(checkpointer=saver).aget_state(place)
+    assert [message.type for message in state.values["messages"]] == ["human", "ai"]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pdr_graph.cli.commands import measures, runs, servers
+from pdr_graph.cli.commands import measures, runs, servers, training
 from pdr_graph.cli.failure import INTERRUPTED, explain
 from pdr_graph.cli.output import Output
 from pdr_graph.settings import debug_wanted
@@ -33,6 +33,8 @@ _COMMANDS: Mapping[str, Callable[..., None]] = {
     "eval": measures.evaluate,
     "compare": measures.compare,
     "check": measures.check,
+    "train": training.train,
+    "train-data": training.train_data,
     "doctor": servers.doctor,
     "demo": servers.demo,
 }

@@ -66,7 +66,8 @@ class WarmStartTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         """Return the updates of the whole warm start."""
         batches = len(self.get_train_dataloader())
         each = math.ceil(batches / self.args.gradient_accumulation_steps)
-        return int(math.ceil(self.args.num_train_epochs * each))
+        epochs: float = self.args.num_train_epochs
+        return math.ceil(epochs * each)
 
     def go_on(self) -> int:
         """Train to the end, from the last checkpoint if there is one; returns the updates made.

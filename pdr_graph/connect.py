@@ -4,6 +4,7 @@ async with open_client() as client:
     result = await solve("What is 6 x 7?", model=client)
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -38,7 +39,8 @@ async def open_client(
 ) -> AsyncIterator[ModelClient]:
     """Connect to the model of the settings, and close the connections at the end.
 
-    Without a base URL the embedded demonstration model is started, and ended.
+    Without a base URL the embedded demonstration model is started, and ended; a model folder that
+    is named is run in this process.
 
     Args:
         settings: None reads the environment.
@@ -47,7 +49,8 @@ async def open_client(
     Raises:
         EndpointError: the endpoint is dead, refuses the key, or does not serve the model.
         ConfigError: it serves several models and none is named, the tokenizer file is none,
-            the log file cannot be written, or spans are asked for without OpenTelemetry.
+            the model folder cannot be read or needs torch, the log file cannot be written, or
+            spans are asked for without OpenTelemetry.
         LocalError: the embedded model is not to be had.
     """
     settings = settings or load_settings()
@@ -72,6 +75,10 @@ async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[Model
         async with _connected(settings, settings.base_url, settings.model) as client:
             yield client
         return
+    folder = _model_folder(settings.model)
+    if folder is not None:
+        yield await _in_process(settings, folder, announce)
+        return
     async with (
         embedded_model(
             settings.data_dir,
@@ -86,6 +93,30 @@ async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[Model
         yield client
 
 
+async def _in_process(settings: Settings, folder: Path, announce: Announce) -> ModelClient:
+    # Here, for torch is loaded only where it is asked for.
+    from pdr_graph.policy.client import policy_client
+    from pdr_graph.policy.folder import open_folder
+
+    opened = await asyncio.to_thread(open_folder, folder)
+    announce(
+        f"model folder {str(folder)!r} ({opened.num_parameters:,} parameters) runs in this "
+        f"process, on {opened.policy.model.device}: right for small models and studies; serve "
+        "larger ones and set --base-url / PDR_BASE_URL"
+    )
+    return policy_client(
+        opened.policy, opened.tokenizer, name=opened.name, max_in_flight=settings.max_in_flight
+    )
+
+
+def _model_folder(model: str | None) -> Path | None:
+    """Return the folder that a model's name is, None if it is none."""
+    if model is None or model == SMOLLM2.name:
+        return None
+    folder = Path(model).expanduser()
+    return folder if folder.is_dir() else None
+
+
 def _model_file(model: str | None) -> Path | None:
     """Return the file that the embedded server is to load, None for its own."""
     if model is None or model == SMOLLM2.name:
@@ -94,7 +125,7 @@ def _model_file(model: str | None) -> Path | None:
     if file.suffix != ".gguf":
         raise ConfigError(
             f"model {model!r} is named, but no endpoint that serves it; set --base-url / "
-            "PDR_BASE_URL, or name a .gguf file"
+            "PDR_BASE_URL, or name a .gguf file or a model folder"
         )
     if not file.is_file():
         raise ConfigError(f"model file {model!r} does not exist")

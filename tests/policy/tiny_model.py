@@ -5,11 +5,19 @@ after `pytest.importorskip("torch")`.
 """
 
 import string
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 PAD, END, UNKNOWN, USER, ASSISTANT = "<pad>", "<end>", "<unknown>", "<user>", "<assistant>"
 SPECIAL = (PAD, END, UNKNOWN, USER, ASSISTANT)
@@ -42,32 +50,41 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(seed: int = 0, **fields: object) -> Qwen2ForCausalLM:
-    """Return a model of 0.3 million parameters with random weights, the same for each seed."""
-    tokenizer = tiny_tokenizer()
-    config = Qwen2Config(
-        **{
-            "vocab_size": len(tokenizer),
-            "hidden_size": 96,
-            "intermediate_size": 256,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 1024,
-            "tie_word_embeddings": True,
-            "initializer_range": 0.2,
-            "bos_token_id": None,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            **fields,
-        }
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Qwen2ForCausalLM(config).eval()
+    """Return a Qwen2 of 0.3 million parameters with random weights, the same for each seed."""
+    return _drawn(Qwen2ForCausalLM, Qwen2Config(**{**_fields(), **fields}), seed)
 
 
 def write_tiny_model(folder: Path, seed: int = 0, **fields: object) -> Path:
-    """Write model and tokenizer as a folder that transformers and vLLM load."""
-    tiny_model(seed, **fields).save_pretrained(folder)
+    """Write a model of that size and its tokenizer as a folder that transformers and vLLM load.
+
+    It is a Llama: for a Qwen2 `AutoTokenizer` makes a tokenizer of Qwen2 of whatever the folder
+    holds, which would lose every blank here.
+    """
+    model = _drawn(LlamaForCausalLM, LlamaConfig(**{**_fields(), **fields}), seed)
+    model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def _fields() -> dict[str, object]:
+    tokenizer = tiny_tokenizer()
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _drawn(kind: Callable[[Any], Any], config: object, seed: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind(config).eval()

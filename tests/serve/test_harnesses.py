@@ -1,6 +1,6 @@
-"""Evaluation harnesses, unchanged, against the server with the embedded model.
+"""Other projects' clients, unchanged, against the server with the embedded model.
 
-They are heavy: `make test-clients` installs them in an environment of their own and runs this.
+The harnesses are heavy: `make test-clients` installs them in an environment of their own.
 """
 
 import importlib.util
@@ -12,7 +12,14 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
+import openai
 import pytest
+from langchain_openai import ChatOpenAI
+
+from tests.local.conftest import model_data_dir
+
+__all__ = ["model_data_dir"]
 
 MODEL = "pdr?widths=2&max_tokens=64&solution_tokens=48&kappa=128"
 KEY = "sesame"
@@ -71,25 +78,24 @@ def needs(module: str):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[str]:
+def served(model_data_dir) -> Iterator[str]:
     """Address of the real command with everything embedded."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("needs the extra local")
     settings = {name: text for name, text in os.environ.items() if not name.startswith("PDR_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "pdr_graph.cli", "serve", "--port", "0", "--key", KEY],
-        env={
-            **settings,
-            "PDR_DATA_DIR": os.environ.get("PDR_DATA_DIR") or str(tmp_path_factory.mktemp("data")),
-        },
+        env={**settings, "PDR_DATA_DIR": str(model_data_dir)},
         stdout=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
-    yield process.stdout.readline().strip()
+    address = process.stdout.readline().strip()
+    assert address, "the server did not start; what it says is above"
+    yield address
     process.terminate()
     process.stdout.close()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
 
 
 def tokens_served(url: str) -> float:
@@ -104,6 +110,41 @@ def tokens_served(url: str) -> float:
         for line in lines
         if line.startswith("pdr_model_tokens_total{")
     )
+
+
+@needs("lm_eval")  # not for itself: with the embedded model this is too slow for `make test`
+def test_the_official_client(served):
+    """Streaming and not, each with an answer, progress, and the run's own bill."""
+    before = tokens_served(served)
+    with openai.OpenAI(base_url=served, api_key=KEY) as client:
+        asked = [{"role": "user", "content": QUESTIONS[0]["question"]}]
+        whole = client.chat.completions.create(model=MODEL, messages=asked)
+        chunks = list(
+            client.chat.completions.create(
+                model=MODEL, messages=asked, stream=True, stream_options={"include_usage": True}
+            )
+        )
+    deltas = [each.choices[0].delta for each in chunks if each.choices]
+    progress = "".join(getattr(each, "reasoning", None) or "" for each in deltas)
+    assert whole.choices[0].message.content.strip()
+    assert "".join(each.content or "" for each in deltas).strip()
+    assert progress.startswith("Round 1 of 1: 2 drafts.")
+    assert progress.endswith("Refining.\n")
+    spent = tokens_served(served) - before
+    assert whole.usage.total_tokens + chunks[-1].usage.total_tokens == spent
+
+
+@needs("lm_eval")
+def test_langchain(served):
+    """ChatOpenAI reads the answer and what it cost."""
+    before = tokens_served(served)
+    with httpx2.Client(timeout=300) as http:
+        model = ChatOpenAI(model=MODEL, base_url=served, api_key=KEY, http_client=http)
+        message = model.invoke(QUESTIONS[1]["question"])
+        pieces = [piece.text for piece in model.stream(QUESTIONS[1]["question"])]
+    assert message.text.strip()
+    assert "".join(pieces).strip()
+    assert 0 < message.usage_metadata["total_tokens"] < tokens_served(served) - before
 
 
 @needs("lm_eval")

@@ -1,0 +1,139 @@
+"""A tiny model served by real vLLM, and a trainer whose rollouts the graph draws from it."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine.cache import say
+from engine.environment import vllm_environment
+from engine.server import ON_CPU, VLLMServer
+from pdr_graph.config import make_config
+from pdr_graph.connect import open_client
+from pdr_graph.eval.judging import Judge
+from pdr_graph.eval.problems import Problem
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.settings import load_settings
+from pdr_graph.train.advantage import Row
+from pdr_graph.train.arguments import training_arguments
+from pdr_graph.train.drift import DriftGuard
+from pdr_graph.train.plan import Plan
+from pdr_graph.train.push.protocol import WeightPush
+from pdr_graph.train.recording import telling_tokens
+from pdr_graph.train.rollouts import Collector
+from pdr_graph.train.schedule import Schedule
+from pdr_graph.train.trainer import OperatorTrainer
+from pdr_graph.train.trajectory import Trajectory
+from tests.policy.tiny_model import tiny_tokenizer, write_tiny_model
+
+WINDOW = 4096
+"""In tokens, which are characters."""
+SHAPE = {
+    # vLLM's attention on CPUs takes heads of 32 and more.
+    "hidden_size": 128,
+    "max_position_embeddings": WINDOW,
+}
+PROBLEMS = [Problem(id=f"q{index}", text=f"{index} + 2 = ?", gold="4") for index in range(4)]
+SCHEDULE = Schedule(len(PROBLEMS), 2, Plan("direct", 4), Plan("rounds", 4, num_drafts=1), seed=1)
+
+
+@contextmanager
+def served(folder: Path, *options: str, tied: bool) -> Iterator[VLLMServer]:
+    """Serve a tiny model while the block lasts."""
+    model = write_tiny_model(folder / "model", tie_word_embeddings=tied, **SHAPE)
+    server = VLLMServer(
+        python=vllm_environment(),
+        model=model,
+        log=folder / "server.log",
+        name="tiny",
+        options=(
+            *ON_CPU,
+            *("--max-model-len", str(WINDOW), "--max-num-seqs", "16"),
+            *("--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"),
+            *options,
+        ),
+        environment={"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
+    )
+    say("starting vLLM with a tiny model (a minute)")
+    with server:
+        yield server
+
+
+@dataclass
+class Rewarded:
+    """Rollouts with rewards that a model without sense can earn."""
+
+    rows: Sequence[Sequence[Row]]
+    trajectories: Sequence[Trajectory]
+
+
+@dataclass
+class FromTheGraph:
+    """Draws rollouts by running the graph on a server; even tokens earn a reward."""
+
+    runner: asyncio.Runner
+    client: ModelClient
+    asked: list[str]
+
+    def __call__(self, problems, plans, *, seed: int, policy_version: int) -> Rewarded:
+        """Draw the rollouts of some problems."""
+        config = make_config(distiller="random_k", k=1, max_tokens=8, kappa=32, solution_tokens=32)
+        collector = Collector(self.client, Judge.of_kind("math", None), config)
+        drawn = self.runner.run(
+            collector.collect(problems, plans, seed=seed, policy_version=policy_version)
+        )
+        self.asked.append(self.client.name)
+        rows = [[_rewarded(row) for row in group] for group in drawn.rows]
+        return Rewarded(rows, drawn.trajectories)
+
+    def use(self, name: str) -> None:
+        """Have further calls ask for another model of the server."""
+        self.client.model = self.client.model.model_copy(update={"model_name": name})
+
+
+def _rewarded(row: Row) -> Row:
+    reward = 1.0 if sum(row.call.token_ids) % 2 == 0 else -1.0
+    return replace(row, reward=reward, correct=reward > 0)
+
+
+@contextmanager
+def graph_on(server: VLLMServer) -> Iterator[FromTheGraph]:
+    """Open the way to a server for as long as the block lasts."""
+    with asyncio.Runner() as runner:
+        opened = open_client(load_settings(base_url=server.base_url, model="tiny"))
+        client = runner.run(opened.__aenter__())
+        client.model = telling_tokens(client.model)
+        try:
+            yield FromTheGraph(runner, client, [])
+        finally:
+            runner.run(opened.__aexit__(None, None, None))
+
+
+def train(
+    folder: Path,
+    model,
+    collect: FromTheGraph,
+    push: WeightPush,
+    *,
+    steps: int = 3,
+    also: Callable[[OperatorTrainer], None] = lambda _: None,
+) -> list[dict[str, float]]:
+    """Train some steps with the guard on; return the figures of the updates."""
+    figures: list[dict[str, float]] = []
+    trainer = OperatorTrainer(
+        model,
+        tiny_tokenizer(),
+        PROBLEMS,
+        collect,
+        schedule=SCHEDULE,
+        arguments=training_arguments(
+            folder, SCHEDULE, num_steps=steps, rows_at_once=4, learning_rate=1e-2, cpu=True
+        ),
+        push=push,
+        guard=DriftGuard(rows=8),
+        on_update=figures.append,
+    )
+    also(trainer)
+    trainer.train()
+    return figures

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -49,6 +50,12 @@ class PolicyChat(BaseChatModel):
         """Keep the tokens of recent prompts."""
         super().model_post_init(context)
         self._encoded = lru_cache(maxsize=256)(self._encode)
+
+    def going_on(self) -> AbstractContextManager[None]:
+        """Tell the policy that a run goes on, for its calls to be drawn with the other runs'."""
+        going_on = getattr(self.policy, "going_on", nullcontext)
+        context: AbstractContextManager[None] = going_on()
+        return context
 
     @property
     def _llm_type(self) -> str:

@@ -5,7 +5,7 @@ the one that a trainer updates; nothing is copied, so its draws are of the weigh
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from pdr_graph.errors import ConfigError
@@ -41,16 +41,15 @@ class TransformersPolicy:
             most_rows: Calls that are drawn together.
             most_tokens: Tokens that the model may remember of them, allotted ones included: bounds
                 its memory.
-            settle_s: Calls are drawn once no further one has come for this long.
+            settle_s: Calls are drawn once no further one has come for this long; those of runs
+                that are known to go on (`going_on`) once all of them wait.
         """
         self.model = model
         self._stop_ids = stop_ids_of(model, tokenizer)
         self._most_tokens = most_tokens
         self._most_rows = most_rows
         self._names = ForwardNames.of(model)
-        self._batcher: Batcher[_Request, Drawn] = Batcher(
-            self._draw, most=4 * most_rows, settle_s=settle_s
-        )
+        self._batcher: Batcher[_Request, Drawn] = Batcher(self._draw, settle_s=settle_s)
 
     @property
     def window(self) -> int | None:
@@ -58,6 +57,10 @@ class TransformersPolicy:
         config = self.model.config.get_text_config()
         window: int | None = getattr(config, "max_position_embeddings", None)
         return window
+
+    def going_on(self) -> AbstractContextManager[None]:
+        """Have calls wait for those of a run that goes on, see `Batcher`."""
+        return self._batcher.going_on()
 
     async def draw(self, prompt_ids: Sequence[int], sampling: Sampling) -> Drawn:
         """Draw one reply.
@@ -77,10 +80,13 @@ class TransformersPolicy:
         return [row.drawn for row in rows]
 
     def _parts(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
-        """Cut rows into batches that fit, prompts of about one length together."""
+        """Cut rows into batches that fit: prompts of about one length, those that are one together.
+
+        Which rows share a batch depends on what was asked and not on what came first.
+        """
         part: list[Row] = []
         most_new = 0
-        for row in sorted(rows, key=lambda each: len(each.prompt_ids)):
+        for row in sorted(rows, key=_order):
             new = max(most_new, row.sampling.max_tokens)
             tokens = (len(part) + 1) * (len(row.prompt_ids) + new)
             if part and (len(part) >= self._most_rows or tokens > self._most_tokens):
@@ -90,6 +96,10 @@ class TransformersPolicy:
             most_new = new
         if part:
             yield part
+
+
+def _order(row: Row) -> tuple[object, ...]:
+    return len(row.prompt_ids), row.prompt_ids, row.sampling.seed, row.sampling.max_tokens
 
 
 def _row(ticket: Ticket[_Request, Drawn]) -> Row:

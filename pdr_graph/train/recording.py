@@ -7,7 +7,7 @@ processed_logprobs`).
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from langchain_core.runnables import RunnableConfig
 
@@ -59,6 +59,8 @@ class Recorder:
             ConfigError: the model does not tell tokens.
         """
         _check_model(client)
+        # A policy in this process draws the calls of runs that go on together.
+        self._going_on = getattr(client.model, "going_on", nullcontext)
         self._judge = judge
         self._calls = _CallsOfRuns()
         self._graph = build_graph(client, extensions=extensions, prompts=prompts, trace=self._calls)
@@ -99,7 +101,7 @@ class Recorder:
         entry = ProblemInput(problem=problem.text, config=config.model_dump(mode="json"))
         solution: Solution | None = None
         stopped = ""
-        with self._calls.of(thread_id) as records:
+        with self._calls.of(thread_id) as records, self._going_on():
             try:
                 state = state_of(await self._graph.ainvoke(entry, run, context=config))
                 solution = state["solution"]

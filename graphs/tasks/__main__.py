@@ -4,33 +4,40 @@ import argparse
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 from langchain_core.messages import HumanMessage
+from langgraph.graph.state import CompiledStateGraph
 
 from graphs.opening import default_config
 from graphs.tasks import __doc__ as usage
 from graphs.tasks import code, plan, summary
-from pdr_graph import ModelClient, PDRError
+from pdr_graph import ModelClient, PDRConfig, PDRError
 from pdr_graph.connect import open_client
+from pdr_graph.serve.narration import Narration
 
 TASK = "Write a function fib(n) that returns the n-th Fibonacci number, with fib(0) = 0."
 TESTS = "assert [fib(n) for n in range(8)] == [0, 1, 1, 2, 3, 5, 8, 13]"
+_VERDICTS = {True: "accepted", False: "rejected", None: "undecided"}
 
 
 async def write_plan(client: ModelClient, asked: argparse.Namespace) -> int:
     """Print a plan."""
-    graph = plan.build(client, default_config("pdr", **plan.FIELDS))
-    state = await graph.ainvoke({"messages": [HumanMessage(f"Make a plan: {asked.goal}")]})
+    config = default_config("pdr", **plan.FIELDS)
+    entry = {"messages": [HumanMessage(f"Make a plan: {asked.goal}")]}
+    state = await _carry_out(plan.build(client, config), entry, config)
     message = state["messages"][-1]
     _print(message.text)
-    _say(f"accepted by the judge: {message.response_metadata['pdr']['verdict']['accepted']}")
+    accepted = message.response_metadata["pdr"]["verdict"]["accepted"]
+    _say(f"the judge: {_VERDICTS[accepted]}")
     return 0
 
 
 async def write_summary(client: ModelClient, asked: argparse.Namespace) -> int:
     """Print a summary."""
-    graph = summary.build(client, default_config("pdr", **summary.FIELDS))
-    state = await graph.ainvoke({"document": asked.document, "words": asked.words})
+    config = default_config("pdr", **summary.FIELDS)
+    entry = {"document": asked.document, "words": asked.words}
+    state = await _carry_out(summary.build(client, config), entry, config)
     _print(state["summary"])
     _say(f"tokens: {state['tokens']}")
     return 0
@@ -38,11 +45,26 @@ async def write_summary(client: ModelClient, asked: argparse.Namespace) -> int:
 
 async def write_code(client: ModelClient, asked: argparse.Namespace) -> int:
     """Print code; return 1 if it does not pass its tests."""
-    graph = code.build(client, default_config("pdr", **code.FIELDS))
-    state = await graph.ainvoke({"task": asked.task, "tests": asked.tests or TESTS})
+    config = default_config("pdr", **code.FIELDS)
+    entry = {"task": asked.task, "tests": asked.tests or TESTS}
+    state = await _carry_out(code.build(client, config), entry, config)
     _print(state["code"])
     _say(state["report"])
     return 0 if state["passed"] else 1
+
+
+# Any: each graph has a state of its own.
+async def _carry_out(
+    graph: CompiledStateGraph[Any, None, Any, Any], entry: dict[str, Any], config: PDRConfig
+) -> dict[str, Any]:
+    """Run a graph, tell what the run inside it does, and return the state at the end."""
+    narration, state = Narration(config), entry
+    async for part in graph.astream(entry, stream_mode=["custom", "values"], version="v2"):
+        if part["type"] == "values":
+            state = part["data"]
+        elif part["type"] == "custom" and (line := narration.line(part["data"])):
+            _say(line.splitlines()[0])
+    return state
 
 
 def _print(text: str) -> None:

@@ -130,7 +130,7 @@ def tasks(mock, *words: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -143,6 +143,7 @@ def test_the_command_prints_code_and_its_exit_code_tells_whether_it_passed(mock,
         done = tasks(mock, "code", "Write double(n)", "--tests", tests)
         assert done.returncode == returncode, done.stderr
         assert done.stdout == code.code_of(reply) + "\n"
+        assert "Round 1 of" in done.stderr.splitlines()[0]
 
 
 def test_a_missing_file_is_a_sentence(mock, tmp_path):

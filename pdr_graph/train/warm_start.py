@@ -178,4 +178,6 @@ class _Telling(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         """Hand out what was logged, on the main process."""
         logs = more.get("logs") or {}
         if "loss" in logs and state.is_world_process_zero:
-            self._tell(int(state.global_step), dict(logs))
+            # This one begins anew in a process that goes on.
+            logs = {name: value for name, value in logs.items() if name != "num_tokens"}
+            self._tell(int(state.global_step), logs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 from checkpoints.errors import StoreConfigError
@@ -61,10 +62,15 @@ class Keyspace:
 
     def thread(self, thread_id: str) -> ThreadKeys:
         """Name the keys of a thread."""
-        # The leading dot keeps the tag non-empty: Redis hashes the whole key when it is empty.
-        tag = quote(thread_id, safe="", errors="surrogatepass")
-        stem = f"{self.prefix}:{{.{tag}}}"
-        return ThreadKeys(f"{stem}:data", f"{stem}:index", f"{stem}:lease", f"{stem}:fence")
+        return _thread(self.prefix, thread_id)
+
+
+@lru_cache(maxsize=1024)
+def _thread(prefix: str, thread_id: str) -> ThreadKeys:
+    # The leading dot keeps the tag non-empty: Redis hashes the whole key when it is empty.
+    tag = quote(thread_id, safe="", errors="surrogatepass")
+    stem = f"{prefix}:{{.{tag}}}"
+    return ThreadKeys(f"{stem}:data", f"{stem}:index", f"{stem}:lease", f"{stem}:fence")
 
 
 def encode(text: str) -> bytes:

@@ -22,7 +22,8 @@ class Options:
     encryption_keys: Sequence[bytes] = ()
     """Keys of 32 bytes: the first writes, all read. Empty stores plain bytes."""
     max_connections: int = 32
-    """Bound on connections; more operations than that wait their turn, none fails."""
+    """Bound on connections, half of which are kept ready while idle; operations that find none
+    wait their turn, none fails."""
     reply_timeout_s: float = 20.0
     """A reply that takes longer counts as a lost connection."""
     retry_for_s: float = 30.0

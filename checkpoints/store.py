@@ -14,13 +14,12 @@ from typing import Any, Final, TypeVar
 
 from redis import exceptions
 
-from checkpoints.connect import Connection
+from checkpoints.connect import Argument, Connection
 from checkpoints.errors import LeaseLostError, ThreadContendedError
 from checkpoints.keys import UPDATED, ThreadKeys
 from checkpoints.retry import Retry
 
 T = TypeVar("T")
-Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
 
 APPLY: Final = """

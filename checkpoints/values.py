@@ -15,12 +15,11 @@ Measured (3 rounds × 16 drafts × 32 kB, drafts cleared every round): see `chec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from checkpoints.envelope import Envelope
 from checkpoints.errors import CorruptCheckpointError, UnknownSerializationError
 
 # A cell is msgpack: int, bytes and lists, nested. Python has no recursive alias that mypy
@@ -41,17 +40,19 @@ REFERENCE: Final = 1
 ITEMS: Final = 2
 
 
-def lay_out(value: object, serde: SerializerProtocol, envelope: Envelope) -> tuple[Cell, Parts]:
-    """Turn a value into a cell and the parts it refers to."""
+def lay_out(
+    value: object, serde: SerializerProtocol, digest: Callable[[bytes], bytes]
+) -> tuple[Cell, Parts]:
+    """Turn a value into a cell and the parts it refers to, named by their digests."""
     parts: Parts = {}
     # Exactly a list: a subclass would come back as a plain one.
     if type(value) is not list:
-        return _place(dump(value, serde), parts, envelope), parts
+        return _place(dump(value, serde), parts, digest), parts
     if len(value) > SHORT_LIST:
         whole = dump(value, serde)
         if len(whole) < max(PART_FROM, ITEM_MEAN_FROM * len(value)):
-            return _place(whole, parts, envelope), parts
-    return [ITEMS, [_place(dump(item, serde), parts, envelope) for item in value]], parts
+            return _place(whole, parts, digest), parts
+    return [ITEMS, [_place(dump(item, serde), parts, digest) for item in value]], parts
 
 
 def references(cell: Cell) -> Iterator[bytes]:
@@ -105,9 +106,9 @@ def load(body: bytes, serde: SerializerProtocol, what: str = "a stored value") -
     return value
 
 
-def _place(body: bytes, parts: Parts, envelope: Envelope) -> Cell:
+def _place(body: bytes, parts: Parts, digest: Callable[[bytes], bytes]) -> Cell:
     if len(body) < PART_FROM:
         return [INLINE, body]
-    digest = envelope.digest(body)
-    parts[digest] = body
-    return [REFERENCE, digest]
+    name = digest(body)
+    parts[name] = body
+    return [REFERENCE, name]

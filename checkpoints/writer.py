@@ -16,7 +16,7 @@ from checkpoints import keys
 from checkpoints.batch import Batcher, Change
 from checkpoints.envelope import Envelope
 from checkpoints.keys import Keyspace, ThreadKeys
-from checkpoints.parts import PartLedger
+from checkpoints.parts import Digests, PartLedger
 from checkpoints.records import (
     Place,
     Record,
@@ -33,7 +33,8 @@ REGISTER_EVERY_S: Final = 30.0
 """On Cluster the registry is in another slot: refresh a thread's entry at most this often."""
 
 ELSEWHERE_FROM: Final = 1_000_000
-"""From this many bytes on, parts are compressed in a thread; 1 MB takes about 4 ms."""
+"""From this many bytes on, parts are compressed in a thread; 1 MB takes about 4 ms. Less is not
+worth it: while the loop is busy, the interpreter lets another thread in only every 5 ms."""
 
 
 @dataclass
@@ -47,9 +48,11 @@ class Writer:
     """Seconds that a thread lives after its last write; None keeps it."""
     ledger: PartLedger = field(default_factory=PartLedger)
     registered: dict[str, float] = field(default_factory=dict)
+    digests: Digests = field(init=False)
     batcher: Batcher = field(init=False)
 
     def __post_init__(self) -> None:
+        self.digests = Digests(self.envelope.digest)
         self.batcher = Batcher(self.apply)
 
     async def put(
@@ -68,7 +71,7 @@ class Writer:
         for channel, version in new_versions.items():
             if channel in values:
                 name = place.cell(channel, version)
-                cell, parts = lay_out(values[channel], serde, self.envelope)
+                cell, parts = lay_out(values[channel], serde, self.digests)
                 change.fields[name] = pack_cell(cell, self.envelope, name)
                 change.parts |= parts
         bare = {key: value for key, value in checkpoint.items() if key != "channel_values"}
@@ -93,7 +96,7 @@ class Writer:
         """Store what a task wrote, before the super-step that it belongs to is complete."""
         change, cells, now = Change(), [], time.time_ns()
         for position, (channel, value) in enumerate(writes):
-            cell, parts = lay_out(value, serde, self.envelope)
+            cell, parts = lay_out(value, serde, self.digests)
             change.parts |= parts
             index = WRITES_IDX_MAP.get(channel, position)
             if index >= 0:

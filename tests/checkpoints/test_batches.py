@@ -11,7 +11,7 @@ from redis_servers import Server
 from test_saver import put
 
 from checkpoints import LeaseLostError, RedisSaver
-from checkpoints.batch import LARGEST, Batcher, Change, merge
+from checkpoints.batch import CROWDED, LARGEST, Batcher, Change, merge
 from checkpoints.store import Fence
 
 
@@ -20,28 +20,81 @@ class Recorder:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.batches: list[tuple[Change, Fence | None]] = []
+        self.stored: list[Change] = []
         self.error = error
+        self.open: dict[str, asyncio.Event] = {}
+        """Threads whose changes are stored when the event is set."""
 
     async def __call__(self, thread_id: str, change: Change, fence: Fence | None) -> None:
         self.batches.append((change, fence))
+        if thread_id in self.open:
+            await self.open[thread_id].wait()
         await asyncio.sleep(0.01)
         if self.error is not None:
             raise self.error
+        self.stored.append(change)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch.members) for batch, _ in self.batches]
 
 
-def change(name: bytes) -> Change:
-    return Change(new_fields={name: name}, members=[name])
+def change(name: bytes, num_bytes: int = 0) -> Change:
+    parts = {b"digest of " + name: bytes(num_bytes)} if num_bytes else {}
+    return Change(new_fields={name: name}, members=[name], parts=parts)
+
+
+async def submit_all(batcher: Batcher, changes: list[Change], thread_id: str = "t") -> None:
+    await asyncio.gather(*(batcher.submit(thread_id, one, None) for one in changes))
 
 
 async def test_changes_of_one_moment_leave_together() -> None:
-    """Sixteen drafts that end at once are one transaction; what comes meanwhile is the next."""
+    """Of sixteen that are made at once the first leaves at once, the others as one."""
+    recorder = Recorder()
+    await submit_all(Batcher(recorder), [change(b"%d" % n) for n in range(16)])
+    assert recorder.sizes == [1, 15]
+
+
+async def test_a_large_round_leaves_in_pieces() -> None:
+    """Drafts of 32 kB leave by fives, all of them before the first is stored."""
     recorder = Recorder()
     batcher = Batcher(recorder)
-    first = [asyncio.create_task(batcher.submit("t", change(b"%d" % n), None)) for n in range(16)]
+    drafts = [change(b"%d" % n, 32_000) for n in range(16)]
+    sending = asyncio.create_task(submit_all(batcher, drafts))
     await asyncio.sleep(0.005)
-    await batcher.submit("t", change(b"next"), None)
-    await asyncio.gather(*first)
-    assert [len(batch.members) for batch, _ in recorder.batches] == [16, 1]
+    assert (recorder.sizes, recorder.stored) == ([1, 5, 5, 5], [])
+    await sending
+    assert len(recorder.stored) == 4
+
+
+async def test_a_busy_saver_sends_more_at_once() -> None:
+    """With many runs at a time a thread has one batch under way, and then all that came."""
+    recorder = Recorder()
+    batcher = Batcher(recorder)
+    names = [f"other-{n}" for n in range(CROWDED)]
+    recorder.open = {name: asyncio.Event() for name in names}
+    others = [asyncio.create_task(batcher.submit(name, change(b"x"), None)) for name in names]
+    await asyncio.sleep(0)
+    await submit_all(batcher, [change(b"%d" % n, 32_000) for n in range(16)])
+    for stored in recorder.open.values():
+        stored.set()
+    await asyncio.gather(*others)
+    assert recorder.sizes == [1] * CROWDED + [1, 15]
+
+
+async def test_what_touches_the_same_waits() -> None:
+    """A checkpoint that refers to a draft leaves once that is stored; another does not wait."""
+    recorder = Recorder()
+    batcher = Batcher(recorder)
+    draft, refers = change(b"draft", 32_000), change(b"refers")
+    refers.parts, refers.is_checkpoint = dict(draft.parts), True
+    apart = change(b"apart")
+    apart.is_checkpoint = True
+    sending = asyncio.create_task(submit_all(batcher, [draft, refers, apart]))
+    await asyncio.sleep(0.005)
+    assert [batch for batch, _ in recorder.batches] == [draft, apart]
+    await sending
+    assert recorder.stored == [draft, apart, refers]
 
 
 async def test_a_batch_is_bounded() -> None:
@@ -58,8 +111,14 @@ async def test_changes_under_different_leases_are_kept_apart() -> None:
     recorder = Recorder()
     batcher = Batcher(recorder)
     leases = [Fence("t", 1, b"1"), Fence("t", 1, b"1"), Fence("t", 2, b"2"), None]
-    await asyncio.gather(*(batcher.submit("t", change(b"x"), lease) for lease in leases))
-    assert [fence for _, fence in recorder.batches] == [leases[0], leases[2], None]
+    first = asyncio.create_task(batcher.submit("t", change(b"first"), leases[0]))
+    await asyncio.sleep(0)
+    await asyncio.gather(
+        *(batcher.submit("t", change(b"%d" % n), lease) for n, lease in enumerate(leases))
+    )
+    await first
+    assert recorder.sizes == [1, 2, 1, 1]
+    assert [fence for _, fence in recorder.batches[1:]] == [leases[0], leases[2], None]
 
 
 async def test_a_failure_reaches_every_caller() -> None:
@@ -73,15 +132,35 @@ async def test_a_failure_reaches_every_caller() -> None:
     await batcher.submit("t", change(b"again"), None)
 
 
-async def test_a_cancelled_caller_does_not_stop_the_others() -> None:
-    """Its change may be stored or not; theirs are."""
+@pytest.mark.parametrize("cancelled", range(6))
+async def test_a_cancelled_caller_does_not_stop_the_others(cancelled: int) -> None:
+    """Its change may be stored or not; theirs are, whoever of them was sending the batch."""
     recorder = Recorder()
     batcher = Batcher(recorder)
-    tasks = [asyncio.create_task(batcher.submit("t", change(b"%d" % n), None)) for n in range(3)]
+    made = [change(b"%d" % n, 40_000) for n in range(6)]
+    tasks = [asyncio.create_task(batcher.submit("t", one, None)) for one in made]
     await asyncio.sleep(0.005)
-    tasks[0].cancel()
+    tasks[cancelled].cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(result) for result in results] == [asyncio.CancelledError, type(None), type(None)]
+    expected: list[type] = [type(None)] * 6
+    expected[cancelled] = asyncio.CancelledError
+    assert [type(result) for result in results] == expected
+    stored = {name for one in recorder.stored for name in one.members}
+    assert stored >= {name for n, one in enumerate(made) for name in one.members if n != cancelled}
+    await batcher.submit("t", change(b"later"), None)
+
+
+async def test_a_caller_cancelled_while_others_join_does_not_stop_them() -> None:
+    """Whoever was to send with this turn of the loop is gone before the turn ends."""
+    recorder = Recorder()
+    batcher = Batcher(recorder)
+    tasks = [asyncio.create_task(batcher.submit("t", change(b"%d" % n), None)) for n in range(4)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(result, asyncio.CancelledError) for result in results] == [
+        False, True, False, False,
+    ]  # fmt: skip
 
 
 def test_merging_keeps_the_order() -> None:

@@ -10,12 +10,17 @@ from pathlib import Path
 import fan_out
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio.connection import Connection as LibraryConnection
 from redis_servers import CLUSTER_PORTS, Server
 from test_saver import put
 
 from checkpoints import RedisSaver, StoreConfigError, ThreadBusyError
-from checkpoints.connect import connect, redact
+from checkpoints.connect import connect, encode_command, redact
 from checkpoints.retry import Retry
+
+LIBRARY = LibraryConnection()
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +232,41 @@ async def test_retry_gives_up_after_its_time() -> None:
     with pytest.raises(StoreUnreachableError, match="gone"):
         await Retry(total_s=0.4, first_s=0.01)(fail, "here")
     assert 4 <= tries <= 8
+
+
+@given(st.lists(st.one_of(st.binary(), st.text(), st.integers()), min_size=1))
+def test_a_command_is_written_as_the_library_writes_it(arguments: list[bytes | str | int]) -> None:
+    """Byte for byte, whatever the arguments hold."""
+    command = ["EVAL", *(text for text in arguments if _is_utf8(text))]
+    assert encode_command(command) == b"".join(LIBRARY.pack_command(*command))
+
+
+def _is_utf8(argument: bytes | str | int) -> bool:
+    return not isinstance(argument, str) or not any("\ud800" <= c <= "\udfff" for c in argument)
+
+
+async def test_an_idle_connection_that_the_server_closed_is_replaced(
+    saver: RedisSaver, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a failed try: a server may close what is idle for long."""
+    await put(saver, "t", {"a": 1})
+    with redis.Redis.from_url(redis_url) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    await asyncio.sleep(0.05)
+    with caplog.at_level(logging.WARNING):
+        await put(saver, "t", {"a": 2})
+    assert caplog.records == []
+
+
+async def test_connections_are_bounded(
+    open_saver: Callable[..., RedisSaver], prefix: str, redis_url: str
+) -> None:
+    """Those under way and those kept idle, writes and reads together, are no more than allowed."""
+    saver = open_saver(f"{redis_url}?client_name={prefix}", max_connections=4)
+    where = await put(saver, "t", {"a": 1})
+    writes = [saver.aput_writes(where, [("a", "x" * 40_000)], f"task-{n}") for n in range(24)]
+    reads = [saver.aget_tuple(where) for _ in range(24)]
+    await asyncio.gather(*(call for pair in zip(writes, reads, strict=True) for call in pair))
+    with redis.Redis.from_url(redis_url) as client:
+        mine = [one for one in client.client_list() if one["name"] == prefix]
+    assert 1 < len(mine) <= 4

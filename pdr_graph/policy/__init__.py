@@ -8,8 +8,8 @@ model folder. A policy behind vLLM's endpoint is `ChatVLLM` itself, made by
 
     Drawn(token_ids, logprobs, finish_reason)
     Policy: async draw(prompt_ids, sampling) -> Drawn; window: int | None
-    TransformersPolicy(model, tokenizer, *, most_rows=256, most_tokens=65536)
-    VLLMPolicy(llm)                                     # llm: vllm.LLM; VLLMPolicy.load(folder)
+    TransformersPolicy(model, tokenizer, *, most_rows=256, most_tokens=65536, settle_s=0.002)
+    VLLMPolicy(llm)                           # llm = open_engine(folder, **options of vllm.LLM)
     ScriptedPolicy(replies, tokenizer)
     policy_client(policy, tokenizer, *, name="policy", window=None, max_in_flight=1024)
     open_folder(folder, *, device=None) -> OpenedFolder(policy, tokenizer, name)

@@ -47,9 +47,12 @@ def _sample(logits_B: Tensor, temperatures_B: Tensor, uniforms_B: Tensor) -> tup
     divisors_B = temperatures_B.masked_fill(greedy_B, 1.0).float()
     table_B = (logits_B.float() / divisors_B[:, None]).log_softmax(-1)
     cumulative_B = table_B.exp().double().cumsum(-1)
-    # Times the whole, which is 1 up to rounding: no number then falls behind the last token.
-    places_B = uniforms_B[:, None] * cumulative_B[:, -1:]
+    # Of the whole, which is 1 up to rounding, and below it: no number falls behind the last token
+    # that has a probability.
+    whole_B = cumulative_B[:, -1:]
+    places_B = torch.minimum(
+        uniforms_B[:, None] * whole_B, torch.nextafter(whole_B, torch.zeros_like(whole_B))
+    )
     drawn_B = torch.searchsorted(cumulative_B, places_B, right=True)[:, 0]
-    drawn_B = drawn_B.clamp(max=logits_B.shape[1] - 1)
     tokens_B = torch.where(greedy_B, logits_B.argmax(-1), drawn_B)
     return tokens_B, table_B.gather(-1, tokens_B[:, None])[:, 0]

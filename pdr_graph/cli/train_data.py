@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -79,7 +80,8 @@ def _write(out: Path, examples: Iterable[Example], tally: Tally) -> None:
     except OSError as error:
         raise ConfigError(f"--out {str(out)!r} cannot be written: {error.strerror}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _nothing(tally: Tally) -> str:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -68,21 +68,28 @@ def carry_out(prepared: Prepared, path: Path, launch: Launch, output: Output) ->
     if folder.finished:
         output.say(f"{path} is done; another --out begins anew")
     else:
-        with ExitStack() as stack:
-            if launch.is_main:
-                stack.enter_context(folder.claimed(header))
-            _train(prepared, folder, launch, output)
+        _train(prepared, folder, folder.claimed(header), launch, output)
     if launch.is_main:
         show_summary(folder, output)
 
 
-def _train(prepared: Prepared, folder: TrainFolder, launch: Launch, output: Output) -> None:
+def _train(
+    prepared: Prepared,
+    folder: TrainFolder,
+    claim: AbstractContextManager[None],
+    launch: Launch,
+    output: Output,
+) -> None:
     stop = Stop(output.tell if launch.is_main else lambda line: None)
     board = TrainingBoard(output)
-    with stop.listening(), board.shown():
+    with ExitStack() as stack:
+        stack.enter_context(stop.listening())
+        stack.enter_context(board.shown())
         board.phase("loading torch, transformers and trl")
         from pdr_graph.train.session import Session
 
+        if launch.is_main:
+            stack.enter_context(claim)
         session = Session(prepared, folder, board if launch.is_main else None, stop.asked)
         try:
             finished = session.run()

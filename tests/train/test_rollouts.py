@@ -1,0 +1,295 @@
+"""What is collected for a step: which calls are made, whose rows they are, what is counted."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdr_graph import solve
+from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.errors import CallError, ConfigError, ContextWindowError
+from pdr_graph.eval.judging import Judge
+from pdr_graph.eval.problems import Problem
+from pdr_graph.llm.asker import derived_seed
+from pdr_graph.llm.client import Sampling
+from pdr_graph.policy.client import policy_client
+from pdr_graph.policy.policy import Drawn
+from pdr_graph.policy.scripted import ScriptedPolicy
+from pdr_graph.train.advantage import advantages
+from pdr_graph.train.plan import Plan
+from pdr_graph.train.rollouts import Collector, Rollouts
+from tests.policy.letters import LetterTokenizer
+
+LETTERS = LetterTokenizer()
+CONFIG = make_config(distiller="answers", max_tokens=40, kappa=400, solution_tokens=64)
+PROBLEMS = [Problem(f"q{index}", f"What is {index} x 7?", str(7 * index)) for index in range(4)]
+DIRECT, ROUNDS, WORKSPACE = Plan("direct", 6), Plan("rounds", 6, 2), Plan("workspace", 6, 2)
+
+
+def answer(prompt: str, sampling: Sampling) -> str:
+    """Answer rightly or wrongly, as the call's seed has it; one in eight says nothing."""
+    rng = random.Random(sampling.seed)
+    if rng.random() < 0.125:
+        return ""
+    problem = next(each for each in PROBLEMS if each.text in prompt)
+    return f"So \\boxed{{{problem.gold if rng.random() < 0.5 else 1}}}"
+
+
+class FailingPolicy(ScriptedPolicy):
+    """Fails for some seeds."""
+
+    def __init__(self, fails, script=answer) -> None:
+        super().__init__(script, LETTERS)
+        self.fails = fails
+        self.num_failed = 0
+
+    async def draw(self, prompt_ids, sampling: Sampling) -> Drawn:
+        if self.fails(sampling.seed):
+            self.num_failed += 1
+            raise RuntimeError("the engine is out of memory")
+        return await super().draw(prompt_ids, sampling)
+
+
+def collector_of(policy, config: PDRConfig = CONFIG, **fields) -> Collector:
+    return Collector(policy_client(policy, LETTERS), Judge.of_kind("math", None), config, **fields)
+
+
+async def collected(
+    plans, policy=None, config: PDRConfig = CONFIG, seed: int = 1, **fields
+) -> Rollouts:
+    """Collect the rows of as many problems as there are plans."""
+    collector = collector_of(policy or ScriptedPolicy(answer, LETTERS), config, **fields)
+    return await collector.collect(PROBLEMS[: len(plans)], plans, seed=seed, policy_version=2)
+
+
+def roles_of(rows) -> Counter[str]:
+    return Counter(row.call.role for row in rows)
+
+
+# ------------------------------------------------------------------------------ the plans
+
+
+@pytest.mark.parametrize("plan", [DIRECT, ROUNDS, WORKSPACE, Plan("rounds", 9, 2)])
+async def test_every_row_of_a_plan_is_a_call_and_every_call_a_row(plan):
+    """No call is made that nobody learns from, and each role has its rows."""
+    policy = ScriptedPolicy(["So \\boxed{7}"], LETTERS)
+    rollouts = await collected([plan, plan], policy)
+    assert len(policy.asked) == 2 * plan.num_rows
+    for found in rollouts.problems:
+        assert roles_of(found.rows) == plan.rows
+        assert found.num_missing == 0
+    assert len(rollouts.trajectories) == 2 * plan.num_runs
+
+
+async def test_refinements_of_a_workspace_are_of_one_prompt():
+    """That which inference asks of the same drafts: their mean is a baseline for it."""
+    policy = ScriptedPolicy(answer, LETTERS)
+    rollouts = await collected([WORKSPACE], policy)
+    refines = [row.call for row in rollouts.rows[0] if row.call.role == "refine"]
+    (prompt_ids,) = {call.prompt_ids for call in refines}
+    assert len({call.seed for call in refines}) == len(refines) == 4
+    drafts = [row.call for row in rollouts.rows[0] if row.call.role == "draft"]
+    said = {call.seed: call.text for call in drafts}
+    same = ScriptedPolicy(lambda _, sampling: said.get(sampling.seed, "\\boxed{1}"), LETTERS)
+    config = CONFIG.model_copy(update={"widths": (2,), "seed": derived_seed(1, 0, "q0", 0)})
+    await solve(PROBLEMS[0].text, config, model=policy_client(same, LETTERS))
+    assert same.asked[-1][0] == prompt_ids
+
+
+async def test_each_refinement_of_a_workspace_earns_its_own_reward():
+    """Not that of their vote, which ends the run."""
+    rollouts = await collected([WORKSPACE] * 4)
+    rows = [row for rows in rollouts.rows for row in rows if row.call.role == "refine"]
+    assert [row.reward for row in rows] == [row.call.reward for row in rows]
+    mixed = [
+        found
+        for found in rollouts.rows
+        if len({row.reward for row in found if row.call.role == "refine"}) == 2
+    ]
+    assert mixed  # else the test says nothing
+
+
+async def test_rounds_have_runs_that_read_workspaces_of_their_own():
+    """A refinement for each, of its own drafts."""
+    rollouts = await collected([Plan("rounds", 9, 2)])
+    refines = [row.call for row in rollouts.rows[0] if row.call.role == "refine"]
+    assert [call.rollout.partition(":")[0] for call in refines] == [
+        f"v2-s1-p0-r{index}" for index in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("credit", "draft_rows"), [("own", 4), ("outcome", 4), ("none", 0)])
+async def test_drafts_are_credited_as_asked(credit, draft_rows):
+    """For their own answers, for their run's, or not at all: then their rows are missing."""
+    rollouts = await collected([ROUNDS], draft_credit=credit)
+    (found,) = rollouts.problems
+    runs = {each.thread_id: each for each in rollouts.trajectories}
+    drafts = [row for row in found.rows if row.call.role == "draft"]
+    assert len(drafts) == draft_rows
+    assert found.num_missing == 4 - draft_rows
+    for row in drafts:
+        run = runs[row.call.rollout.partition(":")[0]]
+        assert row.reward == (row.call.reward if credit == "own" else run.reward)
+
+
+async def test_a_distiller_that_asks_the_model_is_a_role_of_its_own():
+    """With the run's reward; its rows are counted among the K."""
+    plan = Plan("rounds", 8, 2, num_distills=1)
+    config = CONFIG.model_copy(update={"distiller": "summary"})
+    rollouts = await collected([plan], config=config, distill_credit="outcome")
+    assert roles_of(rollouts.rows[0]) == {"draft": 4, "distill": 2, "refine": 2}
+    runs = {each.thread_id: each for each in rollouts.trajectories}
+    for row in rollouts.rows[0]:
+        if row.call.role == "distill":
+            assert row.reward == runs[row.call.rollout.partition(":")[0]].reward
+
+
+async def test_names_and_seeds_tell_all_calls_apart():
+    """Also of problems that are one; the same seed names and draws the same."""
+    plans = [DIRECT, WORKSPACE, ROUNDS, DIRECT]
+    collector = collector_of(ScriptedPolicy(answer, LETTERS))
+    problems = [PROBLEMS[1]] * 4
+    first = await collector.collect(problems, plans, seed=1, policy_version=0)
+    names = [call.rollout for each in first.trajectories for call in each.calls]
+    seeds = [call.seed for each in first.trajectories for call in each.calls]
+    assert len(set(names)) == len(set(seeds)) == len(names) == 24
+    assert await collector.collect(problems, plans, seed=1, policy_version=0) == first
+    other = await collector.collect(problems, plans, seed=2, policy_version=0)
+    assert {call.seed for each in other.trajectories for call in each.calls}.isdisjoint(seeds)
+
+
+async def test_rollouts_of_a_server_are_collected_like_those_of_this_process(mock, connect):
+    """The model is ChatVLLM there; as many calls and tokens as the server served."""
+    mock.configure(answers=["42"])
+    client = connect(model_fields={"return_token_ids": True, "logprobs": True})
+    collector = Collector(client, Judge.of_kind("math", None), CONFIG)
+    found = await collector.collect(PROBLEMS[:2], [DIRECT, WORKSPACE], seed=1, policy_version=0)
+    assert [roles_of(rows) for rows in found.rows] == [DIRECT.rows, WORKSPACE.rows]
+    assert found.num_tokens == mock.stats()["completion_tokens"]
+
+
+# ------------------------------------------------------------------------------ losses
+
+
+async def test_a_failed_call_is_counted_and_its_row_is_missing():
+    """It is not made up, and the other rows stay what they are."""
+    whole = await collected([DIRECT])
+    bad = whole.rows[0][2].call.seed
+    policy = FailingPolicy(lambda seed: seed == bad)
+    rollouts = await collected([DIRECT], policy)
+    assert rollouts.failed_calls == rollouts.problems[0].num_missing == 1
+    assert rollouts.stopped_runs == 1
+    assert rollouts.rows[0] == whole.rows[0][:2] + whole.rows[0][3:]
+    (stopped,) = [each for each in rollouts.trajectories if each.stopped]
+    assert "the engine is out of memory" in stopped.stopped
+    assert (stopped.answer, stopped.reason, stopped.reward) == (None, "failed", -1.0)
+
+
+async def test_what_a_run_drew_before_it_stopped_is_learnt_from():
+    """Drafts that say nothing leave no quorum; that they said nothing earns -1."""
+    rollouts = await collected([WORKSPACE], ScriptedPolicy([""], LETTERS))
+    (found,) = rollouts.problems
+    assert [(row.call.role, row.reward) for row in found.rows] == [("draft", -1.0)] * 2
+    assert [row.call.token_ids for row in found.rows] == [(0,)] * 2
+    assert (found.num_missing, rollouts.stopped_runs, rollouts.failed_calls) == (4, 1, 0)
+
+
+async def test_a_step_in_which_no_call_succeeds_is_an_error():
+    """Rather than a step of nothing; the sentence is the first call's."""
+    with pytest.raises(CallError, match=r"all calls of the step failed: .* out of memory"):
+        await collected([DIRECT, WORKSPACE], FailingPolicy(lambda seed: True))
+
+
+async def test_an_error_that_no_run_survives_ends_the_others():
+    """A window that is too small is found before any call."""
+    policy = ScriptedPolicy(answer, LETTERS, window=300)
+    with pytest.raises(ContextWindowError):
+        await collected([DIRECT, WORKSPACE], policy)
+    assert len(policy.asked) <= 6
+
+
+plans_of_6 = st.sampled_from([DIRECT, ROUNDS, WORKSPACE])
+
+
+@settings(max_examples=25)
+@given(
+    plans=st.lists(plans_of_6, min_size=1, max_size=4),
+    seed=st.integers(0, 2**31 - 1),
+    every=st.integers(2, 9),
+    credit=st.sampled_from(["own", "none"]),
+)
+async def test_whatever_fails_rows_are_calls_and_calls_are_counted(plans, seed, every, credit):
+    """At most K of a problem, in no role more than the plan has, each with the tokens drawn."""
+    policy = FailingPolicy(lambda number: number % every == 0)
+    try:
+        rollouts = await collected(plans, policy, seed=seed, draft_credit=credit)
+    except CallError:
+        assert not policy.asked
+        return
+    calls = {call.rollout: call for each in rollouts.trajectories for call in each.calls}
+    assert len(calls) == sum(len(each.calls) for each in rollouts.trajectories)
+    assert len(calls) == len(policy.asked)
+    assert rollouts.failed_calls == policy.num_failed
+    drawn = Counter((prompt, sampling.seed) for prompt, sampling in policy.asked)
+    assert Counter((call.prompt_ids, call.seed) for call in calls.values()) == drawn
+    assert [each.plan for each in rollouts.problems] == plans
+    for problem, found in zip(PROBLEMS, rollouts.problems, strict=False):
+        assert len(found.rows) + found.num_missing == found.plan.num_rows
+        assert found.num_missing >= 0
+        assert all(count <= found.plan.rows[role] for role, count in roles_of(found.rows).items())
+        for row in found.rows:
+            assert row.problem_id == found.problem_id == problem.id
+            assert row.call is calls[row.call.rollout]
+            assert len(row.call.token_ids) == len(row.call.logprobs)
+            assert row.correct == (row.reward > 0)
+    rows = [row for found in rollouts.rows for row in found]
+    assert len(advantages(rows).values) == len(rows)
+
+
+# ------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"stop_on_consensus": 0.5}, r"stop_on_consensus 0\.5: a run that is trained on"),
+        ({"quorum": 0.5}, r"leave quorum at 1\.0"),
+        ({"max_total_tokens": 10_000}, "max_total_tokens 10000"),
+        ({"thinking_token_budget": 8}, "each drawn from the model alone"),
+        ({"verifier": "judge"}, "verifier 'judge'"),
+    ],
+)
+def test_a_config_that_cuts_plans_short_is_refused(fields, sentence):
+    """Before anything is drawn; the sentence names field and remedy."""
+    config = make_config(**{**CONFIG.model_dump(), **fields})
+    with pytest.raises(ConfigError, match=sentence):
+        collector_of(ScriptedPolicy(answer, LETTERS), config)
+
+
+@pytest.mark.parametrize(
+    ("plan", "config", "fields", "sentence"),
+    [
+        (WORKSPACE, {}, {"draft_credit": "outcome"}, "share one workspace"),
+        (WORKSPACE, {"distiller": "random_k"}, {}, "a workspace for each refinement"),
+        (ROUNDS, {"distiller": "summary"}, {"distill_credit": "outcome"}, "set num_distills 1"),
+        (Plan("rounds", 8, 2, num_distills=1), {}, {}, "set num_distills 0"),
+        (DIRECT, {"temperature": 0.0}, {}, "temperature 0"),
+        (DIRECT, {"top_p": 0.5}, {}, r"top_p 0\.5"),
+    ],
+)
+async def test_a_plan_that_its_config_does_not_suit_is_refused(plan, config, fields, sentence):
+    """No call is made."""
+    policy = ScriptedPolicy(answer, LETTERS)
+    with pytest.raises(ConfigError, match=sentence):
+        await collected([plan], policy, make_config(**{**CONFIG.model_dump(), **config}), **fields)
+    assert not policy.asked
+
+
+async def test_each_problem_has_a_plan():
+    """Neither more nor fewer."""
+    with pytest.raises(ConfigError, match="2 problems have 1 plans"):
+        await collector_of(ScriptedPolicy(answer, LETTERS)).collect(
+            PROBLEMS[:2], [DIRECT], seed=1, policy_version=0
+        )

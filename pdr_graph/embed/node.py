@@ -8,6 +8,7 @@ from langgraph.runtime import Runtime
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.embed.charge import charge
+from pdr_graph.embed.given import check_given
 from pdr_graph.embed.messages import as_message, read_messages
 from pdr_graph.embed.subrun import subrun
 from pdr_graph.errors import ConfigError
@@ -61,10 +62,9 @@ def pdr_node(
         stream_answer: Whether the refinement is told, as `chunk` events, while it is written.
 
     Raises:
-        ConfigError: the config names a part that there is not.
+        ConfigError: the config names a part that there is not, or the model is none.
     """
-    if config is not None:
-        (extensions or Extensions()).check(config)
+    check_given(PDRConfig() if config is None else config, model, extensions or Extensions())
     graph = build_graph(
         model, extensions=extensions, prompts=prompts, trace=trace, stream_answer=stream_answer
     )
@@ -79,8 +79,14 @@ def pdr_node(
                 f"input must return the problem as text, not {type(problem).__name__}"
             )
         result = await subrun(graph, problem, asked, write=runtime.stream_writer)
+        update = output(result)
+        if not isinstance(update, Mapping):
+            raise ConfigError(
+                "output must return the parent's update as a dict, such as "
+                f"{{'summary': result.solution}}, not {type(update).__name__}"
+            )
         # LangGraph passes over keys that are no channel of the parent's.
-        return {"ledger": [charge(result)], **output(result)}
+        return {"ledger": [charge(result)], **update}
 
     return reason
 

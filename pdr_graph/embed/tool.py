@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.embed.charge import charge
+from pdr_graph.embed.given import check_given
 from pdr_graph.embed.messages import report
 from pdr_graph.embed.subrun import subrun
+from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.llm.client import ModelClient
@@ -67,11 +69,11 @@ def as_tool(
         trace: Receives every model call in full; None keeps nothing.
 
     Raises:
-        ConfigError: the config names a part that there is not.
+        ConfigError: the config names a part that there is not, or the model is none.
     """
-    config = config or PDRConfig()
+    config = PDRConfig() if config is None else config
     extensions = extensions or Extensions()
-    extensions.check(config)
+    check_given(config, model, extensions)
     graph = build_graph(model, extensions=extensions, prompts=prompts, trace=trace)
     parts = Parts(extensions=extensions, prompts=prompts, trace=trace)
 
@@ -87,7 +89,14 @@ def as_tool(
         result = await subrun(graph, question, config, write=get_stream_writer())
         return _command(result, runtime), None
 
+    def refuse(
+        question: str,
+        runtime: ToolRuntime = None,  # type: ignore[assignment]  # as above
+    ) -> tuple[Any, Any]:
+        raise ConfigError(f"{name} is asynchronous; call it, or its agent, by ainvoke or astream")
+
     return StructuredTool.from_function(
+        func=refuse,
         coroutine=think,
         name=name,
         description=description,

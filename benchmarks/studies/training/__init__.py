@@ -1,0 +1,5 @@
+"""The training study: does operator-consistent RL make a model better at PDR than ordinary RL?
+
+`python -m benchmarks.studies.training` makes everything: a tiny model's warm start, the training
+runs, their evaluations, the table and the plots. `PLAN.md` was written before the runs.
+"""

@@ -6,7 +6,7 @@ RUN    := $(BIN)/python
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train studio test-studio bench bench-checkpoints study study-adaptive check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train train-smoke studio test-studio bench bench-checkpoints study study-adaptive check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -50,16 +50,12 @@ test-browser: $(VENV)/.local ## the pages under axe-core in Chromium, which the 
 	  'playwright>=1.50' 'axe-playwright-python>=0.1.4'
 	@$(VENV)/browser/bin/python -m pytest -p no:cacheprovider -W default tests/page $(ARGS)
 
-test-train: $(VENV)/.local ## the tests of training, with torch's CPU build in an environment of its own (2 GB at first)
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
-	@test -x $(VENV)/train/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/train
-	@# Else the index's own torch, which brings gigabytes for GPUs.
-	@$(VENV)/train/bin/python -c 'import torch' 2> /dev/null || \
-	  $(BIN)/pip --python $(VENV)/train/bin/python install --quiet --disable-pip-version-check \
-	    'torch==$(TORCH)+cpu' 2> /dev/null || \
-	  $(BIN)/uv pip install --quiet --python $(VENV)/train --torch-backend cpu 'torch==$(TORCH)'
-	@$(BIN)/uv pip install --quiet --python $(VENV)/train -e '.[dev,train]'
-	@$(VENV)/train/bin/python -m pytest -p no:cacheprovider tests/train $(ARGS)
+test-train: $(VENV)/.train ## the tests of training, with torch's CPU build in an environment of its own (2 GB at first)
+	@$(VENV)/train/bin/python -m pytest -p no:cacheprovider -n 2 --dist loadfile tests/train \
+	  tests/policy tests/cli/test_training_run.py $(ARGS)
+
+train-smoke: $(VENV)/.train ## does training raise the reward? a tiny model from scratch, three seeds (minutes)
+	@$(VENV)/train/bin/python -m benchmarks.studies.train_smoke $(ARGS)
 
 bench-prefix: $(VENV)/.vllm ## how much of shared prompts real vLLM serves from its cache (2 minutes)
 	@$(RUN) -m benchmarks.prefix_sharing $(ARGS)
@@ -134,6 +130,17 @@ $(VENV)/.bench: $(RUN) pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(VENV)/bench-peers --no-deps optillm==0.4.0
 	@$(BIN)/uv pip install --quiet --python $(VENV)/bench-peers 'its_hub[lm]==1.2.0' \
 	  openai flask z3-solver networkx numpy cerebras_cloud_sdk sympy pyyaml requests math-verify
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.local pyproject.toml
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@test -x $(VENV)/train/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/train
+	@# Else the index's own torch, which brings gigabytes for GPUs.
+	@$(VENV)/train/bin/python -c 'import torch' 2> /dev/null || \
+	  $(BIN)/pip --python $(VENV)/train/bin/python install --quiet --disable-pip-version-check \
+	    'torch==$(TORCH)+cpu' 2> /dev/null || \
+	  $(BIN)/uv pip install --quiet --python $(VENV)/train --torch-backend cpu 'torch==$(TORCH)'
+	@$(BIN)/uv pip install --quiet --python $(VENV)/train -e '.[dev,train]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local

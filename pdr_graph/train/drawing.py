@@ -13,10 +13,12 @@ from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.policy.client import policy_client
+from pdr_graph.policy.policy import Policy
 from pdr_graph.policy.transformers_policy import TransformersPolicy
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.train.advantage import Row
 from pdr_graph.train.checks import push_of
+from pdr_graph.train.engine_beside import engine_beside
 from pdr_graph.train.kept_trajectories import keep
 from pdr_graph.train.plan import Plan
 from pdr_graph.train.preparation import Prepared
@@ -89,7 +91,7 @@ def drawing(
     settings, rl = prepared.settings, prepared.rl
     assert rl is not None  # else nothing is drawn
     with asyncio.Runner() as runner:
-        opened = _opened(settings, model, tokenizer, folder)
+        opened = _opened(prepared, model, tokenizer, folder)
         client, push = runner.run(opened.__aenter__())
         collector = Collector(
             client,
@@ -107,21 +109,24 @@ def drawing(
 
 @asynccontextmanager
 async def _opened(
-    settings: TrainSettings,
+    prepared: Prepared,
     model: Any,  # Any: as above
     tokenizer: Any,
     folder: Path,
 ) -> AsyncIterator[tuple[ModelClient, WeightPush]]:
-    if settings.policy.kind == "vllm-http":
+    settings, policy = prepared.settings, prepared.settings.policy
+    if policy.kind == "vllm-http":
         async with _served(settings, tokenizer, folder) as served:
             yield served
         return
-    policy = settings.policy
-    own = TransformersPolicy(model, tokenizer, most_rows=policy.max_in_flight)
+    own: Policy = TransformersPolicy(model, tokenizer, most_rows=policy.max_in_flight)
+    push: WeightPush = InProcess()
+    if policy.kind == "vllm-colocate":
+        own, push = engine_beside(prepared)
     client = policy_client(
         own, tokenizer, name=settings.model.name, chat_template_kwargs=policy.chat_template
     )
-    yield client, InProcess()
+    yield client, push
 
 
 @asynccontextmanager

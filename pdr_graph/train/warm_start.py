@@ -65,7 +65,7 @@ class WarmStartTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
     def num_updates(self) -> int:
         """Return the updates of the whole warm start."""
         batches = len(self.get_train_dataloader())
-        each = math.ceil(batches / self.args.gradient_accumulation_steps)
+        each: int = math.ceil(batches / self.args.gradient_accumulation_steps)
         epochs: float = self.args.num_train_epochs
         return math.ceil(epochs * each)
 

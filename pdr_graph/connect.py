@@ -104,8 +104,9 @@ async def _in_process(settings: Settings, folder: Path, announce: Announce) -> M
         f"process, on {opened.policy.model.device}: right for small models and studies; serve "
         "larger ones and set --base-url / PDR_BASE_URL"
     )
+    # Its path is its name: what trained models are in is often called `model`.
     return policy_client(
-        opened.policy, opened.tokenizer, name=opened.name, max_in_flight=settings.max_in_flight
+        opened.policy, opened.tokenizer, name=str(folder), max_in_flight=settings.max_in_flight
     )
 
 

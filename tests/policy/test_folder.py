@@ -45,7 +45,7 @@ async def test_a_folder_named_as_the_model_is_run_here(whole, tmp_path):
     settings = load_settings(model=str(whole), data_dir=tmp_path)
     async with open_client(settings, announce=said.append) as client:
         reply = await client.ask("6 x 7?", SAMPLING, Spent())
-        assert (client.name, client.window) == ("tiny", 1024)
+        assert (client.name, client.window) == (str(whole), 1024)
         assert await client.counter.count("four") == 4
     assert reply.usage.completion == len(reply.sampled.token_ids) > 0
     assert not reply.usage.estimated

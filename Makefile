@@ -6,7 +6,7 @@ RUN    := $(BIN)/python
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train train-smoke studio test-studio bench bench-checkpoints study study-adaptive check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ test-train: $(VENV)/.train ## the tests of training, with torch's CPU build in a
 
 train-smoke: $(VENV)/.train ## does training raise the reward? a tiny model from scratch, three seeds (minutes)
 	@$(VENV)/train/bin/python -m benchmarks.studies.train_smoke $(ARGS)
+
+train-study: $(VENV)/.train ## does operator-consistent RL make a model better at PDR? (an hour; ARGS='--quick': minutes)
+	@$(VENV)/train/bin/python -m benchmarks.studies.training $(ARGS)
 
 bench-prefix: $(VENV)/.vllm ## how much of shared prompts real vLLM serves from its cache (2 minutes)
 	@$(RUN) -m benchmarks.prefix_sharing $(ARGS)

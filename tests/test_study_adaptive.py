@@ -1,8 +1,20 @@
 """The adaptive study: from problems to a table of differences."""
 
+import argparse
 import json
+from pathlib import Path
 
-from benchmarks.studies.adaptive import main
+from benchmarks.studies.adaptive import main, sources
+from pdr_graph.eval.sources import load_problems
+
+
+def test_its_problems_are_two_tasks_and_gsm8k_where_it_is_given():
+    """As many of each task as asked for, of the seed that was fixed beforehand."""
+    asked = argparse.Namespace(problems=3, data=None, gsm8k=Path("g.jsonl"))
+    named = dict(sources(asked))
+    assert named.pop("gsm8k") == "g.jsonl"
+    assert all("seed=31" in source for source in named.values())
+    assert [len(load_problems(source).problems) for source in named.values()] == [3, 3]
 
 
 def test_it_measures_and_compares(mock, monkeypatch, tmp_path, capfd):
@@ -20,8 +32,9 @@ def test_it_measures_and_compares(mock, monkeypatch, tmp_path, capfd):
         main(["--base-url", mock.url, "--data", str(file), "--problems", "3", "--out", str(out)])
         == 0
     )
-    table = (out / "table.md").read_text()
+    table = (out / "sums" / "table.md").read_text()
     assert "| pdr_adaptive | pdr | 3 | +0.0 " in table
     assert "| pdr_adaptive | majority | 3 | +0.0 " in table
-    assert mock.stats()["calls"] == 3 * (4 + 15 + 16)
-    assert (out / "plots" / "accuracy-b-total.png").stat().st_size > 1000
+    # The vote's 16 drafts are also the first 4 of one arm and the first 8 of the other.
+    assert mock.stats()["calls"] == 3 * (16 + (15 - 8))
+    assert (out / "sums" / "plots" / "accuracy-b-total.png").stat().st_size > 1000

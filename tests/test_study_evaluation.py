@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.evaluation import eval_words, main, matchings, sources
+from benchmarks.studies.evaluation import comparisons, eval_words, main, sources
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.judging import Judge
@@ -17,11 +17,14 @@ from pdr_graph.extensions import Extensions
 
 ASKED = argparse.Namespace(
     problems=3, samples=2, seed=5, kappa=300, call_tokens=200, max_in_flight=9, data=[], gsm8k=None,
-    base_url="http://127.0.0.1:1/v1", model=None,
+    base_url="http://127.0.0.1:1/v1", model=None, vllm=False,
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("matching", matchings(200, quick=False), ids=lambda each: each.name)
+MATCHED = comparisons(200, quick=False)[:2]
+
+
+@pytest.mark.parametrize("matching", MATCHED, ids=lambda each: each.name)
 def test_no_arm_is_allotted_more_than_the_others(matching):
     """Each comes within a call of the budget, or within the one number that it can grow by."""
     budget = matching.budget(200)
@@ -54,16 +57,27 @@ def test_named_sources_take_the_place_of_the_tasks():
 
 
 def test_words_of_eval_hold_the_matching():
-    """The budget under its option, and one --arm for each arm."""
-    matching = matchings(200, quick=True)[1]
-    words = eval_words(ASKED, "a.jsonl", matching, Path("out"))
+    """The budget under its option, one --arm for each arm, and shared first drafts."""
+    comparison = comparisons(200, quick=True)[1]
+    words = eval_words(ASKED, "a.jsonl", comparison, Path("out"))
     assert words[:4] == ["eval", "a.jsonl", "--out", "out"]
     assert words[words.index("--b-total") + 1] == "1200"
-    assert words.count("--arm") == len(matching.arms)
+    assert words.count("--arm") == len(comparison.arms)
+    assert "--share-first-round" in words
+
+
+def test_the_sweeps_hold_the_length_of_a_call():
+    """Each arm differs from `pdr` in kappa, in rounds or in width, and is no other arm twice."""
+    sweeps = comparisons(200, quick=False)[2]
+    words = eval_words(ASKED, "a.jsonl", sweeps, Path("out"))
+    assert words[words.index("--max-tokens") + 1] == "200"
+    settings = [parse_arm(text).fields for text in sweeps.arms]
+    assert [sum(a != b for b in settings) for a in settings] == [len(settings) - 1] * len(settings)
+    assert {key for each in settings for key in each} == {"widths", "kappa"}
 
 
 def test_it_measures_compares_and_joins_the_tables(mock, monkeypatch, tmp_path):
-    """One page with the tables of every run, and plots beside it."""
+    """One page with the tables and the plots of every run."""
     for name in ("PDR_BASE_URL", "PDR_MODEL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PDR_REDIS_URL", "memory")
@@ -74,6 +88,8 @@ def test_it_measures_compares_and_joins_the_tables(mock, monkeypatch, tmp_path):
     assert main([*words, "--out", str(tmp_path / "study")]) == 0
     page = (tmp_path / "study" / "study.md").read_text()
     assert "Model `mock-model`" in page
+    assert "Where it is won and lost" in page
+    assert "![sums-b_seq: accuracy-b-total](sums-b_seq/plots/accuracy-b-total.png)" in page
     assert "## sums-b_seq" in page
     assert "| pdr_summary | 3 | 3 |" in page
     assert (tmp_path / "study" / "sums-b_seq" / "plots" / "accuracy-b-total.svg").exists()

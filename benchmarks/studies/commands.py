@@ -1,0 +1,77 @@
+"""What the studies have in common: their tasks, their model, and the commands that they run."""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from benchmarks.studies import weights
+from pdr_graph.local.data_dir import default_data_dir
+from pdr_graph.local.weights import fetch_weights, find_weights
+
+TASKS = {
+    "chain_sum": "min_terms=3&max_terms=5&min_digits=1&max_digits=2",
+    "basic_arithmetic": "min_terms=2&max_terms=4&min_digits=1&max_digits=1",
+}
+"""Procedural tasks that a model of half a billion parameters can partly do, and their knobs."""
+
+
+def compare_words(out: Path) -> list[str]:
+    """Return the words that lay the figures of one run out."""
+    return ["compare", str(out), "--markdown", str(out / "table.md"), "--plots", str(out / "plots")]
+
+
+def add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model answers, and how many calls it is asked at once."""
+    add = parser.add_argument
+    add("--base-url", help="endpoint; without one the embedded server runs the model")
+    add("--model", help="a .gguf file, or the endpoint's name (Qwen2.5-Coder-0.5B, fetched)")
+    add("--vllm", action="store_true", help="run the model on vLLM for CPUs, built at first")
+    add("--max-in-flight", type=int, default=32, help="calls at once (%(default)s)")
+
+
+def endpoint_words(asked: argparse.Namespace) -> list[str]:
+    """Return the words of `add_endpoint` for `pdr-graph eval`."""
+    model = asked.model or ("" if asked.base_url else str(weights_file()))
+    return [
+        *("--max-in-flight", str(asked.max_in_flight)),
+        *(("--base-url", asked.base_url) if asked.base_url else ()),
+        *(("--model", model) if model else ()),
+    ]
+
+
+def weights_file() -> Path:
+    """Return the weights of the studies' model, fetched if they are not here yet.
+
+    Raises:
+        LocalError: they cannot be had.
+    """
+    folder = default_data_dir()
+    return find_weights(folder, weights=weights.QWEN) or fetch_weights(
+        folder, say, weights=weights.QWEN, download=weights.join_parts
+    )
+
+
+def run(words: Sequence[str]) -> None:
+    """Run one command of ours, shown first, its output left to the terminal.
+
+    Raises:
+        SystemExit: it failed, or was stopped; with its exit code.
+    """
+    say(f"$ pdr-graph {shlex.join(words)}")
+    process = subprocess.Popen([sys.executable, "-m", "pdr_graph.cli", *words])
+    while process.poll() is None:
+        # Ctrl-C reaches the command too, which then stops where it can be gone on with.
+        with suppress(KeyboardInterrupt):
+            process.wait()
+    if process.returncode:
+        raise SystemExit(process.returncode)
+
+
+def say(line: str) -> None:
+    """Tell what is being done."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

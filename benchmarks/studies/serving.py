@@ -1,0 +1,96 @@
+"""The studies' model on vLLM for CPUs, for as long as a study runs: `--vllm`.
+
+With a batch of some hundred calls it makes several times the tokens of the embedded server on a
+processor that multiplies bfloat16. One thread, in the engine's own process: the threads of several
+wait for each other at every layer, and an engine in a process of its own turns idly while it waits
+for its worker, which halves the speed where another program wants the cores as well.
+"""
+
+import hashlib
+import os
+import subprocess
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.studies.commands import say, weights_file
+from benchmarks.studies.weights import QWEN
+from engine.cache import made_once
+from engine.environment import vllm_environment
+from engine.model_folder import DEQUANTISE
+from engine.server import VLLMServer
+from pdr_graph.errors import LocalError
+from pdr_graph.stack.machine import has_fast_bfloat16
+
+ROOT = Path(__file__).parents[2]
+WINDOW = "4096"
+MOST_CALLS = "256"
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "2",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+@contextmanager
+def endpoint(asked: Namespace) -> Iterator[None]:
+    """Serve the studies' model where `asked.vllm` is set, and name its address in `asked`.
+
+    Raises:
+        LocalError: it cannot be made or started; one sentence says why.
+    """
+    if not asked.vllm:
+        yield
+        return
+    python = vllm_environment()
+    folder = model_folder(python)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    server = VLLMServer(
+        python, folder, log=asked.out / "vllm.log", name=QWEN.name, options=_options(),
+        environment=ENVIRONMENT,
+    )  # fmt: skip
+    say(f"starting vLLM (two minutes at first); its log: {server.log}")
+    with server:
+        asked.base_url = server.base_url
+        yield
+
+
+def model_folder(python: Path) -> Path:
+    """Return the studies' model as a folder in float32, made if need be (a minute, 2.5 GB).
+
+    Raises:
+        LocalError: the weights cannot be had or read.
+    """
+    recipe = {
+        "weights": QWEN.sha256,
+        "script": hashlib.sha256(DEQUANTISE.read_bytes()).hexdigest(),
+    }
+
+    def make(folder: Path) -> None:
+        weights = weights_file()
+        say(f"dequantising {weights.name} to {folder}")
+        folder.mkdir(parents=True)
+        ran = subprocess.run(
+            [python, "-P", DEQUANTISE, weights, folder],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ran.returncode != 0:
+            last = (ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}"])[-1]
+            raise LocalError(f"{weights.name} cannot be dequantised: {last[:300]}")
+
+    return made_once(f"{QWEN.name}-f32", recipe, make)
+
+
+def _options() -> tuple[str, ...]:
+    return (
+        *("--dtype", "bfloat16" if has_fast_bfloat16() else "float32"),
+        *("--max-model-len", WINDOW, "--max-num-seqs", MOST_CALLS, "--no-enable-chunked-prefill"),
+        *("--worker-cls", "benchmarks.studies.sampling_worker.SamplingWorker"),
+    )

@@ -1,0 +1,31 @@
+"""The studies' own way to serve their model."""
+
+import argparse
+
+import pytest
+
+from benchmarks.studies.serving import endpoint
+
+
+def test_without_vllm_nothing_is_started(tmp_path):
+    """The endpoint that was named stays the one that is asked."""
+    asked = argparse.Namespace(vllm=False, base_url="http://127.0.0.1:1/v1", out=tmp_path / "out")
+    with endpoint(asked):
+        assert asked.base_url == "http://127.0.0.1:1/v1"
+    assert not asked.out.exists()
+
+
+def test_a_token_is_drawn_with_its_probability_and_by_its_seed():
+    """Blocks, their border, a token without weight and a padded end included."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    from benchmarks.studies.drawing import draw
+
+    weights = torch.zeros(1300)
+    weights[[0, 511, 512, 1299]] = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    rows = weights.log().repeat(4000, 1)
+    drawn = draw(rows, {index: torch.Generator().manual_seed(index) for index in range(4000)})
+    shares = torch.bincount(drawn, minlength=1300) / 4000
+    assert shares.sum() == shares[[0, 511, 512, 1299]].sum()
+    assert (shares - weights).abs().max() < 0.03
+    again = draw(rows[:3], {row: torch.Generator().manual_seed(row) for row in (0, 2)})
+    assert again[[0, 2]].tolist() == drawn[[0, 2]].tolist()

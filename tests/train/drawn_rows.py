@@ -4,6 +4,7 @@ A run can be told to stand still at a moment, so that a test may kill it there a
 """
 
 import json
+import math
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +86,22 @@ class DrawnRows:
         return Row(problem.id, call, reward, correct=reward > 0)
 
 
+class Copying:
+    """Pushes by copying weights into another model, unless told to withhold them."""
+
+    cause = "the copy kept its old weights"
+
+    def __init__(self, copied: torch.nn.Module, *, until: float = math.inf) -> None:
+        self.copied, self.until = copied, until
+        self.pushed: list[int] = []
+
+    def push(self, model: torch.nn.Module, version: int) -> None:
+        """Copy, or do not."""
+        self.pushed.append(version)
+        if version < self.until:
+            self.copied.load_state_dict(model.state_dict())
+
+
 def draw_tokens(
     model: torch.nn.Module, prompt: list[int], number: int, rng: random.Random
 ) -> tuple[list[int], list[float]]:
@@ -129,6 +146,7 @@ def run(
     still_after: int | None = None,
     still_amid_save: int | None = None,
     lora: bool = False,
+    bf16: bool = False,
 ) -> None:
     """Train to the end from where a run of this folder was, or stand still on the way.
 
@@ -138,9 +156,13 @@ def run(
     model = tiny_model(**SMALL)
     amid = None if still_amid_save is None else staging(folder, still_amid_save)
     schedule = Schedule(NUM_PROBLEMS, 4, DIRECT, OPERATOR, seed=5)
-    collect = DrawnRows(model)
+    # Accelerate has a module compute in bfloat16 whoever calls it; a copy of it does not.
+    copied = tiny_model(**SMALL) if bf16 else None
+    collect = DrawnRows(copied or model)
+    told: list[dict[str, float]] = []
 
     def on_update(figures: Mapping[str, float]) -> None:
+        told.append(dict(figures))
         if figures["update"] == still_after:
             stand_still(folder)
 
@@ -160,18 +182,22 @@ def run(
             learning_rate_schedule="linear",
             warmup_updates=2,
             cpu=True,
+            bf16=bf16,
             save_strategy="steps",
             save_steps=save_every,
         ),
-        guard=DriftGuard(),
+        guard=DriftGuard.at("bf16" if bf16 else "fp32"),
+        push=None if copied is None else Copying(copied),
         on_update=on_update,
         adapter=LoraConfig(r=4, target_modules="all-linear") if lora else None,
         optimizer=None if lora else StillAdamW(model.parameters(), amid),
     )
-    collect.model = trainer.model
+    if copied is None:
+        collect.model = trainer.model
     trainer.train(last_checkpoint(folder))
     rank = trainer.accelerator.process_index
     (folder / f"drawn-{rank}.json").write_text(json.dumps(collect.drawn))
+    (folder / f"figures-{rank}.json").write_text(json.dumps(told))
     torch.save(dict(trainer.model.state_dict()), folder / f"final-{rank}.pt")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

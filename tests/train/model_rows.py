@@ -1,10 +1,9 @@
-"""A tiny policy and rollouts of it, for the loss; run as a module it is one of two ranks.
+"""A tiny policy and rollouts of it, for the loss.
 
 The reference goes token by token over unpadded rollouts and shares no code with the loss.
 """
 
 import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +132,3 @@ def run_rank(rank: int, folder: Path) -> None:
         dist.all_reduce(each)
     torch.save(gradient, folder / f"gradient-{rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,6 +1,7 @@
 """The guard trips when the policy is not the model, and is quiet when it is."""
 
 import copy
+import json
 import math
 
 import pytest
@@ -23,24 +24,18 @@ from pdr_graph.train.drift import (  # noqa: E402
 from pdr_graph.train.schedule import Schedule  # noqa: E402
 from pdr_graph.train.trainer import OperatorTrainer  # noqa: E402
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer  # noqa: E402
-from tests.train.drawn_rows import DIRECT, OPERATOR, DrawnRows  # noqa: E402
+from tests.train.drawn_rows import (  # noqa: E402
+    DIRECT,
+    NUM_STEPS,
+    OPERATOR,
+    Copying,
+    DrawnRows,
+    run_with,
+)
 from tests.train.given_rows import SMALL, make_problems  # noqa: E402
+from tests.train.processes import exit_code, start  # noqa: E402
 from tests.train.test_batch import row  # noqa: E402
 from tests.train.test_trajectory import make_call  # noqa: E402
-
-
-class Copying:
-    """Pushes by copying weights into another model, unless told to withhold them."""
-
-    cause = "the copy kept its old weights"
-
-    def __init__(self, copied, *, until: float = math.inf) -> None:
-        self.copied, self.until, self.pushed = copied, until, []
-
-    def push(self, model, version: int) -> None:
-        self.pushed.append(version)
-        if version < self.until:
-            self.copied.load_state_dict(model.state_dict())
 
 
 def train(folder, model, collect, *, guard=None, push=None, **numbers):
@@ -99,6 +94,17 @@ def test_another_temperature_trips_the_guard(tmp_path):
     with pytest.raises(DriftError) as caught:
         train(tmp_path, model, DrawnRows(model), temperature=0.7)
     assert caught.value.policy_version == 0
+
+
+def test_a_trainer_in_bfloat16_is_within_its_bound(tmp_path):
+    """Beside a policy in float32: single tokens are off by more than that would allow."""
+    # In a process of its own: Accelerate keeps the first precision that one has asked for.
+    assert exit_code(start(run_with, tmp_path, {"bf16": True})) == 0
+    figures = json.loads((tmp_path / "figures-0.json").read_text())
+    drifts = [each for each in figures if "drift/mean" in each]
+    assert len(drifts) == NUM_STEPS
+    assert max(each["drift/largest"] for each in drifts) > 1e-3
+    assert max(each["drift/mean"] for each in drifts) < 0.05
 
 
 def test_steps_that_are_not_due_are_not_checked(tmp_path):

@@ -1,10 +1,6 @@
 """The loss and its gradient, beside a reference that knows no padding, batches or ranks."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +14,10 @@ from tests.train.model_rows import (  # noqa: E402
     gradient_of,
     padded,
     reference_gradient,
+    run_rank,
     step_gradient,
 )
+from tests.train.processes import exit_code, start  # noqa: E402
 
 ROLLOUTS = draw_rollouts(12, seed=3)
 
@@ -45,15 +43,8 @@ def test_accumulating_over_micro_batches_changes_nothing(rows_at_once):
 
 def test_two_ranks_have_the_gradient_of_one(tmp_path):
     """Two processes over gloo, 3 rows on one and 9 on the other, counts and gradients summed."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.train.model_rows", str(rank), str(tmp_path)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            cwd=Path(__file__).parents[2],
-        )
-        for rank in range(2)
-    ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    ranks = [start(run_rank, rank, tmp_path) for rank in range(2)]
+    assert [exit_code(rank) for rank in ranks] == [0, 0]
     reference = reference_gradient(TinyPolicy(), ROLLOUTS)
     for rank in range(2):
         found = torch.load(tmp_path / f"gradient-{rank}.pt")

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="needs torch, of the extra train: ma
 from peft import LoraConfig, get_peft_model  # noqa: E402
 
 from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.train.arguments import training_arguments  # noqa: E402
+from pdr_graph.train.arguments import check_trl, training_arguments  # noqa: E402
 from pdr_graph.train.trainer import OperatorTrainer  # noqa: E402
 from tests.policy.tiny_model import tiny_tokenizer  # noqa: E402
 from tests.train.given_rows import (  # noqa: E402
@@ -42,11 +42,18 @@ def reference():
     return gradient
 
 
-@pytest.mark.parametrize("rows_at_once", [24, 3])
-def test_an_update_has_the_gradient_of_the_formula(tmp_path, rows_at_once):
-    """Padded in one batch, and accumulated over eight; trace and operator mode, with fillers."""
-    found = trained_gradient(tmp_path, SCHEDULE, GivenRows(), rows_at_once=rows_at_once)
-    assert gap(found, reference()) < 1e-6
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"rows_at_once": 24},
+        {"rows_at_once": 3},
+        {"rows_at_once": 6, "gradient_checkpointing": True},
+    ],
+    ids=["in one batch", "accumulated", "checkpointed"],
+)
+def test_an_update_has_the_gradient_of_the_formula(tmp_path, numbers):
+    """Padded, over eight micro-batches, activations computed again; both modes, with fillers."""
+    assert gap(trained_gradient(tmp_path, SCHEDULE, GivenRows(), **numbers), reference()) < 1e-6
 
 
 def test_two_ranks_have_the_gradient_of_one(tmp_path):
@@ -123,6 +130,15 @@ def test_an_adapter_has_the_gradient_of_the_formula(tmp_path):
     expected = reference_gradient(adapted(), all_rows(SCHEDULE))
     assert expected
     assert gap({name: found[name] for name in expected}, expected) < 1e-6
+
+
+def test_another_trl_is_refused():
+    """By its version, and by what its trainer lacks; with the command that helps."""
+    check_trl()
+    with pytest.raises(ConfigError, match=r"for trl 1\.16, and 1\.17\.0 is .* 'trl==1\.16\.\*'"):
+        check_trl("1.17.0")
+    with pytest.raises(ConfigError, match="whose trainer has no _save_checkpoint and no _get_out"):
+        check_trl("1.16.9", object)
 
 
 def test_rows_that_cannot_be_cut_up_are_refused(tmp_path):

@@ -1,7 +1,7 @@
 """A tiny model served by real vLLM, and a trainer whose rollouts the graph draws from it."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from pdr_graph.train.drift import DriftGuard
 from pdr_graph.train.plan import Plan
 from pdr_graph.train.push.protocol import WeightPush
 from pdr_graph.train.recording import telling_tokens
+from pdr_graph.train.rollout_source import Collect
 from pdr_graph.train.rollouts import Collector
 from pdr_graph.train.schedule import Schedule
 from pdr_graph.train.trainer import OperatorTrainer
@@ -97,6 +98,23 @@ def _rewarded(row: Row) -> Row:
     return replace(row, reward=reward, correct=reward > 0)
 
 
+@dataclass
+class Withheld:
+    """Passes pushes on until a version, and keeps later ones back."""
+
+    push_of: WeightPush
+    last: int
+
+    @property
+    def cause(self) -> str:
+        return self.push_of.cause
+
+    def push(self, model, version: int) -> None:
+        """Push, or do not."""
+        if version <= self.last:
+            self.push_of.push(model, version)
+
+
 @contextmanager
 def graph_on(server: VLLMServer) -> Iterator[FromTheGraph]:
     """Open the way to a server for as long as the block lasts."""
@@ -113,11 +131,10 @@ def graph_on(server: VLLMServer) -> Iterator[FromTheGraph]:
 def train(
     folder: Path,
     model,
-    collect: FromTheGraph,
+    collect: Collect,
     push: WeightPush,
     *,
     steps: int = 3,
-    also: Callable[[OperatorTrainer], None] = lambda _: None,
 ) -> list[dict[str, float]]:
     """Train some steps with the guard on; return the figures of the updates."""
     figures: list[dict[str, float]] = []
@@ -134,6 +151,5 @@ def train(
         guard=DriftGuard(rows=8),
         on_update=figures.append,
     )
-    also(trainer)
     trainer.train()
     return figures

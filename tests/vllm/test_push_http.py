@@ -18,29 +18,13 @@ from pdr_graph.train.drift import DriftError  # noqa: E402
 from pdr_graph.train.push.disk import DiskReload  # noqa: E402
 from pdr_graph.train.push.lora import LoraPush  # noqa: E402
 from pdr_graph.train.push.server import Server  # noqa: E402
-from tests.vllm.served_policy import graph_on, served, train  # noqa: E402
+from tests.vllm.served_policy import Withheld, graph_on, served, train  # noqa: E402
 
 # peft asks transformers by a name that is to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
 
 EXACT = 1e-4
 """Two implementations of one model in float32."""
-
-
-@dataclass
-class Withheld:
-    """Passes pushes on until a version, and keeps later ones back."""
-
-    push_of: LoraPush | DiskReload
-    last: int
-
-    @property
-    def cause(self) -> str:
-        return self.push_of.cause
-
-    def push(self, model, version: int) -> None:
-        if version <= self.last:
-            self.push_of.push(model, version)
 
 
 @dataclass

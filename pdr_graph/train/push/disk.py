@@ -1,8 +1,9 @@
 """Whole weights for a vLLM server: written to a folder, which it then reads in place of its own.
 
-Refused where the output head is tied to the embedding: vLLM 0.31 takes the weights apart layer by
-layer for such a reload, and the head keeps the old ones while every call answers as if all were
-well. `tests/vllm/test_push_disk.py` shows it.
+Refused where the output head is tied to the embedding. On a CPU vLLM 0.31 computes the head with a
+packed copy of its matrix, which such a reload does not make anew: the head keeps the old weights
+while every call answers as if all were well. `tests/vllm/test_push_http.py` shows it; on other
+devices it was not tried.
 """
 
 import shutil

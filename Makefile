@@ -51,11 +51,12 @@ test-browser: $(VENV)/.local ## the pages under axe-core in Chromium, which the 
 	@$(VENV)/browser/bin/python -m pytest -p no:cacheprovider -W default tests/page $(ARGS)
 
 test-train: $(VENV)/.train ## the tests of training, with torch's CPU build in an environment of its own (2 GB at first)
-	@$(VENV)/train/bin/python -m pytest -p no:cacheprovider -n 2 --dist loadfile tests/train \
-	  tests/policy tests/cli/test_training_run.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m pytest -p no:cacheprovider -n 2 --dist loadfile \
+	  tests/train tests/policy tests/cli/test_training_run.py tests/test_docstrings.py \
+	  tests/test_study_training.py $(ARGS)
 
 train-smoke: $(VENV)/.train ## does training raise the reward? a tiny model from scratch, three seeds (minutes)
-	@$(VENV)/train/bin/python -m benchmarks.studies.train_smoke $(ARGS)
+	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m benchmarks.studies.train_smoke $(ARGS)
 
 train-study: $(VENV)/.train ## does operator-consistent RL make a model better at PDR? (an hour; ARGS='--quick': minutes)
 	@$(VENV)/train/bin/python -m benchmarks.studies.training $(ARGS)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, logging
 
 from pdr_graph.cli.training_summary import first_and_last
 from pdr_graph.train.metrics import METRICS, read_metrics
@@ -184,6 +184,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/train_smoke"))
     parser.add_argument("--again", action="store_true", help="begin anew where there is a run")
     asked = parser.parse_args()
+    logging.disable_progress_bar()
     if asked.again:
         shutil.rmtree(asked.out, ignore_errors=True)
     rises = []

@@ -1,0 +1,107 @@
+"""The warm start learns what replies say, from rows as `pdr-graph train-data` writes them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.conversations import fitting, read_conversations
+
+
+def written(file: Path, *rows: object) -> Path:
+    """Write rows as JSON lines."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def row(prompt: str, reply: str, **more: object) -> dict[str, object]:
+    """Return one conversation."""
+    return {
+        "prompt": [{"role": "user", "content": prompt}],
+        "completion": [{"role": "assistant", "content": reply}],
+        **more,
+    }
+
+
+def test_other_fields_are_left_aside(tmp_path):
+    """What the row came from is for people."""
+    file = written(tmp_path / "a.jsonl", row("1+1", "2", call="draft", problem_id="q"))
+    assert read_conversations(file) == [row("1+1", "2")]
+
+
+def test_what_is_no_conversation_is_named(tmp_path):
+    """By file and line."""
+    good = row("1+1", "2")
+    for bad, sentence in {
+        "[]": "line 2 is no JSON object",
+        "{": "line 2 is no JSON: ",
+        '{"prompt": "text", "completion": "text"}': "line 2: 'prompt' is no list of messages",
+        json.dumps({**good, "completion": []}): "line 2: 'completion' is no list of messages",
+    }.items():
+        file = written(tmp_path / "b.jsonl", good)
+        with file.open("a") as out:
+            out.write(bad + "\n")
+        with pytest.raises(ConfigError) as raised:
+            read_conversations(file)
+        assert sentence in str(raised.value)
+    with pytest.raises(ConfigError, match="holds no rows"):
+        read_conversations(written(tmp_path / "c.jsonl"))
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        read_conversations(tmp_path / "d.jsonl")
+
+
+def test_rows_that_do_not_fit_are_counted():
+    """With the tokens that the template adds; if none is left, the sentence says what to raise."""
+    pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
+    from tests.policy.tiny_model import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    rows = [row("1+1", "2"), row("1+1", "2" * 30)]
+    # A user's mark, three characters, the assistant's mark, one character, and the end.
+    assert fitting(rows, tokenizer, 7).too_long == 1
+    assert fitting(rows, tokenizer, 36).too_long == 0
+    with pytest.raises(ConfigError, match=r"every one of 2 warm-start rows has more than 6 tokens"):
+        fitting(rows, tokenizer, 6)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries below
+def test_only_the_reply_is_learnt(tmp_path):
+    """The labels of a batch are the reply and the token that ends it; the prompt has none."""
+    pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
+    from pdr_graph.train.conversations import Rows
+    from pdr_graph.train.warm_start import WarmStartTrainer, warm_start_arguments
+    from tests.policy.tiny_model import tiny_model, tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    arguments = warm_start_arguments(
+        tmp_path,
+        epochs=2.0,
+        rows_at_once=2,
+        accumulation=1,
+        learning_rate=1e-3,
+        warmup_share=0.0,
+        save_every=100,
+        seed=0,
+        bf16=False,
+        gradient_checkpointing=False,
+        cpu=True,
+    )
+    rows = Rows([row("1+1=", "two"), row("2+2=", "four"), row("3+3=", "six")], 0)
+    heard: list[int] = []
+    trainer = WarmStartTrainer(
+        tiny_model(),
+        tokenizer,
+        rows,
+        arguments,
+        on_update=lambda update, figures: heard.append(update),
+    )
+    labels = [
+        tokenizer.decode([each for each in labels.tolist() if each != -100])
+        for batch in trainer.get_train_dataloader()
+        for labels in batch["labels"]
+    ]
+    assert sorted(labels) == ["four<end>", "six<end>", "two<end>"]
+    assert trainer.num_updates == 4
+    assert trainer.go_on() == 4
+    assert heard == [1, 2, 3, 4]

@@ -53,6 +53,22 @@ def test_each_version_of_an_adapter_has_a_name_of_its_own(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [used[-1]]
 
 
+def test_what_a_killed_run_left_is_cleared_away(tmp_path):
+    """Adapters from the server as well, if it still has them; weights from the disk."""
+    (tmp_path / "policy-6-0123abcd").mkdir()
+    (tmp_path / "weights-6").mkdir()
+    gone = (404, '{"error": {"message": "The lora adapter cannot be found."}}')
+    with weight_server(__v1__unload_lora_adapter=[gone]) as served:
+        push = LoraPush(served.server, tmp_path, print)
+        push.push(adapted(), 4)
+        DiskReload(served.server, tmp_path).push(untied(), 4)
+        with pytest.raises(PushError, match=r"cannot be unloaded: .*HTTP 404"):
+            push.push(adapted(), 5)
+    unloads = [body for path, body in served.asked if path == "/v1/unload_lora_adapter"]
+    assert unloads[0] == {"lora_name": "policy-6-0123abcd"}
+    assert {path.name[:8] for path in tmp_path.iterdir()} == {"policy-4", "policy-5"}
+
+
 def test_calls_keep_the_old_adapter_where_the_new_one_is_refused(tmp_path):
     """The sentence has what the server said."""
     used = []

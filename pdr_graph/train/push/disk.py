@@ -70,8 +70,10 @@ class DiskReload:
         if not PartialState().is_main_process:
             return
         path = (self.folder / f"weights-{version}").resolve()
-        model.save_pretrained(str(path))
+        for left in self.folder.glob("weights-*"):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         try:
+            model.save_pretrained(str(path))
             body = {"method": "reload_weights", "kwargs": {"weights_path": str(path)}}
             self.server.post("/collective_rpc", body, needs=NEEDS)
             self._forget_prefixes()

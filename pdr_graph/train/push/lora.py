@@ -62,7 +62,7 @@ class LoraPush:
         name = names[0]
         if PartialState().is_main_process:
             self._load(model, name)
-            self._unload()
+            self._clear(name)
         self._served = name
         self.use(name)
 
@@ -72,13 +72,16 @@ class LoraPush:
         body = {"lora_name": name, "lora_path": str(path)}
         self.server.post("/v1/load_lora_adapter", body, needs=NEEDS)
 
-    def _unload(self) -> None:
-        """Take the adapter before this one from the server and the disk."""
-        if self._served is None:
-            return
-        try:
-            body = {"lora_name": self._served}
-            self.server.post("/v1/unload_lora_adapter", body, needs=NEEDS)
-        except PushError as error:
-            raise PushError(f"adapter {self._served!r} cannot be unloaded: {error}") from None
-        shutil.rmtree(self.folder / self._served, ignore_errors=True)
+    def _clear(self, name: str) -> None:
+        """Take other adapters from server and disk: the last, and what a killed run has left."""
+        for path in self.folder.glob("policy-*"):
+            if path.name == name:
+                continue
+            try:
+                body = {"lora_name": path.name}
+                self.server.post("/v1/unload_lora_adapter", body, needs=NEEDS)
+            except PushError as error:
+                # The server of a killed run may have been started anew since.
+                if path.name == self._served:
+                    raise PushError(f"adapter {path.name!r} cannot be unloaded: {error}") from None
+            shutil.rmtree(path, ignore_errors=True)

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdr_graph.config import make_config
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.plan import Plan, mixed
+from pdr_graph.train.plan import Plan, config_of_run, mixed
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,7 @@ from pdr_graph.train.plan import Plan, mixed
     [
         (Plan("direct", 24), {"direct": 24}, 0),
         (Plan("rounds", 25, 4), {"draft": 20, "refine": 5}, 5),
+        (Plan("rounds", 24, 4, num_distills=1), {"draft": 16, "refine": 4, "distill": 4}, 4),
         (Plan("workspace", 24, 4), {"draft": 4, "refine": 20}, 1),
     ],
 )
@@ -31,12 +33,32 @@ def test_every_row_has_a_role(plan, rows, workspaces):
         (("rounds", 24, 4), "24 is not that times 2 or more; use 10"),
         (("rounds", 5, 4), "5 is not that times 2 or more; use 10"),
         (("workspace", 5, 4), "leaves 1 of 5 rows .* use 6 rows or more"),
+        (("direct", 8, 0, 1), "distils nothing"),
+        (("rounds", 8, 2, -1), "num_distills -1 is below 0"),
+        (("rounds", 9, 2, 1), r"\(2 drafts, 1 of the distiller and a refinement\), .* use 8"),
+        (("workspace", 8, 2, 1), "distils once for each problem, .* use plan 'rounds'"),
     ],
 )
 def test_numbers_that_leave_nothing_to_compare_are_refused(fields, sentence):
     """The sentence says what would do."""
     with pytest.raises(ConfigError, match=sentence):
         Plan(*fields)
+
+
+@pytest.mark.parametrize(
+    ("plan", "widths", "finish", "runs"),
+    [
+        (Plan("direct", 6), (), "refine", 6),
+        (Plan("rounds", 6, 2), (2,), "refine", 2),
+        (Plan("workspace", 6, 2), (2, 4), "vote", 1),
+    ],
+)
+def test_a_run_of_a_plan_is_a_point_of_the_family_of_strategies(plan, widths, finish, runs):
+    """Widths, finish and seed are the plan's, all else is what was asked."""
+    config = make_config(distiller="top_k", kappa=77, widths=(9, 9))
+    own = config_of_run(config, plan, seed=4)
+    assert (own.widths, own.finish, own.seed, plan.num_runs) == (widths, finish, 4, runs)
+    assert (own.distiller, own.kappa) == ("top_k", 77)
 
 
 @given(num=st.integers(0, 60), fraction=st.floats(0, 1), seed=st.integers(0, 9))

@@ -1,5 +1,6 @@
 """Trajectories: what a run of the graph leaves for training, and what is refused."""
 
+import asyncio
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from pdr_graph.eval.gym import make_problems
 from pdr_graph.eval.judging import Judge, Judgement
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.train.recording import record_trajectory, telling_tokens
+from pdr_graph.train.recording import Recorder, record_trajectory, telling_tokens
 from pdr_graph.train.reward import judged_reward, reward_of
 from pdr_graph.train.trajectory import (
     Call,
@@ -135,6 +136,30 @@ async def test_a_wrong_answer_earns_less_than_nothing(mock, connect):
     found = await record_trajectory(PROBLEM, PDR, client=client, judge=math_judge())
     assert (found.reward, found.reason) == (-1.0, "wrong")
     assert [call.reward for call in found.calls] == [1.0, 1.0, 1.0, None, -1.0]
+
+
+async def test_a_run_that_stops_leaves_what_it_drew(mock, connect):
+    """The refinement failed, the drafts did not: no answer, and why is said."""
+    mock.configure(status=[{"match": {"contains": "<notes>"}, "status": 400, "times": 1}])
+    client = connect(model_fields=TELLING)
+    found = await record_trajectory(PROBLEM, PDR, client=client, judge=math_judge())
+    assert [call.role for call in found.calls] == ["draft"] * 3 + ["distill"]
+    assert (found.answer, found.reason, found.reward) == (None, "failed", -1.0)
+    assert found.failed_calls == 1
+    assert "HTTP 400" in found.stopped
+
+
+async def test_runs_that_go_on_at_once_keep_their_calls_apart(mock, connect):
+    """Each has its own name; one that another run has is refused."""
+    client = connect(model_fields=TELLING)
+    recorder = Recorder(client, math_judge())
+    runs = [recorder.record(PROBLEM, PDR, thread_id=name) for name in ("a", "b", "a")]
+    first, second, refused = await asyncio.gather(*runs, return_exceptions=True)
+    assert {call.rollout.partition(":")[0] for call in first.calls} == {"a"}
+    assert {call.rollout.partition(":")[0] for call in second.calls} == {"b"}
+    assert len(first.calls) == len(second.calls) == 5
+    assert isinstance(refused, ConfigError)
+    assert "a run named 'a' is going on" in str(refused)
 
 
 async def test_a_model_that_is_asked_for_tokens_keeps_its_connections(mock, connect):

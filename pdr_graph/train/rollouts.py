@@ -164,7 +164,13 @@ class Collector:
 
         async def run(problem: Problem, plan: Plan, name: str, run_seed: int) -> Trajectory:
             async with slots:
-                return await self._run(problem, plan, name, run_seed, policy_version)
+                return await self._recorder.record(
+                    problem,
+                    config_of_run(self.config, plan, run_seed),
+                    policy_version=policy_version,
+                    thread_id=name,
+                    role=_refining if plan.kind == "workspace" else role_of,
+                )
 
         runs = [
             run(
@@ -208,17 +214,6 @@ class Collector:
                 f"{credited} rows in each run, and the plan's num_distills is "
                 f"{plan.num_distills}; set num_distills {credited}"
             )
-
-    async def _run(
-        self, problem: Problem, plan: Plan, name: str, seed: int, policy_version: int
-    ) -> Trajectory:
-        return await self._recorder.record(
-            problem,
-            config_of_run(self.config, plan, seed),
-            policy_version=policy_version,
-            thread_id=name,
-            role=_refining if plan.kind == "workspace" else role_of,
-        )
 
     def _rows(
         self,

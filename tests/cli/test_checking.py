@@ -135,7 +135,7 @@ def test_each_line_is_answered_while_the_pipe_stays_open(spawn):
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["correct"]
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=60) == 130
     assert process.stderr.read() == ""
 
 
@@ -148,5 +148,5 @@ def test_a_reader_that_leaves_ends_it(spawn):
     process.stdout.close()
     process.stdin.write(lines(*[boxed("1", "1")] * 3).encode())
     process.stdin.flush()
-    assert process.wait(timeout=30) == 141
+    assert process.wait(timeout=60) == 141
     assert process.stderr.read() == b""

@@ -17,7 +17,7 @@ def test_the_first_signal_drains(spawn, stored, mock):
     process = spawn("solve", "x", *SMALL, "--thread", "drained")
     wait_for(mock, in_flight=3)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert "stopping: calls in flight are waited for; a second signal stops at once" in err
     assert err.splitlines()[-1] == "resume with: pdr-graph resume drained"
@@ -37,7 +37,7 @@ def test_the_second_signal_stops_at_once(spawn, stored, mock):
     while "a second signal stops at once" not in process.stderr.readline():
         pass
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err == "resume with: pdr-graph resume cut\n"
     assert mock.stats()["aborted"] == 3
@@ -51,7 +51,7 @@ def test_memory_cannot_be_resumed(spawn, mock):
     process = spawn("solve", "x", *SMALL, "--checkpoint", "memory")
     wait_for(mock, in_flight=3)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "kept in memory and cannot be resumed" in err.splitlines()[-1]
     assert "resume with" not in err

@@ -57,6 +57,6 @@ def test_ctrl_c_leaves_quietly_and_the_run_goes_on(spawn, mock):
     assert watch.stdout is not None
     watch.stdout.readline()
     watch.send_signal(signal.SIGINT)
-    _, err = watch.communicate(timeout=30)
+    _, err = watch.communicate(timeout=60)
     assert (watch.returncode, err) == (130, "")
     assert run.wait(timeout=60) == 0

@@ -51,7 +51,7 @@ class Processes:
     def run(self, words: list[str]) -> int | None:
         """Run a command to its end and return its exit code."""
         process = self.start(words)
-        process.join(timeout=120)
+        process.join(timeout=240)
         return process.exitcode
 
 

@@ -47,7 +47,7 @@ class Holder:
 
     def end(self) -> None:
         """Let it leave in an orderly way."""
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=60)
 
     def kill(self) -> None:
         """Kill it with SIGKILL, so that it cannot do anything about it."""
@@ -69,7 +69,7 @@ def servers(data_dir: Path) -> list[psutil.Process]:
     return found
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait for a condition to come true."""
     deadline = time.monotonic() + within_s
     while not condition():

@@ -176,11 +176,11 @@ def test_stopped_while_it_starts(up, stand_in, data_dir, received, code):
     """A signal during the start leaves no process and no record."""
     stand_in.behave("hang")
     command = spawn(stand_in)
-    eventually(lambda: starting(data_dir), within_s=30)
+    eventually(lambda: starting(data_dir), within_s=60)
     command.send_signal(received)
-    _, err = command.communicate(timeout=30)
+    _, err = command.communicate(timeout=60)
     assert command.returncode == code, err
-    eventually(lambda: not processes_of(data_dir, stand_in), within_s=30)
+    eventually(lambda: not processes_of(data_dir, stand_in), within_s=60)
     assert not list((data_dir / "stack").glob("*.json"))
 
 
@@ -188,7 +188,7 @@ def test_killed_while_it_starts(up, stand_in, data_dir):
     """After SIGKILL of `up` its servers are known, and `down` ends them."""
     stand_in.behave("hang")
     command = spawn(stand_in)
-    eventually(lambda: starting(data_dir), within_s=30)
+    eventually(lambda: starting(data_dir), within_s=60)
     command.kill()
     command.communicate()
     assert up("up", "--status", "--json").json()["model"]["state"] == "starting"

@@ -295,7 +295,7 @@ def test_a_killed_server_goes_on_where_it_was(studio, endpoint):
         return [body["seed"] for body in bodies if mine["problem"] in str(body["messages"])]
 
     studio.post(f"/threads/{thread}/runs", assistant_id="pdr", input=mine, context=SMALL)
-    eventually(lambda: len(seeds()) == 3 + 1 + 2, within_s=30)
+    eventually(lambda: len(seeds()) == 3 + 1 + 2, within_s=120)
     studio.kill()
     endpoint.configure(delay_s=0.0)
     studio.start()

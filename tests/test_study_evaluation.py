@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.evaluation import comparisons, eval_words, main, sources
+from benchmarks.studies.evaluation import eval_words, main, sources
+from benchmarks.studies.figures import draw_sweeps
+from benchmarks.studies.settings import SWEEPS, comparisons
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.judging import Judge
 from pdr_graph.eval.oracle import with_oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.sources import load_problems
+from pdr_graph.eval.stats import Estimate, Interval
 from pdr_graph.extensions import Extensions
 
 ASKED = argparse.Namespace(
@@ -88,8 +91,18 @@ def test_it_measures_compares_and_joins_the_tables(mock, monkeypatch, tmp_path):
     assert main([*words, "--out", str(tmp_path / "study")]) == 0
     page = (tmp_path / "study" / "study.md").read_text()
     assert "Model `mock-model`" in page
+    assert "![sums-b_seq: outcomes](sums-b_seq/plots/outcomes.png)" in page
     assert "Where it is won and lost" in page
     assert "![sums-b_seq: accuracy-b-total](sums-b_seq/plots/accuracy-b-total.png)" in page
     assert "## sums-b_seq" in page
     assert "| pdr_summary | 3 | 3 |" in page
     assert (tmp_path / "study" / "sums-b_seq" / "plots" / "accuracy-b-total.svg").exists()
+
+
+def test_every_number_of_a_sweep_has_an_arm_that_is_measured(tmp_path):
+    """The plot of the sweeps finds its arms by name."""
+    measured = {parse_arm(text).name for text in comparisons(200, quick=False)[2].arms}
+    assert {name for names in SWEEPS.values() for name in names.values()} == measured
+    accuracy = Estimate(0.5, Interval(0.4, 0.6), 10)
+    draw_sweeps(dict.fromkeys(measured, accuracy), tmp_path / "sweeps.png")
+    assert (tmp_path / "sweeps.png").stat().st_size > 1000

@@ -8,9 +8,9 @@ goes on; what is finished is not asked again.
 """
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.studies.commands import (
@@ -21,78 +21,15 @@ from benchmarks.studies.commands import (
     run,
     say,
 )
+from benchmarks.studies.figures import draw_outcomes, draw_sweeps
 from benchmarks.studies.page import Part, page
 from benchmarks.studies.serving import endpoint
+from benchmarks.studies.settings import KAPPA, Comparison, comparisons
 from pdr_graph.errors import LocalError
+from pdr_graph.eval.comparison import compare
+from pdr_graph.eval.records import read_run
 
-WIDTH = 4
-"""Drafts of the one parallel round of every PDR arm, but in the sweep of widths."""
-DISTILLERS = ("summary", "top_k", "top_k_per_sample", "random_k", "consensus", "answers")
-ORACLES = ("oracle_correct", "oracle_wrong")
-KAPPAS = (64, 192)
-"""Bounds on the workspace beside the study's own."""
 QUICK_PROBLEMS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Arms that are measured together, and what is held equal between them."""
-
-    name: str
-    """`b_seq`, `b_total`, or `sweeps`, where calls have one length and what is spent differs."""
-    arms: tuple[str, ...]
-
-    def budget(self, call_tokens: int) -> int:
-        """Return the budget that gives `pdr` with its summary calls of this length."""
-        sequential, total = 3, WIDTH + 2  # drafts, summary, refinement
-        return call_tokens * (sequential if self.name == "b_seq" else total)
-
-    def budget_words(self, call_tokens: int) -> tuple[str, str]:
-        """Return the option that sets the length of the calls."""
-        if self.name == "sweeps":
-            return "--max-tokens", str(call_tokens)
-        return f"--{self.name.replace('_', '-')}", str(self.budget(call_tokens))
-
-
-def comparisons(call_tokens: int, *, quick: bool) -> tuple[Comparison, ...]:
-    """Return what is measured on each source.
-
-    Args:
-        call_tokens: Length of a call of `pdr`, and in the comparison at B_total of every arm that
-            may spend its budget on more calls instead of longer ones.
-        quick: Few arms, to see that all works.
-    """
-    distillers = DISTILLERS[:1] if quick else DISTILLERS + ORACLES
-    at_b_seq = (
-        "long_cot",
-        "sr=sr@widths=1,1",
-        *(f"pdr_{each}=pdr@widths={WIDTH};distiller={each}" for each in distillers),
-        f"pdr_adaptive=pdr_adaptive@widths={WIDTH},{WIDTH},{WIDTH}",
-        f"majority=majority@widths={WIDTH}",
-    )
-    at_b_total = (
-        "long_cot",
-        f"sr=sr@max_tokens={call_tokens}",
-        f"pdr_summary=pdr@widths={WIDTH}",
-        "pdr_adaptive=pdr_adaptive@widths=2,2,2",
-        f"majority=majority@max_tokens={call_tokens}",
-        f"genselect=genselect@max_tokens={call_tokens}",
-    )
-    return (
-        Comparison("b_seq", at_b_seq),
-        Comparison("b_total", at_b_total),
-        *(() if quick else (Comparison("sweeps", swept()),)),
-    )
-
-
-def swept() -> tuple[str, ...]:
-    """Return `pdr` of one round of four, and what differs from it in one number."""
-    return (
-        f"pdr=pdr@widths={WIDTH}",
-        *(f"kappa_{each}=pdr@widths={WIDTH};kappa={each}" for each in KAPPAS),
-        *(f"rounds_{each}=pdr@widths={','.join([str(WIDTH)] * each)}" for each in (2, 3)),
-        *(f"width_{each}=pdr@widths={each}" for each in (2, 8)),
-    )
 
 
 def eval_words(
@@ -145,7 +82,16 @@ def _measure(asked: argparse.Namespace) -> Iterator[Part]:
                 words = eval_words(asked, source, comparison, out)
                 run(words)
                 run(compare_words(out))
+                _draw(out, swept=comparison.name == "sweeps")
                 yield Part(out, words)
+
+
+def _draw(out: Path, *, swept: bool) -> None:
+    compared = asyncio.run(compare([read_run(out)]))
+    draw_outcomes(compared.decompositions, out / "plots" / "outcomes.png")
+    if swept:
+        accuracies = {arm.name: arm.accuracy for arm in compared.arms}
+        draw_sweeps(accuracies, out / "plots" / "sweeps.png")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--samples", type=int, default=1, help="of each arm at each problem (%(default)s)")
     add("--seed", type=int, default=1, help="of problems and samples (%(default)s)")
     add("--call-tokens", type=int, default=256, help="length of a call of pdr (%(default)s)")
-    add("--kappa", type=int, default=768, help="tokens of a workspace (%(default)s)")
+    add("--kappa", type=int, default=KAPPA, help="tokens of a workspace (%(default)s)")
     add_endpoint(parser)
     add("--only", choices=("b_seq", "b_total", "sweeps"), help="one of the comparisons")
     add("--quick", action="store_true", help="few problems and arms, to see that all works")

@@ -148,6 +148,19 @@ def test_the_commands_of_the_containers_name_what_there_is():
     assert (ROOT / built[2]).is_file()
 
 
+def test_links_lead_somewhere():
+    """Headings of this file, and files that are there."""
+    headings = {
+        re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)", TEXT, re.M)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXT):
+        if target.startswith("#"):
+            assert target[1:] in headings
+        elif "://" not in target:
+            assert (ROOT / target).exists(), target
+
+
 @pytest.mark.parametrize("path", re.findall(r"^  ([\w./]+\.py)\s", README.read_text("utf-8"), re.M))
 def test_the_annotated_tree_is_true(path):
     """Every file that the README names is there."""

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import PickleError
 from typing import Self
 
 import torch
 from accelerate import Accelerator
 
+from pdr_graph.errors import ConfigError
 from pdr_graph.train.batch import Batch, Sample, padded
 from pdr_graph.train.objective import TokenCounts
 
@@ -56,7 +58,18 @@ class StepRows:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """Read rows that were saved."""
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        """Read rows that were saved.
+
+        Raises:
+            ConfigError: they are not there, or cannot be read.
+        """
+        try:
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+        # torch finds out in many ways that a file is not one of its own.
+        except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, PickleError):
+            raise ConfigError(
+                f"{str(file)!r} cannot be read: the checkpoint lacks the rows that are left of its "
+                "step; resume from another one"
+            ) from None
         batches = tuple(Batch(**tensors) for tensors in saved["batches"])
         return cls(saved["step"], batches, tuple(TokenCounts(**each) for each in saved["counts"]))

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="needs torch, of the extra train: ma
 from pdr_graph.errors import ConfigError  # noqa: E402
 from pdr_graph.train.run_record import RunRecord  # noqa: E402
 from pdr_graph.train.saving import last_checkpoint, update_of  # noqa: E402
+from pdr_graph.train.step_rows import StepRows  # noqa: E402
 from tests.train.drawn_rows import NUM_STEPS, NUM_UPDATES, run, run_with  # noqa: E402
 from tests.train.given_rows import make_schedule  # noqa: E402
 from tests.train.processes import exit_code, start, start_ranks  # noqa: E402
@@ -104,6 +105,14 @@ def test_ranks_are_resumed_together(tmp_path):
         assert drawn(killed, rank) == expected
     assert equal(weights(whole, 0), weights(whole, 1))
     assert drawn(whole, 0) != drawn(whole, 1)
+
+
+def test_a_checkpoint_without_the_rows_of_its_step_is_a_sentence(tmp_path):
+    """Whether they are missing or are something else."""
+    (tmp_path / "rows-1.pt").write_text("something else")
+    for name in ("rows-0.pt", "rows-1.pt"):
+        with pytest.raises(ConfigError, match=f"{name}' cannot be read: the checkpoint lacks"):
+            StepRows.load(tmp_path / name)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

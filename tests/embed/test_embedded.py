@@ -41,9 +41,10 @@ async def test_tools_called_side_by_side_are_charged_as_such(mock, connect):
 
 
 @pytest.mark.parametrize("subgraphs", [False, True])
-async def test_progress_reaches_the_parents_stream_once(connect, subgraphs):
+@pytest.mark.parametrize("parent", [node_parent, tool_parent])
+async def test_progress_reaches_the_parents_stream_once(connect, parent, subgraphs):
     """Every draft is told of once; under the subgraph's namespace where subgraphs are shown."""
-    graph = node_parent(connect()).compile()
+    graph = parent(connect()).compile()
     parts = [
         part
         async for part in graph.astream(

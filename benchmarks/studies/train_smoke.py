@@ -92,7 +92,7 @@ def write_model(folder: Path, seed: int) -> None:
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=4,
-            max_position_embeddings=256,
+            max_position_embeddings=512,
             tie_word_embeddings=True,
             initializer_range=0.08,
             bos_token_id=None,
@@ -154,11 +154,10 @@ def train(folder: Path, seed: int) -> tuple[float, float]:
     words = ["train", "--config", folder / "smoke.toml", "--model", folder / "model"]
     words += ["--data", folder / "problems.jsonl", "--warm-start", folder / "supervised.jsonl"]
     words += ["--out", folder / "run", "--seed", str(seed)]
-    subprocess.run(
-        [sys.executable, "-m", "pdr_graph.cli", *map(str, words)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "pdr_graph.cli", *map(str, words)]
+    code = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+    if code:
+        sys.exit(code)  # it said why, and that the same command goes on
     lines = [line for line in read_metrics(folder / "run" / METRICS) if line["stage"] == "rl"]
     first, last = first_and_last(lines)
     return first["reward/run"], last["reward/run"]

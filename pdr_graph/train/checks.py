@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.problems import Problems
 from pdr_graph.train.model_shape import ModelShape
@@ -103,15 +104,16 @@ def check_problems(
             f"{wanted}; lower it to {there} or less"
         )
     config = settings.config
-    reads = bool(settings.rollouts.operator_fraction)
-    prompt = size.refine if reads else size.direct
+    kappa = config.kappa if settings.rollouts.operator_fraction else 0
+    prompt = size.refine if kappa else size.direct
+    # A run charges its own words at a fixed length before it begins.
+    needed = max(prompt, size.problem + kappa + TEMPLATE_TOKENS) + config.max_tokens
     # An estimate is no ground to refuse a run: the server or the model says it then.
-    if size.exact and shape.window is not None and prompt + config.max_tokens > shape.window:
-        of_it = f", kappa {config.kappa} of it" if reads else ""
+    if size.exact and shape.window is not None and needed > shape.window:
         raise ConfigError(
-            f"a call needs up to {prompt + config.max_tokens} tokens (prompt {prompt}{of_it}, "
-            f"strategy.max_tokens {config.max_tokens}) and the model's window is {shape.window}; "
-            "lower strategy.max_tokens or strategy.kappa"
+            f"a call needs up to {needed} tokens (problem {size.problem}, strategy.kappa {kappa}, "
+            f"strategy.max_tokens {config.max_tokens}, and the words around them) and the model's "
+            f"window is {shape.window}; lower strategy.max_tokens or strategy.kappa"
         )
 
 

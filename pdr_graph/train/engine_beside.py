@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from pdr_graph.budget import CANDIDATE_TOKENS
+from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
 from pdr_graph.policy.policy import Policy
 from pdr_graph.train.preparation import Prepared, Rollouts
 from pdr_graph.train.push.protocol import WeightPush
@@ -49,6 +49,7 @@ def longest_call(settings: TrainSettings, rl: Rollouts, window: int | None) -> i
         return None
     config = settings.config
     candidates = settings.rollouts.num_drafts * (config.solution_tokens + CANDIDATE_TOKENS)
-    prompt = max(rl.size.refine, rl.size.direct + candidates)
+    charged = rl.size.problem + config.kappa + TEMPLATE_TOKENS
+    prompt = max(rl.size.refine, rl.size.direct + candidates, charged)
     needed = prompt + config.max_tokens + MARGIN
     return needed if window is None else min(needed, window)

@@ -16,6 +16,7 @@ try:
     import transformers
     from datasets import disable_progress_bars
     from peft import LoraConfig, PeftModel, get_peft_model
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, set_seed
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
@@ -67,7 +68,7 @@ def open_model(settings: TrainSettings, start: Path) -> Any:  # Any: as above
         if start != settings.model:
             return PeftModel.from_pretrained(model, start, is_trainable=True)
         return get_peft_model(model, adapter_of(settings.lora))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(_broken("model", base, error)) from None
 
 

@@ -27,6 +27,8 @@ class PromptSize:
     """Without a workspace: long CoT, and drafts."""
     refine: int
     """With a workspace of kappa tokens."""
+    problem: int
+    """The longest problem alone."""
     exact: bool
     """Whether they were counted; an estimate is above the truth for most tokenizers."""
 
@@ -54,11 +56,12 @@ def prompt_size(model: Path, config: PDRConfig, problems: Sequence[Problem]) -> 
         ]
         return max([await counter.count(text) for text in texts]) + CHAT_TOKENS
 
-    async def both() -> tuple[int, int]:
-        return await most("draft"), await most("improve", workspace="")
+    async def all_three() -> tuple[int, int, int]:
+        problem = max([await counter.count(each.text) for each in longest])
+        return await most("draft"), await most("improve", workspace=""), problem
 
-    direct, refine = asyncio.run(both())
-    return PromptSize(direct, refine + config.kappa, counter.source == "file")
+    direct, refine, problem = asyncio.run(all_three())
+    return PromptSize(direct, refine + config.kappa, problem, counter.source == "file")
 
 
 def _counter(model: Path) -> TokenCounter:

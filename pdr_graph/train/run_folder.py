@@ -93,7 +93,7 @@ def refuse_changes(folder: Path, asked: Header) -> None:
     for name in ("data", "warm_start"):
         was, now = recorded[name], asked[name]
         if was and now and was["sha256"] != now["sha256"]:
-            changed.append(f"what the {name.replace('_', '-')} file holds")
+            changed.append("content of its " + ("data" if name == "data" else "warm-start data"))
     if changed:
         raise ConfigError(
             f"{str(folder)!r} holds a run with another {', another '.join(changed)}; repeat its "

@@ -22,7 +22,7 @@ SHAPE = {
     "vocab_size": 1024,
     "max_position_embeddings": 2048,
 }
-SIZE = PromptSize(direct=100, refine=200, exact=True)
+SIZE = PromptSize(direct=100, refine=200, problem=50, exact=True)
 
 
 def settings_of(**tables: object) -> TrainSettings:

@@ -110,6 +110,11 @@ def touched_by(batch: Sequence[_Waiting]) -> frozenset[bytes]:
     return frozenset[bytes]().union(*(one.touched for one in batch))
 
 
+def is_given_up(batch: Sequence[_Waiting]) -> bool:
+    """Whether every caller of a batch was cancelled."""
+    return all(one.done.done() for one in batch)
+
+
 def merge(changes: Sequence[Change]) -> Change:
     """Make one change that has the effect of several, applied in order."""
     if len(changes) == 1:
@@ -161,8 +166,11 @@ class Batcher:
                 await self._send(thread_id, thread, batch)
             except asyncio.CancelledError:
                 done.cancel()
-                # Others wait for it too; to store what is stored already does no harm.
-                self._start(thread_id, thread, batch)
+                if is_given_up(batch):
+                    self._arrived(thread_id, thread, batch)
+                else:
+                    # Others wait for it too; to store what is stored already does no harm.
+                    self._start(thread_id, thread, batch)
                 raise
         await done
 
@@ -189,15 +197,20 @@ class Batcher:
         self._arrived(thread_id, thread, batch)
 
     def _arrived(self, thread_id: str, thread: _Thread, batch: Sequence[_Waiting]) -> None:
-        """Note that a batch is stored, or failed, and forget a thread that has nothing left."""
+        """Note that a batch is stored, or failed, or that nobody waits for it any more."""
         thread.under_way.remove(touched_by(batch))
         self._go_on(thread_id, thread)
-        if not thread.under_way and not thread.waiting:
-            del self._threads[thread_id]
 
     def _go_on(self, thread_id: str, thread: _Thread) -> None:
+        """Send what may leave, and forget a thread that has nothing left."""
         while not thread.collecting and (batch := self._next(thread)):
-            self._start(thread_id, thread, batch)
+            if is_given_up(batch):
+                thread.under_way.remove(touched_by(batch))
+            else:
+                self._start(thread_id, thread, batch)
+        is_idle = not thread.under_way and not thread.waiting
+        if is_idle and self._threads.get(thread_id) is thread:
+            del self._threads[thread_id]
 
     def _start(self, thread_id: str, thread: _Thread, batch: Sequence[_Waiting]) -> None:
         """Send a batch that no caller sends."""
@@ -208,9 +221,6 @@ class Batcher:
                 for one in batch:
                     one.done.cancel()
 
-        if all(one.done.done() for one in batch):
-            self._arrived(thread_id, thread, batch)
-            return
         task = asyncio.create_task(self._send(thread_id, thread, batch))
         self._tasks.add(task)
         task.add_done_callback(ended)

@@ -163,6 +163,23 @@ async def test_a_caller_cancelled_while_others_join_does_not_stop_them() -> None
     ]  # fmt: skip
 
 
+async def test_a_cancelled_change_does_not_fail_the_one_before_it() -> None:
+    """A change that nobody waits for any more is dropped, and whoever was ahead of it is served."""
+    recorder = Recorder()
+    batcher = Batcher(recorder)
+    first = asyncio.create_task(batcher.submit("t", change(b"same"), None))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(batcher.submit("t", change(b"same"), None)) for _ in range(3)]
+    await asyncio.sleep(0.005)
+    for other in others:
+        other.cancel()
+    results = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), *[asyncio.CancelledError] * 3]
+    assert recorder.sizes == [1]
+    await batcher.submit("t", change(b"same"), None)
+    assert recorder.sizes == [1, 1]
+
+
 def test_merging_keeps_the_order() -> None:
     """Of replaceable fields the last stands, of results the first."""
     one = Change({b"e": b"1"}, {b"r": b"1"}, [b"r"], {b"p": b""})

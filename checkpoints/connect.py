@@ -46,6 +46,8 @@ class Connection:
     where: str
     """The URL without its password."""
     close: Callable[[], Awaitable[None]]
+    num_at_once: int
+    """How many commands the pool has connections for, beside those that are kept."""
     num_kept: int = 0
     """How many idle connections are not handed back to the pool between scripts; 0 where only the
     pool knows whether one still leads to the right server."""
@@ -80,12 +82,17 @@ class Connection:
 
     async def _take(self, pool: Any) -> Any:  # Any: as above
         if self.kept:
-            connection = self.kept.pop()
-            if connection.is_connected and not await connection.can_read():
-                return connection
-            # Closed by the server, or with data that nobody asked for: the pool connects it anew.
-            await connection.disconnect()
-            await pool.release(connection)
+            connection, is_ready = self.kept.pop(), False
+            try:
+                is_ready = connection.is_connected and not await connection.can_read()
+                if is_ready:
+                    return connection
+                # Closed by the server, or with data that nobody asked for: the pool connects it
+                # anew.
+                await connection.disconnect(nowait=True)
+            finally:
+                if not is_ready:
+                    await pool.release(connection)
         return await pool.get_connection()
 
 
@@ -121,7 +128,7 @@ def connect(url: str, *, max_connections: int, connect_timeout_s: float) -> Conn
     }
     try:
         if parts.scheme.endswith("+sentinel"):
-            return _sentinel(parts, options)
+            return _sentinel(parts, options, max_connections)
         if parts.scheme.endswith("+cluster"):
             return _cluster(parts, options, max_connections)
         if parts.scheme == "unix":
@@ -132,7 +139,10 @@ def connect(url: str, *, max_connections: int, connect_timeout_s: float) -> Conn
     except (ValueError, IndexError) as error:
         raise StoreConfigError(f"checkpoint URL {redact(url)!r} is malformed: {error}") from error
     client = Redis.from_pool(pool)
-    return Connection(client, redact(url), client.aclose, num_kept=max_connections // 2)
+    # The URL may have set it.
+    num_kept = pool.max_connections // 2
+    num_at_once = pool.max_connections - num_kept
+    return Connection(client, redact(url), client.aclose, num_at_once, num_kept)
 
 
 def redact(url: str) -> str:
@@ -145,7 +155,7 @@ def redact(url: str) -> str:
     return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
 
 
-def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Connection:
+def _sentinel(parts: SplitResult, options: dict[str, Any], max_connections: int) -> Connection:
     service, _, database = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError(
@@ -153,6 +163,7 @@ def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Connection:
         )
     asking = {**options, "retry": _no_retry()}
     options |= _server_options(parts, f"/{database}")
+    num_at_once = options.pop("max_connections", max_connections)
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         _hosts(parts, 26379), sentinel_kwargs=asking, retry=_no_retry(), **options
     )
@@ -162,20 +173,21 @@ def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Connection:
         await client.aclose()
         await sentinel.aclose()
 
-    return Connection(client, redact(urlunsplit(parts)), close)
+    return Connection(client, redact(urlunsplit(parts)), close, num_at_once)
 
 
 def _cluster(parts: SplitResult, options: dict[str, Any], max_connections: int) -> Connection:
     options |= _server_options(parts, "")
+    num_at_once = options.pop("max_connections", max_connections)
     nodes = [ClusterNode(host, port) for host, port in _hosts(parts, 6379)]
     client = RedisCluster(
         startup_nodes=nodes,
         # The store's gate bounds what runs at once; the topology refresh needs some beside it.
-        max_connections=max_connections + 8,
+        max_connections=num_at_once + 8,
         retry=RedisRetry(NoBackoff(), 3),  # moved slots: the client must ask again itself
         **options,
     )
-    return Connection(client, redact(urlunsplit(parts)), client.aclose)
+    return Connection(client, redact(urlunsplit(parts)), client.aclose, num_at_once)
 
 
 def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
@@ -198,6 +210,8 @@ def _server_options(parts: SplitResult, path: str) -> dict[str, Any]:
     )
     options = dict(parse_url(urlunsplit(plain)))
     del options["host"]
+    if options.get("max_connections", 1) < 1:
+        raise ValueError(f"max_connections is {options['max_connections']}, it must be above 0")
     if options.pop("connection_class", None) is SSLConnection:
         options["ssl"] = True
     return options

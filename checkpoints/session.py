@@ -55,8 +55,7 @@ def open_session(url: str, options: Options, held: dict[str, Fence]) -> Session:
         connection,
         Retry(total_s=options.retry_for_s),
         options.reply_timeout_s,
-        # Those that are kept idle are open too.
-        asyncio.Semaphore(options.max_connections - connection.num_kept),
+        asyncio.Semaphore(connection.num_at_once),
     )
     keyspace = Keyspace(options.prefix)
     keyring = Keyring(options.encryption_keys) if options.encryption_keys else None

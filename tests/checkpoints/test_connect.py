@@ -140,6 +140,7 @@ async def test_sentinel_leads_to_the_master(
         ("", "begins with ''"),
         ("redis+sentinel://host", "name the service after the hosts"),
         ("redis+cluster://", "'' is not a host"),
+        ("redis+sentinel://h/m?max_connections=0", "max_connections is 0, it must be above 0"),
         ("redis://h:port", "malformed"),
         ("redis://u:secret@h/?max_connections=x", "malformed"),
     ],
@@ -270,3 +271,48 @@ async def test_connections_are_bounded(
     with redis.Redis.from_url(redis_url) as client:
         mine = [one for one in client.client_list() if one["name"] == prefix]
     assert 1 < len(mine) <= 4
+
+
+async def test_a_url_may_bound_connections(
+    open_saver: Callable[..., RedisSaver], prefix: str, redis_url: str
+) -> None:
+    """What a URL allows counts, and those kept idle after writes leave some for reads."""
+    url = f"{redis_url}?client_name={prefix}&max_connections=2"
+    saver = open_saver(url, retry_for_s=0)
+    where = await put(saver, "t", {"a": 1})
+    writes = [saver.aput_writes(where, [("a", f"{n}" * 200_000)], f"task-{n}") for n in range(8)]
+    await asyncio.gather(*writes)
+    assert await saver.aget_tuple(where) is not None
+    with redis.Redis.from_url(redis_url) as client:
+        mine = [one for one in client.client_list() if one["name"] == prefix]
+    assert len(mine) == 2
+
+
+async def test_a_cluster_url_may_bound_connections() -> None:
+    """The bound of the URL takes the place of the option, as with one server."""
+    url = "redis+cluster://127.0.0.1:1?max_connections=3"
+    connection = connect(url, max_connections=32, connect_timeout_s=1)
+    assert connection.num_at_once == 3
+    await connection.close()
+
+
+async def test_a_cancelled_caller_gives_its_connection_back(
+    open_saver: Callable[..., RedisSaver], redis_url: str
+) -> None:
+    """Also one that is about to replace an idle connection that the server closed."""
+    saver = open_saver(max_connections=4)
+    await put(saver, "t", {"a": 1})
+    connection = saver._session.store.connection
+    assert isinstance(connection.client, redis.asyncio.Redis)
+    pool = connection.client.connection_pool
+    for num_turns in range(12):
+        with redis.Redis.from_url(redis_url) as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+        await asyncio.sleep(0.02)
+        writing = asyncio.create_task(put(saver, "t", {"a": 2}))
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        assert len(pool._in_use_connections) == len(connection.kept)
+        await put(saver, "t", {"a": 3})

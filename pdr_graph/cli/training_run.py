@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 
 from pdr_graph.cli.ending import RunEndedError
@@ -17,6 +18,8 @@ from pdr_graph.train.launch import Launch
 from pdr_graph.train.preparation import Prepared
 from pdr_graph.train.run_folder import TrainFolder, header_of, refuse_changes
 
+SAME_S = 1.0
+"""A launcher passes on what the terminal has sent to all: within this it is one signal."""
 GOES_ON = "the same command goes on"
 
 
@@ -27,6 +30,7 @@ class Stop:
     say: Callable[[str], None]
     received: int | None = None
     """The first signal's number; None as long as there was none."""
+    _at: float = 0.0
     _before: dict[int, object] = field(default_factory=dict)
 
     @contextmanager
@@ -44,13 +48,15 @@ class Stop:
         return self.received is not None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        self.say(
-            "stopping: the update under way is finished and a checkpoint written; a second signal "
-            "stops at once, and costs what came after the last checkpoint"
-        )
+        if self.received is None:
+            self.received, self._at = number, monotonic()
+            self.say(
+                "stopping: the update under way is finished and a checkpoint written; a second "
+                "signal stops at once, and costs what came after the last checkpoint"
+            )
+        elif monotonic() - self._at > SAME_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 def carry_out(prepared: Prepared, path: Path, launch: Launch, output: Output) -> None:

@@ -1,10 +1,12 @@
 """`pdr-graph train` and `train-data` where no weights are needed: bad input, dry run, data."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
+from pdr_graph.cli.training_run import Stop
 from tests.eval.recorded import draft, sample, write_run
 from tests.train.test_settings import write_model
 from tests.train.test_supervised import RIGHT, traced, write_trace
@@ -192,3 +194,18 @@ def test_the_help_names_every_option(cli, command, monkeypatch):
     assert outcome.code == 0
     assert "--out" in outcome.out
     assert "--json" in outcome.out
+
+
+def test_a_signal_that_comes_twice_at_once_is_one():
+    """A launcher passes on what the terminal has sent already; handlers are then as they were."""
+    said: list[str] = []
+    stop = Stop(said.append)
+    before = signal.getsignal(signal.SIGINT)
+    with stop.listening():
+        assert not stop.asked()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked()
+    assert stop.received == signal.SIGINT
+    assert len(said) == 1
+    assert signal.getsignal(signal.SIGINT) == before

@@ -40,6 +40,11 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+_STREAM: dict[str, Any] = {
+    "description": "The reply; with `stream`, chunks of it as server-sent events",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+
 
 def create_app(runner: Runner, catalogue: Catalogue, options: ServeOptions) -> FastAPI:
     """Return the application.
@@ -87,7 +92,9 @@ def _add_routes(app: FastAPI, chat: Chat) -> None:
             pdr=config.model_dump(mode="json"),
         )
 
-    @app.post("/v1/chat/completions", response_model=Completion, responses=_REFUSALS)
+    @app.post(
+        "/v1/chat/completions", response_model=Completion, responses={200: _STREAM, **_REFUSALS}
+    )
     async def _chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation by a run; with `stream`, by server-sent events."""
         return await chat.answer(body, request)

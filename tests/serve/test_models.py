@@ -1,5 +1,6 @@
 """The presets as models: listed, and described with the settings that a name holds."""
 
+import httpx2
 import openai
 import pytest
 
@@ -28,3 +29,11 @@ async def test_a_name_with_settings_is_described_with_them(serve):
         await models.retrieve("pdr?width=4")
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-5'"):
         await models.retrieve("gpt-5?widths=4")
+
+
+async def test_the_document_tells_of_streams(serve):
+    """A reply is JSON or server-sent events; both are in the OpenAPI document."""
+    async with httpx2.AsyncClient() as http:
+        document = (await http.get(f"{(await serve()).root}/openapi.json")).json()
+    reply = document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]
+    assert set(reply["content"]) == {"application/json", "text/event-stream"}

@@ -1,8 +1,8 @@
 """Remembers parts: which ones a server holds, so that a draft is sent once, and how they are named.
 
-Only what a server acknowledged counts. A write that relies on it also asks, in the same
-transaction, whether each part is still there, since a crash without an append-only file, a prune
-or a deletion elsewhere may have removed it; whatever is gone is sent again.
+Only what a server acknowledged counts. A write that relies on it is applied only if each part is
+still there, since a crash without an append-only file, a prune or a deletion elsewhere may have
+removed it; if one is gone, all are sent again.
 """
 
 from __future__ import annotations

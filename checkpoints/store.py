@@ -2,7 +2,7 @@
 
 Every write is one server-side script, in one round trip, applied all or nothing. A transaction
 (MULTI/EXEC) cannot depend on what a key holds, as a write under a lease must, and answers each
-command twice; the script answers once, with what the last command said.
+command twice; the script answers once.
 """
 
 from __future__ import annotations
@@ -32,16 +32,22 @@ end
 if ARGV[2] ~= '' and redis.call('HGET', KEYS[2], ARGV[3]) ~= ARGV[2] then
   return redis.error_reply('CHANGED')
 end
-local reply, at = false, 5
+local at = 6 + tonumber(ARGV[5])
+for first = 6, at - 1, 500 do
+  local last = math.min(first + 499, at - 1)
+  for _, score in ipairs(redis.call('ZMSCORE', KEYS[3], unpack(ARGV, first, last))) do
+    if not score then return 0 end
+  end
+end
 while at <= #ARGV do
   local size = tonumber(ARGV[at])
-  reply = redis.call(unpack(ARGV, at + 1, at + size))
+  redis.call(unpack(ARGV, at + 1, at + size))
   at = at + size + 1
 end
-return reply
+return 1
 """
-"""Runs commands if the lease and the stamp of the last write are the given ones ('' is any), and
-gives the reply to the last.
+"""Runs commands if the lease and the stamp of the last write are the given ones ('' is any) and the
+index has the given members; 0 when it lacks one.
 
 A lease that ran out while the server was down still counts until another was given out."""
 
@@ -88,16 +94,20 @@ class Store:
         return await self._try(lambda: self._pipeline(commands))
 
     async def write(
-        self, keys: ThreadKeys, commands: Sequence[Command], fence: Fence | None
-    ) -> Any:  # Any: a reply is what it is
+        self,
+        keys: ThreadKeys,
+        commands: Sequence[Command],
+        fence: Fence | None,
+        needed: Sequence[bytes] = (),
+    ) -> bool:
         """Apply commands on one thread, all or none, in one round trip.
 
-        Gives the reply to the last command.
+        Gives False, and applies none, when a needed member of the index is not there.
 
         Raises:
             LeaseLostError: The fence's lease ran out or was taken over.
         """
-        return await self._apply(keys, commands, fence, b"")
+        return await self._apply(keys, commands, fence, b"", needed)
 
     async def script(
         self, source: str, keys: Sequence[str], arguments: Sequence[Argument]
@@ -141,16 +151,22 @@ class Store:
             await self.connection.close()
 
     async def _apply(
-        self, keys: ThreadKeys, commands: Sequence[Command], fence: Fence | None, stamp: bytes
-    ) -> Any:  # Any: a reply is what it is
+        self,
+        keys: ThreadKeys,
+        commands: Sequence[Command],
+        fence: Fence | None,
+        stamp: bytes,
+        needed: Sequence[bytes] = (),
+    ) -> bool:
         value, token = (fence.value, fence.token) if fence else (b"", 0)
-        arguments: list[Argument] = [value, stamp, UPDATED, token]
+        arguments: list[Argument] = [value, stamp, UPDATED, token, len(needed), *needed]
         for command in commands:
             arguments += (len(command), *command)
         try:
-            return await self.script(
+            reply: int = await self.script(
                 APPLY, (keys.lease, keys.data, keys.index, keys.fence), arguments
             )
+            return reply == 1
         except exceptions.ResponseError as error:
             if fence is not None and "STALELEASE" in str(error):
                 raise LeaseLostError(fence.thread_id, fence.token) from error

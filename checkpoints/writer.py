@@ -119,27 +119,20 @@ class Writer:
         """Apply a change, sending only the parts that the server does not hold."""
         thread = self.keyspace.thread(thread_id)
         held = [digest for digest in change.parts if self.ledger.has(thread.data, digest)]
-        missing = change.parts.keys() - set(held)
-        commands = await self._commands(thread, change, missing)
         if change.is_checkpoint and self.store.is_cluster:
             await self._register(thread_id)
-        elif change.is_checkpoint:
-            commands.append(registration(self.keyspace, thread_id))
-        if held:
-            names = [keys.part(digest) for digest in held]
-            commands.append(("ZMSCORE", thread.index, *names))
-        # The reply to the last command.
-        scores = await self.store.write(thread, commands, fence)
-        self.ledger.add(thread.data, missing)
-        if not held:
-            return
-        if gone := [digest for digest, score in zip(held, scores, strict=True) if score is None]:
-            again = await self._commands(thread, Change(parts=change.parts), gone)
-            await self.store.write(thread, again, fence)
+        commands = await self._commands(thread_id, change, change.parts.keys() - set(held))
+        needed = [keys.part(digest) for digest in held]
+        if not await self.store.write(thread, commands, fence, needed):
+            # One was removed. Nothing is stored yet: a checkpoint must not be seen without it.
+            commands = await self._commands(thread_id, change, change.parts)
+            await self.store.write(thread, commands, fence)
+        self.ledger.add(thread.data, change.parts)
 
     async def _commands(
-        self, thread: ThreadKeys, change: Change, digests: Collection[bytes]
+        self, thread_id: str, change: Change, digests: Collection[bytes]
     ) -> list[Command]:
+        thread = self.keyspace.thread(thread_id)
         stamp = b"%d %s" % (_now_ms(), os.urandom(4).hex().encode())
         pairs: list[bytes] = [keys.UPDATED, stamp]
         for name, blob in change.fields.items():
@@ -156,7 +149,10 @@ class Writer:
         ]
         scored = [item for member in (*change.members, *bodies) for item in (b"0", member)]
         commands += [("ZADD", thread.index, *chunk) for chunk in keys.chunks(scored)]
-        return commands + expiry(thread, self.ttl_s)
+        commands += expiry(thread, self.ttl_s)
+        if change.is_checkpoint and not self.store.is_cluster:
+            commands.append(registration(self.keyspace, thread_id))
+        return commands
 
     def _wrapped(self, bodies: Mapping[bytes, bytes]) -> list[bytes]:
         return [

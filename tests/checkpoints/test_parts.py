@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from test_saver import put
 
+from checkpoints import RedisSaver, StoreUnreachableError
+from checkpoints.connect import Argument, Connection
 from checkpoints.parts import SAMPLE, Digests
 
 
@@ -47,3 +55,45 @@ def test_what_is_remembered_is_bounded() -> None:
     assert digest.num_calls == 4
     digests(b"a" * 1000)
     assert digest.num_calls == 5
+
+
+@dataclass(frozen=True)
+class Dying(Connection):
+    """Lets as many scripts through as it has left, and no more: the client is killed."""
+
+    left: list[str] = field(default_factory=list)
+
+    async def exchange(self, command: Sequence[Argument]) -> Any:
+        if not self.left:
+            raise redis.ConnectionError("killed")
+        self.left.pop()
+        return await super().exchange(command)
+
+
+async def test_a_checkpoint_is_never_seen_without_its_parts(
+    open_saver: Callable[..., RedisSaver],
+) -> None:
+    """Killed after it learnt that another removed a part, a writer has stored nothing."""
+    saver, other = open_saver(retry_for_s=0), open_saver()
+    where = {"configurable": {"thread_id": "t"}}
+    await put(saver, "t", {"a": "long " * 1000})
+    await other.adelete_thread("t")
+    store = saver._session.store
+    same = {one.name: getattr(store.connection, one.name) for one in fields(store.connection)}
+    store.connection = Dying(**same, left=["one script"])
+    with pytest.raises(StoreUnreachableError):
+        await put(saver, "t", {"a": "long " * 1000})
+    assert await other.aget_tuple(where) is None
+
+
+async def test_many_parts_that_are_stored_are_referred_to(
+    open_saver: Callable[..., RedisSaver],
+) -> None:
+    """More than a server-side script can take in one command."""
+    saver = open_saver()
+    values = {"messages": [f"{number:>1100}" for number in range(9000)]}
+    await put(saver, "t", values)
+    where = await put(saver, "t", values)
+    found = await saver.aget_tuple(where)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == values

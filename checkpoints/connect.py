@@ -208,7 +208,7 @@ def _server_options(parts: SplitResult, path: str) -> dict[str, Any]:
         netloc=f"{user}@localhost" if user else "localhost",
         path=path,
     )
-    options = dict(parse_url(urlunsplit(plain)))
+    options: dict[str, Any] = dict(parse_url(urlunsplit(plain)))  # Any: as above
     del options["host"]
     if options.get("max_connections", 1) < 1:
         raise ValueError(f"max_connections is {options['max_connections']}, it must be above 0")

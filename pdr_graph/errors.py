@@ -16,6 +16,9 @@ inherits the standard type it stands for, so that a caller may catch either::
     ├── ThreadExistsError (ValueError)      a run is already recorded under this thread
     ├── CheckpointError (ConnectionError)   the checkpoint store cannot be reached or read
     ├── LocalError (RuntimeError)           an embedded server or its weights
+    ├── DriftError (RuntimeError)           the policy that draws is not the model that is trained
+    │                                       (`train/drift.py`)
+    ├── PushError (ConnectionError)         the policy did not take new weights (`train/push/`)
     └── DrainedError (RuntimeError)         the run was asked to stop, and can be resumed
 """
 

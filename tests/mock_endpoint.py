@@ -770,7 +770,7 @@ class MockEndpoint:
         stats: Json = self._ask("GET", "/mock/stats")
         return stats
 
-    async def until(self, holds: Callable[[Json], bool], timeout_s: float = 20) -> Json:
+    async def until(self, holds: Callable[[Json], bool], timeout_s: float = 60) -> Json:
         """Wait until something holds of the counts, and return them.
 
         Raises:

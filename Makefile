@@ -6,7 +6,7 @@ RUN    := $(BIN)/python
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -54,6 +54,12 @@ test-train: $(VENV)/.train ## the tests of training, with torch's CPU build in a
 	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m pytest -p no:cacheprovider -n 2 --dist loadfile \
 	  tests/train tests/policy tests/cli/test_training_run.py tests/test_docstrings.py \
 	  tests/test_study_training.py $(ARGS)
+
+test-train-vllm: $(VENV)/.train ## training against real vLLM: pushes, drift, an engine beside the trainer (minutes)
+	@$(RUN) -m engine > /dev/null
+	@OMP_NUM_THREADS=1 PDR_TEST_VLLM=1 $(VENV)/train/bin/python -m pytest -p no:cacheprovider \
+	  tests/vllm/test_training_policy.py tests/vllm/test_push_http.py \
+	  tests/vllm/test_push_colocate.py $(ARGS)
 
 train-smoke: $(VENV)/.train ## does training raise the reward? a tiny model from scratch, three seeds (minutes)
 	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m benchmarks.studies.train_smoke $(ARGS)

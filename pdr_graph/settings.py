@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     """OpenAI endpoint of the model, with its `/v1`; without one a small embedded model runs."""
     model: str | None = None
     """Name of the model, not needed where the endpoint serves only one; without an endpoint, a
-    .gguf file to run here."""
+    .gguf file, or the folder of a small transformers model, to run here."""
     api_key: SecretStr = SecretStr("EMPTY")
     """Key that the endpoint asks for."""
     redis_url: str | None = None

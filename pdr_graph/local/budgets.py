@@ -1,4 +1,4 @@
-"""Budgets for the embedded demonstration model, for all that the user did not ask for.
+"""Budgets for a small model that runs here, for all that the user did not ask for.
 
 It has a small window and runs on a CPU: a preset made for a GPU would take it an hour.
 """
@@ -32,7 +32,7 @@ def announcement(config: PDRConfig) -> str:
     """Say why the run is small, and how small."""
     widths = ",".join(map(str, config.widths)) or "none"
     return (
-        "no endpoint is configured (--base-url / PDR_BASE_URL): a small demonstration model runs "
-        f"here; budgets where you set none: widths {widths}, kappa {config.kappa}, "
+        "no endpoint is configured (--base-url / PDR_BASE_URL): a small model runs here; "
+        f"budgets where you set none: widths {widths}, kappa {config.kappa}, "
         f"max_tokens {config.max_tokens}, solution_tokens {config.solution_tokens}"
     )

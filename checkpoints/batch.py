@@ -78,6 +78,8 @@ class _Thread:
     """What each batch that was sent touches."""
     collecting: bool = False
     """Whether a caller will send, with this turn of the loop, what waits."""
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it has nothing left."""
 
     @property
     def has_enough(self) -> bool:
@@ -174,6 +176,11 @@ class Batcher:
                 raise
         await done
 
+    async def settle(self, thread_id: str) -> None:
+        """Wait until all that was submitted for a thread is stored, or failed."""
+        if thread := self._threads.get(thread_id):
+            await thread.settled.wait()
+
     def _next(self, thread: _Thread) -> list[_Waiting]:
         crowded = len(self._threads) >= CROWDED
         if crowded and thread.under_way:
@@ -208,9 +215,10 @@ class Batcher:
                 thread.under_way.remove(touched_by(batch))
             else:
                 self._start(thread_id, thread, batch)
-        is_idle = not thread.under_way and not thread.waiting
-        if is_idle and self._threads.get(thread_id) is thread:
-            del self._threads[thread_id]
+        if not thread.under_way and not thread.waiting:
+            thread.settled.set()
+            if self._threads.get(thread_id) is thread:
+                del self._threads[thread_id]
 
     def _start(self, thread_id: str, thread: _Thread, batch: Sequence[_Waiting]) -> None:
         """Send a batch that no caller sends."""

@@ -27,7 +27,7 @@ from checkpoints.records import (
     unpack_writes,
 )
 from checkpoints.store import Command, Fence, Store
-from checkpoints.threads import delete_thread
+from checkpoints.threads import unlist
 from checkpoints.values import load, references
 
 Strategy = Literal["keep_latest", "inspection", "delete"]
@@ -94,7 +94,7 @@ class Pruner:
 
         await self.store.swap(thread_id, thread, plan, fence)
         if not await self.store.one("EXISTS", thread.data):
-            await delete_thread(self.store, self.keyspace, thread_id)
+            await unlist(self.store, self.keyspace, thread_id)
 
     async def _plan(self, thread_id: str, rule: Choice) -> list[Command]:
         thread = self.keyspace.thread(thread_id)

@@ -101,6 +101,14 @@ async def forget(store: Store, keyspace: Keyspace, thread_id: str) -> None:
         await store.one("ZREM", keyspace.registry, member)
 
 
+async def unlist(store: Store, keyspace: Keyspace, thread_id: str) -> None:
+    """Remove the entry of a thread that is gone, unless it begins anew meanwhile."""
+    member, now_ms = keys.encode(thread_id), time.time_ns() // 1_000_000
+    await store.one("ZREM", keyspace.registry, member)
+    if await store.one("EXISTS", keyspace.thread(thread_id).data):
+        await store.one("ZADD", keyspace.registry, "NX", now_ms, member)
+
+
 async def delete_thread(store: Store, keyspace: Keyspace, thread_id: str) -> None:
     """Remove a thread and all that belongs to it, but the lease of whoever runs it."""
     thread = keyspace.thread(thread_id)

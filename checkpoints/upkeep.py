@@ -66,6 +66,8 @@ class Upkeep(BaseCheckpointSaver[str]):
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove all that is stored of a thread."""
+        # A change that is under way, its caller cancelled perhaps, would bring a part of it back.
+        await self._session.writer.batcher.settle(str(thread_id))
         await delete_thread(self._session.store, self._session.keyspace, str(thread_id))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:

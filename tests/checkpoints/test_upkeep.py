@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +26,8 @@ from checkpoints import (
     ThreadExistsError,
     UnknownThreadError,
 )
-from checkpoints.store import SWAP_TRIES, Command
+from checkpoints.connect import Argument
+from checkpoints.store import SWAP_TRIES, Command, Store
 
 
 def extend(values: list[int], updates: list[list[int]]) -> list[int]:
@@ -156,6 +159,46 @@ async def test_a_rewrite_tries_again_when_a_write_came_between(saver: RedisSaver
     await session.store.swap("t", keys, plan, None)
     assert seen == [1, 2]
     assert await history(saver, "t") == []
+
+
+@dataclass
+class Interrupted(Store):
+    """Lets something else happen after its first look at whether a thread is there."""
+
+    then: list[Callable[[], Awaitable[Any]]] = field(default_factory=list)
+
+    async def one(self, *command: Argument) -> Any:
+        reply = await super().one(*command)
+        if command[0] == "EXISTS" and self.then:
+            await self.then.pop()()
+        return reply
+
+
+async def test_a_thread_that_begins_while_it_is_pruned_is_kept(
+    open_saver: Callable[..., RedisSaver],
+) -> None:
+    """What was acknowledged after pruning found nothing is neither removed nor left unlisted."""
+    saver, other = open_saver(), open_saver()
+    store = saver._session.store
+    same = {one.name: getattr(store, one.name) for one in fields(store)}
+    saver._session = replace(
+        saver._session, store=Interrupted(**same, then=[lambda: put(other, "t", {"a": 1})])
+    )
+    await saver.aprune(["t"])
+    assert len(await history(other, "t")) == 1
+    assert [info.thread_id for info in await other.threads()] == ["t"]
+
+
+async def test_what_is_under_way_is_deleted_too(saver: RedisSaver) -> None:
+    """A write that began before its thread was deleted does not bring the thread back."""
+    await put(saver, "t", {"a": 0})
+    texts = [os.urandom(1_000_000).hex() for _ in range(8)]
+    writing = asyncio.create_task(put(saver, "t", {"a": texts}))
+    await asyncio.sleep(0)
+    await saver.adelete_thread("t")
+    await writing
+    assert await history(saver, "t") == []
+    assert await saver.threads() == []
 
 
 async def test_strategies_are_checked(saver: RedisSaver) -> None:

@@ -8,6 +8,7 @@ command twice; the script answers once.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, Final, TypeVar
 from redis import exceptions
 
 from checkpoints.connect import Argument, Connection
-from checkpoints.errors import LeaseLostError, ThreadContendedError
+from checkpoints.errors import LeaseLostError, StoreConfigError, ThreadContendedError
 from checkpoints.keys import UPDATED, ThreadKeys
 from checkpoints.retry import Retry
 
@@ -74,6 +75,8 @@ class Store:
     gate: asyncio.Semaphore
     """Bounds operations in flight, and with them connections: redis-py's pools would raise."""
     closed: bool = field(default=False)
+    pid: int | None = None
+    """Process that the connections belong to; None before the first."""
 
     @property
     def where(self) -> str:
@@ -190,5 +193,13 @@ class Store:
             except TimeoutError as error:
                 raise exceptions.TimeoutError(f"no reply in {self.timeout_s} s") from error
 
+        if self.pid is None:
+            self.pid = os.getpid()
+        if os.getpid() != self.pid:
+            # The parent would take the reply for one of its own.
+            raise StoreConfigError(
+                f"a saver used by process {self.pid} was used by process {os.getpid()}, "
+                "which was forked from it: open one in each process"
+            )
         async with self.gate:
             return await self.retry(timed, self.where)

@@ -8,6 +8,7 @@ inside a running loop blocks that loop, but does not deadlock.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -50,10 +51,18 @@ class LoopThread:
             raise
 
     def stop(self) -> None:
-        """End the loop and the thread."""
+        """End the loop and the thread; a call that is still under way is cancelled."""
+        self.run(_cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for other in others:
+        other.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 @dataclass
@@ -62,11 +71,17 @@ class Twin:
 
     loop: LoopThread | None = None
     session: Session | None = None
+    inherited: list[Session] = field(default_factory=list)
+    """Sessions of the processes that this one was forked from: closing them would reach into
+    theirs."""
+    pid: int = field(default_factory=os.getpid)
+    """Process of the loop: a fork has no threads but the one that forked."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, make: Callable[[], Session]) -> tuple[LoopThread, Session]:
         """Start them if they do not run yet."""
         with self.lock:
+            self._leave_to_parent()
             if self.loop is None or self.session is None:
                 self.loop, self.session = LoopThread(), make()
             return self.loop, self.session
@@ -74,10 +89,19 @@ class Twin:
     def close(self) -> None:
         """Close the connections and end the loop."""
         with self.lock:
+            self._leave_to_parent()
             if self.loop is not None and self.session is not None:
                 self.loop.run(self.session.store.close())
                 self.loop.stop()
             self.loop = self.session = None
+
+    def _leave_to_parent(self) -> None:
+        if self.pid == os.getpid():
+            return
+        self.pid = os.getpid()
+        if self.session is not None:
+            self.inherited.append(self.session)
+        self.loop = self.session = None
 
 
 class SyncDoor(BaseCheckpointSaver[str]):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,35 @@ from langgraph.graph import END, START, StateGraph
 from test_saver import checkpoint
 
 from checkpoints import LeaseLostError, Options, RedisSaver, StoreUnreachableError
+from checkpoints.sync import LoopThread
+
+FORKS = """
+import asyncio, os, sys
+from checkpoints import CheckpointError, Options, RedisSaver
+from test_sync_door import put
+
+async def write(saver):
+    await saver.aput_writes(where, [("a", 2)], "task")
+
+with RedisSaver(sys.argv[1], options=Options(prefix=sys.argv[2])) as saver:
+    where = put(saver, "t", a=1)
+    asyncio.run(write(saver))
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(list(saver.list({"configurable": {"thread_id": "t"}}))) == 2
+    else:
+        assert saver.get_tuple(where).pending_writes == [("task", "a", 2)]
+        put(saver, "t", a=3)
+        try:
+            asyncio.run(write(saver))
+        except CheckpointError as error:
+            assert "open one in each process" in str(error)
+            saver.close()
+            os._exit(0)
+        os._exit(1)
+"""
+"""A process that uses a saver, forks, and uses it on both sides."""
 
 
 @pytest.fixture
@@ -99,3 +131,27 @@ def test_unreachable_server_is_reported() -> None:
     with pytest.raises(StoreUnreachableError), saver:
         pass
     assert threading.active_count() == before
+
+
+def test_a_call_that_is_under_way_ends_with_the_loop() -> None:
+    """Whoever waits in another thread is told, and does not wait for ever."""
+    loop = LoopThread()
+    with ThreadPoolExecutor() as pool:
+        began = threading.Event()
+
+        async def wait() -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        waiting = pool.submit(loop.run, wait())
+        assert began.wait(60)
+        loop.stop()
+        with pytest.raises(CancelledError):
+            waiting.result(60)
+
+
+def test_a_forked_process_has_connections_of_its_own(redis_url: str, prefix: str) -> None:
+    """Its sync calls work, its async ones are refused in a sentence, and the parent's go on."""
+    command = [sys.executable, "-c", FORKS, redis_url, prefix]
+    done = subprocess.run(command, cwd=Path(__file__).parent, timeout=120, check=False)
+    assert done.returncode == 0

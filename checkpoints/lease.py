@@ -19,6 +19,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -50,6 +51,12 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 """
 
+_Begun = tuple[tuple[dict[str, Fence], Fence], ...]
+_begun: Final[ContextVar[_Begun]] = ContextVar("_begun", default=())
+"""Leases inside which this task was made, each with the ones of its saver. Such a task may write
+when its lease is over, as what a cancelled run was storing does; if another process has the thread
+by then, the write must be refused."""
+
 FENCE_TTL_MS: Final = 30 * 24 * 3600 * 1000
 """Tokens start again after a month without a lease; the random part still tells leases apart."""
 WAIT_POLL_S: Final = 0.2
@@ -76,6 +83,15 @@ class Leases:
     held: dict[str, Fence]
     """Shared by the async saver and its sync door, so that both write under the lease."""
 
+    def fence(self, thread_id: str) -> Fence | None:
+        """Give the lease under which the current task writes a thread, None without one."""
+        if thread_id in self.held:
+            return self.held[thread_id]
+        for held, fence in _begun.get():
+            if held is self.held and fence.thread_id == thread_id:
+                return fence
+        return None
+
     @asynccontextmanager
     async def hold(
         self, thread_id: str, *, ttl_s: float, wait_s: float, owner: str | None
@@ -90,10 +106,13 @@ class Leases:
         thread = self.keyspace.thread(thread_id)
         lease = await self._acquire(thread_id, thread, ttl_s, wait_s, owner or whoami())
         self.held[thread_id] = lease.fence
+        # The latest first.
+        _begun.set(((self.held, lease.fence), *_begun.get()))
         renewal = asyncio.create_task(self._renew(lease, thread, ttl_s))
         try:
             yield lease
         finally:
+            _begun.set(tuple(one for one in _begun.get() if one[1] is not lease.fence))
             renewal.cancel()
             await asyncio.gather(renewal, return_exceptions=True)
             del self.held[thread_id]

@@ -29,8 +29,8 @@ class Session:
     leases: Leases
 
     def fence(self, thread_id: str) -> Fence | None:
-        """Give the lease under which this process writes a thread, None when it holds none."""
-        return self.leases.held.get(thread_id)
+        """Give the lease under which the current task writes a thread, None without one."""
+        return self.leases.fence(thread_id)
 
     async def ping(self, for_s: float) -> None:
         """Make sure that the server answers.

@@ -134,3 +134,25 @@ async def test_lease_time_must_be_positive(saver: RedisSaver) -> None:
     with pytest.raises(StoreConfigError, match="ttl_s is 0"):
         async with saver.lease("t", ttl_s=0):
             pass
+
+
+async def test_what_a_lease_began_is_written_under_it(
+    open_saver: Callable[..., RedisSaver],
+) -> None:
+    """A cancelled run goes on storing for a moment: not over the work of whoever comes next."""
+    saver, other = open_saver(), open_saver()
+    go, late = asyncio.Event(), asyncio.Event()
+
+    async def write(when: asyncio.Event, value: int) -> None:
+        await when.wait()
+        await put(saver, "t", {"a": value})
+
+    async with saver.lease("t"):
+        soon, later = asyncio.create_task(write(go, 1)), asyncio.create_task(write(late, 2))
+    go.set()
+    await soon
+    async with other.lease("t"):
+        late.set()
+        with pytest.raises(LeaseLostError):
+            await later
+    await put(saver, "t", {"a": 3})

@@ -1,11 +1,14 @@
 """Opens the policy that draws the rollouts, and the way by which new weights reach it."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
 
 from pdr_graph.connect import open_client
 from pdr_graph.eval.judging import Judge
@@ -15,7 +18,7 @@ from pdr_graph.llm.client import ModelClient
 from pdr_graph.policy.client import policy_client
 from pdr_graph.policy.policy import Policy
 from pdr_graph.policy.transformers_policy import TransformersPolicy
-from pdr_graph.settings import Settings, load_settings
+from pdr_graph.settings import load_settings
 from pdr_graph.train.advantage import Row
 from pdr_graph.train.checks import push_of
 from pdr_graph.train.engine_beside import engine_beside
@@ -30,6 +33,7 @@ from pdr_graph.train.push.protocol import WeightPush
 from pdr_graph.train.push.server import Server
 from pdr_graph.train.recording import telling_tokens
 from pdr_graph.train.rollouts import Collector
+from pdr_graph.train.server_models import base_model, forget_adapters
 from pdr_graph.train.settings import TrainSettings
 from pdr_graph.train.trajectory import Trajectory
 
@@ -134,8 +138,15 @@ async def _served(
     settings: TrainSettings, tokenizer: Any, folder: Path
 ) -> AsyncIterator[tuple[ModelClient, WeightPush]]:
     policy = settings.policy
+    key = load_settings().api_key
+    server = Server(str(policy.base_url), key.get_secret_value())
+    if PartialState().is_main_process and push_of(settings) == "lora":
+        await forget_adapters(server)
+        shutil.rmtree(folder / PUSHED, ignore_errors=True)
     own = load_settings(
-        base_url=policy.base_url, model=policy.served_model, max_in_flight=policy.max_in_flight
+        base_url=policy.base_url,
+        model=policy.served_model or await base_model(server),
+        max_in_flight=policy.max_in_flight,
     )
     async with open_client(own) as client:
         assert isinstance(client.model, ChatVLLM)  # what is opened for an endpoint
@@ -143,14 +154,12 @@ async def _served(
         client.model = telling_tokens(client.model).model_copy(
             update={"chat_template_kwargs": template}
         )
-        yield client, _push_to_server(settings, own, client, tokenizer, folder)
+        yield client, _push_to_server(settings, server, client, tokenizer, folder)
 
 
 def _push_to_server(
-    settings: TrainSettings, own: Settings, client: ModelClient, tokenizer: Any, folder: Path
+    settings: TrainSettings, server: Server, client: ModelClient, tokenizer: Any, folder: Path
 ) -> WeightPush:
-    server = Server(str(settings.policy.base_url), own.api_key.get_secret_value())
-
     def use(name: str) -> None:
         client.model = client.model.model_copy(update={"model_name": name})
 

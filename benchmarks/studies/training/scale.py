@@ -19,7 +19,7 @@ class Scale:
     held_out: int = 600
     """Problems of every evaluation, one attempt of each strategy at each."""
     train_problems: int = 4000
-    warm_updates: int = 1200
+    warm_updates: int = 1500
 
 
 def quick() -> Scale:

@@ -25,22 +25,24 @@ from benchmarks.studies.training.model import (
 )
 from benchmarks.studies.training.task import Size, questions
 
-_IGNORED = -100
-
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
     """How a model is warmed up."""
 
-    updates: int = 1200
-    careful_share: float = 0.6
+    updates: int = 1500
+    careful_share: float = 0.75
     """Of the updates, the first, whose demonstrations always choose the right candidate; the rest
     are as `Habits` says."""
-    rows: int = 64
+    rows: int = 48
     """Demonstrations of an update."""
-    learning_rate: float = 3e-3
-    """At its peak; it falls linearly to a twentieth."""
+    matrix_rate: float = 0.02
+    """Peak learning rate of Muon, for the matrices; it learns in a third of AdamW's updates."""
+    rate: float = 3e-3
+    """Peak learning rate of AdamW, for embeddings and norms; both fall linearly to a twentieth."""
     warmup_updates: int = 50
+    prompt_weight: float = 0.2
+    """Of a workspace's token in the loss, an answer's being 1: from it checks are learnt."""
     save_every: int = 250
     """Updates after which the state is kept."""
 
@@ -60,26 +62,27 @@ def warm_start(
         return
     tokenizer = make_tokenizer()
     model = make_model(shape, seed, tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    optimizers = _optimizers(model, curriculum)
     state_file = folder.with_name(f"{folder.name}-state.pt")
-    careful = replace(habits, reading=0.75, heedful=1.0, repeating=0.0)
-    for update in range(_restore(state_file, model, optimizer), curriculum.updates):
+    careful = replace(habits, reading=0.7, heedful=1.0, repeating=0.0)
+    for update in range(_restore(state_file, model, optimizers), curriculum.updates):
         early = update < curriculum.careful_share * curriculum.updates
         rng = random.Random(f"warm-start:{seed}:{update}")
         drawn = islice(questions(rng.getrandbits(62), size), curriculum.rows)
         demos = [demonstration(each, careful if early else habits, rng) for each in drawn]
-        ids_B_T, labels_B_T = _rows(demos, tokenizer)
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(update, curriculum)
-        # Padding is on the right, where causal attention does not look.
-        loss = model(input_ids=ids_B_T, labels=labels_B_T, use_cache=False).loss
+        share = _share(update, curriculum)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = share * group["peak"]
+        loss = _loss(model, *_rows(demos, tokenizer, curriculum.prompt_weight))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
         if (update + 1) % curriculum.save_every == 0:
             tell(f"warm start of seed {seed}: update {update + 1}, loss {loss.item():.3f}")
-            _keep(state_file, model, optimizer, update + 1)
+            _keep(state_file, model, optimizers, update + 1)
     # Written beside its place: a folder is there whole or not at all.
     written = folder.with_name(f"{folder.name}-unfinished")
     save(written, model, tokenizer)
@@ -87,49 +90,85 @@ def warm_start(
     state_file.unlink(missing_ok=True)
 
 
-def _rate(update: int, curriculum: Curriculum) -> float:
+def _optimizers(model: nn.Module, curriculum: Curriculum) -> list[torch.optim.Optimizer]:
+    matrices, others = [], []
+    for name, weight in model.named_parameters():
+        (matrices if weight.ndim == 2 and "embed" not in name else others).append(weight)
+    muon = torch.optim.Muon(matrices, lr=curriculum.matrix_rate, weight_decay=0.0)
+    adamw = torch.optim.AdamW(others, lr=curriculum.rate, betas=(0.9, 0.98), weight_decay=0.0)
+    for optimizer in (muon, adamw):
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return [muon, adamw]
+
+
+def _share(update: int, curriculum: Curriculum) -> float:
+    """Return the share of its peak that a learning rate has."""
     rising = min(1.0, (update + 1) / curriculum.warmup_updates)
-    return curriculum.learning_rate * rising * max(0.05, 1 - update / curriculum.updates)
+    return rising * max(0.05, 1 - update / curriculum.updates)
+
+
+def _loss(model: nn.Module, ids_B_T: Tensor, weights_B_T: Tensor) -> Tensor:
+    # Padding is on the right, where causal attention does not look.
+    logits = model(input_ids=ids_B_T, use_cache=False).logits[:, :-1]
+    losses = nn.functional.cross_entropy(
+        logits.flatten(0, 1), ids_B_T[:, 1:].flatten(), reduction="none"
+    )
+    weights = weights_B_T[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
 
 
 def _rows(
-    demos: Sequence[Demonstration],
-    tokenizer: PreTrainedTokenizerFast,
+    demos: Sequence[Demonstration], tokenizer: PreTrainedTokenizerFast, prompt_weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Return token ids and labels, `[B, T]` each; prompts are learnt too, as in pretraining."""
-    texts = [
-        tokenizer.apply_chat_template(
-            [
-                {"role": "user", "content": each.prompt},
-                {"role": "assistant", "content": each.answer},
-            ],
-            tokenize=False,
-        )
-        for each in demos
+    """Return token ids, and what each weighs in the loss: `[B, T]` each; a question weighs 0."""
+    asked, prompts, wholes = ([], [], [])
+    for each in demos:
+        question = each.prompt.partition("\n")[0]
+        asked.append(_rendered(tokenizer, question))
+        prompts.append(_rendered(tokenizer, each.prompt))
+        wholes.append(_rendered(tokenizer, each.prompt, each.answer))
+    lengths = [
+        [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        for texts in (asked, prompts)
     ]
-    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    length = max(map(len, rows))
-    ids_B_T = torch.full((len(rows), length), tokenizer.pad_token_id)
-    labels_B_T = torch.full((len(rows), length), _IGNORED)
-    for index, row in enumerate(rows):
-        ids_B_T[index, : len(row)] = labels_B_T[index, : len(row)] = torch.tensor(row)
-    return ids_B_T, labels_B_T
+    rows = tokenizer(wholes, add_special_tokens=False)["input_ids"]
+    longest = max(map(len, rows))
+    ids_B_T = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    weights_B_T = torch.zeros(len(rows), longest)
+    for index, (row, question, prompt) in enumerate(zip(rows, *lengths, strict=True)):
+        ids_B_T[index, : len(row)] = torch.tensor(row)
+        weights_B_T[index, question:prompt] = prompt_weight
+        weights_B_T[index, prompt : len(row)] = 1.0
+    return ids_B_T, weights_B_T
 
 
-def _keep(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, update: int) -> None:
+def _rendered(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str | None = None) -> str:
+    turns = [{"role": "user", "content": prompt}]
+    if answer is not None:
+        turns.append({"role": "assistant", "content": answer})
+    return str(
+        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
+    )
+
+
+def _keep(
+    file: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], update: int
+) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     written = file.with_suffix(".tmp")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "update": update}
-    torch.save(state, written)
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, "update": update}, written)
     written.replace(file)
 
 
-def _restore(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _restore(file: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
     if not file.exists():
         return 0
     state = torch.load(file)
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
     return int(state["update"])
 
 

@@ -114,9 +114,9 @@ def test_an_arm_that_goes_on_from_another_has_as_many_steps_in_all():
     scale = quick()
     continued = next(arm for arm in MAIN if arm.after)
     words = Pipeline(Path("runs/none"), scale, 1).train_words(1, continued)
-    assert words[words.index("--model") + 1] == "runs/none/seed1/rl/checkpoint-2"
-    assert words[words.index("--steps") + 1] == "2"
-    assert scale.steps == 4
+    assert words[words.index("--model") + 1] == "runs/none/seed1/rl/checkpoint-6"
+    assert words[words.index("--steps") + 1] == "6"
+    assert scale.steps == 12
 
 
 def test_models_are_evaluated_with_the_prompts_they_were_trained_with():

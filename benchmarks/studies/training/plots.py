@@ -60,7 +60,8 @@ def draw_training(pipeline: Pipeline, file: Path) -> None:
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("right, %")
-    panels[0].legend(frameon=False)
+    if panels[0].lines:
+        panels[0].legend(frameon=False)
     _save(figure, file)
 
 

@@ -27,9 +27,9 @@ def quick() -> Scale:
     return Scale(
         seeds=(1, 2),
         ablation_seeds=(),
-        steps=4,
+        steps=12,
         ablation_steps=2,
         held_out=12,
         train_problems=64,
-        warm_updates=60,
+        warm_updates=300,
     )

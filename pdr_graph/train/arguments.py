@@ -41,6 +41,11 @@ def check_trl(version: str = trl.__version__, trainer: type = GRPOTrainer) -> No
         )
 
 
+def _scheduler(schedule: str, warmup_updates: int) -> str:
+    # The library's `constant` leaves warm-up out, without a word.
+    return "constant_with_warmup" if schedule == "constant" and warmup_updates else schedule
+
+
 def training_arguments(
     folder: Path,
     schedule: Schedule,
@@ -107,7 +112,7 @@ def training_arguments(
             "gradient_accumulation_steps": accumulation,
             "steps_per_generation": accumulation * updates_per_step,
             "learning_rate": learning_rate,
-            "lr_scheduler_type": learning_rate_schedule,
+            "lr_scheduler_type": _scheduler(learning_rate_schedule, warmup_updates),
             "warmup_steps": warmup_updates,
             "weight_decay": weight_decay,
             "adam_beta2": beta2,

@@ -45,8 +45,8 @@ class Pipeline:
         second = [arm for arm in MAIN if arm.after is not None]
         for arms in (first, second):
             self._each(self._train, [(seed, arm) for seed in seeds for arm in arms])
-        names = [WARM, *(arm.name for arm in MAIN)]
-        self._each(self._evaluate, [(seed, name) for seed in seeds for name in names])
+        names = [*(arm.name for arm in first), WARM, *(arm.name for arm in second)]
+        self._each(self._evaluate, [(seed, name) for name in names for seed in seeds])
         if ablations:
             self._each(self._train, [(seed, arm) for seed in few for arm in ABLATIONS])
             self._each(self._evaluate, [(seed, arm.name) for seed in few for arm in ABLATIONS])
@@ -96,7 +96,13 @@ class Pipeline:
         return [
             *("eval", str(self.folder / "held_out.jsonl"), "--model", str(self.model(seed, name))),
             *("--out", str(self.evaluation(seed, name)), "--seed", str(seed), "--quiet"),
-            *("--checkpoint", "memory", "--temperature", str(strategy["temperature"])),
+            *(
+                "--no-trace",
+                "--checkpoint",
+                "memory",
+                "--temperature",
+                str(strategy["temperature"]),
+            ),
             *(
                 word
                 for option in options

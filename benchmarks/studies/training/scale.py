@@ -16,7 +16,7 @@ class Scale:
     steps: int = 120
     """RL steps of a main arm."""
     ablation_steps: int = 60
-    held_out: int = 600
+    held_out: int = 500
     """Problems of every evaluation, one attempt of each strategy at each."""
     train_problems: int = 4000
     warm_updates: int = 1500

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.policy.tokenizer import TOKENIZER, tokenizer_of
 
 if TYPE_CHECKING:
     from pdr_graph.policy.transformers_policy import TransformersPolicy
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
-TOKENIZER = "tokenizer_config.json"
-_PLAIN = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
-"""Classes that are what `tokenizer.json` says, and nothing else."""
 _LONGEST = 300
 
 
@@ -73,7 +71,8 @@ def open_folder(folder: Path, *, device: str | None = None) -> OpenedFolder:
         if base is not None:
             model = _adapted(model, folder)
         where = folder if (folder / TOKENIZER).is_file() else base or folder
-        tokenizer = _tokenizer(where)
+        with _readable("tokenizer", where):
+            tokenizer = tokenizer_of(where)
     model.eval()
     return OpenedFolder(TransformersPolicy(model, tokenizer), tokenizer, folder.resolve().name)
 
@@ -126,16 +125,6 @@ def _model(folder: Path, device: str) -> Any:  # Any: transformers has no types
             f"{'and others are' if len(missing) > 1 else 'is'} missing or of another shape"
         )
     return model.to(device)
-
-
-def _tokenizer(folder: Path) -> Any:  # Any: as above
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    with _readable("tokenizer", folder):
-        # For a Qwen2 the library makes a tokenizer of Qwen2 of whatever the folder says it holds.
-        says = json.loads((folder / TOKENIZER).read_text("utf-8")).get("tokenizer_class")
-        kind = PreTrainedTokenizerFast if says in _PLAIN else AutoTokenizer
-        return kind.from_pretrained(folder, local_files_only=True)
 
 
 def _adapted(model: Any, folder: Path) -> Any:  # Any: as above

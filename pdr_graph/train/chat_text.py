@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.policy.tokenizer import tokenizer_of
 
 _MARK = "Q7f1c"
 """A message that no template holds."""
@@ -40,13 +41,11 @@ class ChatText:
             ConfigError: transformers is not installed, or there is no such tokenizer.
         """
         try:
-            from transformers import AutoTokenizer
+            return cls(tokenizer_of(folder), str(folder))
         except ImportError:
             raise ConfigError(
                 "trajectories are read back by transformers: pip install 'pdr-graph[train]'"
             ) from None
-        try:
-            return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True), str(folder))
         except (OSError, ValueError) as error:
             first = str(error).strip().partition("\n")[0]
             raise ConfigError(f"{str(folder)!r} has no tokenizer that opens: {first}") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.policy.tokenizer import tokenizer_of
 from pdr_graph.train.settings import LoraSettings, TrainSettings
 
 try:
@@ -17,7 +18,7 @@ try:
     from datasets import disable_progress_bars
     from peft import LoraConfig, PeftModel, get_peft_model
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, set_seed
+    from transformers import AutoModelForCausalLM, Trainer, set_seed
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
@@ -36,7 +37,7 @@ def open_tokenizer(folder: Path) -> Any:  # Any: transformers has no types
         ConfigError: it cannot be opened.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = tokenizer_of(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(_broken("tokenizer", folder, error)) from None
     if tokenizer.pad_token_id is None:

@@ -99,6 +99,9 @@ def _credit(
     # One of several answers of a run: each has earned its own, and not what their vote did.
     if call.role in _ANSWERS:
         return call.reward
+    # What would have come of it is not known: the calls that failed drew nothing.
+    if trajectory.stopped and trajectory.failed_calls:
+        return None
     return trajectory.reward
 
 

@@ -98,3 +98,18 @@ def test_what_drafts_and_distiller_are_rewarded_for_is_a_setting(credit, distill
     rows = rows_of([RUN], draft_credit=credit, distill_credit=distill)
     assert [(each.call.role, each.reward) for each in rows] == expected
     assert [each.correct for each in rows] == [reward > 0 for _, reward in expected]
+
+
+@pytest.mark.parametrize(("failed_calls", "rewards"), [(1, []), (0, [-1.0, -1.0])])
+def test_a_run_that_a_failed_call_ended_has_no_outcome(failed_calls, rewards):
+    """Its drafts are not blamed for the server; where nothing failed, the run is the policy's."""
+    run = make_trajectory(
+        reward=-1.0,
+        stopped="no answer",
+        failed_calls=failed_calls,
+        calls=(make_call(role="draft", reward=1.0), make_call(role="distill")),
+    )
+    rows = rows_of([run], draft_credit="outcome", distill_credit="outcome")
+    assert [row.reward for row in rows] == rewards
+    own = rows_of([run], draft_credit="own", distill_credit="none")
+    assert [row.reward for row in own] == [1.0]

@@ -10,7 +10,7 @@ is ever downloaded.
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,21 @@ def open_folder(folder: Path, *, device: str | None = None) -> OpenedFolder:
     return OpenedFolder(TransformersPolicy(model, tokenizer), tokenizer, folder.resolve().name)
 
 
+def refuse_missing(found: Mapping[str, Any], folder: Path) -> None:  # Any: the library's own
+    """Refuse weights that are not whole, by what transformers tells of their loading.
+
+    Raises:
+        ConfigError: some are missing, or of another shape.
+    """
+    # The library fills what is missing with noise, and says so in its log alone.
+    missing = sorted(found["missing_keys"]) + [each[0] for each in found["mismatched_keys"]]
+    if missing:
+        raise ConfigError(
+            f"the weights in {str(folder)!r} are not those of its {CONFIG}: {missing[0]!r} "
+            f"{'and others are' if len(missing) > 1 else 'is'} missing or of another shape"
+        )
+
+
 def _base_of(folder: Path) -> Path | None:
     """Return the folder of the model that an adapter is for, None for a whole model.
 
@@ -117,13 +132,7 @@ def _model(folder: Path, device: str) -> Any:  # Any: transformers has no types
             local_files_only=True,
             output_loading_info=True,
         )
-    # The library fills what is missing with noise, and says so in its log alone.
-    missing = sorted(found["missing_keys"]) + [each[0] for each in found["mismatched_keys"]]
-    if missing:
-        raise ConfigError(
-            f"the weights in {str(folder)!r} are not those of its {CONFIG}: {missing[0]!r} "
-            f"{'and others are' if len(missing) > 1 else 'is'} missing or of another shape"
-        )
+    refuse_missing(found, folder)
     return model.to(device)
 
 

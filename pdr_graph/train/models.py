@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.policy.folder import refuse_missing
 from pdr_graph.policy.tokenizer import tokenizer_of
 from pdr_graph.train.settings import LoraSettings, TrainSettings
 
@@ -53,22 +54,26 @@ def open_model(settings: TrainSettings, start: Path) -> Any:  # Any: as above
         start: Folder of what to start from: a whole model, or the adapter of a warm start.
 
     Raises:
-        ConfigError: it cannot be opened.
+        ConfigError: it cannot be opened, or its weights are not whole.
     """
     set_seed(settings.seed)  # a fresh adapter is drawn
     narrow = settings.lora is not None and settings.devices.precision == "bf16"
     base = settings.model if settings.lora is not None else start
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             base.resolve(),
             dtype=torch.bfloat16 if narrow else torch.float32,
             local_files_only=True,
+            output_loading_info=True,
         )
+        refuse_missing(found, base)
         if settings.lora is None:
             return model
         if start != settings.model:
             return PeftModel.from_pretrained(model, start, is_trainable=True)
         return get_peft_model(model, adapter_of(settings.lora))
+    except ConfigError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(_broken("model", base, error)) from None
 

@@ -1,5 +1,7 @@
 """A session does what is left of a run, tells what it does, and stops where it is told to."""
 
+import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,6 +87,19 @@ def test_a_model_that_cannot_be_opened_is_named(toy, tmp_path):
         (broken / file.name).write_bytes(file.read_bytes())
     (broken / "model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(ConfigError, match=r"model in '.*broken' cannot be opened: "):
+        session_of(toy, tmp_path / "run", Watching(), f"model={str(broken)!r}").run()
+
+
+def test_a_model_whose_weights_are_not_whole_is_named(toy, tmp_path):
+    """The library would fill what is missing with noise, and train that."""
+    broken = tmp_path / "broken"
+    shutil.copytree(toy.model, broken)
+    config = json.loads((broken / "config.json").read_text())
+    layers = config["num_hidden_layers"] + 1
+    kinds = {"layer_types": ["full_attention"] * layers} if config.get("layer_types") else {}
+    deeper = {**config, "num_hidden_layers": layers, **kinds}
+    (broken / "config.json").write_text(json.dumps(deeper))
+    with pytest.raises(ConfigError, match=r"are not those of its config.json: .*missing or of"):
         session_of(toy, tmp_path / "run", Watching(), f"model={str(broken)!r}").run()
 
 

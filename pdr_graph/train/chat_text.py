@@ -4,6 +4,7 @@ Trajectories hold tokens, and a supervised trainer wants messages. What the temp
 user's message is found by rendering one, and must be there again, word for word.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ class ChatText:
     tokenizer: Any  # Any: transformers is too heavy to be typed against here
     name: str
     """Of its folder, for messages."""
+    variables: Mapping[str, Any] = field(default_factory=dict)  # Any: the template's own
+    """Of the template."""
     _before: str = field(init=False)
     _after: str = field(init=False)
 
@@ -29,19 +32,19 @@ class ChatText:
         """Learn the template's surroundings."""
         messages = [{"role": "user", "content": _MARK}]
         rendered = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+            messages, tokenize=False, add_generation_prompt=True, **self.variables
         )
         self._before, _, self._after = rendered.partition(_MARK)
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "ChatText":
+    def of_folder(cls, folder: Path, variables: Mapping[str, Any] | None = None) -> "ChatText":
         """Open the tokenizer of a model folder.
 
         Raises:
             ConfigError: transformers is not installed, or there is no such tokenizer.
         """
         try:
-            return cls(tokenizer_of(folder), str(folder))
+            return cls(tokenizer_of(folder), str(folder), variables or {})
         except ImportError:
             raise ConfigError(
                 "trajectories are read back by transformers: pip install 'pdr-graph[train]'"

@@ -5,8 +5,10 @@ A line: `{"prompt": [{"role": "user", "content": "What is 6 x 7?"}],
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pdr_graph.errors import ConfigError
@@ -75,13 +77,14 @@ def fitting(
     conversations: list[Conversation],
     tokenizer: Any,  # Any: transformers has no types
     most: int,
+    variables: Mapping[str, Any] = MappingProxyType({}),  # Any: the template's own
 ) -> Rows:
-    """Leave out the rows of more than `most` tokens.
+    """Leave out the rows of more than `most` tokens, as the chat template writes them.
 
     Raises:
         ConfigError: none is left.
     """
-    kept = [each for each in conversations if _length(each, tokenizer) <= most]
+    kept = [each for each in conversations if _length(each, tokenizer, variables) <= most]
     if not kept:
         raise ConfigError(
             f"every one of {len(conversations)} warm-start rows has more than {most} tokens; raise "
@@ -90,7 +93,7 @@ def fitting(
     return Rows(kept, len(conversations) - len(kept))
 
 
-def _length(conversation: Conversation, tokenizer: Any) -> int:
+def _length(conversation: Conversation, tokenizer: Any, variables: Mapping[str, Any]) -> int:
     turns = [*conversation["prompt"], *conversation["completion"]]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    text = tokenizer.apply_chat_template(turns, tokenize=False, **variables)
     return len(tokenizer.encode(text, add_special_tokens=False))

@@ -6,9 +6,10 @@ that the verifier `gold` sent back) is not among them.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.folder import TRACE
@@ -16,6 +17,7 @@ from pdr_graph.eval.records import HEADER, Run, SampleRecord, read_run
 from pdr_graph.trace import TraceRecord
 from pdr_graph.train.chat_text import ChatText
 from pdr_graph.train.recording import role_of
+from pdr_graph.train.run_folder import read_header
 from pdr_graph.train.trajectory import Role, read_trajectories
 
 TRAJECTORIES = "trajectories.jsonl"
@@ -73,7 +75,7 @@ def calls_of(
             f"{str(file)!r} holds trajectories, whose tokens are read back by a tokenizer; name "
             "its model by --model FOLDER"
         )
-    return _of_trajectories(file, count, thoughts, ChatText.of_folder(model))
+    return _of_trajectories(file, count, thoughts, ChatText.of_folder(model, _variables(file)))
 
 
 def _of_evaluation(folder: Path, count: RunCount, thoughts: bool) -> Iterator[Said]:
@@ -139,6 +141,14 @@ def _trace_of(folder: Path, threads: Iterable[str]) -> list[TraceRecord]:
             if mine:
                 latest[*key, record["prompt"]] = record
     return list(latest.values())
+
+
+def _variables(file: Path) -> Mapping[str, Any]:
+    """Return what the run that recorded a file gave to the chat template; nothing without one."""
+    header = read_header(file.parent) or {}
+    policy: dict[str, Any] = header.get("settings", {}).get("policy", {})
+    found: dict[str, Any] = policy.get("chat_template", {})
+    return found
 
 
 def _of_trajectories(

@@ -80,7 +80,9 @@ class Session:
         tokenizer = open_tokenizer(settings.model)
         window = self.prepared.shape.window
         most = min(each for each in (warm.max_tokens, window, math.inf) if each is not None)
-        rows = fitting(read_conversations(warm.data), tokenizer, int(min(most, 1 << 30)))
+        variables = settings.policy.chat_template
+        conversations = read_conversations(warm.data)
+        rows = fitting(conversations, tokenizer, int(min(most, 1 << 30)), variables)
         self._phase(_reading(rows))
         model = open_model(settings, settings.model)
         folder = self.folder.warm_start
@@ -104,6 +106,7 @@ class Session:
                 gradient_checkpointing=settings.optimiser.gradient_checkpointing,
                 cpu=uses_cpu(),
             ),
+            variables=variables,
             keep=settings.keep_checkpoints,
             on_update=None if log is None else self._telling(log),
         )

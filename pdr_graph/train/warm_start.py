@@ -7,6 +7,7 @@ checkpoint with the rows that it would have had.
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pdr_graph.errors import ConfigError
@@ -34,6 +35,7 @@ class WarmStartTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         rows: Rows,
         arguments: SFTConfig,
         *,
+        variables: Mapping[str, Any] = MappingProxyType({}),  # Any: the template's own
         keep: int = 2,
         on_update: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> None:
@@ -44,13 +46,16 @@ class WarmStartTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
             tokenizer: Its tokenizer.
             rows: What is learnt.
             arguments: By `warm_start_arguments`.
+            variables: Of the chat template, the same for every row.
             keep: Checkpoints that are kept, the newest.
             on_update: Receives an update's number and figures, on the main process.
         """
         super().__init__(
             model,
             args=arguments,
-            train_dataset=Dataset.from_list(rows.conversations),
+            train_dataset=Dataset.from_list(
+                [{**row, **_by(variables)} for row in rows.conversations]
+            ),
             processing_class=tokenizer,
         )
         for callback in (PrinterCallback, ProgressCallback):
@@ -166,6 +171,11 @@ def warm_start_arguments(
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )
+
+
+def _by(variables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the column from which TRL takes a row's variables; none without any."""
+    return {"chat_template_kwargs": dict(variables)} if variables else {}
 
 
 class _Telling(TrainerCallback):  # type: ignore[misc]  # transformers has no types

@@ -156,7 +156,13 @@ def _check_policy(settings: TrainSettings, shape: ModelShape) -> None:
     if policy.kind == "transformers" and settings.devices.sharded:
         raise ConfigError(
             "policy 'transformers' draws by the weights of its own process, and devices.sharded "
-            "leaves it a part; set policy.kind 'vllm-http' or 'vllm-colocate'"
+            "leaves it a part; set policy.kind 'vllm-http'"
+        )
+    if push not in ("none", "nccl") and settings.devices.sharded:
+        raise ConfigError(
+            f"policy.push {push!r} hands over the weights of one process, of which devices.sharded "
+            "leaves it a part; set policy.kind 'vllm-http' with policy.push 'nccl', or leave "
+            "devices.sharded out"
         )
 
 

@@ -169,6 +169,17 @@ IMPOSSIBLE = {
         ["data=x", "devices.sharded=true", "devices.processes=2"],
         "policy 'transformers' draws by the weights of its own process",
     ),
+    "shards that are handed over": (
+        ["data=x", "policy.kind=vllm-colocate", "devices.sharded=true", "devices.processes=2"],
+        "policy.push 'colocate' hands over the weights of one process, of which devices.sharded",
+    ),
+    "adapters in shards": (
+        [
+            *("data=x", "policy.kind=vllm-http", "policy.base_url=http://h/v1", "lora.rank=4"),
+            *("devices.sharded=true", "devices.processes=2"),
+        ],
+        "policy.push 'lora' hands over the weights of one process, of which devices.sharded",
+    ),
     "problems that do not divide": (
         ["data=x", "devices.processes=3"],
         "rollouts.problems_per_step 8 cannot be spread over 3 processes; use 9",

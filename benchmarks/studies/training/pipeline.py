@@ -43,10 +43,12 @@ class Pipeline:
         self._each(self._warm_start, [(seed,) for seed in seeds])
         first = [arm for arm in MAIN if arm.after is None]
         second = [arm for arm in MAIN if arm.after is not None]
-        for arms in (first, second):
-            self._each(self._train, [(seed, arm) for seed in seeds for arm in arms])
-        names = [*(arm.name for arm in first), WARM, *(arm.name for arm in second)]
+        self._each(self._train, [(seed, arm) for seed in seeds for arm in first])
+        # What the primary contrast needs comes before all else.
+        names = [*(arm.name for arm in first), WARM]
         self._each(self._evaluate, [(seed, name) for name in names for seed in seeds])
+        self._each(self._train, [(seed, arm) for seed in seeds for arm in second])
+        self._each(self._evaluate, [(seed, arm.name) for seed in seeds for arm in second])
         if ablations:
             self._each(self._train, [(seed, arm) for seed in few for arm in ABLATIONS])
             self._each(self._evaluate, [(seed, arm.name) for seed in few for arm in ABLATIONS])

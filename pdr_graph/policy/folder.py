@@ -5,7 +5,7 @@ adapter is added to the weights of its base, whose folder its `adapter_config.js
 is ever downloaded.
 
     opened = open_folder(Path("runs/mine/model"))
-    client = policy_client(opened.policy, opened.tokenizer, name=opened.name)
+    drawn = await opened.policy.draw(prompt_ids, sampling)
 """
 
 import json

@@ -46,5 +46,5 @@ workspaces of a problem, so it is held against whole rounds with the drafts' own
 
 TITLES: Mapping[str, str] = {
     WARM: "SFT (warm start)",
-    **{arm.title and arm.name: arm.title for arm in (*MAIN, *ABLATIONS)},
+    **{arm.name: arm.title for arm in (*MAIN, *ABLATIONS)},
 }

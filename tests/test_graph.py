@@ -31,7 +31,7 @@ async def test_pdr_makes_27_calls_in_5_sequential_steps_and_counts_them_exactly(
     mock.configure(delay_s=0.5)
     config = preset("pdr", widths=(16, 8), distiller="summary", **SMALL)
     walls = []
-    for _ in range(3):  # the machine may be busy with other tests; the best of three counts
+    for _ in range(12):  # other work on the machine only ever adds to it: the best counts
         mock.reset()
         mock.configure(delay_s=0.5)
         result = await solve(PROBLEM, config, model=connect())

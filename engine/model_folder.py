@@ -1,39 +1,55 @@
-"""The embedded model's weights as a folder that vLLM loads."""
+"""Weights of a GGUF file as a folder that vLLM loads."""
 
 import hashlib
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.cache import made_once, say
 from pdr_graph.errors import LocalError
 from pdr_graph.local.data_dir import default_data_dir
-from pdr_graph.local.weights import SMOLLM2, fetch_weights, find_weights
+from pdr_graph.local.weights import SMOLLM2, Weights, fetch_weights, find_weights
 
 DEQUANTISE = Path(__file__).with_name("dequantise.py")
 
 
 def smollm2_folder(python: Path) -> Path:
-    """Return SmolLM2-135M-Instruct dequantised to float32, made if need be (half a minute, 540 MB).
+    """Return the embedded model, SmolLM2-135M-Instruct, as a folder (half a minute, 540 MB).
+
+    Raises:
+        LocalError: the weights cannot be had or read.
+    """
+
+    def file() -> Path:
+        data_dir = default_data_dir()
+        return find_weights(data_dir) or fetch_weights(data_dir, say)
+
+    return dequantised(python, SMOLLM2, file)
+
+
+def dequantised(python: Path, weights: Weights, file: Callable[[], Path]) -> Path:
+    """Return weights as a folder in float32, made if need be.
 
     Args:
         python: The interpreter of the environment that has vLLM.
+        weights: What they are.
+        file: Finds or fetches them; called if the folder is to be made.
 
     Raises:
         LocalError: the weights cannot be had or read.
     """
     recipe = {
-        "weights": SMOLLM2.sha256,
+        "weights": weights.sha256,
         "script": hashlib.sha256(DEQUANTISE.read_bytes()).hexdigest(),
     }
 
     def make(folder: Path) -> None:
-        data_dir = default_data_dir()
-        weights = find_weights(data_dir) or fetch_weights(data_dir, say)
-        say(f"dequantising {weights.name} to {folder}")
+        gguf = file()
+        say(f"dequantising {gguf.name} to {folder}")
         folder.mkdir(parents=True)
         ran = subprocess.run(
-            [python, "-P", DEQUANTISE, weights, folder],
+            [python, "-P", DEQUANTISE, gguf, folder],
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -42,6 +58,6 @@ def smollm2_folder(python: Path) -> Path:
         )
         if ran.returncode != 0:
             last = (ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}"])[-1]
-            raise LocalError(f"{weights.name} cannot be dequantised: {last[:300]}")
+            raise LocalError(f"{gguf.name} cannot be dequantised: {last[:300]}")
 
-    return made_once(f"{SMOLLM2.name}-f32", recipe, make)
+    return made_once(f"{weights.name}-f32", recipe, make)

@@ -6,9 +6,6 @@ wait for each other at every layer, and an engine in a process of its own turns 
 for its worker, which halves the speed where another program wants the cores as well.
 """
 
-import hashlib
-import os
-import subprocess
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +13,9 @@ from pathlib import Path
 
 from benchmarks.studies.commands import say, weights_file
 from benchmarks.studies.weights import QWEN
-from engine.cache import made_once
 from engine.environment import vllm_environment
-from engine.model_folder import DEQUANTISE
+from engine.model_folder import dequantised
 from engine.server import VLLMServer
-from pdr_graph.errors import LocalError
 from pdr_graph.stack.machine import has_fast_bfloat16
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +41,7 @@ def endpoint(asked: Namespace) -> Iterator[None]:
         yield
         return
     python = vllm_environment()
-    folder = model_folder(python)
+    folder = dequantised(python, QWEN, weights_file)  # a minute at first, 2.5 GB
     asked.out.mkdir(parents=True, exist_ok=True)
     server = VLLMServer(
         python, folder, log=asked.out / "vllm.log", name=QWEN.name, options=_options(),
@@ -56,36 +51,6 @@ def endpoint(asked: Namespace) -> Iterator[None]:
     with server:
         asked.base_url = server.base_url
         yield
-
-
-def model_folder(python: Path) -> Path:
-    """Return the studies' model as a folder in float32, made if need be (a minute, 2.5 GB).
-
-    Raises:
-        LocalError: the weights cannot be had or read.
-    """
-    recipe = {
-        "weights": QWEN.sha256,
-        "script": hashlib.sha256(DEQUANTISE.read_bytes()).hexdigest(),
-    }
-
-    def make(folder: Path) -> None:
-        weights = weights_file()
-        say(f"dequantising {weights.name} to {folder}")
-        folder.mkdir(parents=True)
-        ran = subprocess.run(
-            [python, "-P", DEQUANTISE, weights, folder],
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if ran.returncode != 0:
-            last = (ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}"])[-1]
-            raise LocalError(f"{weights.name} cannot be dequantised: {last[:300]}")
-
-    return made_once(f"{QWEN.name}-f32", recipe, make)
 
 
 def _options() -> tuple[str, ...]:

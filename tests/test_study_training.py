@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from benchmarks.studies.training.arms import ABLATIONS, MAIN, WARM
 from benchmarks.studies.training.intervals import differences, estimated
-from benchmarks.studies.training.measured import reading
+from benchmarks.studies.training.measured import Measured, reading
 from benchmarks.studies.training.pipeline import Pipeline
 from benchmarks.studies.training.scale import Scale, quick
+from benchmarks.studies.training.study import Study
 from benchmarks.studies.training.task import (
     RIGHT,
     WRONG,
@@ -98,7 +99,9 @@ def test_reading_sets_refinements_beside_what_a_blind_choice_gives():
     assert (result.right_if_not, result.held) == (0.0, 0.5)
 
 
-@pytest.mark.parametrize("arm", [*MAIN, *ABLATIONS], ids=lambda arm: arm.name)
+@pytest.mark.parametrize(
+    "arm", [arm for arm in (*MAIN, *ABLATIONS) if arm.half_of is None], ids=lambda arm: arm.name
+)
 def test_every_arm_has_settings_that_training_takes(arm):
     """The words of an arm are settings of `pdr-graph train`, with the same rows in each."""
     words = Pipeline(Path("runs/none"), Scale(), 1).train_words(1, arm)
@@ -117,6 +120,27 @@ def test_an_arm_that_goes_on_from_another_has_as_many_steps_in_all():
     assert words[words.index("--model") + 1] == "runs/none/seed1/rl/checkpoint-6"
     assert words[words.index("--steps") + 1] == "6"
     assert scale.steps == 12
+
+
+def test_ablations_are_held_against_the_first_half_of_the_main_arms():
+    """Their references need no training: they are checkpoints after as many steps."""
+    pipeline = Pipeline(Path("runs/none"), Scale(), 1)
+    references = {arm.name: pipeline.model(1, arm.name) for arm in ABLATIONS if arm.half_of}
+    assert references == {
+        "rl_half": Path("runs/none/seed1/rl/checkpoint-60"),
+        "operator_half": Path("runs/none/seed1/operator/checkpoint-60"),
+    }
+    words = pipeline.train_words(1, next(arm for arm in ABLATIONS if arm.half_of is None))
+    assert words[words.index("--steps") + 1] == "60"
+
+
+def test_seeds_of_the_replication_are_tested_by_themselves():
+    """A study of some seeds holds no other's samples, and no arm without any."""
+    sample = Measured({"pdr_1": []})
+    study = Study({"rl": {1: sample, 4: sample}, "operator": {1: sample}})
+    replication = study.of(Scale().replication)
+    assert replication.models == {"rl": {4: sample}}
+    assert (study.seeds, replication.seeds) == ([1, 4], [4])
 
 
 def test_models_are_evaluated_with_the_prompts_they_were_trained_with():

@@ -9,8 +9,9 @@ from pathlib import Path
 from benchmarks.studies.training.commands import say
 from benchmarks.studies.training.pipeline import Pipeline
 from benchmarks.studies.training.plots import draw_accuracy, draw_training
-from benchmarks.studies.training.report import study_of, write_page
+from benchmarks.studies.training.report import write_page
 from benchmarks.studies.training.scale import Scale, quick
+from benchmarks.studies.training.study import study_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     scale = quick() if asked.quick else Scale()
     if asked.seeds:
-        scale = replace(scale, seeds=tuple(asked.seeds))
+        scale = replace(scale, seeds=tuple(asked.seeds), replication=())
     out = asked.out or Path("runs/training-quick" if asked.quick else "runs/training")
     pipeline = Pipeline(out, scale, asked.jobs)
     began = time.monotonic()
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of everything (runs/training, runs/training-quick)")
     add("--quick", action="store_true", help="minutes, to see that all works")
     add("--jobs", type=int, default=2, help="commands at once, a thread each (%(default)s)")
-    add("--seeds", type=int, nargs="+", metavar="SEED", help="in the place of 1 2 3")
+    add("--seeds", type=int, nargs="+", metavar="SEED", help="in the place of 1 to 8")
     add("--no-ablations", action="store_true", help="the main arms alone")
     add("--report", action="store_true", help="table and plots of what is there")
     return parser

@@ -15,6 +15,8 @@ class Arm:
     """Fields of `rl.toml` that are its own."""
     after: str | None = None
     """Arm whose first half it goes on from, for the second half; None starts at the warm start."""
+    half_of: str | None = None
+    """Arm whose first half is this one, so that it needs no training."""
 
 
 WARM = "warm"
@@ -31,6 +33,8 @@ MAIN = (
 """The arms of the planned contrasts."""
 
 ABLATIONS = (
+    Arm("rl_half", "no problem as a PDR round (ordinary RL)", half_of="rl"),
+    Arm("operator_half", "half of the problems as PDR rounds (operator RL)", half_of="operator"),
     Arm("all_operator", "all problems as PDR rounds", {"rollouts.operator_fraction": "1.0"}),
     Arm("alpha_0", "α = 0", {"objective.alpha": "0.0"}),
     Arm("credit_none", "drafts without credit", {"objective.draft_credit": '"none"'}),
@@ -41,8 +45,8 @@ ABLATIONS = (
         {**_ROUNDS, "objective.draft_credit": '"outcome"'},
     ),
 )
-"""Variants of `operator`, at one half of its fraction of steps. Credit by the outcome needs several
-workspaces of a problem, so it is held against whole rounds with the drafts' own credit."""
+"""Variants of `operator` at half of its steps, after the two that they are held against. Credit by
+the outcome needs several workspaces of a problem: its reference is whole rounds, own credit."""
 
 TITLES: Mapping[str, str] = {
     WARM: "SFT (warm start)",

@@ -29,4 +29,6 @@ SECONDARY = (
 )
 """Their p-values share one error rate by Holm's procedure; the primary contrast stands alone."""
 EFFECT = 0.02
-"""Least difference in accuracy that counts as an effect, if the interval leaves 0 out as well."""
+"""Least difference in accuracy that counts as an effect, if its p is below `LEVEL` as well."""
+LEVEL = 0.05
+"""Of a p-value, corrected where there are several."""

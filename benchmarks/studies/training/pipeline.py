@@ -1,11 +1,11 @@
-"""The study's steps in order: warm starts, main arms, their evaluations, then the ablations.
+"""The study's steps in order: warm starts, main arms, evaluations, ablations, the replication.
 
 What is there is not made again: training runs and evaluations go on where they were, as
 `pdr-graph train` and `pdr-graph eval` do.
 """
 
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,16 @@ class Pipeline:
     def run(self, *, ablations: bool) -> None:
         """Make what is not there yet."""
         self._write_problems()
-        seeds, few = self.scale.seeds, self.scale.ablation_seeds
+        self._compare(self.scale.seeds)
+        if ablations:
+            few = self.scale.ablation_seeds
+            trained = [arm for arm in ABLATIONS if arm.half_of is None]
+            self._each(self._train, [(seed, arm) for seed in few for arm in trained])
+            self._each(self._evaluate, [(seed, arm.name) for seed in few for arm in ABLATIONS])
+        self._compare(self.scale.replication)
+
+    def _compare(self, seeds: Sequence[int]) -> None:
+        """Make the main arms of some seeds."""
         self._each(self._warm_start, [(seed,) for seed in seeds])
         first = [arm for arm in MAIN if arm.after is None]
         second = [arm for arm in MAIN if arm.after is not None]
@@ -49,9 +58,6 @@ class Pipeline:
         self._each(self._evaluate, [(seed, name) for name in names for seed in seeds])
         self._each(self._train, [(seed, arm) for seed in seeds for arm in second])
         self._each(self._evaluate, [(seed, arm.name) for seed in seeds for arm in second])
-        if ablations:
-            self._each(self._train, [(seed, arm) for seed in few for arm in ABLATIONS])
-            self._each(self._evaluate, [(seed, arm.name) for seed in few for arm in ABLATIONS])
 
     def evaluation(self, seed: int, name: str) -> Path:
         """Return the folder of an evaluation."""
@@ -63,16 +69,22 @@ class Pipeline:
 
     def model(self, seed: int, name: str) -> Path:
         """Return the folder of a model."""
+        whole = next((arm.half_of for arm in ABLATIONS if arm.name == name), None)
+        if whole is not None:
+            return self._halfway(seed, whole)
         run = self.training(seed, name)
         return run if name == WARM else run / "model"
 
+    def _halfway(self, seed: int, name: str) -> Path:
+        return self.training(seed, name) / f"checkpoint-{self.scale.half}"
+
     def train_words(self, seed: int, arm: Arm) -> list[str]:
         """Return the words after `pdr-graph` that train an arm."""
-        steps = self.scale.steps if arm in MAIN else self.scale.ablation_steps
+        steps = self.scale.steps if arm in MAIN else self.scale.half
         start = self.model(seed, WARM)
         if arm.after is not None:
-            steps -= self.scale.steps // 2
-            start = self.training(seed, arm.after) / f"checkpoint-{self.scale.steps // 2}"
+            steps -= self.scale.half
+            start = self._halfway(seed, arm.after)
         own = {"save_every": str(max(1, self.scale.steps // 4)), **arm.settings}
         return [
             *("train", "--config", str(SETTINGS), "--model", str(start), "--quiet"),

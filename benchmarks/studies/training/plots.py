@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.studies.training.arms import MAIN, TITLES, WARM
 from benchmarks.studies.training.pipeline import STRATEGIES, Pipeline
-from benchmarks.studies.training.report import NAMES, PASS, Study
+from benchmarks.studies.training.study import NAMES, PASS, Study
 from pdr_graph.train.metrics import METRICS, read_metrics
 
 COLOURS = {WARM: "#8c8c8c", "rl": "#0072b2", "operator": "#d55e00", "continued": "#009e73"}
@@ -49,8 +49,8 @@ def draw_training(pipeline: Pipeline, file: Path) -> None:
         panels, ((("direct", "draft"), "attempts"), (("refine",), "refinements")), strict=True
     ):
         for arm in MAIN:
-            offset = pipeline.scale.steps // 2 if arm.after else 0
-            for number, seed in enumerate(pipeline.scale.seeds):
+            offset = pipeline.scale.half if arm.after else 0
+            for number, seed in enumerate(pipeline.scale.all_seeds):
                 metrics = pipeline.training(seed, arm.name) / METRICS
                 steps, shares = _curve(metrics, roles)
                 if len(steps):

@@ -1,100 +1,85 @@
-"""The table of a study, in Markdown."""
+"""The tables of a study, in Markdown."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.studies.training.arms import ABLATIONS, MAIN, TITLES, WARM
 from benchmarks.studies.training.commands import COSTS
-from benchmarks.studies.training.contrasts import EFFECT, PRIMARY, SECONDARY, Contrast
-from benchmarks.studies.training.intervals import Estimated, differences, estimated
-from benchmarks.studies.training.measured import Measured, Values, measured, reading
+from benchmarks.studies.training.contrasts import EFFECT, LEVEL, PRIMARY, SECONDARY
+from benchmarks.studies.training.intervals import Estimated
+from benchmarks.studies.training.losses import outcomes
+from benchmarks.studies.training.measured import reading
 from benchmarks.studies.training.pipeline import STRATEGIES, Pipeline
+from benchmarks.studies.training.scale import Scale
+from benchmarks.studies.training.study import NAMES, PASS, Study
+from pdr_graph.eval.decomposition import Outcome
 from pdr_graph.eval.pairs import holm
 from pdr_graph.train.metrics import METRICS, read_metrics
-
-NAMES = {
-    "long_cot": "long CoT",
-    "sr": "SR, 4 calls",
-    "pdr_1": "PDR, 1 round",
-    "pdr_2": "PDR, 2 rounds",
-    "majority": "majority@4",
-}
-PASS = "pass@4"
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """All evaluations that are there, by arm and seed."""
-
-    models: Mapping[str, Mapping[int, Measured]]
-
-    def values(self, arm: str, strategy: str) -> dict[int, Values]:
-        """Return accuracy on each problem, by seed."""
-        return {
-            seed: each.any_draft_P("majority") if strategy == PASS else each.accuracy_P(strategy)
-            for seed, each in self.models.get(arm, {}).items()
-        }
-
-    def estimate(self, arm: str, strategy: str) -> Estimated | None:
-        """Return the accuracy of an arm; None where it was not evaluated."""
-        values = self.values(arm, strategy)
-        return estimated(np.stack(list(values.values()))) if values else None
-
-    def contrast(self, contrast: Contrast) -> Estimated | None:
-        """Return the difference; None where a side is missing."""
-        first, second = self.values(*contrast.reference), self.values(*contrast.other)
-        return estimated(differences(first, second)) if first.keys() & second.keys() else None
-
-
-def study_of(pipeline: Pipeline) -> Study:
-    """Read what is there."""
-    models: dict[str, dict[int, Measured]] = {}
-    for name in (WARM, *(arm.name for arm in (*MAIN, *ABLATIONS))):
-        for seed in pipeline.scale.seeds:
-            found = measured(pipeline.evaluation(seed, name))
-            if found is not None and (pipeline.evaluation(seed, name) / "done").exists():
-                models.setdefault(name, {})[seed] = found
-    return Study(models)
 
 
 def page(pipeline: Pipeline, study: Study) -> str:
     """Lay everything out."""
     scale = pipeline.scale
     main = [name for name in (WARM, *(arm.name for arm in MAIN)) if name in study.models]
+    known = [name for name in TITLES if name in study.models]
     parts = [
         "# What training gains, measured\n",
-        f"Seeds {', '.join(map(str, scale.seeds))}; {scale.steps} steps of 8 problems with 15 rows "
-        f"each; {scale.held_out} held-out problems.\n",
+        f"Seeds {_listed(study.seeds)}; {scale.steps} steps of 8 problems with 15 rows each; "
+        f"{scale.held_out} held-out problems.\n",
         "## Accuracy, %\n",
         _accuracy(study, main),
-        "## Planned contrasts, points\n",
-        _contrasts(study),
+        *_tested(scale, study),
         "## How a workspace is read (PDR, 1 round)\n",
-        _reading(study, [name for name in TITLES if name in study.models]),
+        _reading(study, known),
+        "## Where samples of PDR end, %\n",
+        _losses(pipeline, study, known),
     ]
-    seeds = scale.ablation_seeds
     varied = [arm.name for arm in ABLATIONS if arm.name in study.models]
     if varied:
         parts += [
-            f"## Ablations: seeds {', '.join(map(str, seeds))}, {scale.ablation_steps} steps\n",
+            f"## Ablations: seeds {_listed(scale.ablation_seeds)}, {scale.half} steps\n",
             _accuracy(study, varied),
         ]
     return "\n".join([*parts, "## Cost\n", _cost(pipeline)])
 
 
+def _tested(scale: Scale, study: Study) -> list[str]:
+    parts = [
+        f"## Planned contrasts: seeds {_listed(scale.seeds)}, points\n",
+        _contrasts(study.of(scale.seeds)),
+    ]
+    if study.of(scale.replication).models:
+        parts += [
+            f"## The replication alone: seeds {_listed(scale.replication)}, points\n",
+            _contrasts(study.of(scale.replication)),
+            "## All seeds, a description: the first had been seen when the others were planned\n",
+            _contrasts(study),
+        ]
+    return parts
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
 def _accuracy(study: Study, arms: Sequence[str]) -> str:
+    """Return means with intervals, and the seeds by themselves below."""
     columns = [*STRATEGIES, PASS]
-    rows = []
+    means, seeds = [], []
     for arm in arms:
-        cells = [study.estimate(arm, column) for column in columns]
-        shown = [f"{100 * c.mean:.1f} ({_by_seed(c)})" for c in cells if c is not None]
-        rows.append([TITLES[arm], *shown])
-    heads = ["after (each seed in brackets)", *(NAMES.get(each, each) for each in columns)]
-    return _table(heads, rows)
+        found = [each for each in (study.estimate(arm, c) for c in columns) if each is not None]
+        means.append([TITLES[arm], *(_percent(each) for each in found)])
+        seeds.append([TITLES[arm], *(_by_seed(each) for each in found)])
+    names = [NAMES.get(each, each) for each in columns]
+    return "\n".join([_table(["after", *names], means), _table(["by seed", *names], seeds)])
+
+
+def _percent(estimate: Estimated) -> str:
+    low, high = max(0.0, estimate.low), min(1.0, estimate.high)
+    return f"{100 * estimate.mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _by_seed(estimate: Estimated) -> str:
@@ -109,7 +94,6 @@ def _contrasts(study: Study) -> str:
     rows = []
     for each, estimate in done:
         p_value = estimate.p_value if each is PRIMARY else next(p_values)
-        clear = estimate.low > 0 or estimate.high < 0
         rows.append(
             [
                 f"**{each.question}**" if each is PRIMARY else each.question,
@@ -118,7 +102,7 @@ def _contrasts(study: Study) -> str:
                 f"{100 * estimate.high:+.1f})",
                 ", ".join(f"{100 * value:+.1f}" for value in estimate.by_seed),
                 f"{p_value:.3g}",
-                "yes" if clear and abs(estimate.mean) >= EFFECT else "no",
+                "yes" if p_value < LEVEL and abs(estimate.mean) >= EFFECT else "no",
             ]
         )
     heads = ["question", "difference", "points (95 % interval)", "by seed", "p", "effect"]
@@ -148,6 +132,24 @@ def _reading(study: Study, arms: Sequence[str]) -> str:
     )
 
 
+def _losses(pipeline: Pipeline, study: Study, arms: Sequence[str]) -> str:
+    """Return the classes of loss as columns, each row summing to 100 %."""
+    counted = {
+        f"{TITLES[arm]}: {NAMES[strategy]}": outcomes(
+            [pipeline.evaluation(seed, arm) for seed in study.models[arm]], strategy
+        )
+        for arm in arms
+        for strategy in ("pdr_1", "pdr_2")
+    }
+    classes = [each for each in Outcome if any(counts[each] for counts in counted.values())]
+    rows = [
+        [name, *(f"{100 * counts[each] / counts.total():.1f}" for each in classes)]
+        for name, counts in counted.items()
+    ]
+    heads = ["after, used by", *(each.value for each in classes)]
+    return _table(heads, rows)
+
+
 def _cost(pipeline: Pipeline) -> str:
     rows = []
     spent: dict[str, list[float]] = {}
@@ -167,7 +169,7 @@ def _sampled(pipeline: Pipeline) -> str:
     for arm in MAIN:
         sampled = [
             sum(line.get("tokens/sampled", 0.0) for line in read_metrics(folder / METRICS))
-            for folder in (pipeline.training(seed, arm.name) for seed in pipeline.scale.seeds)
+            for folder in (pipeline.training(seed, arm.name) for seed in pipeline.scale.all_seeds)
             if (folder / METRICS).exists()
         ]
         if sampled:

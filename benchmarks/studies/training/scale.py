@@ -12,23 +12,34 @@ class Scale:
 
     seeds: tuple[int, ...] = (1, 2, 3)
     """Each has a warm start of its own and the RL runs from it."""
+    replication: tuple[int, ...] = (4, 5, 6, 7, 8)
+    """Seeds that were planned when the others had been measured; tested by themselves."""
     ablation_seeds: tuple[int, ...] = (1,)
     steps: int = 120
     """RL steps of a main arm."""
-    ablation_steps: int = 60
     held_out: int = 500
     """Problems of every evaluation, one attempt of each strategy at each."""
     train_problems: int = 4000
     warm_updates: int = 1500
+
+    @property
+    def half(self) -> int:
+        """Return the RL steps of an ablation, and of an arm before another goes on from it."""
+        return self.steps // 2
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Return those of the plan, then those of the replication."""
+        return self.seeds + self.replication
 
 
 def quick() -> Scale:
     """Return sizes that take minutes and show nothing but that every part works."""
     return Scale(
         seeds=(1, 2),
+        replication=(),
         ablation_seeds=(),
         steps=12,
-        ablation_steps=2,
         held_out=12,
         train_problems=64,
         warm_updates=300,

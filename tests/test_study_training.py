@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.studies.training.arms import ABLATIONS, MAIN, WARM
 from benchmarks.studies.training.intervals import differences, estimated
+from benchmarks.studies.training.losses import outcomes
 from benchmarks.studies.training.measured import Measured, reading
 from benchmarks.studies.training.pipeline import Pipeline
 from benchmarks.studies.training.scale import Scale, quick
@@ -24,7 +25,9 @@ from benchmarks.studies.training.task import (
     write_questions,
 )
 from pdr_graph.answers import check
+from pdr_graph.eval.decomposition import Outcome
 from pdr_graph.train.settings_file import load_train_settings
+from tests.eval.recorded import draft, sample, workspace, write_run
 
 
 @given(seed=st.integers(0, 10_000))
@@ -141,6 +144,22 @@ def test_seeds_of_the_replication_are_tested_by_themselves():
     replication = study.of(Scale().replication)
     assert replication.models == {"rl": {4: sample}}
     assert (study.seeds, replication.seeds) == ([1, 4], [4])
+
+
+def test_classes_of_loss_are_counted_over_the_seeds_of_one_strategy(tmp_path):
+    """Two seeds' samples of the strategy add up; those of another strategy stay out."""
+    folders = []
+    for seed, answer in enumerate(["7", "8"]):
+        drafts = [draft(0, "7"), draft(1, "5")]
+        samples = [
+            sample("pdr_1", answer=answer, drafts=drafts, workspaces=[workspace(True)]),
+            sample("long_cot", answer="7"),
+        ]
+        folder = tmp_path / f"seed{seed}"
+        folders.append(write_run(folder, samples, arms=("pdr_1", "long_cot")))
+    counts = outcomes(folders, "pdr_1")
+    assert counts.total() == 2
+    assert counts[Outcome.CORRECT_WITH_MAJORITY] == counts[Outcome.LOST_IN_REFINEMENT] == 1
 
 
 def test_models_are_evaluated_with_the_prompts_they_were_trained_with():

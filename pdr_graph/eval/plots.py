@@ -17,12 +17,15 @@ from pdr_graph.eval.comparison import Comparison
 from pdr_graph.eval.stats import Estimate
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX<>*"
+MARKERS = "osD^vPX<>*hp"
 TITLES = {
     "b_seq": "B_seq: tokens one after another, a sample",
     "b_total": "B_total: tokens of all calls, a sample",
 }
 FORMATS = ("png", "svg")
+NARROW, WIDE = 5, 400
+"""Ratios of an axis's ends: below, 1, 2 and 5 times a power of ten may be a single tick; above,
+they touch."""
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
@@ -89,9 +92,12 @@ def _bars(
 
 def _plain_ticks(axes: Any) -> None:  # Any: matplotlib's own class
     """Write 2,000 and 5,000 rather than powers of ten, few enough not to touch."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axes.margins(x=0.15)
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    low, high = axes.get_xlim()
+    subs = (1.0,) if high > WIDE * low else (1.0, 2.0, 5.0)
+    narrow = high < NARROW * low
+    axes.xaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(base=10, subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.train.recorded_calls import TRAJECTORIES
+from pdr_graph.train.run_name import version_of
 from pdr_graph.train.trajectory import Trajectory, append_trajectories
 
 
@@ -29,13 +30,14 @@ def forget_after(folder: Path, update: int) -> None:
     part = file.with_suffix(".part")
     with file.open("rb") as lines, part.open("wb") as kept:
         for number, line in enumerate(lines, start=1):
-            if line.endswith(b"\n") and _drawn_before(update, line, f"{file} line {number}"):
+            if line.endswith(b"\n") and _version(line, f"{file} line {number}") < update:
                 kept.write(line)
     part.replace(file)
 
 
-def _drawn_before(update: int, line: bytes, where: str) -> bool:
+def _version(line: bytes, where: str) -> int:
     try:
-        return all(call["policy_version"] < update for call in json.loads(line)["calls"])
+        # Not of its calls: all of them may have failed.
+        return version_of(json.loads(line)["thread_id"])
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{where} is no trajectory; remove the line") from None

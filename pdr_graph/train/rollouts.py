@@ -27,6 +27,7 @@ from pdr_graph.train.advantage import DistillCredit, DraftCredit, Row, rows_of
 from pdr_graph.train.judged_calls import role_of
 from pdr_graph.train.plan import Plan, config_of_run
 from pdr_graph.train.recording import Recorder
+from pdr_graph.train.run_name import run_name
 from pdr_graph.train.trajectory import Role, Trajectory
 
 T = TypeVar("T")
@@ -176,7 +177,7 @@ class Collector:
             run(
                 problem,
                 plan,
-                f"v{policy_version}-s{seed}-p{position}-r{index}",
+                run_name(policy_version, seed, position, index),
                 derived_seed(seed, position, problem.id, index),
             )
             for position, (problem, plan) in enumerate(zip(problems, plans, strict=True))

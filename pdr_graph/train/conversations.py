@@ -16,6 +16,9 @@ from pdr_graph.errors import ConfigError
 Conversation = dict[str, list[dict[str, str]]]
 """`prompt` and `completion`, each a list of messages."""
 
+_SHOWN = 40
+"""Characters of a prompt's end in a message."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -82,8 +85,9 @@ def fitting(
     """Leave out the rows of more than `most` tokens, as the chat template writes them.
 
     Raises:
-        ConfigError: none is left.
+        ConfigError: none is left, or the template does not write rows as the model is asked.
     """
+    _refuse_rewritten(conversations, tokenizer, variables)
     kept = [each for each in conversations if _length(each, tokenizer, variables) <= most]
     if not kept:
         raise ConfigError(
@@ -94,6 +98,55 @@ def fitting(
 
 
 def _length(conversation: Conversation, tokenizer: Any, variables: Mapping[str, Any]) -> int:
-    turns = [*conversation["prompt"], *conversation["completion"]]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, **variables)
+    text = _whole(conversation, tokenizer, variables)
     return len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _whole(conversation: Conversation, tokenizer: Any, variables: Mapping[str, Any]) -> str:
+    turns = [*conversation["prompt"], *conversation["completion"]]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, **variables)
+    return text
+
+
+def _refuse_rewritten(
+    conversations: list[Conversation], tokenizer: Any, variables: Mapping[str, Any]
+) -> None:
+    """Refuse a template by which less, or something else, is learnt than what was said.
+
+    TRL learns what follows the prompt, as far as the whole row begins with it. Templates that are
+    made for chat rewrite the assistant's turns: they leave thoughts out, or end a prompt by the
+    opening of a thought.
+
+    Raises:
+        ConfigError: it does; the sentence has the first such row, and how many there are.
+    """
+    left_out, otherwise = [], []
+    for number, row in enumerate(conversations, start=1):
+        whole = _whole(row, tokenizer, variables)
+        prompt: str = tokenizer.apply_chat_template(
+            row["prompt"], tokenize=False, add_generation_prompt=True, **variables
+        )
+        if not whole.startswith(prompt):
+            otherwise.append((number, prompt))
+        elif not all(_solid(each["content"]) in _solid(whole) for each in row["completion"]):
+            left_out.append(number)
+    if otherwise:
+        number, prompt = otherwise[0]
+        raise ConfigError(
+            f"the chat template writes the prompt of warm-start row {number} in another way when "
+            f"its reply follows ({len(otherwise)} of {len(conversations)} rows): the model is "
+            f"asked by {prompt[-_SHOWN:]!r} and would not learn to go on from there; change the "
+            "model folder's template so that what follows the prompt is the reply, word for word"
+        )
+    if left_out:
+        raise ConfigError(
+            f"the chat template leaves out a part of the reply of warm-start row {left_out[0]} "
+            f"({len(left_out)} of {len(conversations)} rows), which would not be learnt; make data "
+            "without thoughts (`pdr-graph train-data --no-thoughts`), or change the model folder's "
+            "template"
+        )
+
+
+def _solid(text: str) -> str:
+    """Return a text without its blanks, which templates trim and add."""
+    return "".join(text.split())

@@ -65,6 +65,60 @@ def test_rows_that_do_not_fit_are_counted():
         fitting(rows, tokenizer, 6)
 
 
+REPLIES = (
+    "{% for m in messages %}{{ '<user>' if m['role'] == 'user' else '<assistant>' }}{{ TEXT }}"
+)
+CUT = "(m['content'].split('</think>') | last)"
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (
+            # As DeepSeek-R1's distilled models have it.
+            "{{ '<assistant><think>' if add_generation_prompt else '' }}",
+            r"prompt of warm-start row 2 in another way when its reply follows \(2 of 3 rows\): "
+            r"the model is asked by '<user>2\+2<assistant><think>' and would",
+        ),
+        (
+            "{{ '<assistant>' if add_generation_prompt else '' }}",
+            r"leaves out a part of the reply of warm-start row 2 \(2 of 3 rows\), which would not "
+            r"be learnt; make data without thoughts \(`pdr-graph train-data --no-thoughts`\)",
+        ),
+    ],
+    ids=["begins a thought", "leaves thoughts out"],
+)
+def test_a_template_that_rewrites_replies_is_refused(template, sentence):
+    """Less would be learnt than was said; the sentence names a row, how many, and what helps."""
+    pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
+    from tests.policy.tiny_model import tiny_tokenizer
+
+    thought = "<think>one more</think>"
+    rows = [
+        row("1+1", "<think>two"),
+        row("2+2", f"{thought} four"),
+        row("3+3", f"{thought} six"),
+    ]
+    tokenizer = tiny_tokenizer()
+    assert fitting(rows, tokenizer, 100).too_long == 0
+    tokenizer.chat_template = REPLIES.replace("TEXT", CUT) + "{% endfor %}" + template
+    with pytest.raises(ConfigError, match=sentence):
+        fitting(rows, tokenizer, 100)
+
+
+def test_blanks_that_a_template_adds_are_no_rewriting():
+    """Nor those that it takes away around what was said."""
+    pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
+    from tests.policy.tiny_model import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        REPLIES.replace("TEXT", "m['content'].strip() + ' '")
+        + "{% endfor %}{{ '<assistant>' if add_generation_prompt else '' }}"
+    )
+    assert fitting([row("1+1", "\n two\n")], tokenizer, 100).too_long == 0
+
+
 @pytest.mark.filterwarnings("ignore")  # of the libraries below
 def test_only_the_reply_is_learnt(tmp_path):
     """The labels of a batch are the reply and the token that ends it; the prompt has none."""

@@ -135,6 +135,7 @@ def training_arguments(
             "logging_steps": 1,
             "report_to": [],
             "disable_tqdm": True,
+            "log_level_replica": "error",  # as `quiet_libraries` has it on the main one
             "remove_unused_columns": False,
             **more,
         }

@@ -169,6 +169,7 @@ def warm_start_arguments(
         logging_steps=1,
         report_to=[],
         disable_tqdm=True,
+        log_level_replica="error",  # as `quiet_libraries` has it on the main one
         ddp_find_unused_parameters=False,
     )
 

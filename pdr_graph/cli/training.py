@@ -6,8 +6,10 @@ from pathlib import Path
 
 from pdr_graph.cli.estimate_table import show_estimate
 from pdr_graph.cli.output import Output
-from pdr_graph.train.launch import check_launch, read_launch
+from pdr_graph.cli.training_voice import one_voice
+from pdr_graph.train.launch import Launch, check_launch, read_launch
 from pdr_graph.train.preparation import prepare
+from pdr_graph.train.settings import TrainSettings
 from pdr_graph.train.settings_file import load_train_settings
 
 RUNS = Path("runs")
@@ -32,13 +34,28 @@ class Asked:
 
 def train_command(asked: Asked, *, dry_run: bool, output: Output) -> None:
     """Train, or go on with a run; or say what it would need."""
-    settings = load_train_settings(asked.config, asked.given, asked.overrides)
     launch = read_launch()
-    if dry_run:
-        show_estimate(prepare(settings), output)
-        return
+    with one_voice(launch):
+        if dry_run:
+            _estimate(asked, launch, output)
+        else:
+            _train(asked, launch, output)
+
+
+def _estimate(asked: Asked, launch: Launch, output: Output) -> None:
+    prepared = prepare(_settings(asked))
+    if launch.is_main:
+        show_estimate(prepared, output)
+
+
+def _train(asked: Asked, launch: Launch, output: Output) -> None:
+    settings = _settings(asked)
     check_launch(launch, settings)
     prepared = prepare(settings)
     from pdr_graph.cli.training_run import carry_out
 
     carry_out(prepared, asked.folder, launch, output)
+
+
+def _settings(asked: Asked) -> TrainSettings:
+    return load_train_settings(asked.config, asked.given, asked.overrides)

@@ -26,7 +26,7 @@ class TrainingBoard:
         self.update, self.total = 0, 0
         self.figures: dict[str, float] = {}
         self._output = output
-        self._live = False
+        self._live: Live | None = None
         self._updates_per_step = 1
         self._from, self._began = 0, 0.0
         self._told_at: float | None = None
@@ -120,22 +120,27 @@ class TrainingBoard:
     def shown(self) -> Iterator[None]:
         """Show the board for as long as the block lasts, live where there is a terminal."""
         console = self._output.stderr
-        self._live = console.is_terminal and not console.is_dumb_terminal and not self._output.quiet
-        if not self._live:
+        if not console.is_terminal or console.is_dumb_terminal or self._output.quiet:
             yield
             return
+        self._live = Live(
+            _Lines(self),
+            console=console,
+            refresh_per_second=REFRESH_PER_S,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         try:
-            with Live(
-                _Lines(self),
-                console=console,
-                refresh_per_second=REFRESH_PER_S,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            ):
+            with self._live:
                 yield
         finally:
-            self._live = False
+            self._live = None
+
+    def hide(self) -> None:
+        """Take the live lines off the terminal, and give it its cursor back."""
+        if self._live is not None:
+            self._live.stop()
 
 
 class _Lines:

@@ -1,62 +1,22 @@
 """Carries a training run out, or goes on with it: signals, the folder's claim, the way on."""
 
+import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from time import monotonic
-from types import FrameType
 
 from pdr_graph.cli.ending import RunEndedError
 from pdr_graph.cli.output import Output
-from pdr_graph.cli.signals import SIGNALS
 from pdr_graph.cli.training_board import TrainingBoard
+from pdr_graph.cli.training_stop import Stop
 from pdr_graph.cli.training_summary import show_summary
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.launch import Launch
+from pdr_graph.train.launch import Launch, LostRankError
 from pdr_graph.train.preparation import Prepared
 from pdr_graph.train.run_folder import TrainFolder, header_of, refuse_changes
 
-SAME_S = 1.0
-"""A launcher passes on what the terminal has sent to all: within this it is one signal."""
 GOES_ON = "the same command goes on"
-
-
-@dataclass(slots=True)
-class Stop:
-    """Listens for the signals that end a run: the first lets an update end, the second kills."""
-
-    say: Callable[[str], None]
-    received: int | None = None
-    """The first signal's number; None as long as there was none."""
-    _at: float = 0.0
-    _before: dict[int, object] = field(default_factory=dict)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take over the signals for as long as the block lasts."""
-        self._before = {each: signal.signal(each, self._on_signal) for each in SIGNALS}
-        try:
-            yield
-        finally:
-            for each, handler in self._before.items():
-                signal.signal(each, handler)  # type: ignore[arg-type]  # what it was before
-
-    def asked(self) -> bool:
-        """Return whether to stop."""
-        return self.received is not None
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received, self._at = number, monotonic()
-            self.say(
-                "stopping: the update under way is finished and a checkpoint written; a second "
-                "signal stops at once, and costs what came after the last checkpoint"
-            )
-        elif monotonic() - self._at > SAME_S:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
 
 
 def carry_out(prepared: Prepared, path: Path, launch: Launch, output: Output) -> None:
@@ -86,8 +46,9 @@ def _train(
     launch: Launch,
     output: Output,
 ) -> None:
-    stop = Stop(output.tell if launch.is_main else lambda line: None)
     board = TrainingBoard(output)
+    tell = output.tell if launch.is_main else _nothing
+    stop = Stop(tell, leave=lambda number: _leave(number, board, tell))
     with ExitStack() as stack:
         stack.enter_context(stop.listening())
         stack.enter_context(board.shown())
@@ -96,18 +57,40 @@ def _train(
 
         if launch.is_main:
             stack.enter_context(claim)
+            if folder.finished:
+                raise ConfigError(
+                    f"another process has done the run in {str(folder.path)!r} meanwhile; the same "
+                    "command shows what came of it"
+                )
         session = Session(prepared, folder, board if launch.is_main else None, stop.asked)
+        stop.starting = lambda: not session.updating
         try:
             finished = session.run()
-        except ConfigError:
-            raise
         # Whatever ended the run, the top of the command line says it; here we add the way on.
         except Exception as error:
-            if not session.begun:
+            stop.deaf = launch.is_main and launch.world_size > 1
+            if isinstance(error, ConfigError) or not session.begun:
                 raise
-            raise RunEndedError(_way_on(board), None, error) from error
+            raise RunEndedError(_way_on(board), None, _named(error)) from error
     if not finished:
         raise RunEndedError(_way_on(board), 128 + (stop.received or signal.SIGINT), None)
+
+
+def _named(error: Exception) -> Exception:
+    from pdr_graph.train.together import is_of_a_lost_rank
+
+    return LostRankError() if is_of_a_lost_rank(error) else error
+
+
+def _leave(number: int, board: TrainingBoard, tell: Callable[[str], None]) -> None:
+    """End this process at once, whatever its main thread does."""
+    board.hide()
+    tell(_way_on(board))
+    os._exit(128 + number)
+
+
+def _nothing(line: str) -> None:
+    """Tell nobody: the main process does."""
 
 
 def _way_on(board: TrainingBoard) -> str:

@@ -1,9 +1,9 @@
-"""What `accelerate launch` told this process: how many there are, and which it is."""
+"""What `accelerate launch` or `torchrun` told this process: how many there are, and which it is."""
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, PDRError
 from pdr_graph.train.settings import TrainSettings
 
 
@@ -16,11 +16,27 @@ class Launch(BaseSettings):
     rank: int = Field(0, ge=0)
     accelerate_use_fsdp: bool = False
     accelerate_use_deepspeed: bool = False
+    accelerate_mixed_precision: str | None = None
+    """None where it was not `accelerate launch`, which always sets it."""
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
+
+
+class RankError(PDRError, RuntimeError):
+    """Another rank failed, or the main one tells what this one failed of."""
+
+
+class LostRankError(PDRError, ConnectionError):
+    """Another rank is gone without a word."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another process of the run has ended, or cannot be reached any more; the launcher "
+            "says which, and what ended it"
+        )
 
 
 def read_launch() -> Launch:
@@ -49,10 +65,15 @@ def check_launch(launch: Launch, settings: TrainSettings) -> None:
     asked = settings.devices.processes
     if launch.world_size != asked:
         started = "1 was" if launch.world_size == 1 else f"{launch.world_size} were"
+        words = f"accelerate launch --num_processes {asked}"
+        why = "; use"
+        if launch.world_size == 1 and launch.accelerate_mixed_precision is not None:
+            # It says nothing of it.
+            words = f"torchrun --nproc_per_node {asked}"
+            why = ": `accelerate launch` starts no more with --cpu, or without a second GPU; use"
         raise ConfigError(
-            f"devices.processes is {asked} and {started} started; use `accelerate launch "
-            f"--num_processes {asked} -m pdr_graph.cli train …`, or set devices.processes "
-            f"{launch.world_size}"
+            f"devices.processes is {asked} and {started} started{why} `{words} -m pdr_graph.cli "
+            f"train …`, or set devices.processes {launch.world_size}"
         )
     shards = launch.accelerate_use_fsdp or launch.accelerate_use_deepspeed
     if settings.devices.sharded and not shards:

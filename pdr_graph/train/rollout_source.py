@@ -24,6 +24,7 @@ from pdr_graph.train.push.protocol import WeightPush
 from pdr_graph.train.schedule import Schedule, share_of
 from pdr_graph.train.scoring import Scores
 from pdr_graph.train.step_rows import StepRows
+from pdr_graph.train.together import together
 from pdr_graph.train.trajectory import Trajectory
 
 
@@ -89,12 +90,13 @@ class RolloutSource:
         Raises:
             DriftError: the policy is not the model.
             PushError: it did not take the weights.
+            RankError: something failed on another rank.
         """
         version = step * self.num_updates
         began = perf_counter()
         self._bring_up(model, version)
         pushed = perf_counter()
-        collected = self._collect(step, version, model)
+        collected = together(lambda: self._collect(step, version, model), self.accelerator)
         seconds = perf_counter() - pushed
         rows = filled(collected.rows, self.schedule.num_rows)
         kept = [row for row in rows if row is not None]
@@ -120,8 +122,7 @@ class RolloutSource:
 
     def _bring_up(self, model: nn.Module, version: int) -> None:
         if self._pushed != version:
-            self.push.push(model, version)
-            self.accelerator.wait_for_everyone()
+            together(lambda: self.push.push(model, version), self.accelerator)
             self._pushed = version
 
     def _collect(self, step: int, version: int, model: nn.Module) -> Collected:
@@ -154,5 +155,6 @@ class RolloutSource:
         # Together, so that all ranks stop where one has to.
         drifts: list[Drift] = gather_object([here])
         drift = over_ranks(drifts)
-        self.guard.judge(drift, version, self.push.cause)
+        guard, cause = self.guard, self.push.cause
+        together(lambda: guard.judge(drift, version, cause), self.accelerator)
         return {"drift/largest": drift.largest, "drift/mean": drift.mean}

@@ -35,6 +35,7 @@ from pdr_graph.train.warm_start import WarmStartTrainer, warm_start_arguments
 from pdr_graph.train.watcher import Watcher
 
 try:
+    from accelerate import PartialState
     from trl import GRPOConfig
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
@@ -51,6 +52,8 @@ class Session:
     stop_asked: Callable[[], bool]
     begun: bool = False
     """Whether a trainer was started: from there on something may be lost, or is to be resumed."""
+    updating: bool = False
+    """Whether one is at work on every rank: only then a stop waits for the end of an update."""
 
     def run(self) -> bool:
         """Do what is left of the run; returns whether all is done, or it was asked to stop.
@@ -68,8 +71,8 @@ class Session:
             start = self.folder.model if alone else self.folder.warm_start / MODEL
             if not start.is_dir() and not self._warm_start(start):
                 return False
-            if alone:
-                return True
+            if alone or self.stop_asked():
+                return alone
         return self._reinforce(start)
 
     def _warm_start(self, place: Path) -> bool:
@@ -119,6 +122,7 @@ class Session:
         if stop.stopped:
             return False
         save_model(trainer, tokenizer, place)
+        self.updating = False
         del trainer, model
         gc.collect()
         return True
@@ -173,6 +177,8 @@ class Session:
             last = last_checkpoint(folder)
             update = 0 if last is None else update_of(last)
             self.watcher.begins(stage, update, total, updates_per_step)
+        PartialState().wait_for_everyone()
+        self.updating = True
 
     def _log(self, stage: Stage, updates_per_step: int, update: int) -> MetricsLog | None:
         if self.watcher is None:

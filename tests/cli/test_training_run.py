@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from multiprocessing.process import BaseProcess
@@ -16,7 +18,7 @@ torch = pytest.importorskip("torch", reason="needs torch, of the extra train: ma
 
 from pdr_graph.cli import run  # noqa: E402
 from pdr_graph.policy.folder import open_folder  # noqa: E402
-from tests.train.processes import exit_code, start, start_ranks  # noqa: E402
+from tests.train.processes import exit_code, free_port, start, start_ranks  # noqa: E402
 from tests.train.toy_run import Toy, write_toy  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries below, in this process
@@ -155,6 +157,45 @@ def test_a_signal_lets_the_update_end(toy, whole, tmp_path):
     assert figures(out) == figures(whole)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_it_imports_a_signal_ends_it_at_once(toy, tmp_path, number):
+    """It has nothing to lose: no update is waited for, and the usual line says how to go on."""
+    words = ["train", "--config", str(toy.config), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "pdr_graph.cli", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "loading torch, transformers and trl\n"
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 128 + number
+    assert rest == "stopped; the same command goes on\n"
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_while_it_waits_for_other_processes_a_signal_ends_it_at_once(toy, tmp_path):
+    """Then no code of Python runs in its main thread."""
+    out = tmp_path / "run"
+    words = ["train", "--config", str(toy.config), "--out", str(out)]
+    words += ["--set", "devices.processes=2", "--set", "optimiser.micro_batch_rows=3"]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    alone = start(command, words, str(out), RANK="0", LOCAL_RANK="0", **meeting)
+    deadline = time.monotonic() + 300
+    while not listens(int(meeting["MASTER_PORT"])):
+        assert time.monotonic() < deadline
+        assert alone.is_alive()
+        time.sleep(0.02)
+    os.kill(alone.pid, signal.SIGTERM)
+    assert exit_code(alone, within_s=60) == 128 + signal.SIGTERM
+    said = Path(f"{out}.err").read_text().splitlines()
+    assert said[-1] == "stopped; the same command goes on"
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody listens at a port of this machine."""
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_a_finished_run_is_shown_again(toy, whole, capsys):
     """The same command trains no more, and says what came of it."""
     words = ["train", "--config", str(toy.config), "--out", str(whole)]
@@ -186,8 +227,10 @@ def test_two_processes_do_not_train_in_one_folder(toy, tmp_path, capsys):
     out = tmp_path / "run"
     process = begin(toy, out)
     wait_for(process, out, 1)
+    os.kill(process.pid, signal.SIGSTOP)
     assert run(["train", "--config", str(toy.config), "--out", str(out)]) == 2
     assert f"another process trains in '{out}'; wait until it has ended" in capsys.readouterr().err
+    os.kill(process.pid, signal.SIGCONT)
     assert exit_code(process) == 0
 
 

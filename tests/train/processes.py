@@ -26,7 +26,7 @@ def start_ranks(number: int, target: Callable[..., None], *args: object) -> list
     meeting = {
         "WORLD_SIZE": str(number),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
     }
     return [
         start(target, *args, RANK=str(rank), LOCAL_RANK=str(rank), **meeting)
@@ -55,7 +55,8 @@ def _run(
     target(*args)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -30,12 +30,12 @@ from pdr_graph.train.saving import last_checkpoint, update_of
 from pdr_graph.train.schedule import Schedule
 from pdr_graph.train.settings import TrainSettings
 from pdr_graph.train.stopping import StopWhenAsked
+from pdr_graph.train.together import meet
 from pdr_graph.train.trainer import OperatorTrainer
 from pdr_graph.train.warm_start import WarmStartTrainer, warm_start_arguments
 from pdr_graph.train.watcher import Watcher
 
 try:
-    from accelerate import PartialState
     from trl import GRPOConfig
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
@@ -64,6 +64,7 @@ class Session:
             PushError, EndpointError, CallError: the policy failed.
         """
         quiet_libraries()
+        meet(cpu=uses_cpu())
         settings = self.prepared.settings
         start = settings.model
         if settings.warm_start is not None:
@@ -177,7 +178,7 @@ class Session:
             last = last_checkpoint(folder)
             update = 0 if last is None else update_of(last)
             self.watcher.begins(stage, update, total, updates_per_step)
-        PartialState().wait_for_everyone()
+        meet(cpu=uses_cpu())
         self.updating = True
 
     def _log(self, stage: Stage, updates_per_step: int, update: int) -> MetricsLog | None:

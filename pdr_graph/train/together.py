@@ -1,11 +1,12 @@
-"""What each rank does alone in a step: where it fails on one, it ends all of them, with a sentence.
+"""How the ranks of a run meet, and what becomes of all where one fails at what it does alone.
 
-Otherwise the others would wait in their next collective operation for one that never comes.
+Without it the others would wait in their next collective operation for one that never comes.
 """
 
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 from pdr_graph.errors import ConfigError, PDRError
@@ -13,12 +14,16 @@ from pdr_graph.train.launch import RankError
 
 try:
     import torch
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
     from accelerate.utils import gather_object
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
 T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(hours=4)
+"""Of one rank for another. NCCL's own ten minutes are less than the rollouts of a step may take
+longer on one than on another; that a process has ended is for the launcher to see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,15 @@ class _Failure:
     sentence: str
     trace: str
     """Of the process that it happened in, for `--debug`."""
+
+
+def meet(*, cpu: bool) -> None:
+    """Wait until every rank is here; the first time, make the connections between them.
+
+    Args:
+        cpu: Whether they leave accelerators alone.
+    """
+    PartialState(cpu=cpu, timeout=LONGEST_WAIT).wait_for_everyone()
 
 
 def together(work: Callable[[], T], accelerator: Accelerator) -> T:

@@ -295,6 +295,9 @@ def test_the_launcher_and_the_settings_agree(model):
     two = settings_of(model, "devices.processes=2")
     with pytest.raises(ConfigError, match="is 2 and 1 was started; use `accelerate launch --num_p"):
         check_launch(Launch(world_size=1), two)
+    # It starts one where there is no second GPU, without a word.
+    with pytest.raises(ConfigError, match="without a second GPU; use `torchrun --nproc_per_node 2"):
+        check_launch(Launch(world_size=1, accelerate_mixed_precision="no"), two)
     check_launch(Launch(world_size=2), two)
     sharded = settings_of(model, "devices.processes=2", "devices.sharded=true")
     with pytest.raises(ConfigError, match=r"devices.sharded needs FSDP or DeepSpeed"):

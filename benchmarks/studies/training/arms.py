@@ -17,6 +17,8 @@ class Arm:
     """Arm whose first half it goes on from, for the second half; None starts at the warm start."""
     half_of: str | None = None
     """Arm whose first half is this one, so that it needs no training."""
+    against: str | None = None
+    """Arm that it is held against, where it is a variant."""
 
 
 WARM = "warm"
@@ -32,21 +34,34 @@ MAIN = (
 )
 """The arms of the planned contrasts."""
 
+_AS_PLANNED = "operator_half"
+
 ABLATIONS = (
-    Arm("rl_half", "no problem as a PDR round (ordinary RL)", half_of="rl"),
-    Arm("operator_half", "half of the problems as PDR rounds (operator RL)", half_of="operator"),
-    Arm("all_operator", "all problems as PDR rounds", {"rollouts.operator_fraction": "1.0"}),
-    Arm("alpha_0", "α = 0", {"objective.alpha": "0.0"}),
-    Arm("credit_none", "drafts without credit", {"objective.draft_credit": '"none"'}),
-    Arm("rounds_own", "whole rounds, drafts by their own answer", _ROUNDS),
+    Arm(_AS_PLANNED, "half of the problems as PDR rounds (operator RL)", half_of="operator"),
+    Arm("rl_half", "none as PDR rounds (ordinary RL)", half_of="rl", against=_AS_PLANNED),
+    Arm(
+        "all_operator",
+        "all problems as PDR rounds",
+        {"rollouts.operator_fraction": "1.0"},
+        against=_AS_PLANNED,
+    ),
+    Arm("alpha_0", "α = 0", {"objective.alpha": "0.0"}, against=_AS_PLANNED),
+    Arm(
+        "credit_none",
+        "drafts without credit",
+        {"objective.draft_credit": '"none"'},
+        against=_AS_PLANNED,
+    ),
+    Arm("rounds_own", "whole rounds, drafts by their own answer", _ROUNDS, against=_AS_PLANNED),
     Arm(
         "rounds_outcome",
         "whole rounds, drafts by the outcome",
         {**_ROUNDS, "objective.draft_credit": '"outcome"'},
+        against="rounds_own",
     ),
 )
-"""Variants of `operator` at half of its steps, after the two that they are held against. Credit by
-the outcome needs several workspaces of a problem: its reference is whole rounds, own credit."""
+"""Variants of `operator` at half of its steps. Credit by the outcome needs several workspaces of a
+problem, so it is held against whole rounds with the drafts' own credit."""
 
 TITLES: Mapping[str, str] = {
     WARM: "SFT (warm start)",

@@ -8,7 +8,13 @@ import numpy as np
 
 from benchmarks.studies.training.arms import ABLATIONS, MAIN, TITLES, WARM
 from benchmarks.studies.training.commands import COSTS
-from benchmarks.studies.training.contrasts import EFFECT, LEVEL, PRIMARY, SECONDARY
+from benchmarks.studies.training.contrasts import (
+    EFFECT,
+    LEVEL,
+    PRIMARY,
+    SECONDARY,
+    Contrast,
+)
 from benchmarks.studies.training.intervals import Estimated
 from benchmarks.studies.training.losses import outcomes
 from benchmarks.studies.training.measured import reading
@@ -42,6 +48,7 @@ def page(pipeline: Pipeline, study: Study) -> str:
         parts += [
             f"## Ablations: seeds {_listed(scale.ablation_seeds)}, {scale.half} steps\n",
             _accuracy(study, varied),
+            _variants(study),
         ]
     return "\n".join([*parts, "## Cost\n", _cost(pipeline)])
 
@@ -98,8 +105,7 @@ def _contrasts(study: Study) -> str:
             [
                 f"**{each.question}**" if each is PRIMARY else each.question,
                 f"{_title(each.other)} − {_title(each.reference)}",
-                f"{100 * estimate.mean:+.1f} ({100 * estimate.low:+.1f} to "
-                f"{100 * estimate.high:+.1f})",
+                _points(estimate),
                 ", ".join(f"{100 * value:+.1f}" for value in estimate.by_seed),
                 f"{p_value:.3g}",
                 "yes" if p_value < LEVEL and abs(estimate.mean) >= EFFECT else "no",
@@ -107,6 +113,26 @@ def _contrasts(study: Study) -> str:
         )
     heads = ["question", "difference", "points (95 % interval)", "by seed", "p", "effect"]
     return _table(heads, rows)
+
+
+def _variants(study: Study) -> str:
+    """Return what each ablation changes, paired by problem; nothing is said of other seeds."""
+    strategies = ("long_cot", "pdr_1", "pdr_2")
+    rows = []
+    for arm in ABLATIONS:
+        if arm.against is not None:
+            found = [
+                study.contrast(Contrast((arm.against, each), (arm.name, each), ""))
+                for each in strategies
+            ]
+            shown = [_points(each) for each in found if each is not None]
+            rows += [[arm.title, TITLES[arm.against], *shown]] if shown else []
+    return _table(["variant", "minus", *(f"{NAMES[each]}, points" for each in strategies)], rows)
+
+
+def _points(estimate: Estimated) -> str:
+    low, high = 100 * estimate.low, 100 * estimate.high
+    return f"{100 * estimate.mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _title(side: tuple[str, str]) -> str:

@@ -12,6 +12,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.policy.folder import refuse_missing
 from pdr_graph.policy.tokenizer import tokenizer_of
 from pdr_graph.train.settings import LoraSettings, TrainSettings
+from pdr_graph.train.together import together
 
 try:
     import torch
@@ -54,8 +55,15 @@ def open_model(settings: TrainSettings, start: Path) -> Any:  # Any: as above
         start: Folder of what to start from: a whole model, or the adapter of a warm start.
 
     Raises:
-        ConfigError: it cannot be opened, or its weights are not whole.
+        ConfigError: it cannot be opened, or its weights are not whole; or it is to be spread over
+            CPUs.
     """
+    if settings.devices.sharded and uses_cpu():
+        # It says nothing of it, and keeps a whole copy in each process.
+        raise ConfigError(
+            "devices.sharded is true and there is no accelerator here: Accelerate shards nothing "
+            "on CPUs; leave it out"
+        )
     set_seed(settings.seed)  # a fresh adapter is drawn
     narrow = settings.lora is not None and settings.devices.precision == "bf16"
     base = settings.model if settings.lora is not None else start
@@ -94,19 +102,34 @@ def save_model(trainer: Trainer, tokenizer: Any, place: Path) -> None:
     """Write the trained model, or its adapter, to its place, whole or not at all.
 
     Called on every rank: shards are gathered.
+
+    Raises:
+        ConfigError: they were not, so that there are no weights.
     """
     part = place.with_name(f".{place.name}.part")
-    main = trainer.accelerator.is_main_process
-    if main:
+    accelerator = trainer.accelerator
+    if accelerator.is_main_process:
         shutil.rmtree(part, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
+    if trainer.is_fsdp_enabled:
+        # Where checkpoints hold shards, it would write no weights, and say nothing of it.
+        accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(part))
-    trainer.accelerator.wait_for_everyone()
-    if main:
-        tokenizer.save_pretrained(part)
-        (part / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
-        part.rename(place)
-    trainer.accelerator.wait_for_everyone()
+    together(lambda: _publish(part, place, tokenizer, accelerator.is_main_process), accelerator)
+
+
+def _publish(part: Path, place: Path, tokenizer: Any, main: bool) -> None:
+    if not main:
+        return
+    if not any(part.glob("*.safetensors")):
+        raise ConfigError(
+            f"there are no weights to put at {str(place)!r}: the launcher's sharding does not "
+            "gather them (for DeepSpeed set zero3_save_16bit_model true); the last checkpoint has "
+            "them, and the same command goes on from it"
+        )
+    tokenizer.save_pretrained(part)
+    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
+    part.rename(place)
 
 
 def uses_cpu() -> bool:

@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="needs torch, of the extra train: make test-
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.train.metrics import Line, Stage
+from pdr_graph.train.models import uses_cpu
 from pdr_graph.train.preparation import prepare
 from pdr_graph.train.run_folder import (
     TrainFolder,
@@ -101,6 +102,15 @@ def test_a_model_whose_weights_are_not_whole_is_named(toy, tmp_path):
     (broken / "config.json").write_text(json.dumps(deeper))
     with pytest.raises(ConfigError, match=r"are not those of its config.json: .*missing or of"):
         session_of(toy, tmp_path / "run", Watching(), f"model={str(broken)!r}").run()
+
+
+def test_shards_on_cpus_are_refused(toy, tmp_path):
+    """Accelerate would train whole copies, and say nothing."""
+    if not uses_cpu():
+        pytest.skip("there is an accelerator here")
+    warm = (f"warm_start.data={str(toy.supervised)!r}", "steps=0", "devices.sharded=true")
+    with pytest.raises(ConfigError, match="Accelerate shards nothing on CPUs; leave it out"):
+        session_of(toy, tmp_path, Watching(), *warm).run()
 
 
 def test_a_folder_is_claimed_by_one_and_keeps_what_was_asked(toy, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.studies.evaluation import eval_words, main, sources
 from benchmarks.studies.figures import draw_sweeps
-from benchmarks.studies.settings import SWEEPS, comparisons
+from benchmarks.studies.settings import PAIRS, SWEEPS, comparisons
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.judging import Judge
@@ -79,22 +79,31 @@ def test_the_sweeps_hold_the_length_of_a_call():
     assert {key for each in settings for key in each} == {"widths", "kappa"}
 
 
+def test_pairs_are_of_arms_that_are_measured():
+    """All that are planned in the whole study, and of a quick one those whose arms it has."""
+    whole, quick = (comparisons(200, quick=each)[0] for each in (False, True))
+    assert whole.pairs == PAIRS["b_seq"]
+    assert quick.pairs == ("long_cot:pdr_summary", "majority:pdr_adaptive", "long_cot:pdr_adaptive")
+
+
 def test_it_measures_compares_and_joins_the_tables(mock, monkeypatch, tmp_path):
-    """One page with the tables and the plots of every run."""
+    """One page with the tables and the plots of every run, those of earlier commands as well."""
     for name in ("PDR_BASE_URL", "PDR_MODEL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PDR_REDIS_URL", "memory")
     file = tmp_path / "sums.jsonl"
     rows = [{"problem": f"What is {n} + 1?", "answer": n + 1} for n in range(3)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["--quick", "--only", "b_seq", "--data", f"sums={file}", "--base-url", mock.url]
-    assert main([*words, "--out", str(tmp_path / "study")]) == 0
+    for only in ("b_total", "b_seq"):
+        words = ["--quick", "--only", only, "--data", f"sums={file}", "--base-url", mock.url]
+        assert main([*words, "--out", str(tmp_path / "study")]) == 0
     page = (tmp_path / "study" / "study.md").read_text()
     assert "Model `mock-model`" in page
     assert "![sums-b_seq: outcomes](sums-b_seq/plots/outcomes.png)" in page
     assert "Where it is won and lost" in page
     assert "![sums-b_seq: accuracy-b-total](sums-b_seq/plots/accuracy-b-total.png)" in page
-    assert "## sums-b_seq" in page
+    assert page.index("## sums-b_seq") < page.index("## sums-b_total")
+    assert "| pdr_adaptive | majority | 3 |" in page
     assert "| pdr_summary | 3 | 3 |" in page
     assert (tmp_path / "study" / "sums-b_seq" / "plots" / "accuracy-b-total.svg").exists()
 

@@ -68,12 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(asked: argparse.Namespace) -> None:
-    pairs = [word for pair in PAIRS for word in ("--pair", pair)]
     for name, source in sources(asked).items():
         if asked.only in {None, name}:
             out = asked.out / name
             run(eval_words(asked, source, out))
-            run([*compare_words(out), *pairs])
+            run(compare_words(out, PAIRS))
             say(f"table: {out}/table.md; plots: {out}/plots")
 
 

@@ -19,9 +19,18 @@ TASKS = {
 """Procedural tasks that a model of half a billion parameters can partly do, and their knobs."""
 
 
-def compare_words(out: Path) -> list[str]:
-    """Return the words that lay the figures of one run out."""
-    return ["compare", str(out), "--markdown", str(out / "table.md"), "--plots", str(out / "plots")]
+def compare_words(out: Path, pairs: Sequence[str]) -> list[str]:
+    """Return the words that lay the figures of one run out.
+
+    Args:
+        out: The run's folder, where tables and plots go as well.
+        pairs: Arms that are set side by side, `reference:arm`.
+    """
+    words = [
+        *("compare", str(out), "--markdown", str(out / "table.md")),
+        *("--plots", str(out / "plots")),
+    ]
+    return [*words, *(word for pair in pairs for word in ("--pair", pair))]
 
 
 def add_endpoint(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ goes on; what is finished is not asked again.
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.studies.commands import (
@@ -22,7 +22,7 @@ from benchmarks.studies.commands import (
     say,
 )
 from benchmarks.studies.figures import draw_outcomes, draw_sweeps
-from benchmarks.studies.page import Part, page
+from benchmarks.studies.page import keep_command, page
 from benchmarks.studies.serving import endpoint
 from benchmarks.studies.settings import KAPPA, Comparison, comparisons
 from pdr_graph.errors import LocalError
@@ -64,26 +64,26 @@ def main(arguments: list[str] | None = None) -> int:
         asked.problems, asked.samples = min(asked.problems, QUICK_PROBLEMS), 1
     try:
         with endpoint(asked):
-            parts = list(_measure(asked))
+            _measure(asked)
     except LocalError as error:
         say(f"error: {error}")
         return 1
     written = asked.out / "study.md"
-    written.write_text(page(parts), "utf-8")
+    written.write_text(page(asked.out), "utf-8")
     say(f"all tables and plots: {written}")
     return 0
 
 
-def _measure(asked: argparse.Namespace) -> Iterator[Part]:
+def _measure(asked: argparse.Namespace) -> None:
     for name, source in sources(asked).items():
         for comparison in comparisons(asked.call_tokens, quick=asked.quick):
             if asked.only in {None, comparison.name}:
                 out = asked.out / f"{name}-{comparison.name}"
                 words = eval_words(asked, source, comparison, out)
                 run(words)
-                run(compare_words(out))
+                run(compare_words(out, comparison.pairs))
                 _draw(out, swept=comparison.name == "sweeps")
-                yield Part(out, words)
+                keep_command(out, words)
 
 
 def _draw(out: Path, *, swept: bool) -> None:

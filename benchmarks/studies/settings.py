@@ -16,6 +16,24 @@ SWEEPS: Mapping[str, Mapping[int, str]] = {
 }
 """By what is swept: the arm of each number. `pdr` stands in all of them."""
 
+PAIRS: Mapping[str, tuple[str, ...]] = {
+    "b_seq": (
+        "long_cot:pdr_summary",
+        "pdr_summary:pdr_oracle_correct",
+        "pdr_summary:pdr_oracle_wrong",
+        "pdr_summary:pdr_top_k_per_sample",
+        "majority:pdr_adaptive",
+        "long_cot:pdr_adaptive",
+    ),
+    "b_total": (
+        "majority:pdr_adaptive",
+        "majority:pdr_summary",
+        "majority:genselect",
+        "long_cot:majority",
+    ),
+}
+"""By comparison: what the paper sets side by side, and what it leaves open."""
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -24,6 +42,14 @@ class Comparison:
     name: str
     """`b_seq`, `b_total`, or `sweeps`, where calls have one length and what is spent differs."""
     arms: tuple[str, ...]
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """Return which arms are set side by side, reference first; none: all beside the first."""
+        measured = {arm.partition("=")[0] for arm in self.arms}
+        return tuple(
+            pair for pair in PAIRS.get(self.name, ()) if measured.issuperset(pair.split(":"))
+        )
 
     def budget(self, call_tokens: int) -> int:
         """Return the budget that gives `pdr` with its summary calls of this length."""

@@ -139,7 +139,15 @@ class StillAdamW(torch.optim.AdamW):
         return super().state_dict()
 
 
-def run(
+def run(folder: Path, **how: Any) -> None:  # Any: as `_train` has them
+    """Train to the end from where a run of this folder was, or stand still on the way."""
+    _train(folder, **how)
+    # Not before the trainer is gone: torch may wait for ever for a thread of gloo's.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _train(
     folder: Path,
     *,
     save_every: int = 1,
@@ -148,7 +156,7 @@ def run(
     lora: bool = False,
     bf16: bool = False,
 ) -> None:
-    """Train to the end from where a run of this folder was, or stand still on the way.
+    """Train by options.
 
     The end leaves weights and what was drawn. Numbers are of updates.
     """
@@ -199,8 +207,6 @@ def run(
     (folder / f"drawn-{rank}.json").write_text(json.dumps(collect.drawn))
     (folder / f"figures-{rank}.json").write_text(json.dumps(told))
     torch.save(dict(trainer.model.state_dict()), folder / f"final-{rank}.pt")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def run_with(folder: Path, how: Mapping[str, Any]) -> None:

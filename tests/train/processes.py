@@ -21,7 +21,9 @@ def start(target: Callable[..., None], *args: object, **environment: str) -> Bas
     return process
 
 
-def start_ranks(number: int, target: Callable[..., None], *args: object) -> list[BaseProcess]:
+def start_ranks(
+    number: int, target: Callable[..., None], *args: object, **environment: str
+) -> list[BaseProcess]:
     """Run a function on each of several ranks, which meet on the loopback interface."""
     meeting = {
         "WORLD_SIZE": str(number),
@@ -29,7 +31,7 @@ def start_ranks(number: int, target: Callable[..., None], *args: object) -> list
         "MASTER_PORT": str(free_port()),
     }
     return [
-        start(target, *args, RANK=str(rank), LOCAL_RANK=str(rank), **meeting)
+        start(target, *args, RANK=str(rank), LOCAL_RANK=str(rank), **meeting, **environment)
         for rank in range(number)
     ]
 

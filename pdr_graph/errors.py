@@ -19,6 +19,9 @@ inherits the standard type it stands for, so that a caller may catch either::
     ├── DriftError (RuntimeError)           the policy that draws is not the model that is trained
     │                                       (`train/drift.py`)
     ├── PushError (ConnectionError)         the policy did not take new weights (`train/push/`)
+    ├── RankError (RuntimeError)            another process of a training run failed
+    │                                       (`train/launch.py`)
+    ├── LostRankError (ConnectionError)     another process of a training run is gone
     └── DrainedError (RuntimeError)         the run was asked to stop, and can be resumed
 """
 

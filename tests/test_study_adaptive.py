@@ -38,3 +38,20 @@ def test_it_measures_and_compares(mock, monkeypatch, tmp_path, capfd):
     # The vote's 16 drafts are also the first 4 of one arm and the first 8 of the other.
     assert mock.stats()["calls"] == 3 * (16 + (15 - 8))
     assert (out / "sums" / "plots" / "accuracy-b-total.png").stat().st_size > 1000
+
+
+def test_sources_of_one_folder_are_laid_out_beside_each_other(mock, monkeypatch, tmp_path):
+    """The second command's table and plots hold the first one's problems as well."""
+    monkeypatch.setenv("PDR_REDIS_URL", "memory")
+    monkeypatch.setenv("PDR_DATA_DIR", str(tmp_path / "data"))
+    mock.configure(answers=["42"])
+    out = tmp_path / "out"
+    for name in ("first", "second"):
+        file = tmp_path / f"{name}.jsonl"
+        rows = [{"id": f"q{i}", "problem": f"{name} {i}", "answer": "42"} for i in range(2)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert main(["--base-url", mock.url, "--data", str(file), "--out", str(out)]) == 0
+    table = (out / "table.md").read_text()
+    for name in ("first", "second"):
+        assert f"| {name}/pdr_adaptive | {name}/majority | 2 | +0.0 " in table
+    assert (out / "plots" / "accuracy-b-total.png").exists()

@@ -1,6 +1,7 @@
 """The adaptive study: what `pdr_adaptive` saves beside `pdr` and a majority vote, at what loss.
 
-`make study-adaptive` runs `pdr-graph eval` and then `pdr-graph compare` on each source of problems.
+`make study-adaptive` runs `pdr-graph eval` and then `pdr-graph compare` on each source of problems,
+and lays those of its folder out beside each other.
 The plan, made before any of its problems was looked at:
 
 - Arms: `pdr_adaptive` as it is in the library, `pdr` at the library's default widths (which cost it
@@ -15,7 +16,7 @@ The plan, made before any of its problems was looked at:
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.studies.commands import (
@@ -72,8 +73,18 @@ def _measure(asked: argparse.Namespace) -> None:
         if asked.only in {None, name}:
             out = asked.out / name
             run(eval_words(asked, source, out))
-            run(compare_words(out, PAIRS))
+            run(compare_words([out], out, PAIRS))
             say(f"table: {out}/table.md; plots: {out}/plots")
+    measured = sorted(file.parent for file in asked.out.glob("*/table.md"))
+    if len(measured) > 1:
+        run(compare_words(measured, asked.out, _pairs_of(measured)))
+        say(f"all sources: {asked.out}/table.md; plots: {asked.out}/plots")
+
+
+def _pairs_of(runs: Sequence[Path]) -> list[str]:
+    """Return the pairs as they are called where several runs are compared."""
+    sides = [pair.split(":") for pair in PAIRS]
+    return [":".join(f"{run.name}/{arm}" for arm in each) for run in runs for each in sides]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,16 +19,17 @@ TASKS = {
 """Procedural tasks that a model of half a billion parameters can partly do, and their knobs."""
 
 
-def compare_words(out: Path, pairs: Sequence[str]) -> list[str]:
-    """Return the words that lay the figures of one run out.
+def compare_words(runs: Sequence[Path], into: Path, pairs: Sequence[str]) -> list[str]:
+    """Return the words that lay the figures of one run out, or of several beside each other.
 
     Args:
-        out: The run's folder, where tables and plots go as well.
-        pairs: Arms that are set side by side, `reference:arm`.
+        runs: Their folders.
+        into: Where the table and the plots go.
+        pairs: Arms that are set side by side, `reference:arm`; none: all beside the first.
     """
     words = [
-        *("compare", str(out), "--markdown", str(out / "table.md")),
-        *("--plots", str(out / "plots")),
+        *("compare", *map(str, runs), "--markdown", str(into / "table.md")),
+        *("--plots", str(into / "plots")),
     ]
     return [*words, *(word for pair in pairs for word in ("--pair", pair))]
 

@@ -81,7 +81,7 @@ def _measure(asked: argparse.Namespace) -> None:
                 out = asked.out / f"{name}-{comparison.name}"
                 words = eval_words(asked, source, comparison, out)
                 run(words)
-                run(compare_words(out, comparison.pairs))
+                run(compare_words([out], out, comparison.pairs))
                 _draw(out, swept=comparison.name == "sweeps")
                 keep_command(out, words)
 

@@ -1,6 +1,7 @@
 """Figures of a run: a line for each update, and none twice, however often the run went on."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,10 @@ def test_tensorboard_has_the_same_figures(log, tmp_path):
     for update in (1, 2, 3):
         log.write(update, {"reward/run": float(update)})
     log.close()
+    # TensorBoard reads files in the order of their names, which hold the second they began in.
+    began = int(time.time())
+    while int(time.time()) == began:
+        time.sleep(0.02)
     again = MetricsLog(tmp_path, "rl", updates_per_step=2)
     again.open(1)
     again.write(2, {"reward/run": 20.0})

@@ -64,7 +64,7 @@ test-train-vllm: $(VENV)/.train ## training against real vLLM: pushes, drift, an
 train-smoke: $(VENV)/.train ## does training raise the reward? a tiny model from scratch, three seeds (minutes)
 	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m benchmarks.studies.train_smoke $(ARGS)
 
-train-study: $(VENV)/.train ## does operator-consistent RL make a model better at PDR? (an hour; ARGS='--quick': minutes)
+train-study: $(VENV)/.train ## does operator-consistent RL make a model better at PDR? (two hours; ARGS='--quick': minutes)
 	@$(VENV)/train/bin/python -m benchmarks.studies.training $(ARGS)
 
 bench-prefix: $(VENV)/.vllm ## how much of shared prompts real vLLM serves from its cache (2 minutes)

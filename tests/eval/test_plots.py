@@ -9,7 +9,7 @@ from tests.eval.recorded import recorded, sample
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("costs", [(1000, 1030), (1000, 1900), (620, 2900), (40, 90_000)])
-async def test_an_axis_of_cost_has_several_labels_that_do_not_touch(costs, tmp_path):
+async def test_an_axis_of_cost_has_several_labels_and_not_too_many(costs, tmp_path):
     """Two at least and eight at most stand between its ends, whatever it spans."""
     samples = [
         sample(arm, f"p{index}", b_total=cost + index)

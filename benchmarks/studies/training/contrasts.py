@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 from benchmarks.studies.training.arms import WARM
 
+Side = tuple[str, str]
+"""Arm and strategy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
     """One model under one strategy against another."""
 
-    reference: tuple[str, str]
-    """Arm and strategy."""
-    other: tuple[str, str]
+    reference: Side
+    other: Side
     question: str
 
 

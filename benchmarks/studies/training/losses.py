@@ -1,20 +1,20 @@
-"""Where the samples of a model end, over its seeds: the classes of `pdr-graph compare`."""
+"""Where samples end: the classes of `pdr-graph compare`."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Sequence
 
-from pdr_graph.eval.attempts import arms_of
-from pdr_graph.eval.decomposition import Outcome, decompose
-from pdr_graph.eval.records import read_run
+from pdr_graph.answers import answer_kind
+from pdr_graph.eval.decomposition import Outcome, outcome_of
+from pdr_graph.eval.schema import SampleRecord
+
+_NUMBERS = answer_kind("math")
 
 
-def outcomes(evaluations: Iterable[Path], strategy: str) -> Counter[Outcome]:
-    """Return how many samples of one strategy fall in each class, over some evaluations."""
-    counts: Counter[Outcome] = Counter()
-    for folder in evaluations:
-        for arm in arms_of([read_run(folder)]):
-            if arm.name == strategy:
-                counts.update(asyncio.run(decompose(arm)).counts)
-    return counts
+def outcomes(samples: Sequence[SampleRecord]) -> Counter[Outcome]:
+    """Return how many samples fall in each class."""
+
+    async def classes() -> Counter[Outcome]:
+        return Counter([await outcome_of(sample, _NUMBERS) for sample in samples])
+
+    return asyncio.run(classes())

@@ -8,13 +8,7 @@ import numpy as np
 
 from benchmarks.studies.training.arms import ABLATIONS, MAIN, TITLES, WARM
 from benchmarks.studies.training.commands import COSTS
-from benchmarks.studies.training.contrasts import (
-    EFFECT,
-    LEVEL,
-    PRIMARY,
-    SECONDARY,
-    Contrast,
-)
+from benchmarks.studies.training.contrasts import EFFECT, LEVEL, PRIMARY, SECONDARY, Side
 from benchmarks.studies.training.intervals import Estimated
 from benchmarks.studies.training.losses import outcomes
 from benchmarks.studies.training.measured import reading
@@ -41,7 +35,7 @@ def page(pipeline: Pipeline, study: Study) -> str:
         "## How a workspace is read (PDR, 1 round)\n",
         _reading(study, known),
         "## Where samples of PDR end, %\n",
-        _losses(pipeline, study, known),
+        _losses(study, known),
     ]
     varied = [arm.name for arm in ABLATIONS if arm.name in study.models]
     if varied:
@@ -94,7 +88,8 @@ def _by_seed(estimate: Estimated) -> str:
 
 
 def _contrasts(study: Study) -> str:
-    found = [(each, study.contrast(each)) for each in (PRIMARY, *SECONDARY)]
+    planned = (PRIMARY, *SECONDARY)
+    found = [(each, study.difference(each.reference, each.other)) for each in planned]
     done = [(each, estimate) for each, estimate in found if estimate is not None]
     corrected = holm([estimate.p_value for each, estimate in done if each is not PRIMARY])
     p_values = iter(corrected)
@@ -121,10 +116,7 @@ def _variants(study: Study) -> str:
     rows = []
     for arm in ABLATIONS:
         if arm.against is not None:
-            found = [
-                study.contrast(Contrast((arm.against, each), (arm.name, each), ""))
-                for each in strategies
-            ]
+            found = [study.difference((arm.against, each), (arm.name, each)) for each in strategies]
             shown = [_points(each) for each in found if each is not None]
             rows += [[arm.title, TITLES[arm.against], *shown]] if shown else []
     return _table(["variant", "minus", *(f"{NAMES[each]}, points" for each in strategies)], rows)
@@ -135,15 +127,14 @@ def _points(estimate: Estimated) -> str:
     return f"{100 * estimate.mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def _title(side: tuple[str, str]) -> str:
+def _title(side: Side) -> str:
     return f"{TITLES[side[0]]}: {NAMES[side[1]]}"
 
 
 def _reading(study: Study, arms: Sequence[str]) -> str:
     rows = []
     for arm in arms:
-        samples = [s for each in study.models[arm].values() for s in each.by_strategy["pdr_1"]]
-        read = reading(samples)
+        read = reading(study.samples(arm, "pdr_1"))
         shares = (read.held, read.right_if_held, read.blind_if_held, read.right_if_not)
         rows.append([TITLES[arm], *(f"{100 * share:.1f}" for share in shares)])
     return _table(
@@ -158,12 +149,10 @@ def _reading(study: Study, arms: Sequence[str]) -> str:
     )
 
 
-def _losses(pipeline: Pipeline, study: Study, arms: Sequence[str]) -> str:
+def _losses(study: Study, arms: Sequence[str]) -> str:
     """Return the classes of loss as columns, each row summing to 100 %."""
     counted = {
-        f"{TITLES[arm]}: {NAMES[strategy]}": outcomes(
-            [pipeline.evaluation(seed, arm) for seed in study.models[arm]], strategy
-        )
+        _title((arm, strategy)): outcomes(study.samples(arm, strategy))
         for arm in arms
         for strategy in ("pdr_1", "pdr_2")
     }

@@ -7,10 +7,11 @@ from typing import Self
 import numpy as np
 
 from benchmarks.studies.training.arms import ABLATIONS, MAIN, WARM
-from benchmarks.studies.training.contrasts import Contrast
+from benchmarks.studies.training.contrasts import Side
 from benchmarks.studies.training.intervals import Estimated, differences, estimated
 from benchmarks.studies.training.measured import Measured, Values, measured
 from benchmarks.studies.training.pipeline import Pipeline
+from pdr_graph.eval.schema import SampleRecord
 
 NAMES = {
     "long_cot": "long CoT",
@@ -53,9 +54,13 @@ class Study:
         }
         return type(self)({name: by_seed for name, by_seed in kept.items() if by_seed})
 
-    def contrast(self, contrast: Contrast) -> Estimated | None:
-        """Return the difference; None where a side is missing."""
-        first, second = self.values(*contrast.reference), self.values(*contrast.other)
+    def samples(self, arm: str, strategy: str) -> list[SampleRecord]:
+        """Return the samples of all seeds."""
+        return [each for one in self.models[arm].values() for each in one.by_strategy[strategy]]
+
+    def difference(self, reference: Side, other: Side) -> Estimated | None:
+        """Return accuracy of the other minus the reference's; None where a side is missing."""
+        first, second = self.values(*reference), self.values(*other)
         return estimated(differences(first, second)) if first.keys() & second.keys() else None
 
 

@@ -29,6 +29,7 @@ from pdr_graph.errors import (
 )
 from pdr_graph.event_log import log_event
 from pdr_graph.extensions import Extensions
+from pdr_graph.first_step import with_input
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
@@ -135,7 +136,7 @@ async def resume(
         raise UnknownThreadError(thread_id)
     if not is_run(snapshot):
         raise OtherGraphError(thread_id)
-    state = state_of(snapshot.values)
+    state = await with_input(state_of(snapshot.values), snapshot, checkpointer)
     config = make_config(**state.get("config", {}))
     _refuse_changes(thread_id, state, config, changes or {}, graph_model(model), parts)
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.

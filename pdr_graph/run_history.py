@@ -12,6 +12,7 @@ from langgraph.types import StateSnapshot
 from pdr_graph.budget import Ledger, merge_rows
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import OtherGraphError, UnknownThreadError
+from pdr_graph.first_step import with_input
 from pdr_graph.graph import build_graph
 from pdr_graph.state import PDRState, is_run, merge_drafts, state_of
 from pdr_graph.strategies import width_of
@@ -71,7 +72,7 @@ async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> 
         place["configurable"] |= {"checkpoint_ns": namespace, CONFIG_KEY_CHECKPOINTER: checkpointer}
     snapshots = [snapshot async for snapshot in graph.aget_state_history(place)]
     latest = snapshots[0]
-    state = _with_pending(latest)
+    state = await with_input(_with_pending(latest), latest, checkpointer)
     config = make_config(**state.get("config", {}))
     return RunHistory(
         thread_id=thread_id,

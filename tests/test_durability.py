@@ -143,6 +143,30 @@ async def test_dying_between_a_step_and_its_checkpoint_changes_nothing_but_time(
     assert Counter(before.finished) + Counter(after.finished) == Counter(whole.finished)
 
 
+class InputOnly(MortalSaver):
+    """Dies when it has stored a run's input, and nothing of what the first step wrote."""
+
+    async def aput_writes(self, *args: Any, **kwargs: Any) -> None:
+        if self.die_at is None:
+            await super().aput_writes(*args, **kwargs)
+
+
+async def test_a_death_before_the_first_step_keeps_the_config():
+    """Resumed by the same config, or by the name alone, it is that run; its history tells it."""
+    for changes in (CONFIG.model_dump(), None):
+        saver = InputOnly(die_at=2)
+        with pytest.raises(Died):
+            await solve(PROBLEM, CONFIG, model=Mortal(), checkpointer=saver, thread_id="t")
+        saver.die_at = None
+        past = await history("t", checkpointer=saver)
+        assert (past.problem, past.config, past.rounds) == (PROBLEM, CONFIG, [])
+        with pytest.raises(ConfigChangedError, match="another seed"):
+            await resume("t", model=Mortal(), checkpointer=saver, changes={"seed": 8})
+        after = Mortal()
+        await resume("t", model=after, checkpointer=saver, changes=changes)
+        assert len(after.finished) == CALLS
+
+
 async def test_a_death_in_the_first_step_keeps_the_config():
     """The config is in the very first checkpoint, before any node has run."""
 

@@ -1,15 +1,4 @@
-"""`pdr-graph doctor`: what works, what does not, and what to do about it.
-
-What one check of the doctor found.
-
-Checks of this machine: Python, packages, embedded parts, data directory.
-
-Checks of the model: endpoint, name, context window, token counts.
-
-Checks of the servers that `pdr-graph up` started; no lines where it started none.
-
-Checks of the store: reachable, persistent, and not evicting runs.
-"""
+"""`pdr-graph doctor`: what works, what does not, and what to do about it."""
 
 import asyncio
 import importlib.util
@@ -29,11 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.budget import TEMPLATE_TOKENS
+from pdr_graph.cli.commands import DoctorCommand
 from pdr_graph.cli.failure import FAILED, explain
-from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output, one_line
-from pdr_graph.cli.status import standings
 from pdr_graph.cli.store import MEMORY, open_saver
+from pdr_graph.cli.up import standings
 from pdr_graph.config import PDRConfig
 from pdr_graph.connect import only_model
 from pdr_graph.errors import ConfigError
@@ -280,13 +269,13 @@ def _eviction(health: Health) -> Check:
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
-def doctor_command(given: Given, output: Output) -> None:
+def doctor_command(command: DoctorCommand, output: Output) -> None:
     """Check everything that a run needs.
 
     Raises:
         typer.Exit: something fails.
     """
-    checks = asyncio.run(_all_checks(load_settings(**given)))
+    checks = asyncio.run(_all_checks(load_settings(**command.settings)))
     fails = any(check.status == "fail" for check in checks)
     if output.json:
         output.show_json({"ok": not fails, "checks": [asdict(check) for check in checks]})

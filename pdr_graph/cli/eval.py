@@ -1,7 +1,4 @@
-"""`pdr-graph eval`: arms over problems, measured.
-
-Where the samples of an evaluation are run: in this process, or by workers of a Ray cluster.
-"""
+"""`pdr-graph eval`: arms over problems, run in this process or by workers of a Ray cluster."""
 
 import asyncio
 import os
@@ -21,14 +18,15 @@ from pathlib import Path
 from langgraph.runtime import RunControl
 from pdr_checkpoints import RedisSaver, ThreadBusyError
 
-from pdr_graph.cli.eval_board import Board, announcement, board_shown, show_arms
-from pdr_graph.cli.failure import RunEndedError
+from pdr_graph.cli.commands import EvalCommand
+from pdr_graph.cli.eval_board import ArmsBoard, announcement, show_arms
+from pdr_graph.cli.live import LiveDisplay
 from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver
 from pdr_graph.connect import EMBEDDED_SLOTS, open_client
-from pdr_graph.errors import ConfigError, DrainedError, EndpointError
+from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.folder import TRACE, RunFolder
@@ -200,43 +198,18 @@ def open_unannounced(settings: Settings) -> AbstractAsyncContextManager[Saver]:
     return open_saver(settings, lambda line: None)
 
 
-@dataclass(frozen=True, slots=True)
-class EvalRequest:
-    """What was typed."""
-
-    data: str
-    arms: Sequence[str]
-    sweeps: Sequence[str]
-    samples: int
-    out: Path
-    seed: int
-    limit: int | None
-    b_seq: int | None
-    b_total: int | None
-    share_first_round: bool
-    retry_failed: bool
-    forget: bool
-    no_trace: bool
-    ray: str | None
-    """Address of a cluster; None runs all samples in this process."""
-    ray_workers: int | None
-    """None lets the cluster's size decide."""
-
-
-def eval_command(
-    request: EvalRequest, given_config: Given, given_settings: Given, output: Output
-) -> None:
-    """Run what is owed, and show each arm's figures."""
-    settings = load_settings(**given_settings)
+def eval_command(command: EvalCommand, output: Output) -> None:
+    """Run the samples that are owed, and show each arm's figures."""
+    settings = load_settings(**command.settings)
     specs = swept(
-        [parse_arm(text) for text in request.arms], [parse_sweep(text) for text in request.sweeps]
+        [parse_arm(text) for text in command.arms], [parse_sweep(text) for text in command.sweep]
     )
-    problems = load_problems(request.data).first(request.limit)
-    budgets = Budgets(request.b_seq, request.b_total)
+    problems = load_problems(command.data).first(command.limit)
+    budgets = Budgets(command.b_seq, command.b_total)
     extensions = Extensions()
     arms = make_arms(
         specs,
-        _common(given_config, budgets, embedded=settings.base_url is None),
+        _common(command.config, budgets, embedded=settings.base_url is None),
         budgets,
         # Only its names count here; every sample has oracles of its own.
         with_oracles(Judge.of_kind("math", None), Problem("", "", ""), extensions),
@@ -246,28 +219,28 @@ def eval_command(
     plan = EvalPlan(
         problems=problems,
         arms=tuple(arms),
-        samples=request.samples,
-        seed=request.seed,
+        samples=command.samples,
+        seed=command.seed,
         prompts_sha256=prompts.hashes(),
-        share_first_round=request.share_first_round,
+        share_first_round=command.share_first_round,
     )
-    _refuse_soon(plan, request.out)
-    dependent = sharing_arms(arms) if request.share_first_round else frozenset()
-    if dependent and request.ray is not None:
+    _refuse_soon(plan, command.out)
+    dependent = sharing_arms(arms) if command.share_first_round else frozenset()
+    if dependent and command.ray is not None:
         raise ConfigError(
             "--share-first-round shares drafts within one process, and --ray has several; leave "
             "one of them out"
         )
     for line in announcement(plan):
         output.say(line)
-    work = _Work(plan, request, settings, prompts, output, dependent)
-    if request.ray is None:
+    work = _Work(plan, command, settings, prompts, output, dependent)
+    if command.ray is None:
         asyncio.run(work.carry_out())
     else:
         # Before the event loop: what connects to it takes over signals, and we take them back.
-        with cluster_of(request.ray, request.ray_workers, settings) as work.cluster:
+        with cluster_of(command.ray, command.ray_workers, settings) as work.cluster:
             asyncio.run(work.carry_out())
-    show_arms(request.out, output)
+    show_arms(command.out, output)
 
 
 @dataclass(slots=True)
@@ -275,7 +248,7 @@ class _Work:
     """One process's part in a run."""
 
     plan: EvalPlan
-    request: EvalRequest
+    command: EvalCommand
     settings: Settings
     prompts: Prompts
     output: Output
@@ -292,22 +265,8 @@ class _Work:
             RunEndedError: the run was stopped, or failed once it had begun.
         """
         stopper = Stopper(self.output.tell)
-        with stopper.listening():
-            try:
-                await self._run(stopper)
-            except DrainedError:
-                raise self._ended(stopper.exit_code, None) from None
-            except asyncio.CancelledError:
-                if stopper.received is None:
-                    raise
-                raise self._ended(stopper.exit_code, None) from None
-            except ConfigError:
-                raise
-            # Whatever ended the run, the top of the command line says it; here we add the way on.
-            except Exception as error:
-                if not self.begun:
-                    raise
-                raise self._ended(None, error) from error
+        with stopper.ending(self._way_on, lambda: self.begun):
+            await self._run(stopper)
 
     async def _run(self, stopper: Stopper) -> None:
         say = self.output.say
@@ -317,10 +276,10 @@ class _Work:
         ):
             await self.plan.check_window(client)
             asked = self.plan.header(client.name)
-            folder = RunFolder(self.request.out)
+            folder = RunFolder(self.command.out)
             header = folder.open(asked)
-            refuse_changes(header, asked, self.request.out)
-            board = Board(list(header["arms"]), self._per_arm, self.output)
+            refuse_changes(header, asked, self.command.out)
+            board = ArmsBoard(list(header["arms"]), self._per_arm, self.output)
             equipment = self._equipment(client, saver, stopper)
             async with equipment.opened(self.cluster, self.output) as lab:
                 runner = EvalRunner(
@@ -330,20 +289,19 @@ class _Work:
                     watcher=board,
                     claim=equipment.claim(self.cluster),
                     alive=equipment.alive,
-                    keep_threads=not self.request.forget and self.settings.redis_url != MEMORY,
-                    retry_failed=self.request.retry_failed,
+                    keep_threads=not self.command.forget and self.settings.redis_url != MEMORY,
+                    retry_failed=self.command.retry_failed,
                 )
                 self.begun = True
                 try:
-                    with stopper.draining():
-                        async with board_shown(self.output, board):
-                            await runner.work(self.plan.all_samples(header, self.request.out))
+                    with stopper.draining(), LiveDisplay(self.output, board):
+                        await runner.work(self.plan.all_samples(header, self.command.out))
                 finally:
                     folder.close()
 
     def _equipment(self, client: ModelClient, saver: Saver, stopper: Stopper) -> Equipment:
         process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        file = self.request.out / TRACE / f"{process}.jsonl"
+        file = self.command.out / TRACE / f"{process}.jsonl"
         return Equipment(
             client=SharingClient(client) if self.plan.share_first_round else client,
             saver=saver,
@@ -351,7 +309,7 @@ class _Work:
             kind=self.plan.arms[0].config.answer,
             score=self.plan.problems.score,
             prompts=self.prompts,
-            trace=None if self.request.no_trace else JsonLinesTrace(file),
+            trace=None if self.command.no_trace else JsonLinesTrace(file),
             control=stopper.control,
             facts=Facts(
                 data_sha256=self.plan.problems.sha256,
@@ -365,13 +323,12 @@ class _Work:
     def _per_arm(self) -> int:
         return len(self.plan.problems.problems) * self.plan.samples
 
-    def _ended(self, exit_code: int | None, cause: Exception | None) -> RunEndedError:
+    def _way_on(self) -> str:
         if not self.begun:
-            return RunEndedError("stopped before the run had begun", exit_code, cause)
-        done = len(read_run(self.request.out).samples)
+            return "stopped before the run had begun"
+        done = len(read_run(self.command.out).samples)
         total = self._per_arm * len(self.plan.arms)
-        way_on = f"{done} of {total} samples are recorded; the same command goes on with the rest"
-        return RunEndedError(way_on, exit_code, cause)
+        return f"{done} of {total} samples are recorded; the same command continues with the rest"
 
 
 def _common(given: Given, budgets: Budgets, *, embedded: bool) -> dict[str, object]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pdr_graph.cli.commands import UpCommand
 from pdr_graph.cli.options import Given, flag_of
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
@@ -14,17 +15,17 @@ from pdr_graph.servers.embedded_model import small_config
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.servers.process import ServerPlan
 from pdr_graph.servers.vllm import find_vllm, gpus, size_of
-from pdr_graph.settings import Settings
+from pdr_graph.settings import Settings, load_settings, read_settings
 from pdr_graph.strategies import preset
 
 NO_KEY, MEMORY = "EMPTY", "memory"
 OF_THE_STORE = {"store", "redis_port"}
-"""Options of `up` that concern the store; the others concern the model."""
+"""Options of `up` about the store; the others are about the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A server that answers at its configured address, and that somebody else looks after."""
+    """A server that answers at its configured address and was not started by `up`."""
 
     url: str
     model: str = ""
@@ -32,17 +33,51 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class UpRequest:
-    """All that one `up` was asked."""
+    """What `up` was asked, checked."""
 
     settings: Settings
     options: UpOptions
     strategy: Given
     model_asked: Mapping[str, str]
-    """Options that were given and concern the model."""
+    """Options that were given and are about the model, by flag."""
     store_asked: Mapping[str, str]
     further: tuple[str, ...]
     """vLLM's own flags."""
     dry: bool
+
+    @classmethod
+    def of(cls, command: UpCommand) -> "UpRequest":
+        """Read what was typed.
+
+        Raises:
+            ConfigError: words are left over, or an option has a value that it cannot have.
+        """
+        further = command.further
+        if further and not further[0].startswith("-"):
+            raise ConfigError(
+                f"{further[0]!r} is no option; flags for vLLM itself come after `--`, as in "
+                "`pdr-graph up --model NAME -- --tensor-parallel-size 2`"
+            )
+        given = {**command.strategy, **command.options, **command.places}
+        of_model = {"base_url", "model", *command.strategy, *command.options}
+        of_model -= {*OF_THE_STORE, "vllm_python", "start_timeout_s"}
+        of_store = {*OF_THE_STORE, "redis_url"}
+
+        def asked(names: set[str]) -> dict[str, str]:
+            return {flag_of(name): str(value) for name, value in given.items() if name in names}
+
+        model = asked(of_model)
+        if further:
+            model["--"] = " ".join(further)
+        return cls(
+            settings=load_settings(**command.places),
+            options=read_settings(UpOptions, command.options),
+            strategy=command.strategy,
+            model_asked=model,
+            store_asked=asked(of_store),
+            further=further,
+            dry=command.dry_run,
+        )
 
     @property
     def config(self) -> PDRConfig:
@@ -52,28 +87,6 @@ class UpRequest:
         named = self.settings.model is not None and not self.settings.model.endswith(".gguf")
         small = self.options.engine == "embedded" or (self.options.engine == "auto" and not named)
         return small_config(name, fields) if small else preset(name, **fields)
-
-
-def asked_of(
-    settings: Given, options: Given, strategy: Given, further: tuple[str, ...]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Split what was given into what concerns the model and what concerns the store."""
-    of_model = {"base_url", "model"}
-    model = {
-        flag_of(name): str(value)
-        for name, value in {**strategy, **options, **settings}.items()
-        if name in of_model or name in {*strategy, *options} - OF_THE_STORE
-    }
-    model.pop(flag_of("vllm_python"), None)
-    model.pop(flag_of("start_timeout_s"), None)
-    if further:
-        model["--"] = " ".join(further)
-    store = {
-        flag_of(name): str(value)
-        for name, value in {**options, **settings}.items()
-        if name in OF_THE_STORE | {"redis_url"}
-    }
-    return model, store
 
 
 async def plan_model(request: UpRequest) -> ServerPlan | Found:

@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.strategies import PRESETS
+from pdr_graph.validation import Fault
 
 Given = dict[str, object]
 """Fields that the user named, and their values, still to be checked."""
@@ -151,12 +152,10 @@ def _command(model: type[AnyCommand], typed: Mapping[str, Any]) -> AnyCommand:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name, message = str(first["loc"][0]), str(first["msg"]).removeprefix("Value error, ")
-        shown = _own_name(name, model.model_fields[name])
-        raise ConfigError(
-            f"{shown} {first['input']!r}: {message[:1].lower()}{message[1:]}"
-        ) from None
+        fault = Fault.of(error)
+        name = fault.path[0]
+        called = _own_name(name, model.model_fields[name])
+        raise ConfigError(fault.sentence(called)) from None
 
 
 def _ordered(model: type[Command]) -> list[inspect.Parameter]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from pdr_graph.budget import Ledger
 from pdr_graph.cli.live import Bar, LiveDisplay
 from pdr_graph.cli.output import Output, Prose, joined, one_line, plain_table, unbroken
+from pdr_graph.events import DraftEvent, is_event
 from pdr_graph.run import Result
 from pdr_graph.types import Draft, LedgerRow, Verdict
 
@@ -22,8 +23,6 @@ ANSWER_CHARS = 24
 
 STARTING, DRAFTING = "starting", "drafting"
 """What a run does before its first round or call, and in a round of drafts."""
-
-Event = dict[str, Any]  # Any: plain data, by the name in "event"
 
 
 @dataclass(slots=True)
@@ -34,8 +33,8 @@ class RunProgress:
     round: int = 0
     width: int | None = None
     """Drafts of this round; None before the first."""
-    drafts: dict[int, Event] = field(default_factory=dict)
-    """Those of this round that are in, by index."""
+    drafts: dict[int, tuple[str | None, str | None]] = field(default_factory=dict)
+    """Answer and error of each draft of this round that is in, by index."""
     tokens: int = 0
     """Prompt and completion tokens of the run so far, calls in flight left out."""
     doing: str = STARTING
@@ -53,18 +52,58 @@ class RunProgress:
         """Take up a round that an earlier process has begun."""
         self.round, self.width = round_number, width
         # A draft without a solution may be asked for again.
-        self.drafts = {each["index"]: dict(each) for each in drafts if each["error"] is None}
+        self.drafts = {
+            each["index"]: (each["answer"], None) for each in drafts if not each["error"]
+        }
         self.doing = DRAFTING if len(self.drafts) < width else "distilling"
 
-    def take(self, event: Event) -> str | None:
+    def take(self, event: Any) -> str | None:
         """Keep an event; return a line on it where it is a milestone."""
-        # A user's own step may write to the same stream, whatever it likes.
-        handler = _HANDLERS.get(event.get("event")) if isinstance(event, dict) else None
-        if handler is None:
+        if not is_event(event):
             return None
-        self.tokens += event.get("spent", 0)
-        line: str | None = handler(self, event)
-        return line
+        match event["event"]:
+            case "round":
+                self.round, self.width, self.drafts = event["round"], event["width"], {}
+                self.doing, self.round_began = DRAFTING, perf_counter()
+                self.num_rounds = max(self.num_rounds, self.round)
+            case "draft":
+                return self._draft(event)
+            case "workspace":
+                self.doing, self.tokens = "distilled", self.tokens + event["spent"]
+                count = event["count"]
+                which = f"{count} workspaces, the largest" if count > 1 else "workspace"
+                return f"round {event['round']}: {which} of {event['tokens']:,} tokens"
+            case "finish":
+                self.doing = _DOING.get(event["finish"], event["finish"])
+                self.width = None
+            case "solution":
+                self.doing, self.tokens = "verifying", self.tokens + event["spent"]
+            case "verdict":
+                self.doing = "done"
+                if event["accepted"] is not None:
+                    word = "accepted" if event["accepted"] else "rejected"
+                    return joined([f"{word} by {event['verifier']}", event["reason"]])
+            case "note":
+                return f"note: {event['text']}"
+        return None
+
+    def _draft(self, event: DraftEvent) -> str | None:
+        """Keep a draft; return a line on the round when all of its drafts are in."""
+        self.tokens += event["tokens"]
+        self.round = event["round"]
+        self.drafts[event["index"]] = event["answer"], event["error"]
+        if self.width is None or len(self.drafts) < self.width:
+            return None
+        self.doing = "distilling"
+        found, drafts = self.answers(), "draft" if self.width == 1 else "drafts"
+        return f"round {self.round}: " + joined(
+            [
+                f"{self.width} {drafts}",
+                f"answers {joined(found)}" if found else "no answers",
+                ", ".join(self.losses()),
+                f"{perf_counter() - self.round_began:.1f} s",
+            ]
+        )
 
     def lines(self) -> list[str]:
         """Say in one line where the run is."""
@@ -91,11 +130,8 @@ class RunProgress:
 
     def answers(self) -> list[str]:
         """Say how often which answer came in this round, the most frequent first."""
-        counts = Counter(
-            one_line(each["answer"])
-            for each in list(self.drafts.values())
-            if each["answer"] is not None
-        )
+        answers = [answer for answer, _ in list(self.drafts.values()) if answer is not None]
+        counts = Counter(map(one_line, answers))
         shown = [
             f"{_short(answer)} ×{count}" if count > 1 else _short(answer)
             for answer, count in counts.most_common(ANSWERS_SHOWN)
@@ -105,64 +141,10 @@ class RunProgress:
 
     def losses(self) -> list[str]:
         """Count this round's drafts that have no solution, by reason."""
-        counts = Counter(each["error"] for each in list(self.drafts.values()) if each["error"])
+        counts = Counter(error for _, error in list(self.drafts.values()) if error is not None)
         return [f"{count} {reason}" for reason, count in sorted(counts.items())]
 
-    def _on_round(self, event: Event) -> None:
-        self.round, self.width, self.drafts = event["round"], event["width"], {}
-        self.doing, self.round_began = DRAFTING, perf_counter()
-        self.num_rounds = max(self.num_rounds, self.round)
 
-    def _on_draft(self, event: Event) -> str | None:
-        self.tokens += event["tokens"]
-        self.round = event["round"]
-        self.drafts[event["index"]] = event
-        if self.width is None or len(self.drafts) < self.width:
-            return None
-        self.doing = "distilling"
-        seconds = f"{perf_counter() - self.round_began:.1f} s"
-        found, drafts = self.answers(), "draft" if self.width == 1 else "drafts"
-        return f"round {self.round}: " + joined(
-            [
-                f"{self.width} {drafts}",
-                f"answers {joined(found)}" if found else "no answers",
-                ", ".join(self.losses()),
-                seconds,
-            ]
-        )
-
-    def _on_workspace(self, event: Event) -> str:
-        many = f"{event['count']} workspaces, the largest" if event["count"] > 1 else "workspace"
-        self.doing = "distilled"
-        return f"round {event['round']}: {many} of {event['tokens']:,} tokens"
-
-    def _on_finish(self, event: Event) -> None:
-        name = str(event["finish"])
-        self.doing, self.width = _DOING.get(name, name), None
-
-    def _on_solution(self, event: Event) -> None:
-        self.doing = "verifying"
-
-    def _on_verdict(self, event: Event) -> str | None:
-        self.doing = "done"
-        if event["accepted"] is None:
-            return None
-        word = "accepted" if event["accepted"] else "rejected"
-        return joined([f"{word} by {event['verifier']}", event["reason"]])
-
-    def _on_note(self, event: Event) -> str:
-        return f"note: {event['text']}"
-
-
-_HANDLERS: Mapping[object, Any] = {  # Any: methods that take an event
-    "round": RunProgress._on_round,
-    "draft": RunProgress._on_draft,
-    "workspace": RunProgress._on_workspace,
-    "finish": RunProgress._on_finish,
-    "solution": RunProgress._on_solution,
-    "verdict": RunProgress._on_verdict,
-    "note": RunProgress._on_note,
-}
 _DOING = {"refine": "refining", "vote": "voting", "select": "selecting"}
 
 
@@ -171,11 +153,11 @@ def _short(answer: str) -> str:
 
 
 @contextmanager
-def shown(output: Output, progress: RunProgress) -> Iterator[Callable[[Event], None]]:
+def shown(output: Output, progress: RunProgress) -> Iterator[Callable[[Any], None]]:
     """Show a run while the block lasts; yields what takes its events."""
     with LiveDisplay(output, progress) as display:
 
-        def take(event: Event) -> None:
+        def take(event: Any) -> None:  # Any: a user's own step may write anything
             line = progress.take(event)
             if line is not None:
                 display.say(line)

@@ -114,7 +114,8 @@ def _of_usage(error: typer.TyperException) -> str:
     message = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "pdr-graph")
-    return f"{message[:1].lower()}{message[1:]}; run `{command} --help`"
+    message = f"{message[:1].lower()}{message[1:]}"
+    return f"{message}{' Run' if message.endswith('?') else '; run'} `{command} --help`"
 
 
 def _of_system(error: OSError) -> str:

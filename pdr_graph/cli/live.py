@@ -19,7 +19,7 @@ from rich.text import Text
 from pdr_graph.cli.output import Output, joined, one_line
 
 REFRESH_S = 0.2
-BAR_CELLS, LABEL_CELLS = 20, 28
+BAR_CELLS, LABEL_CELLS, LEAST_CELLS = 20, 28, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class _Bars(Progress):
     def __init__(self, console: Console) -> None:
         self._facts: Sequence[Sequence[str]] = ()
         super().__init__(
-            TextColumn("{task.description}", markup=False, table_column=_column(LABEL_CELLS)),
+            TextColumn("{task.description}", markup=False, table_column=_column()),
             _BarColumn(),
             TextColumn("{task.fields[facts]}", markup=False, table_column=_column()),
             console=console,
@@ -128,9 +128,13 @@ class _Bars(Progress):
             self.remove_task(task)
         while len(self.task_ids) < len(bars):
             self.add_task("", total=None, facts="", bar=Bar(""))
-        for task, bar in zip(self.task_ids, bars, strict=True):
-            label, facts = one_line(bar.label), one_line(bar.facts)
-            self.update(task, description=label, facts=facts, bar=bar)
+        facts = [one_line(bar.facts) for bar in bars]
+        # Labels give way to facts, and bars to both.
+        room = self.console.width - max(map(len, facts), default=0) - 2
+        for task, bar, known in zip(self.task_ids, bars, facts, strict=True):
+            label = Text(one_line(bar.label))
+            label.truncate(max(LEAST_CELLS, min(LABEL_CELLS, room)), overflow="ellipsis")
+            self.update(task, description=label.plain, facts=known, bar=bar)
         self.refresh()
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -138,8 +142,8 @@ class _Bars(Progress):
         yield from (_Facts(facts) for facts in self._facts if facts)
 
 
-def _column(widest: int | None = None) -> Column:
-    return Column(no_wrap=True, overflow="ellipsis", max_width=widest)
+def _column() -> Column:
+    return Column(no_wrap=True, overflow="ellipsis")
 
 
 class _BarColumn(ProgressColumn):

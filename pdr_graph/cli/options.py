@@ -164,9 +164,9 @@ def _ordered(model: type[Command]) -> list[inspect.Parameter]:
     order = [FIRST, *(panel for panel, _ in found if panel not in _PANELS), *_PANELS]
 
     def place(each: tuple[str, inspect.Parameter]) -> tuple[int, int]:
-        panel, parameter = each
-        listed = panel == FIRST and parameter.name in model.first
-        return order.index(panel), model.first.index(parameter.name) if listed else 0
+        panel, name = each[0], each[1].name
+        place = model.first.index(name) if name in model.first else len(model.first)
+        return order.index(panel), place
 
     return [parameter for _, parameter in sorted(found, key=place)]
 

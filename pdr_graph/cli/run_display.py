@@ -117,7 +117,7 @@ class RunProgress:
         """Return the round with a bar for its drafts."""
         where = f"round {self.round}/{self.num_rounds}" if self.round else ""
         done, width = len(self.drafts), self.width
-        label = "  ".join(filter(None, [where, f"{done}/{width} drafts" if width else ""]))
+        label = joined([where, f"{done}/{width} drafts" if width else ""])
         drafting = self.doing == DRAFTING
         return [Bar(label, done, width if drafting else None, "" if drafting else self.doing)]
 
@@ -125,7 +125,7 @@ class RunProgress:
         """Return the answers of this round so far, then what the run has cost."""
         answers = [*self.answers(), *self.losses()] if self.width else []
         if answers:
-            answers[0] = f"answers  {answers[0]}"
+            answers[0] = f"answers {answers[0]}"
         return [answers, [f"{self.tokens:,} tokens", f"{self.seconds:.1f} s"]]
 
     def answers(self) -> list[str]:

@@ -213,7 +213,7 @@ class EvalCommand(Command):
 class CompareCommand(Command):
     """Compare the arms of evaluations: accuracy, cost, differences, and where answers are lost."""
 
-    runs: Annotated[tuple[Path, ...], Argument("RUN...")]
+    runs: Annotated[tuple[Path, ...], Argument("RUN")]
     """Folders that `pdr-graph eval` wrote."""
     pairs: Annotated[tuple[str, ...], Flag("--pair", "REFERENCE:ARM")] = ()
     """Two arms to compare. Repeat it for more pairs. Without it, every arm is compared with the
@@ -304,7 +304,7 @@ class TrainCommand(Command):
 class TrainDataCommand(Command):
     """Make supervised data from recorded runs: the calls of runs with a right answer."""
 
-    runs: Annotated[tuple[Path, ...], Argument("RUN...")]
+    runs: Annotated[tuple[Path, ...], Argument("RUN")]
     """Folders of `pdr-graph eval` or `pdr-graph train`, or files of trajectories."""
     out: Annotated[Path, Flag(metavar="FILE")]
     """File of JSON lines to write."""

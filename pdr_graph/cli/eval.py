@@ -32,7 +32,7 @@ from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.folder import TRACE, RunFolder
 from pdr_graph.eval.judge import Judge, with_oracles
 from pdr_graph.eval.plan import EvalPlan, refuse_changes
-from pdr_graph.eval.problems import Problem, Score
+from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import HEADER, read_header, read_run
 from pdr_graph.eval.runner import Claim, EvalRunner, Laboratory, Places
 from pdr_graph.eval.sample import Facts, Lab, SharingClient, sharing_arms
@@ -46,156 +46,7 @@ from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
 from pdr_graph.servers.llama import BUDGETS
 from pdr_graph.settings import Settings, load_settings
-from pdr_graph.trace import JsonLinesTrace, Trace
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """A Ray cluster that this process is connected to."""
-
-    num_workers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Equipment:
-    """What a sample is run with, wherever it is."""
-
-    client: ModelClient
-    saver: Saver
-    settings: Settings
-    kind: str
-    """Kind of answer."""
-    score: Score | None
-    prompts: Prompts
-    trace: Trace | None
-    control: RunControl
-    facts: Facts
-
-    def here(self) -> Lab:
-        """Return what runs samples in this process."""
-        return Lab(
-            client=self.client,
-            saver=self.saver,
-            judge=Judge.of_kind(self.kind, self.score),
-            extensions=Extensions(),
-            parts=Parts(prompts=self.prompts, trace=self.trace, control=self.control),
-            facts=self.facts,
-        )
-
-    def on(self, cluster: Cluster, output: Output) -> AbstractAsyncContextManager[Laboratory]:
-        """Return what has workers of a cluster run them."""
-        from pdr_graph.eval.ray_cluster import ray_lab
-        from pdr_graph.eval.ray_worker import Kit
-
-        kit = Kit(
-            settings=self.settings,
-            open_store=open_unannounced,
-            # A worker that died holds its threads until its leases run out.
-            claim=partial(by_lease, wait_s=LEASE_S + 1),
-            answer=self.kind,
-            score=self.score,
-            templates=dict(self.prompts.templates),
-            facts=self.facts,
-            traced=self.trace is not None,
-        )
-        return ray_lab(
-            kit,
-            cluster.num_workers,
-            saver=self.saver,
-            control=self.control,
-            trace=self.trace,
-            say=output.say,
-        )
-
-    @asynccontextmanager
-    async def opened(self, cluster: Cluster | None, output: Output) -> AsyncIterator[Laboratory]:
-        """Open what runs samples for as long as the block lasts."""
-        if cluster is None:
-            yield self.here()
-        else:
-            async with self.on(cluster, output) as lab:
-                yield lab
-
-    async def alive(self) -> bool:
-        """Tell whether the endpoint answers now."""
-        model = self.client.model
-        if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
-            return True
-        http = make_http_client()
-        try:
-            await probe_endpoint(
-                http,
-                model.openai_api_base,
-                api_key=self.settings.api_key.get_secret_value(),
-                model=self.client.name,
-            )
-        except EndpointError:
-            return False
-        finally:
-            await http.aclose()
-        return True
-
-    def places(self, cluster: Cluster | None) -> int:
-        """Return how many calls may be made at once; more would wait within the server."""
-        limit = self.settings.max_in_flight
-        if self.settings.base_url is None:
-            limit = min(limit, EMBEDDED_SLOTS)
-        return limit * (cluster.num_workers if cluster else 1)
-
-    def claim(self, cluster: Cluster | None) -> Claim | None:
-        """Return how this process holds a thread; None where it need not."""
-        named = self.settings.redis_url is not None
-        return by_lease(self.saver) if named and cluster is None else None
-
-
-@contextmanager
-def cluster_of(address: str, num_workers: int | None, settings: Settings) -> Iterator[Cluster]:
-    """Connect to a Ray cluster for as long as the block lasts.
-
-    Raises:
-        ConfigError: there is none, or its workers could not reach model or store.
-    """
-    if settings.base_url is None:
-        raise ConfigError(
-            f"--ray {address} needs a model endpoint that its workers can reach; set --base-url / "
-            "PDR_BASE_URL"
-        )
-    if settings.redis_url in {None, MEMORY}:
-        raise ConfigError(
-            f"--ray {address} needs a store that its workers can reach; set --checkpoint / "
-            "PDR_REDIS_URL to redis://…"
-        )
-    from pdr_graph.eval.ray_cluster import MOST_WORKERS, connect, disconnect
-
-    processors = connect(address)
-    try:
-        yield Cluster(num_workers or max(1, min(processors, MOST_WORKERS)))
-    finally:
-        disconnect()
-
-
-def by_lease(saver: Saver, wait_s: float = 0.0) -> Claim | None:
-    """Return how a thread is held against other machines; None where the store cannot."""
-    if not isinstance(saver, RedisSaver):
-        return None
-
-    @asynccontextmanager
-    async def claim(thread_id: str) -> AsyncIterator[bool]:
-        async with AsyncExitStack() as held:
-            try:
-                await held.enter_async_context(saver.lease(thread_id, ttl_s=LEASE_S, wait_s=wait_s))
-            except ThreadBusyError:
-                mine = False
-            else:
-                mine = True
-            yield mine
-
-    return claim
-
-
-def open_unannounced(settings: Settings) -> AbstractAsyncContextManager[Saver]:
-    """Open the store of the settings on a worker, where nobody reads along."""
-    return open_saver(settings, lambda line: None)
+from pdr_graph.trace import JsonLinesTrace
 
 
 def eval_command(command: EvalCommand, output: Output) -> None:
@@ -233,19 +84,19 @@ def eval_command(command: EvalCommand, output: Output) -> None:
         )
     for line in announcement(plan):
         output.say(line)
-    work = _Work(plan, command, settings, prompts, output, dependent)
+    session = EvalSession(plan, command, settings, prompts, output, dependent)
     if command.ray is None:
-        asyncio.run(work.carry_out())
+        asyncio.run(session.carry_out())
     else:
         # Before the event loop: what connects to it takes over signals, and we take them back.
-        with cluster_of(command.ray, command.ray_workers, settings) as work.cluster:
-            asyncio.run(work.carry_out())
+        with cluster_of(command.ray, command.ray_workers, settings) as session.num_workers:
+            asyncio.run(session.carry_out())
     show_arms(command.out, output)
 
 
 @dataclass(slots=True)
-class _Work:
-    """One process's part in a run."""
+class EvalSession:
+    """One process's part in an evaluation."""
 
     plan: EvalPlan
     command: EvalCommand
@@ -254,70 +105,102 @@ class _Work:
     output: Output
     dependent: frozenset[str]
     """Arms that share first-round drafts with another."""
-    cluster: Cluster | None = None
-    """None runs all samples in this process."""
+    num_workers: int | None = None
+    """Workers of a Ray cluster; None runs all samples in this process."""
     begun: bool = False
 
     async def carry_out(self) -> None:
-        """Work until nothing is owed, or until told to stop.
+        """Work until nothing is owed, or until a signal.
 
         Raises:
             RunEndedError: the run was stopped, or failed once it had begun.
         """
-        stopper = Stopper(self.output.tell)
+        say, out, stopper = self.output.say, self.command.out, Stopper(self.output.tell)
         with stopper.ending(self._way_on, lambda: self.begun):
-            await self._run(stopper)
+            async with (
+                open_saver(self.settings, say) as saver,
+                open_client(self.settings, announce=say) as client,
+            ):
+                await self.plan.check_window(client)
+                asked = self.plan.header(client.name)
+                folder = RunFolder(out)
+                header = folder.open(asked)
+                refuse_changes(header, asked, out)
+                board = ArmsBoard(list(header["arms"]), self._per_arm, self.output)
+                async with self._lab(client, saver, stopper.control) as lab:
+                    runner = EvalRunner(
+                        lab=lab,
+                        folder=folder,
+                        places=Places(self._num_places),
+                        watcher=board,
+                        claim=self._claim(saver),
+                        alive=lambda: _answers(client, self.settings),
+                        keep_threads=not self.command.forget and self.settings.redis_url != MEMORY,
+                        retry_failed=self.command.retry_failed,
+                    )
+                    self.begun = True
+                    try:
+                        with stopper.draining(), LiveDisplay(self.output, board):
+                            await runner.work(self.plan.all_samples(header, out))
+                    finally:
+                        folder.close()
 
-    async def _run(self, stopper: Stopper) -> None:
-        say = self.output.say
-        async with (
-            open_saver(self.settings, say) as saver,
-            open_client(self.settings, announce=say) as client,
-        ):
-            await self.plan.check_window(client)
-            asked = self.plan.header(client.name)
-            folder = RunFolder(self.command.out)
-            header = folder.open(asked)
-            refuse_changes(header, asked, self.command.out)
-            board = ArmsBoard(list(header["arms"]), self._per_arm, self.output)
-            equipment = self._equipment(client, saver, stopper)
-            async with equipment.opened(self.cluster, self.output) as lab:
-                runner = EvalRunner(
-                    lab=lab,
-                    folder=folder,
-                    places=Places(equipment.places(self.cluster)),
-                    watcher=board,
-                    claim=equipment.claim(self.cluster),
-                    alive=equipment.alive,
-                    keep_threads=not self.command.forget and self.settings.redis_url != MEMORY,
-                    retry_failed=self.command.retry_failed,
-                )
-                self.begun = True
-                try:
-                    with stopper.draining(), LiveDisplay(self.output, board):
-                        await runner.work(self.plan.all_samples(header, self.command.out))
-                finally:
-                    folder.close()
-
-    def _equipment(self, client: ModelClient, saver: Saver, stopper: Stopper) -> Equipment:
+    @asynccontextmanager
+    async def _lab(
+        self, client: ModelClient, saver: Saver, control: RunControl
+    ) -> AsyncIterator[Laboratory]:
+        """Open what runs samples: this process, or workers of the cluster."""
         process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         file = self.command.out / TRACE / f"{process}.jsonl"
-        return Equipment(
-            client=SharingClient(client) if self.plan.share_first_round else client,
-            saver=saver,
-            settings=self.settings,
-            kind=self.plan.arms[0].config.answer,
-            score=self.plan.problems.score,
-            prompts=self.prompts,
-            trace=None if self.command.no_trace else JsonLinesTrace(file),
-            control=stopper.control,
-            facts=Facts(
-                data_sha256=self.plan.problems.sha256,
-                prompts_sha256=self.plan.prompts_sha256,
-                versions=self.plan.versions(),
-                dependent=self.dependent,
-            ),
+        trace = None if self.command.no_trace else JsonLinesTrace(file)
+        kind, score = self.plan.arms[0].config.answer, self.plan.problems.score
+        facts = Facts(
+            data_sha256=self.plan.problems.sha256,
+            prompts_sha256=self.plan.prompts_sha256,
+            versions=self.plan.versions(),
+            dependent=self.dependent,
         )
+        if self.num_workers is None:
+            yield Lab(
+                client=SharingClient(client) if self.plan.share_first_round else client,
+                saver=saver,
+                judge=Judge.of_kind(kind, score),
+                extensions=Extensions(),
+                parts=Parts(prompts=self.prompts, trace=trace, control=control),
+                facts=facts,
+            )
+            return
+        from pdr_graph.eval.ray_cluster import ray_lab
+        from pdr_graph.eval.ray_worker import Kit
+
+        kit = Kit(
+            settings=self.settings,
+            open_store=open_unannounced,
+            # A worker that died holds its threads until its leases run out.
+            claim=partial(by_lease, wait_s=LEASE_S + 1),
+            answer=kind,
+            score=score,
+            templates=dict(self.prompts.templates),
+            facts=facts,
+            traced=trace is not None,
+        )
+        async with ray_lab(
+            kit, self.num_workers, saver=saver, control=control, trace=trace, say=self.output.say
+        ) as lab:
+            yield lab
+
+    @property
+    def _num_places(self) -> int:
+        """Calls that may be made at once; more would wait within the server."""
+        limit = self.settings.max_in_flight
+        if self.settings.base_url is None:
+            limit = min(limit, EMBEDDED_SLOTS)
+        return limit * (self.num_workers or 1)
+
+    def _claim(self, saver: Saver) -> Claim | None:
+        """Return how this process holds a thread; None where it need not."""
+        alone = self.settings.redis_url is None or self.num_workers is not None
+        return None if alone else by_lease(saver)
 
     @property
     def _per_arm(self) -> int:
@@ -329,6 +212,70 @@ class _Work:
         done = len(read_run(self.command.out).samples)
         total = self._per_arm * len(self.plan.arms)
         return f"{done} of {total} samples are recorded; the same command continues with the rest"
+
+
+async def _answers(client: ModelClient, settings: Settings) -> bool:
+    """Tell whether the endpoint answers now."""
+    model = client.model
+    if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
+        return True
+    key = settings.api_key.get_secret_value()
+    async with make_http_client() as http:
+        try:
+            await probe_endpoint(http, model.openai_api_base, api_key=key, model=client.name)
+        except EndpointError:
+            return False
+    return True
+
+
+@contextmanager
+def cluster_of(address: str, num_workers: int | None, settings: Settings) -> Iterator[int]:
+    """Connect to a Ray cluster while the block runs; yields how many workers to start there.
+
+    Raises:
+        ConfigError: there is none, or its workers could not reach model or store.
+    """
+    if settings.base_url is None:
+        raise ConfigError(
+            f"--ray {address} needs a model endpoint that its workers can reach; set --base-url / "
+            "PDR_BASE_URL"
+        )
+    if settings.redis_url in {None, MEMORY}:
+        raise ConfigError(
+            f"--ray {address} needs a store that its workers can reach; set --checkpoint / "
+            "PDR_REDIS_URL to redis://…"
+        )
+    from pdr_graph.eval.ray_cluster import MOST_WORKERS, connect, disconnect
+
+    processors = connect(address)
+    try:
+        yield num_workers or max(1, min(processors, MOST_WORKERS))
+    finally:
+        disconnect()
+
+
+def by_lease(saver: Saver, wait_s: float = 0.0) -> Claim | None:
+    """Return how a thread is held against other machines; None where the store cannot."""
+    if not isinstance(saver, RedisSaver):
+        return None
+
+    @asynccontextmanager
+    async def claim(thread_id: str) -> AsyncIterator[bool]:
+        async with AsyncExitStack() as held:
+            try:
+                await held.enter_async_context(saver.lease(thread_id, ttl_s=LEASE_S, wait_s=wait_s))
+            except ThreadBusyError:
+                mine = False
+            else:
+                mine = True
+            yield mine
+
+    return claim
+
+
+def open_unannounced(settings: Settings) -> AbstractAsyncContextManager[Saver]:
+    """Open the store of the settings on a worker, where nobody reads along."""
+    return open_saver(settings, lambda line: None)
 
 
 def _common(given: Given, budgets: Budgets, *, embedded: bool) -> dict[str, object]:

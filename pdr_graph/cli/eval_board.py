@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from pdr_graph.cli.live import Bar, duration
-from pdr_graph.cli.output import Output, joined, one_line, plain_table
+from pdr_graph.cli.output import Output, joined, one_line, table_of
 from pdr_graph.eval.plan import EvalPlan
 from pdr_graph.eval.records import ArmTally, Key, SampleRecord, key_of, read_run, tallies
 from pdr_graph.eval.runner import EvalWatcher
@@ -188,13 +188,11 @@ class ArmTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         titles = list(_CELLS) if options.max_width >= WIDE else ["accuracy", "B_seq", "B_total"]
-        table = plain_table()
-        table.add_column("arm", overflow="fold")
-        for title in titles:
-            table.add_column(title, justify="right", no_wrap=True)
-        for each in self._counted:
-            table.add_row(one_line(each.arm), *(_CELLS[title](each) for title in titles))
-        yield table
+        rows = (
+            (one_line(each.arm), *(_CELLS[title](each) for title in titles))
+            for each in self._counted
+        )
+        yield table_of(("arm", *titles), rows)
 
 
 _CELLS: Mapping[str, Callable[[ArmTally], str]] = {

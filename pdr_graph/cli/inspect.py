@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import InspectCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.output import Output, Prose, joined, one_line, plain_table
+from pdr_graph.cli.output import Output, Prose, joined, one_line, table_of
 from pdr_graph.cli.run_display import LedgerTable, answer_text, heading, labelled, verdict_text
 from pdr_graph.cli.store import Saver, open_saver
 from pdr_graph.run_history import RoundView, RunHistory, history
@@ -137,21 +137,17 @@ def _round(each: RoundView, lines: int | None) -> Iterator[RenderableType]:
 
 
 def _drafts(drafts: list[Draft]) -> Table:
-    table = plain_table()
-    table.add_column("draft", justify="right", no_wrap=True)
-    table.add_column("answer", overflow="fold")
-    table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("s", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
-    for draft in drafts:
-        table.add_row(
+    rows = [
+        (
             str(draft["index"]),
-            Text("–" if draft["answer"] is None else one_line(draft["answer"])),
+            "–" if draft["answer"] is None else Text(one_line(draft["answer"])),
             f"{draft['tokens']:,}",
             f"{draft['seconds']:.1f}",
             _flaw(draft),
         )
-    return table
+        for draft in drafts
+    ]
+    return table_of(("draft", "answer", "tokens", "s", ""), rows, text=("answer", ""))
 
 
 def _flaw(draft: Draft) -> Text:

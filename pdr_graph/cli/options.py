@@ -246,7 +246,9 @@ def _help(name: str, field: FieldInfo, model: type[BaseModel]) -> str:
         return f"The strategy: {', '.join(PRESETS)}. ({field.default})"
     text = " ".join((field.description or "").split())
     if issubclass(model, BaseSettings):
-        return f"{text} ({model.model_config['env_prefix']}{name.upper()})"
+        plain = isinstance(field.default, int | float | str) and field.default is not False
+        default = f"{field.default}; " if plain else ""
+        return f"{text} ({default}{model.model_config['env_prefix']}{name.upper()})"
     if name in _SET_BY_PRESETS:
         return f"{text} (from the preset)"
     return f"{text} ({NONE if field.default is None else field.default})"

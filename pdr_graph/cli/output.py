@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import TextIOWrapper
@@ -187,6 +187,25 @@ def plain_table(*, gap: int = 2) -> Table:
     """Return an empty table with `gap` spaces between its columns."""
     # A box draws one space between columns by itself.
     return Table(box=_UNDERLINED, pad_edge=False, show_edge=False, padding=(0, gap - 1, 0, 0))
+
+
+def table_of(
+    titles: Iterable[str],
+    rows: Iterable[Iterable[str | Text]],
+    *,
+    text: Collection[str] = (),
+    gap: int = 2,
+) -> Table:
+    """Return a table of numbers; the first column, and those named in `text`, hold text."""
+    table = plain_table(gap=gap)
+    for index, title in enumerate(titles):
+        if index == 0 or title in text:
+            table.add_column(title, overflow="fold")
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,11 @@ from time import perf_counter
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.budget import Ledger
 from pdr_graph.cli.live import Bar, LiveDisplay
-from pdr_graph.cli.output import Output, Prose, joined, one_line, plain_table, unbroken
+from pdr_graph.cli.output import Output, Prose, joined, one_line, table_of, unbroken
 from pdr_graph.events import DraftEvent, is_event
 from pdr_graph.run import Result
 from pdr_graph.types import Draft, LedgerRow, Verdict
@@ -177,8 +176,15 @@ class LedgerTable:
         self._seconds = seconds
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= WIDE
+        columns = _WIDE_COLUMNS if wide else _NARROW_COLUMNS
         rows = self._ledger.per_round_and_node()
-        yield _table(rows, wide=options.max_width >= WIDE)
+        yield table_of(
+            columns,
+            ((cell(row) for cell in columns.values()) for row in rows),
+            text=("node",),
+            gap=2 if wide else 1,
+        )
         totals = self._ledger.to_json()
         yield Text(
             joined(
@@ -193,16 +199,6 @@ class LedgerTable:
         )
         if self._ledger.estimated:
             yield Text("~ includes an estimate", "dim")
-
-
-def _table(rows: list[LedgerRow], *, wide: bool) -> Table:
-    columns = _WIDE_COLUMNS if wide else _NARROW_COLUMNS
-    table = plain_table(gap=2 if wide else 1)
-    for title in columns:
-        table.add_column(title, justify="left" if title == "node" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(cell(row) for cell in columns.values()))
-    return table
 
 
 def _about(row: LedgerRow, tokens: int) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import DemoCommand, ResumeCommand, SolveCommand
 from pdr_graph.cli.options import Given, flag_of
-from pdr_graph.cli.output import Output, one_line, plain_table
+from pdr_graph.cli.output import Output, one_line, table_of
 from pdr_graph.cli.run_display import (
     STARTING,
     RunProgress,
@@ -308,19 +308,16 @@ async def _run_all(problem: str, settings: Settings, output: Output) -> list[Res
 
 
 def _side_by_side(results: list[Result]) -> Table:
-    table = plain_table()
-    table.add_column("strategy", no_wrap=True)
-    table.add_column("answer", overflow="ellipsis", no_wrap=True, max_width=12)
-    for title in ("calls", "B_total", "B_seq", "seconds"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for result in results:
-        ledger = result.ledger
-        table.add_row(
+    titles = ("strategy", "answer", "calls", "B_total", "B_seq", "seconds")
+    rows = [
+        (
             result.config.preset,
             answer_text(result.answer),
-            str(sum(row["calls"] for row in ledger.rows)),
-            f"{ledger.b_total:,}",
-            f"{ledger.b_seq:,}",
+            str(sum(row["calls"] for row in result.ledger.rows)),
+            f"{result.ledger.b_total:,}",
+            f"{result.ledger.b_seq:,}",
             f"{result.seconds:.1f}",
         )
-    return table
+        for result in results
+    ]
+    return table_of(titles, rows, text=("answer",))

@@ -13,7 +13,7 @@ from rich.text import Text
 from pdr_graph.cli.commands import TrainCommand, TrainDataCommand
 from pdr_graph.cli.failure import FAILED, RankEndedError, RunEndedError
 from pdr_graph.cli.live import LiveDisplay
-from pdr_graph.cli.output import Output, plain_table
+from pdr_graph.cli.output import Output, table_of
 from pdr_graph.cli.signals import TrainStopper
 from pdr_graph.cli.train_board import TrainBoard, show_summary
 from pdr_graph.errors import ConfigError
@@ -176,39 +176,30 @@ def _summary(prepared: Prepared, rl: PlannedRollouts) -> str:
 
 
 def _memory_table(memory: Memory) -> Table:
-    table = plain_table()
-    table.add_column("memory of one device")
-    table.add_column("GiB", justify="right")
-    rows = {
+    parts = {
         "weights": memory.weights,
         "gradients": memory.gradients,
         "optimiser": memory.optimiser,
         "activations": memory.activations,
         "head": memory.head,
         "KV cache": memory.kv_cache,
-        "weights that draw": memory.drawing_weights,
+        "sampling weights": memory.drawing_weights,
         "taken by the engine": memory.reserved,
     }
-    for name, size in rows.items():
-        if size:
-            table.add_row(name, _gib(size))
-    table.add_row(Text("at the peak", "bold"), Text(_gib(memory.peak), "bold"))
-    return table
+    rows = [(Text(name), Text(_gib(size))) for name, size in parts.items() if size]
+    rows.append((Text("at the peak", "bold"), Text(_gib(memory.peak), "bold")))
+    return table_of(("memory of one device", "GiB"), rows)
 
 
 def _token_table(tokens: Tokens) -> Table:
-    table = plain_table()
-    table.add_column("tokens at most")
-    table.add_column("a step", justify="right")
-    table.add_column(f"{tokens.steps:,} steps", justify="right")
-    for name, number in (
-        ("drawn", tokens.drawn_per_step),
-        ("read as prompts", tokens.read_per_step),
-        ("trained on", tokens.trained_per_step),
-        ("calls", tokens.calls_per_step),
-    ):
-        table.add_row(name, f"{number:,}", f"{number * tokens.steps:,}")
-    return table
+    per_step = {
+        "sampled": tokens.drawn_per_step,
+        "read as prompts": tokens.read_per_step,
+        "trained on": tokens.trained_per_step,
+        "calls": tokens.calls_per_step,
+    }
+    rows = [(what, f"{size:,}", f"{size * tokens.steps:,}") for what, size in per_step.items()]
+    return table_of(("tokens at most", "a step", f"{tokens.steps:,} steps"), rows)
 
 
 def _fits(settings: TrainSettings, estimate: TrainEstimate) -> bool | None:
@@ -298,11 +289,9 @@ def _no_examples(tally: RoleTally) -> str:
 
 
 def _tally_table(tally: RoleTally) -> Table:
-    table = plain_table()
-    table.add_column("calls of right runs")
-    table.add_column("number", justify="right")
-    for role, number in sorted(tally.taken.items()):
-        table.add_row(role, str(number))
-    for why, number in sorted(tally.left_out.items()):
-        table.add_row(f"left out: {why}", str(number), style="dim")
-    return table
+    taken = [(role, str(number)) for role, number in sorted(tally.taken.items())]
+    left_out = [
+        (Text(f"left out: {why}", "dim"), Text(str(number), "dim"))
+        for why, number in sorted(tally.left_out.items())
+    ]
+    return table_of(("calls of right runs", "number"), [*taken, *left_out])

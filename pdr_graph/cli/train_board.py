@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.cli.live import Bar, duration
-from pdr_graph.cli.output import Output, joined, one_line, plain_table
+from pdr_graph.cli.output import Output, joined, one_line, table_of
 from pdr_graph.train.metrics import METRICS, Line, Stage, read_metrics
 from pdr_graph.train.run_folder import TrainFolder
 
@@ -180,10 +180,6 @@ def _stages(lines: Sequence[Line]) -> list[Stage]:
 
 
 def _table(stage: Stage, updates: int, first: dict[str, float], last: dict[str, float]) -> Table:
-    table = plain_table()
-    table.add_column(f"{_STAGES[stage]}, {updates} update{'s' * (updates != 1)}")
-    table.add_column("first tenth", justify="right")
-    table.add_column("last tenth", justify="right")
-    for name in first:
-        table.add_row(name.replace("/", " "), f"{first[name]:.4g}", f"{last[name]:.4g}")
-    return table
+    title = f"{_STAGES[stage]}, {updates} update{'s' * (updates != 1)}"
+    rows = [(name.replace("/", " "), f"{first[name]:.4g}", f"{last[name]:.4g}") for name in first]
+    return table_of((title, "first tenth", "last tenth"), rows)

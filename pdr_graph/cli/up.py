@@ -4,18 +4,16 @@ What `up` has to start is decided in `up_plan`. What it started it stops again w
 """
 
 import asyncio
-import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from io import StringIO
 from pathlib import Path
 
 import typer
-from dotenv.parser import parse_stream
+from dotenv import set_key
 from rich.table import Table
 from rich.text import Text
 
@@ -30,7 +28,7 @@ from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.servers.launch import Start, end, start, stop, until_ready
 from pdr_graph.servers.process import PARTS, TITLES, Part, ServerPlan, answers, last_lines
 from pdr_graph.servers.record import ServerRecord, Shelf
-from pdr_graph.settings import load_settings
+from pdr_graph.settings import check_env_file, load_settings
 
 MODEL_VARIABLE, STORE_VARIABLE = "PDR_BASE_URL", "PDR_REDIS_URL"
 LINES_OF_A_LOG = 8
@@ -49,7 +47,7 @@ def up_command(command: UpCommand, output: Output) -> None:
         return
     request = UpRequest.of(command)
     if command.env_file is not None:
-        check_env_file(command.env_file)
+        _check_writable(command.env_file)
     running = asyncio.run(_Up(request, output).carry_out())
     if running is not None:
         _report(running, request, command.env_file, output)
@@ -238,8 +236,9 @@ def _report(
     names: Mapping[Part, str] = {"model": MODEL_VARIABLE, "store": STORE_VARIABLE}
     variables = {names[part]: each.url for part, each in running.items()}
     if env_file is not None:
-        write_env_file(env_file, variables)
-        output.say(f"written to {env_file}, which pdr-graph reads where it is called .env")
+        for name, value in variables.items():
+            set_key(env_file, name, value, quote_mode="never")
+        output.say(f"written to {env_file}; pdr-graph reads it if it is called .env")
     if output.json:
         parts = {part: each.to_json() for part, each in running.items()}
         output.show_json({**parts, "environment": variables})
@@ -262,46 +261,21 @@ def _budgets(config: PDRConfig) -> str:
     )
 
 
+def _check_writable(file: Path) -> None:
+    """Refuse a file of variables before anything is started."""
+    check_env_file(file)
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"--env-file {str(file)!r} cannot be written: {error.strerror}") from None
+
+
 def _parts(names: Sequence[str]) -> Sequence[Part]:
     chosen = [part for part in PARTS if part in names or not names]
     unknown = next((name for name in names if name not in PARTS), None)
     if unknown is not None:
         raise ConfigError(f"there is no server {unknown!r}; there are {' and '.join(PARTS)}")
     return chosen
-
-
-def check_env_file(file: Path) -> None:
-    """Refuse a file before anything is started.
-
-    Raises:
-        ConfigError: it cannot be read and written, or is not one of NAME=value lines.
-    """
-    try:
-        text = file.read_text("utf-8") if file.exists() else ""
-        with file.open("a"):
-            pass
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise ConfigError(f"--env-file {str(file)!r} cannot be written: {why}") from None
-    if any(each.error for each in parse_stream(StringIO(text))):
-        raise ConfigError(f"--env-file {str(file)!r} holds lines that are no NAME=value")
-
-
-def write_env_file(file: Path, variables: Mapping[str, str]) -> None:
-    """Set variables in a file, whole or not at all; its other lines stay as they are."""
-    text = file.read_text("utf-8") if file.exists() else ""
-    kept = [
-        each.original.string for each in parse_stream(StringIO(text)) if each.key not in variables
-    ]
-    body = "".join(kept)
-    if body and not body.endswith("\n"):
-        body += "\n"
-    body += "".join(f"{name}={value}\n" for name, value in variables.items())
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(body)
-    partial.replace(file)
 
 
 STYLES = {"ready": "green", "starting": "yellow"}

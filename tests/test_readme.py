@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from graphs.tasks.__main__ import parser
 from pdr_graph import build_graph
-from pdr_graph.cli.app import app
+from pdr_graph.cli.app import make_app
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -94,7 +94,7 @@ async def test_the_example_of_a_parent_graph_runs(mock, connect):
 def test_the_commands_of_the_readme_are_parsed(words):
     """Each is read as the program reads it, every option known; nothing is carried out."""
     name, *rest = words
-    get_command(app).commands[name].make_context(name, rest)
+    get_command(make_app()).commands[name].make_context(name, rest)
 
 
 @pytest.mark.parametrize("words", [each[1:] for each in COMMANDS if each[0] == "make"], ids=str)

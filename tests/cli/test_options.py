@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pdr_graph.cli.app import app
+from pdr_graph.cli.app import make_app
 from pdr_graph.cli.options import (
     Argument,
     Command,
@@ -134,14 +134,14 @@ def test_the_first_panel_has_the_options_that_people_use(cli, command):
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "100"])
-@pytest.mark.parametrize("command", list(get_command(app).commands))
+@pytest.mark.parametrize("command", list(get_command(make_app()).commands))
 def test_the_help_fits_its_terminal(cli, monkeypatch, command, columns):
     """No line is wider, and every option has a text."""
     monkeypatch.setenv("COLUMNS", columns)
     outcome = cli(command, "--help")
     assert outcome.code == 0
     assert max(map(len, outcome.out.splitlines())) <= int(columns)
-    for parameter in get_command(app).commands[command].params:
+    for parameter in get_command(make_app()).commands[command].params:
         assert parameter.help, parameter.name
 
 

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from tests.cli.test_training_run import (
+from tests.cli.test_train_run import (
     command,
     figures,
     lines_of,

@@ -2,27 +2,25 @@
 
 import os
 import re
-import warnings
+import shlex
 from pathlib import Path
 
+import nbformat
 import pytest
 import pytest_asyncio
+from nbclient import NotebookClient
+from typer.main import get_command
 
+from pdr_graph.cli.app import app
 from pdr_graph.servers import default_data_dir, find_weights
 from tests.local.processes import eventually, servers
-
-# Raised while modules of Jupyter's are imported, none of it by our code.
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import nbformat
-    from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parent.parent / "docs/tutorials/first_run.ipynb"
 WIDTHS = (3, 2)
 KAPPA = 96
 CALLS = 3 + 1 + 2 + 1 + 1
 
-pytestmark = [pytest.mark.local, pytest.mark.redis, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.local, pytest.mark.redis]
 
 
 def read() -> nbformat.NotebookNode:
@@ -60,13 +58,13 @@ def numbers(line: str) -> list[int]:
     return [int(each) for each in re.findall(r"\d+", line)]
 
 
-async def test_a_model_is_opened_and_answers(run):
+def test_a_model_is_opened_and_answers(run):
     """It is named, and whatever it answers is shown."""
     assert run[0] == "model: SmolLM2-135M-Instruct\n"
     assert re.match(r"answer: .+\nsolution: ", run[1])
 
 
-async def test_the_ledger_adds_up(run):
+def test_the_ledger_adds_up(run):
     """A row for each round and node; their tokens are B_total, and less of them B_seq."""
     head, *rows, last = run[2].splitlines()
     assert head.split() == ["round", "node", "calls", "tokens"]
@@ -83,7 +81,7 @@ async def test_the_ledger_adds_up(run):
     assert 0 < b_seq < b_total
 
 
-async def test_the_run_is_read_back(run):
+def test_the_run_is_read_back(run):
     """Every draft of every round, and workspaces that hold kappa."""
     lines = run[3].splitlines()
     assert [numbers(line)[0] for line in lines if "draft" in line] == [0, 1, 2, 0, 1]
@@ -93,7 +91,7 @@ async def test_the_run_is_read_back(run):
     assert run[4].strip()
 
 
-async def test_a_killed_run_goes_on(run):
+def test_a_killed_run_goes_on(run):
     """The first draft is kept, and only what is missing is asked for again."""
     kept = numbers(run[5])[0]
     assert 1 <= kept <= WIDTHS[0]
@@ -103,7 +101,7 @@ async def test_a_killed_run_goes_on(run):
     assert run[6].endswith(f"calls in all: {CALLS}\n")
 
 
-async def test_two_strategies_stand_side_by_side(run):
+def test_two_strategies_stand_side_by_side(run):
     """A vote has no calls after its drafts, so its critical path is shorter."""
     head, pdr, majority = run[7].splitlines()
     assert head.split() == ["strategy", "answer", "B_total", "B_seq", "seconds"]
@@ -111,7 +109,7 @@ async def test_two_strategies_stand_side_by_side(run):
     assert int(majority.split()[-2]) < int(pdr.split()[-2])
 
 
-async def test_what_the_committed_notebook_shows_was_printed_by_such_a_run(run):
+def test_what_the_committed_notebook_shows_was_printed_by_such_a_run(run):
     """The same cells print, as many lines, up to what the model says."""
     committed = printed(read())
     assert [bool(text) for text in committed] == [bool(text) for text in run]
@@ -119,7 +117,7 @@ async def test_what_the_committed_notebook_shows_was_printed_by_such_a_run(run):
         assert len(committed[index].splitlines()) == len(run[index].splitlines())
 
 
-async def test_the_committed_notebook_is_small_and_has_no_traces_of_a_machine(run):
+def test_the_committed_notebook_is_small_and_has_no_traces_of_a_machine():
     """No paths, no times, no errors, nothing but text."""
     text = NOTEBOOK.read_text("utf-8")
     assert len(text) < 20_000
@@ -128,3 +126,13 @@ async def test_the_committed_notebook_is_small_and_has_no_traces_of_a_machine(ru
     outputs = [output for cell in read().cells for output in cell.get("outputs", [])]
     assert {output.output_type for output in outputs} == {"stream"}
     assert {output.name for output in outputs} == {"stdout"}
+
+
+def test_its_commands_are_parsed():
+    """Each is read as the program reads it, every option known."""
+    text = "\n".join(cell.source for cell in read().cells if cell.cell_type == "markdown")
+    commands = [shlex.split(line) for line in re.findall(r"^\$ (.*)", text, re.M)]
+    assert len(commands) == 4
+    for program, name, *words in commands:
+        assert program == "pdr-graph"
+        get_command(app).commands[name].make_context(name, words)

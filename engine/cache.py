@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pdr_graph.errors import LocalError
-from pdr_graph.local.lock import FileLock
+from pdr_graph.servers.data_dir import FileLock
 
 STAMP = "complete.json"
 POLL_S = 1.0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from engine.cache import made_once, say
 from pdr_graph.errors import LocalError
-from pdr_graph.local.data_dir import default_data_dir
-from pdr_graph.local.weights import SMOLLM2, Weights, fetch_weights, find_weights
+from pdr_graph.servers.data_dir import default_data_dir
+from pdr_graph.servers.weights import SMOLLM2, Weights, fetch_weights, find_weights
 
 DEQUANTISE = Path(__file__).with_name("dequantise.py")
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from pdr_graph.errors import PDRError
-from pdr_graph.local import embedded_valkey
+from pdr_graph.servers import embedded_valkey
 from pdr_graph.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]

@@ -17,8 +17,8 @@ from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
-from pdr_graph.local import embedded_model
-from pdr_graph.local.weights import SMOLLM2
+from pdr_graph.servers import embedded_model
+from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.telemetry import exported, logged_to
 
@@ -95,7 +95,7 @@ async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[Model
 
 async def _in_process(settings: Settings, folder: Path, announce: Announce) -> ModelClient:
     # Here, for torch is loaded only where it is asked for.
-    from pdr_graph.policy.client import policy_client
+    from pdr_graph.policy.chat import policy_client
     from pdr_graph.policy.folder import open_folder
 
     opened = await asyncio.to_thread(open_folder, folder)

@@ -2,26 +2,53 @@
 
 START → plan ─→ drafter × M_r (Send) ─→ distiller ─→ plan │ refiner ─→ verifier ─→ END │ plan
 └──→ refiner
+
+Where the run goes next, read off the state alone.
+
+Routers take no runtime: LangGraph evaluates them again when a state is edited (`update_state`,
+Studio's fork), where there is none.
 """
+
+from typing import Literal
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Send
 
 from pdr_graph.config import PDRConfig, form_of
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.distiller import DistillerNode
 from pdr_graph.nodes.drafter import Drafter
-from pdr_graph.nodes.plan import Plan
+from pdr_graph.nodes.plan import Planner
 from pdr_graph.nodes.refiner import Refiner
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.nodes.verifier import Verifier
 from pdr_graph.prompts import Prompts
-from pdr_graph.routing import after_distiller, after_plan, after_verifier
-from pdr_graph.state import DraftTask, PDRState, ProblemInput
+from pdr_graph.state import DraftTask, PDRState, ProblemInput, missing_drafts, rounds_left
 from pdr_graph.trace import NoTrace, Trace
+
+
+def after_plan(state: PDRState) -> list[Send] | Literal["refiner"]:
+    """Send one drafter for every draft that the round still owes, or finish."""
+    if state["phase"] != "draft":
+        return "refiner"
+    return [Send("drafter", task) for task in missing_drafts(state)]
+
+
+def after_distiller(state: PDRState) -> Literal["plan", "refiner"]:
+    """Plan the next round while there is one and the drafts have not agreed."""
+    if state.get("consensus") is None and rounds_left(state) > 0:
+        return "plan"
+    return "refiner"
+
+
+def after_verifier(state: PDRState) -> Literal["plan", "__end__"]:
+    """Go back for another round if the verifier granted one."""
+    return "plan" if state["phase"] == "draft" else "__end__"
+
 
 PDRGraph = CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]
 
@@ -60,7 +87,7 @@ def build_graph(
     )
     default = default or PDRConfig()
     builder = StateGraph(PDRState, context_schema=form_of(default), input_schema=ProblemInput)
-    builder.add_node("plan", Plan(toolbox, default), input_schema=PDRState)
+    builder.add_node("plan", Planner(toolbox, default), input_schema=PDRState)
     builder.add_node("drafter", Drafter(toolbox), input_schema=DraftTask)
     builder.add_node("distiller", DistillerNode(toolbox), input_schema=PDRState)
     builder.add_node("refiner", Refiner(toolbox), input_schema=PDRState)

@@ -2,6 +2,10 @@
 
 Checkpoints are written with durability `sync`: a super-step starts only once the one before it is
 stored, so that losing the store stops the run instead of losing its answer.
+
+What a run answered and what it cost.
+
+What a run was asked for, where it was killed before its first step wrote that into its state.
 """
 
 import uuid
@@ -14,9 +18,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained
+from langgraph.graph import START
 from langgraph.runtime import RunControl
+from langgraph.types import StateSnapshot
 
-from pdr_graph.budget import elapsed_s
+from pdr_graph.budget import Ledger, elapsed_s
 from pdr_graph.config import PDRConfig, changed_fields, make_config
 from pdr_graph.errors import (
     ConfigChangedError,
@@ -27,15 +33,84 @@ from pdr_graph.errors import (
     ThreadExistsError,
     UnknownThreadError,
 )
-from pdr_graph.event_log import log_event
+from pdr_graph.events import log_event
 from pdr_graph.extensions import Extensions
-from pdr_graph.first_step import with_input
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.result import Result
-from pdr_graph.state import PDRState, ProblemInput, is_run, owes_drafts, state_of
+from pdr_graph.state import PDRState, ProblemInput, config_of, is_run, owes_drafts, state_of
 from pdr_graph.trace import Trace
+from pdr_graph.types import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One finished run."""
+
+    thread_id: str
+    config: PDRConfig
+    answer: str | None
+    """The final answer as extracted; None if the solution states none."""
+    solution: str
+    verdict: Verdict
+    ledger: Ledger
+    notes: tuple[str, ...]
+    """Sentences on what the run did otherwise than planned, and why."""
+    seconds: float
+    """Wall-clock time; for a resumed run the work before the interruption is added."""
+    state: PDRState
+    """The final state, whole."""
+
+    @classmethod
+    def of_state(cls, thread_id: str, state: PDRState, seconds: float) -> "Result":
+        """Read a finished run's state."""
+        solution, verdict = state["solution"], state["verdict"]
+        assert solution is not None  # set before the graph can end
+        assert verdict is not None
+        return cls(
+            thread_id=thread_id,
+            config=config_of(state),
+            answer=solution["answer"],
+            solution=solution["text"],
+            verdict=verdict,
+            ledger=Ledger(tuple(state.get("ledger", []))),
+            notes=tuple(state.get("notes", [])),
+            seconds=seconds,
+            state=state,
+        )
+
+    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
+        """Return the object that `pdr-graph solve --json` prints."""
+        return {
+            "thread_id": self.thread_id,
+            "preset": self.config.preset,
+            "answer": self.answer,
+            "solution": self.solution,
+            "verdict": dict(self.verdict),
+            "ledger": self.ledger.to_json(),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+async def with_input(
+    state: PDRState, snapshot: StateSnapshot, checkpointer: BaseCheckpointSaver[str]
+) -> PDRState:
+    """Return a snapshot's state, with problem and config of the input that it has yet to take.
+
+    LangGraph stores a run's input as a checkpoint of its own, outside of the state, and takes it
+    over in a step without a node.
+
+    Args:
+        state: Of the snapshot.
+        snapshot: The latest of its thread.
+        checkpointer: Where it was read from.
+    """
+    if "config" in state:
+        return state
+    found = await checkpointer.aget_tuple(snapshot.config)
+    given = found.checkpoint["channel_values"].get(START) if found is not None else None
+    return {**state_of(given), **state} if isinstance(given, dict) else state
+
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Receives progress as plain data: `round`, `draft`, `workspace`, `finish`, `solution`,

@@ -12,8 +12,8 @@ from langgraph.types import StateSnapshot
 from pdr_graph.budget import Ledger, merge_rows
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import OtherGraphError, UnknownThreadError
-from pdr_graph.first_step import with_input
 from pdr_graph.graph import build_graph
+from pdr_graph.run import with_input
 from pdr_graph.state import PDRState, is_run, merge_drafts, state_of
 from pdr_graph.strategies import width_of
 from pdr_graph.types import Draft, RunRecord, Solution, Verdict, Workspace

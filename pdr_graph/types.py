@@ -68,7 +68,7 @@ class Vote(TypedDict):
 
 
 class Tally(TypedDict):
-    """The votes of all rounds so far, see `pdr_graph.votes`."""
+    """The votes of all rounds so far, see `pdr_graph.nodes.distiller`."""
 
     voters: int
     """Usable drafts in all, those without an answer included."""

@@ -19,10 +19,9 @@ from pdr_graph.answers import answer_kind
 from pdr_graph.config import make_config
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.llm.estimate import estimate_tokens
-from pdr_graph.llm.meter import Meter
 from pdr_graph.llm.retry import Retry
-from pdr_graph.llm.tokens import Source, TokenCounter
+from pdr_graph.llm.tokens import Source, TokenCounter, estimate_tokens
+from pdr_graph.llm.usage import Meter
 from pdr_graph.prompts import Prompts
 from pdr_graph.step import Step
 from pdr_graph.trace import TraceRecord

@@ -20,10 +20,9 @@ from pdr_graph.budget import (
 )
 from pdr_graph.config import make_config
 from pdr_graph.distill import DISTILLERS
-from pdr_graph.llm.estimate import estimate_tokens
-from pdr_graph.llm.meter import Meter, Spent
-from pdr_graph.llm.usage import Usage
-from pdr_graph.next_round import why_not_round
+from pdr_graph.llm.tokens import estimate_tokens
+from pdr_graph.llm.usage import Meter, Spent, Usage
+from pdr_graph.nodes.toolbox import why_not_round
 from pdr_graph.prompts import VARIABLES
 from pdr_graph.state import PDRState
 from pdr_graph.strategies import num_rounds, width_of

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 
 from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.llm.thought import split_message
+from pdr_graph.llm.client import split_message
 from pdr_graph.llm.usage import Usage, read_usage
 from tests.mock_endpoint import MockEndpoint
 

@@ -12,10 +12,9 @@ from langchain_core.messages import AIMessage
 from pdr_graph.errors import CallError, ContextWindowError
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient, Reply, Sampling
-from pdr_graph.llm.estimate import estimate_tokens
-from pdr_graph.llm.meter import Spent
 from pdr_graph.llm.retry import Retry
-from pdr_graph.llm.usage import Usage
+from pdr_graph.llm.tokens import estimate_tokens
+from pdr_graph.llm.usage import Spent, Usage
 from tests.fakes import NO_WAIT, ScriptedChat
 from tests.mock_endpoint import count_messages
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.clip import CUT, clip, surely_fits
+from pdr_graph.llm.tokens import CUT, clip, surely_fits
 from tests.fakes import LENGTHS, CountBy, num_bytes, num_words, odd_texts
 
 LINE = "Final answer: 42"

@@ -7,13 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_graph.distill import DISTILLERS, Distiller
-from pdr_graph.distill.candidates import candidates, picked
-from pdr_graph.distill.distiller import one_call
-from pdr_graph.distill.entry import Entry
-from pdr_graph.distill.pack import pack
-from pdr_graph.distill.summary import words_of
+from pdr_graph.distill.notes import words_of
+from pdr_graph.distill.selection import candidates, picked
+from pdr_graph.distill.workspace import Entry, one_call, pack
 from pdr_graph.errors import CallError
-from pdr_graph.llm.estimate import estimate_tokens
+from pdr_graph.llm.tokens import estimate_tokens
 from tests.fakes import (
     CountBy,
     drafts_with,

@@ -224,9 +224,7 @@ def test_studio_serves(mock, tmp_path):
 
 def test_vllm_is_told_what_we_rely_on():
     """The container's vLLM has the flags that `pdr-graph up` gives one."""
-    from pdr_graph.stack.interpreter import Vllm
-    from pdr_graph.stack.sizing import Size
-    from pdr_graph.stack.vllm import Serving, command
+    from pdr_graph.servers.vllm import Serving, Size, Vllm, command
 
     serving = Serving("MODEL", 8000, None, Size(1, 1, 64), gpu_memory_utilization=0.9)
     ours = set(command(Vllm("python", "0.31.0", for_cpu=False), serving))

@@ -48,7 +48,7 @@ from typer.main import get_command
 from pdr_graph import PRESETS, build_graph
 from pdr_graph.cli import run
 from pdr_graph.cli.app import app
-from pdr_graph.local import embedded_valkey
+from pdr_graph.servers import embedded_valkey
 from tests.cli.conftest import clean  # noqa: F401
 
 ROOT = Path(__file__).parent.parent

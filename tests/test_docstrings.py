@@ -17,11 +17,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from pdr_graph import as_tool, pdr_node, preset, solve
 from pdr_graph.errors import ConfigError
-from pdr_graph.local import embedded_valkey
+from pdr_graph.servers import embedded_valkey
 from pdr_graph.telemetry import observed
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("pdr_graph", "checkpoints", "graphs")
+PACKAGES = ("pdr_graph", "checkpoints/pdr_checkpoints", "graphs")
 OF_TORCH = ("pdr_graph.train", "pdr_graph.policy")
 """Run by `make test-train`, where their library is."""
 SECTIONS = ("Args:", "Raises:", "Returns:", "Yields:")
@@ -30,8 +30,9 @@ SECTIONS = ("Args:", "Raises:", "Returns:", "Yields:")
 def modules() -> Iterator[tuple[str, ast.Module]]:
     """Yield every module's name and tree."""
     for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            path = file.relative_to(ROOT).with_suffix("")
+        folder = ROOT / package
+        for file in sorted(folder.rglob("*.py")):
+            path = file.relative_to(folder.parent).with_suffix("")
             name = ".".join(path.parts).removesuffix(".__init__")
             yield name, ast.parse(file.read_text("utf-8"))
 
@@ -77,7 +78,7 @@ async def outcome_of(code: str, **names: Any) -> dict[str, Any]:
 
 BLOCKS = blocks()
 TESTED = {
-    "checkpoints",
+    "pdr_checkpoints",
     "pdr_graph",
     "pdr_graph.connect",
     "pdr_graph.embed",
@@ -181,10 +182,10 @@ async def test_telemetry(connect):
 @pytest.mark.parametrize("where", ["docstring", "checkpoints/README.md"])
 async def test_checkpoints(connect, tmp_path, where):
     """A graph kept in a real store, run under a lease."""
-    from checkpoints import open_checkpointer
+    from pdr_checkpoints import open_checkpointer
 
     if where == "docstring":
-        (code,) = BLOCKS["checkpoints"]
+        (code,) = BLOCKS["pdr_checkpoints"]
     else:
         code = (ROOT / where).read_text("utf-8").partition("```python\n")[2].partition("```")[0]
     builder = StateGraph(MessagesState)

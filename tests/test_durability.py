@@ -21,7 +21,7 @@ from pdr_graph.errors import (
     UnknownThreadError,
 )
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
-from pdr_graph.llm.meter import Spent
+from pdr_graph.llm.usage import Spent
 from pdr_graph.run import Parts
 from pdr_graph.state import ProblemInput
 from tests.mock_endpoint import MockEndpoint

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pdr_graph.llm.estimate import estimate_tokens
+from pdr_graph.llm.tokens import estimate_tokens
 from tests.fakes import odd_texts, write_tokenizer
 
 PROSE = {

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from pdr_graph.nodes.gate import Gate, Gates
+from pdr_graph.nodes.drafter import Gate, Gates
 
 T = TypeVar("T")
 

@@ -315,7 +315,7 @@ async def test_a_user_adds_steps_and_a_preset_by_passing_callables(mock, connect
 
 async def test_a_step_may_be_named_by_its_import_path(mock, connect):
     """`package.module:attribute` works where no callable can be passed, as on a command line."""
-    config = preset("pdr", widths=(2,), distiller="pdr_graph.distill.latest:latest", **SMALL)
+    config = preset("pdr", widths=(2,), distiller="pdr_graph.distill.selection:latest", **SMALL)
     await solve(PROBLEM, config, model=connect())
     assert mock.stats()["calls"] == 3
 

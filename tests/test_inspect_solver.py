@@ -190,8 +190,8 @@ def sums():
 
 EMBEDDED = """
 import asyncio, os, subprocess, sys
-from pdr_graph.local import embedded_model
-from pdr_graph.local.data_dir import default_data_dir
+from pdr_graph.servers import embedded_model
+from pdr_graph.servers.data_dir import default_data_dir
 
 async def main():
     async with embedded_model(default_data_dir(), slots=2, context_per_slot=2048) as endpoint:

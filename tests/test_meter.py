@@ -9,8 +9,7 @@ from langchain_core.messages import AIMessage
 
 from pdr_graph.errors import CallError
 from pdr_graph.llm.asker import derived_seed
-from pdr_graph.llm.meter import Meter, Spent
-from pdr_graph.llm.usage import Usage, read_usage
+from pdr_graph.llm.usage import Meter, Spent, Usage, read_usage
 from tests.fakes import make_step, prompts_of
 
 

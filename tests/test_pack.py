@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.distill.entry import Entry, draft_entry, numbered
-from pdr_graph.distill.pack import pack
+from pdr_graph.distill.workspace import Entry, draft_entry, numbered, pack
 from pdr_graph.errors import WorkspaceOverflowError
 from tests.fakes import LENGTHS, CountBy, every, make_draft, num_bytes, num_words, odd_texts
 

@@ -6,7 +6,7 @@ import pytest
 
 from pdr_graph import Parts, preset, solve
 from pdr_graph.llm.client import Sampling
-from pdr_graph.llm.meter import Spent
+from pdr_graph.llm.usage import Spent
 from tests.fakes import ScriptedChat
 
 SMALL = {"widths": (2,), "seed": 7}

@@ -11,8 +11,7 @@ from benchmarks.studies.figures import draw_sweeps
 from benchmarks.studies.settings import PAIRS, SWEEPS, comparisons
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.judging import Judge
-from pdr_graph.eval.oracle import with_oracles
+from pdr_graph.eval.judge import Judge, with_oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.sources import load_problems
 from pdr_graph.eval.stats import Estimate, Interval

@@ -26,7 +26,7 @@ from benchmarks.studies.training.task import (
 )
 from pdr_graph.answers import check
 from pdr_graph.eval.decomposition import Outcome
-from pdr_graph.train.settings_file import load_train_settings
+from pdr_graph.train.settings import load_train_settings
 from tests.eval.recorded import draft, sample, workspace
 
 

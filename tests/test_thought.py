@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
-from pdr_graph.llm.thought import CLOSE, OPEN, Parts, split_message, split_text
+from pdr_graph.llm.client import CLOSE, OPEN, ReplyParts, split_message, split_text
 from tests.fakes import odd_texts
 
 replies = st.lists(st.sampled_from([OPEN, CLOSE]) | odd_texts, max_size=8).map("".join)
@@ -14,19 +14,19 @@ replies = st.lists(st.sampled_from([OPEN, CLOSE]) | odd_texts, max_size=8).map("
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("<think>2 + 2</think>\nIt is 4.", Parts("2 + 2", "It is 4.", True)),
-        ("2 + 2</think>It is 4.", Parts("2 + 2", "It is 4.", True)),
-        ("It is 4.", Parts("", "It is 4.", True)),
-        ("", Parts("", "", True)),
-        (" \n ", Parts("", "", True)),
-        ("<think>2 + 2", Parts("2 + 2", "", False)),
-        ("<think>", Parts("", "", False)),
-        ("</think>", Parts("", "", True)),
-        ("<think></think>", Parts("", "", True)),
-        ("<think>2 + 2</think>", Parts("2 + 2", "", True)),
-        ("It is 4. <think>or is it", Parts("It is 4. or is it", "", False)),
-        ("<think>a</think>b<think>c</think>d", Parts("a</think>b<think>c", "d", True)),
-        ("<think>a<think>b</think>c", Parts("a<think>b", "c", True)),
+        ("<think>2 + 2</think>\nIt is 4.", ReplyParts("2 + 2", "It is 4.", True)),
+        ("2 + 2</think>It is 4.", ReplyParts("2 + 2", "It is 4.", True)),
+        ("It is 4.", ReplyParts("", "It is 4.", True)),
+        ("", ReplyParts("", "", True)),
+        (" \n ", ReplyParts("", "", True)),
+        ("<think>2 + 2", ReplyParts("2 + 2", "", False)),
+        ("<think>", ReplyParts("", "", False)),
+        ("</think>", ReplyParts("", "", True)),
+        ("<think></think>", ReplyParts("", "", True)),
+        ("<think>2 + 2</think>", ReplyParts("2 + 2", "", True)),
+        ("It is 4. <think>or is it", ReplyParts("It is 4. or is it", "", False)),
+        ("<think>a</think>b<think>c</think>d", ReplyParts("a</think>b<think>c", "d", True)),
+        ("<think>a<think>b</think>c", ReplyParts("a<think>b", "c", True)),
     ],
 )
 def test_the_solution_is_what_follows_the_last_thought(text, parts):
@@ -64,7 +64,7 @@ def test_a_closed_thought_is_told_apart_exactly(thought, solution):
     """Both ways of closing a thought, with the white space around the parts stripped."""
     for tag in (OPEN, CLOSE):
         thought, solution = thought.replace(tag, ""), solution.replace(tag, "")
-    parts = Parts(thought.strip(), solution.strip(), True)
+    parts = ReplyParts(thought.strip(), solution.strip(), True)
     assert split_text(f"{OPEN}{thought}{CLOSE}{solution}") == parts
     assert split_text(f"{thought}{CLOSE}{solution}") == parts
 
@@ -72,19 +72,19 @@ def test_a_closed_thought_is_told_apart_exactly(thought, solution):
 def test_reasoning_that_the_server_separated_is_the_thought():
     """The text is then the solution as it stands."""
     message = AIMessage("It is 4.", additional_kwargs={"reasoning_content": "2 + 2"})
-    assert split_message(message) == Parts("2 + 2", "It is 4.", True)
+    assert split_message(message) == ReplyParts("2 + 2", "It is 4.", True)
 
 
 def test_reasoning_in_both_places_is_put_together():
     """A server may separate the first thought and leave another in the text."""
     message = AIMessage("more</think>4", additional_kwargs={"reasoning_content": "2 + 2, "})
-    assert split_message(message) == Parts("2 + 2, more", "4", True)
+    assert split_message(message) == ReplyParts("2 + 2, more", "4", True)
 
 
 def test_separated_reasoning_does_not_close_a_thought_in_the_text():
     """An unclosed thought yields no solution, wherever the first part of it is."""
     message = AIMessage("<think>still", additional_kwargs={"reasoning_content": "2 + 2 "})
-    assert split_message(message) == Parts("2 + 2 still", "", False)
+    assert split_message(message) == ReplyParts("2 + 2 still", "", False)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_separated_reasoning_does_not_close_a_thought_in_the_text():
 def test_reasoning_in_content_blocks_is_the_thought(block):
     """Providers that answer in blocks have one for the thought."""
     message = AIMessage([block, {"type": "text", "text": "It is 4."}])
-    assert split_message(message) == Parts("2 + 2", "It is 4.", True)
+    assert split_message(message) == ReplyParts("2 + 2", "It is 4.", True)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ from hypothesis import given
 from tokenizers import Tokenizer
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.llm.estimate import estimate_tokens
 from pdr_graph.llm.pool import make_http_client
-from pdr_graph.llm.tokens import EstimateCounter, FileCounter, ServerCounter
+from pdr_graph.llm.tokens import EstimateCounter, FileCounter, ServerCounter, estimate_tokens
 from tests.fakes import num_bytes, odd_texts, write_tokenizer
 from tests.mock_endpoint import count
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from pdr_graph.llm.turnstile import Turnstile
+from pdr_graph.llm.client import Turnstile
 
 
 async def test_no_two_callers_pass_in_one_turn_of_the_loop():

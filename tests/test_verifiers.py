@@ -4,10 +4,7 @@ import pytest
 
 from pdr_graph.errors import CallError
 from pdr_graph.types import Solution
-from pdr_graph.verify import VERIFIERS
-from pdr_graph.verify.consensus import consensus
-from pdr_graph.verify.judge import judge
-from pdr_graph.verify.none import none
+from pdr_graph.verify import VERIFIERS, consensus, judge, none
 from tests.fakes import CountBy, drafts_with, make_step, num_words, prompts_of
 
 

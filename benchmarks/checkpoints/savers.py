@@ -32,7 +32,7 @@ async def open_saver(name: str, url: str, folder: str) -> AsyncIterator[BaseChec
     """Open a saver with its library's defaults, but for a pool large enough not to fail."""
     # Imported one by one, since each is optional.
     if name == "ours":
-        from checkpoints import open_checkpointer
+        from pdr_checkpoints import open_checkpointer
 
         async with open_checkpointer(url) as ours:
             yield ours

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.orchestration.endpoint import BenchEndpoint
 from benchmarks.orchestration.load import Figures, Job, Load
 from benchmarks.orchestration.subjects import PEERS
-from pdr_graph.local import embedded_valkey
+from pdr_graph.servers import embedded_valkey
 
 GRACE_S = 60.0
 """For importing, warming up and opening, beyond the limits of the loads."""

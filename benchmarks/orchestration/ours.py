@@ -8,11 +8,11 @@ from typing import Any
 from uuid import uuid4
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from pdr_checkpoints import open_checkpointer
 
 from benchmarks.orchestration.bare import Run
 from benchmarks.orchestration.load import PROBLEM, Job, Load
 from benchmarks.orchestration.server import MODEL
-from checkpoints import open_checkpointer
 from pdr_graph import PDRConfig, preset, solve
 from pdr_graph.connect import open_client
 from pdr_graph.settings import Settings

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.studies import weights
-from pdr_graph.local.data_dir import default_data_dir
-from pdr_graph.local.weights import fetch_weights, find_weights
+from pdr_graph.servers.data_dir import default_data_dir
+from pdr_graph.servers.weights import fetch_weights, find_weights
 
 TASKS = {
     "chain_sum": "min_terms=3&max_terms=5&min_digits=1&max_digits=2",

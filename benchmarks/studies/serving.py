@@ -16,7 +16,7 @@ from benchmarks.studies.weights import QWEN
 from engine.environment import vllm_environment
 from engine.model_folder import dequantised
 from engine.server import VLLMServer
-from pdr_graph.stack.machine import has_fast_bfloat16
+from pdr_graph.servers.vllm import has_fast_bfloat16
 
 ROOT = Path(__file__).parents[2]
 WINDOW = "4096"

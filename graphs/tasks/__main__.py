@@ -14,7 +14,7 @@ from graphs.tasks import __doc__ as usage
 from graphs.tasks import code, plan, summary
 from pdr_graph import ModelClient, PDRConfig, PDRError
 from pdr_graph.connect import open_client
-from pdr_graph.serve.narration import Narration
+from pdr_graph.serve.reply import Narration
 
 TASK = "Write a function fib(n) that returns the n-th Fibonacci number, with fib(0) = 0."
 TESTS = "assert [fib(n) for n in range(8)] == [0, 1, 1, 2, 3, 5, 8, 13]"

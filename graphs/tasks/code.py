@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from graphs.tasks.unit_tests import run_tests
 from pdr_graph import Extensions, ModelClient, PDRConfig, Result, pdr_node
-from pdr_graph.clip import clip
+from pdr_graph.llm.tokens import clip
 from pdr_graph.step import Step
 from pdr_graph.types import Verdict
 

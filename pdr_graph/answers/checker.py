@@ -18,10 +18,9 @@ from enum import StrEnum
 from typing import Literal
 
 from pdr_graph.answers import exact
-from pdr_graph.answers.child import Message
+from pdr_graph.answers.exact import readable
 from pdr_graph.answers.extract import LONGEST_ANSWER, answer_in_text, final_answer
-from pdr_graph.answers.notation import readable
-from pdr_graph.answers.pool import WorkerPool
+from pdr_graph.answers.pool import Message, WorkerPool
 
 Mode = Literal["answer", "raw"]
 """Where the answer is: stated in a solution, or it is the whole text."""
@@ -34,7 +33,7 @@ _CACHE_SIZE = 20_000
 _MOST_TIMEOUTS = 2
 
 
-class Verdict(StrEnum):
+class CheckVerdict(StrEnum):
     """What came of checking an answer; only the first two judge it."""
 
     CORRECT = "correct"
@@ -53,7 +52,7 @@ class Verdict(StrEnum):
 class CheckResult:
     """The verdict on one solution."""
 
-    verdict: Verdict
+    verdict: CheckVerdict
     extracted: str | None
     """The final answer; None if there is none."""
     seconds: float
@@ -64,16 +63,16 @@ class CheckResult:
     @property
     def correct(self) -> bool:
         """Whether the answer is right."""
-        return self.verdict is Verdict.CORRECT
+        return self.verdict is CheckVerdict.CORRECT
 
 
 @dataclass(frozen=True, slots=True)
 class _Judgement:
-    verdict: Verdict
+    verdict: CheckVerdict
     reason: str = ""
 
 
-class _Watch:
+class _CheckWatch:
     """Measures the work on one check."""
 
     def __init__(self) -> None:
@@ -136,10 +135,10 @@ class Checker:
 
         `truncated` says that the solution was cut by a token limit.
         """
-        watch = _Watch()
+        watch = _CheckWatch()
         answer = final_answer(solution) if mode == "answer" else solution.strip() or None
         if answer is None:
-            missing = Verdict.TRUNCATED if truncated else Verdict.NO_ANSWER
+            missing = CheckVerdict.TRUNCATED if truncated else CheckVerdict.NO_ANSWER
             return CheckResult(missing, None, watch.seconds)
         judged = await self._judge(_Pair(gold, answer, in_text=mode == "raw"), watch)
         return CheckResult(judged.verdict, answer, watch.seconds, judged.reason)
@@ -147,32 +146,32 @@ class Checker:
     async def same(self, left: str, right: str) -> bool:
         """Tell whether two answers are equivalent; two that cannot be compared are not."""
         first, second = sorted((left, right))
-        judged = await self._judge(_Pair(first, second, both_ways=True), _Watch())
-        return judged.verdict is Verdict.CORRECT
+        judged = await self._judge(_Pair(first, second, both_ways=True), _CheckWatch())
+        return judged.verdict is CheckVerdict.CORRECT
 
     def close(self) -> None:
         """End the worker processes. Not needed before exit."""
         self.pool.close()
 
-    async def _judge(self, pair: _Pair, watch: _Watch) -> _Judgement:
+    async def _judge(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         decided = exact.equal(pair.gold, pair.answer)
         if decided is None and pair.in_text and (found := answer_in_text(pair.answer)):
             # It may confirm the text; only the whole of the text can be found wrong.
             decided = exact.equal(pair.gold, found) or None
         if decided is not None:
-            return _Judgement(Verdict.CORRECT if decided else Verdict.WRONG)
+            return _Judgement(CheckVerdict.CORRECT if decided else CheckVerdict.WRONG)
         if len(pair.gold) > _LONGEST_TEXT or len(pair.answer) > pair.longest_answer:
-            return _Judgement(Verdict.UNPARSEABLE, "too long to be an answer")
+            return _Judgement(CheckVerdict.UNPARSEABLE, "too long to be an answer")
         with self._lock:
             if known := self._known.get(pair):
                 self._known.move_to_end(pair)
                 return known
             if pair.both_ways and self._is_hopeless(pair):
-                return _Judgement(Verdict.TIMEOUT, "one of the answers has timed out before")
+                return _Judgement(CheckVerdict.TIMEOUT, "one of the answers has timed out before")
         judged = await self._ask(pair, watch)
         with self._lock:
             self._known[pair] = judged
-            if judged.verdict is Verdict.TIMEOUT and pair.both_ways:
+            if judged.verdict is CheckVerdict.TIMEOUT and pair.both_ways:
                 self._timeouts.update((pair.gold, pair.answer))
             if len(self._known) > _CACHE_SIZE:
                 self._known.popitem(last=False)
@@ -181,10 +180,10 @@ class Checker:
     def _is_hopeless(self, pair: _Pair) -> bool:
         return any(self._timeouts[each] >= _MOST_TIMEOUTS for each in (pair.gold, pair.answer))
 
-    async def _ask(self, pair: _Pair, watch: _Watch) -> _Judgement:
+    async def _ask(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         deadline_s = self.pool.limits.deadline_s
         asked = self.pool.submit(pair.request(deadline_s), on_begin=watch.begin)
         reply = await asyncio.wrap_future(asked)
         if reply is None:
-            return _Judgement(Verdict.TIMEOUT, f"no verdict within {deadline_s:g} s")
-        return _Judgement(Verdict(reply["verdict"]), reply["reason"])
+            return _Judgement(CheckVerdict.TIMEOUT, f"no verdict within {deadline_s:g} s")
+        return _Judgement(CheckVerdict(reply["verdict"]), reply["reason"])

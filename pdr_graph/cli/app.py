@@ -73,7 +73,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every error becomes one sentence."""
-    from pdr_graph.cli.ending import RunEndedError
+    from pdr_graph.cli.failure import RunEndedError
 
     debug = debug_wanted() or "--debug" in arguments
     output = Output()

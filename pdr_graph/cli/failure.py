@@ -1,4 +1,7 @@
-"""What went wrong as one sentence and an exit code: 2 for a bad request, 1 for all else."""
+"""What went wrong as one sentence and an exit code: 2 for a bad request, 1 for all else.
+
+A run that ended before it had a result.
+"""
 
 import errno
 import os
@@ -20,16 +23,16 @@ class Failure:
 def explain(error: BaseException) -> Failure:
     """Find the sentence for an exception."""
     # Late: the help must not wait for these.
+    from pdr_checkpoints.errors import SaverError, StoreConfigError
     from redis.exceptions import RedisError
 
-    from checkpoints.errors import CheckpointError, StoreConfigError
     from pdr_graph.errors import ConfigError, PDRError
 
     if isinstance(error, typer.TyperException):
         return Failure(_of_usage(error), error.exit_code)
     if isinstance(error, (ConfigError, StoreConfigError)):
         return Failure(str(error), BAD_REQUEST)
-    if isinstance(error, (PDRError, CheckpointError)):
+    if isinstance(error, (PDRError, SaverError)):
         return Failure(str(error), FAILED)
     if isinstance(error, RedisError):
         return Failure(f"Redis refused a command: {error}; `pdr-graph doctor` checks it", FAILED)
@@ -52,3 +55,15 @@ def _of_system(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"the disk is full{where and ' at'}{where}; free some space and run again"
     return f"{reason}{where and ':'}{where}"
+
+
+class RunEndedError(Exception):
+    """The run was stopped, or failed after it had begun."""
+
+    def __init__(self, way_on: str, exit_code: int | None, cause: Exception | None) -> None:
+        self.way_on = way_on
+        """The line that says how to go on."""
+        self.exit_code = exit_code
+        """Set where a signal ended the run; None where `cause` did."""
+        self.cause = cause
+        super().__init__(way_on)

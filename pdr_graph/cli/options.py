@@ -20,8 +20,8 @@ from rich.markup import escape
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.serve.options import ServeOptions
+from pdr_graph.servers.options import UpOptions
 from pdr_graph.settings import Settings
-from pdr_graph.stack.options import UpOptions
 from pdr_graph.strategies import PRESETS
 
 Given = dict[str, object]
@@ -54,22 +54,22 @@ _SET_BY_PRESETS = {name for fields in PRESETS.values() for name in fields}
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class OptionGroup:
     """The fields of one model that a command takes as options."""
 
     model: type[BaseModel]
     names: tuple[str, ...]
 
 
-CONFIG = Group(PDRConfig, tuple(PDRConfig.model_fields))
-SETTINGS = Group(Settings, tuple(Settings.model_fields))
-STORAGE = Group(Settings, ("redis_url", "data_dir"))
+CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
+SETTINGS = OptionGroup(Settings, tuple(Settings.model_fields))
+STORAGE = OptionGroup(Settings, ("redis_url", "data_dir"))
 
 
-DATA_DIR = Group(Settings, ("data_dir",))
-PLACES = Group(Settings, ("base_url", "model", "api_key", "redis_url", "data_dir"))
-UP = Group(UpOptions, tuple(name for name in UpOptions.model_fields if name != "cache_dir"))
-SIZING = Group(
+DATA_DIR = OptionGroup(Settings, ("data_dir",))
+PLACES = OptionGroup(Settings, ("base_url", "model", "api_key", "redis_url", "data_dir"))
+UP = OptionGroup(UpOptions, tuple(name for name in UpOptions.model_fields if name != "cache_dir"))
+SIZING = OptionGroup(
     PDRConfig,
     (
         *("preset", "widths", "distiller", "finish", "verifier"),
@@ -77,8 +77,8 @@ SIZING = Group(
     ),
 )
 """The fields that a model server's context and batch are sized by."""
-SERVE = Group(ServeOptions, tuple(ServeOptions.model_fields))
-DEFAULTS = Group(
+SERVE = OptionGroup(ServeOptions, tuple(ServeOptions.model_fields))
+DEFAULTS = OptionGroup(
     PDRConfig,
     tuple(
         name for name in PDRConfig.model_fields if name not in _SET_BY_PRESETS | {"preset", "seed"}
@@ -87,7 +87,7 @@ DEFAULTS = Group(
 """What may hold for all presets alike."""
 
 
-def takes(**groups: Group) -> Callable[[Command], Command]:
+def takes(**groups: OptionGroup) -> Callable[[Command], Command]:
     """Put options in place of the named parameters of a command, which receive what was given."""
 
     def decorate(command: Command) -> Command:

@@ -1,8 +1,19 @@
-"""Where the command line writes: results on standard output, all else on standard error."""
+"""Where the command line writes: results on standard output, all else on standard error.
+
+Makes text of a model or of a stranger safe to print.
+
+A reply may hold escape sequences that repaint the terminal, set its title or reverse the reading
+order. Sequences are removed whole, other control characters one by one; line breaks and tabs stay.
+
+The one look of all tables: a line under the titles, and space.
+
+Text of a model, wrapped to its terminal and, where that is asked for, cut to a few lines.
+"""
 
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +22,35 @@ from io import TextIOWrapper
 from typing import IO, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.box import Box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
 from rich.text import Text
 
-from pdr_graph.cli.text import one_line
+_SEQUENCES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"  # OSC and kin: title, clipboard
+    r"|\x1b[ -/]*[0-~]?"  # two-byte sequences, or a bare escape
+)
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"
+    "\u202a-\u202e\u2066-\u2069"  # bidi embeddings and overrides: text that reads otherwise
+    "\ufff9-\ufffb]"
+)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def safe(text: str) -> str:
+    """Return `text` without anything that acts on a terminal, and encodable as UTF-8."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _CONTROLS.sub("", _SEQUENCES.sub("", text))
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def one_line(text: str) -> str:
+    """Return safe text with all white space folded into single spaces."""
+    return " ".join(safe(text).split())
+
 
 BROKEN_PIPE = 141
 """Exit code of a process that SIGPIPE ended, as shells report it."""
@@ -141,3 +177,46 @@ class LogLines(logging.Handler):
 def joined(parts: Sequence[str]) -> str:
     """Join the parts of a line that are not empty."""
     return " · ".join(part for part in parts if part)
+
+
+# Only the rule under the head is drawn; the spaces are what a box's other lines would be.
+_UNDERLINED = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+
+
+def plain_table(*, gap: int = 2) -> Table:
+    """Return an empty table with `gap` spaces between its columns."""
+    # A box draws one space between columns by itself.
+    return Table(box=_UNDERLINED, pad_edge=False, show_edge=False, padding=(0, gap - 1, 0, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Prose:
+    """A text that is read as nothing but text."""
+
+    text: str
+    lines: int | None = None
+    """Lines of a terminal that it may take; None shows all of it."""
+    indent: int = 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        text, margin = safe(self.text).strip(), " " * self.indent
+        if self.lines is None and not console.is_terminal:
+            # Into a file or a pipe goes what the model wrote, line by line.
+            for written in text.split("\n"):
+                yield unbroken(Text(margin + written))
+            return
+        width = max(8, options.max_width - self.indent)
+        # Wrapping a million characters to show six lines would take seconds.
+        part = text if self.lines is None else text[: self.lines * width]
+        wrapped = Text(part).wrap(console, width)
+        shown = wrapped if self.lines is None else wrapped[: self.lines]
+        for line in shown:
+            yield Text(margin) + line
+        if len(part) < len(text) or len(shown) < len(wrapped):
+            yield Text(f"{margin}… of {len(text):,} characters, see --full", "dim")
+
+
+def unbroken(line: Text) -> Text:
+    """Return a line that stays one line: commands and names are there to be copied."""
+    line.no_wrap, line.overflow = True, "ignore"
+    return line

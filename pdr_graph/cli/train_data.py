@@ -9,10 +9,9 @@ from typing import get_args
 
 from rich.table import Table
 
-from pdr_graph.cli.output import Output
-from pdr_graph.cli.tables import plain_table
+from pdr_graph.cli.output import Output, plain_table
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.supervised import Choice, Example, Tally, examples_of
+from pdr_graph.train.supervised import Example, ExampleChoice, RoleTally, examples_of
 from pdr_graph.train.trajectory import Role
 
 _NEVER: frozenset[str] = frozenset({"judge"})
@@ -25,7 +24,7 @@ def choice_of(
     duplicates: bool,
     wrong_drafts: bool,
     thoughts: bool,
-) -> Choice:
+) -> ExampleChoice:
     """Return what was chosen; no roles are the usual ones.
 
     Raises:
@@ -36,8 +35,8 @@ def choice_of(
         if role not in known:
             raise ConfigError(f"unknown role {role!r}; known: {', '.join(known)}")
     chosen: frozenset[Role] = frozenset(role for role in get_args(Role) if role in roles)
-    return Choice(
-        roles=chosen or Choice().roles,
+    return ExampleChoice(
+        roles=chosen or ExampleChoice().roles,
         per_problem=per_problem,
         duplicates=duplicates,
         wrong_drafts=wrong_drafts,
@@ -46,10 +45,10 @@ def choice_of(
 
 
 def train_data_command(
-    sources: Sequence[Path], out: Path, choice: Choice, model: Path | None, output: Output
+    sources: Sequence[Path], out: Path, choice: ExampleChoice, model: Path | None, output: Output
 ) -> None:
     """Write the examples of recorded runs, and say what became of every call."""
-    tally = Tally()
+    tally = RoleTally()
     _write(out, examples_of(sources, choice, tally, model), tally)
     if output.json:
         output.show_json({"file": str(out), **tally.to_json()})
@@ -62,7 +61,7 @@ def train_data_command(
     )
 
 
-def _write(out: Path, examples: Iterable[Example], tally: Tally) -> None:
+def _write(out: Path, examples: Iterable[Example], tally: RoleTally) -> None:
     """Write the file beside its place and move it there: it is whole, or as it was.
 
     Raises:
@@ -84,14 +83,14 @@ def _write(out: Path, examples: Iterable[Example], tally: Tally) -> None:
             part.unlink(missing_ok=True)
 
 
-def _nothing(tally: Tally) -> str:
+def _nothing(tally: RoleTally) -> str:
     if not tally.runs.correct:
         return f"none of {tally.runs.read} runs was right, so there is nothing to learn from"
     left = ", ".join(f"{number} {why}" for why, number in tally.left_out.most_common())
     return f"no call is left of {tally.runs.correct} correct runs ({left or 'none recorded'})"
 
 
-def _table(tally: Tally) -> Table:
+def _table(tally: RoleTally) -> Table:
     table = plain_table()
     table.add_column("calls of right runs")
     table.add_column("number", justify="right")

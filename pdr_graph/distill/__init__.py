@@ -3,17 +3,26 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pdr_graph.distill.answers import answers
-from pdr_graph.distill.consensus import consensus
-from pdr_graph.distill.critique import critique
-from pdr_graph.distill.distiller import Distil, Distiller, MaxCalls, no_calls, one_call
-from pdr_graph.distill.entry import Entry, draft_entry
-from pdr_graph.distill.latest import latest
-from pdr_graph.distill.none import none
-from pdr_graph.distill.random_k import random_k
-from pdr_graph.distill.summary import summary
-from pdr_graph.distill.top_k import calls_per_sample, top_k, top_k_per_sample
-from pdr_graph.distill.tournament import calls_of_tournament, tournament
+from pdr_graph.distill.notes import answers, consensus, critique, summary
+from pdr_graph.distill.selection import (
+    calls_of_tournament,
+    calls_per_sample,
+    latest,
+    none,
+    random_k,
+    top_k,
+    top_k_per_sample,
+    tournament,
+)
+from pdr_graph.distill.workspace import (
+    Distil,
+    Distiller,
+    Entry,
+    MaxCalls,
+    draft_entry,
+    no_calls,
+    one_call,
+)
 
 DISTILLERS: Mapping[str, Distiller] = MappingProxyType(
     {

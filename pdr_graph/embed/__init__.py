@@ -7,9 +7,8 @@ Either is a subgraph: kept by the parent's checkpointer, resumed half-way with i
 stream, and charged to its ledger.
 """
 
-from pdr_graph.embed.charge import charge
-from pdr_graph.embed.messages import as_message, read_messages
 from pdr_graph.embed.node import pdr_node
+from pdr_graph.embed.subrun import as_message, charge, read_messages
 from pdr_graph.embed.tool import as_tool
 
 __all__ = ["as_message", "as_tool", "charge", "pdr_node", "read_messages"]

@@ -7,16 +7,13 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.runtime import Runtime
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.embed.charge import charge
-from pdr_graph.embed.given import check_given
-from pdr_graph.embed.messages import as_message, read_messages
-from pdr_graph.embed.subrun import subrun
+from pdr_graph.embed.subrun import as_message, charge, check_given, read_messages, subrun
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.result import Result
+from pdr_graph.run import Result
 from pdr_graph.trace import Trace
 
 ReadProblem = Callable[[Any], str]

@@ -11,17 +11,13 @@ from langgraph.types import Command
 from pydantic import BaseModel, ConfigDict
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.embed.charge import charge
-from pdr_graph.embed.given import check_given
-from pdr_graph.embed.messages import report
-from pdr_graph.embed.subrun import subrun
+from pdr_graph.embed.subrun import charge, check_given, report, subrun
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.result import Result
-from pdr_graph.run import Parts, solve
+from pdr_graph.run import Parts, Result, solve
 from pdr_graph.trace import Trace
 
 DESCRIPTION = (

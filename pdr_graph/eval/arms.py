@@ -19,7 +19,7 @@ from typing import Any, get_args, get_origin
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.budgets import Budgets, Fields, OpenArm, fit
-from pdr_graph.eval.schema import BudgetRecord
+from pdr_graph.eval.records import BudgetRecord
 from pdr_graph.extensions import Extensions
 from pdr_graph.finish import DRAFT_FINISHES
 from pdr_graph.strategies import PRESETS, preset

@@ -1,19 +1,24 @@
-"""The arms of one or several runs, their samples gathered by problem."""
+"""The arms of one or several runs, their samples gathered by problem.
+
+Who votes for what: attempts at one problem, grouped by answer.
+
+Attempts that were found correct are one group, since each equals the gold answer; the others are
+grouped by the equivalence of their answer kind, as the `vote` finish groups drafts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pdr_graph.answers import AnswerKind, answer_kind
+from pdr_graph.answers import AnswerKind, answer_kind, clusters
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.records import Run
-from pdr_graph.eval.schema import SampleRecord
-from pdr_graph.eval.stats import Floats
+from pdr_graph.eval.records import EvalRun, SampleRecord
+from pdr_graph.eval.stats import Floats, Votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,7 @@ class ArmSamples:
 
     name: str
     """As the comparison calls it: the arm's name, after its run's where two runs have it."""
-    run: Run
+    run: EvalRun
     config: PDRConfig
     by_problem: dict[str, list[SampleRecord]]
     """Samples of each problem that has any, in order of their number."""
@@ -78,7 +83,7 @@ def cost(sample: SampleRecord, what: str) -> float:
     return float(sample["seconds"] if what == "seconds" else sample["ledger"][what])
 
 
-def arms_of(runs: Sequence[Run]) -> list[ArmSamples]:
+def arms_of(runs: Sequence[EvalRun]) -> list[ArmSamples]:
     """Return the arms that have samples, in the order of their runs.
 
     Raises:
@@ -127,7 +132,7 @@ def same_gold(first: ArmSamples, second: ArmSamples, problem: str) -> bool:
     return first.by_problem[problem][0]["gold"] == second.by_problem[problem][0]["gold"]
 
 
-def _arm(run: Run, name: str, shown: str) -> ArmSamples:
+def _arm(run: EvalRun, name: str, shown: str) -> ArmSamples:
     by_problem: dict[str, list[SampleRecord]] = {}
     for sample in sorted(
         (each for each in run.samples if each["arm"] == name),
@@ -139,7 +144,7 @@ def _arm(run: Run, name: str, shown: str) -> ArmSamples:
     return ArmSamples(shown, run, run.config(name), by_problem, owed)
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
+def _labels(runs: Sequence[EvalRun]) -> list[str]:
     """Return a short name of each run: its folder's, or its path where two are called the same."""
     names = [run.folder.resolve().name for run in runs]
     return [
@@ -148,7 +153,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _refuse_strangers(run: Run) -> None:
+def _refuse_strangers(run: EvalRun) -> None:
     for sample in run.samples:
         if sample["arm"] not in run.header["arms"]:
             raise ConfigError(
@@ -159,3 +164,37 @@ def _refuse_strangers(run: Run) -> None:
 
 def _floats(values: Iterable[np.floating[Any]]) -> Floats:  # Any: of any precision
     return np.asarray(list(values), dtype=np.float64)
+
+
+Attempt = Mapping[str, object]
+"""Has `answer` (None if none is stated) and `correct`; a sample's record, or a draft's."""
+
+
+async def count_votes(kind: AnswerKind, attempts: Sequence[Attempt]) -> Votes:
+    """Count the votes of attempts at one problem."""
+    groups = await _groups(kind, attempts)
+    correct = [group for group in groups if attempts[group[0]]["correct"]]
+    wrong = tuple(len(group) for group in groups if not attempts[group[0]]["correct"])
+    num_voting = sum(map(len, groups))
+    return Votes(
+        num_correct=len(correct[0]) if correct else 0,
+        wrong=wrong,
+        num_silent=len(attempts) - num_voting,
+    )
+
+
+async def majority_is_correct(kind: AnswerKind, attempts: Sequence[Attempt]) -> bool:
+    """Tell whether the answer of most attempts is right; a tie goes to the earlier attempt."""
+    groups = await _groups(kind, attempts)
+    return bool(groups) and bool(attempts[groups[0][0]]["correct"])
+
+
+async def _groups(kind: AnswerKind, attempts: Sequence[Attempt]) -> list[list[int]]:
+    """Group positions by answer, the largest group first, then the earliest."""
+    correct = [index for index, each in enumerate(attempts) if each["correct"]]
+    others = [
+        str(each["answer"]) if each["answer"] is not None and not each["correct"] else None
+        for each in attempts
+    ]
+    groups = [*await clusters(kind, others), *([correct] if correct else [])]
+    return sorted(groups, key=lambda group: (-len(group), group[0]))

@@ -1,4 +1,11 @@
-"""A comparison as one self-contained page: caveats, plots, tables."""
+"""A comparison as one self-contained page: caveats, plots, tables.
+
+Accuracy against what it costs, drawn: the paper's figure 1 with intervals.
+
+Up and to the left is better. Both actual spends are drawn on a logarithmic scale, with bars over
+the confidence intervals of both means. Colours are Okabe and Ito's, which colour-blind readers
+tell apart, and every arm has a marker of its own besides.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +13,102 @@ import base64
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from pdr_graph.eval.comparison import Comparison
-from pdr_graph.eval.plots import TITLES, plot
-from pdr_graph.eval.sheets import percent, sheets
+from pdr_graph.eval.report import percent, sheets
+from pdr_graph.eval.stats import Estimate
 from pdr_graph.page import render
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX<>*hp"
+TITLES = {
+    "b_seq": "B_seq: tokens one after another, a sample",
+    "b_total": "B_total: tokens of all calls, a sample",
+}
+FORMATS = ("png", "svg")
+NARROW, WIDE = 5, 400
+"""Ratios of an axis's ends: below, 1, 2 and 5 times a power of ten may be a single tick; above,
+they touch."""
+
+
+def draw(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write one plot for each budget, as PNG and SVG, and return the files.
+
+    Arms of which every sample failed have no cost, and no point.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for what in TITLES:
+        figure = plot(comparison, what)
+        for suffix in FORMATS:
+            file = folder / f"accuracy-{what.replace('_', '-')}.{suffix}"
+            # Text stays text, and the same figures give the same file.
+            with rc_context({"svg.fonttype": "none", "svg.hashsalt": "pdr-graph"}):
+                figure.savefig(file, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
+            written.append(file)
+    return written
+
+
+def plot(comparison: Comparison, what: str) -> Figure:
+    """Return accuracy against `b_seq` or `b_total`, a point for each arm."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    shown = [arm for arm in comparison.arms if what in arm.cost]
+    for index, arm in enumerate(shown):
+        spent = arm.cost[what].mean
+        axes.errorbar(
+            spent.value,
+            100 * arm.accuracy.value,
+            xerr=_bars(spent, least=spent.value * 0.05),
+            yerr=_bars(arm.accuracy, scale=100),
+            fmt=MARKERS[index % len(MARKERS)],
+            color=COLORS[index % len(COLORS)],
+            markersize=7,
+            elinewidth=1.2,
+            capsize=3,
+            label=arm.name.replace("$", r"\$"),
+        )
+    axes.set(xscale="log", xlabel=TITLES[what], ylabel="accuracy, %", ylim=(0, 100))
+    _plain_ticks(axes)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if shown:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    return figure
+
+
+def _bars(
+    estimate: Estimate, *, scale: float = 1.0, least: float | None = None
+) -> list[list[float]] | None:
+    """Return the lengths below and above; none reaches below `least`, which a log axis needs."""
+    if estimate.interval is None:
+        return None
+    low = estimate.interval.low if least is None else max(least, estimate.interval.low)
+    return [
+        [scale * max(0.0, estimate.value - low)],
+        [scale * max(0.0, estimate.interval.high - estimate.value)],
+    ]
+
+
+def _plain_ticks(axes: Any) -> None:  # Any: matplotlib's own class
+    """Write 2,000 and 5,000 rather than powers of ten, few enough not to touch."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    axes.margins(x=0.15)
+    low, high = axes.get_xlim()
+    subs = (1.0,) if high > WIDE * low else (1.0, 2.0, 5.0)
+    narrow = high < NARROW * low
+    axes.xaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(base=10, subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 @dataclass(frozen=True, slots=True)

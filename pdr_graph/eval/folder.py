@@ -4,6 +4,8 @@ Several processes may work on one folder. A line is appended whole, under a lock
 is left of a line whose writer died is cut off first. Claims are locks on single bytes of a file,
 one byte a sample, which the system gives up with the process that held them, however it ended.
 Both need a file system whose locks hold between the processes; on one machine any does.
+
+Lines appended whole to a file which several processes write, and in which any may die.
 """
 
 import fcntl
@@ -14,9 +16,56 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.appending import append_lines
-from pdr_graph.eval.records import HEADER, SAMPLES, Key, key_of, parse_samples, read_header
-from pdr_graph.eval.schema import HeaderRecord, SampleRecord
+from pdr_graph.eval.records import (
+    HEADER,
+    SAMPLES,
+    HeaderRecord,
+    Key,
+    SampleRecord,
+    key_of,
+    parse_samples,
+    read_header,
+)
+
+
+def append_lines(file: Path, lines: bytes) -> None:
+    """Write whole lines at the end of a file, to the disk, under a lock on it.
+
+    What is left of a line whose writer died is cut off first.
+
+    Args:
+        file: Made if it is not there.
+        lines: Each ends with a newline.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    opened = os.open(file, flags, 0o666)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        _cut_torn_line(opened)
+        while lines:
+            lines = lines[os.write(opened, lines) :]
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _cut_torn_line(file: int) -> None:
+    """Remove what a writer left that died in the middle of its line."""
+    end = os.fstat(file).st_size
+    if not end or os.pread(file, 1, end - 1) == b"\n":
+        return
+    while end:
+        start = max(0, end - 65_536)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            os.ftruncate(file, start + newline + 1)
+            return
+        end = start
+    os.ftruncate(file, 0)
+
 
 LOCK, TRACE = "run.lock", "trace"
 

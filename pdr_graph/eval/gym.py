@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from pdr_graph.answers import Limits, Verdict, WorkerPool, exact
+from pdr_graph.answers import CheckVerdict, Limits, WorkerPool, exact
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.problems import Problem, Problems, checked, hash_of
 
@@ -67,22 +67,22 @@ class GymScorer:
         self._task, self._knobs = task, knobs
         # reasoning-gym reserves more than the checker's default of address space.
         self._pool = WorkerPool(Limits(memory_bytes=4 << 30), _WORKER)
-        self._known: dict[tuple[int, str], Verdict] = {}
+        self._known: dict[tuple[int, str], CheckVerdict] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
         """Say how it is made anew in another process, with workers of its own."""
         return GymScorer, (self._task, self._knobs)
 
-    async def __call__(self, problem: Problem, answer: str) -> Verdict:
+    async def __call__(self, problem: Problem, answer: str) -> CheckVerdict:
         """Return the verdict on an extracted answer."""
         if problem.gold != ANY and exact.equal(problem.gold, answer):
-            return Verdict.CORRECT
+            return CheckVerdict.CORRECT
         key = problem.index, answer
         if key not in self._known:
             self._known[key] = await self._ask(problem.index, answer)
         return self._known[key]
 
-    async def _ask(self, index: int, answer: str) -> Verdict:
+    async def _ask(self, index: int, answer: str) -> CheckVerdict:
         request = {
             "task": self._task,
             "knobs": self._knobs,
@@ -91,7 +91,7 @@ class GymScorer:
             "seconds": self._pool.limits.deadline_s,
         }
         reply = await asyncio.wrap_future(self._pool.submit(request))
-        return Verdict.TIMEOUT if reply is None else Verdict(reply["verdict"])
+        return CheckVerdict.TIMEOUT if reply is None else CheckVerdict(reply["verdict"])
 
 
 def _knobs(query: str, source: str) -> dict[str, Any]:

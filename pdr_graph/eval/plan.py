@@ -13,8 +13,8 @@ from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.arms import Arm
 from pdr_graph.eval.problems import Problems
+from pdr_graph.eval.records import SCHEMA, ArmRecord, DataRecord, HeaderRecord
 from pdr_graph.eval.sample import Sample
-from pdr_graph.eval.schema import SCHEMA, ArmRecord, DataRecord, HeaderRecord
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
 
@@ -23,7 +23,7 @@ _PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvalPlan:
     """One evaluation."""
 
     problems: Problems

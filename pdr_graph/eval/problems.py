@@ -5,7 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from pdr_graph.answers import Verdict
+from pdr_graph.answers import CheckVerdict
 from pdr_graph.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ class Problem:
     """Position in its source, for a scorer of the source's own."""
 
 
-Score = Callable[[Problem, str], Awaitable[Verdict]]
+Score = Callable[[Problem, str], Awaitable[CheckVerdict]]
 """Judges an extracted answer by the rule of the problems' source."""
 
 

@@ -5,9 +5,13 @@ The process that was started keeps the run folder and decides what is owed; work
 what it had begun is gone on with by another, from the last finished draft.
 
 https://docs.ray.io/en/latest/ray-core/actors.html
+
+The way to a Ray cluster, and away from it.
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,10 +22,10 @@ from typing import Any
 from langgraph.runtime import RunControl
 
 from pdr_graph.errors import CallError, ConfigError, DrainedError, EndpointError, PDRError
-from pdr_graph.eval.ray_worker import Kit, Outcome, Saver, Worker
+from pdr_graph.eval.ray_worker import Kit, Saver, Worker, WorkerOutcome
+from pdr_graph.eval.records import SampleRecord
 from pdr_graph.eval.runner import ElsewhereError
 from pdr_graph.eval.sample import Sample
-from pdr_graph.eval.schema import SampleRecord
 from pdr_graph.run import OnEvent
 from pdr_graph.trace import Trace
 
@@ -111,7 +115,7 @@ class RayLab:
         """Delete a sample's thread."""
         await self.saver.adelete_thread(sample.thread_id)
 
-    async def _ask(self, sample: Sample) -> Outcome | None:
+    async def _ask(self, sample: Sample) -> WorkerOutcome | None:
         """Return what the freest worker says; None if it was lost."""
         now = monotonic()
         actor = min(self.actors, key=lambda each: (each.rests_until > now, each.load))
@@ -119,7 +123,7 @@ class RayLab:
         size = max((1, *sample.config.widths))
         actor.load += size
         try:
-            outcome: Outcome = await actor.handle.run.remote(sample)
+            outcome: WorkerOutcome = await actor.handle.run.remote(sample)
         # Of Ray's own tree, which only `lost` knows.
         except Exception as error:
             if not self.lost(error):
@@ -130,7 +134,7 @@ class RayLab:
             actor.load -= size
         return outcome
 
-    async def _read(self, sample: Sample, outcome: Outcome) -> SampleRecord:
+    async def _read(self, sample: Sample, outcome: WorkerOutcome) -> SampleRecord:
         if self.trace is not None:
             for call in outcome.calls:
                 await self.trace.record(call)
@@ -210,3 +214,58 @@ async def ray_lab(
     finally:
         for handle in handles:
             ray.kill(handle)
+
+
+MOST_WORKERS = 16
+"""Where their number is not given, however many processors the cluster has."""
+_CONNECT_S = 5.0
+
+
+def connect(address: str) -> int:
+    """Connect to a cluster, `local` for one of this machine's own; returns its processors.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("--ray needs Ray: pip install 'pdr-graph[ray]'") from None
+    if address not in {"auto", "local"}:
+        _check_reachable(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a user's evaluations are the user's
+    own = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+    # Errors of several libraries, by the form of the address.
+    except Exception as error:  # noqa: BLE001
+        why = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"no Ray cluster answers at {address!r} ({why}); start one by `ray start --head`, or "
+            "use --ray local"
+        ) from None
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _check_reachable(address: str) -> None:
+    """Tell at once what Ray itself would take minutes to say."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdecimal()) or "/" in address:
+        raise ConfigError(
+            f"--ray {address!r} is no HOST:PORT of a cluster's head; `auto` finds the cluster of "
+            "this machine, `local` starts one"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address!r} ({error}); start one by `ray start --head`, "
+            "or use --ray local"
+        ) from None
+
+
+def disconnect() -> None:
+    """Leave the cluster, and end it if it was ours."""
+    import ray
+
+    ray.shutdown()

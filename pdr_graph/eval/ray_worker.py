@@ -18,11 +18,11 @@ from langgraph.runtime import RunControl
 
 from pdr_graph.connect import open_client
 from pdr_graph.errors import CallError, DrainedError, PDRError, QuorumError
-from pdr_graph.eval.judging import Judge
+from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Score
+from pdr_graph.eval.records import SampleRecord
 from pdr_graph.eval.runner import Claim
 from pdr_graph.eval.sample import Facts, Lab, Sample
-from pdr_graph.eval.schema import SampleRecord
 from pdr_graph.extensions import Extensions
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
@@ -51,7 +51,7 @@ class Kit:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WorkerOutcome:
     """What came of a sample; exactly one of the first four is set."""
 
     record: SampleRecord | None = None
@@ -104,17 +104,17 @@ class Worker:
             about["error"] = str(error)
         return about
 
-    async def run(self, sample: Sample) -> Outcome:
+    async def run(self, sample: Sample) -> WorkerOutcome:
         """Start a sample, or go on with it, to its end."""
         try:
             lab = await self._ready()
             async with AsyncExitStack() as held:
                 claim = self._claim
                 if claim and not await held.enter_async_context(claim(sample.thread_id)):
-                    return Outcome(left=True)
+                    return WorkerOutcome(left=True)
                 return await self._attempt(lab, sample)
         except PDRError as error:
-            return Outcome(error=str(error))
+            return WorkerOutcome(error=str(error))
 
     async def drain(self) -> None:
         """Stop every sample at its next step, from where it can be gone on with."""
@@ -124,16 +124,18 @@ class Worker:
         """Let go of the connections."""
         await self._held.aclose()
 
-    async def _attempt(self, lab: Lab, sample: Sample) -> Outcome:
+    async def _attempt(self, lab: Lab, sample: Sample) -> WorkerOutcome:
         trace = _Collected() if self._kit.traced else NoTrace()
         mine = replace(lab, parts=replace(lab.parts, trace=trace))
         calls = trace.calls if isinstance(trace, _Collected) else []
         try:
-            return Outcome(record=await mine.run(sample, lambda event: None), calls=calls)
+            return WorkerOutcome(record=await mine.run(sample, lambda event: None), calls=calls)
         except (CallError, QuorumError) as error:
-            return Outcome(failure=(await mine.failed(sample, error), str(error)), calls=calls)
+            return WorkerOutcome(
+                failure=(await mine.failed(sample, error), str(error)), calls=calls
+            )
         except DrainedError:
-            return Outcome(left=True, calls=calls)
+            return WorkerOutcome(left=True, calls=calls)
 
     async def _ready(self) -> Lab:
         async with self._opening:

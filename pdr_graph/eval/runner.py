@@ -3,6 +3,8 @@
 Killed at any instant, or stopped, the next process goes on: samples with a line are done, a
 thread that was begun is resumed from its last finished draft. Several processes may work on one
 run: a sample is claimed before it is looked at, and looked up again once it is.
+
+Room for calls: how many samples are worked on at once.
 """
 
 import asyncio
@@ -14,11 +16,53 @@ from typing import Protocol
 
 from pdr_graph.errors import CallError, DrainedError, EndpointError, PDRError, QuorumError
 from pdr_graph.eval.folder import RunFolder
-from pdr_graph.eval.places import Places
-from pdr_graph.eval.records import Key, key_of
+from pdr_graph.eval.records import Key, SampleRecord, key_of
 from pdr_graph.eval.sample import Sample
-from pdr_graph.eval.schema import SampleRecord
 from pdr_graph.run import OnEvent
+
+
+class Places:
+    """A number of places, of which each taker needs some, served in the order in which they ask.
+
+    A sample takes as many as its widest round has drafts. Were more begun, their calls would
+    wait for one another, and the seconds of every sample would grow with the size of the run.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.free = total
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, wanted: int) -> int:
+        """Wait for places; returns how many were taken, never more than there are."""
+        number = min(wanted, self.total)
+        if self._waiting or number > self.free:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append((number, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self.give(number)  # it was our turn, and we are gone
+                raise
+        else:
+            self.free -= number
+        return number
+
+    def give(self, number: int) -> None:
+        """Give places back."""
+        self.free += number
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            if turn.cancelled():
+                self._waiting.popleft()
+            elif wanted <= self.free:
+                self._waiting.popleft()
+                self.free -= wanted
+                turn.set_result(None)
+            else:
+                return
+
 
 MOST_FAILURES = 10
 """Samples that may fail one after another before the run is stopped: the endpoint is at fault then,
@@ -54,7 +98,7 @@ class Laboratory(Protocol):
         """Delete a sample's thread."""
 
 
-class Watcher:
+class EvalWatcher:
     """Told how a run goes on; a display overrides what it shows."""
 
     def finished(self, record: SampleRecord) -> None:
@@ -71,13 +115,13 @@ class Watcher:
 
 
 @dataclass(slots=True)
-class Runner:
+class EvalRunner:
     """One process at work on one run."""
 
     lab: Laboratory
     folder: RunFolder
     places: Places
-    watcher: Watcher
+    watcher: EvalWatcher
     claim: Claim | None = None
     """None where locks of the run folder are enough."""
     keep_threads: bool = True

@@ -1,26 +1,32 @@
-"""One sample: one attempt of one arm at one problem, from its thread to its record."""
+"""One sample: one attempt of one arm at one problem, from its thread to its record.
+
+First-round drafts that several arms share, on request: asked for once, charged to each arm.
+
+Arms that draw their samples' seeds alike ask for the same drafts, word for word. Within one process
+each is asked for once; another process, or a run that is gone on with, asks again, and gets the
+same drafts from a server that repeats itself by seed.
+"""
 
 import asyncio
 import re
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from pdr_graph.budget import Ledger
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import PDRError, ThreadExistsError, UnknownThreadError
+from pdr_graph.errors import ConfigError, PDRError, ThreadExistsError, UnknownThreadError
 from pdr_graph.eval.arms import Arm
-from pdr_graph.eval.judging import Judge, Judgement
-from pdr_graph.eval.oracle import with_oracles
+from pdr_graph.eval.judge import Judge, Judgement, with_oracles
 from pdr_graph.eval.problems import Problem
-from pdr_graph.eval.records import Key
-from pdr_graph.eval.schema import SCHEMA, DraftRecord, SampleRecord, WorkspaceRecord
+from pdr_graph.eval.records import SCHEMA, DraftRecord, Key, SampleRecord, WorkspaceRecord
 from pdr_graph.extensions import Extensions
-from pdr_graph.llm.client import ModelClient
-from pdr_graph.result import Result
-from pdr_graph.run import OnEvent, Parts, resume, solve
 from pdr_graph.run_history import RoundView, history
+from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
+from pdr_graph.llm.usage import Spent
+from pdr_graph.run import OnEvent, Parts, Result, resume, solve
 from pdr_graph.types import Workspace
 
 
@@ -222,3 +228,83 @@ def holds_any(workspace: Workspace, answers: set[str]) -> bool:
 def _standing_alone(answer: str) -> re.Pattern[str]:
     # 42 is not in 142, 4.42, 4,420 or 42.5; it is in "x=42." and in "42 (3 of 4)".
     return re.compile(rf"(?<!\w)(?<!\d[.,]){re.escape(answer)}(?!\w|[.,]\d)")
+
+
+_MOST_KEPT = 8192
+"""Replies; arms work on one problem at about the same time."""
+_ALIKE = ("max_tokens", "temperature", "top_p", "thinking_token_budget", "answer")
+"""Settings that the first drafts of two arms must have in common to be the same calls."""
+
+
+def sharing_arms(arms: Sequence[Arm]) -> frozenset[str]:
+    """Name the arms whose first drafts are also another's.
+
+    Raises:
+        ConfigError: there are no two such arms.
+    """
+    kinds = {
+        arm.name: tuple(getattr(arm.config, name) for name in _ALIKE)
+        for arm in arms
+        if arm.config.widths
+    }
+    counts = Counter(kinds.values())
+    sharing = frozenset(name for name, kind in kinds.items() if counts[kind] > 1)
+    if not sharing:
+        raise ConfigError(
+            "--share-first-round: no two arms with drafts are alike in "
+            f"{', '.join(_ALIKE)}; give them all the same, or leave it out"
+        )
+    return sharing
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One call, and its reply once it is there."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reply: Reply | None = None
+    cost: Spent = field(default_factory=Spent)
+
+
+class SharingClient(ModelClient):
+    """Makes a call once that several arms make, and charges it to each as if it had made it."""
+
+    def __init__(self, client: ModelClient) -> None:
+        super().__init__(
+            client.model, counter=client.counter, retry=client.retry, window=client.window
+        )
+        self._client = client
+        self._asked: OrderedDict[tuple[str, Sampling], _Asked] = OrderedDict()
+
+    async def ask(
+        self, prompt: str, sampling: Sampling, spent: Spent, on_chunk: OnChunk | None = None
+    ) -> Reply:
+        """Make a call, or wait for the one that was made before.
+
+        Raises:
+            CallError: it failed; whoever asks next tries again.
+        """
+        asked = self._asked.setdefault((prompt, sampling), _Asked())
+        self._asked.move_to_end((prompt, sampling))
+        while len(self._asked) > _MOST_KEPT:
+            self._asked.popitem(last=False)
+        async with asked.lock:
+            if asked.reply is None:
+                cost = Spent()
+                try:
+                    asked.reply = await self._client.ask(prompt, sampling, cost, on_chunk)
+                finally:
+                    _charge(cost, spent)  # whatever came of it
+                asked.cost = cost
+                return asked.reply
+        _charge(asked.cost, spent)
+        return asked.reply
+
+
+def _charge(cost: Spent, spent: Spent) -> None:
+    spent.requests += cost.requests
+    spent.usage.extend(cost.usage)
+    spent.failed += cost.failed
+    spent.aborted += cost.aborted
+    spent.seconds += cost.seconds
+    spent.nominal += cost.nominal

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pdr_graph.eval.attempts import ArmSamples, cost
+from pdr_graph.eval.attempts import ArmSamples, cost, count_votes
 from pdr_graph.eval.stats import CONFIDENCE, Estimate, maj_at_k, mean_by_problem, pass_at_k
-from pdr_graph.eval.votes import count_votes
 
 BUDGETS = ("b_seq", "b_total", "b_seq_nominal", "b_total_nominal")
 """Sums of a ledger, in model tokens; the nominal ones count allotted completion tokens."""

@@ -1,24 +1,208 @@
-"""The solver: one run of the method for each sample and epoch."""
+"""The solver: one run of the method for each sample and epoch.
 
-from collections.abc import Mapping
+A sample of an inspect-ai task as a problem, and a result as the sample's output.
+
+A model of inspect-ai as a chat model of LangChain, so that the graph can ask it.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from inspect_ai.log import transcript
-from inspect_ai.model import GenerateConfig, Model, get_model
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageUser,
+    ContentReasoning,
+    GenerateConfig,
+    Model,
+    ModelOutput,
+    ModelUsage,
+    get_model,
+)
 from inspect_ai.solver import Generate, Solver, TaskState, solver
+from inspect_ai.util import LimitExceededError
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import PrivateAttr
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
-from pdr_graph.inspect_ai.chat import InspectChat
-from pdr_graph.inspect_ai.task import hand_in, problem_of
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import Parts, solve
+from pdr_graph.run import Parts, Result, solve
 from pdr_graph.strategies import preset as preset_config
+
+KEY = "pdr"
+"""Of what a sample's metadata tells of its run."""
+
+
+def problem_of(state: TaskState) -> str:
+    """Return the text to be solved: what was said so far, and the choices where there are any.
+
+    Raises:
+        ConfigError: there is no text, or not only text.
+    """
+    for message in state.messages:
+        if not isinstance(message.content, str):
+            other = [
+                each.type for each in message.content if each.type not in {"text", "reasoning"}
+            ]
+            if other:
+                raise ConfigError(f"sample {state.sample_id!r} holds {other[0]}; PDR reads text")
+    said = [each for each in state.messages if each.text.strip()]
+    turns = [each for each in said if each.role != "system"]
+    if not turns:
+        raise ConfigError(f"sample {state.sample_id!r} has no text to solve")
+    rules = "\n\n".join(each.text.strip() for each in said if each.role == "system")
+    parts = [f"<instructions>\n{rules}\n</instructions>"] if rules else []
+    if turns[:-1]:
+        parts.append(f"<conversation>\n{_transcript(turns[:-1])}\n</conversation>")
+    parts.append(turns[-1].text.strip())
+    if state.choices:
+        parts.append(
+            "\n".join(
+                f"({_letter(index)}) {each.value}" for index, each in enumerate(state.choices)
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def hand_in(state: TaskState, result: Result) -> TaskState:
+    """Write a result into the sample's state, as a solver that calls the model once would."""
+    solution = result.state["solution"]
+    assert solution is not None  # the run has ended
+    cut = bool(solution["truncated"])
+    state.output = ModelOutput.from_content(
+        model=str(state.model),
+        content=result.solution,
+        stop_reason="max_tokens" if cut else "stop",
+    )
+    state.messages.append(ChatMessageAssistant(content=result.solution, model=str(state.model)))
+    state.metadata[KEY] = {
+        "answer": result.answer,
+        "config": result.config.model_dump(mode="json"),
+        "verdict": dict(result.verdict),
+        "rounds": result.state["round"],
+        "ledger": result.ledger.to_json(),
+        "notes": list(result.notes),
+    }
+    for index in range(len(state.choices)):
+        # What the scorer `choice` reads.
+        state.choices.mark_choice(index, result.answer == _letter(index))
+    return state
+
+
+def _transcript(turns: list[ChatMessage]) -> str:
+    return "\n\n".join(f"{turn.role.capitalize()}: {turn.text.strip()}" for turn in turns)
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index)
+
+
+class InspectChat(BaseChatModel):
+    """Asks a model of inspect-ai, which counts, limits, retries and logs each call."""
+
+    model_name: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    _model: Any = PrivateAttr()  # Any: no type of inspect-ai may be part of a pydantic schema here
+    _limit: LimitExceededError | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, model: Model) -> "InspectChat":
+        """Wrap a model."""
+        chat = cls(model_name=str(model))
+        chat._model = model
+        return chat
+
+    @property
+    def limit(self) -> LimitExceededError | None:
+        """The limit of the sample that a call ran into, None if none did.
+
+        The graph takes it for a call that failed, and its caller has to raise it again.
+        """
+        return self._limit
+
+    @property
+    def _llm_type(self) -> str:
+        return "inspect-ai"
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: object,
+    ) -> ChatResult:
+        raise NotImplementedError("models of inspect-ai are asynchronous: call ainvoke")
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # Any: sampling parameters, each under its own name
+    ) -> ChatResult:
+        if self._limit is not None:
+            raise self._limit  # one call too many says it for all
+        config = GenerateConfig(stop_seqs=stop, **kwargs)
+        try:
+            output = await self._model.generate(_translated(messages), config=config)
+        except LimitExceededError as error:
+            self._limit = error
+            raise
+        return ChatResult(generations=[ChatGeneration(message=_reply(output))])
+
+
+def _translated(messages: Sequence[BaseMessage]) -> list[ChatMessage]:
+    return [
+        (ChatMessageSystem if isinstance(each, SystemMessage) else ChatMessageUser)(
+            content=each.text
+        )
+        for each in messages
+    ]
+
+
+def _reply(output: ModelOutput) -> AIMessage:
+    """Return what the model said, its reasoning and its usage apart."""
+    if output.error:
+        raise RuntimeError(output.error)
+    content = output.message.content if output.choices else ""
+    blocks = [] if isinstance(content, str) else content
+    reasoning = "".join(each.reasoning for each in blocks if isinstance(each, ContentReasoning))
+    cut = output.stop_reason in {"max_tokens", "model_length"}
+    return AIMessage(
+        content=output.completion,
+        additional_kwargs={"reasoning_content": reasoning} if reasoning else {},
+        response_metadata={"finish_reason": "length" if cut else "stop"},
+        usage_metadata=None if output.usage is None else _usage(output.usage),
+    )
+
+
+def _usage(usage: ModelUsage) -> UsageMetadata:
+    cached = usage.input_tokens_cache_read or 0
+    prompt = usage.input_tokens + cached + (usage.input_tokens_cache_write or 0)
+    return UsageMetadata(
+        input_tokens=prompt,
+        output_tokens=usage.output_tokens,
+        total_tokens=prompt + usage.output_tokens,
+        input_token_details={"cache_read": cached},
+        output_token_details={"reasoning": usage.reasoning_tokens or 0},
+    )
+
 
 _SAMPLING = ("max_tokens", "temperature", "top_p")
 """What inspect-ai's own options may set (`--temperature`, …)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
-from pdr_graph.llm.meter import Meter, Spent
+from pdr_graph.llm.usage import Meter, Spent
 from pdr_graph.prompts import Prompts
 from pdr_graph.trace import Trace, TraceRecord
 

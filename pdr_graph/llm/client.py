@@ -1,6 +1,18 @@
 """The process's way to its model: one limit, one retry policy, exact counts.
 
 Every call in the package goes through `ModelClient.ask`, so nothing is spent that no ledger knows.
+
+Lets calls start one by one.
+
+To build and send a request takes a millisecond or two without a pause. A round of a thousand
+drafts would do that a thousand times in one turn of the event loop, and whatever else the process
+serves would wait for seconds.
+
+The tokens of one call as the server drew them, where it was asked to tell.
+
+Telling a draft's solution apart from the reasoning that led to it.
+
+Only the solution part S goes into a workspace, never the reasoning R (paper section 3).
 """
 
 import asyncio
@@ -16,16 +28,95 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.messages.ai import add_ai_message_chunks
 
 from pdr_graph.errors import CallError, ContextWindowError
-from pdr_graph.llm.estimate import estimate_tokens
-from pdr_graph.llm.meter import Spent
-from pdr_graph.llm.per_loop import PerLoop
+from pdr_graph.llm.pool import PerLoop
 from pdr_graph.llm.retry import Retry, is_connection_error, never_sent, status_of
-from pdr_graph.llm.sampled import SampledTokens, read_sampled
-from pdr_graph.llm.thought import split_message
-from pdr_graph.llm.tokens import EstimateCounter, TokenCounter
-from pdr_graph.llm.turnstile import Turnstile
-from pdr_graph.llm.usage import Usage, read_usage
-from pdr_graph.llm.wellformed import wellformed
+from pdr_graph.llm.tokens import EstimateCounter, TokenCounter, estimate_tokens, wellformed
+from pdr_graph.llm.usage import Spent, Usage, read_usage
+
+
+class Turnstile:
+    """Passed by one caller in each turn of the event loop, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def turn(self) -> None:
+        """Wait for this caller's turn."""
+        async with self._lock:
+            await asyncio.sleep(0)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """What a policy gradient needs of one call."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    logprobs: list[float]
+    """Log-probability of each of `token_ids` when it was drawn."""
+
+
+def read_sampled(message: AIMessage) -> SampledTokens | None:
+    """Return the tokens that a message carries, None if its server did not send all of them."""
+    metadata = message.response_metadata
+    prompt_ids, token_ids = metadata.get("prompt_token_ids"), metadata.get("token_ids")
+    rows = (metadata.get("logprobs") or {}).get("content")
+    if prompt_ids is None or token_ids is None or rows is None:
+        return None
+    return SampledTokens(list(prompt_ids), list(token_ids), [row["logprob"] for row in rows])
+
+
+OPEN, CLOSE = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyParts:
+    """One reply, taken apart."""
+
+    thought: str
+    solution: str
+    closed: bool
+    """False where the reply ended inside its thought, so that it has no solution."""
+
+
+def split_message(message: AIMessage) -> ReplyParts:
+    """Take a message apart, whether the server separated the reasoning or the text holds it."""
+    parts = split_text(message.text)
+    reasoning = message.additional_kwargs.get("reasoning_content") or _reasoning_blocks(message)
+    if not reasoning:
+        return parts
+    return ReplyParts(f"{reasoning}{parts.thought}", parts.solution, parts.closed)
+
+
+def split_text(text: str) -> ReplyParts:
+    r"""Split at the thought's tags.
+
+    A template may open the thought in the prompt, so a closing tag alone ends one.
+
+    >>> split_text("<think>2 + 2</think>\nIt is 4.")
+    ReplyParts(thought='2 + 2', solution='It is 4.', closed=True)
+    """
+    before, closing, after = text.rpartition(CLOSE)
+    if closing and OPEN not in after:
+        thought = before.strip().removeprefix(OPEN)
+        return ReplyParts(thought.strip(), after.strip(), True)
+    head, opening, rest = (after if closing else text).partition(OPEN)
+    if opening:
+        # What came before a thought that never ended is no solution either: the model went on.
+        return ReplyParts(f"{before}{head}{rest}".strip(), "", False)
+    return ReplyParts("", text.strip(), True)
+
+
+def _reasoning_blocks(message: AIMessage) -> str:
+    if not isinstance(message.content, list):
+        return ""
+    blocks = [block for block in message.content if isinstance(block, dict)]
+    return "".join(
+        str(block.get("thinking") or block.get("reasoning") or "")
+        for block in blocks
+        if block.get("type") in {"thinking", "reasoning"}
+    )
+
 
 _WINDOW = re.compile(r"context\b.*\b(length|size)|max_model_len")
 """How llama.cpp and vLLM name the window in a refusal; vLLM says `max_model_len` where

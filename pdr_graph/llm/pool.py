@@ -12,17 +12,46 @@ each connection is given a pool of its own, and here we only keep the free ones 
 A server closes a connection that nothing comes over, vLLM and llama.cpp after 5 s, and may do so
 just as the next request is on its way. We give ours up before that; a kept connection that ends at
 once all the same is replaced and the request sent again, since nobody has worked on it.
+
+One value per event loop.
+
+Connection pools and semaphores belong to the loop that made them. Whoever owns one for a whole
+process keeps it here, so that the same object serves `asyncio.run` twice, or two threads.
 """
 
+import asyncio
 import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from time import monotonic
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import httpx2
 
-from pdr_graph.llm.per_loop import PerLoop
+T = TypeVar("T")
+
+
+class PerLoop(Generic[T]):
+    """Makes a value on first use in each event loop and forgets it with the loop."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._values: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+
+    def get(self) -> T:
+        """Return the running loop's value."""
+        loop = asyncio.get_running_loop()
+        value = self._values.get(loop)
+        if value is None:
+            value = self._values[loop] = self._make()
+        return value
+
+    def pop(self) -> T | None:
+        """Forget the running loop's value and return it, None if there was none."""
+        return self._values.pop(asyncio.get_running_loop(), None)
+
 
 TIMEOUT = httpx2.Timeout(None, connect=10.0)
 """Seconds: 10 to connect, none for a reply."""

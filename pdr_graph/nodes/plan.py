@@ -11,16 +11,15 @@ from langgraph.types import Overwrite
 from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost, workspace_limit
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError, ContextWindowError
-from pdr_graph.llm.wellformed import wellformed
-from pdr_graph.next_round import why_not_round
-from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.llm.tokens import wellformed
+from pdr_graph.nodes.toolbox import Toolbox, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
 from pdr_graph.strategies import width_of
 from pdr_graph.types import RunRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Planner:
     """Records the config on entry, then starts rounds while there are any and they can be paid."""
 
     toolbox: Toolbox

@@ -1,4 +1,7 @@
-"""What every node of a graph is built with, and how it makes a step of it."""
+"""What every node of a graph is built with, and how it makes a step of it.
+
+Whether another round of a run may start: the budget applied to its state.
+"""
 
 import random
 from dataclasses import dataclass, field
@@ -6,14 +9,17 @@ from dataclasses import dataclass, field
 from langgraph.config import get_config
 
 from pdr_graph.answers import AnswerKind, answer_kind
+from pdr_graph.budget import finish_cost, round_cost, why_not_another_round
 from pdr_graph.config import PDRConfig
+from pdr_graph.distill import MaxCalls
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.asker import Asker, derived_seed
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.llm.meter import Meter
+from pdr_graph.llm.usage import Meter
 from pdr_graph.prompts import Prompts
 from pdr_graph.state import PDRState, config_of, next_width, succeeded
 from pdr_graph.step import Step
+from pdr_graph.strategies import width_of
 from pdr_graph.trace import NoTrace, Trace
 
 
@@ -77,3 +83,20 @@ def run_key() -> tuple[str, str, int]:
     """Return what tells one super-step of one run, or of one subgraph in it, from all others."""
     namespace = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
     return thread_id(), namespace.rpartition("|")[0], superstep()
+
+
+def why_not_round(state: PDRState, max_calls: MaxCalls) -> str | None:
+    """Say why the next parallel round cannot be paid for, None if it can."""
+    config, next_round = config_of(state), state["round"] + 1
+    width, after = width_of(config, next_round), width_of(config, next_round + 1)
+    return why_not_another_round(
+        config,
+        state.get("ledger", []),
+        cost=round_cost(
+            config,
+            width=width,
+            problem_tokens=state["problem_tokens"],
+            distiller_calls=max_calls(width, after, config.k),
+        ),
+        reserve=finish_cost(config, problem_tokens=state["problem_tokens"]),
+    )

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from langgraph.runtime import Runtime
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.distill.entry import Entry
-from pdr_graph.distill.pack import pack
-from pdr_graph.next_round import why_not_round
-from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.distill.workspace import Entry, pack
+from pdr_graph.nodes.toolbox import Toolbox, why_not_round
 from pdr_graph.state import PDRState, state_of
 from pdr_graph.step import Step
 from pdr_graph.types import Verdict, Workspace

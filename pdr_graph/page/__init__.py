@@ -1,7 +1,6 @@
 """Runs and comparisons as pages: one file each, readable anywhere, without a script."""
 
-from pdr_graph.page.render import render
+from pdr_graph.page.render import render, write_page
 from pdr_graph.page.run_page import run_page
-from pdr_graph.page.write import write_page
 
 __all__ = ["render", "run_page", "write_page"]

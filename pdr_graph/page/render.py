@@ -3,11 +3,16 @@
 A page holds text that a model wrote, which may be hostile. Three things keep it text: every value
 is escaped, the page's policy (`Content-Security-Policy`) allows no script from anywhere, and no
 value is ever placed in an attribute that a browser follows.
+
+Writes a page where the user wants it.
 """
 
 from functools import cache
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pdr_graph.errors import ConfigError
 
 
 @cache
@@ -32,3 +37,18 @@ def render(template: str, **values: object) -> str:
     page = _templates().get_template(f"{template}.html").render(values)
     # Half of a surrogate pair, which a model's reply may hold, is in no encoding of a file.
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def write_page(file: Path, text: str) -> None:
+    """Write a page, its folder made if need be.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{str(file)!r} cannot be written ({error.strerror}); name another file"
+        ) from None

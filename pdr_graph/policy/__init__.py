@@ -4,7 +4,7 @@ What training records and what small studies run: `policy.py` is the protocol,
 `transformers_policy.py`, `vllm_policy.py` and `scripted.py` are policies, `client.py` makes a
 `ModelClient` of one, which the graph then calls as it calls a server, and `folder.py` opens a
 model folder, `tokenizer.py` its tokenizer. A policy behind vLLM's endpoint is `ChatVLLM` itself,
-made by `pdr_graph.train.recording.telling_tokens`. Only the modules of an engine import it.
+made by `pdr_graph.train.recorder.telling_tokens`. Only the modules of an engine import it.
 
     Drawn(token_ids, logprobs, finish_reason)
     Policy: async draw(prompt_ids, sampling) -> Drawn; window: int | None

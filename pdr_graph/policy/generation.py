@@ -1,6 +1,16 @@
 """Draws the replies of many prompts with one model of transformers, side by side.
 
 A prompt that several rows have is read once. Rows that have ended leave the batch.
+
+Keys and values of a batch that grows by a token at a time and shrinks by rows.
+
+The cache layer of transformers copies all of itself for each token, which for a small model is
+most of the work of a step.
+
+Draws one token for each row of a batch.
+
+A row's token is where its own random number falls on its own distribution, so that the other rows
+of the batch, and their number, do not move it (beyond the last bits of its logits).
 """
 
 import inspect
@@ -17,8 +27,6 @@ try:
     import torch
     from torch import Tensor
 
-    from pdr_graph.policy.growing_cache import growing_cache
-    from pdr_graph.policy.sampling import sample
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
@@ -49,7 +57,7 @@ class ForwardNames:
 
 
 @dataclass(slots=True)
-class Row:
+class DecodingRow:
     """One reply in the making."""
 
     prompt_ids: tuple[int, ...]
@@ -85,11 +93,11 @@ class Row:
 
 
 @dataclass
-class Batch:
+class DecodingBatch:
     """Rows that are drawn together, and what the model remembers of them."""
 
     model: Model
-    rows: list[Row]
+    rows: list[DecodingRow]
     """Those still in the batch, in the order of the cache's rows."""
     stop_ids: frozenset[int]
     names: ForwardNames
@@ -181,3 +189,118 @@ class Batch:
         )
         logits_B: Tensor = output.logits[:, -1]
         return logits_B
+
+
+try:
+    import torch
+    from torch import Tensor
+    from transformers import DynamicCache, PreTrainedConfig
+    from transformers.cache_utils import DynamicLayer
+except ImportError:
+    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+
+_ROOM = 64
+"""Tokens that a layer has room for beyond those that it is asked to keep."""
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
+    """A layer with room for tokens to come."""
+
+    def __init__(self, **kwargs: Any) -> None:  # Any: as the base class has it
+        super().__init__(**kwargs)
+        self.keys: Tensor | None
+        self.values: Tensor | None
+        self._room: tuple[Tensor, Tensor] | None = None
+        """What `keys` and `values` are the beginning of; None until the next token."""
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *args: Any,  # Any: as the base class has it
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Append `[B, H, T, D]` and return all that there is, as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        length = start + key_states.shape[-2]
+        if self._room is None or self._room[0].shape[-2] < length:
+            self._room = tuple(
+                torch.empty(*new.shape[:2], length + _ROOM, new.shape[-1]).to(new)
+                for new in (key_states, value_states)
+            )
+            if start:
+                self._room[0][:, :, :start] = self.keys
+                self._room[1][:, :, :start] = self.values
+        keys, values = self._room
+        keys[:, :, start:length] = key_states
+        values[:, :, start:length] = value_states
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices`, any of them more than once."""
+        super().batch_select_indices(indices)
+        self._room = None
+
+
+def growing_cache(config: PreTrainedConfig) -> DynamicCache:
+    """Return an empty cache for a model; layers of other kinds than plain attention stay stock."""
+    cache = DynamicCache(config=config)
+    cache.layers = [
+        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache
+
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError:
+    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+
+_MOST_NUMBERS = 1 << 23
+"""Numbers in one float64 matrix, 64 MiB: rows of a large vocabulary are drawn a few at a time."""
+
+
+def sample(logits_B: Tensor, temperatures_B: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the drawn tokens `[B]` and their log-probabilities `[B]`.
+
+    Args:
+        logits_B: `[B, V]`, of whatever precision; all else is float32, sums are float64.
+        temperatures_B: `[B]`; 0 takes the most likely token, its log-probability is that of
+            temperature 1.
+        uniforms_B: `[B]` in [0, 1), float64; a number falls on the first token at which the
+            probabilities, added up in the order of the vocabulary, are above it.
+    """
+    most_rows = max(1, _MOST_NUMBERS // logits_B.shape[1])
+    parts = [
+        _sample(*rows)
+        for rows in zip(
+            logits_B.split(most_rows),
+            temperatures_B.split(most_rows),
+            uniforms_B.split(most_rows),
+            strict=True,
+        )
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    tokens, logprobs = zip(*parts, strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _sample(logits_B: Tensor, temperatures_B: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    greedy_B = temperatures_B == 0
+    divisors_B = temperatures_B.masked_fill(greedy_B, 1.0).float()
+    table_B = (logits_B.float() / divisors_B[:, None]).log_softmax(-1)
+    cumulative_B = table_B.exp().double().cumsum(-1)
+    # Of the whole, which is 1 up to rounding, and below it: no number falls behind the last token
+    # that has a probability.
+    whole_B = cumulative_B[:, -1:]
+    places_B = torch.minimum(
+        uniforms_B[:, None] * whole_B, torch.nextafter(whole_B, torch.zeros_like(whole_B))
+    )
+    drawn_B = torch.searchsorted(cumulative_B, places_B, right=True)[:, 0]
+    tokens_B = torch.where(greedy_B, logits_B.argmax(-1), drawn_B)
+    return tokens_B, table_B.gather(-1, tokens_B[:, None])[:, 0]

@@ -10,11 +10,11 @@ from typing import Any
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.client import Sampling
-from pdr_graph.policy.batching import Batcher, Ticket
+from pdr_graph.policy.batches import CallBatcher, Ticket
 from pdr_graph.policy.policy import Drawn, check_request
 
 try:
-    from pdr_graph.policy.generation import Batch, ForwardNames, Model, Row
+    from pdr_graph.policy.generation import DecodingBatch, DecodingRow, ForwardNames, Model
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
@@ -49,7 +49,7 @@ class TransformersPolicy:
         self._most_tokens = most_tokens
         self._most_rows = most_rows
         self._names = ForwardNames.of(model)
-        self._batcher: Batcher[_Request, Drawn] = Batcher(self._draw, settle_s=settle_s)
+        self._batcher: CallBatcher[_Request, Drawn] = CallBatcher(self._draw, settle_s=settle_s)
 
     @property
     def window(self) -> int | None:
@@ -76,15 +76,15 @@ class TransformersPolicy:
         rows = [_row(ticket) for ticket in tickets]
         with _evaluating(self.model):
             for part in self._parts(rows):
-                Batch(self.model, part, self._stop_ids, self._names).draw()
+                DecodingBatch(self.model, part, self._stop_ids, self._names).draw()
         return [row.drawn for row in rows]
 
-    def _parts(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+    def _parts(self, rows: Sequence[DecodingRow]) -> Iterator[list[DecodingRow]]:
         """Cut rows into batches that fit: prompts of about one length, those that are one together.
 
         Which rows share a batch depends on what was asked and not on what came first.
         """
-        part: list[Row] = []
+        part: list[DecodingRow] = []
         most_new = 0
         for row in sorted(rows, key=_order):
             new = max(most_new, row.sampling.max_tokens)
@@ -98,13 +98,13 @@ class TransformersPolicy:
             yield part
 
 
-def _order(row: Row) -> tuple[object, ...]:
+def _order(row: DecodingRow) -> tuple[object, ...]:
     return len(row.prompt_ids), row.prompt_ids, row.sampling.seed, row.sampling.max_tokens
 
 
-def _row(ticket: Ticket[_Request, Drawn]) -> Row:
+def _row(ticket: Ticket[_Request, Drawn]) -> DecodingRow:
     prompt_ids, sampling = ticket.request
-    return Row(prompt_ids, sampling, left=lambda: ticket.left)
+    return DecodingRow(prompt_ids, sampling, left=lambda: ticket.left)
 
 
 def stop_ids_of(model: Model, tokenizer: Any) -> frozenset[int]:  # Any: transformers has no types

@@ -15,7 +15,7 @@ from typing import Any
 
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.llm.client import Sampling
-from pdr_graph.policy.batching import Batcher, Ticket
+from pdr_graph.policy.batches import CallBatcher, Ticket
 from pdr_graph.policy.policy import Drawn, check_request
 
 try:
@@ -81,7 +81,7 @@ class VLLMPolicy:
                 f"vLLM's logprobs_mode is {mode!r}, which leaves the temperature out; start the "
                 f"engine by open_engine, or with logprobs_mode={NEEDED_MODE!r}"
             )
-        self._batcher: Batcher[_Request, Drawn] = Batcher(self._draw, settle_s=settle_s)
+        self._batcher: CallBatcher[_Request, Drawn] = CallBatcher(self._draw, settle_s=settle_s)
 
     @property
     def window(self) -> int | None:

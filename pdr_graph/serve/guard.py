@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pdr_graph.serve.options import LOOPBACK
-from pdr_graph.serve.presence import ClientGoneError
 from pdr_graph.serve.refusal import RefusalError
+from pdr_graph.serve.stream import ClientGoneError
 
 BODY_TIMEOUT_S = 30.0
 """Seconds in which a request's body must have come."""

@@ -1,35 +1,55 @@
-"""Carries runs out: admitted, alone on their thread, resumed where they were left."""
+"""Carries runs out: admitted, alone on their thread, resumed where they were left.
+
+Where runs are kept, as whoever starts the server hands it in.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
 
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import DrainedError
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.llm.wellformed import wellformed
+from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
-from pdr_graph.result import Result
-from pdr_graph.run import OnEvent, Parts, resume, solve
+from pdr_graph.run import OnEvent, Parts, Result, resume, solve
 from pdr_graph.serve.admission import Admission
-from pdr_graph.serve.asked import Asked
 from pdr_graph.serve.metrics import Metrics
 from pdr_graph.serve.refusal import RefusalError, thread_busy
-from pdr_graph.serve.store import Store
+from pdr_graph.serve.request import SolveRequest
+
+
+@asynccontextmanager
+async def unguarded(thread_id: str) -> AsyncIterator[None]:
+    """Guard nothing: for stores that no other process shares."""
+    yield
+
+
+@dataclass(frozen=True, slots=True)
+class RunStore:
+    """A checkpoint store and the right to run a thread of it."""
+
+    saver: BaseCheckpointSaver[str]
+    alone: Callable[[str], AbstractAsyncContextManager[None]] = unguarded
+    """Keeps other processes from running a thread; raises `RefusalError` where one does."""
+    keeps_unnamed: bool = True
+    """Whether runs are kept whose client has not named them; a store in memory would only grow."""
+
 
 OnBegin = Callable[[PDRConfig], None]
 """Told the config of the run before its first event: that of the record for a resumed one."""
 
 
 @dataclass(slots=True)
-class Runner:
+class SolveRunner:
     """The runs of one server."""
 
     model: ModelClient
-    store: Store
+    store: RunStore
     admission: Admission
     metrics: Metrics
     prompts: Prompts = field(default_factory=Prompts.load)
@@ -39,7 +59,7 @@ class Runner:
     _stopped: bool = False
     """Whether runs are cancelled by this server, and not by their clients."""
 
-    async def carry_out(self, asked: Asked, begin: OnBegin, on_event: OnEvent) -> Result:
+    async def carry_out(self, asked: SolveRequest, begin: OnBegin, on_event: OnEvent) -> Result:
         """Run to the end, from wherever the thread is.
 
         Raises:
@@ -54,7 +74,7 @@ class Runner:
                 raise DrainedError(asked.thread_id) from None
             raise
 
-    async def _carry_out(self, asked: Asked, begin: OnBegin, on_event: OnEvent) -> Result:
+    async def _carry_out(self, asked: SolveRequest, begin: OnBegin, on_event: OnEvent) -> Result:
         async with (
             self.admission.place(),
             self._claimed(asked.thread_id) as control,
@@ -81,7 +101,7 @@ class Runner:
                     parts=replace(parts, stream_answer=streams(recorded)),
                 )
 
-    def can_resume(self, asked: Asked) -> bool:
+    def can_resume(self, asked: SolveRequest) -> bool:
         """Tell whether a client can go on with this run later."""
         return asked.named or self.store.keeps_unnamed
 
@@ -101,7 +121,9 @@ class Runner:
         """Wait until no run goes on and all calls are closed."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _start(self, asked: Asked, begin: OnBegin, parts: Parts, *, kept: bool) -> Result:
+    async def _start(
+        self, asked: SolveRequest, begin: OnBegin, parts: Parts, *, kept: bool
+    ) -> Result:
         begin(asked.config)
         return await solve(
             asked.problem,
@@ -126,7 +148,7 @@ class Runner:
             self._tasks.discard(task)
             del self._controls[thread_id]
 
-    async def _recorded(self, asked: Asked) -> PDRConfig | None:
+    async def _recorded(self, asked: SolveRequest) -> PDRConfig | None:
         """Return the config that the thread was started with, None for a new thread.
 
         Raises:

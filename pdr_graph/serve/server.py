@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.serve.runner import Runner
+from pdr_graph.serve.runner import SolveRunner
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
-class Server:
+class SolveServer:
     """One server: the first signal drains it, the second stops it at once."""
 
     def __init__(
-        self, app: ASGIApp, runner: Runner, *, drain_s: float, say: Callable[[str], None]
+        self, app: ASGIApp, runner: SolveRunner, *, drain_s: float, say: Callable[[str], None]
     ) -> None:
         self._runner = runner
         self._say = say

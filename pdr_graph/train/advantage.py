@@ -27,7 +27,7 @@ _ANSWERS: frozenset[Role] = frozenset({"direct", "refine"})
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainRow:
     """One call as the trainer sees it."""
 
     problem_id: str
@@ -38,7 +38,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class RolloutGroup:
     """Calls that are compared with one another."""
 
     problem_id: str
@@ -59,7 +59,7 @@ class Advantages:
 
     values: tuple[float, ...]
     """In the order of the rows."""
-    groups: tuple[Group, ...]
+    groups: tuple[RolloutGroup, ...]
     """In the order of their first rows."""
 
     @property
@@ -75,14 +75,14 @@ def rows_of(
     *,
     draft_credit: DraftCredit = "outcome",
     distill_credit: DistillCredit = "none",
-) -> list[Row]:
+) -> list[TrainRow]:
     """Return the calls that are trained on, each with its reward."""
     rows = []
     for trajectory in trajectories:
         for call in trajectory.calls:
             reward = _credit(trajectory, call, draft_credit, distill_credit)
             if reward is not None:
-                rows.append(Row(trajectory.problem_id, call, reward, correct=reward > 0))
+                rows.append(TrainRow(trajectory.problem_id, call, reward, correct=reward > 0))
     return rows
 
 
@@ -105,7 +105,7 @@ def _credit(
     return trajectory.reward
 
 
-def advantages(rows: Sequence[Row]) -> Advantages:
+def advantages(rows: Sequence[TrainRow]) -> Advantages:
     """Compare each row with the rows of its problem and role."""
     members: dict[tuple[str, Role], list[int]] = {}
     for index, row in enumerate(rows):
@@ -115,7 +115,7 @@ def advantages(rows: Sequence[Row]) -> Advantages:
     for (problem_id, role), indices in members.items():
         rewards_G = [rows[index].reward for index in indices]
         mean, std = _moments(rewards_G)
-        groups.append(Group(problem_id, role, len(indices), mean, std))
+        groups.append(RolloutGroup(problem_id, role, len(indices), mean, std))
         for index, reward in zip(indices, rewards_G, strict=True):
             values[index] = (reward - mean) / (std + EPSILON)
     return Advantages(tuple(values), tuple(groups))

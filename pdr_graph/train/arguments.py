@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.schedule import Schedule
+from pdr_graph.train.plan import Schedule
 
 try:
     import trl

@@ -4,14 +4,29 @@ Every problem has exactly K rows: a call that failed, or that is not trained on,
 that carries no gradient, so that all ranks have the same number of forward passes. Padding stands
 on the right: a token's position is then the same as when it was drawn, whatever the model's
 position embedding is.
+
+What one rank trains on in a step, and what all ranks do: batches, and counts of each update.
+
+Log-probabilities of drawn tokens under the model that is trained.
+
+The head is TRL's (`add_fused_lm_head`, which its trainer puts on the model): in chunks, so that the
+logits of a whole batch are never there at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from pickle import PickleError
 from typing import Self
 
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.advantage import Row
+from pdr_graph.train.advantage import TrainRow
+from pdr_graph.train.objective import TokenCounts, count_tokens
 
 try:
     import torch
@@ -19,14 +34,12 @@ try:
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
-from pdr_graph.train.objective import TokenCounts, count_tokens
-
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TokenSample:
     """One row with its advantage, or a filler."""
 
-    row: Row | None
+    row: TrainRow | None
     """None is a filler."""
     advantage: float = 0.0
 
@@ -68,13 +81,13 @@ class Batch:
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
-def filled(rows_P: Sequence[Sequence[Row]], num_rows: int) -> list[Row | None]:
+def filled(rows_P: Sequence[Sequence[TrainRow]], num_rows: int) -> list[TrainRow | None]:
     """Return exactly K rows of each problem, one problem after another; None is a filler.
 
     Raises:
         ConfigError: a problem has more than K.
     """
-    filled_rows: list[Row | None] = []
+    filled_rows: list[TrainRow | None] = []
     for rows in rows_P:
         if len(rows) > num_rows:
             raise ConfigError(
@@ -86,8 +99,8 @@ def filled(rows_P: Sequence[Sequence[Row]], num_rows: int) -> list[Row | None]:
 
 
 def dealt(
-    samples: Sequence[Sample], order: Sequence[int], num_updates: int, rows_at_once: int
-) -> list[list[Sample]]:
+    samples: Sequence[TokenSample], order: Sequence[int], num_updates: int, rows_at_once: int
+) -> list[list[TokenSample]]:
     """Deal samples to updates in the given order, and cut each update into micro-batches.
 
     Within an update rows of like length go together, which saves padding and changes nothing:
@@ -111,7 +124,7 @@ def dealt(
     return batches
 
 
-def padded(samples: Sequence[Sample], *, pad_id: int) -> Batch:
+def padded(samples: Sequence[TokenSample], *, pad_id: int) -> Batch:
     """Return the tensors of some samples, padded to the longest."""
     shape = len(samples), max(2, *(sample.num_tokens for sample in samples))
     input_ids = torch.full(shape, pad_id)
@@ -135,3 +148,108 @@ def padded(samples: Sequence[Sample], *, pad_id: int) -> Batch:
         advantages_B=torch.tensor([sample.advantage for sample in samples]),
         correct_B=torch.tensor([s.row is not None and s.row.correct for s in samples]),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """The rows of a step, ready to be trained on."""
+
+    step: int
+    batches: tuple[Batch, ...]
+    """This rank's micro-batches, in the order of their turn."""
+    counts: tuple[TokenCounts, ...]
+    """Of each update, over its micro-batches and all ranks."""
+
+    @classmethod
+    def of(
+        cls,
+        step: int,
+        dealt: Sequence[Sequence[TokenSample]],
+        *,
+        num_updates: int,
+        pad_id: int,
+        accelerator: Accelerator,
+    ) -> Self:
+        """Pad the micro-batches of a step, and count its tokens together with the other ranks."""
+        batches = tuple(padded(samples, pad_id=pad_id) for samples in dealt)
+        each = len(batches) // num_updates
+        here = torch.zeros(num_updates, 2, dtype=torch.long, device=accelerator.device)
+        for index, batch in enumerate(batches):
+            here[index // each] += torch.tensor(
+                [batch.counts.all, batch.counts.correct], device=here.device
+            )
+        totals = accelerator.reduce(here, reduction="sum").tolist()
+        return cls(step, batches, tuple(TokenCounts(*counts) for counts in totals))
+
+    def save(self, file: Path) -> None:
+        """Write the rows, for a run that is resumed between two updates of a step."""
+        torch.save(
+            {
+                "step": self.step,
+                "batches": [batch.tensors() for batch in self.batches],
+                "counts": [asdict(counts) for counts in self.counts],
+            },
+            file,
+        )
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Read rows that were saved.
+
+        Raises:
+            ConfigError: they are not there, or cannot be read.
+        """
+        try:
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+        # torch finds out in many ways that a file is not one of its own.
+        except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, PickleError):
+            raise ConfigError(
+                f"{str(file)!r} cannot be read: the checkpoint lacks the rows that are left of its "
+                "step; resume from another one"
+            ) from None
+        batches = tuple(Batch(**tensors) for tensors in saved["batches"])
+        return cls(saved["step"], batches, tuple(TokenCounts(**each) for each in saved["counts"]))
+
+
+IGNORED = -100
+"""Label of a token that is not scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of the tokens of a batch; what stands where its mask is false means nothing."""
+
+    logprobs_B_T: Tensor
+    """`[B, T]`, with gradient."""
+    entropy_B_T: Tensor
+    """`[B, T]` in nats, of the distribution that the token was drawn from."""
+
+
+def score(
+    model: nn.Module, batch: Batch, autocast: AbstractContextManager[object] | None = None
+) -> Scores:
+    """Return log-probability and entropy of every drawn token, at the head's temperature."""
+    labels = batch.input_ids.clone()
+    labels[:, 0] = IGNORED
+    labels[:, 1:][~batch.mask_B_T] = IGNORED
+    with autocast or nullcontext():
+        output = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            labels=labels,
+            fused_lm_head=True,
+        )
+    return Scores(output.log_probs, output.entropy.detach())
+
+
+def score_quietly(
+    model: nn.Module, batch: Batch, autocast: AbstractContextManager[object] | None = None
+) -> Scores:
+    """Return the same without gradient, as the model is when it is used."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return score(model, batch, autocast)
+    finally:
+        model.train(training)

@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from pdr_graph.errors import ConfigError, PDRError
-from pdr_graph.train.batch import Sample
+from pdr_graph.train.batch import TokenSample
 
 Precision = Literal["fp32", "bf16"]
 
@@ -88,7 +88,7 @@ class DriftGuard:
         """Return whether a step is one that is checked."""
         return step % self.every == 0
 
-    def chosen(self, samples: Sequence[Sample], policy_version: int) -> list[Sample]:
+    def chosen(self, samples: Sequence[TokenSample], policy_version: int) -> list[TokenSample]:
         """Return the rows to score again, spread over all that the newest policy drew.
 
         Always `rows` of them, fillers where there are too few: every rank does the same work.
@@ -100,7 +100,7 @@ class DriftGuard:
         ]
         taken = min(self.rows, len(fresh))
         spread = [fresh[index * len(fresh) // taken] for index in range(taken)]
-        return [*spread, *[Sample(None)] * (self.rows - taken)]
+        return [*spread, *[TokenSample(None)] * (self.rows - taken)]
 
     def judge(self, drift: Drift, policy_version: int, cause: str) -> None:
         """Raise if the drift is above a bound.

@@ -9,10 +9,9 @@ communication take besides is not in it: leave a tenth free.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pdr_graph.eval.calls import most_calls
+from pdr_graph.eval.budgets import most_calls
 from pdr_graph.extensions import Extensions
-from pdr_graph.train.model_shape import ModelShape
-from pdr_graph.train.prompt_size import PromptSize
+from pdr_graph.train.model_shape import ModelShape, PromptSize
 from pdr_graph.train.settings import TrainSettings
 
 GIB = 1 << 30
@@ -85,7 +84,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class TrainEstimate:
     """What a run needs."""
 
     parameters: int
@@ -108,7 +107,7 @@ class Estimate:
         }
 
 
-def estimate(settings: TrainSettings, shape: ModelShape, size: PromptSize) -> Estimate:
+def estimate(settings: TrainSettings, shape: ModelShape, size: PromptSize) -> TrainEstimate:
     """Estimate one run of RL from its settings."""
     reads = bool(settings.rollouts.operator_fraction)
     prompt = size.refine if reads else size.direct
@@ -117,7 +116,7 @@ def estimate(settings: TrainSettings, shape: ModelShape, size: PromptSize) -> Es
     trained = shape.parameters
     if lora is not None:
         trained = shape.adapter_parameters(lora.rank, lora.target_modules)
-    return Estimate(
+    return TrainEstimate(
         parameters=shape.parameters,
         trained_parameters=trained,
         row_tokens=row,

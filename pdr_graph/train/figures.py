@@ -1,13 +1,21 @@
 """Figures of a step: what was collected, and what the updates made of it.
 
 Sums are kept with their weights, so that figures of several ranks are those of all rows together.
+
+Figures of an update: summed over its micro-batches on each rank, then over the ranks.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Self
 
-from pdr_graph.train.advantage import Advantages, Row
+import torch
+from accelerate import Accelerator
+
+from pdr_graph.train.advantage import Advantages, TrainRow
+from pdr_graph.train.batch import Batch, Scores
+from pdr_graph.train.objective import Objective
 from pdr_graph.train.trajectory import Trajectory
 
 Figures = dict[str, float]
@@ -15,7 +23,7 @@ Figures = dict[str, float]
 
 
 @dataclass(slots=True)
-class Tally:
+class StepTally:
     """Totals and means over calls, rows or tokens, of one rank or of several."""
 
     totals: dict[str, float] = field(default_factory=dict)
@@ -58,11 +66,11 @@ class Tally:
 
 def tally_of(
     trajectories: Sequence[Trajectory],
-    rows_P: Sequence[Sequence[Row]],
+    rows_P: Sequence[Sequence[TrainRow]],
     compared: Advantages,
     *,
     num_slots: int,
-) -> Tally:
+) -> StepTally:
     """Return what a rank collected in a step.
 
     Args:
@@ -71,7 +79,7 @@ def tally_of(
         compared: Their advantages.
         num_slots: Rows that the step has room for on this rank.
     """
-    tally = Tally()
+    tally = StepTally()
     for trajectory in trajectories:
         tally.observe("reward/run", trajectory.reward)
         tally.count("calls/failed", trajectory.failed_calls)
@@ -98,3 +106,42 @@ def per_second(figures: Mapping[str, float], what: str, seconds: float) -> Figur
     """Return how fast the tokens of a kind went, where there were some."""
     tokens = figures.get(f"tokens/{what}", 0.0)
     return {f"tokens_per_second/{what}": tokens / seconds} if tokens and seconds > 0 else {}
+
+
+SUMS = ("tokens", "clipped", "entropy", "policy_loss", "likelihood_loss")
+
+
+class UpdateFigures:
+    """Follows one update after another."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._sums = torch.zeros(len(SUMS), device=accelerator.device)
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """Start an update."""
+        self._sums.zero_()
+        self._began = perf_counter()
+
+    def add(self, batch: Batch, scores: Scores, part: Objective) -> None:
+        """Add a micro-batch."""
+        tokens, entropy = batch.mask_B_T.sum(), scores.entropy_B_T[batch.mask_B_T].sum()
+        sums = (tokens, part.clipped_tokens, entropy, part.policy_loss, part.likelihood_loss)
+        self._sums += torch.stack([each.detach().float() for each in sums])
+
+    def finish(self) -> Figures:
+        """Return the figures of the update; called on every rank."""
+        seconds = perf_counter() - self._began
+        totals = self._accelerator.reduce(self._sums.clone(), reduction="sum").tolist()
+        sums = dict(zip(SUMS, totals, strict=True))
+        tokens = sums["tokens"]
+        return {
+            "tokens/trained": tokens,
+            "policy/clipped": sums["clipped"] / max(1.0, tokens),
+            "policy/entropy": sums["entropy"] / max(1.0, tokens),
+            "loss/policy": sums["policy_loss"],
+            "loss/likelihood": sums["likelihood_loss"],
+            "seconds/update": seconds,
+            "tokens_per_second/trained": tokens / seconds,
+        }

@@ -4,6 +4,8 @@ A line: `{"update": 12, "step": 3, "stage": "rl", "seconds": 812.4, "reward/refi
 `seconds` is work, the time that a killed run lay still left out. Figures of rollouts stand in the
 first line of their step. What was written after the checkpoint that a run goes on from is cut
 off: it is done again, and ends the same.
+
+What a training session tells whoever shows it.
 """
 
 import json
@@ -11,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.appending import append_lines
+from pdr_graph.eval.folder import append_lines
 
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 Stage = Literal["warm_start", "rl"]
@@ -113,3 +115,16 @@ def _event_writer(folder: Path, purge_step: int) -> Any:  # Any: as above
             "metrics for TensorBoard need tensorboard: pip install 'pdr-graph[train]'"
         ) from None
     return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+class TrainWatcher(Protocol):
+    """Follows a run; called on the main process alone."""
+
+    def phase(self, what: str) -> None:
+        """Hear what is done now, as `loading the model`."""
+
+    def begins(self, stage: Stage, update: int, total: int, updates_per_step: int) -> None:
+        """Hear that a stage begins, or goes on, after an update; 0 is its beginning."""
+
+    def told(self, line: Line) -> None:
+        """Hear the figures of an update."""

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.policy.folder import refuse_missing
-from pdr_graph.policy.tokenizer import tokenizer_of
+from pdr_graph.policy.folder import refuse_missing, tokenizer_of
+from pdr_graph.train.ranks import together
 from pdr_graph.train.settings import LoraSettings, TrainSettings
-from pdr_graph.train.together import together
 
 try:
     import torch

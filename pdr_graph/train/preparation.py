@@ -1,23 +1,244 @@
-"""Makes sure that a run can work, before anything heavy is imported or written."""
+"""Refuses a run that cannot work, while nothing heavy is imported and nothing is written.
 
+Makes sure that a run can work, before anything heavy is imported or written.
+"""
+
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from pdr_graph.budget import TEMPLATE_TOKENS
+from pdr_graph.errors import ConfigError
 from pdr_graph.eval.problems import Problems
 from pdr_graph.eval.sources import load_problems
-from pdr_graph.train.checks import check_problems, check_settings, check_template
-from pdr_graph.train.estimate import Estimate, estimate
-from pdr_graph.train.model_shape import ModelShape, read_shape
-from pdr_graph.train.prompt_size import PromptSize, prompt_size
-from pdr_graph.train.settings import TrainSettings
+from pdr_graph.train.estimate import TrainEstimate, estimate
+from pdr_graph.train.model_shape import ModelShape, PromptSize, prompt_size, read_shape
+from pdr_graph.train.settings import PolicyKind, Push, TrainSettings
+
+PUSHES: Mapping[PolicyKind, tuple[Push, ...]] = {
+    "transformers": ("none",),
+    "vllm-colocate": ("colocate",),
+    "vllm-http": ("lora", "nccl", "disk"),
+}
+"""How weights may reach each policy."""
+
+
+ONE_EACH = frozenset({"random_k", "top_k_per_sample"})
+"""Distillers that make a workspace for each call that reads one."""
+
+
+def push_of(settings: TrainSettings) -> Push:
+    """Return how weights reach the policy, `auto` resolved.
+
+    Raises:
+        ConfigError: the way does not fit the policy, or adapters.
+    """
+    policy, lora = settings.policy, settings.lora is not None
+    fitting = PUSHES[policy.kind]
+    if policy.push == "auto":
+        return fitting[0] if lora or len(fitting) == 1 else "nccl"
+    if policy.push not in fitting:
+        raise ConfigError(
+            f"policy.push {policy.push!r} does not reach policy {policy.kind!r}; set "
+            f"{' or '.join(map(repr, fitting))}, or 'auto'"
+        )
+    if policy.push == "lora" and not lora:
+        raise ConfigError(
+            "policy.push 'lora' sends adapters, and there are none; add the table [lora], or set "
+            "policy.push 'nccl'"
+        )
+    if policy.push == "disk" and lora:
+        raise ConfigError(
+            "policy.push 'disk' sends whole weights, and [lora] trains adapters; set policy.push "
+            "'lora'"
+        )
+    return policy.push
+
+
+def check_settings(settings: TrainSettings, shape: ModelShape) -> None:
+    """Refuse what is impossible whatever the problems are.
+
+    Raises:
+        ConfigError: one sentence names the setting, its value and what would do.
+    """
+    if settings.steps == 0 and settings.warm_start is None:
+        raise ConfigError(
+            "steps 0 leaves nothing to do without a warm start; set steps, or [warm_start] data"
+        )
+    if settings.warm_start is not None:
+        _check_warm_start(settings)
+    if settings.steps:
+        _check_policy(settings, shape)
+        _check_sampling(settings)
+        _check_credits(settings)
+        _check_division(settings)
+
+
+def check_template(folder: Path) -> None:
+    """Refuse a tokenizer without a chat template, by which prompts are written.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if any((folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
+        return
+    try:
+        values = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        values = {}
+    if not (isinstance(values, dict) and values.get("chat_template")):
+        raise ConfigError(
+            f"the tokenizer in {str(folder)!r} has no chat template; train an instruct model, or "
+            "add chat_template.jinja"
+        )
+
+
+def check_problems(
+    settings: TrainSettings, shape: ModelShape, problems: Problems, size: PromptSize
+) -> None:
+    """Refuse problems that are too few for a step, or whose calls would not fit the window.
+
+    Raises:
+        ConfigError: one sentence names the number and what would do.
+    """
+    wanted, there = settings.rollouts.problems_per_step, len(problems.problems)
+    if there < wanted:
+        raise ConfigError(
+            f"{problems.source!r} holds {there} problems, and rollouts.problems_per_step is "
+            f"{wanted}; lower it to {there} or less"
+        )
+    config = settings.config
+    kappa = config.kappa if settings.rollouts.operator_fraction else 0
+    prompt = size.refine if kappa else size.direct
+    # A run charges its own words at a fixed length before it begins.
+    needed = max(prompt, size.problem + kappa + TEMPLATE_TOKENS) + config.max_tokens
+    # An estimate is no ground to refuse a run: the server or the model says it then.
+    if size.exact and shape.window is not None and needed > shape.window:
+        raise ConfigError(
+            f"a call needs up to {needed} tokens (problem {size.problem}, strategy.kappa {kappa}, "
+            f"strategy.max_tokens {config.max_tokens}, and the words around them) and the model's "
+            f"window is {shape.window}; lower strategy.max_tokens or strategy.kappa"
+        )
+
+
+def _check_warm_start(settings: TrainSettings) -> None:
+    warm = settings.warm_start
+    assert warm is not None
+    if not warm.data.is_file():
+        raise ConfigError(
+            f"warm-start data {str(warm.data)!r} is no file; `pdr-graph train-data RUN --out "
+            f"{warm.data}` makes it"
+        )
+    chunk = warm.micro_batch_rows * settings.devices.processes
+    if warm.batch_rows % chunk:
+        raise ConfigError(
+            f"warm_start.batch_rows {warm.batch_rows} is no multiple of {chunk} "
+            f"(micro_batch_rows {warm.micro_batch_rows} on {settings.devices.processes} "
+            f"processes); use {_next_multiple(warm.batch_rows, chunk)}"
+        )
+
+
+def _check_policy(settings: TrainSettings, shape: ModelShape) -> None:
+    policy = settings.policy
+    push = push_of(settings)
+    if push == "disk" and shape.tied:
+        raise ConfigError(
+            f"policy.push 'disk' reloads {shape.kind or 'the model'} without its head, which is "
+            "tied to the embedding: every call would answer from old weights; set policy.push "
+            "'nccl', or train adapters by [lora]"
+        )
+    if policy.kind == "vllm-http" and policy.base_url is None:
+        raise ConfigError(
+            "policy 'vllm-http' needs the server's address; set policy.base_url, or --base-url "
+            "http://HOST:PORT/v1"
+        )
+    if policy.kind != "vllm-http" and policy.base_url is not None:
+        raise ConfigError(
+            f"policy.base_url {policy.base_url!r} is for policy 'vllm-http', and policy.kind is "
+            f"{policy.kind!r}; leave one of them out"
+        )
+    if policy.kind == "transformers" and settings.devices.sharded:
+        raise ConfigError(
+            "policy 'transformers' draws by the weights of its own process, and devices.sharded "
+            "leaves it a part; set policy.kind 'vllm-http'"
+        )
+    if push not in ("none", "nccl") and settings.devices.sharded:
+        raise ConfigError(
+            f"policy.push {push!r} hands over the weights of one process, of which devices.sharded "
+            "leaves it a part; set policy.kind 'vllm-http' with policy.push 'nccl', or leave "
+            "devices.sharded out"
+        )
+
+
+def _check_sampling(settings: TrainSettings) -> None:
+    config = settings.config
+    if config.top_p != 1.0:
+        raise ConfigError(
+            f"strategy.top_p {config.top_p:g}: training draws from the whole distribution; set 1"
+        )
+    if config.temperature == 0.0:
+        raise ConfigError("strategy.temperature 0: training needs samples that differ; set 1")
+    if settings.data is None:
+        raise ConfigError(
+            "no problems are named; set data in the file, or --data SOURCE (a file of JSON lines, "
+            "reasoning-gym:TASK or hf:ORG/NAME:SPLIT)"
+        )
+
+
+def _check_credits(settings: TrainSettings) -> None:
+    """A workspace that all refinements share tells its drafts apart by their own answers only."""
+    if settings.operator_plan.kind != "workspace":
+        return
+    if settings.objective.draft_credit == "outcome":
+        raise ConfigError(
+            "objective.draft_credit 'outcome' does not tell apart the drafts of one workspace; set "
+            "'own' or 'none', or rollouts.operator_plan 'rounds'"
+        )
+    if settings.config.distiller in ONE_EACH:
+        raise ConfigError(
+            f"strategy.distiller {settings.config.distiller!r} makes a workspace for each "
+            "refinement, and plan 'workspace' compares refinements of one; leave it out, or set "
+            "rollouts.operator_plan 'rounds'"
+        )
+
+
+def _check_division(settings: TrainSettings) -> None:
+    """A problem's rows stay in one process, and every micro-batch is of one size."""
+    rollouts, optimiser = settings.rollouts, settings.optimiser
+    problems, processes = rollouts.problems_per_step, settings.devices.processes
+    if problems % processes:
+        raise ConfigError(
+            f"rollouts.problems_per_step {problems} cannot be spread over {processes} processes; "
+            f"use {_next_multiple(problems, processes)}"
+        )
+    rows = settings.rows_per_step // processes
+    if rows % optimiser.updates_per_step:
+        raise ConfigError(
+            f"optimiser.updates_per_step {optimiser.updates_per_step} does not divide the {rows} "
+            f"rows that a process has in a step ({problems} problems of "
+            f"{rollouts.rows_per_problem} rows on {processes} processes); use a divisor of {rows}"
+        )
+    rows //= optimiser.updates_per_step
+    if rows % optimiser.micro_batch_rows:
+        fitting = max(n for n in range(1, optimiser.micro_batch_rows + 1) if rows % n == 0)
+        raise ConfigError(
+            f"optimiser.micro_batch_rows {optimiser.micro_batch_rows} does not divide the {rows} "
+            f"rows that a process has in an update; use {fitting}"
+        )
+
+
+def _next_multiple(number: int, of: int) -> int:
+    return -(-number // of) * of
 
 
 @dataclass(frozen=True, slots=True)
-class Rollouts:
+class PlannedRollouts:
     """What steps of RL are made of."""
 
     problems: Problems
     size: PromptSize
-    estimate: Estimate
+    estimate: TrainEstimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +247,7 @@ class Prepared:
 
     settings: TrainSettings
     shape: ModelShape
-    rl: Rollouts | None
+    rl: PlannedRollouts | None
     """None where the run ends after its warm start."""
 
 
@@ -45,4 +266,6 @@ def prepare(settings: TrainSettings) -> Prepared:
     problems = load_problems(settings.data).first(settings.limit)
     size = prompt_size(settings.model, settings.config, problems.problems)
     check_problems(settings, shape, problems, size)
-    return Prepared(settings, shape, Rollouts(problems, size, estimate(settings, shape, size)))
+    return Prepared(
+        settings, shape, PlannedRollouts(problems, size, estimate(settings, shape, size))
+    )

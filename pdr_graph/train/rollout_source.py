@@ -15,16 +15,13 @@ except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
 from pdr_graph.eval.problems import Problem
-from pdr_graph.train.advantage import Row, advantages
-from pdr_graph.train.batch import Batch, Sample, dealt, filled, padded
+from pdr_graph.train.advantage import TrainRow, advantages
+from pdr_graph.train.batch import Batch, Scores, StepRows, TokenSample, dealt, filled, padded
 from pdr_graph.train.drift import Drift, DriftGuard, drift_between, over_ranks
-from pdr_graph.train.figures import Figures, Tally, per_second, tally_of
-from pdr_graph.train.plan import Plan
-from pdr_graph.train.push.protocol import WeightPush
-from pdr_graph.train.schedule import Schedule, share_of
-from pdr_graph.train.scoring import Scores
-from pdr_graph.train.step_rows import StepRows
-from pdr_graph.train.together import together
+from pdr_graph.train.figures import Figures, StepTally, per_second, tally_of
+from pdr_graph.train.plan import ProblemPlan, Schedule, share_of
+from pdr_graph.train.push import WeightPush
+from pdr_graph.train.ranks import together
 from pdr_graph.train.trajectory import Trajectory
 
 
@@ -36,7 +33,7 @@ class Collected(Protocol):
         """All runs."""
 
     @property
-    def rows(self) -> Sequence[Sequence[Row]]:
+    def rows(self) -> Sequence[Sequence[TrainRow]]:
         """Of each problem, in the order asked, the calls that are trained on; at most K."""
 
 
@@ -44,7 +41,12 @@ class Collect(Protocol):
     """Draws the rollouts of some problems, each by its plan."""
 
     def __call__(
-        self, problems: Sequence[Problem], plans: Sequence[Plan], *, seed: int, policy_version: int
+        self,
+        problems: Sequence[Problem],
+        plans: Sequence[ProblemPlan],
+        *,
+        seed: int,
+        policy_version: int,
     ) -> Collected:
         """Draw them from the policy as it is; the same seed and weights give the same rollouts."""
 
@@ -102,7 +104,9 @@ class RolloutSource:
         kept = [row for row in rows if row is not None]
         compared = advantages(kept)
         values = iter(compared.values)
-        samples = [Sample(None) if row is None else Sample(row, next(values)) for row in rows]
+        samples = [
+            TokenSample(None) if row is None else TokenSample(row, next(values)) for row in rows
+        ]
         figures = self._figures(
             tally_of(collected.trajectories, collected.rows, compared, num_slots=len(rows))
         )
@@ -141,11 +145,15 @@ class RolloutSource:
         finally:
             model.train(training)
 
-    def _figures(self, tally: Tally) -> Figures:
-        return Tally.together(gather_object([tally])).figures()
+    def _figures(self, tally: StepTally) -> Figures:
+        return StepTally.together(gather_object([tally])).figures()
 
     def _check(
-        self, step: int, samples: Sequence[Sample], version: int, score: Callable[[Batch], Scores]
+        self,
+        step: int,
+        samples: Sequence[TokenSample],
+        version: int,
+        score: Callable[[Batch], Scores],
     ) -> Figures:
         if self.guard is None or not self.guard.is_due(step):
             return {}

@@ -7,28 +7,31 @@
 Plan `direct` runs long CoT K times; `rounds` runs one round and its refinement as often as fits;
 `workspace` is one run of two rounds, whose second reads the one workspace of the first by the
 refinement's own template: its drafts are the refinements, and a vote ends the run without a call.
+
+Every trajectory of a run, in a file; what a resumed run draws again is there once.
 """
 
 import asyncio
+import json
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError, ConfigError
-from pdr_graph.eval.judging import Judge
+from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.trace import TraceRecord
-from pdr_graph.train.advantage import DistillCredit, DraftCredit, Row, rows_of
-from pdr_graph.train.judged_calls import role_of
-from pdr_graph.train.plan import Plan, config_of_run
-from pdr_graph.train.recording import Recorder
-from pdr_graph.train.run_name import run_name
-from pdr_graph.train.trajectory import Role, Trajectory
+from pdr_graph.train.advantage import DistillCredit, DraftCredit, TrainRow, rows_of
+from pdr_graph.train.plan import ProblemPlan, config_of_run
+from pdr_graph.train.recorder import Recorder, role_of, run_name, version_of
+from pdr_graph.train.supervised import TRAJECTORIES
+from pdr_graph.train.trajectory import Role, Trajectory, append_trajectories
 
 T = TypeVar("T")
 
@@ -53,8 +56,8 @@ class ProblemRows:
     """What one problem gives a step."""
 
     problem_id: str
-    plan: Plan
-    rows: tuple[Row, ...]
+    plan: ProblemPlan
+    rows: tuple[TrainRow, ...]
     """At most `plan.num_rows`: run by run, and in a run as its trajectory has them."""
 
     @property
@@ -73,7 +76,7 @@ class Rollouts:
     """Every run: problem by problem, and of a problem in the order of its runs."""
 
     @property
-    def rows(self) -> tuple[tuple[Row, ...], ...]:
+    def rows(self) -> tuple[tuple[TrainRow, ...], ...]:
         """Of each problem, in the order asked, the calls that are trained on."""
         return tuple(problem.rows for problem in self.problems)
 
@@ -136,7 +139,7 @@ class Collector:
     async def collect(
         self,
         problems: Sequence[Problem],
-        plans: Sequence[Plan],
+        plans: Sequence[ProblemPlan],
         *,
         seed: int,
         policy_version: int,
@@ -163,7 +166,7 @@ class Collector:
             self._check(plan)
         slots = asyncio.Semaphore(self.runs_at_once)
 
-        async def run(problem: Problem, plan: Plan, name: str, run_seed: int) -> Trajectory:
+        async def run(problem: Problem, plan: ProblemPlan, name: str, run_seed: int) -> Trajectory:
             async with slots:
                 return await self._recorder.record(
                     problem,
@@ -188,7 +191,7 @@ class Collector:
             raise CallError(f"all calls of the step failed: {trajectories[0].stopped}")
         return Rollouts(tuple(self._rows(problems, plans, trajectories)), tuple(trajectories))
 
-    def _check(self, plan: Plan) -> None:
+    def _check(self, plan: ProblemPlan) -> None:
         if plan.kind == "workspace":
             if self.draft_credit == "outcome":
                 raise ConfigError(
@@ -205,7 +208,7 @@ class Collector:
         if plan.kind == "rounds":
             self._check_distills(plan)
 
-    def _check_distills(self, plan: Plan) -> None:
+    def _check_distills(self, plan: ProblemPlan) -> None:
         distiller = (self.extensions or Extensions()).distiller(self.config.distiller)
         most = distiller.max_calls(plan.num_drafts, 1, self.config.k)
         credited = most if self.distill_credit == "outcome" else 0
@@ -219,7 +222,7 @@ class Collector:
     def _rows(
         self,
         problems: Sequence[Problem],
-        plans: Sequence[Plan],
+        plans: Sequence[ProblemPlan],
         trajectories: Sequence[Trajectory],
     ) -> list[ProblemRows]:
         found, start = [], 0
@@ -248,3 +251,36 @@ async def _all_or_none(runs: Sequence[Coroutine[None, None, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+def keep(folder: Path, trajectories: Sequence[Trajectory]) -> None:
+    """Append what was drawn; several processes may."""
+    append_trajectories(folder / TRAJECTORIES, trajectories)
+
+
+def forget_after(folder: Path, update: int) -> None:
+    """Drop what was drawn by weights that a run going on from an update makes again.
+
+    A step is drawn by the weights at its beginning, so what it drew is kept by the checkpoint if
+    that was written after it.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    file = folder / TRAJECTORIES
+    if not file.is_file():
+        return
+    part = file.with_suffix(".part")
+    with file.open("rb") as lines, part.open("wb") as kept:
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n") and _version(line, f"{file} line {number}") < update:
+                kept.write(line)
+    part.replace(file)
+
+
+def _version(line: bytes, where: str) -> int:
+    try:
+        # Not of its calls: all of them may have failed.
+        return version_of(json.loads(line)["thread_id"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{where} is no trajectory; remove the line") from None

@@ -25,8 +25,7 @@ from typing import Any, Final
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.problems import Problems
-from pdr_graph.train.settings import TrainSettings
-from pdr_graph.train.settings_file import differences
+from pdr_graph.train.settings import TrainSettings, differences
 
 HEADER, LOCK, MODEL, WARM_START = "train.json", "train.lock", "model", "warm_start"
 SCHEMA: Final = 1

@@ -12,28 +12,25 @@ from pathlib import Path
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.train.arguments import training_arguments
-from pdr_graph.train.conversations import Rows, fitting, read_conversations
-from pdr_graph.train.drawing import drawing
+from pdr_graph.train.checkpoint import last_checkpoint, update_of
 from pdr_graph.train.drift import DriftGuard
-from pdr_graph.train.kept_trajectories import forget_after
-from pdr_graph.train.metrics import MetricsLog, Stage
-from pdr_graph.train.models import (
-    open_model,
-    open_tokenizer,
-    quiet_libraries,
-    save_model,
-    uses_cpu,
-)
+from pdr_graph.train.engine import drawing
+from pdr_graph.train.metrics import MetricsLog, Stage, TrainWatcher
+from pdr_graph.train.models import open_model, open_tokenizer, quiet_libraries, save_model, uses_cpu
+from pdr_graph.train.plan import Schedule
 from pdr_graph.train.preparation import Prepared
+from pdr_graph.train.ranks import meet
+from pdr_graph.train.rollouts import forget_after
 from pdr_graph.train.run_folder import MODEL, TrainFolder
-from pdr_graph.train.saving import last_checkpoint, update_of
-from pdr_graph.train.schedule import Schedule
 from pdr_graph.train.settings import TrainSettings
-from pdr_graph.train.stopping import StopWhenAsked
-from pdr_graph.train.together import meet
-from pdr_graph.train.trainer import OperatorTrainer
-from pdr_graph.train.warm_start import WarmStartTrainer, warm_start_arguments
-from pdr_graph.train.watcher import Watcher
+from pdr_graph.train.trainer import OperatorTrainer, StopWhenAsked
+from pdr_graph.train.warm_start import (
+    Rows,
+    WarmStartTrainer,
+    fitting,
+    read_conversations,
+    warm_start_arguments,
+)
 
 try:
     from trl import GRPOConfig
@@ -42,12 +39,12 @@ except ImportError:
 
 
 @dataclass(slots=True)
-class Session:
+class TrainSession:
     """One process's part in a run."""
 
     prepared: Prepared
     folder: TrainFolder
-    watcher: Watcher | None
+    watcher: TrainWatcher | None
     """None on all ranks but the main one, which write nothing either."""
     stop_asked: Callable[[], bool]
     begun: bool = False

@@ -8,19 +8,259 @@ training. A line of the file, as TRL's SFTTrainer takes it::
      "call": "draft", "problem_id": "q7", "source": "runs/first"}
 
 Left out are calls of a judge, calls that the token limit cut, and runs that saw the gold answer.
+
+The calls of recorded runs that ended in the right answer, as texts.
+
+Read are folders of `pdr-graph eval`, whose trace holds prompts and replies, and trajectories of
+training, whose tokens a tokenizer reads back. A run that saw the gold answer (an oracle's, or one
+that the verifier `gold` sent back) is not among them.
+
+Reads tokens back as what was said: the prompt without the chat template around it.
+
+Trajectories hold tokens, and a supervised trainer wants messages. What the template puts around a
+user's message is found by rendering one, and must be there again, word for word.
 """
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pdr_graph.train.recorded_calls import RunCount, Said, calls_of
-from pdr_graph.train.trajectory import Role
+from pdr_graph.errors import ConfigError
+from pdr_graph.eval.folder import TRACE
+from pdr_graph.eval.records import HEADER, EvalRun, SampleRecord, read_run
+from pdr_graph.policy.folder import tokenizer_of
+from pdr_graph.trace import TraceRecord
+from pdr_graph.train.recorder import role_of
+from pdr_graph.train.run_folder import read_header
+from pdr_graph.train.trajectory import Role, read_trajectories
+
+_MARK = "Q7f1c"
+"""A message that no template holds."""
 
 
-class Message(TypedDict):
+@dataclass(slots=True)
+class ChatText:
+    """Texts of one tokenizer's prompts and replies."""
+
+    tokenizer: Any  # Any: transformers is too heavy to be typed against here
+    name: str
+    """Of its folder, for messages."""
+    variables: Mapping[str, Any] = field(default_factory=dict)  # Any: the template's own
+    """Of the template."""
+    _before: str = field(init=False)
+    _after: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Learn the template's surroundings."""
+        messages = [{"role": "user", "content": _MARK}]
+        rendered = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self.variables
+        )
+        self._before, _, self._after = rendered.partition(_MARK)
+
+    @classmethod
+    def of_folder(cls, folder: Path, variables: Mapping[str, Any] | None = None) -> "ChatText":
+        """Open the tokenizer of a model folder.
+
+        Raises:
+            ConfigError: transformers is not installed, or there is no such tokenizer.
+        """
+        try:
+            return cls(tokenizer_of(folder), str(folder), variables or {})
+        except ImportError:
+            raise ConfigError(
+                "trajectories are read back by transformers: pip install 'pdr-graph[train]'"
+            ) from None
+        except (OSError, ValueError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"{str(folder)!r} has no tokenizer that opens: {first}") from None
+
+    def prompt(self, token_ids: tuple[int, ...]) -> str:
+        """Return the user's message that a prompt was rendered from.
+
+        Raises:
+            ConfigError: another template, or another tokenizer, made it.
+        """
+        text = self._text(token_ids)
+        long_enough = len(text) >= len(self._before) + len(self._after)
+        if not (text.startswith(self._before) and text.endswith(self._after) and long_enough):
+            raise ConfigError(
+                f"a recorded prompt was not rendered by the chat template of {self.name!r} (it "
+                f"begins {text[:40]!r}); name the folder of the model that drew the trajectories"
+            )
+        return text[len(self._before) : len(text) - len(self._after)]
+
+    def reply(self, token_ids: tuple[int, ...]) -> str:
+        """Return what was drawn, thought included, without the special tokens that ended it."""
+        special = set(self.tokenizer.all_special_ids)
+        end = len(token_ids)
+        while end and token_ids[end - 1] in special:
+            end -= 1
+        return self._text(token_ids[:end])
+
+    def _text(self, token_ids: tuple[int, ...]) -> str:
+        return str(
+            self.tokenizer.decode(
+                list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+
+TRAJECTORIES = "trajectories.jsonl"
+"""Where a training run keeps its own."""
+_CUT = frozenset({"length", "max_tokens"})
+
+
+@dataclass(slots=True)
+class RunCount:
+    """Samples, or trajectories, that were read."""
+
+    read: int = 0
+    correct: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One call of a correct run."""
+
+    role: Role
+    problem_id: str
+    prompt: str
+    reply: str
+    cut: bool
+    right: bool
+    """Whether its own answer is; a call that has none is as right as its run."""
+    source: str
+
+
+def calls_of(
+    source: Path, count: RunCount, *, thoughts: bool, model: Path | None
+) -> Iterator[Said]:
+    """Yield the calls of a source's correct runs.
+
+    Args:
+        source: Folder of `pdr-graph eval` or `pdr-graph train`, or a file of trajectories.
+        count: Counts along.
+        thoughts: Whether the reasoning is part of a reply.
+        model: Folder whose tokenizer reads trajectories back.
+
+    Raises:
+        ConfigError: it holds no run or is damaged, its trace was not kept, or trajectories are to
+            be read without a tokenizer.
+    """
+    if (source / HEADER).is_file() and (source / TRACE).is_dir():
+        return _of_evaluation(source, count, thoughts)
+    file = source / TRAJECTORIES if source.is_dir() else source
+    if not file.is_file():
+        raise ConfigError(
+            f"{str(source)!r} holds no recorded run; name a folder of `pdr-graph eval`, or a file "
+            f"of trajectories (`pdr-graph train` with rollouts.record writes {TRAJECTORIES})"
+        )
+    if model is None:
+        raise ConfigError(
+            f"{str(file)!r} holds trajectories, whose tokens are read back by a tokenizer; name "
+            "its model by --model FOLDER"
+        )
+    return _of_trajectories(file, count, thoughts, ChatText.of_folder(model, _variables(file)))
+
+
+def _of_evaluation(folder: Path, count: RunCount, thoughts: bool) -> Iterator[Said]:
+    run = read_run(folder)
+    told = {name for name in run.header["arms"] if _saw_gold(run, name)}
+    correct: dict[str, SampleRecord] = {}
+    for sample in run.samples:
+        count.read += 1
+        count.correct += sample["correct"]
+        if sample["correct"] and sample["arm"] not in told:
+            correct[sample["thread_id"]] = sample
+    records = _trace_of(folder, correct.keys())
+    if correct and not records:
+        raise ConfigError(
+            f"{str(folder)!r} kept no model calls; run `pdr-graph eval` without --no-trace"
+        )
+    for record in records:
+        sample = correct[record["thread_id"]]
+        thought = f"<think>\n{record['thought']}\n</think>\n\n" if record["thought"] else ""
+        yield Said(
+            role=role_of(record),
+            problem_id=sample["problem_id"],
+            prompt=record["prompt"],
+            reply=f"{thought if thoughts else ''}{record['solution']}",
+            cut=record["finish_reason"] in _CUT or not record["solution"],
+            right=_right(record, sample),
+            source=str(folder),
+        )
+
+
+def _saw_gold(run: EvalRun, arm: str) -> bool:
+    config = run.config(arm)
+    return config.distiller.startswith("oracle_") or config.verifier == "gold"
+
+
+def _right(record: TraceRecord, sample: SampleRecord) -> bool:
+    if record["node"] != "drafter":
+        return True
+    place = record["round"], record["index"]
+    return any(
+        (draft["round"], draft["index"]) == place and draft["correct"] for draft in sample["drafts"]
+    )
+
+
+def _trace_of(folder: Path, threads: Iterable[str]) -> list[TraceRecord]:
+    """Return the calls of some threads that brought a reply.
+
+    A call that was made again after a death counts once, as it was the last time: that is the
+    reply that the run went on with.
+    """
+    wanted = set(threads)
+    latest: dict[tuple[object, ...], TraceRecord] = {}
+    for file in sorted((folder / TRACE).glob("*.jsonl")):
+        for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                record: TraceRecord = json.loads(line)
+                mine = record["thread_id"] in wanted and not record["error"]
+                key = (record["thread_id"], record["node"], record["round"], record["index"])
+            except (ValueError, KeyError, TypeError):
+                raise ConfigError(
+                    f"{file} line {number} is no model call; remove the line"
+                ) from None
+            if mine:
+                latest[*key, record["prompt"]] = record
+    return list(latest.values())
+
+
+def _variables(file: Path) -> Mapping[str, Any]:
+    """Return what the run that recorded a file gave to the chat template; nothing without one."""
+    header = read_header(file.parent) or {}
+    policy: dict[str, Any] = header.get("settings", {}).get("policy", {})
+    found: dict[str, Any] = policy.get("chat_template", {})
+    return found
+
+
+def _of_trajectories(
+    file: Path, count: RunCount, thoughts: bool, texts: ChatText
+) -> Iterator[Said]:
+    for trajectory in read_trajectories(file):
+        count.read += 1
+        count.correct += trajectory.correct
+        if not trajectory.correct:
+            continue
+        for call in trajectory.calls:
+            yield Said(
+                role=call.role,
+                problem_id=trajectory.problem_id,
+                prompt=texts.prompt(call.prompt_ids),
+                reply=texts.reply(call.token_ids) if thoughts else call.text,
+                cut=call.finish_reason in _CUT,
+                right=call.reward is None or call.reward > 0,
+                source=str(file),
+            )
+
+
+class TrainMessage(TypedDict):
     """One turn of a conversation."""
 
     role: str
@@ -30,8 +270,8 @@ class Message(TypedDict):
 class Example(TypedDict):
     """One line of the file."""
 
-    prompt: list[Message]
-    completion: list[Message]
+    prompt: list[TrainMessage]
+    completion: list[TrainMessage]
     call: Role
     """What the call was for."""
     problem_id: str
@@ -39,7 +279,7 @@ class Example(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ExampleChoice:
     """Which calls are taken."""
 
     roles: frozenset[Role] = frozenset({"direct", "draft", "refine"})
@@ -54,7 +294,7 @@ class Choice:
 
 
 @dataclass(slots=True)
-class Tally:
+class RoleTally:
     """What became of the calls that were read."""
 
     taken: Counter[Role] = field(default_factory=Counter)
@@ -77,7 +317,7 @@ class Tally:
 
 
 def examples_of(
-    sources: Iterable[Path], choice: Choice, tally: Tally, model: Path | None = None
+    sources: Iterable[Path], choice: ExampleChoice, tally: RoleTally, model: Path | None = None
 ) -> Iterator[Example]:
     """Yield the examples that recorded runs give.
 
@@ -103,15 +343,15 @@ def examples_of(
             tally.taken[said.role] += 1
             tally.problems.add(said.problem_id)
             yield Example(
-                prompt=[Message(role="user", content=said.prompt)],
-                completion=[Message(role="assistant", content=said.reply)],
+                prompt=[TrainMessage(role="user", content=said.prompt)],
+                completion=[TrainMessage(role="assistant", content=said.reply)],
                 call=said.role,
                 problem_id=said.problem_id,
                 source=said.source,
             )
 
 
-def _refusal(said: Said, choice: Choice, seen: set[tuple[str, str]], so_far: int) -> str:
+def _refusal(said: Said, choice: ExampleChoice, seen: set[tuple[str, str]], so_far: int) -> str:
     """Say why a call is not taken; empty if it is."""
     if said.role not in choice.roles:
         return f"of role {said.role}"

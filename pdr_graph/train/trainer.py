@@ -7,6 +7,8 @@ generation, and the loss is `objective.py`'s. One *step* collects rollouts and m
 
 A run that is resumed does what it would have done: data and seeds are functions of the step's
 number, and a checkpoint between two updates of a step holds the rows that are left of it.
+
+Stops a trainer where it can go on: after an update, with a checkpoint.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.eval.problems import Problem
+from pdr_graph.train.arguments import check_trl
+from pdr_graph.train.batch import Batch, Scores, StepRows, score, score_quietly
+from pdr_graph.train.checkpoint import TrainRunRecord, saved_whole, sweep
+from pdr_graph.train.drift import DriftGuard
+from pdr_graph.train.figures import Figures, UpdateFigures
+from pdr_graph.train.objective import objective
+from pdr_graph.train.plan import Schedule
+from pdr_graph.train.push import InProcess, WeightPush
+from pdr_graph.train.rollout_source import Collect, RolloutSource
 
 try:
     import torch
@@ -26,21 +38,6 @@ try:
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
-from pdr_graph.eval.problems import Problem
-from pdr_graph.train.arguments import check_trl
-from pdr_graph.train.batch import Batch
-from pdr_graph.train.drift import DriftGuard
-from pdr_graph.train.figures import Figures
-from pdr_graph.train.objective import objective
-from pdr_graph.train.push.in_process import InProcess
-from pdr_graph.train.push.protocol import WeightPush
-from pdr_graph.train.rollout_source import Collect, RolloutSource
-from pdr_graph.train.run_record import RunRecord
-from pdr_graph.train.saving import saved_whole, sweep
-from pdr_graph.train.schedule import Schedule
-from pdr_graph.train.scoring import Scores, score, score_quietly
-from pdr_graph.train.step_rows import StepRows
-from pdr_graph.train.update_figures import UpdateFigures
 
 MICRO_STEP = "micro_step"
 """Key of a micro-step's number, from 0, in what the data loader gives."""
@@ -115,7 +112,7 @@ class OperatorTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
             pad_id=tokenizer.pad_token_id,
             accelerator=self.accelerator,
         )
-        self._record = RunRecord(
+        self._record = TrainRunRecord(
             schedule,
             self._source.num_updates,
             self.accelerator.num_processes,
@@ -235,3 +232,40 @@ class OperatorTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
 def _judged_by_the_graph(**_: Any) -> list[float]:
     """Stand where TRL wants a reward; rows come with theirs."""
     raise AssertionError("TRL's own rollouts are never drawn")
+
+
+try:
+    import torch
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError:
+    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+
+
+class StopWhenAsked(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Asks after every update whether to stop; where one rank is told to, all do."""
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self._asked = asked
+        self.stopped = False
+        """Whether it did."""
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **more: Any,
+    ) -> TrainerControl:
+        """Have a checkpoint written, and the loop left; transformers calls an update a step."""
+        if state.global_step < state.max_steps and self._told(args):
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    def _told(self, args: TrainingArguments) -> bool:
+        if not torch.distributed.is_initialized():
+            return self._asked()
+        flag = torch.tensor([self._asked()], dtype=torch.int, device=args.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())

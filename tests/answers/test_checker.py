@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.answers import Checker, Verdict, WorkerPool
+from pdr_graph.answers import Checker, CheckVerdict, WorkerPool
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +20,15 @@ def idle() -> Checker:
 @pytest.mark.parametrize(
     ("gold", "solution", "verdict"),
     [
-        ("25", r"\boxed{25}", Verdict.CORRECT),
-        ("25", r"\boxed{\textbf{(B)}\ 25}", Verdict.CORRECT),
-        ("984", r"$-\boxed{984}$", Verdict.WRONG),
-        ("25", "so far x = 25", Verdict.NO_ANSWER),
-        ("25", "#### 24", Verdict.WRONG),
+        ("25", r"\boxed{25}", CheckVerdict.CORRECT),
+        ("25", r"\boxed{\textbf{(B)}\ 25}", CheckVerdict.CORRECT),
+        ("984", r"$-\boxed{984}$", CheckVerdict.WRONG),
+        ("25", "so far x = 25", CheckVerdict.NO_ANSWER),
+        ("25", "#### 24", CheckVerdict.WRONG),
     ],
 )
 async def test_exact_answers_start_no_worker(
-    idle: Checker, gold: str, solution: str, verdict: Verdict
+    idle: Checker, gold: str, solution: str, verdict: CheckVerdict
 ) -> None:
     """Most answers are numbers."""
     assert (await idle.check(gold, solution)).verdict is verdict
@@ -49,7 +49,7 @@ async def test_integers_take_microseconds(idle: Checker) -> None:
 async def test_a_cut_solution_without_answer_is_truncated(idle: Checker) -> None:
     """Which is not the same as a model that does not answer."""
     result = await idle.check("25", "so far x = 25", truncated=True)
-    assert (result.verdict, result.extracted) == (Verdict.TRUNCATED, None)
+    assert (result.verdict, result.extracted) == (CheckVerdict.TRUNCATED, None)
 
 
 async def test_a_cut_solution_with_an_answer_is_judged(idle: Checker) -> None:
@@ -60,20 +60,20 @@ async def test_a_cut_solution_with_an_answer_is_judged(idle: Checker) -> None:
 @pytest.mark.parametrize(
     ("gold", "answer", "verdict"),
     [
-        (r"\frac{x+2}{7}", r"\frac{x}{7}+\frac{2}{7}", Verdict.CORRECT),
-        ("1000", "10^3", Verdict.CORRECT),
-        ("120", "5!", Verdict.CORRECT),
-        ("25", "m+n=25", Verdict.CORRECT),
-        (r"\sqrt{17}", "4.123105625617661", Verdict.CORRECT),
-        (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", Verdict.WRONG),
-        (r"\frac{1}{2004!}", r"\frac{1}{2006!}", Verdict.WRONG),
-        ("1331 and 1728", "1728", Verdict.WRONG),
-        ("4", r"4\sqrt(2)", Verdict.WRONG),
-        ("25", r"25 \text{ or } 26", Verdict.WRONG),
+        (r"\frac{x+2}{7}", r"\frac{x}{7}+\frac{2}{7}", CheckVerdict.CORRECT),
+        ("1000", "10^3", CheckVerdict.CORRECT),
+        ("120", "5!", CheckVerdict.CORRECT),
+        ("25", "m+n=25", CheckVerdict.CORRECT),
+        (r"\sqrt{17}", "4.123105625617661", CheckVerdict.CORRECT),
+        (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", CheckVerdict.WRONG),
+        (r"\frac{1}{2004!}", r"\frac{1}{2006!}", CheckVerdict.WRONG),
+        ("1331 and 1728", "1728", CheckVerdict.WRONG),
+        ("4", r"4\sqrt(2)", CheckVerdict.WRONG),
+        ("25", r"25 \text{ or } 26", CheckVerdict.WRONG),
     ],
 )
 async def test_algebra_is_judged_by_the_worker(
-    checker: Checker, gold: str, answer: str, verdict: Verdict
+    checker: Checker, gold: str, answer: str, verdict: CheckVerdict
 ) -> None:
     """Without the library's known false positives."""
     assert (await checker.check(gold, f"\\boxed{{{answer}}}")).verdict is verdict
@@ -82,7 +82,7 @@ async def test_algebra_is_judged_by_the_worker(
 async def test_a_broken_formula_is_not_its_last_number(checker: Checker) -> None:
     """What cannot be read is said to be so."""
     result = await checker.check("5", r"\boxed{\frac{5^{(2)}) - 4) - 5}{5}}")
-    assert result.verdict is Verdict.UNPARSEABLE
+    assert result.verdict is CheckVerdict.UNPARSEABLE
 
 
 async def test_raw_text_is_searched_for_an_expression(checker: Checker) -> None:
@@ -113,16 +113,16 @@ def test_main_thread_threads_and_loops_agree(checker: Checker) -> None:
     """One pool serves them all; nothing rests on signals."""
     solution = r"\boxed{\frac{z}{2}+\frac{z}{2}}"
 
-    def from_a_new_loop(suffix: int) -> Verdict:
+    def from_a_new_loop(suffix: int) -> CheckVerdict:
         return asyncio.run(checker.check(f"z+{suffix}-{suffix}", solution)).verdict
 
     with ThreadPoolExecutor(3) as threads:
         verdicts = list(threads.map(from_a_new_loop, range(6)))
-    assert [*verdicts, from_a_new_loop(7)] == [Verdict.CORRECT] * 7
+    assert [*verdicts, from_a_new_loop(7)] == [CheckVerdict.CORRECT] * 7
 
 
 @given(st.text(), st.text())
 async def test_any_text_gets_a_verdict(gold: str, solution: str) -> None:
     """Nothing raises; nothing here needs a worker, since hardly any text states an answer."""
     result = await Checker().check(gold, solution)
-    assert (result.extracted is None) == (result.verdict is Verdict.NO_ANSWER)
+    assert (result.extracted is None) == (result.verdict is CheckVerdict.NO_ANSWER)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.answers.number import number
+from pdr_graph.answers.exact import number
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdr_graph.answers import Checker, Limits, Verdict, WorkerPool
+from pdr_graph.answers import Checker, CheckVerdict, Limits, WorkerPool
 from pdr_graph.errors import PDRError
 
 # One call into C, which no signal handler and no other thread can interrupt.
@@ -41,18 +41,18 @@ async def test_hostile_answers_end_at_the_deadline(hasty: Checker) -> None:
     ticking = asyncio.create_task(tick())
     result = await hasty.check("42", f"\\boxed{{{FIVES}}}")
     ticking.cancel()
-    assert result.verdict is Verdict.TIMEOUT
+    assert result.verdict is CheckVerdict.TIMEOUT
     assert result.reason == "no verdict within 1 s"
     assert 0.95 < result.seconds < 2
     assert ticks > 30
-    assert (await hasty.check("x+1", r"\boxed{1+x-0}")).verdict is Verdict.CORRECT
+    assert (await hasty.check("x+1", r"\boxed{1+x-0}")).verdict is CheckVerdict.CORRECT
 
 
 @pytest.mark.parametrize("answer", ["1" * 1_000_000, r"\frac{1}{" * 500 + "2" + "}" * 500])
 async def test_an_answer_that_is_too_long_is_none(hasty: Checker, answer: str) -> None:
     """A million digits, or fractions 500 deep, cost no more than to be seen."""
     result = await hasty.check("42", f"\\boxed{{{answer}}}")
-    assert result.verdict is Verdict.NO_ANSWER
+    assert result.verdict is CheckVerdict.NO_ANSWER
     assert result.seconds < 0.5
 
 

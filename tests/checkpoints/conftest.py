@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from pdr_checkpoints import Options, RedisSaver
 from redis_servers import KINDS, Server, binary_of
-
-from checkpoints import Options, RedisSaver
 
 
 @pytest.fixture(scope="session")

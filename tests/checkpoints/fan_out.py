@@ -16,8 +16,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Send
-
-from checkpoints import open_checkpointer
+from pdr_checkpoints import open_checkpointer
 
 
 class Draft(TypedDict):

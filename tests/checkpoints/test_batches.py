@@ -7,12 +7,11 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from pdr_checkpoints import LeaseLostError, RedisSaver
+from pdr_checkpoints.batch import CROWDED, LARGEST, Change, CommitBatcher, merge
+from pdr_checkpoints.store import Fence
 from redis_servers import Server
 from test_saver import put
-
-from checkpoints import LeaseLostError, RedisSaver
-from checkpoints.batch import CROWDED, LARGEST, Batcher, Change, merge
-from checkpoints.store import Fence
 
 
 class Recorder:
@@ -44,21 +43,21 @@ def change(name: bytes, num_bytes: int = 0) -> Change:
     return Change(new_fields={name: name}, members=[name], parts=parts)
 
 
-async def submit_all(batcher: Batcher, changes: list[Change], thread_id: str = "t") -> None:
+async def submit_all(batcher: CommitBatcher, changes: list[Change], thread_id: str = "t") -> None:
     await asyncio.gather(*(batcher.submit(thread_id, one, None) for one in changes))
 
 
 async def test_changes_of_one_moment_leave_together() -> None:
     """Of sixteen that are made at once the first leaves at once, the others as one."""
     recorder = Recorder()
-    await submit_all(Batcher(recorder), [change(b"%d" % n) for n in range(16)])
+    await submit_all(CommitBatcher(recorder), [change(b"%d" % n) for n in range(16)])
     assert recorder.sizes == [1, 15]
 
 
 async def test_a_large_round_leaves_in_pieces() -> None:
     """Drafts of 32 kB leave by fives, all of them before the first is stored."""
     recorder = Recorder()
-    batcher = Batcher(recorder)
+    batcher = CommitBatcher(recorder)
     drafts = [change(b"%d" % n, 32_000) for n in range(16)]
     sending = asyncio.create_task(submit_all(batcher, drafts))
     await asyncio.sleep(0.005)
@@ -70,7 +69,7 @@ async def test_a_large_round_leaves_in_pieces() -> None:
 async def test_a_busy_saver_sends_more_at_once() -> None:
     """With many runs at a time a thread has one batch under way, and then all that came."""
     recorder = Recorder()
-    batcher = Batcher(recorder)
+    batcher = CommitBatcher(recorder)
     names = [f"other-{n}" for n in range(CROWDED)]
     recorder.open = {name: asyncio.Event() for name in names}
     others = [asyncio.create_task(batcher.submit(name, change(b"x"), None)) for name in names]
@@ -85,7 +84,7 @@ async def test_a_busy_saver_sends_more_at_once() -> None:
 async def test_what_touches_the_same_waits() -> None:
     """A checkpoint that refers to a draft leaves once that is stored; another does not wait."""
     recorder = Recorder()
-    batcher = Batcher(recorder)
+    batcher = CommitBatcher(recorder)
     draft, refers = change(b"draft", 32_000), change(b"refers")
     refers.parts, refers.is_checkpoint = dict(draft.parts), True
     apart = change(b"apart")
@@ -100,7 +99,7 @@ async def test_what_touches_the_same_waits() -> None:
 async def test_a_batch_is_bounded() -> None:
     """No transaction holds more than the largest number of changes, and none is lost."""
     recorder = Recorder()
-    batcher = Batcher(recorder)
+    batcher = CommitBatcher(recorder)
     await asyncio.gather(*(batcher.submit("t", change(b"%d" % n), None) for n in range(150)))
     sizes = [len(batch.members) for batch, _ in recorder.batches]
     assert (max(sizes), sum(sizes)) == (LARGEST, 150)
@@ -109,7 +108,7 @@ async def test_a_batch_is_bounded() -> None:
 async def test_changes_under_different_leases_are_kept_apart() -> None:
     """A stale lease must not take along, nor be covered by, what a later one writes."""
     recorder = Recorder()
-    batcher = Batcher(recorder)
+    batcher = CommitBatcher(recorder)
     leases = [Fence("t", 1, b"1"), Fence("t", 1, b"1"), Fence("t", 2, b"2"), None]
     first = asyncio.create_task(batcher.submit("t", change(b"first"), leases[0]))
     await asyncio.sleep(0)
@@ -124,7 +123,7 @@ async def test_changes_under_different_leases_are_kept_apart() -> None:
 async def test_a_failure_reaches_every_caller() -> None:
     """Whoever waits on a refused transaction is told, and the queue goes on."""
     recorder = Recorder(LeaseLostError("t", 1))
-    batcher = Batcher(recorder)
+    batcher = CommitBatcher(recorder)
     tasks = (batcher.submit("t", change(b"%d" % n), None) for n in range(3))
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [LeaseLostError] * 3
@@ -136,7 +135,7 @@ async def test_a_failure_reaches_every_caller() -> None:
 async def test_a_cancelled_caller_does_not_stop_the_others(cancelled: int) -> None:
     """Its change may be stored or not; theirs are, whoever of them was sending the batch."""
     recorder = Recorder()
-    batcher = Batcher(recorder)
+    batcher = CommitBatcher(recorder)
     made = [change(b"%d" % n, 40_000) for n in range(6)]
     tasks = [asyncio.create_task(batcher.submit("t", one, None)) for one in made]
     await asyncio.sleep(0.005)
@@ -153,7 +152,7 @@ async def test_a_cancelled_caller_does_not_stop_the_others(cancelled: int) -> No
 async def test_a_caller_cancelled_while_others_join_does_not_stop_them() -> None:
     """Whoever was to send with this turn of the loop is gone before the turn ends."""
     recorder = Recorder()
-    batcher = Batcher(recorder)
+    batcher = CommitBatcher(recorder)
     tasks = [asyncio.create_task(batcher.submit("t", change(b"%d" % n), None)) for n in range(4)]
     await asyncio.sleep(0)
     tasks[1].cancel()
@@ -166,7 +165,7 @@ async def test_a_caller_cancelled_while_others_join_does_not_stop_them() -> None
 async def test_a_cancelled_change_does_not_fail_the_one_before_it() -> None:
     """A change that nobody waits for any more is dropped, and whoever was ahead of it is served."""
     recorder = Recorder()
-    batcher = Batcher(recorder)
+    batcher = CommitBatcher(recorder)
     first = asyncio.create_task(batcher.submit("t", change(b"same"), None))
     await asyncio.sleep(0)
     others = [asyncio.create_task(batcher.submit("t", change(b"same"), None)) for _ in range(3)]

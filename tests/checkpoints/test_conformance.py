@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import Capability
+from pdr_checkpoints import open_checkpointer
 from redis_servers import Server
-
-from checkpoints import open_checkpointer
 
 KEYS = (b"k" * 32,)
 

@@ -12,13 +12,12 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from pdr_checkpoints import RedisSaver, StoreConfigError, ThreadBusyError
+from pdr_checkpoints.connect import connect, encode_command, redact
+from pdr_checkpoints.store import StoreRetry
 from redis.asyncio.connection import Connection as LibraryConnection
 from redis_servers import CLUSTER_PORTS, Server
 from test_saver import put
-
-from checkpoints import RedisSaver, StoreConfigError, ThreadBusyError
-from checkpoints.connect import connect, encode_command, redact
-from checkpoints.retry import Retry
 
 LIBRARY = LibraryConnection()
 
@@ -181,7 +180,7 @@ async def test_server_that_loses_runs_is_warned_of(
     extra = ("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
     server = Server("valkey", tmp_path_factory.mktemp("forgetful"), extra).start()
     try:
-        with caplog.at_level(logging.WARNING, logger="checkpoints"):
+        with caplog.at_level(logging.WARNING, logger="pdr_checkpoints"):
             async with open_saver(server.url) as saver:
                 health = await saver.health()
         assert health.persistent is False
@@ -221,7 +220,7 @@ async def test_wrong_password_is_not_retried(
 
 async def test_retry_gives_up_after_its_time() -> None:
     """Pauses double, and the last error is shown."""
-    from checkpoints import StoreUnreachableError
+    from pdr_checkpoints import StoreUnreachableError
 
     tries = 0
 
@@ -231,7 +230,7 @@ async def test_retry_gives_up_after_its_time() -> None:
         raise redis.ConnectionError("gone")
 
     with pytest.raises(StoreUnreachableError, match="gone"):
-        await Retry(total_s=0.4, first_s=0.01)(fail, "here")
+        await StoreRetry(total_s=0.4, first_s=0.01)(fail, "here")
     assert 4 <= tries <= 8
 
 

@@ -9,9 +9,7 @@ from typing import Any
 import ormsgpack
 import pytest
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from test_saver import put
-
-from checkpoints import (
+from pdr_checkpoints import (
     CorruptCheckpointError,
     DecryptionError,
     FormatVersionError,
@@ -20,6 +18,7 @@ from checkpoints import (
     UnknownSerializationError,
     keys,
 )
+from test_saver import put
 
 CONFIG = {"configurable": {"thread_id": "t"}}
 OLD, NEW = b"o" * 32, b"n" * 32
@@ -222,7 +221,7 @@ async def test_any_compression_reads_any_other(
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], sentence: str) -> None:
     """One sentence names the option and its value."""
-    from checkpoints import Options
+    from pdr_checkpoints import Options
 
     with pytest.raises(StoreConfigError, match=sentence):
         RedisSaver("redis://127.0.0.1", options=Options(**options))

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import fan_out
 import pytest
+from pdr_checkpoints import RedisSaver, StoreUnreachableError, ThreadBusyError
 from redis_servers import Server
-
-from checkpoints import RedisSaver, StoreUnreachableError, ThreadBusyError
 
 
 @pytest.fixture
@@ -122,7 +121,7 @@ async def test_server_that_stays_away_ends_a_run_in_the_time_of_one_operation(
             await graph.ainvoke(fan_out.start(), fan_out.config("t"))
 
     try:
-        with caplog.at_level(logging.WARNING, logger="checkpoints"):
+        with caplog.at_level(logging.WARNING, logger="pdr_checkpoints"):
             running = asyncio.create_task(run())
             await wait_for_drafts(saver, "t", 5)
             server.kill()

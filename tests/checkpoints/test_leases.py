@@ -7,9 +7,8 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from pdr_checkpoints import LeaseLostError, RedisSaver, StoreConfigError, ThreadBusyError
 from test_saver import put
-
-from checkpoints import LeaseLostError, RedisSaver, StoreConfigError, ThreadBusyError
 
 
 async def test_second_holder_is_refused(open_saver: Callable[..., RedisSaver]) -> None:

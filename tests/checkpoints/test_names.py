@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from checkpoints import keys
-from checkpoints.keys import Keyspace
+from pdr_checkpoints import keys
+from pdr_checkpoints.keys import Keyspace
 
 # Surrogates included: a JSON body may hold a lone one.
 NAMES = st.text(alphabet=st.characters(), max_size=8) | st.sampled_from(["", "\0", "\1", "\1\2"])

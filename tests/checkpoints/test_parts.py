@@ -11,11 +11,10 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from pdr_checkpoints import RedisSaver, StoreUnreachableError
+from pdr_checkpoints.connect import Argument, Connection
+from pdr_checkpoints.writer import SAMPLE, Digests
 from test_saver import put
-
-from checkpoints import RedisSaver, StoreUnreachableError
-from checkpoints.connect import Argument, Connection
-from checkpoints.parts import SAMPLE, Digests
 
 
 class CountingDigest:

@@ -6,13 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from pdr_checkpoints import RedisSaver
+from pdr_checkpoints.store import StoreRetry
 from test_saver import put
 
-from checkpoints import RedisSaver
-from checkpoints.retry import Retry
 
-
-class CountingRetry(Retry):
+class CountingRetry(StoreRetry):
     """Tries once, and remembers how often it was asked to: once for each round trip."""
 
     def __init__(self, trips: list[str]) -> None:

@@ -17,8 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
-
-from checkpoints import RedisSaver, StoreUnreachableError, open_checkpointer
+from pdr_checkpoints import RedisSaver, StoreUnreachableError, open_checkpointer
 
 
 def checkpoint(values: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
@@ -272,7 +271,7 @@ async def test_strict_msgpack_mode_reads_plain_state(
     script = (
         "import asyncio, sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
         "import fan_out\n"
-        "from checkpoints import open_checkpointer\n"
+        "from pdr_checkpoints import open_checkpointer\n"
         "async def main():\n"
         "    async with open_checkpointer(sys.argv[2], prefix=sys.argv[3]) as saver:\n"
         "        drafter = fan_out.Drafter(pathlib.Path(sys.argv[4]))\n"

@@ -14,14 +14,13 @@ from typing import Any
 import fan_out
 import pytest
 from langgraph.graph import END, START, StateGraph
+from pdr_checkpoints import LeaseLostError, Options, RedisSaver, StoreUnreachableError
+from pdr_checkpoints.sync import LoopThread
 from test_saver import checkpoint
-
-from checkpoints import LeaseLostError, Options, RedisSaver, StoreUnreachableError
-from checkpoints.sync import LoopThread
 
 FORKS = """
 import asyncio, os, sys
-from checkpoints import CheckpointError, Options, RedisSaver
+from pdr_checkpoints import SaverError, Options, RedisSaver
 from test_sync_door import put
 
 async def write(saver):
@@ -39,7 +38,7 @@ with RedisSaver(sys.argv[1], options=Options(prefix=sys.argv[2])) as saver:
         put(saver, "t", a=3)
         try:
             asyncio.run(write(saver))
-        except CheckpointError as error:
+        except SaverError as error:
             assert "open one in each process" in str(error)
             saver.close()
             os._exit(0)

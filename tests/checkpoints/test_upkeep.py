@@ -15,19 +15,18 @@ import pytest
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.graph import END, START, StateGraph
-from test_saver import put
-from typing_extensions import TypedDict
-
-from checkpoints import (
+from pdr_checkpoints import (
     CorruptCheckpointError,
     RedisSaver,
     StoreConfigError,
     ThreadContendedError,
-    ThreadExistsError,
-    UnknownThreadError,
+    ThreadNotFoundError,
+    ThreadTakenError,
 )
-from checkpoints.connect import Argument
-from checkpoints.store import SWAP_TRIES, Command, Store
+from pdr_checkpoints.connect import Argument
+from pdr_checkpoints.store import SWAP_TRIES, Command, Store
+from test_saver import put
+from typing_extensions import TypedDict
 
 
 def extend(values: list[int], updates: list[list[int]]) -> list[int]:
@@ -228,7 +227,7 @@ async def test_copy_is_independent(saver: RedisSaver, tmp_path: Path) -> None:
     await saver.acopy_thread("t", "u")
     await saver.adelete_thread("t")
     assert contents(await history(saver, "u")) == before
-    with pytest.raises(UnknownThreadError, match="thread 't' has no checkpoints"):
+    with pytest.raises(ThreadNotFoundError, match="thread 't' has no checkpoints"):
         await saver.acopy_thread("t", "v")
 
 
@@ -255,7 +254,7 @@ async def test_export_and_import_are_exact(
             stored.append(await one._session.store.one(name, *command))
         assert stored[0] == stored[1]
     assert [info.thread_id for info in await other.threads()] == ["t"]
-    with pytest.raises(ThreadExistsError, match="thread 't' already has checkpoints"):
+    with pytest.raises(ThreadTakenError, match="thread 't' already has checkpoints"):
         await other.import_thread(each(cut))
     assert await other.import_thread(each(cut), thread_id="renamed") == "renamed"
     assert contents(await history(other, "renamed")) == contents(await history(saver, "t"))
@@ -280,7 +279,7 @@ async def test_damaged_export_is_refused(open_saver: Callable[..., RedisSaver]) 
         assert await other.aget_tuple({"configurable": {"thread_id": "t"}}) is None
         keyspace = other._session.keyspace
         assert not await other._session.store.one("EXISTS", keyspace.thread("t").data)
-    with pytest.raises(UnknownThreadError):
+    with pytest.raises(ThreadNotFoundError):
         await anext(saver.export_thread("absent"))
 
 

@@ -17,7 +17,7 @@ import pytest
 from pdr_graph.cli import run
 from pdr_graph.cli.output import LogLines
 from pdr_graph.errors import LocalError
-from pdr_graph.local import embedded_valkey
+from pdr_graph.servers import embedded_valkey
 from tests.mock_endpoint import MockEndpoint
 
 SMALL = ["--widths", "3,2", "--seed", "7"]

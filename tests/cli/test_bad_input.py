@@ -117,7 +117,7 @@ def test_every_call_fails(forgetful, mock):
 
 def test_an_unknown_exception_is_a_sentence(forgetful, monkeypatch):
     """What nobody foresaw is one sentence, and a traceback only on request."""
-    monkeypatch.setattr("pdr_graph.cli.solving.new_thread_id", lambda: 1 / 0)
+    monkeypatch.setattr("pdr_graph.cli.solve.new_thread_id", lambda: 1 / 0)
     outcome = forgetful("solve", "x")
     assert outcome.code == 1
     assert (

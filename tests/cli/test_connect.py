@@ -5,7 +5,7 @@ import pytest
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.llm.client import Sampling
-from pdr_graph.llm.meter import Spent
+from pdr_graph.llm.usage import Spent
 from pdr_graph.settings import load_settings
 
 SAMPLING = Sampling(max_tokens=64, temperature=1.0, top_p=1.0, seed=1)

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
+from pdr_checkpoints import open_checkpointer
 
-from checkpoints import open_checkpointer
-from pdr_graph.local import embedded_valkey
+from pdr_graph.servers import embedded_valkey
 from tests.cli.conftest import SMALL
 
 pytestmark = pytest.mark.redis

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdr_graph.local import default_data_dir, find_weights
+from pdr_graph.servers import default_data_dir, find_weights
 
 pytestmark = [pytest.mark.local, pytest.mark.redis]
 
@@ -11,7 +11,7 @@ def test_solve_with_nothing_configured(cli, data_dir, monkeypatch):
     """A real model answers, a real store keeps the run, and each is announced in a line."""
     weights = find_weights(default_data_dir())
     if weights is None:
-        pytest.skip("no weights: `python -m pdr_graph.local.weights` fetches them")
+        pytest.skip("no weights: `python -m pdr_graph.servers.weights` fetches them")
     (data_dir / "weights").mkdir(exist_ok=True)
     (data_dir / "weights" / weights.name).symlink_to(weights)
     monkeypatch.setenv("PDR_DATA_DIR", str(data_dir))

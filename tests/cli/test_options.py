@@ -8,7 +8,7 @@ import typer
 from pydantic import BaseModel, ConfigDict
 from typer.testing import CliRunner
 
-from pdr_graph.cli.options import Given, Group, flag_of, takes
+from pdr_graph.cli.options import Given, OptionGroup, flag_of, takes
 from pdr_graph.config import PDRConfig
 from pdr_graph.settings import Settings
 
@@ -31,7 +31,7 @@ def ask(*words: str) -> tuple[str, str]:
     seen: list[tuple[str, Given]] = []
 
     @app.command()
-    @takes(given=Group(Growing, tuple(Growing.model_fields)))
+    @takes(given=OptionGroup(Growing, tuple(Growing.model_fields)))
     def command(name: Annotated[str, typer.Argument()], given: Given) -> None:
         seen.append((name, given))
 

@@ -7,10 +7,9 @@ import re
 import pytest
 from rich.console import Console
 
-from pdr_graph.cli import display
-from pdr_graph.cli.display import shown
+from pdr_graph.cli import progress as display
 from pdr_graph.cli.output import Output
-from pdr_graph.cli.progress import Progress
+from pdr_graph.cli.progress import Progress, shown
 
 
 def draft(index: int, answer: str | None = "42", error: str | None = None) -> dict[str, object]:

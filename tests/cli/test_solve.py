@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pdr_graph.cli.solving import command_line
+from pdr_graph.cli.solve import command_line
 from tests.cli.conftest import CALLS, SMALL
 
 FIELDS = {"thread_id", "preset", "answer", "solution", "verdict", "ledger", "seconds"}

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pdr_graph.cli.prose import Prose
-from pdr_graph.cli.text import one_line, safe
+from pdr_graph.cli.output import Prose, one_line, safe
 
 
 @given(st.text())

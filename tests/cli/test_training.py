@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.cli.signals import SIGNALS
-from pdr_graph.cli.training_stop import Stop
+from pdr_graph.cli.train import Stop
 from tests.eval.recorded import draft, sample, write_run
 from tests.train.test_settings import write_model
 from tests.train.test_supervised import RIGHT, traced, write_trace

@@ -16,16 +16,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.cli import run  # noqa: E402
-from pdr_graph.policy.folder import open_folder  # noqa: E402
-from tests.train.processes import exit_code, free_port, start, start_ranks  # noqa: E402
-from tests.train.toy_run import Toy, write_toy  # noqa: E402
+from pdr_graph.cli import run
+from pdr_graph.policy.folder import open_folder
+from tests.train.processes import exit_code, free_port, start, start_ranks
+from tests.train.toy_run import Toy, write_toy
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries below, in this process
 
 # What a run imports is imported once, by the process that all others are forked from.
 multiprocessing.get_context("forkserver").set_forkserver_preload(
-    ["tests.train.drawn_rows", "pdr_graph.train.session", "pdr_graph.cli.training_run", __name__]
+    ["tests.train.drawn_rows", "pdr_graph.train.session", "pdr_graph.cli.train", __name__]
 )
 
 TIMING = ("seconds", "tokens_per_second", "total_flos")

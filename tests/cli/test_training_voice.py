@@ -2,8 +2,8 @@
 
 import pytest
 
-from pdr_graph.cli.ending import RunEndedError
-from pdr_graph.cli.training_voice import one_voice
+from pdr_graph.cli.failure import RunEndedError
+from pdr_graph.cli.train import one_voice
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.train.launch import Launch, RankError
 

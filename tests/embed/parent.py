@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from pdr_checkpoints import open_checkpointer
 
-from checkpoints import open_checkpointer
 from pdr_graph import ChatVLLM, ModelClient, as_tool, pdr_node, preset
 from pdr_graph.budget import merge_rows
 from pdr_graph.types import LedgerRow

@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pdr_checkpoints import open_checkpointer
 
-from checkpoints import open_checkpointer
-from pdr_graph.local import embedded_valkey
+from pdr_graph.servers import embedded_valkey
 from tests.embed.parent import CALLS
 from tests.embed.stored import until_drafts_are_stored
 from tests.mock_endpoint import MockEndpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import clean, cli, data_dir, forgetful, spawn, stored  # noqa: F401
+from tests.cli.conftest import clean, cli, data_dir, forgetful, spawn, stored
 from tests.mock_endpoint import MockEndpoint
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pdr_graph import preset
-from pdr_graph.eval.records import Run, read_run
+from pdr_graph.eval.records import EvalRun, read_run
 
 Sample = dict[str, Any]
 
@@ -143,6 +143,6 @@ def write_run(
     return folder
 
 
-def recorded(folder: Path, samples: Sequence[Sample], **fields: Any) -> Run:
+def recorded(folder: Path, samples: Sequence[Sample], **fields: Any) -> EvalRun:
     """Write a run folder and read it back."""
     return read_run(write_run(folder, samples, **fields))

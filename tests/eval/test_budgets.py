@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm
 from pdr_graph.eval.budgets import LEAST_TOKENS, Budgets
-from pdr_graph.eval.judging import Judge
-from pdr_graph.eval.oracle import with_oracles
+from pdr_graph.eval.judge import Judge, with_oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.extensions import Extensions
 from pdr_graph.strategies import PRESETS

@@ -5,10 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdr_graph.answers import answer_kind
-from pdr_graph.eval.anchoring import Admitted, anchoring
 from pdr_graph.eval.attempts import arms_of
-from pdr_graph.eval.decomposition import CORRECT, Outcome, decompose, outcome_of
-from pdr_graph.eval.matched import matched_vote
+from pdr_graph.eval.decomposition import (
+    CORRECT,
+    Admitted,
+    Outcome,
+    anchoring,
+    decompose,
+    outcome_of,
+)
+from pdr_graph.eval.pairs import matched_vote
 from tests.eval.recorded import draft, recorded, sample, workspace
 
 MATH = answer_kind("math")

@@ -12,11 +12,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from pdr_checkpoints import RedisSaver, open_checkpointer
 
-from checkpoints import RedisSaver, open_checkpointer
 from pdr_graph.eval.records import read_run
-from pdr_graph.local import embedded_valkey
 from pdr_graph.run_history import history
+from pdr_graph.servers import embedded_valkey
 from tests.eval.conftest import write_quiz
 from tests.eval.test_evaluating import ARMS, CALLS, SHORT, records
 from tests.mock_endpoint import MockEndpoint
@@ -39,7 +39,7 @@ class Processes:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["pdr_graph.cli.evaluating", __name__])
+        self._context.set_forkserver_preload(["pdr_graph.cli.eval", __name__])
         self._environment = environment
 
     def start(self, words: list[str]) -> BaseProcess:

@@ -2,10 +2,9 @@
 
 import pytest
 
-from pdr_graph.answers import Verdict
+from pdr_graph.answers import CheckVerdict
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.judging import Judge
-from pdr_graph.eval.oracle import with_oracles
+from pdr_graph.eval.judge import Judge, with_oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.sample import holds_any
 from pdr_graph.extensions import Extensions
@@ -52,8 +51,8 @@ async def test_letters_are_compared_as_letters():
 async def test_a_source_judges_by_its_own_rule():
     """Its scorer is handed the extracted answer."""
 
-    async def score(problem: Problem, answer: str) -> Verdict:
-        return Verdict.CORRECT if answer == "two" else Verdict.WRONG
+    async def score(problem: Problem, answer: str) -> CheckVerdict:
+        return CheckVerdict.CORRECT if answer == "two" else CheckVerdict.WRONG
 
     judge = Judge.of_kind("math", score)
     assert (await judge.solution(PROBLEM, r"\boxed{two}", truncated=False)).correct

@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.eval.places import Places
+from pdr_graph.eval.runner import Places
 
 
 @given(total=st.integers(1, 8), wanted=st.lists(st.integers(1, 12), max_size=20))

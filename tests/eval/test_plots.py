@@ -3,7 +3,7 @@
 import pytest
 
 from pdr_graph.eval.comparison import compare
-from pdr_graph.eval.plots import plot
+from pdr_graph.eval.comparison_page import plot
 from tests.eval.recorded import recorded, sample
 
 

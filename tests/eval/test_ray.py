@@ -19,7 +19,7 @@ import psutil
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from pdr_graph.answers import Verdict
+from pdr_graph.answers import CheckVerdict
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.gym import GymScorer, make_problems
@@ -28,8 +28,8 @@ from pdr_graph.eval.ray_worker import Kit, Worker
 from pdr_graph.eval.records import read_run
 from pdr_graph.eval.sample import Facts, Sample
 from pdr_graph.extensions import Extensions
-from pdr_graph.local import embedded_valkey
 from pdr_graph.prompts import Prompts
+from pdr_graph.servers import embedded_valkey
 from pdr_graph.settings import load_settings
 from tests.cli.conftest import wait_for
 from tests.eval.conftest import write_quiz
@@ -127,7 +127,7 @@ async def test_a_scorer_is_made_anew_where_it_is_sent():
     scorer = pickle.loads(pickle.dumps(problems.score))
     assert isinstance(scorer, GymScorer)
     first = problems.problems[0]
-    assert await scorer(first, first.gold) is Verdict.CORRECT
+    assert await scorer(first, first.gold) is CheckVerdict.CORRECT
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ from pdr_graph.errors import CallError, DrainedError, EndpointError, PDRError
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.folder import RunFolder
-from pdr_graph.eval.places import Places
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import read_run
-from pdr_graph.eval.runner import MOST_FAILURES, ElsewhereError, Runner, Watcher
+from pdr_graph.eval.runner import MOST_FAILURES, ElsewhereError, EvalRunner, EvalWatcher, Places
 from pdr_graph.eval.sample import Sample
 from pdr_graph.extensions import Extensions
 from tests.eval.test_folder import HEADER, record
@@ -73,9 +72,9 @@ def folder(tmp_path) -> RunFolder:
     return folder
 
 
-def runner(folder: RunFolder, lab: FakeLab, at_once: int = 2, **options) -> Runner:
+def runner(folder: RunFolder, lab: FakeLab, at_once: int = 2, **options) -> EvalRunner:
     """Return a runner of so many samples at a time."""
-    return Runner(lab, folder, Places(at_once), Watcher(), **options)
+    return EvalRunner(lab, folder, Places(at_once), EvalWatcher(), **options)
 
 
 def reasons(folder: RunFolder) -> dict[str, str]:

@@ -7,10 +7,10 @@ import pytest
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.sharing import SharingClient, sharing_arms
+from pdr_graph.eval.sample import SharingClient, sharing_arms
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import Sampling
-from pdr_graph.llm.meter import Spent
+from pdr_graph.llm.usage import Spent
 
 DRAW = Sampling(max_tokens=64, temperature=1.0, top_p=1.0, seed=3)
 

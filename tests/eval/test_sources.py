@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pdr_graph.answers import Verdict
+from pdr_graph.answers import CheckVerdict
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.gym import ANY
 from pdr_graph.eval.sources import load_problems
@@ -74,10 +74,10 @@ async def test_only_a_full_score_counts():
     problems = load_problems("reasoning-gym:chain_sum?size=1&seed=7")
     [problem] = problems.problems
     assert problems.score is not None
-    assert await problems.score(problem, problem.gold) is Verdict.CORRECT
-    assert await problems.score(problem, f"{problem.gold}.0") is Verdict.CORRECT
-    assert await problems.score(problem, f"about {problem.gold}") is Verdict.WRONG
-    assert await problems.score(problem, "7" * 30) is Verdict.WRONG
+    assert await problems.score(problem, problem.gold) is CheckVerdict.CORRECT
+    assert await problems.score(problem, f"{problem.gold}.0") is CheckVerdict.CORRECT
+    assert await problems.score(problem, f"about {problem.gold}") is CheckVerdict.WRONG
+    assert await problems.score(problem, "7" * 30) is CheckVerdict.WRONG
 
 
 async def test_a_task_with_many_answers_is_judged_by_its_scorer():
@@ -86,8 +86,8 @@ async def test_a_task_with_many_answers_is_judged_by_its_scorer():
     [problem] = problems.problems
     assert problems.score is not None
     if problem.gold != ANY:
-        assert await problems.score(problem, problem.gold) is Verdict.CORRECT
-    assert await problems.score(problem, "1") is not Verdict.CORRECT
+        assert await problems.score(problem, problem.gold) is CheckVerdict.CORRECT
+    assert await problems.score(problem, "1") is not CheckVerdict.CORRECT
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pdr_graph.local import default_data_dir, find_weights
+from pdr_graph.servers import default_data_dir, find_weights
 from tests.local.processes import Holder, eventually, servers
 
 
@@ -37,7 +37,7 @@ def model_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory that has the weights."""
     found = find_weights(default_data_dir())
     if found is None:
-        pytest.skip("no weights: `python -m pdr_graph.local.weights` fetches them")
+        pytest.skip("no weights: `python -m pdr_graph.servers.weights` fetches them")
     folder = tmp_path_factory.mktemp("with weights")
     (folder / "weights").mkdir()
     (folder / "weights" / found.name).symlink_to(found)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import LocalError
-from pdr_graph.local.data_dir import LOG_LIMIT, fresh_log, last_line, own_folder
+from pdr_graph.servers.data_dir import LOG_LIMIT, fresh_log, last_line, own_folder
 
 
 def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import LocalError
-from pdr_graph.local.lock import FileLock
+from pdr_graph.servers.data_dir import FileLock
 from tests.local.processes import eventually
 
 HOLD = """
 import sys
 from pathlib import Path
-from pdr_graph.local.lock import FileLock
+from pdr_graph.servers.data_dir import FileLock
 with FileLock(Path(sys.argv[1])) as lock:
     print(lock.try_exclusive(), flush=True)
     sys.stdin.read()

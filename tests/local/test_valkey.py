@@ -11,9 +11,9 @@ from psutil import Process
 from redis.asyncio import Redis
 
 from pdr_graph.errors import LocalError
-from pdr_graph.local import embedded_valkey
-from pdr_graph.local.valkey.server import SOCKET_PATH_LIMIT, ask, socket_path
-from pdr_graph.local.valkey.supervisor import POLL_S, STABLE_S
+from pdr_graph.servers import embedded_valkey
+from pdr_graph.servers.valkey import SOCKET_PATH_LIMIT, ask, socket_path
+from pdr_graph.servers.valkey_supervisor import POLL_S, STABLE_S
 from tests.local.processes import Holder, eventually, servers
 
 pytestmark = pytest.mark.redis

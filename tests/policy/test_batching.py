@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pdr_graph.policy.batching import Batcher
+from pdr_graph.policy.batches import CallBatcher
 
 
 class Doubling:
@@ -26,7 +26,7 @@ class Doubling:
 async def test_calls_that_wait_at_once_are_one_batch():
     """Each gets its own answer, from a thread that is not the event loop's."""
     work = Doubling()
-    batcher = Batcher(work)
+    batcher = CallBatcher(work)
     answers = await asyncio.gather(*(batcher.ask(each) for each in range(50)))
     assert answers == [2 * each for each in range(50)]
     assert work.batches == [list(range(50))]
@@ -35,7 +35,7 @@ async def test_calls_that_wait_at_once_are_one_batch():
 
 async def test_what_goes_wrong_goes_wrong_for_its_batch_alone():
     """Every caller of the batch is told, and the next one is served."""
-    batcher = Batcher(Doubling())
+    batcher = CallBatcher(Doubling())
     outcomes = await asyncio.gather(batcher.ask(1), batcher.ask(-1), return_exceptions=True)
     assert [str(each) for each in outcomes] == ["a negative number"] * 2
     assert await batcher.ask(4) == 8
@@ -44,7 +44,7 @@ async def test_what_goes_wrong_goes_wrong_for_its_batch_alone():
 async def test_a_caller_that_left_before_its_batch_began_costs_nothing():
     """Its work is not done."""
     work = Doubling()
-    batcher = Batcher(work, settle_s=0.05)
+    batcher = CallBatcher(work, settle_s=0.05)
     calls = [asyncio.ensure_future(batcher.ask(each)) for each in range(3)]
     await asyncio.sleep(0)
     calls[1].cancel()
@@ -63,7 +63,7 @@ async def test_a_caller_that_leaves_meanwhile_is_known_to_have_left():
         left.append([ticket.left for ticket in tickets])
         return [0 for _ in tickets]
 
-    batcher = Batcher(work)
+    batcher = CallBatcher(work)
     calls = [asyncio.ensure_future(batcher.ask(each)) for each in range(2)]
     await asyncio.to_thread(started.wait)
     calls[0].cancel()
@@ -78,7 +78,7 @@ async def test_a_caller_that_leaves_meanwhile_is_known_to_have_left():
 async def test_a_batch_waits_for_every_run_that_goes_on():
     """However much later than the others one of them asks."""
     work = Doubling()
-    batcher = Batcher(work, patience_s=60.0)
+    batcher = CallBatcher(work, patience_s=60.0)
     asked = asyncio.Event()
 
     async def run(number: int) -> int:
@@ -96,7 +96,7 @@ async def test_a_batch_waits_for_every_run_that_goes_on():
 async def test_the_calls_of_a_round_are_one_batch_though_they_come_one_by_one():
     """Tasks that a run starts are the run's; a turn of the loop lies between their calls."""
     work = Doubling()
-    batcher = Batcher(work, patience_s=60.0)
+    batcher = CallBatcher(work, patience_s=60.0)
 
     async def call(number: int) -> int:
         for _ in range(number):
@@ -110,7 +110,7 @@ async def test_the_calls_of_a_round_are_one_batch_though_they_come_one_by_one():
 
 async def test_a_run_that_is_busy_with_something_else_does_not_hold_the_others_up():
     """After a while without calls they go on without it."""
-    batcher = Batcher(Doubling(), patience_s=0.05)
+    batcher = CallBatcher(Doubling(), patience_s=0.05)
     released = asyncio.Event()
 
     async def busy() -> None:
@@ -130,5 +130,5 @@ async def test_a_run_that_is_busy_with_something_else_does_not_hold_the_others_u
 
 def test_one_batcher_serves_one_event_loop_after_another():
     """A trainer starts a loop for each step."""
-    batcher = Batcher(Doubling())
+    batcher = CallBatcher(Doubling())
     assert [asyncio.run(batcher.ask(each)) for each in range(3)] == [0, 2, 4]

@@ -7,14 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.connect import open_client  # noqa: E402
-from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.llm.client import Sampling  # noqa: E402
-from pdr_graph.llm.meter import Spent  # noqa: E402
-from pdr_graph.policy.folder import open_folder  # noqa: E402
-from pdr_graph.settings import load_settings  # noqa: E402
-from tests.policy.forward_pass import scored  # noqa: E402
-from tests.policy.tiny_model import tiny_model, tiny_tokenizer, write_tiny_model  # noqa: E402
+from pdr_graph.connect import open_client
+from pdr_graph.errors import ConfigError
+from pdr_graph.llm.client import Sampling
+from pdr_graph.llm.usage import Spent
+from pdr_graph.policy.folder import open_folder
+from pdr_graph.settings import load_settings
+from tests.policy.forward_pass import scored
+from tests.policy.tiny_model import tiny_model, tiny_tokenizer, write_tiny_model
 
 SAMPLING = Sampling(max_tokens=12, temperature=1.0, top_p=1.0, seed=1)
 

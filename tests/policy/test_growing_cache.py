@@ -4,10 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from transformers import Qwen2Config  # noqa: E402
-from transformers.cache_utils import DynamicLayer  # noqa: E402
+from transformers import Qwen2Config
+from transformers.cache_utils import DynamicLayer
 
-from pdr_graph.policy.growing_cache import GrowingLayer, growing_cache  # noqa: E402
+from pdr_graph.policy.generation import GrowingLayer, growing_cache
 
 
 def states(rows: int, tokens: int):

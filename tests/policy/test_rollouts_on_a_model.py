@@ -7,18 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.config import make_config  # noqa: E402
-from pdr_graph.distill import DISTILLERS, Distiller, no_calls  # noqa: E402
-from pdr_graph.eval.judging import Judge  # noqa: E402
-from pdr_graph.eval.problems import Problem  # noqa: E402
-from pdr_graph.extensions import Extensions  # noqa: E402
-from pdr_graph.policy.client import policy_client  # noqa: E402
-from pdr_graph.policy.transformers_policy import TransformersPolicy  # noqa: E402
-from pdr_graph.step import Step  # noqa: E402
-from pdr_graph.train.plan import Plan  # noqa: E402
-from pdr_graph.train.rollouts import Collector, Rollouts  # noqa: E402
-from tests.policy.forward_pass import scored  # noqa: E402
-from tests.policy.tiny_model import tiny_model, tiny_tokenizer  # noqa: E402
+from pdr_graph.config import make_config
+from pdr_graph.distill import DISTILLERS, Distiller, no_calls
+from pdr_graph.eval.judge import Judge
+from pdr_graph.eval.problems import Problem
+from pdr_graph.extensions import Extensions
+from pdr_graph.policy.chat import policy_client
+from pdr_graph.policy.transformers_policy import TransformersPolicy
+from pdr_graph.step import Step
+from pdr_graph.train.plan import ProblemPlan
+from pdr_graph.train.rollouts import Collector, Rollouts
+from tests.policy.forward_pass import scored
+from tests.policy.tiny_model import tiny_model, tiny_tokenizer
 
 CONFIG = make_config(
     distiller="answers",
@@ -29,7 +29,7 @@ CONFIG = make_config(
     solution_tokens=64,
     temperature=0.8,
 )
-PLANS = [Plan("direct", 6), Plan("workspace", 6, 2), Plan("rounds", 6, 2)]
+PLANS = [ProblemPlan("direct", 6), ProblemPlan("workspace", 6, 2), ProblemPlan("rounds", 6, 2)]
 
 
 def collected(distiller: str = "answers", **own: Distiller) -> Rollouts:

@@ -6,11 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pdr_graph.policy import sampling  # noqa: E402
-from pdr_graph.policy.sampling import sample  # noqa: E402
+from pdr_graph.policy import generation as sampling
+from pdr_graph.policy.generation import sample
 
 logit_lists = st.lists(st.floats(-20, 20), min_size=1, max_size=40)
 uniforms = st.floats(0.0, 1.0, exclude_max=True)

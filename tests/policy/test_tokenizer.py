@@ -4,10 +4,9 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.policy.folder import open_folder
-from pdr_graph.policy.tokenizer import tokenizer_of
-from pdr_graph.train.chat_text import ChatText
+from pdr_graph.policy.folder import open_folder, tokenizer_of
 from pdr_graph.train.models import open_tokenizer
+from pdr_graph.train.supervised import ChatText
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer
 
 TEXT = "a b  12\n"

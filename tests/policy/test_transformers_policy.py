@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.errors import ConfigError, ContextWindowError  # noqa: E402
-from pdr_graph.llm.client import Sampling  # noqa: E402
-from pdr_graph.policy.policy import Drawn  # noqa: E402
-from pdr_graph.policy.transformers_policy import TransformersPolicy  # noqa: E402
-from tests.policy.forward_pass import scored  # noqa: E402
-from tests.policy.tiny_model import tiny_model, tiny_tokenizer  # noqa: E402
+from pdr_graph.errors import ConfigError, ContextWindowError
+from pdr_graph.llm.client import Sampling
+from pdr_graph.policy.policy import Drawn
+from pdr_graph.policy.transformers_policy import TransformersPolicy
+from tests.policy.forward_pass import scored
+from tests.policy.tiny_model import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 END = TOKENIZER.eos_token_id

@@ -10,12 +10,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from pdr_graph.serve.admission import Admission
 from pdr_graph.serve.app import create_app
-from pdr_graph.serve.catalogue import Catalogue
 from pdr_graph.serve.metrics import Metrics
 from pdr_graph.serve.options import ServeOptions
-from pdr_graph.serve.runner import Runner
-from pdr_graph.serve.server import Server, address_of, listen
-from pdr_graph.serve.store import Store
+from pdr_graph.serve.request import Catalogue
+from pdr_graph.serve.runner import RunStore, SolveRunner
+from pdr_graph.serve.server import SolveServer, address_of, listen
 from pdr_graph.strategies import preset
 from tests.cli.conftest import clean, data_dir, spawn
 
@@ -32,8 +31,8 @@ class Served:
     """One running server."""
 
     url: str
-    runner: Runner
-    server: Server
+    runner: SolveRunner
+    server: SolveServer
     running: asyncio.Task[None]
     client: openai.AsyncOpenAI
 
@@ -53,9 +52,9 @@ async def serve(connect) -> AsyncIterator[Serve]:
     async def start(saver=None, defaults=None, client=None, keeps_unnamed=True, **fields) -> Served:
         options = ServeOptions(port=0, _env_file=None, **fields)
         admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
-        runner = Runner(
+        runner = SolveRunner(
             model=client or connect(window=131_072),
-            store=Store(saver or InMemorySaver(), keeps_unnamed=keeps_unnamed),
+            store=RunStore(saver or InMemorySaver(), keeps_unnamed=keeps_unnamed),
             admission=admission,
             metrics=Metrics(admission),
         )
@@ -65,7 +64,7 @@ async def serve(connect) -> AsyncIterator[Serve]:
             max_drafts=options.max_drafts,
         )
         app = create_app(runner, catalogue, options)
-        server = Server(app, runner, drain_s=options.drain_s, say=lambda line: None)
+        server = SolveServer(app, runner, drain_s=options.drain_s, say=lambda line: None)
         listener = listen(options.host, options.port)
         url = address_of(listener)
         key = options.key.get_secret_value() if options.key else "none"

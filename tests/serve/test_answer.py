@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_graph.errors import CallError
-from pdr_graph.llm.thought import split_text
-from pdr_graph.serve.answer import Answer
+from pdr_graph.llm.client import split_text
+from pdr_graph.serve.reply import Answer
 
 WORDS = st.lists(
     st.sampled_from(["<think>", "</think>", "<", "</th", "so ", "\n", " ", "4", "stop", "st", "é"]),

@@ -8,9 +8,9 @@ import subprocess
 
 import openai
 import pytest
+from pdr_checkpoints import open_checkpointer
 
-from checkpoints import open_checkpointer
-from pdr_graph.local import embedded_valkey
+from pdr_graph.servers import embedded_valkey
 from tests.cli.conftest import cli
 from tests.embed.stored import until_drafts_are_stored
 from tests.serve.conftest import ASK, CALLS, SMALL

@@ -6,16 +6,14 @@ import pytest
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.serve.admission import Admission
-from pdr_graph.serve.catalogue import Catalogue
-from pdr_graph.serve.problem import problem_of
-from pdr_graph.serve.protocol import Message
+from pdr_graph.serve.protocol import ChatMessage
 from pdr_graph.serve.refusal import RefusalError, refusal_of
-from pdr_graph.serve.repeats import Repeats
+from pdr_graph.serve.request import Catalogue, Repeats, problem_of
 from pdr_graph.strategies import preset
 
 
-def said(*turns: tuple[str, str]) -> list[Message]:
-    return [Message(role=role, content=text) for role, text in turns]
+def said(*turns: tuple[str, str]) -> list[ChatMessage]:
+    return [ChatMessage(role=role, content=text) for role, text in turns]
 
 
 def test_one_user_message_is_the_problem_as_it_stands():

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import clean, cli  # noqa: F401  # fixtures
-from tests.local.conftest import model_data_dir  # noqa: F401  # a fixture
+from tests.cli.conftest import clean, cli  # fixtures
+from tests.local.conftest import model_data_dir  # a fixture
 from tests.local.processes import eventually, servers
 from tests.stack.stand_in import StandIn
 

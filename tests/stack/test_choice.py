@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.stack import redis
-from pdr_graph.stack.address import free_port, is_socket_of, unanswered_port
-from pdr_graph.stack.interpreter import Vllm, find_vllm, window_of
-from pdr_graph.stack.machine import Gpu
-from pdr_graph.stack.model_choice import Wanted, model_plan
-from pdr_graph.stack.sizing import Size
-from pdr_graph.stack.store_choice import store_plan
+from pdr_graph.servers import valkey as redis
+from pdr_graph.servers.choice import (
+    Wanted,
+    free_port,
+    is_socket_of,
+    model_plan,
+    store_plan,
+    unanswered_port,
+)
+from pdr_graph.servers.vllm import Gpu, Size, Vllm, find_vllm, window_of
 
 SIZE = Size(needed=2048, wished=3072, calls=16)
 GPU = Gpu("H100", 80.0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pdr_graph.stack.machine import Gpu, available_gib, gpus, has_fast_bfloat16
+from pdr_graph.servers.vllm import Gpu, available_gib, gpus, has_fast_bfloat16
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 81559 / 1024)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pdr_graph.stack.processes import Process
+from pdr_graph.servers.process import Process
 from tests.local.processes import eventually
 
 STUBBORN = """

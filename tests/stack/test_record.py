@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_graph.errors import LocalError
-from pdr_graph.stack.plan import Plan
-from pdr_graph.stack.processes import Process
-from pdr_graph.stack.record import Record, Shelf
+from pdr_graph.servers.process import Process, ServerPlan
+from pdr_graph.servers.record import ServerRecord, Shelf
 
 TEXT = st.text(max_size=20)
 PROCESS = st.builds(Process, pid=st.integers(1, 2**22), started=TEXT)
@@ -15,7 +14,7 @@ PROCESS = st.builds(Process, pid=st.integers(1, 2**22), started=TEXT)
 
 @given(
     record=st.builds(
-        Record,
+        ServerRecord,
         part=st.just("model"),
         kind=st.sampled_from(["vllm", "embedded model"]),
         state=st.sampled_from(["starting", "ready", "failed"]),
@@ -37,7 +36,7 @@ def test_a_record_is_read_as_it_was_written(record, tmp_path_factory):
 
 @given(
     plan=st.builds(
-        Plan,
+        ServerPlan,
         part=st.just("store"),
         kind=st.just("redis"),
         url=TEXT,
@@ -48,12 +47,12 @@ def test_a_record_is_read_as_it_was_written(record, tmp_path_factory):
 )
 def test_a_plan_reaches_its_keeper(plan):
     """A plan is the same on the other side of a pipe."""
-    assert Plan.from_json(plan.to_json()) == plan
+    assert ServerPlan.from_json(plan.to_json()) == plan
 
 
 def test_a_shown_plan_keeps_its_key():
     """The key of an endpoint is not shown with its command."""
-    plan = Plan("model", "vllm", command=("vllm",), environment={"VLLM_API_KEY": "hidden"})
+    plan = ServerPlan("model", "vllm", command=("vllm",), environment={"VLLM_API_KEY": "hidden"})
     assert plan.shown() == "VLLM_API_KEY=*** vllm"
 
 
@@ -80,6 +79,6 @@ def test_a_part_is_kept_as_long_as_its_lock_is_held(tmp_path):
 def test_others_cannot_read_a_record(tmp_path):
     """Records hold command lines, which may hold more than everybody should know."""
     shelf = Shelf(tmp_path).made()
-    shelf.write(Record("model", "vllm", "ready", Process(1, "then")))
+    shelf.write(ServerRecord("model", "vllm", "ready", Process(1, "then")))
     assert (shelf.home / "model.json").stat().st_mode & 0o077 == 0
     assert shelf.home.stat().st_mode & 0o077 == 0

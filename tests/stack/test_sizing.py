@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pdr_graph import preset, solve
 from pdr_graph.budget import workspace_limit
 from pdr_graph.errors import ContextWindowError
-from pdr_graph.stack.sizing import LEAST_CALLS, ROUNDING, size_of
+from pdr_graph.servers.vllm import LEAST_CALLS, ROUNDING, size_of
 
 
 async def test_a_run_fits_the_window_that_it_needs(mock, connect):

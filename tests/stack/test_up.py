@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdr_graph.stack.processes import Process
+from pdr_graph.servers.process import Process
 from tests.local.processes import eventually, servers
 
 pytestmark = pytest.mark.redis
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.redis
 
 @pytest.fixture(autouse=True)
 def _needs_redis(data_dir):
-    from pdr_graph.stack.redis import find_redis
+    from pdr_graph.servers.valkey import find_redis
 
     if find_redis() is None:
         pytest.skip("no redis-server on the path")

@@ -24,7 +24,7 @@ from tests.mock_endpoint import MockEndpoint
 if importlib.util.find_spec("langgraph_api") is None:
     pytest.skip("needs LangGraph's server: make test-studio", allow_module_level=True)
 
-from pdr_graph.local.valkey.client import find_binary
+from pdr_graph.servers.embedded_store import find_binary
 
 pytestmark = pytest.mark.studio
 

@@ -16,19 +16,18 @@ import torch
 from peft import LoraConfig
 
 from pdr_graph.eval.problems import Problem
-from pdr_graph.train.advantage import Row
+from pdr_graph.train.advantage import TrainRow
 from pdr_graph.train.arguments import training_arguments
+from pdr_graph.train.checkpoint import last_checkpoint, staging
 from pdr_graph.train.drift import DriftGuard
-from pdr_graph.train.plan import Plan
-from pdr_graph.train.saving import last_checkpoint, staging
-from pdr_graph.train.schedule import Schedule
+from pdr_graph.train.plan import ProblemPlan, Schedule
 from pdr_graph.train.trainer import OperatorTrainer
 from pdr_graph.train.trajectory import Call
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer
 from tests.train.given_rows import SMALL, Collected, make_problems
 
 NUM_PROBLEMS, NUM_STEPS, NUM_UPDATES = 10, 4, 2
-DIRECT, OPERATOR = Plan("direct", 4), Plan("workspace", 4, num_drafts=2)
+DIRECT, OPERATOR = ProblemPlan("direct", 4), ProblemPlan("workspace", 4, num_drafts=2)
 
 
 @dataclass
@@ -40,7 +39,12 @@ class DrawnRows:
     """What was asked and drawn, call of the collector by call."""
 
     def __call__(
-        self, problems: Sequence[Problem], plans: Sequence[Plan], *, seed: int, policy_version: int
+        self,
+        problems: Sequence[Problem],
+        plans: Sequence[ProblemPlan],
+        *,
+        seed: int,
+        policy_version: int,
     ) -> Collected:
         """Draw the rows of some problems."""
         rows = [
@@ -64,7 +68,7 @@ class DrawnRows:
         )
         return Collected(rows)
 
-    def _row(self, problem: Problem, role: str, index: int, seed: int, version: int) -> Row:
+    def _row(self, problem: Problem, role: str, index: int, seed: int, version: int) -> TrainRow:
         name = f"{seed}:{problem.id}:{index}"
         rng = random.Random(name)
         prompt = [10 + int(digit) for digit in problem.id[1:]] + [20] * len(role)
@@ -83,7 +87,7 @@ class DrawnRows:
             policy_version=version,
             reward=reward,
         )
-        return Row(problem.id, call, reward, correct=reward > 0)
+        return TrainRow(problem.id, call, reward, correct=reward > 0)
 
 
 class Copying:

@@ -12,10 +12,9 @@ from statistics import fmean, stdev
 import torch
 
 from pdr_graph.eval.problems import Problem
-from pdr_graph.train.advantage import Row
+from pdr_graph.train.advantage import TrainRow
 from pdr_graph.train.arguments import training_arguments
-from pdr_graph.train.plan import Plan
-from pdr_graph.train.schedule import Schedule
+from pdr_graph.train.plan import ProblemPlan, Schedule
 from pdr_graph.train.trainer import OperatorTrainer
 from pdr_graph.train.trajectory import Call, Trajectory
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer
@@ -27,11 +26,11 @@ SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 
 @dataclass(frozen=True)
 class Collected:
-    rows: Sequence[Sequence[Row]]
+    rows: Sequence[Sequence[TrainRow]]
     trajectories: Sequence[Trajectory] = ()
 
 
-def given_rows(problem: Problem, plan: Plan) -> list[Row]:
+def given_rows(problem: Problem, plan: ProblemPlan) -> list[TrainRow]:
     """Return rows of 1 to 9 tokens, some far off the policy, one or two fewer than the plan's."""
     rng = random.Random(problem.id)
     roles = [role for role, number in plan.rows.items() for _ in range(number)]
@@ -52,7 +51,7 @@ def given_rows(problem: Problem, plan: Plan) -> list[Row]:
             policy_version=0,
             reward=reward,
         )
-        rows.append(Row(problem.id, call, reward, correct=reward > 0))
+        rows.append(TrainRow(problem.id, call, reward, correct=reward > 0))
     return rows
 
 
@@ -60,7 +59,7 @@ class GivenRows:
     """A collector that answers with `given_rows`, and remembers them."""
 
     def __init__(self) -> None:
-        self.given: list[Row] = []
+        self.given: list[TrainRow] = []
 
     def __call__(self, problems, plans, *, seed: int, policy_version: int) -> Collected:
         rows = [given_rows(*each) for each in zip(problems, plans, strict=True)]
@@ -73,12 +72,15 @@ def make_problems(number: int = NUM_PROBLEMS) -> list[Problem]:
 
 
 def make_schedule(**fields) -> Schedule:
-    direct, operator = Plan("direct", NUM_ROWS), Plan("workspace", NUM_ROWS, num_drafts=2)
+    direct, operator = (
+        ProblemPlan("direct", NUM_ROWS),
+        ProblemPlan("workspace", NUM_ROWS, num_drafts=2),
+    )
     numbers = {"num_problems": NUM_PROBLEMS, "problems_per_step": NUM_PROBLEMS, **fields}
     return Schedule(**{"direct": direct, "operator": operator, **numbers})
 
 
-def all_rows(schedule: Schedule, step: int = 0) -> list[Row]:
+def all_rows(schedule: Schedule, step: int = 0) -> list[TrainRow]:
     """Return the rows of a step over all ranks."""
     problems = make_problems(schedule.num_problems)
     asked = [problems[index] for index in schedule.problems(step)]
@@ -91,14 +93,14 @@ def double_model(**fields):
     return tiny_model(**{**SMALL, **fields}).double()
 
 
-def row_logprobs(model, row: Row) -> torch.Tensor:
+def row_logprobs(model, row: TrainRow) -> torch.Tensor:
     """Return the log-probability of each drawn token, of one row alone."""
     prompt, tokens = row.call.prompt_ids, row.call.token_ids
     logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
     return logits.log_softmax(-1)[range(len(tokens)), list(tokens)]
 
 
-def reference_gradient(model, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+def reference_gradient(model, rows: Sequence[TrainRow]) -> dict[str, torch.Tensor]:
     """Return the gradient of the formula by parameter, one token after another."""
     groups: dict[tuple[str, str], list[float]] = {}
     for row in rows:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.train.advantage import Row, advantages, rows_of
+from pdr_graph.train.advantage import TrainRow, advantages, rows_of
 from tests.train.test_trajectory import make_call, make_trajectory
 
 
-def row(problem: str, role: str, reward: float) -> Row:
-    return Row(problem, make_call(role=role), reward, correct=reward > 0)
+def row(problem: str, role: str, reward: float) -> TrainRow:
+    return TrainRow(problem, make_call(role=role), reward, correct=reward > 0)
 
 
 problems, roles = st.sampled_from("pq"), st.sampled_from(["draft", "refine", "direct"])

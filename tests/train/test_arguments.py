@@ -4,10 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.train.arguments import training_arguments  # noqa: E402
-from pdr_graph.train.trainer import OperatorTrainer  # noqa: E402
-from tests.policy.tiny_model import tiny_model, tiny_tokenizer  # noqa: E402
-from tests.train.given_rows import SMALL, GivenRows, make_problems, make_schedule  # noqa: E402
+from pdr_graph.train.arguments import training_arguments
+from pdr_graph.train.trainer import OperatorTrainer
+from tests.policy.tiny_model import tiny_model, tiny_tokenizer
+from tests.train.given_rows import SMALL, GivenRows, make_problems, make_schedule
 
 
 @pytest.mark.parametrize(

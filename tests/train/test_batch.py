@@ -6,28 +6,28 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.train.advantage import Row  # noqa: E402
-from pdr_graph.train.batch import Batch, Sample, dealt, filled, padded  # noqa: E402
-from pdr_graph.train.objective import TokenCounts  # noqa: E402
-from tests.train.test_trajectory import make_call  # noqa: E402
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.advantage import TrainRow
+from pdr_graph.train.batch import Batch, TokenSample, dealt, filled, padded
+from pdr_graph.train.objective import TokenCounts
+from tests.train.test_trajectory import make_call
 
 PAD = 99
 
 
-def row(prompt: int, drawn: int, *, problem: str = "p", reward: float = 1.0) -> Row:
+def row(prompt: int, drawn: int, *, problem: str = "p", reward: float = 1.0) -> TrainRow:
     call = make_call(
         role="direct",
         prompt_ids=tuple(range(1, prompt + 1)),
         token_ids=tuple(range(50, 50 + drawn)),
         logprobs=tuple(-0.5 * (index + 1) for index in range(drawn)),
     )
-    return Row(problem, call, reward, correct=reward > 0)
+    return TrainRow(problem, call, reward, correct=reward > 0)
 
 
 rows = st.builds(row, st.integers(1, 5), st.integers(0, 6), reward=st.sampled_from([1.0, -1.0]))
 samples = st.lists(
-    st.one_of(st.just(Sample(None)), st.builds(Sample, rows, st.floats(-2, 2))),
+    st.one_of(st.just(TokenSample(None)), st.builds(TokenSample, rows, st.floats(-2, 2))),
     min_size=1,
     max_size=8,
 )
@@ -67,13 +67,13 @@ def test_what_is_attended_to_is_the_row_without_its_padding(drawn):
 
 def test_a_batch_counts_its_tokens_and_those_of_correct_rows():
     """Fillers count for nothing."""
-    drawn = [Sample(row(2, 3)), Sample(row(1, 4, reward=-1.0)), Sample(None)]
+    drawn = [TokenSample(row(2, 3)), TokenSample(row(1, 4, reward=-1.0)), TokenSample(None)]
     assert padded(drawn, pad_id=PAD).counts == TokenCounts(7, 3)
 
 
 def test_a_batch_is_made_again_of_its_tensors():
     """As a checkpoint between two updates does."""
-    batch = padded([Sample(row(2, 3), 0.5), Sample(None)], pad_id=PAD)
+    batch = padded([TokenSample(row(2, 3), 0.5), TokenSample(None)], pad_id=PAD)
     again = Batch(**batch.tensors())
     assert all(torch.equal(again.tensors()[k], v) for k, v in batch.tensors().items())
 
@@ -94,7 +94,7 @@ def test_a_problem_with_too_many_rows_is_refused():
 def test_dealing_puts_every_row_into_one_micro_batch(num_updates, batches, rows_at_once, rng):
     """None twice, none left out, all of one size; an update has the rows that the order says."""
     number = num_updates * batches * rows_at_once
-    drawn = [Sample(row(1 + index % 3, index % 5), float(index)) for index in range(number)]
+    drawn = [TokenSample(row(1 + index % 3, index % 5), float(index)) for index in range(number)]
     order = list(range(number))
     rng.shuffle(order)
     cut = dealt(drawn, order, num_updates, rows_at_once)
@@ -111,4 +111,4 @@ def test_dealing_puts_every_row_into_one_micro_batch(num_updates, batches, rows_
 def test_rows_that_cannot_be_dealt_evenly_are_refused():
     """A rest would be trained on in no update."""
     with pytest.raises(ConfigError, match="6 rows of a process cannot be cut into 4 updates"):
-        dealt([Sample(None)] * 6, list(range(6)), 4, 1)
+        dealt([TokenSample(None)] * 6, list(range(6)), 4, 1)

@@ -10,21 +10,15 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.train.advantage import Row  # noqa: E402
-from pdr_graph.train.arguments import training_arguments  # noqa: E402
-from pdr_graph.train.batch import Sample  # noqa: E402
-from pdr_graph.train.drift import (  # noqa: E402
-    Drift,
-    DriftError,
-    DriftGuard,
-    drift_between,
-    over_ranks,
-)
-from pdr_graph.train.schedule import Schedule  # noqa: E402
-from pdr_graph.train.trainer import OperatorTrainer  # noqa: E402
-from tests.policy.tiny_model import tiny_model, tiny_tokenizer  # noqa: E402
-from tests.train.drawn_rows import (  # noqa: E402
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.advantage import TrainRow
+from pdr_graph.train.arguments import training_arguments
+from pdr_graph.train.batch import TokenSample
+from pdr_graph.train.drift import Drift, DriftError, DriftGuard, drift_between, over_ranks
+from pdr_graph.train.plan import Schedule
+from pdr_graph.train.trainer import OperatorTrainer
+from tests.policy.tiny_model import tiny_model, tiny_tokenizer
+from tests.train.drawn_rows import (
     DIRECT,
     NUM_STEPS,
     OPERATOR,
@@ -32,10 +26,10 @@ from tests.train.drawn_rows import (  # noqa: E402
     DrawnRows,
     run_with,
 )
-from tests.train.given_rows import SMALL, make_problems  # noqa: E402
-from tests.train.processes import exit_code, start  # noqa: E402
-from tests.train.test_batch import row  # noqa: E402
-from tests.train.test_trajectory import make_call  # noqa: E402
+from tests.train.given_rows import SMALL, make_problems
+from tests.train.processes import exit_code, start
+from tests.train.test_batch import row
+from tests.train.test_trajectory import make_call
 
 
 def train(folder, model, collect, *, guard=None, push=None, **numbers):
@@ -157,13 +151,13 @@ def test_the_drift_of_ranks_is_that_of_all_their_tokens(gaps):
 
 def test_rows_of_the_newest_policy_are_compared_spread_over_all():
     """Others would differ without a fault; too few are filled up, as every rank does like work."""
-    fresh = [Sample(row(1, index + 1)) for index in range(8)]
+    fresh = [TokenSample(row(1, index + 1)) for index in range(8)]
     call = make_call(role="direct", policy_version=3)
-    old = Sample(Row("p", call, 1.0, correct=True))
+    old = TokenSample(TrainRow("p", call, 1.0, correct=True))
     guard = DriftGuard(rows=4)
-    chosen = guard.chosen([Sample(None), old, *fresh], 0)
+    chosen = guard.chosen([TokenSample(None), old, *fresh], 0)
     assert chosen == [fresh[0], fresh[2], fresh[4], fresh[6]]
-    assert guard.chosen([old], 3) == [old, *[Sample(None)] * 3]
+    assert guard.chosen([old], 3) == [old, *[TokenSample(None)] * 3]
 
 
 @pytest.mark.parametrize(

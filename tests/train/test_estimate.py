@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.train.estimate import activation_bytes, estimate
-from pdr_graph.train.model_shape import shape_of
-from pdr_graph.train.prompt_size import PromptSize
+from pdr_graph.train.model_shape import PromptSize, shape_of
 from pdr_graph.train.settings import TrainSettings
 
 TOLERANCE = 0.25

@@ -3,9 +3,9 @@
 import pytest
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.kept_trajectories import forget_after, keep
-from pdr_graph.train.recorded_calls import TRAJECTORIES
-from pdr_graph.train.run_name import run_name, version_of
+from pdr_graph.train.recorder import run_name, version_of
+from pdr_graph.train.rollouts import forget_after, keep
+from pdr_graph.train.supervised import TRAJECTORIES
 from pdr_graph.train.trajectory import read_trajectories
 from tests.train.test_trajectory import make_call, make_trajectory
 

@@ -6,11 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.train.arguments import training_arguments  # noqa: E402
-from pdr_graph.train.batch import filled  # noqa: E402
-from pdr_graph.train.trainer import OperatorTrainer  # noqa: E402
-from tests.policy.tiny_model import tiny_tokenizer  # noqa: E402
-from tests.train.given_rows import (  # noqa: E402
+from pdr_graph.train.arguments import training_arguments
+from pdr_graph.train.batch import filled
+from pdr_graph.train.trainer import OperatorTrainer
+from tests.policy.tiny_model import tiny_tokenizer
+from tests.train.given_rows import (
     ALPHA,
     EPSILON_MAX,
     GivenRows,

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from tests.cli.test_training_run import (  # noqa: E402
+from tests.cli.test_training_run import (
     command,
     figures,
     lines_of,
@@ -19,8 +19,8 @@ from tests.cli.test_training_run import (  # noqa: E402
     wait_for,
     weights,
 )
-from tests.train.processes import exit_code, free_port, start, start_ranks  # noqa: E402
-from tests.train.toy_run import Toy, write_toy  # noqa: E402
+from tests.train.processes import exit_code, free_port, start, start_ranks
+from tests.train.toy_run import Toy, write_toy
 
 TWO = ("--set", "devices.processes=2")
 

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.train.objective import TokenCounts, count_tokens, objective  # noqa: E402
-from tests.train.model_rows import (  # noqa: E402
+from pdr_graph.train.objective import TokenCounts, count_tokens, objective
+from tests.train.model_rows import (
     Rollout,
     TinyPolicy,
     draw_rollouts,
@@ -17,7 +17,7 @@ from tests.train.model_rows import (  # noqa: E402
     run_rank,
     step_gradient,
 )
-from tests.train.processes import exit_code, start  # noqa: E402
+from tests.train.processes import exit_code, start
 
 ROLLOUTS = draw_rollouts(12, seed=3)
 

@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 
 from pdr_graph.config import make_config
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.plan import Plan, config_of_run, mixed
+from pdr_graph.train.plan import ProblemPlan, config_of_run, mixed
 
 
 @pytest.mark.parametrize(
     ("plan", "rows", "workspaces"),
     [
-        (Plan("direct", 24), {"direct": 24}, 0),
-        (Plan("rounds", 25, 4), {"draft": 20, "refine": 5}, 5),
-        (Plan("rounds", 24, 4, num_distills=1), {"draft": 16, "refine": 4, "distill": 4}, 4),
-        (Plan("workspace", 24, 4), {"draft": 4, "refine": 20}, 1),
+        (ProblemPlan("direct", 24), {"direct": 24}, 0),
+        (ProblemPlan("rounds", 25, 4), {"draft": 20, "refine": 5}, 5),
+        (ProblemPlan("rounds", 24, 4, num_distills=1), {"draft": 16, "refine": 4, "distill": 4}, 4),
+        (ProblemPlan("workspace", 24, 4), {"draft": 4, "refine": 20}, 1),
     ],
 )
 def test_every_row_has_a_role(plan, rows, workspaces):
@@ -42,15 +42,15 @@ def test_every_row_has_a_role(plan, rows, workspaces):
 def test_numbers_that_leave_nothing_to_compare_are_refused(fields, sentence):
     """The sentence says what would do."""
     with pytest.raises(ConfigError, match=sentence):
-        Plan(*fields)
+        ProblemPlan(*fields)
 
 
 @pytest.mark.parametrize(
     ("plan", "widths", "finish", "runs"),
     [
-        (Plan("direct", 6), (), "refine", 6),
-        (Plan("rounds", 6, 2), (2,), "refine", 2),
-        (Plan("workspace", 6, 2), (2, 4), "vote", 1),
+        (ProblemPlan("direct", 6), (), "refine", 6),
+        (ProblemPlan("rounds", 6, 2), (2,), "refine", 2),
+        (ProblemPlan("workspace", 6, 2), (2, 4), "vote", 1),
     ],
 )
 def test_a_run_of_a_plan_is_a_point_of_the_family_of_strategies(plan, widths, finish, runs):
@@ -64,7 +64,7 @@ def test_a_run_of_a_plan_is_a_point_of_the_family_of_strategies(plan, widths, fi
 @given(num=st.integers(0, 60), fraction=st.floats(0, 1), seed=st.integers(0, 9))
 def test_the_share_of_operator_problems_is_exact(num, fraction, seed):
     """Not merely expected: every batch is half and half, up to one problem."""
-    direct, operator = Plan("direct", 10), Plan("rounds", 10, 4)
+    direct, operator = ProblemPlan("direct", 10), ProblemPlan("rounds", 10, 4)
     plans = mixed(direct, operator, num, fraction, seed)
     assert len(plans) == num
     assert abs(plans.count(operator) - fraction * num) <= 0.5 + 1e-9
@@ -74,6 +74,6 @@ def test_the_share_of_operator_problems_is_exact(num, fraction, seed):
 def test_plans_of_different_lengths_do_not_mix():
     """A trainer's batch is rectangular."""
     with pytest.raises(ConfigError, match="has 8 rows and plan 'rounds' 10"):
-        mixed(Plan("direct", 8), Plan("rounds", 10, 4), 2, 0.5, 0)
+        mixed(ProblemPlan("direct", 8), ProblemPlan("rounds", 10, 4), 2, 0.5, 0)
     with pytest.raises(ConfigError, match=r"fraction 1\.5"):
-        mixed(Plan("direct", 10), Plan("rounds", 10, 4), 2, 1.5, 0)
+        mixed(ProblemPlan("direct", 10), ProblemPlan("rounds", 10, 4), 2, 1.5, 0)

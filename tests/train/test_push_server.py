@@ -9,16 +9,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from peft import LoraConfig, get_peft_model  # noqa: E402
+from peft import LoraConfig, get_peft_model
 
-from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.train.push.disk import DiskReload  # noqa: E402
-from pdr_graph.train.push.lora import LoraPush  # noqa: E402
-from pdr_graph.train.push.protocol import PushError  # noqa: E402
-from pdr_graph.train.push.server import Server  # noqa: E402
-from tests.policy.tiny_model import tiny_model  # noqa: E402
-from tests.train.given_rows import SMALL  # noqa: E402
-from tests.train.weight_server import weight_server  # noqa: E402
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.push import DiskReload, LoraPush, PushError, VLLMAdmin
+from tests.policy.tiny_model import tiny_model
+from tests.train.given_rows import SMALL
+from tests.train.weight_server import weight_server
 
 # peft asks transformers by a name that is to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
@@ -126,4 +123,4 @@ def test_a_server_that_is_not_there_is_a_sentence(tmp_path):
         taken.bind(("127.0.0.1", 0))
         root = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(PushError, match=f"the server at {root} does not take weights"):
-            LoraPush(Server(f"{root}/v1"), tmp_path, print).push(adapted(), 0)
+            LoraPush(VLLMAdmin(f"{root}/v1"), tmp_path, print).push(adapted(), 0)

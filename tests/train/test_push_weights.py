@@ -4,12 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from peft import LoraConfig, get_peft_model  # noqa: E402
+from peft import LoraConfig, get_peft_model
 
-from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.train.push.weights import merged_weights  # noqa: E402
-from tests.policy.tiny_model import tiny_model  # noqa: E402
-from tests.train.given_rows import SMALL  # noqa: E402
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.colocate import merged_weights
+from tests.policy.tiny_model import tiny_model
+from tests.train.given_rows import SMALL
 
 # peft asks transformers by a name that is to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")

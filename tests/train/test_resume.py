@@ -8,13 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.train.run_record import RunRecord  # noqa: E402
-from pdr_graph.train.saving import last_checkpoint, update_of  # noqa: E402
-from pdr_graph.train.step_rows import StepRows  # noqa: E402
-from tests.train.drawn_rows import NUM_STEPS, NUM_UPDATES, run, run_with  # noqa: E402
-from tests.train.given_rows import make_schedule  # noqa: E402
-from tests.train.processes import exit_code, start, start_ranks  # noqa: E402
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.batch import StepRows
+from pdr_graph.train.checkpoint import TrainRunRecord, last_checkpoint, update_of
+from tests.train.drawn_rows import NUM_STEPS, NUM_UPDATES, run, run_with
+from tests.train.given_rows import make_schedule
+from tests.train.processes import exit_code, start, start_ranks
 
 KILLED = -9
 
@@ -117,10 +116,10 @@ def test_a_checkpoint_without_the_rows_of_its_step_is_a_sentence(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     """The sentence says what has changed; a folder that is no checkpoint is none."""
-    record = RunRecord(make_schedule(), updates_per_step=4, num_ranks=2, rows_at_once=8)
+    record = TrainRunRecord(make_schedule(), updates_per_step=4, num_ranks=2, rows_at_once=8)
     record.save(tmp_path)
     record.check(tmp_path)
-    other = RunRecord(make_schedule(), updates_per_step=4, num_ranks=1, rows_at_once=8)
+    other = TrainRunRecord(make_schedule(), updates_per_step=4, num_ranks=1, rows_at_once=8)
     with pytest.raises(ConfigError, match="is of another run: num_ranks was 2 and is 1"):
         other.check(tmp_path)
     with pytest.raises(ConfigError, match="holds no run that can be resumed"):

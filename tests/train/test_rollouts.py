@@ -10,22 +10,25 @@ from hypothesis import strategies as st
 from pdr_graph import solve
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import CallError, ConfigError, ContextWindowError
-from pdr_graph.eval.judging import Judge
+from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import Sampling
-from pdr_graph.policy.client import policy_client
-from pdr_graph.policy.policy import Drawn
-from pdr_graph.policy.scripted import ScriptedPolicy
+from pdr_graph.policy.chat import policy_client
+from pdr_graph.policy.policy import Drawn, ScriptedPolicy
 from pdr_graph.train.advantage import advantages
-from pdr_graph.train.plan import Plan
+from pdr_graph.train.plan import ProblemPlan
 from pdr_graph.train.rollouts import Collector, Rollouts
 from tests.policy.letters import LetterTokenizer
 
 LETTERS = LetterTokenizer()
 CONFIG = make_config(distiller="answers", max_tokens=40, kappa=400, solution_tokens=64)
 PROBLEMS = [Problem(f"q{index}", f"What is {index} x 7?", str(7 * index)) for index in range(4)]
-DIRECT, ROUNDS, WORKSPACE = Plan("direct", 6), Plan("rounds", 6, 2), Plan("workspace", 6, 2)
+DIRECT, ROUNDS, WORKSPACE = (
+    ProblemPlan("direct", 6),
+    ProblemPlan("rounds", 6, 2),
+    ProblemPlan("workspace", 6, 2),
+)
 
 
 def answer(prompt: str, sampling: Sampling) -> str:
@@ -71,7 +74,7 @@ def roles_of(rows) -> Counter[str]:
 # ------------------------------------------------------------------------------ the plans
 
 
-@pytest.mark.parametrize("plan", [DIRECT, ROUNDS, WORKSPACE, Plan("rounds", 9, 2)])
+@pytest.mark.parametrize("plan", [DIRECT, ROUNDS, WORKSPACE, ProblemPlan("rounds", 9, 2)])
 async def test_every_row_of_a_plan_is_a_call_and_every_call_a_row(plan):
     """No call is made that nobody learns from, and each role has its rows."""
     policy = ScriptedPolicy(["So \\boxed{7}"], LETTERS)
@@ -113,7 +116,7 @@ async def test_each_refinement_of_a_workspace_earns_its_own_reward():
 
 async def test_rounds_have_runs_that_read_workspaces_of_their_own():
     """A refinement for each, of its own drafts."""
-    rollouts = await collected([Plan("rounds", 9, 2)])
+    rollouts = await collected([ProblemPlan("rounds", 9, 2)])
     refines = [row.call for row in rollouts.rows[0] if row.call.role == "refine"]
     assert [call.rollout.partition(":")[0] for call in refines] == [
         f"v2-s1-p0-r{index}" for index in range(3)
@@ -136,7 +139,7 @@ async def test_drafts_are_credited_as_asked(credit, draft_rows):
 
 async def test_a_distiller_that_asks_the_model_is_a_role_of_its_own():
     """With the run's reward; its rows are counted among the K."""
-    plan = Plan("rounds", 8, 2, num_distills=1)
+    plan = ProblemPlan("rounds", 8, 2, num_distills=1)
     config = CONFIG.model_copy(update={"distiller": "summary"})
     rollouts = await collected([plan], config=config, distill_credit="outcome")
     assert roles_of(rollouts.rows[0]) == {"draft": 4, "distill": 2, "refine": 2}
@@ -274,7 +277,7 @@ def test_a_config_that_cuts_plans_short_is_refused(fields, sentence):
         (WORKSPACE, {}, {"draft_credit": "outcome"}, "share one workspace"),
         (WORKSPACE, {"distiller": "random_k"}, {}, "a workspace for each refinement"),
         (ROUNDS, {"distiller": "summary"}, {"distill_credit": "outcome"}, "set num_distills 1"),
-        (Plan("rounds", 8, 2, num_distills=1), {}, {}, "set num_distills 0"),
+        (ProblemPlan("rounds", 8, 2, num_distills=1), {}, {}, "set num_distills 0"),
         (DIRECT, {"temperature": 0.0}, {}, "temperature 0"),
         (DIRECT, {"top_p": 0.5}, {}, r"top_p 0\.5"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.saving import checkpoints, last_checkpoint, saved_whole, sweep, update_of
+from pdr_graph.train.checkpoint import checkpoints, last_checkpoint, saved_whole, sweep, update_of
 
 
 @dataclass

@@ -5,10 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.plan import Plan
-from pdr_graph.train.schedule import Schedule, share_of
+from pdr_graph.train.plan import ProblemPlan, Schedule, share_of
 
-DIRECT, OPERATOR = Plan("direct", 8), Plan("workspace", 8, num_drafts=4)
+DIRECT, OPERATOR = ProblemPlan("direct", 8), ProblemPlan("workspace", 8, num_drafts=4)
 
 
 def schedule(problems: int = 10, per_step: int = 4, seed: int = 3, **fields) -> Schedule:
@@ -80,7 +79,7 @@ def test_ranks_share_a_steps_problems(each, ranks):
         (lambda: schedule(problems=3), "a step of 4 problems cannot be made of 3"),
         (lambda: schedule(per_step=0), "a step of 0 problems"),
         (lambda: schedule(operator_fraction=1.5), "operator fraction 1.5"),
-        (lambda: Schedule(9, 3, Plan("direct", 4), OPERATOR), "one number for all problems"),
+        (lambda: Schedule(9, 3, ProblemPlan("direct", 4), OPERATOR), "one number for all problems"),
         (lambda: share_of([1, 2, 3], 0, 2), "3 problems of a step cannot be shared out among 2"),
     ],
 )

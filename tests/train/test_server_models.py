@@ -11,14 +11,14 @@ import pytest
 pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.push.server import Server
-from pdr_graph.train.server_models import base_model, forget_adapters
+from pdr_graph.train.engine import base_model, forget_adapters
+from pdr_graph.train.push import VLLMAdmin
 
 LEFT = ("policy-2-f4ddc1b4", "policy-14-00c0ffee")
 
 
 @contextmanager
-def serving(*models: str) -> Iterator[tuple[Server, list[str]]]:
+def serving(*models: str) -> Iterator[tuple[VLLMAdmin, list[str]]]:
     """Serve models while the block lasts; yields what they are, less what was unloaded."""
     there = list(models)
 
@@ -46,7 +46,7 @@ def serving(*models: str) -> Iterator[tuple[Server, list[str]]]:
         thread = threading.Thread(target=served.serve_forever)
         thread.start()
         try:
-            yield Server(f"http://127.0.0.1:{served.server_port}/v1"), there
+            yield VLLMAdmin(f"http://127.0.0.1:{served.server_port}/v1"), there
         finally:
             served.shutdown()
             thread.join()

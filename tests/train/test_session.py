@@ -10,18 +10,13 @@ import pytest
 pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.train.checkpoint import last_checkpoint, update_of
 from pdr_graph.train.metrics import Line, Stage
 from pdr_graph.train.models import uses_cpu
 from pdr_graph.train.preparation import prepare
-from pdr_graph.train.run_folder import (
-    TrainFolder,
-    header_of,
-    read_header,
-    refuse_changes,
-)
-from pdr_graph.train.saving import last_checkpoint, update_of
-from pdr_graph.train.session import Session
-from pdr_graph.train.settings_file import load_train_settings
+from pdr_graph.train.run_folder import TrainFolder, header_of, read_header, refuse_changes
+from pdr_graph.train.session import TrainSession
+from pdr_graph.train.settings import load_train_settings
 from tests.train.toy_run import Toy, write_toy
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries below
@@ -55,10 +50,10 @@ def toy(tmp_path_factory) -> Toy:
     return write_toy(tmp_path_factory.mktemp("toy"))
 
 
-def session_of(toy: Toy, out: Path, watching: Watching, *overrides: str) -> Session:
+def session_of(toy: Toy, out: Path, watching: Watching, *overrides: str) -> TrainSession:
     """Return a session in a folder."""
     prepared = prepare(load_train_settings(toy.config, {}, ["steps=2", *overrides]))
-    return Session(prepared, TrainFolder(out), watching, watching.stop_asked)
+    return TrainSession(prepared, TrainFolder(out), watching, watching.stop_asked)
 
 
 def test_it_stops_after_an_update_and_goes_on(toy, tmp_path):

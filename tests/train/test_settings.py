@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.checks import check_settings, push_of
 from pdr_graph.train.launch import Launch, check_launch
 from pdr_graph.train.model_shape import read_shape
-from pdr_graph.train.preparation import prepare
-from pdr_graph.train.settings import TrainSettings
-from pdr_graph.train.settings_file import differences, load_train_settings, reference_configs
+from pdr_graph.train.preparation import check_settings, prepare, push_of
+from pdr_graph.train.settings import (
+    TrainSettings,
+    differences,
+    load_train_settings,
+    reference_configs,
+)
 
 SMALL = {
     "model_type": "qwen2",

@@ -6,19 +6,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from accelerate import PartialState  # noqa: E402
-from accelerate.utils import DistributedType  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from torch.distributed.tensor import DTensor  # noqa: E402
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
-from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.train.conversations import Rows  # noqa: E402
-from pdr_graph.train.models import save_model  # noqa: E402
-from pdr_graph.train.saving import last_checkpoint, update_of  # noqa: E402
-from pdr_graph.train.warm_start import WarmStartTrainer, warm_start_arguments  # noqa: E402
-from tests.policy.tiny_model import tiny_model, tiny_tokenizer  # noqa: E402
-from tests.train.given_rows import SMALL  # noqa: E402
-from tests.train.processes import exit_code, start_ranks  # noqa: E402
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.checkpoint import last_checkpoint, update_of
+from pdr_graph.train.models import save_model
+from pdr_graph.train.warm_start import Rows, WarmStartTrainer, warm_start_arguments
+from tests.policy.tiny_model import tiny_model, tiny_tokenizer
+from tests.train.given_rows import SMALL
+from tests.train.processes import exit_code, start_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries below, in this process
 

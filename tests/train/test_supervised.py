@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.supervised import Choice, Tally, examples_of
+from pdr_graph.train.supervised import ExampleChoice, RoleTally, examples_of
 from tests.eval.recorded import draft, sample, write_run
 
 
@@ -65,8 +65,8 @@ def run(tmp_path) -> Path:
 
 def taken(*sources: Path, model: Path | None = None, **choice: object):
     """Return examples and what was counted."""
-    tally = Tally()
-    return list(examples_of(sources, Choice(**choice), tally, model)), tally
+    tally = RoleTally()
+    return list(examples_of(sources, ExampleChoice(**choice), tally, model)), tally
 
 
 def replies(examples) -> list[str]:

@@ -7,10 +7,9 @@ import pytest
 pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.conversations import fitting
-from pdr_graph.train.recorded_calls import RunCount, calls_of
+from pdr_graph.train.supervised import RunCount, calls_of
 from pdr_graph.train.trajectory import append_trajectories
-from pdr_graph.train.warm_start import WarmStartTrainer, warm_start_arguments
+from pdr_graph.train.warm_start import WarmStartTrainer, fitting, warm_start_arguments
 from tests.policy.tiny_model import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from tests.train.test_trajectory import make_call, make_trajectory
 

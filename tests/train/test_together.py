@@ -9,20 +9,20 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from accelerate import Accelerator  # noqa: E402
+from accelerate import Accelerator
 
-from pdr_graph.errors import CallError, ConfigError  # noqa: E402
-from pdr_graph.train.arguments import training_arguments  # noqa: E402
-from pdr_graph.train.together import is_of_a_lost_rank, together  # noqa: E402
-from pdr_graph.train.trainer import OperatorTrainer  # noqa: E402
-from tests.policy.tiny_model import tiny_tokenizer  # noqa: E402
-from tests.train.given_rows import (  # noqa: E402
+from pdr_graph.errors import CallError, ConfigError
+from pdr_graph.train.arguments import training_arguments
+from pdr_graph.train.ranks import is_of_a_lost_rank, together
+from pdr_graph.train.trainer import OperatorTrainer
+from tests.policy.tiny_model import tiny_tokenizer
+from tests.train.given_rows import (
     GivenRows,
     double_model,
     make_problems,
     make_schedule,
 )
-from tests.train.processes import exit_code, start_ranks  # noqa: E402
+from tests.train.processes import exit_code, start_ranks
 
 BROKEN = "the server closed the connection"
 

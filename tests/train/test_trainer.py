@@ -4,13 +4,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from peft import LoraConfig, get_peft_model  # noqa: E402
+from peft import LoraConfig, get_peft_model
 
-from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.train.arguments import check_trl, training_arguments  # noqa: E402
-from pdr_graph.train.trainer import OperatorTrainer  # noqa: E402
-from tests.policy.tiny_model import tiny_tokenizer  # noqa: E402
-from tests.train.given_rows import (  # noqa: E402
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.arguments import check_trl, training_arguments
+from pdr_graph.train.trainer import OperatorTrainer
+from tests.policy.tiny_model import tiny_tokenizer
+from tests.train.given_rows import (
     NUM_ROWS,
     Collected,
     GivenRows,
@@ -22,7 +22,7 @@ from tests.train.given_rows import (  # noqa: E402
     reference_gradient,
     trained_gradient,
 )
-from tests.train.processes import exit_code, start_ranks  # noqa: E402
+from tests.train.processes import exit_code, start_ranks
 
 # peft asks transformers by a name that is to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")

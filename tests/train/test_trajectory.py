@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from pdr_graph import ModelClient, preset
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.gym import make_problems
-from pdr_graph.eval.judging import Judge, Judgement
+from pdr_graph.eval.judge import Judge, Judgement
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.train.recording import Recorder, record_trajectory, telling_tokens
-from pdr_graph.train.reward import judged_reward, reward_of
-from pdr_graph.train.trajectory import (
-    Call,
-    Trajectory,
-    append_trajectories,
-    read_trajectories,
+from pdr_graph.train.recorder import (
+    Recorder,
+    judged_reward,
+    record_trajectory,
+    reward_of,
+    telling_tokens,
 )
+from pdr_graph.train.trajectory import Call, Trajectory, append_trajectories, read_trajectories
 from tests.fakes import ScriptedChat
 from tests.mock_endpoint import token_ids
 

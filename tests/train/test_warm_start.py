@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
+
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.conversations import fitting, read_conversations
+from pdr_graph.train.warm_start import fitting, read_conversations
 
 
 def written(file: Path, *rows: object) -> Path:
@@ -123,8 +125,7 @@ def test_blanks_that_a_template_adds_are_no_rewriting():
 def test_only_the_reply_is_learnt(tmp_path):
     """The labels of a batch are the reply and the token that ends it; the prompt has none."""
     pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
-    from pdr_graph.train.conversations import Rows
-    from pdr_graph.train.warm_start import WarmStartTrainer, warm_start_arguments
+    from pdr_graph.train.warm_start import Rows, WarmStartTrainer, warm_start_arguments
     from tests.policy.tiny_model import tiny_model, tiny_tokenizer
 
     tokenizer = tiny_tokenizer()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from pdr_graph.train.push.server import Server
+from pdr_graph.train.push import VLLMAdmin
 
 
 @dataclass
@@ -21,8 +21,8 @@ class WeightServer:
     root: str = ""
 
     @property
-    def server(self) -> Server:
-        return Server(f"{self.root}/v1", api_key="secret")
+    def server(self) -> VLLMAdmin:
+        return VLLMAdmin(f"{self.root}/v1", api_key="secret")
 
     def answer(self, path: str) -> tuple[int, str]:
         answers = self.answers.get(path, [(200, "done")])

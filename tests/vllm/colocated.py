@@ -26,8 +26,8 @@ def _found(folder: Path, kind: str) -> dict[str, object]:
     from transformers import AutoModelForCausalLM
     from vllm import LLM
 
+    from pdr_graph.train.colocate import ColocatePush
     from pdr_graph.train.drift import DriftError
-    from pdr_graph.train.push.colocate import ColocatePush
     from tests.policy.tiny_model import write_tiny_model
     from tests.vllm.served_policy import SHAPE, Withheld, train
 
@@ -72,7 +72,7 @@ class FromTheEngine:
         """Draw the rows of some problems, side by side."""
         from vllm import SamplingParams
 
-        from pdr_graph.train.advantage import Row
+        from pdr_graph.train.advantage import TrainRow
         from pdr_graph.train.trajectory import Call
         from tests.vllm.served_policy import Rewarded
 
@@ -91,7 +91,7 @@ class FromTheEngine:
             ],
             use_tqdm=False,
         )
-        rows: dict[str, list[Row]] = {problem.id: [] for problem in problems}
+        rows: dict[str, list[TrainRow]] = {problem.id: [] for problem in problems}
         for (problem, role, name), prompt, reply in zip(asked, prompts, replies, strict=True):
             drawn = reply.outputs[0]
             reward = 1.0 if sum(drawn.token_ids) % 2 == 0 else -1.0
@@ -111,7 +111,7 @@ class FromTheEngine:
                 policy_version=policy_version,
                 reward=reward,
             )
-            rows[problem.id].append(Row(problem.id, call, reward, correct=reward > 0))
+            rows[problem.id].append(TrainRow(problem.id, call, reward, correct=reward > 0))
         return Rewarded(list(rows.values()), [])
 
 

@@ -25,7 +25,7 @@ def _found(folder: Path) -> dict[str, object]:
     from vllm import LLM
 
     from pdr_graph.errors import ConfigError
-    from pdr_graph.policy.client import policy_client
+    from pdr_graph.policy.chat import policy_client
     from pdr_graph.policy.vllm_policy import VLLMPolicy, open_engine
     from tests.policy.forward_pass import largest_difference
     from tests.policy.tiny_model import tiny_tokenizer, write_tiny_model

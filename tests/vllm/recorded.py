@@ -1,16 +1,16 @@
 """Rollouts of both plans, as the tests on real vLLM record them."""
 
 from pdr_graph.config import make_config
-from pdr_graph.eval.judging import Judge
+from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.train.plan import Plan
+from pdr_graph.train.plan import ProblemPlan
 from pdr_graph.train.rollouts import Collector, Rollouts
 
 TEMPERATURE = 0.7
 """Not 1, at which raw log-probabilities and those of the distribution drawn from are one."""
 PROBLEMS = [Problem(f"q{index}", f"What is {index} + 2?", "4") for index in range(2)]
-PLANS = [Plan("direct", 3), Plan("workspace", 5, 2)]
+PLANS = [ProblemPlan("direct", 3), ProblemPlan("workspace", 5, 2)]
 
 
 async def collected(client: ModelClient) -> Rollouts:

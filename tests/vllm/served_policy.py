@@ -11,19 +11,18 @@ from engine.environment import vllm_environment
 from engine.server import ON_CPU, VLLMServer
 from pdr_graph.config import make_config
 from pdr_graph.connect import open_client
-from pdr_graph.eval.judging import Judge
+from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.settings import load_settings
-from pdr_graph.train.advantage import Row
+from pdr_graph.train.advantage import TrainRow
 from pdr_graph.train.arguments import training_arguments
 from pdr_graph.train.drift import DriftGuard
-from pdr_graph.train.plan import Plan
-from pdr_graph.train.push.protocol import WeightPush
-from pdr_graph.train.recording import telling_tokens
+from pdr_graph.train.plan import ProblemPlan, Schedule
+from pdr_graph.train.push import WeightPush
+from pdr_graph.train.recorder import telling_tokens
 from pdr_graph.train.rollout_source import Collect
 from pdr_graph.train.rollouts import Collector
-from pdr_graph.train.schedule import Schedule
 from pdr_graph.train.trainer import OperatorTrainer
 from pdr_graph.train.trajectory import Trajectory
 from tests.policy.tiny_model import tiny_tokenizer, write_tiny_model
@@ -36,7 +35,9 @@ SHAPE = {
     "max_position_embeddings": WINDOW,
 }
 PROBLEMS = [Problem(id=f"q{index}", text=f"{index} + 2 = ?", gold="4") for index in range(4)]
-SCHEDULE = Schedule(len(PROBLEMS), 2, Plan("direct", 4), Plan("rounds", 4, num_drafts=1), seed=1)
+SCHEDULE = Schedule(
+    len(PROBLEMS), 2, ProblemPlan("direct", 4), ProblemPlan("rounds", 4, num_drafts=1), seed=1
+)
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def served(folder: Path, *options: str, tied: bool) -> Iterator[VLLMServer]:
 class Rewarded:
     """Rollouts with rewards that a model without sense can earn."""
 
-    rows: Sequence[Sequence[Row]]
+    rows: Sequence[Sequence[TrainRow]]
     trajectories: Sequence[Trajectory]
 
 
@@ -93,7 +94,7 @@ class FromTheGraph:
         self.client.model = self.client.model.model_copy(update={"model_name": name})
 
 
-def _rewarded(row: Row) -> Row:
+def _rewarded(row: TrainRow) -> TrainRow:
     reward = 1.0 if sum(row.call.token_ids) % 2 == 0 else -1.0
     return replace(row, reward=reward, correct=reward > 0)
 

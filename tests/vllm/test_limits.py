@@ -11,8 +11,8 @@ from pdr_graph import ChatVLLM, ModelClient, Parts, preset, resume, solve
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ContextWindowError, QuorumError
 from pdr_graph.llm.client import Sampling
-from pdr_graph.llm.meter import Spent
 from pdr_graph.llm.retry import Retry
+from pdr_graph.llm.usage import Spent
 from pdr_graph.settings import load_settings
 from tests.vllm.conftest import PROBLEM, TINY, WINDOW, eventually
 

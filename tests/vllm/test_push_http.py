@@ -9,16 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train-vllm")
 
-from peft import LoraConfig, get_peft_model  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
-from engine.server import VLLMServer  # noqa: E402
-from pdr_graph.errors import ConfigError  # noqa: E402
-from pdr_graph.train.drift import DriftError  # noqa: E402
-from pdr_graph.train.push.disk import DiskReload  # noqa: E402
-from pdr_graph.train.push.lora import LoraPush  # noqa: E402
-from pdr_graph.train.push.server import Server  # noqa: E402
-from tests.vllm.served_policy import Withheld, graph_on, served, train  # noqa: E402
+from engine.server import VLLMServer
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.drift import DriftError
+from pdr_graph.train.push import DiskReload, LoraPush, VLLMAdmin
+from tests.vllm.served_policy import Withheld, graph_on, served, train
 
 # peft asks transformers by a name that is to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
@@ -62,7 +60,7 @@ def opened(server: VLLMServer):
 
 def adapted(server: VLLMServer, folder):
     """Return the served model with a fresh adapter; the server has its base weights again."""
-    DiskReload(Server(server.base_url), folder).push(opened(server), 0)
+    DiskReload(VLLMAdmin(server.base_url), folder).push(opened(server), 0)
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(opened(server), config)
 
@@ -70,7 +68,7 @@ def adapted(server: VLLMServer, folder):
 def test_an_adapter_that_is_hot_loaded_draws_as_the_trainer_scores(untied, tmp_path):
     """At every step, by calls that ask for the adapter of that step."""
     with graph_on(untied) as collect:
-        push = LoraPush(Server(untied.base_url), tmp_path / "adapters", collect.use)
+        push = LoraPush(VLLMAdmin(untied.base_url), tmp_path / "adapters", collect.use)
         figures = train(tmp_path / "run", adapted(untied, tmp_path), collect, push)
     assert [each["policy_version"] for each in figures] == [0, 1, 2]
     assert [name.split("-")[:2] for name in collect.asked] == [["policy", v] for v in "012"]
@@ -81,7 +79,7 @@ def test_an_adapter_that_is_hot_loaded_draws_as_the_trainer_scores(untied, tmp_p
 def test_an_adapter_that_is_withheld_trips_the_guard(untied, tmp_path):
     """The server answers every call, by the weights of the step before."""
     with graph_on(untied) as collect:
-        push = LoraPush(Server(untied.base_url), tmp_path / "adapters", collect.use)
+        push = LoraPush(VLLMAdmin(untied.base_url), tmp_path / "adapters", collect.use)
         with pytest.raises(DriftError, match="calls ask for another model than the adapter") as e:
             train(tmp_path / "run", adapted(untied, tmp_path), collect, Withheld(push, last=0))
     assert e.value.policy_version == 1
@@ -91,7 +89,7 @@ def test_an_adapter_that_is_withheld_trips_the_guard(untied, tmp_path):
 def test_weights_from_disk_draw_as_the_trainer_scores(untied, tmp_path):
     """Of a model whose head has weights of its own."""
     with graph_on(untied) as collect:
-        push = DiskReload(Server(untied.base_url), tmp_path / "weights")
+        push = DiskReload(VLLMAdmin(untied.base_url), tmp_path / "weights")
         figures = train(tmp_path / "run", opened(untied), collect, push)
     assert [each["policy_version"] for each in figures] == [0, 1, 2]
     assert max(each["drift/largest"] for each in figures) < EXACT
@@ -100,7 +98,7 @@ def test_weights_from_disk_draw_as_the_trainer_scores(untied, tmp_path):
 def test_weights_from_disk_are_refused_where_the_head_is_tied(tied, tmp_path):
     """In a sentence, before the first rollout."""
     with graph_on(tied) as collect:
-        push = DiskReload(Server(tied.base_url), tmp_path / "weights")
+        push = DiskReload(VLLMAdmin(tied.base_url), tmp_path / "weights")
         with pytest.raises(ConfigError, match="tied to the embedding"):
             train(tmp_path / "run", opened(tied), collect, push)
     assert collect.asked == []
@@ -112,7 +110,7 @@ def test_the_guard_trips_where_the_refusal_is_passed_by(tied, tmp_path):
     Should this fail because nothing drifts, vLLM reloads tied weights, and the refusal can go.
     """
     with graph_on(tied) as collect:
-        push = Unrefused(DiskReload(Server(tied.base_url), tmp_path / "weights"))
+        push = Unrefused(DiskReload(VLLMAdmin(tied.base_url), tmp_path / "weights"))
         with pytest.raises(DriftError, match="the old head where that is tied") as caught:
             train(tmp_path / "run", opened(tied), collect, push)
     assert caught.value.policy_version == 1

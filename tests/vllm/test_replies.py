@@ -5,7 +5,7 @@ import pytest
 from pdr_graph import ModelClient, preset, solve
 from pdr_graph.errors import CallError
 from pdr_graph.llm.client import Sampling
-from pdr_graph.llm.meter import Spent
+from pdr_graph.llm.usage import Spent
 from tests.vllm.conftest import PROBLEM, TINY
 
 THINKING = {"thinking": True}

@@ -17,7 +17,7 @@ from engine.server import ON_CPU, VLLMServer
 from pdr_graph.connect import open_client
 from pdr_graph.errors import LocalError
 from pdr_graph.settings import load_settings
-from pdr_graph.train.recording import telling_tokens
+from pdr_graph.train.recorder import telling_tokens
 from tests.vllm.recorded import TEMPERATURE, collected
 
 FORWARD_PASS = Path(__file__).parents[1] / "policy" / "forward_pass.py"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pdr_graph.answers import answer_kind
 from pdr_graph.eval.decomposition import Outcome, outcome_of
-from pdr_graph.eval.schema import SampleRecord
+from pdr_graph.eval.records import SampleRecord
 
 _NUMBERS = answer_kind("math")
 

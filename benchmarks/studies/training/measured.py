@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pdr_graph.eval.records import SAMPLES, read_run
-from pdr_graph.eval.schema import SampleRecord
+from pdr_graph.eval.records import SAMPLES, SampleRecord, read_run
 
 Values = NDArray[np.float64]
 

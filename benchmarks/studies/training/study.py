@@ -11,7 +11,7 @@ from benchmarks.studies.training.contrasts import Side
 from benchmarks.studies.training.intervals import Estimated, differences, estimated
 from benchmarks.studies.training.measured import Measured, Values, measured
 from benchmarks.studies.training.pipeline import Pipeline
-from pdr_graph.eval.schema import SampleRecord
+from pdr_graph.eval.records import SampleRecord
 
 NAMES = {
     "long_cot": "long CoT",

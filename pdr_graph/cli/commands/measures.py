@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pdr_graph.cli.commands.shared import Json, Quiet, output_of
+from pdr_graph.cli.commands import Json, Quiet, output_of
 from pdr_graph.cli.options import BUDGET_PANEL, DEFAULTS, OUTPUT, SETTINGS, Given, takes
 
 
@@ -109,9 +109,9 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure strategies on problems; stopped or killed, the same command goes on."""
-    from pdr_graph.cli.evaluating import Request, eval_command
+    from pdr_graph.cli.eval import EvalRequest, eval_command
 
-    request = Request(
+    request = EvalRequest(
         data=data,
         arms=arms,
         sweeps=sweep or [],
@@ -187,7 +187,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare the arms of evaluations: accuracy, cost, differences, where answers are lost."""
-    from pdr_graph.cli.comparing import compare_command
+    from pdr_graph.cli.compare import compare_command
 
     compare_command(
         runs, pairs or [], ks or [], confidence, seed, markdown, plots, html, output_of(json, quiet)
@@ -223,6 +223,6 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Check answers against gold answers: JSON lines in, `{id, correct, reason, …}` lines out."""
-    from pdr_graph.cli.checking import check_command
+    from pdr_graph.cli.check import check_command
 
     check_command(file, mode, deadline, workers, output_of(json=True, quiet=quiet))

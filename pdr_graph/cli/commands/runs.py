@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pdr_graph.cli.commands.shared import Json, Quiet, TraceFile, output_of
+from pdr_graph.cli.commands import Json, Quiet, TraceFile, output_of
 from pdr_graph.cli.options import CONFIG, OUTPUT, SETTINGS, STORAGE, Given, takes
 
 
@@ -28,10 +28,10 @@ def solve(
     quiet: Quiet = False,
 ) -> None:
     """Solve a problem."""
-    from pdr_graph.cli.problem import read_problem
+    from pdr_graph.cli.solve import read_problem
 
     text = read_problem(problem, file)  # a mistake in it is told before the slow imports
-    from pdr_graph.cli.solving import solve_command
+    from pdr_graph.cli.solve import solve_command
 
     solve_command(text, thread, config, settings, trace, output_of(json, quiet))
 
@@ -46,7 +46,7 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run that was stopped, killed or failed; what is done is not done again."""
-    from pdr_graph.cli.solving import resume_command
+    from pdr_graph.cli.solve import resume_command
 
     resume_command(thread, config, settings, trace, output_of(json, quiet))
 
@@ -85,8 +85,7 @@ def threads(
     quiet: Quiet = False,
 ) -> None:
     """List the runs that are kept, the last written first; or prune, delete or move some."""
-    from pdr_graph.cli.keeping import Chore, keeping_command
-    from pdr_graph.cli.listing import threads_command
+    from pdr_graph.cli.threads import Chore, keeping_command, threads_command
 
     chore = Chore(prune, delete, export_to, import_from, keep)
     if chore.asked or keep is not None or threads:
@@ -119,7 +118,7 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """Show a run: rounds, drafts, workspaces, solution, verdict, ledger."""
-    from pdr_graph.cli.inspecting import inspect_command
+    from pdr_graph.cli.inspect import inspect_command
 
     inspect_command(
         thread, storage, full=full, watch=watch, page=html, output=output_of(json, quiet)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pdr_graph.cli.commands.shared import Json, Quiet, output_of
+from pdr_graph.cli.commands import Json, Quiet, output_of
 from pdr_graph.cli.options import (
     DATA_DIR,
     DEFAULTS,
@@ -26,7 +26,7 @@ def serve(
     serve: Given, defaults: Given, settings: Given, json: Json = False, quiet: Quiet = False
 ) -> None:
     """Answer in OpenAI's protocol, one model per preset; clients set all else in their requests."""
-    from pdr_graph.cli.serving import serve_command
+    from pdr_graph.cli.serve import serve_command
 
     serve_command(serve, defaults, settings, output_of(json, quiet))
 
@@ -59,9 +59,9 @@ def up(
     quiet: Quiet = False,
 ) -> None:
     """Start the model server and the store that this machine lacks; `down` ends them."""
-    from pdr_graph.cli.servers import commands
+    from pdr_graph.cli import up as commands
 
-    asked = commands.Asked(up, strategy, places, tuple(further or ()), env_file, dry_run)
+    asked = commands.ServersRequest(up, strategy, places, tuple(further or ()), env_file, dry_run)
     commands.up(asked, status=status, output=output_of(json, quiet))
 
 
@@ -75,7 +75,7 @@ def down(
     quiet: Quiet = False,
 ) -> None:
     """End the servers that `up` started; what they stored stays."""
-    from pdr_graph.cli.servers import commands
+    from pdr_graph.cli import up as commands
 
     commands.down(parts or [], places, output=output_of(json, quiet))
 
@@ -99,6 +99,6 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Show four strategies on one problem, their ledgers side by side."""
-    from pdr_graph.cli.showcase import demo_command
+    from pdr_graph.cli.demo import demo_command
 
     demo_command(problem, settings, output_of(json, quiet))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pdr_graph.cli.commands.shared import Json, Quiet, output_of
+from pdr_graph.cli.commands import Json, Quiet, output_of
 
 
 def train(
@@ -73,7 +73,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model for the way it is used; stopped or killed, the same command goes on."""
-    from pdr_graph.cli.training import Asked, train_command
+    from pdr_graph.cli.train import TrainRequest, train_command
 
     named = {
         "model": model,
@@ -84,7 +84,7 @@ def train(
         "policy.base_url": base_url,
     }
     given = {name: value for name, value in named.items() if value is not None}
-    asked = Asked(config, given, tuple(override or ()), out)
+    asked = TrainRequest(config, given, tuple(override or ()), out)
     train_command(asked, dry_run=dry_run, output=output_of(json, quiet))
 
 

@@ -1,0 +1,222 @@
+"""From a URL to a client: one server, TLS, a Unix socket, Sentinel or Cluster.
+
+    redis://host:6379/0                      rediss:// for TLS, unix:///path/to.sock
+    redis+sentinel://h1:26379,h2:26379/name/0    the master called `name`, database 0
+    redis+cluster://h1:7000,h2:7000          rediss+sentinel://, rediss+cluster:// for TLS
+
+User, password and query options (`?ssl_ca_certs=ca.pem`) are what redis-py takes; with Sentinel
+they are the data servers'. The pools do not wait: `Store` bounds what is in flight, where redis-py
+would raise when 16 runs draft 16 answers at once, or take 7 µs an operation to avoid it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry as RedisRetry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from pdr_checkpoints.errors import StoreConfigError
+
+Argument = str | bytes | int | float
+
+SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A client and how to close all that it opened."""
+
+    client: Redis | RedisCluster
+    where: str
+    """The URL without its password."""
+    close: Callable[[], Awaitable[None]]
+    num_at_once: int
+    """How many commands the pool has connections for, beside those that are kept."""
+    num_kept: int = 0
+    """How many idle connections are not handed back to the pool between scripts; 0 where only the
+    pool knows whether one still leads to the right server."""
+    kept: list[Any] = field(default_factory=list)  # Any: redis-py's connections, half of it untyped
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys live in slots, so that no transaction spans two threads."""
+        return isinstance(self.client, RedisCluster)
+
+    async def exchange(self, command: Sequence[Argument]) -> Any:  # Any: a reply is what it is
+        """Run one command and give its reply as it came.
+
+        Past the client and its pool, whose retries, metrics and conversions (all off, or without
+        use for a script's reply) take as long as the round trip itself.
+        """
+        if isinstance(self.client, RedisCluster):
+            return await self.client.execute_command(*command)
+        pool: Any = self.client.connection_pool  # Any: as above
+        packed = encode_command(command)
+        connection = await self._take(pool)
+        try:
+            # Both close the connection when they are cancelled or fail, so that no later caller
+            # reads a reply that was meant for this one.
+            await connection.send_packed_command(packed)
+            return await connection.read_response()
+        finally:
+            if len(self.kept) < self.num_kept and not connection.should_reconnect():
+                self.kept.append(connection)
+            else:
+                await pool.release(connection)
+
+    async def _take(self, pool: Any) -> Any:  # Any: as above
+        if self.kept:
+            connection, is_ready = self.kept.pop(), False
+            try:
+                is_ready = connection.is_connected and not await connection.can_read()
+                if is_ready:
+                    return connection
+                # Closed by the server, or with data that nobody asked for: the pool connects it
+                # anew.
+                await connection.disconnect(nowait=True)
+            finally:
+                if not is_ready:
+                    await pool.release(connection)
+        return await pool.get_connection()
+
+
+def encode_command(command: Sequence[Argument]) -> bytes:
+    """Write a command as the server reads it (RESP); redis-py does the same in three times as long.
+
+    A number is written as Python writes it, text as UTF-8.
+    """
+    pieces = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        raw = argument if isinstance(argument, bytes) else str(argument).encode()
+        pieces.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+    return b"".join(pieces)
+
+
+def connect(url: str, *, max_connections: int, connect_timeout_s: float) -> Connection:
+    """Make a client; nothing is sent until its first command.
+
+    Raises:
+        StoreConfigError: The URL names no kind of server that is known here.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        raise StoreConfigError(
+            f"checkpoint URL {redact(url)!r} begins with {parts.scheme!r}, "
+            f"it can begin with {', '.join(SCHEMES)}"
+        )
+    options: dict[str, Any] = {  # Any: keyword arguments of redis-py
+        # Replies are timed by the store; redis-py would start a clock for every one.
+        "socket_timeout": None,
+        "socket_connect_timeout": connect_timeout_s,
+        "socket_keepalive": True,
+    }
+    try:
+        if parts.scheme.endswith("+sentinel"):
+            return _sentinel(parts, options, max_connections)
+        if parts.scheme.endswith("+cluster"):
+            return _cluster(parts, options, max_connections)
+        if parts.scheme == "unix":
+            del options["socket_keepalive"]  # redis-py's Unix connection does not take it
+        pool = ConnectionPool.from_url(
+            url, max_connections=max_connections, retry=_no_retry(), **options
+        )
+    except (ValueError, IndexError) as error:
+        raise StoreConfigError(f"checkpoint URL {redact(url)!r} is malformed: {error}") from error
+    client = Redis.from_pool(pool)
+    # The URL may have set it.
+    num_kept = pool.max_connections // 2
+    num_at_once = pool.max_connections - num_kept
+    return Connection(client, redact(url), client.aclose, num_at_once, num_kept)
+
+
+def redact(url: str) -> str:
+    """Hide the password of a URL, and the query, which may hold one."""
+    parts = urlsplit(url)
+    netloc = parts.netloc.rpartition("@")[2]
+    if parts.scheme == "unix":
+        # urlunsplit drops the slashes of an authority that is empty.
+        return f"unix://{netloc}{parts.path}"
+    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+
+
+def _sentinel(parts: SplitResult, options: dict[str, Any], max_connections: int) -> Connection:
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError(
+            "name the service after the hosts, as in redis+sentinel://h:26379/mymaster"
+        )
+    asking = {**options, "retry": _no_retry()}
+    options |= _server_options(parts, f"/{database}")
+    num_at_once = options.pop("max_connections", max_connections)
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        _hosts(parts, 26379), sentinel_kwargs=asking, retry=_no_retry(), **options
+    )
+    client: Redis = sentinel.master_for(service, max_connections=2**31)
+
+    async def close() -> None:
+        await client.aclose()
+        await sentinel.aclose()
+
+    return Connection(client, redact(urlunsplit(parts)), close, num_at_once)
+
+
+def _cluster(parts: SplitResult, options: dict[str, Any], max_connections: int) -> Connection:
+    options |= _server_options(parts, "")
+    num_at_once = options.pop("max_connections", max_connections)
+    nodes = [ClusterNode(host, port) for host, port in _hosts(parts, 6379)]
+    client = RedisCluster(
+        startup_nodes=nodes,
+        # The store's gate bounds what runs at once; the topology refresh needs some beside it.
+        max_connections=num_at_once + 8,
+        retry=RedisRetry(NoBackoff(), 3),  # moved slots: the client must ask again itself
+        **options,
+    )
+    return Connection(client, redact(urlunsplit(parts)), client.aclose, num_at_once)
+
+
+def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        one = urlsplit(f"//{host}")
+        if not one.hostname:
+            raise ValueError(f"{host!r} is not a host")
+        hosts.append((one.hostname, one.port or default_port))
+    return hosts
+
+
+def _server_options(parts: SplitResult, path: str) -> dict[str, Any]:
+    """Let redis-py read user, password, database and query from an ordinary URL."""
+    user = parts.netloc.rpartition("@")[0]
+    plain = parts._replace(
+        scheme=parts.scheme.partition("+")[0],
+        netloc=f"{user}@localhost" if user else "localhost",
+        path=path,
+    )
+    options: dict[str, Any] = dict(parse_url(urlunsplit(plain)))  # Any: as above
+    del options["host"]
+    if options.get("max_connections", 1) < 1:
+        raise ValueError(f"max_connections is {options['max_connections']}, it must be above 0")
+    if options.pop("connection_class", None) is SSLConnection:
+        options["ssl"] = True
+    return options
+
+
+def _no_retry() -> RedisRetry:
+    # `pdr_checkpoints.store` is the one place that tries again; nested retries would multiply.
+    return RedisRetry(NoBackoff(), 0)

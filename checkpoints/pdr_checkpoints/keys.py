@@ -1,0 +1,128 @@
+"""Names in Redis: the keys of a thread, the fields of its hash, the members of its index.
+
+Every key of a thread carries the thread's id between braces, so that Redis Cluster keeps them
+in one slot and one transaction covers them. The id is percent-encoded, which leaves a UUID
+readable and makes any other character safe. Names inside a key are joined by NUL; NUL and SOH in
+a part are escaped, so that a prefix of parts is a prefix of bytes and a range scan is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import quote
+
+from pdr_checkpoints.errors import StoreConfigError
+
+RECORD = b"c"
+"""A checkpoint without its values: `c, ns, checkpoint id`. Also its member in the index."""
+CELL = b"v"
+"""One channel's value: `v, ns, channel, version`."""
+WRITE = b"w"
+"""Pending writes: `w, ns, checkpoint id, task id, number`. Also their member in the index."""
+PART = b"p"
+"""A large value, by the digest of its bytes: `p` and 16 bytes. Also its member in the index."""
+RUN = b"r"
+"""Which checkpoints a run made, in the index only: `r, run id, ns, checkpoint id`."""
+HEAD = b"m"
+"""Format version and time of creation of the thread: `"<version> <ms since 1970>"`."""
+UPDATED = b"u"
+"""Time of the last write, in ms since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadKeys:
+    """The keys of one thread, all in one hash slot."""
+
+    data: str
+    """Hash: records, cells, pending writes and parts."""
+    index: str
+    """Sorted set, every score 0: names of records and writes in byte order."""
+    lease: str
+    """String with a time to live: who runs the thread."""
+    fence: str
+    """Counter of leases given out for the thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """All keys under one prefix."""
+
+    prefix: str = "checkpoint"
+
+    def __post_init__(self) -> None:
+        if not self.prefix or set(self.prefix) & set("{}"):
+            raise StoreConfigError(f"key prefix {self.prefix!r} must be non-empty, without braces")
+
+    @property
+    def registry(self) -> str:
+        """The sorted set of thread ids, scored by the time of their last checkpoint in ms."""
+        return f"{self.prefix}:threads"
+
+    def thread(self, thread_id: str) -> ThreadKeys:
+        """Name the keys of a thread."""
+        return _thread(self.prefix, thread_id)
+
+
+@lru_cache(maxsize=1024)
+def _thread(prefix: str, thread_id: str) -> ThreadKeys:
+    # The leading dot keeps the tag non-empty: Redis hashes the whole key when it is empty.
+    tag = quote(thread_id, safe="", errors="surrogatepass")
+    stem = f"{prefix}:{{.{tag}}}"
+    return ThreadKeys(f"{stem}:data", f"{stem}:index", f"{stem}:lease", f"{stem}:fence")
+
+
+def encode(text: str) -> bytes:
+    """Turn a name into bytes; lone surrogates survive, as Python's JSON lets them through."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode(raw: bytes) -> str:
+    """Undo `encode`."""
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def join(kind: bytes, *names: str) -> bytes:
+    """Name a field or member."""
+    return b"\0".join((kind, *map(_escape, names)))
+
+
+def split(name: bytes) -> list[str]:
+    """Give back the names that `join` joined, without the kind."""
+    return [_unescape(part) for part in name.split(b"\0")[1:]]
+
+
+def below(kind: bytes, *names: str) -> tuple[bytes, bytes]:
+    """Bound, as `ZRANGEBYLEX` wants it, the members that begin with these names."""
+    stem = join(kind, *names)
+    return b"[" + stem + b"\0", b"(" + stem + b"\1"
+
+
+def part(digest: bytes) -> bytes:
+    """Name the field of a part."""
+    return PART + digest
+
+
+def chunks(items: Sequence[bytes], size: int = 500) -> list[list[bytes]]:
+    """Cut arguments into commands that a server-side script can still unpack."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def _escape(text: str) -> bytes:
+    return encode(text).replace(b"\1", b"\1\1").replace(b"\0", b"\1\2")
+
+
+def _unescape(raw: bytes) -> str:
+    if b"\1" not in raw:
+        return decode(raw)
+    # Left to right, since an escaped SOH may stand before an escaped NUL.
+    out, position = bytearray(), 0
+    while position < len(raw):
+        if raw[position] == 1:
+            out.append(1 if raw[position + 1] == 1 else 0)
+            position += 2
+        else:
+            out.append(raw[position])
+            position += 1
+    return decode(bytes(out))

@@ -1,0 +1,191 @@
+"""What an answer is, for one kind of question.
+
+The answer kinds by name.
+
+Answers that are mathematics: a number, a formula, a set.
+
+Answers that are one of the options A to J.
+
+Answers that are the solution itself: essays, code, proofs.
+
+Groups answers that are the same, and finds the one that most drafts give.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from pdr_graph.answers.checker import Checker, CheckResult, Mode
+from pdr_graph.answers.extract import boxed_answer, final_answer, stated_answer, without_thought
+from pdr_graph.errors import ConfigError
+
+
+class AnswerKind(Protocol):
+    """Finds the final answer in a solution, and tells which answers are the same."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a config."""
+
+    @property
+    def has_short_answer(self) -> bool:
+        """Whether solutions end in something that can be counted and voted on."""
+
+    def extract(self, solution: str) -> str | None:
+        """Return the final answer of a solution part; None if it states none.
+
+        It is pure and fast, and raises for no text at all.
+        """
+
+    async def same(self, left: str, right: str) -> bool:
+        """Tell whether two extracted answers are equivalent, without holding up the event loop."""
+
+
+class MathAnswers:
+    """Reads a box or an answer line; equivalence is mathematical."""
+
+    name = "math"
+    has_short_answer = True
+
+    def __init__(self, checker: Checker | None = None) -> None:
+        self.checker = checker or Checker()
+        """Starts no process before an answer needs one."""
+
+    def extract(self, solution: str) -> str | None:
+        """Return the content of the last box, or of the last line that states an answer."""
+        return final_answer(solution)
+
+    async def same(self, left: str, right: str) -> bool:
+        """Tell whether two answers are mathematically equivalent."""
+        return await self.checker.same(left, right)
+
+    def close(self) -> None:
+        """End the checker's processes. Not needed before exit."""
+        self.checker.close()
+
+
+_WRAPPING = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{|[{}$*\\]")
+_LETTER = re.compile(
+    r"(?i:option|choice|answer)? \s* (?: \(([A-J])\) | ([A-J]) (?: [).:,] | \s+(?![a-z]) | $ ))",
+    re.VERBOSE,
+)
+_ALONE = re.compile(r"\(?([a-j])\)?")
+# A second option: the question had one.
+_MORE = re.compile(r"\s*(?:,|;|&|/|and\b|or\b)\s*\(?[A-J](?![\w'])")
+
+
+class ChoiceAnswers:
+    """Reads the letter of the option that a solution names."""
+
+    name = "choice"
+    has_short_answer = True
+
+    def extract(self, solution: str) -> str | None:
+        """Return the letter in the last box, or of the last line that states an answer."""
+        text = without_thought(solution)
+        if text is None:
+            return None
+        boxed = boxed_answer(text) or ""
+        if alone := _ALONE.fullmatch(_WRAPPING.sub("", boxed).strip()):
+            return alone.group(1).upper()
+        return _letter(boxed) or _letter(stated_answer(text) or "")
+
+    async def same(self, left: str, right: str) -> bool:
+        """Compare two letters."""
+        return left == right
+
+
+def _letter(answer: str) -> str | None:
+    r"""Return the option that an answer such as `\textbf{(B)}\ 25` begins with."""
+    answer = _WRAPPING.sub(" ", answer).strip()
+    found = _LETTER.match(answer)
+    if found is None or _MORE.match(answer, found.end(found.lastindex or 0)):
+        return None
+    return found.group(1) or found.group(2)
+
+
+class TextAnswers:
+    """Has no short answer, so that nothing can be counted or voted on."""
+
+    name = "text"
+    has_short_answer = False
+
+    def extract(self, solution: str) -> str | None:
+        """Return None: no part of a solution is its answer."""
+        return None
+
+    async def same(self, left: str, right: str) -> bool:
+        """Compare two texts by their words."""
+        return left.strip() == right.strip()
+
+
+ANSWER_KINDS: dict[str, Callable[[], AnswerKind]] = {
+    "math": MathAnswers,
+    "choice": ChoiceAnswers,
+    "text": TextAnswers,
+}
+
+
+@lru_cache
+def answer_kind(name: str) -> AnswerKind:
+    """Return the answer kind of this name, the same one every time: math shares its workers.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    if name not in ANSWER_KINDS:
+        known = ", ".join(ANSWER_KINDS)
+        raise ConfigError(f"unknown answer kind {name!r}; known are {known}")
+    return ANSWER_KINDS[name]()
+
+
+async def check(
+    gold: str, solution: str, *, mode: Mode = "answer", truncated: bool = False
+) -> CheckResult:
+    """Check a solution of a mathematical problem with the workers that `answer_kind` shares.
+
+    Make a `Checker` for other limits, or to end the workers before the program does.
+    """
+    kind = answer_kind("math")
+    assert isinstance(kind, MathAnswers)
+    return await kind.checker.check(gold, solution, mode=mode, truncated=truncated)
+
+
+async def clusters(kind: AnswerKind, answers: Sequence[str | None]) -> list[list[int]]:
+    """Group the positions of equivalent answers, the largest group first, then the earliest.
+
+    None, the answer of a draft that gives none, is in no group.
+    """
+    groups: dict[str, list[int]] = {}
+    first_of: dict[str, str] = {}
+    for index, answer in enumerate(answers):
+        if answer is None:
+            continue
+        if answer not in first_of:
+            first_of[answer] = await _first_equivalent(kind, answer, list(groups))
+        groups.setdefault(first_of[answer], []).append(index)
+    # Groups are in order of their first members, and the sort is stable.
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+async def _first_equivalent(kind: AnswerKind, answer: str, representatives: list[str]) -> str:
+    """Return the group's representative that the answer equals; itself where there is none."""
+    verdicts = await asyncio.gather(*(kind.same(each, answer) for each in representatives))
+    return next(
+        (each for each, is_same in zip(representatives, verdicts, strict=True) if is_same), answer
+    )
+
+
+async def agreement(kind: AnswerKind, answers: Sequence[str | None]) -> tuple[str | None, float]:
+    """Return the answer that most give, as first written, and its share of all of them.
+
+    Drafts without an answer count in the share: 3 of 4 answers among 8 drafts are 3/8.
+    """
+    groups = await clusters(kind, answers)
+    if not groups:
+        return None, 0.0
+    return answers[groups[0][0]], len(groups[0]) / len(answers)

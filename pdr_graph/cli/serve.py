@@ -1,0 +1,142 @@
+"""`pdr-graph serve`: the store, the model and the server, opened in turn and closed in reverse."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+
+import typer
+from pdr_checkpoints.errors import ThreadBusyError
+
+from pdr_graph.cli.options import Given
+from pdr_graph.cli.output import Output
+from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
+from pdr_graph.config import PDRConfig
+from pdr_graph.connect import open_client
+from pdr_graph.errors import ConfigError
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.prompts import Prompts
+from pdr_graph.servers.llama import small_config
+from pdr_graph.settings import Settings, load_settings, read_settings
+from pdr_graph.strategies import preset
+
+try:
+    from pdr_graph.serve.admission import Admission
+    from pdr_graph.serve.app import create_app
+    from pdr_graph.serve.metrics import Metrics
+    from pdr_graph.serve.options import ServeOptions
+    from pdr_graph.serve.refusal import thread_busy
+    from pdr_graph.serve.request import Catalogue
+    from pdr_graph.serve.runner import RunStore, SolveRunner
+    from pdr_graph.serve.server import SolveServer, address_of, listen
+except ModuleNotFoundError as error:
+    raise ConfigError(f"serving needs {error.name}: pip install 'pdr-graph[serve]'") from None
+
+
+def serve_command(serve: Given, defaults: Given, given_settings: Given, output: Output) -> None:
+    """Serve until told to stop."""
+    options = read_settings(ServeOptions, serve)
+    settings = load_settings(**given_settings)
+    if options.public and options.key is None and not options.keyless:
+        raise ConfigError(
+            f"host {options.host!r} may be reached from other machines: set a key by --key / "
+            "PDR_SERVE_KEY, or say --keyless to serve anybody"
+        )
+    catalogue = _catalogue(defaults, options, embedded=settings.base_url is None)
+    listener = listen(options.host, options.port)  # before anything slow is started
+    with listener:
+        asyncio.run(_serve(catalogue, options, settings, listener, output))
+
+
+async def _serve(
+    catalogue: Catalogue,
+    options: ServeOptions,
+    settings: Settings,
+    listener: socket.socket,
+    output: Output,
+) -> None:
+    say = output.say
+    prompts = Prompts.load(settings.prompts)
+    ttl_s = None if options.keep_hours is None else options.keep_hours * 3600
+    async with (
+        open_saver(settings, say, ttl_s=ttl_s) as saver,
+        open_client(settings, announce=say) as client,
+    ):
+        admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
+        runner = SolveRunner(
+            model=client,
+            store=_store(saver, settings, output),
+            admission=admission,
+            metrics=Metrics(admission),
+            prompts=prompts,
+        )
+        server = SolveServer(
+            create_app(runner, catalogue, options), runner, drain_s=options.drain_s, say=output.tell
+        )
+        with _request_log(output):
+            address = address_of(listener)
+            await server.run(
+                listener, lambda: _announce(catalogue, options, client, address, output)
+            )
+    say("stopped")
+
+
+def _catalogue(
+    defaults: Mapping[str, object], options: ServeOptions, *, embedded: bool
+) -> Catalogue:
+    def make(name: str, fields: Mapping[str, object]) -> PDRConfig:
+        return small_config(name, fields) if embedded else preset(name, **fields)
+
+    return Catalogue(make, defaults, max_drafts=options.max_drafts)
+
+
+def _store(saver: Saver, settings: Settings, output: Output) -> RunStore:
+    @asynccontextmanager
+    async def held(thread_id: str) -> AsyncIterator[None]:
+        try:
+            async with alone(saver, thread_id, output.say):
+                yield
+        except ThreadBusyError as error:
+            raise thread_busy(error.thread_id) from error
+
+    return RunStore(saver, held, keeps_unnamed=settings.redis_url != MEMORY)
+
+
+def _announce(
+    catalogue: Catalogue, options: ServeOptions, client: ModelClient, address: str, output: Output
+) -> None:
+    for name, why in catalogue.left_out.items():
+        output.say(f"{name} is not offered: {why}")
+    if options.public and options.key is None:
+        output.tell(f"warning: whoever reaches {options.host} is served, for there is no key")
+    output.say(f"serving {', '.join(catalogue.names)} on {client.name}; Ctrl-C stops")
+    if output.json:
+        output.show_json({"base_url": address, "models": list(catalogue.names)})
+    else:
+        typer.echo(address)  # for who started this with port 0
+
+
+@contextmanager
+def _request_log(output: Output) -> Iterator[None]:
+    """Show the server's log on standard error, each of its lines, with the time."""
+    log, handler = logging.getLogger("pdr_graph.serve"), _RequestLines(output)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+
+
+class _RequestLines(logging.Handler):
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.INFO)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:  # warnings are shown by who shows all of them
+            clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+            self._output.say(f"{clock} {record.getMessage()}")

@@ -1,1 +1,0 @@
-"""`pdr-graph up` and `pdr-graph down`: the servers of this machine."""

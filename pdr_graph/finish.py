@@ -1,0 +1,92 @@
+"""How a run ends: one file each, one line below.
+
+The paper's finish: one more call, with the workspace in view, is the answer.
+
+GenSelect: one call reads the drafts and names the one to hand in.
+
+Self-consistency: the answer that most drafts reach, without a further call.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+
+from pdr_graph.distill.selection import candidates, picked
+from pdr_graph.step import Step
+from pdr_graph.types import Solution
+
+__all__ = ["DRAFT_FINISHES", "FINISHES", "Finish"]
+
+
+async def refine(step: Step) -> Solution:
+    """Ask for the solution; without a workspace this is long CoT."""
+    answer_format = step.ask.prompts.render(f"answer_{step.config.answer}")
+    text = step.workspaces[0]["text"] if step.workspaces else ""
+    if text:
+        reply = await step.ask.one(
+            "improve", problem=step.problem, workspace=text, answer_format=answer_format
+        )
+    else:
+        reply = await step.ask.one("draft", problem=step.problem, answer_format=answer_format)
+    if not reply.solution:
+        step.notes.append(
+            "the final call spent its max_tokens on thought and states no solution"
+            if reply.truncated
+            else "the final call came back empty"
+        )
+    return Solution(
+        text=reply.solution,
+        answer=step.answers.extract(reply.solution),
+        truncated=reply.truncated,
+        finish="refine",
+    )
+
+
+async def select(step: Step) -> Solution:
+    """Hand in the named draft; the most agreed one where the reply names none."""
+    drafts = list(step.drafts)
+    reply = await step.ask.one(
+        "select", problem=step.problem, candidates=await candidates(step, drafts)
+    )
+    named = picked(reply.solution, len(drafts))
+    if not named:
+        step.notes.append("the model named no candidate; the most agreed draft is handed in")
+    draft = drafts[named[0]] if named else (await step.by_agreement())[0]
+    return Solution(
+        text=draft["solution"],
+        answer=draft["answer"],
+        truncated=draft["truncated"],
+        finish="select",
+    )
+
+
+async def vote(step: Step) -> Solution:
+    """Hand in a draft of the most common answer; a tie goes to the lower draft index.
+
+    Drafts without an answer do not vote. If none has one, the first is handed in as it is. Where
+    rounds are pooled, the drafts of all of them vote.
+    """
+    if step.tally is not None and step.tally["votes"]:
+        first = step.tally["votes"][0]
+        return Solution(
+            text=first["solution"], answer=first["answer"], truncated=False, finish="vote"
+        )
+    draft = (await step.by_agreement())[0]
+    if draft["answer"] is None:
+        step.notes.append("no draft states an answer, so there is nothing to vote on")
+    return Solution(
+        text=draft["solution"],
+        answer=draft["answer"],
+        truncated=draft["truncated"],
+        finish="vote",
+    )
+
+
+Finish = Callable[[Step], Awaitable[Solution]]
+"""Turns the last workspace, or the last drafts, into the solution."""
+
+FINISHES: Mapping[str, Finish] = MappingProxyType(
+    {"refine": refine, "vote": vote, "select": select}
+)
+
+DRAFT_FINISHES = frozenset({"vote", "select"})
+"""Finishes that read the last drafts themselves, so that those need no distilling."""

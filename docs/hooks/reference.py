@@ -80,11 +80,12 @@ def _command(name: str, command: Any) -> Iterator[str]:
             panels.setdefault(_panel(parameter), []).append(_parameter(parameter))
     for panel, rows in panels.items():
         if rows:
-            head = "argument" if panel == "Arguments" else "option"
             yield f"**{panel}**"
             yield ""
-            yield f"| {head} | value | what it says |"
-            yield "|---|---|---|"
+            yield (
+                "| argument | meaning |" if panel == "Arguments" else "| option | value | meaning |"
+            )
+            yield "|---|---|" if panel == "Arguments" else "|---|---|---|"
             yield from rows
             yield ""
 
@@ -97,18 +98,17 @@ def _panel(parameter: Any) -> str:
 
 
 def _parameter(parameter: Any) -> str:
-    value = "" if getattr(parameter, "is_flag", False) else _value(parameter)
-    if parameter.param_type_name == "argument":
-        names, value = f"`{value}`", ""
-    else:
-        flags = [*parameter.opts, *parameter.secondary_opts]
-        names = ", ".join(f"`{flag}`" for flag in sorted(flags, key=len))
     text = _prose(parameter.help)
-    if parameter.required and parameter.param_type_name == "option":
+    if parameter.param_type_name == "argument":
+        return f"| `{_cell(_value(parameter))}` | {text} |"
+    flags = [*parameter.opts, *parameter.secondary_opts]
+    names = ", ".join(f"`{flag}`" for flag in sorted(flags, key=len))
+    value = "" if parameter.is_flag else f"`{_cell(_value(parameter))}`"
+    if parameter.required:
         text += " **Required.**"
     elif _shows_default(parameter):
         text += f" Default: `{parameter.default}`."
-    return f"| {names} | {f'`{_cell(value)}`' if value else ''} | {text} |"
+    return f"| {names} | {value} | {text} |"
 
 
 def _value(parameter: Any) -> str:
@@ -180,20 +180,19 @@ def _up_options() -> type[BaseModel]:
 
 
 def _model(model: type[BaseModel], table: str = "") -> Iterator[str]:
-    variables = issubclass(model, BaseSettings)
-    yield "| field | " + ("variable | " if variables else "") + "type | default | meaning |"
-    yield "|---|" + ("---|" if variables else "") + "---|---|---|"
+    yield "| field | meaning | type | default |"
+    yield "|---|---|---|---|"
     nested: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
         inner = _nested(field)
         if inner is not None:
             nested.append((f"{table}{name}", inner))
             continue
-        cells = [f"`{table}{name}`"]
-        if variables:
-            cells.append(f"`{_variable(model, name, field)}`")
-        cells += [f"`{_cell(_type(field))}`", _default(field), _prose(field.description)]
-        yield "| " + " | ".join(cells) + " |"
+        shown = f"`{table}{name}`"
+        if issubclass(model, BaseSettings):
+            shown += f"<br>`{_variable(model, name, field)}`"
+        cells = (shown, _prose(field.description), f"`{_cell(_type(field))}`", _default(field))
+        yield f"| {' | '.join(cells)} |"
     yield ""
     for name, inner in nested:
         yield f"### {name}"

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdr_graph.servers.data_dir import default_data_dir
-    from pdr_graph.servers.llama import Endpoint, embedded_model
     from pdr_graph.servers.embedded_store import embedded_valkey
+    from pdr_graph.servers.llama import Endpoint, embedded_model
     from pdr_graph.servers.weights import fetch_weights, find_weights
 
 __all__ = [

@@ -22,6 +22,7 @@ import importlib.util
 import inspect
 import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -389,7 +390,12 @@ def desk(clean, mock, monkeypatch) -> Iterator[Callable[[str], Desk]]:  # noqa: 
         return Desk(clean, stand_ins, loop)
 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    loggers = [logging.getLogger(name) for name in ("", "pdr_graph", "pdr_graph.run")]
+    before = [(each, each.level, list(each.handlers)) for each in loggers]
     yield make
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
     for close in reversed(opened):
         close()
     loop.close()

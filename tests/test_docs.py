@@ -469,6 +469,36 @@ def test_every_target_that_is_named_is_offered():
         assert set(named) <= targets, file
 
 
+def test_every_file_that_is_named_is_there():
+    """Paths of the repository, in any sentence of any page; the changelog speaks of the past."""
+    path = r"`((?:pdr_graph|checkpoints|benchmarks|graphs|docker|engine|tests|docs)/[\w./-]*)`"
+    for file in PAGES:
+        if file.name != "CHANGELOG.md":
+            for name in re.findall(path, file.read_text("utf-8")):
+                assert (ROOT / name).exists(), f"{file}: {name}"
+
+
+def test_every_module_that_is_named_is_there():
+    """`pdr_graph.module` and `pdr_graph.module.name`, in any sentence of any page."""
+    for file in PAGES:
+        if file.name != "CHANGELOG.md":
+            text = file.read_text("utf-8")
+            for name in re.findall(r"`((?:pdr_graph|pdr_checkpoints)(?:\.\w+)+)`", text):
+                assert is_there(name), f"{file}: {name}"
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or something that its parent defines; imports nothing."""
+    top = ROOT / "checkpoints" if name.startswith("pdr_checkpoints") else ROOT
+    parts = name.split(".")
+    home = top.joinpath(*parts)
+    if home.with_suffix(".py").is_file() or (home / "__init__.py").is_file():
+        return True
+    parent = top.joinpath(*parts[:-1])
+    file = parent / "__init__.py" if parent.is_dir() else parent.with_suffix(".py")
+    return file.is_file() and re.search(rf"\b{parts[-1]}\b", file.read_text("utf-8")) is not None
+
+
 # --------------------------------------------------------------------------------- the site
 
 

@@ -79,7 +79,7 @@ def build_graph(
             `custom`, while the model writes it.
     """
     toolbox = Toolbox(
-        client=model if isinstance(model, ModelClient) else ModelClient(model),
+        client=ModelClient.of(model),
         extensions=extensions or Extensions(),
         prompts=prompts or Prompts.load(),
         trace=trace or NoTrace(),

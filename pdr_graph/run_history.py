@@ -72,7 +72,7 @@ async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> 
         place["configurable"] |= {"checkpoint_ns": namespace, CONFIG_KEY_CHECKPOINTER: checkpointer}
     snapshots = [snapshot async for snapshot in graph.aget_state_history(place)]
     latest = snapshots[0]
-    state = await with_input(_with_pending(latest), latest, checkpointer)
+    state = await with_input(_with_pending(latest), latest.config, checkpointer)
     config = make_config(**state.get("config", {}))
     return RunHistory(
         thread_id=thread_id,

@@ -14,6 +14,7 @@ from graphs.tasks import __doc__ as usage
 from graphs.tasks import code, plan, summary
 from pdr_graph import ModelClient, PDRConfig, PDRError
 from pdr_graph.connect import open_client
+from pdr_graph.events import is_event
 from pdr_graph.serve.reply import Narration
 
 TASK = "Write a function fib(n) that returns the n-th Fibonacci number, with fib(0) = 0."
@@ -62,7 +63,7 @@ async def _carry_out(
     async for part in graph.astream(entry, stream_mode=["custom", "values"], version="v2"):
         if part["type"] == "values":
             state = part["data"]
-        elif part["type"] == "custom" and (line := narration.line(part["data"])):
+        elif is_event(part["data"]) and (line := narration.line(part["data"])):
             _say(line.splitlines()[0])
     return state
 

@@ -203,6 +203,11 @@ class ModelClient:
         self._pace = _FIRST_PACE
         self._prompt_tokens: OrderedDict[int, int] = OrderedDict()
 
+    @classmethod
+    def of(cls, model: "BaseChatModel | ModelClient") -> "ModelClient":
+        """Return a client of this model; one that is a client already is returned as it is."""
+        return model if isinstance(model, ModelClient) else cls(model)
+
     @property
     def name(self) -> str:
         """The model's name, for the record of a run."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
+from pdr_graph.events import DraftEvent, RunEvent, is_event
 from pdr_graph.llm.client import CLOSE, OPEN
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import Result
@@ -108,22 +109,20 @@ def _overlap(text: str, mark: str) -> int:
     return next((n for n in range(longest, 0, -1) if text.endswith(mark[:n])), 0)
 
 
-Event = dict[str, Any]  # Any: plain data, by the name in "event"
-
-_FINISHING = {"refine": "refining", "vote": "voting", "select": "selecting"}
+_DOING = {"refine": "refining", "vote": "voting", "select": "selecting"}
 
 
 class Narration:
-    """Tells a run's events in lines, from the first round to the last call."""
+    """Tells a run's events in lines, from the first round to the verdict."""
 
     def __init__(self, config: PDRConfig) -> None:
         self._num_rounds = len(config.widths)
         self._width = 0
         self._done = 0
 
-    def line(self, event: Event) -> str:
+    def line(self, event: RunEvent) -> str:
         """Return the line for an event, empty where there is nothing to tell."""
-        match event.get("event"):
+        match event["event"]:
             case "round":
                 self._width, self._done = event["width"], 0
                 self._num_rounds = max(self._num_rounds, event["round"])
@@ -135,8 +134,7 @@ class Narration:
                 many = f"{event['count']} workspaces, the largest" if event["count"] > 1 else ""
                 return f"Distilled into {many or 'a workspace'} of {event['tokens']} tokens.\n"
             case "finish":
-                doing = _FINISHING.get(event["finish"], str(event["finish"]))
-                return f"{doing.capitalize()}.\n"
+                return f"{_DOING.get(event['finish'], event['finish']).capitalize()}.\n"
             case "solution":
                 answer = event["answer"]
                 return f"Refined: the answer is {answer}.\n" if answer else "Refined.\n"
@@ -148,7 +146,7 @@ class Narration:
             case _:
                 return ""
 
-    def _draft(self, event: Event) -> str:
+    def _draft(self, event: DraftEvent) -> str:
         self._done += 1
         # A resumed round tells only the drafts that were still owed.
         place = f"Draft {self._done} of {self._width}" if self._width else "Draft"
@@ -325,24 +323,23 @@ class Conversation:
         self._answer = Answer(self.asked.stops)
         self._narration = Narration(config)
 
-    def _listen(self, event: Event) -> None:
-        # A user's own step may write to the same stream, whatever it likes.
-        if not isinstance(event, dict):
+    def _listen(self, event: RunEvent) -> None:
+        if not is_event(event):
             return
-        if event.get("event") == "finish":
-            # Until some reply has shown whether this model thinks in its text, it may.
+        if event["event"] == "chunk":
+            self._tell(event["thought"])
+            piece = self._answer.take(
+                event["attempt"], event["text"], thought_apart=bool(event["thought"])
+            )
+            if piece:
+                self._queue.put_nowait((TEXT, piece))
+            return
+        if event["event"] == "finish":
+            # Until a reply has shown whether this model thinks in its text, it may.
             thinks = self.runner.metrics.thinks
             self._answer = Answer(self.asked.stops, may_think=thinks is not False)
-        if event.get("event") != "chunk":
-            if not self._answer.sent:
-                self._tell(self._narration.line(event))
-            return
-        self._tell(event["thought"])
-        piece = self._answer.take(
-            event["attempt"], event["text"], thought_apart=bool(event["thought"])
-        )
-        if piece:
-            self._queue.put_nowait((TEXT, piece))
+        if not self._answer.sent:
+            self._tell(self._narration.line(event))
 
     def _tell(self, text: str) -> None:
         if text:

@@ -1,10 +1,5 @@
 """What one request asks for, once it is understood.
 
-A conversation as one problem: what the drafts, and all calls after them, are given to solve.
-
-A single user message is the problem as it stands. System messages become instructions and earlier
-turns a transcript before the task, in one text that every call of the run shares as its prefix.
-
 The models on offer: one per preset, with what a request may change of each.
 
 Seeds for requests that come again.
@@ -17,52 +12,19 @@ whole evaluation repeatable from the start of the server.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from pdr_graph.config import PDRConfig
+from pdr_graph.conversation import Turn, problem_of
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.run import new_thread_id
-from pdr_graph.serve.protocol import ChatMessage, ChatRequest, refuse_unsupported
+from pdr_graph.serve.protocol import ChatRequest, refuse_unsupported
 from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.strategies import PRESETS
-
-_INSTRUCTING = {"system", "developer"}
-
-
-def problem_of(messages: Sequence[ChatMessage]) -> str:
-    """Return the text to be solved.
-
-    Raises:
-        RefusalError: no user has said anything.
-    """
-    said = [message for message in messages if message.text.strip()]
-    turns = [message for message in said if message.role not in _INSTRUCTING]
-    if not any(message.role == "user" for message in turns):
-        raise RefusalError(
-            400, "no user message has any text; state the task in one", param="messages"
-        )
-    rules = "\n\n".join(each.text.strip() for each in said if each.role in _INSTRUCTING)
-    parts = [f"<instructions>\n{rules}\n</instructions>"] if rules else []
-    last = turns[-1]
-    earlier = turns[:-1] if last.role == "user" else turns
-    if earlier:
-        parts.append(f"<conversation>\n{_transcript(earlier)}\n</conversation>")
-    if last.role != "user":
-        task = "Go on with the conversation: write what the assistant says next."
-    elif earlier:
-        task = f"The user now says:\n{last.text.strip()}"
-    else:
-        task = last.text.strip()
-    return "\n\n".join([*parts, task])
-
-
-def _transcript(turns: Sequence[ChatMessage]) -> str:
-    return "\n\n".join(f"{turn.role.capitalize()}: {turn.text.strip()}" for turn in turns)
-
 
 MakeConfig = Callable[[str, Mapping[str, object]], PDRConfig]
 """Makes the config of a preset with some fields given."""
@@ -220,7 +182,10 @@ def understand(request: ChatRequest, catalogue: Catalogue, repeats: Repeats) -> 
         ConfigError: a setting does not fit.
     """
     refuse_unsupported(request)
-    problem = problem_of(request.messages)
+    try:
+        problem = problem_of([Turn(each.role, each.text) for each in request.messages])
+    except ConfigError as error:
+        raise RefusalError(400, str(error), param="messages") from None
     limit = request.max_completion_tokens or request.max_tokens
     own = {"temperature": request.temperature, "top_p": request.top_p, "max_tokens": limit}
     asked = {name: value for name, value in own.items() if value is not None}

@@ -8,15 +8,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
 
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import DrainedError
+from pdr_graph.events import OnEvent
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import OnEvent, Parts, Result, resume, solve
+from pdr_graph.run import Parts, Result, resume, solve, with_input
 from pdr_graph.serve.admission import Admission
 from pdr_graph.serve.metrics import Metrics
 from pdr_graph.serve.refusal import RefusalError, thread_busy
@@ -154,15 +156,11 @@ class SolveRunner:
         Raises:
             RefusalError: it holds another problem, whose answer is not this client's.
         """
-        saved = await self.store.saver.aget_tuple(
-            {"configurable": {"thread_id": asked.thread_id, "checkpoint_ns": ""}}
-        )
-        if saved is None:
+        place = RunnableConfig(configurable={"thread_id": asked.thread_id, "checkpoint_ns": ""})
+        state = await with_input({}, place, self.store.saver)
+        if not state:
             return None
-        values = saved.checkpoint["channel_values"]
-        # A run that was killed before its first step holds nothing but its input.
-        values = {**values.get("__start__", {}), **values}
-        problem, config = values.get("problem", ""), values.get("config")
+        problem, config = state.get("problem", ""), state.get("config")
         if config is None or problem.strip() != wellformed(asked.problem).strip():
             raise RefusalError(
                 409,

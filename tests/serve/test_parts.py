@@ -1,4 +1,4 @@
-"""The small parts: conversations as problems, admission, repeats, names with settings."""
+"""The small parts: admission, repeats, names with settings."""
 
 import asyncio
 
@@ -6,37 +6,9 @@ import pytest
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.serve.admission import Admission
-from pdr_graph.serve.protocol import ChatMessage
 from pdr_graph.serve.refusal import RefusalError, refusal_of
-from pdr_graph.serve.request import Catalogue, Repeats, problem_of
+from pdr_graph.serve.request import Catalogue, Repeats
 from pdr_graph.strategies import preset
-
-
-def said(*turns: tuple[str, str]) -> list[ChatMessage]:
-    return [ChatMessage(role=role, content=text) for role, text in turns]
-
-
-def test_one_user_message_is_the_problem_as_it_stands():
-    """Nothing is put around it."""
-    assert problem_of(said(("user", " 2 + 2? "))) == "2 + 2?"
-    assert problem_of(said(("system", " "), ("user", "2 + 2?"))) == "2 + 2?"
-
-
-def test_a_conversation_is_instructions_transcript_and_task():
-    """In this order, so that the calls of later turns share their prefix."""
-    messages = said(("system", "Be brief."), ("user", "A"), ("assistant", "B"), ("user", "C"))
-    assert problem_of(messages) == (
-        "<instructions>\nBe brief.\n</instructions>\n\n"
-        "<conversation>\nUser: A\n\nAssistant: B\n</conversation>\n\n"
-        "The user now says:\nC"
-    )
-
-
-def test_a_conversation_that_ends_with_the_assistant_goes_on():
-    """Nothing that was said is lost."""
-    text = problem_of(said(("user", "A"), ("assistant", "B")))
-    assert "User: A\n\nAssistant: B" in text
-    assert text.endswith("what the assistant says next.")
 
 
 def make(name, fields):

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.serve.admission import Admission
 from pdr_graph.serve.refusal import RefusalError, refusal_of
 from pdr_graph.serve.request import Catalogue, Repeats
+from pdr_graph.serve.runner import Admission
 from pdr_graph.strategies import preset
 
 

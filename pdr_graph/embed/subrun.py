@@ -102,24 +102,8 @@ def charge(result: Result) -> LedgerRow:
     Runs side by side in one super-step of the parent merge into the longest of them, as calls of
     one step do. What each node of the run cost is in the run's own ledger.
     """
-    rows = result.ledger.rows
-    return LedgerRow(
-        round=0,
-        node=str(get_config().get("metadata", {}).get("langgraph_node", "")),
-        step=superstep(),
-        calls=sum(row["calls"] for row in rows),
-        prompt_tokens=sum(row["prompt_tokens"] for row in rows),
-        cached_tokens=sum(row["cached_tokens"] for row in rows),
-        completion_tokens=sum(row["completion_tokens"] for row in rows),
-        reasoning_tokens=sum(row["reasoning_tokens"] for row in rows),
-        failed=sum(row["failed"] for row in rows),
-        aborted=sum(row["aborted"] for row in rows),
-        seconds=sum(row["seconds"] for row in rows),
-        estimated=result.ledger.estimated,
-        critical_tokens=result.ledger.b_seq,
-        nominal_tokens=sum(row["nominal_tokens"] for row in rows),
-        critical_nominal=sum(row["critical_nominal"] for row in rows),
-    )
+    node = str(get_config().get("metadata", {}).get("langgraph_node", ""))
+    return result.ledger.total(node, superstep())
 
 
 _ROLES = {"human": "user", "ai": "assistant"}
@@ -148,19 +132,16 @@ def as_message(result: Result) -> dict[str, Any]:  # Any: the parent's own type 
     Its `usage_metadata` is B_total, as a call of that size would have it; answer, verdict and
     ledger are in `response_metadata["pdr"]`.
     """
-    rows = result.ledger.rows
-    prompt = sum(row["prompt_tokens"] for row in rows)
-    completion = sum(row["completion_tokens"] for row in rows)
-    cached = sum(row["cached_tokens"] for row in rows)
-    reasoning = sum(row["reasoning_tokens"] for row in rows)
+    total = result.ledger.total()
+    prompt, completion = total["prompt_tokens"], total["completion_tokens"]
     message = AIMessage(
         result.solution,
         usage_metadata=UsageMetadata(
             input_tokens=prompt,
             output_tokens=completion,
             total_tokens=prompt + completion,
-            input_token_details=InputTokenDetails(cache_read=cached),
-            output_token_details=OutputTokenDetails(reasoning=reasoning),
+            input_token_details=InputTokenDetails(cache_read=total["cached_tokens"]),
+            output_token_details=OutputTokenDetails(reasoning=total["reasoning_tokens"]),
         ),
         response_metadata={"pdr": report(result)},
     )

@@ -174,17 +174,14 @@ def usage_of(result: Result) -> Json:
 
     All leaves are whole numbers: clients add up the usage of several calls, key by key.
     """
-    ledger = result.ledger.to_json()
-    rows = result.ledger.rows
+    ledger, total = result.ledger.to_json(), result.ledger.total()
     budgets = ("b_total", "b_seq", "b_total_nominal", "b_seq_nominal")
     return {
         "prompt_tokens": ledger["prompt_tokens"],
         "completion_tokens": ledger["completion_tokens"],
         "total_tokens": ledger["b_total"],
-        "prompt_tokens_details": {"cached_tokens": sum(row["cached_tokens"] for row in rows)},
-        "completion_tokens_details": {
-            "reasoning_tokens": sum(row["reasoning_tokens"] for row in rows)
-        },
+        "prompt_tokens_details": {"cached_tokens": total["cached_tokens"]},
+        "completion_tokens_details": {"reasoning_tokens": total["reasoning_tokens"]},
         "pdr": {name: ledger[name] for name in (*budgets, "calls", "failed", "aborted")},
     }
 

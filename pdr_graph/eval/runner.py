@@ -18,7 +18,7 @@ from pdr_graph.errors import CallError, DrainedError, EndpointError, PDRError, Q
 from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.records import Key, SampleRecord, key_of
 from pdr_graph.eval.sample import Sample
-from pdr_graph.run import OnEvent
+from pdr_graph.events import OnEvent, RunEvent
 
 
 class Places:
@@ -107,7 +107,7 @@ class EvalWatcher:
     def started(self, sample: Sample) -> None:
         """Take a sample that is begun."""
 
-    def event(self, sample: Sample, event: dict[str, object]) -> None:
+    def event(self, sample: Sample, event: RunEvent) -> None:
         """Take what happens within a sample."""
 
     def waiting(self, number: int) -> None:

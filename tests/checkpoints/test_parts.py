@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pdr_checkpoints import RedisSaver, StoreUnreachableError
 from pdr_checkpoints.connect import Argument, Connection
-from pdr_checkpoints.writer import SAMPLE, Digests
+from pdr_checkpoints.records import SAMPLE, Digests
 from test_saver import put
 
 

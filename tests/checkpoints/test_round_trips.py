@@ -15,12 +15,14 @@ class CountingRetry(StoreRetry):
     """Tries once, and remembers how often it was asked to: once for each round trip."""
 
     def __init__(self, trips: list[str]) -> None:
-        super().__init__(total_s=0)
-        object.__setattr__(self, "trips", trips)
+        super().__init__("here", total_s=0)
+        self.trips = trips
 
-    async def __call__(self, operation: Callable[[], Awaitable[Any]], where: str) -> Any:
-        self.trips.append(where)
-        return await super().__call__(operation, where)
+    async def __call__(
+        self, operation: Callable[[], Awaitable[Any]], total_s: float | None = None
+    ) -> Any:
+        self.trips.append(self.where)
+        return await super().__call__(operation, total_s)
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ class _Batch:
 
 
 @dataclass(slots=True)
-class _Queue:
+class _ThreadQueue:
     """The changes of one thread that wait or are under way."""
 
     waiting: list[_Waiting] = field(default_factory=list)
@@ -154,7 +154,7 @@ class CommitBatcher:
 
     def __init__(self, apply: Callable[[str, Change, Fence | None], Awaitable[None]]) -> None:
         self._apply = apply
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _ThreadQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         """The event loop itself holds its tasks only weakly."""
 
@@ -162,7 +162,7 @@ class CommitBatcher:
         """Send a change and wait until it is stored."""
         queue = self._queues.get(thread_id)
         if queue is None:
-            queue = self._queues[thread_id] = _Queue()
+            queue = self._queues[thread_id] = _ThreadQueue()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.waiting.append(_Waiting(change, fence, change.touched, change.num_bytes, done))
         # A super-step makes one checkpoint, so no other will join this one.
@@ -199,13 +199,13 @@ class CommitBatcher:
         if queue := self._queues.get(thread_id):
             await queue.settled.wait()
 
-    def _next(self, queue: _Queue) -> _Batch | None:
+    def _next(self, queue: _ThreadQueue) -> _Batch | None:
         is_crowded = len(self._queues) >= CROWDED
         if is_crowded and queue.under_way:
             return None
         return queue.next_batch(CROWDED_BYTES if is_crowded else BATCH_BYTES)
 
-    async def _send(self, thread_id: str, queue: _Queue, batch: _Batch) -> None:
+    async def _send(self, thread_id: str, queue: _ThreadQueue, batch: _Batch) -> None:
         try:
             change = merge([one.change for one in batch.waiting])
             await self._apply(thread_id, change, batch.waiting[0].fence)
@@ -215,12 +215,12 @@ class CommitBatcher:
             batch.finish(None)
         self._arrived(thread_id, queue, batch)
 
-    def _arrived(self, thread_id: str, queue: _Queue, batch: _Batch) -> None:
+    def _arrived(self, thread_id: str, queue: _ThreadQueue, batch: _Batch) -> None:
         """Note that a batch is stored, or failed, or that nobody waits for it any more."""
         queue.under_way.remove(batch)
         self._go_on(thread_id, queue)
 
-    def _go_on(self, thread_id: str, queue: _Queue) -> None:
+    def _go_on(self, thread_id: str, queue: _ThreadQueue) -> None:
         """Send what may leave, and forget a thread that has nothing left."""
         while not queue.is_collecting and (batch := self._next(queue)):
             if batch.is_given_up:
@@ -232,7 +232,7 @@ class CommitBatcher:
             if self._queues.get(thread_id) is queue:
                 del self._queues[thread_id]
 
-    def _start(self, thread_id: str, queue: _Queue, batch: _Batch) -> None:
+    def _start(self, thread_id: str, queue: _ThreadQueue, batch: _Batch) -> None:
         """Send a batch that no caller sends."""
 
         def ended(task: asyncio.Task[None]) -> None:

@@ -21,7 +21,7 @@ from test_saver import checkpoint
 FORKS = """
 import asyncio, os, sys
 from pdr_checkpoints import SaverError, SaverOptions, RedisSaver
-from test_sync_door import put
+from test_sync import put
 
 async def write(saver):
     await saver.aput_writes(where, [("a", 2)], "task")
@@ -95,14 +95,14 @@ def test_sync_graph_runs_and_resumes(sync_saver: RedisSaver) -> None:
 
 
 async def test_sync_calls_inside_a_loop_see_async_writes(saver: RedisSaver, tmp_path: Path) -> None:
-    """Both doors show the same threads, and a sync call does not deadlock."""
+    """Both APIs show the same threads, and a sync call does not deadlock."""
     graph = fan_out.build(fan_out.Drafter(tmp_path), checkpointer=saver)
     await graph.ainvoke(fan_out.start(width=2), fan_out.config("t"))
     assert graph.get_state(fan_out.config("t")).values["workspace"] == "0,1"
 
 
 async def test_sync_writes_are_fenced(saver: RedisSaver) -> None:
-    """The sync door writes under the lease that the async one holds."""
+    """A sync method writes under the lease that the async one holds."""
     async with saver.lease("t"):
         put(saver, "t", a=1)
         await saver._session.store.call(

@@ -12,8 +12,7 @@ from benchmarks.studies.settings import PAIRS, SWEEPS, comparisons
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.judge import Judge, with_oracles
-from pdr_graph.eval.problems import Problem
-from pdr_graph.eval.sources import load_problems
+from pdr_graph.eval.problems import Problem, load_problems
 from pdr_graph.eval.stats import Estimate, Interval
 from pdr_graph.extensions import Extensions
 

@@ -31,14 +31,13 @@ from pdr_graph.connect import EMBEDDED_SLOTS, open_client
 from pdr_graph.errors import ConfigError, DrainedError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.folder import TRACE, RunFolder
+from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.judge import Judge, with_oracles
 from pdr_graph.eval.plan import EvalPlan, refuse_changes
-from pdr_graph.eval.problems import Problem, Score
-from pdr_graph.eval.records import HEADER, read_header, read_run
+from pdr_graph.eval.problems import Problem, Score, load_problems
+from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
 from pdr_graph.eval.runner import Claim, EvalRunner, Laboratory, Places
 from pdr_graph.eval.sample import Facts, Lab, SharingClient, sharing_arms
-from pdr_graph.eval.sources import load_problems
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient

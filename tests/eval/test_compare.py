@@ -154,4 +154,4 @@ def test_a_folder_that_is_no_run_is_named(forgetful, run, tmp_path):
     assert "no sample is finished" in " ".join(forgetful("compare", str(empty)).err.split())
     with (run / "samples.jsonl").open("a") as file:
         file.write(json.dumps({"schema": 2}) + "\n")
-    assert "line 25 is of schema version 2" in " ".join(forgetful("compare", str(run)).err.split())
+    assert "line 25 has schema version 2" in " ".join(forgetful("compare", str(run)).err.split())

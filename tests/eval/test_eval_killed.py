@@ -150,5 +150,5 @@ def test_other_damage_stops_the_run_and_names_the_line(forgetful, quiz, mock, tm
     file.write_bytes(b"".join([*lines[:2], lines[2][:50] + b"\n", *lines[3:]]))
     damaged = forgetful(*words)
     assert damaged.code == 2
-    assert "samples.jsonl line 3 is damaged" in damaged.err
+    assert "samples.jsonl line 3 is not JSON" in damaged.err
     assert mock.stats()["calls"] == 5

@@ -104,9 +104,9 @@ def test_a_claim_holds_between_processes_and_ends_with_its_own(folder):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("{", "run.json is damaged (.*); restore it, or name another --out"),
-        ("[]", "run.json is no JSON object; restore it, or name another --out"),
-        ('{"schema": 2}', "is of schema version 2, and this pdr-graph reads version 1"),
+        ("{", "run.json is not JSON (.*); restore it, or name another --out"),
+        ("[]", "run.json is not a JSON object; restore it, or name another --out"),
+        ('{"schema": 2}', "has schema version 2, and this pdr-graph reads version 1"),
         ('{"schema": 1}', "run.json lacks arms, created, "),
     ],
 )
@@ -120,10 +120,10 @@ def test_a_damaged_header_is_named(folder, data, said):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b"{\n", r"samples.jsonl line 2 is damaged"),
+        (b"{\n", r"samples.jsonl line 2 is not JSON"),
         (b"\xff\n", r"samples.jsonl line 2 is not UTF-8 text"),
         (b'{"schema": 1}\n', r"samples.jsonl line 2 lacks answer, arm, "),
-        (json.dumps(record(2, reason="x")).encode() + b"\n", "line 2: reason 'x' is none"),
+        (json.dumps(record(2, reason="x")).encode() + b"\n", "line 2 has unknown reason .x."),
     ],
 )
 def test_a_damaged_line_is_named(folder, line, said):

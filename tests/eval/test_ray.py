@@ -22,8 +22,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from pdr_graph.answers import CheckVerdict
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.gym import GymScorer, make_problems
-from pdr_graph.eval.problems import Problem
+from pdr_graph.eval.problems import GymScorer, Problem, load_problems
 from pdr_graph.eval.ray_worker import Kit, Worker
 from pdr_graph.eval.records import read_run
 from pdr_graph.eval.sample import Facts, Sample
@@ -123,7 +122,7 @@ async def test_a_worker_without_its_endpoint_says_so(clean):
 
 async def test_a_scorer_is_made_anew_where_it_is_sent():
     """With workers of its own."""
-    problems = make_problems("reasoning-gym:chain_sum?size=2&seed=1")
+    problems = load_problems("reasoning-gym:chain_sum?size=2&seed=1")
     scorer = pickle.loads(pickle.dumps(problems.score))
     assert isinstance(scorer, GymScorer)
     first = problems.problems[0]

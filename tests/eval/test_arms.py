@@ -5,12 +5,11 @@ import pytest
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.arms import Sweep, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.extensions import Extensions
 
 
 def make(*specs: str, **common: object):
     """Settle arms without a budget to match."""
-    return make_arms([parse_arm(each) for each in specs], common, Budgets(), Extensions())
+    return make_arms([parse_arm(each) for each in specs], common, Budgets())
 
 
 def test_an_arm_is_a_preset_with_fields_of_its_own():
@@ -49,7 +48,7 @@ BAD = {
     "unknown preset": ("pdrr", "arm 'pdrr': unknown preset 'pdrr'; known: long_cot, sr,"),
     "no name": ("=pdr", "begins with '='"),
     "nothing after @": ("pdr@ ", "ends in '@'"),
-    "no value": ("pdr@kappa", "'kappa' is no FIELD=VALUE"),
+    "no value": ("pdr@kappa", "'kappa' is not FIELD=VALUE"),
     "twice": ("pdr@k=1;k=2", "sets k twice"),
     "unknown field": ("pdr@kapa=1", "unknown field 'kapa'; known: T, widths, "),
     "a seed": ("pdr@seed=1", "cannot set seed: give --seed to all arms"),
@@ -89,7 +88,7 @@ def test_a_sweep_puts_an_arm_for_each_value_in_an_arms_place():
         "majority[widths=16]",
         "majority[widths=8,4]",
     ]
-    arms = make_arms(swept(specs, sweeps), {}, Budgets(), Extensions())
+    arms = make_arms(swept(specs, sweeps), {}, Budgets())
     assert [arm.config.widths for arm in arms][:2] == [(16,), (8, 4)]
 
 

@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm
 from pdr_graph.eval.budgets import LEAST_TOKENS, Budgets
-from pdr_graph.eval.judge import Judge, with_oracles
-from pdr_graph.eval.problems import Problem
-from pdr_graph.extensions import Extensions
 from pdr_graph.strategies import PRESETS
-
-ORACLES = with_oracles(Judge.of_kind("math", None), Problem("", "", ""), Extensions())
 
 
 def fitted(spec: str, b_seq: int | None = None, b_total: int | None = None) -> Arm:
     """Derive one arm."""
-    [arm] = make_arms([parse_arm(spec)], {"kappa": 256}, Budgets(b_seq, b_total), ORACLES)
+    [arm] = make_arms([parse_arm(spec)], {"kappa": 256}, Budgets(b_seq, b_total))
     return arm
 
 

@@ -4,10 +4,9 @@ import pytest
 
 from pdr_graph.answers import CheckVerdict
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.judge import Judge, with_oracles
+from pdr_graph.eval.judge import Judge, oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.sample import holds_any
-from pdr_graph.extensions import Extensions
 from pdr_graph.types import Solution, Workspace
 from tests.fakes import drafts_with, make_draft, make_step
 
@@ -26,7 +25,7 @@ PROBLEM = Problem("p", "What is 1 + 1?", "2")
 )
 async def test_a_solution_is_judged_by_what_it_states(text, cut, reason):
     """A bare last number would be credited to solutions that were cut."""
-    judged = await Judge.of_kind("math", None).solution(PROBLEM, text, truncated=cut)
+    judged = await Judge.of_kind("math").solution(PROBLEM, text, truncated=cut)
     assert (judged.reason, judged.correct) == (reason, reason == "correct")
 
 
@@ -36,13 +35,13 @@ async def test_a_solution_is_judged_by_what_it_states(text, cut, reason):
 )
 async def test_a_draft_without_a_solution_is_judged_by_why(error, reason):
     """None of them is wrong: they answered nothing."""
-    judged = await Judge.of_kind("math", None).draft(PROBLEM, {**make_draft(0), "error": error})
+    judged = await Judge.of_kind("math").draft(PROBLEM, {**make_draft(0), "error": error})
     assert (judged.answer, judged.reason) == (None, reason)
 
 
 async def test_letters_are_compared_as_letters():
     """Whatever is written around the gold one."""
-    judge = Judge.of_kind("choice", None)
+    judge = Judge.of_kind("choice")
     problem = Problem("p", "Which?", "(B)")
     assert (await judge.solution(problem, r"\boxed{B}", truncated=False)).correct
     assert not (await judge.solution(problem, r"\boxed{C}", truncated=False)).correct
@@ -62,12 +61,12 @@ async def test_a_source_judges_by_its_own_rule():
 def test_text_has_no_answer_to_judge():
     """Said when the arm is made, and not after a night of calls."""
     with pytest.raises(ConfigError, match="answer kind 'text' has no short answer"):
-        Judge.of_kind("text", None)
+        Judge.of_kind("text")
 
 
 def oracle(name: str):
     """Return an oracle for the problem."""
-    return with_oracles(Judge.of_kind("math", None), PROBLEM, Extensions()).distiller(name)
+    return oracles(Judge.of_kind("math"), PROBLEM).distiller(name)
 
 
 @pytest.mark.parametrize(("name", "fit"), [("oracle_correct", {0, 3, 4}), ("oracle_wrong", {1, 2})])
@@ -92,7 +91,7 @@ async def test_an_oracle_without_a_fitting_draft_leaves_the_workspace_empty():
 @pytest.mark.parametrize("answer", ["2", "3"])
 async def test_the_gold_verifier_tells_right_from_wrong_and_not_the_answer(answer):
     """Its reason goes into the next workspace."""
-    own = with_oracles(Judge.of_kind("math", None), PROBLEM, Extensions())
+    own = oracles(Judge.of_kind("math"), PROBLEM)
     solution = Solution(
         text=f"\\boxed{{{answer}}}", answer=answer, truncated=False, finish="refine"
     )

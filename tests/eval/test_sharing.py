@@ -8,7 +8,6 @@ from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.sample import SharingClient, sharing_arms
-from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import Sampling
 from pdr_graph.llm.usage import Spent
 
@@ -45,7 +44,7 @@ async def test_a_failure_is_charged_to_who_met_it_and_the_next_tries_again(mock,
 
 def named(*specs: str):
     """Settle arms."""
-    return make_arms([parse_arm(each) for each in specs], {}, Budgets(), Extensions())
+    return make_arms([parse_arm(each) for each in specs], {}, Budgets())
 
 
 def test_arms_share_where_their_drafts_are_the_same_calls():

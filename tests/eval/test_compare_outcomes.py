@@ -14,7 +14,7 @@ from pdr_graph.eval.decomposition import (
     decompose,
     outcome_of,
 )
-from pdr_graph.eval.pairs import matched_vote
+from pdr_graph.eval.summary import matched_vote
 from tests.eval.recorded import draft, recorded, sample, workspace
 
 MATH = answer_kind("math")

@@ -36,7 +36,7 @@ from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.plan import EvalPlan, refuse_changes
 from pdr_graph.eval.problems import load_problems
 from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
-from pdr_graph.eval.runner import CallSlots, Claim, EvalRunner, SampleExecutor
+from pdr_graph.eval.runner import Claim, EvalRunner, SampleExecutor
 from pdr_graph.eval.sample import LocalExecutor, RunFacts, SharingClient, sharing_arms
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
@@ -132,7 +132,7 @@ class Equipment:
             await http.aclose()
         return True
 
-    def places(self, cluster: Cluster | None) -> int:
+    def max_calls(self, cluster: Cluster | None) -> int:
         """Return how many calls may be made at once; more would wait within the server."""
         limit = self.settings.max_in_flight
         if self.settings.base_url is None:
@@ -316,7 +316,7 @@ class _Work:
                 runner = EvalRunner(
                     executor=executor,
                     folder=folder,
-                    slots=CallSlots(equipment.places(self.cluster)),
+                    max_calls=equipment.max_calls(self.cluster),
                     watcher=board,
                     control=stopper.control,
                     claim=equipment.claim(self.cluster),

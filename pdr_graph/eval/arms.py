@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.budgets import ArmSpec, Budgets, Fields, fit
+from pdr_graph.eval.budgets import ArmFit, ArmSpec, Budgets, Fields
 from pdr_graph.eval.judge import Judge, oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import BudgetRecord
@@ -177,7 +177,7 @@ def make_arms(specs: Sequence[ArmSpec], common: Fields, budgets: Budgets) -> lis
         if spec.name in arms:
             raise ConfigError(f"two arms are named {spec.name!r}; name them, as in mine=pdr@…")
         settled = replace(spec, fields=_settled(spec, common, known))
-        config, budget = fit(settled, budgets, known)
+        config, budget = ArmFit(settled, known).to(budgets)
         arms[spec.name] = Arm(spec.name, spec.text, spec.preset, config, budget)
     return list(arms.values())
 

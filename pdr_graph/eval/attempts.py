@@ -6,7 +6,7 @@ grouped by the equivalence of their answer kind, as the `vote` finish groups dra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,24 +61,21 @@ class ArmSamples:
 
     def accuracy_P(self, problems: Sequence[str]) -> Floats:
         """Return the mean accuracy on each problem; a failed sample is not correct."""
-        return self._mean_P(problems, lambda sample: float(sample["correct"]))
+        return _means([float(each["correct"]) for each in self.by_problem[p]] for p in problems)
 
     def cost_P(self, what: str, problems: Sequence[str]) -> Floats:
         """Return the mean cost of samples that did not fail, on each of `finished_problems`."""
-        return self._mean_P(problems, lambda sample: cost(sample, what) if ended(sample) else None)
-
-    def _mean_P(
-        self, problems: Sequence[str], value: Callable[[SampleRecord], float | None]
-    ) -> Floats:
-        means = []
-        for problem in problems:
-            values = map(value, self.by_problem[problem])
-            means.append(float(np.mean([each for each in values if each is not None])))
-        return np.asarray(means, dtype=np.float64)
+        return _means(
+            [cost(each, what) for each in self.by_problem[p] if ended(each)] for p in problems
+        )
 
     def finished_problems(self) -> list[str]:
         """Return the problems with a sample that did not fail."""
         return [problem for problem, group in self.by_problem.items() if any(map(ended, group))]
+
+
+def _means(groups: Iterable[Sequence[float]]) -> Floats:
+    return np.asarray([np.mean(group) for group in groups], dtype=np.float64)
 
 
 def ended(sample: SampleRecord) -> bool:
@@ -116,8 +113,8 @@ def arms_of(runs: Sequence[EvalRun]) -> list[ArmSamples]:
     if not arms:
         where = ", ".join(str(run.folder) for run in runs)
         raise ConfigError(
-            f"no sample is finished in {where}; run the `pdr-graph eval` command of the run again "
-            "to go on with it"
+            f"no sample is finished in {where}; the same `pdr-graph eval` command goes on with the "
+            "run"
         )
     return arms
 

@@ -120,23 +120,19 @@ class ArmSpec:
         return preset(self.preset, **{**self.fields, **derived})
 
 
-def fit(arm: ArmSpec, budgets: Budgets, extensions: Extensions) -> tuple[PDRConfig, BudgetRecord]:
-    """Derive the settings that an arm leaves open.
-
-    Raises:
-        ConfigError: the arm cannot meet the budget; the sentence says why, and what would do.
-    """
-    return _Fit(arm, extensions).to(budgets)
-
-
 @dataclass(frozen=True, slots=True)
-class _Fit:
-    """One arm being fitted; each step returns the settings, and a sentence on how they follow."""
+class ArmFit:
+    """Fits an arm to budgets; each step returns the settings, and how they were derived."""
 
     arm: ArmSpec
     extensions: Extensions
 
     def to(self, budgets: Budgets) -> tuple[PDRConfig, BudgetRecord]:
+        """Derive the settings that the arm leaves open.
+
+        Raises:
+            ConfigError: the arm cannot meet a budget; the sentence says why, and what would do.
+        """
         config, derived = self.arm.config(), ""
         if budgets.b_seq is not None:
             config, derived = self._match("b_seq", budgets.b_seq)

@@ -209,20 +209,20 @@ def _of_arm(arm: ArmSamples) -> Iterator[str]:
     num_samples = len(arm.samples)
     if arm.num_owed:
         yield (
-            f"{arm.name}: {arm.num_owed} of {num_samples + arm.num_owed} samples are not finished, "
-            "and those that finish early may be easier; run the `pdr-graph eval` command of the "
-            "run again to go on with it"
+            f"{arm.name}: {num_samples} of {num_samples + arm.num_owed} samples are finished, and "
+            "those that finish first may be easier; the same `pdr-graph eval` command goes on with "
+            "the rest"
         )
     reasons = [sample["reason"] for sample in arm.samples]
     if failed := reasons.count("failed"):
         yield (
-            f"{arm.name}: {failed} of {num_samples} samples failed; they count as not correct, "
-            "and its costs leave them out"
+            f"{arm.name}: {failed} of {num_samples} samples failed; a failed sample counts as not "
+            "correct, and costs leave it out"
         )
     if timeouts := reasons.count("timeout"):
         yield (
-            f"{arm.name}: {timeouts} of {num_samples} answers could not be judged in time; they "
-            "count as not correct"
+            f"{arm.name}: {timeouts} of {num_samples} answers could not be judged in time; such an "
+            "answer counts as not correct"
         )
     sizes = {len(group) for group in arm.by_problem.values()}
     if len(sizes) > 1:

@@ -6,7 +6,6 @@ two workers never write to one thread. This module does not need Ray.
 """
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -86,13 +85,9 @@ class Worker:
         """Connect to model and store.
 
         Returns:
-            `host`, `pid`, `version`; and `error`, a sentence, if the worker cannot work.
+            `host`, `version`; and `error`, a sentence, if the worker cannot work.
         """
-        about = {
-            "host": socket.gethostname(),
-            "pid": str(os.getpid()),
-            "version": version("pdr-graph"),
-        }
+        about = {"host": socket.gethostname(), "version": version("pdr-graph")}
         try:
             await self._ready()
         except PDRError as error:

@@ -65,56 +65,15 @@ class EvalWatcher:
         """Take the number of samples that are left, all of them with other processes."""
 
 
-class CallSlots:
-    """Slots for model calls, given out in the order in which they are asked for.
-
-    A sample takes as many slots as its widest round has drafts. With more samples at once, their
-    calls would wait for one another, and the seconds of each sample would grow with the run.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.free = total
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def acquire(self, wanted: int) -> int:
-        """Wait for slots and return how many were taken, never more than there are in all."""
-        number = min(wanted, self.total)
-        if self._waiting or number > self.free:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append((number, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self.release(number)  # the slots were ours already
-                raise
-        else:
-            self.free -= number
-        return number
-
-    def release(self, number: int) -> None:
-        """Give slots back."""
-        self.free += number
-        while self._waiting:
-            wanted, turn = self._waiting[0]
-            if turn.cancelled():
-                self._waiting.popleft()
-            elif wanted <= self.free:
-                self._waiting.popleft()
-                self.free -= wanted
-                turn.set_result(None)
-            else:
-                return
-
-
 @dataclass(slots=True)
 class EvalRunner:
     """One process at work on one run."""
 
     executor: SampleExecutor
     folder: RunFolder
-    slots: CallSlots
+    max_calls: int
+    """At once. A sample counts as many calls as its widest round has drafts. With more samples at
+    once, their calls would wait for one another, and the seconds of each sample would grow."""
     watcher: EvalWatcher
     control: RunControl
     """Asked to drain, it stops the run."""
@@ -126,11 +85,16 @@ class EvalRunner:
     """Tells whether the endpoint answers; None assumes that it does."""
     retry_failed: bool = False
     """Whether samples that an earlier process recorded as failed are run again."""
+    _slots: asyncio.Semaphore = field(init=False)
+    """One for each call that may be made now."""
     _failures: list[tuple[Sample, SampleRecord]] = field(default_factory=list)
     """Not recorded before a success shows that the endpoint is alive."""
     _elsewhere: list[Sample] = field(default_factory=list)
     _retried: set[Key] = field(default_factory=set)
     """Keys of recorded failures that are run again."""
+
+    def __post_init__(self) -> None:
+        self._slots = asyncio.Semaphore(self.max_calls)
 
     async def work(self, samples: list[Sample]) -> None:
         """Work until no sample is owed.
@@ -157,21 +121,21 @@ class EvalRunner:
         await self._record_last_failures()
 
     async def _run_all(self, queue: deque[Sample]) -> None:
-        """Start every sample of the queue as soon as it has its slots."""
+        """Start every sample of the queue as soon as its calls have slots."""
         try:
             async with asyncio.TaskGroup() as group:
                 while queue and not self.control.drain_requested:
                     sample = queue.popleft()
-                    taken = await self.slots.acquire(max((1, *sample.config.widths)))
-                    if self.control.drain_requested:
-                        self.slots.release(taken)
-                        break
-                    group.create_task(self._claim_and_run(sample, taken))
+                    calls = min(max((1, *sample.config.widths)), self.max_calls)
+                    for _ in range(calls):
+                        await self._slots.acquire()
+                    if not self.control.drain_requested:
+                        group.create_task(self._claim_and_run(sample, calls))
         except BaseExceptionGroup as several:
             raise _first(several) from None
         self._stop_if_asked()
 
-    async def _claim_and_run(self, sample: Sample, taken: int) -> None:
+    async def _claim_and_run(self, sample: Sample, calls: int) -> None:
         try:
             async with AsyncExitStack() as held:
                 # The folder's lock first: it is free as soon as its process is dead.
@@ -188,7 +152,8 @@ class EvalRunner:
         except DrainedError:
             pass  # `work` raises it once for all samples
         finally:
-            self.slots.release(taken)
+            for _ in range(calls):
+                self._slots.release()
 
     async def _run(self, sample: Sample) -> None:
         self.watcher.started(sample)

@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
@@ -298,9 +298,5 @@ class SharingClient(ModelClient):
 
 
 def _charge(cost: Spent, spent: Spent) -> None:
-    spent.requests += cost.requests
-    spent.usage.extend(cost.usage)
-    spent.failed += cost.failed
-    spent.aborted += cost.aborted
-    spent.seconds += cost.seconds
-    spent.nominal += cost.nominal
+    for each in fields(Spent):
+        setattr(spent, each.name, getattr(spent, each.name) + getattr(cost, each.name))

@@ -1,9 +1,12 @@
 """What is owed is worked off, whatever happens to single samples."""
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from langgraph.runtime import RunControl
 
 from pdr_graph.errors import DrainedError, EndpointError
@@ -12,7 +15,7 @@ from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import read_run
-from pdr_graph.eval.runner import MOST_FAILURES, CallSlots, ElsewhereError, EvalRunner, EvalWatcher
+from pdr_graph.eval.runner import MOST_FAILURES, ElsewhereError, EvalRunner, EvalWatcher
 from pdr_graph.eval.sample import Sample
 from tests.eval.test_folder import HEADER, record
 
@@ -45,11 +48,11 @@ class FakeExecutor:
         return record(int(name), arm="long_cot")
 
 
-def samples(number: int) -> list[Sample]:
-    """Return one sample of each of so many problems."""
-    [arm] = make_arms([parse_arm("long_cot")], {}, Budgets())
+def samples(number: int, *specs: str) -> list[Sample]:
+    """Return one sample of each of so many problems; arms take turns."""
+    arms = make_arms([parse_arm(spec) for spec in specs or ("long_cot",)], {}, Budgets())
     return [
-        Sample(arm, Problem(str(index), "?", "1"), 0, index, f"t{index}", 1)
+        Sample(arms[index % len(arms)], Problem(str(index), "?", "1"), 0, index, f"t{index}", 1)
         for index in range(number)
     ]
 
@@ -64,9 +67,7 @@ def folder(tmp_path) -> RunFolder:
 
 def runner(folder: RunFolder, executor: FakeExecutor, at_once: int = 2, **options) -> EvalRunner:
     """Return a runner of so many samples at a time."""
-    return EvalRunner(
-        executor, folder, CallSlots(at_once), EvalWatcher(), executor.control, **options
-    )
+    return EvalRunner(executor, folder, at_once, EvalWatcher(), executor.control, **options)
 
 
 def reasons(folder: RunFolder) -> dict[str, str]:
@@ -97,6 +98,32 @@ async def test_every_sample_is_run_once_and_recorded(folder):
     again = FakeExecutor()
     await runner(folder, again).work(samples(5))
     assert again.ran == []
+
+
+@given(st.integers(1, 8), st.lists(st.integers(1, 12), min_size=1, max_size=6))
+@settings(max_examples=20, deadline=None)
+async def test_samples_at_once_make_no_more_calls_than_there_are_slots(
+    tmp_path_factory, max_calls, widths
+):
+    """A sample counts as many calls as it has drafts side by side; a wider one runs alone."""
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    folder.open(HEADER)
+    calls, most = Counter(), 0
+
+    class Counting(FakeExecutor):
+        async def run(self, sample: Sample, on_event) -> dict:
+            nonlocal most
+            calls[sample.position] = max(sample.config.widths)
+            most = max(most, calls.total() if len(calls) > 1 else 0)
+            await asyncio.sleep(0)
+            del calls[sample.position]
+            return await super().run(sample, on_event)
+
+    executor = Counting()
+    specs = [f"a{index}=majority@widths={width}" for index, width in enumerate(widths)]
+    await runner(folder, executor, max_calls).work(samples(12, *specs))
+    assert len(executor.ran) == 12
+    assert most <= max_calls
 
 
 async def test_a_failure_among_successes_is_recorded(folder):

@@ -18,7 +18,7 @@ from pdr_graph.eval.records import read_run
 from pdr_graph.run_history import history
 from pdr_graph.servers import embedded_valkey
 from tests.eval.conftest import write_quiz
-from tests.eval.test_evaluating import ARMS, CALLS, SHORT, records
+from tests.eval.test_eval_command import ARMS, CALLS, SHORT, records
 from tests.mock_endpoint import MockEndpoint
 
 pytestmark = pytest.mark.redis

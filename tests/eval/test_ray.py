@@ -32,7 +32,7 @@ from pdr_graph.servers import embedded_valkey
 from pdr_graph.settings import load_settings
 from tests.cli.conftest import wait_for
 from tests.eval.conftest import write_quiz
-from tests.eval.test_evaluating import ARMS, CALLS, SHORT, records
+from tests.eval.test_eval_command import ARMS, CALLS, SHORT, records
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs Ray: make test-clients"

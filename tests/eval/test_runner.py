@@ -17,7 +17,7 @@ from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import read_run
 from pdr_graph.eval.runner import MOST_FAILURES, ElsewhereError, EvalRunner, EvalWatcher
 from pdr_graph.eval.sample import Sample
-from tests.eval.test_folder import HEADER, record
+from tests.eval import recorded
 
 
 @dataclass
@@ -43,9 +43,9 @@ class FakeExecutor:
             self.elsewhere[name] -= 1
             raise ElsewhereError(sample.thread_id)
         if name in self.failing:
-            failed = record(int(name), arm="long_cot", reason="failed")
-            return {**failed, "error": f"no luck with {name}"}
-        return record(int(name), arm="long_cot")
+            why = f"no luck with {name}"
+            return recorded.sample("long_cot", name, answer=None, reason="failed", error=why)
+        return recorded.sample(sample.arm.name, name, answer="8")
 
 
 def samples(number: int, *specs: str) -> list[Sample]:
@@ -61,7 +61,7 @@ def samples(number: int, *specs: str) -> list[Sample]:
 def folder(tmp_path) -> RunFolder:
     """A run that has begun."""
     folder = RunFolder(tmp_path / "run")
-    folder.open(HEADER)
+    folder.open(recorded.header())
     return folder
 
 
@@ -107,7 +107,7 @@ async def test_samples_at_once_make_no_more_calls_than_there_are_slots(
 ):
     """A sample counts as many calls as it has drafts side by side; a wider one runs alone."""
     folder = RunFolder(tmp_path_factory.mktemp("run"))
-    folder.open(HEADER)
+    folder.open(recorded.header())
     calls, most = Counter(), 0
 
     class Counting(FakeExecutor):

@@ -6,8 +6,7 @@ from pdr_graph.answers import CheckVerdict
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.judge import Judge, oracles
 from pdr_graph.eval.problems import Problem
-from pdr_graph.eval.sample import holds_any
-from pdr_graph.types import Solution, Workspace
+from pdr_graph.types import Solution
 from tests.fakes import drafts_with, make_draft, make_step
 
 PROBLEM = Problem("p", "What is 1 + 1?", "2")
@@ -98,20 +97,3 @@ async def test_the_gold_verifier_tells_right_from_wrong_and_not_the_answer(answe
     verdict = await own.verifier("gold")(make_step(solution=solution, verifier="gold"))
     assert verdict["accepted"] == (answer == "2")
     assert "2" not in verdict["reason"]
-
-
-@pytest.mark.parametrize(
-    ("text", "holds"),
-    [
-        ("x = 42.", True),
-        ("**42** (3 of 4)", True),
-        ("142", False),
-        ("4.42", False),
-        ("42.5", False),
-        ("4,420 and 42,000", False),
-        ("nothing", False),
-    ],
-)
-def test_a_workspace_holds_an_answer_that_stands_alone(text, holds):
-    """As a number of its own, not as part of another."""
-    assert holds_any(Workspace(text=text, tokens=9), {"42"}) == holds

@@ -29,15 +29,13 @@ from pdr_graph.connect import EMBEDDED_SLOTS, open_client
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.folder import TRACE, RunFolder
-from pdr_graph.eval.judge import Judge, with_oracles
+from pdr_graph.eval.folder import RunFolder
+from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.plan import EvalPlan, refuse_changes
-from pdr_graph.eval.problems import Problem
-from pdr_graph.eval.records import HEADER, read_header, read_run
-from pdr_graph.eval.runner import Claim, EvalRunner, Laboratory, Places
-from pdr_graph.eval.sample import Facts, Lab, SharingClient, sharing_arms
-from pdr_graph.eval.sources import load_problems
-from pdr_graph.extensions import Extensions
+from pdr_graph.eval.problems import load_problems
+from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
+from pdr_graph.eval.runner import Claim, EvalRunner, SampleExecutor
+from pdr_graph.eval.sample import LocalExecutor, RunFacts, SharingClient, sharing_arms
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import probe_endpoint
@@ -57,14 +55,8 @@ def eval_command(command: EvalCommand, output: Output) -> None:
     )
     problems = load_problems(command.data).first(command.limit)
     budgets = Budgets(command.b_seq, command.b_total)
-    extensions = Extensions()
-    arms = make_arms(
-        specs,
-        _common(command.config, budgets, embedded=settings.base_url is None),
-        budgets,
-        # Only its names count here; every sample has oracles of its own.
-        with_oracles(Judge.of_kind("math", None), Problem("", "", ""), extensions),
-    )
+    common = _common(command.config, budgets, embedded=settings.base_url is None)
+    arms = make_arms(specs, common, budgets)
     _refuse_mixed(arms)
     prompts = Prompts.load(settings.prompts)
     plan = EvalPlan(
@@ -127,15 +119,17 @@ class EvalSession:
                 header = folder.open(asked)
                 refuse_changes(header, asked, out)
                 board = ArmsBoard(list(header["arms"]), self._per_arm, self.output)
-                async with self._lab(client, saver, stopper.control) as lab:
+                keep = not self.command.forget and self.settings.redis_url != MEMORY
+                async with self._executor(client, saver, stopper.control) as executor:
                     runner = EvalRunner(
-                        lab=lab,
+                        executor=executor,
                         folder=folder,
-                        places=Places(self._num_places),
+                        max_calls=self._max_calls,
                         watcher=board,
+                        control=stopper.control,
                         claim=self._claim(saver),
                         alive=lambda: _answers(client, self.settings),
-                        keep_threads=not self.command.forget and self.settings.redis_url != MEMORY,
+                        forget=None if keep else saver.adelete_thread,
                         retry_failed=self.command.retry_failed,
                     )
                     self.begun = True
@@ -146,51 +140,49 @@ class EvalSession:
                         folder.close()
 
     @asynccontextmanager
-    async def _lab(
+    async def _executor(
         self, client: ModelClient, saver: Saver, control: RunControl
-    ) -> AsyncIterator[Laboratory]:
+    ) -> AsyncIterator[SampleExecutor]:
         """Open what runs samples: this process, or workers of the cluster."""
         process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         file = self.command.out / TRACE / f"{process}.jsonl"
         trace = None if self.command.no_trace else JsonLinesTrace(file)
-        kind, score = self.plan.arms[0].config.answer, self.plan.problems.score
-        facts = Facts(
+        judge = Judge.of_kind(self.plan.arms[0].config.answer, self.plan.problems.score)
+        facts = RunFacts(
             data_sha256=self.plan.problems.sha256,
             prompts_sha256=self.plan.prompts_sha256,
             versions=self.plan.versions(),
             dependent=self.dependent,
         )
         if self.num_workers is None:
-            yield Lab(
+            yield LocalExecutor(
                 client=SharingClient(client) if self.plan.share_first_round else client,
                 saver=saver,
-                judge=Judge.of_kind(kind, score),
-                extensions=Extensions(),
+                judge=judge,
                 parts=Parts(prompts=self.prompts, trace=trace, control=control),
                 facts=facts,
             )
             return
-        from pdr_graph.eval.ray_cluster import ray_lab
-        from pdr_graph.eval.ray_worker import Kit
+        from pdr_graph.eval.ray_cluster import ray_executor
+        from pdr_graph.eval.ray_worker import WorkerKit
 
-        kit = Kit(
+        kit = WorkerKit(
             settings=self.settings,
             open_store=open_unannounced,
             # A worker that died holds its threads until its leases run out.
             claim=partial(by_lease, wait_s=LEASE_S + 1),
-            answer=kind,
-            score=score,
-            templates=dict(self.prompts.templates),
+            judge=judge,
+            prompts=Prompts(dict(self.prompts.templates)),
             facts=facts,
             traced=trace is not None,
         )
-        async with ray_lab(
-            kit, self.num_workers, saver=saver, control=control, trace=trace, say=self.output.say
-        ) as lab:
-            yield lab
+        async with ray_executor(
+            kit, self.num_workers, control=control, trace=trace, say=self.output.say
+        ) as executor:
+            yield executor
 
     @property
-    def _num_places(self) -> int:
+    def _max_calls(self) -> int:
         """Calls that may be made at once; more would wait within the server."""
         limit = self.settings.max_in_flight
         if self.settings.base_url is None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -128,11 +128,10 @@ def _round(each: RoundView, lines: int | None) -> Iterator[RenderableType]:
                 yield Text(f"draft {draft['index']}", "bold")
                 yield Prose(draft["solution"], None, INDENT)
     for position, workspace in enumerate(each.workspaces):
-        name = "workspace" if len(each.workspaces) == 1 else f"workspace {position}"
-        about = "~" if workspace["estimated"] else ""
+        name, size = _name_and_size(each, position)
         sources = ",".join(map(str, workspace["sources"]))
         origin = f"from drafts {sources}" if sources else ""
-        yield labelled(name, Text(joined([f"{about}{workspace['tokens']:,} tokens", origin])))
+        yield labelled(name, Text(joined([size, origin])))
         yield Prose(workspace["text"], lines, INDENT)
 
 
@@ -156,55 +155,45 @@ def _flaw(draft: Draft) -> Text:
     return Text("cut by max_tokens", "yellow") if draft["truncated"] else Text()
 
 
-@dataclass(slots=True)
-class News:
-    """The events of a run that were not printed yet."""
-
-    printed: set[tuple[object, ...]] = field(default_factory=set)
-    """Events already printed."""
-
-    def of(self, past: RunHistory) -> Iterator[tuple[Event, str]]:
-        """Yield what is new since the last look, each event as data and as a line."""
-        for each in past.rounds:
-            yield from self._of_round(each)
-        if past.solution is not None and self._first("solution", past.solution["text"]):
-            answer = past.solution["answer"]
-            yield (
-                {"event": "solution", **past.solution},
-                joined([f"solution by {past.solution['finish']}", _answer(answer)]),
-            )
-        if past.verdict is not None and self._first("verdict", str(past.verdict)):
-            yield (
-                {"event": "verdict", **past.verdict},
-                f"verdict: {verdict_text(past.verdict).plain}",
-            )
-        for note in past.notes:
-            if self._first("note", note):
-                yield {"event": "note", "note": note}, f"note: {note}"
-
-    def _of_round(self, each: RoundView) -> Iterator[tuple[Event, str]]:
-        if self._first("round", each.round):
-            yield (
-                {"event": "round", "round": each.round, "width": each.width},
-                f"round {each.round}, {each.width} wide",
-            )
+def _events_of(past: RunHistory) -> Iterator[tuple[object, Event, str]]:
+    """Yield what a run has done so far: a key, the event as data, and a line on it."""
+    for each in past.rounds:
+        number = each.round
+        event: Event = {"event": "round", "round": number, "width": each.width}
+        yield ("round", number), event, f"round {number}, {each.width} wide"
         for draft in each.drafts:
             # A draft that failed may be asked for again when the run is resumed.
-            if self._first("draft", each.round, draft["index"], draft["error"]):
-                yield {"event": "draft", **draft}, _draft_line(draft)
+            key = ("draft", number, draft["index"], draft["error"])
+            found = draft["error"] or _answer(draft["answer"])
+            facts = [
+                f"draft {draft['index']}",
+                found,
+                draft["detail"],
+                f"{draft['tokens']:,} tokens",
+            ]
+            yield key, {"event": "draft", **draft}, joined(facts)
         for position, workspace in enumerate(each.workspaces):
-            if self._first("workspace", each.round, position):
-                name = "workspace" if len(each.workspaces) == 1 else f"workspace {position}"
-                about = "~" if workspace["estimated"] else ""
-                yield (
-                    {"event": "workspace", "round": each.round, **workspace},
-                    f"{name}: {about}{workspace['tokens']:,} tokens",
-                )
+            name, size = _name_and_size(each, position)
+            event = {"event": "workspace", "round": number, **workspace}
+            yield ("workspace", number, position), event, f"{name}: {size}"
+    if past.solution is not None:
+        line = joined([f"solution by {past.solution['finish']}", _answer(past.solution["answer"])])
+        yield ("solution", past.solution["text"]), {"event": "solution", **past.solution}, line
+    if past.verdict is not None:
+        line = f"verdict: {verdict_text(past.verdict).plain}"
+        yield ("verdict", str(past.verdict)), {"event": "verdict", **past.verdict}, line
+    for note in past.notes:
+        yield ("note", note), {"event": "note", "note": note}, f"note: {note}"
 
-    def _first(self, *key: object) -> bool:
-        new = key not in self.printed
-        self.printed.add(key)
-        return new
+
+def _answer(answer: str | None) -> str:
+    return "no answer" if answer is None else f"answer {answer}"
+
+
+def _name_and_size(each: RoundView, position: int) -> tuple[str, str]:
+    workspace = each.workspaces[position]
+    name = "workspace" if len(each.workspaces) == 1 else f"workspace {position}"
+    return name, f"{'~' if workspace['estimated'] else ''}{workspace['tokens']:,} tokens"
 
 
 def _followed(command: InspectCommand, settings: Settings, output: Output) -> RunHistory:
@@ -225,13 +214,16 @@ def _followed(command: InspectCommand, settings: Settings, output: Output) -> Ru
 
 
 async def _watch(thread_id: str, settings: Settings, output: Output) -> RunHistory:
-    news = News()
+    printed: set[object] = set()
     async with open_saver(settings, output.say) as saver:
         while True:
             # Asked before the run is read: a process that had left by then had written everything.
             left = await _nobody_runs(saver, thread_id)
             past = await history(thread_id, checkpointer=saver)
-            for event, line in news.of(past):
+            for key, event, line in _events_of(past):
+                if key in printed:
+                    continue
+                printed.add(key)
                 if output.json:
                     output.show_json_line(event)
                 else:
@@ -257,13 +249,3 @@ def _tell_end(past: RunHistory, output: Output) -> None:
         output.show(
             Text(f"finished, B_seq {ledger.b_seq:,}, B_total {ledger.b_total:,} tokens", "green")
         )
-
-
-def _draft_line(draft: Draft) -> str:
-    told = _answer(draft["answer"]) if draft["error"] is None else f"{draft['error']}"
-    cost = f"{draft['tokens']:,} tokens"
-    return joined([f"draft {draft['index']}", told, draft["detail"], cost])
-
-
-def _answer(answer: str | None) -> str:
-    return "no answer" if answer is None else f"answer {answer}"

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
@@ -13,7 +12,7 @@ from rich.text import Text
 from pdr_graph.budget import Ledger
 from pdr_graph.cli.live import Bar, LiveDisplay
 from pdr_graph.cli.output import Output, Prose, joined, one_line, table_of, unbroken
-from pdr_graph.events import DraftEvent, is_event
+from pdr_graph.events import DraftEvent, OnEvent, RunEvent, is_event
 from pdr_graph.run import Result
 from pdr_graph.types import Draft, LedgerRow, Verdict
 
@@ -56,7 +55,7 @@ class RunProgress:
         }
         self.doing = DRAFTING if len(self.drafts) < width else "distilling"
 
-    def take(self, event: Any) -> str | None:
+    def take(self, event: RunEvent) -> str | None:
         """Keep an event; return a line on it where it is a milestone."""
         if not is_event(event):
             return None
@@ -152,11 +151,11 @@ def _short(answer: str) -> str:
 
 
 @contextmanager
-def shown(output: Output, progress: RunProgress) -> Iterator[Callable[[Any], None]]:
+def shown(output: Output, progress: RunProgress) -> Iterator[OnEvent]:
     """Show a run while the block lasts; yields what takes its events."""
     with LiveDisplay(output, progress) as display:
 
-        def take(event: Any) -> None:  # Any: a user's own step may write anything
+        def take(event: RunEvent) -> None:
             line = progress.take(event)
             if line is not None:
                 display.say(line)

@@ -83,7 +83,7 @@ class LiveDisplay:
             self._output.say(line)
 
     def hide(self) -> None:
-        """Take the live lines off the terminal, from whatever thread."""
+        """Take the live lines off the terminal, from any thread."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -29,7 +29,7 @@ async def open_saver(
 
     Args:
         settings: Where it is.
-        say: Told what is started.
+        say: Receives a line on what is started.
         ttl_s: Seconds that a thread is kept after its last write; None keeps it until deleted.
 
     Raises:
@@ -50,7 +50,7 @@ async def open_saver(
 
 @asynccontextmanager
 async def open_redis(url: str, ttl_s: float | None = None) -> AsyncIterator[RedisSaver]:
-    """Open a saver on a server, whose refusals are told with its address.
+    """Open a saver on a server; an error names its address.
 
     Raises:
         CheckpointError: the server refuses a command.

@@ -109,10 +109,10 @@ class StartBoard:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers, and whose doing it is."""
+    """A server that answers, and who started it."""
 
     how: str
-    """`started` by this command, `running` since an earlier one, `found`: somebody else's."""
+    """`started` by this command, `running` since an earlier one, or `found`: others started it."""
     url: str
     model: str = ""
     record: ServerRecord | None = None
@@ -143,7 +143,7 @@ class _Up:
                 if self.request.dry:
                     self._show_plans(plans)
                     return None
-                # All at once: the store is up long before the model is.
+                # All at the same time: the store is ready long before the model.
                 begun = {part: self._begun(part, plan) for part, plan in plans.items()}
                 board = StartBoard()
                 with LiveDisplay(self.output, board):
@@ -295,7 +295,7 @@ class Standing:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing need be done."""
+        """Whether it needs no attention."""
         return self.state in STYLES
 
 

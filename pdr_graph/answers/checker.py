@@ -102,7 +102,7 @@ class _Pair:
     def longest_answer(self) -> int:
         return _LONGEST_TEXT if self.in_text else LONGEST_ANSWER
 
-    def request(self, seconds: float) -> Message:
+    def request(self) -> Message:
         """Write the request for `worker.py`."""
         gold, answer = readable(self.gold), readable(self.answer)
         return {
@@ -110,7 +110,6 @@ class _Pair:
             # Prose stays prose: the library looks for a number in it.
             "answer": answer if self.in_text and "\\" not in answer else _boxed(answer),
             "both_ways": self.both_ways,
-            "seconds": seconds,
         }
 
 
@@ -182,7 +181,7 @@ class Checker:
 
     async def _ask(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         deadline_s = self.pool.limits.deadline_s
-        asked = self.pool.submit(pair.request(deadline_s), on_begin=watch.begin)
+        asked = self.pool.submit(pair.request(), on_begin=watch.begin)
         reply = await asyncio.wrap_future(asked)
         if reply is None:
             return _Judgement(CheckVerdict.TIMEOUT, f"no verdict within {deadline_s:g} s")

@@ -1,5 +1,6 @@
-"""Locks that the kernel drops with their holder."""
+"""The folder that keeps weights, store, logs and locks."""
 
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,41 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import LocalError
-from pdr_graph.servers.data_dir import FileLock
-from tests.local.processes import eventually
+from pdr_graph.servers.data_dir import LOG_LIMIT, FileLock, fresh_log, last_lines, own_folder
+from tests.servers.processes import eventually
+
+
+def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
+    """Problems and answers are private."""
+    folder = own_folder(tmp_path / "a" / "b")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    """It names the folder, the reason and the remedy."""
+    (tmp_path / "file").touch()
+    with pytest.raises(LocalError, match=r"file/a cannot be made: Not a directory; choose another"):
+        own_folder(tmp_path / "file" / "a")
+
+
+def test_a_log_that_grew_is_set_aside(tmp_path: Path) -> None:
+    """One earlier log is kept, so that two are all the space they take."""
+    log = tmp_path / "some.log"
+    assert fresh_log(log) == log
+    log.write_bytes(b"x" * (LOG_LIMIT + 1))
+    fresh_log(log)
+    assert [file.name for file in tmp_path.iterdir()] == ["some.log.1"]
+
+
+def test_the_last_lines_of_a_log_are_those_that_say_something(tmp_path: Path) -> None:
+    """Blank lines say nothing, and neither does a log that is not there."""
+    log = tmp_path / "some.log"
+    assert last_lines(log) == []
+    log.write_text("first\nsecond\nlast\n\n")
+    assert last_lines(log) == ["last"]
+    assert last_lines(log, 5) == ["first", "second", "last"]
+    assert last_lines(log, 5, begin=len("first\n")) == ["second", "last"]
+
 
 HOLD = """
 import sys

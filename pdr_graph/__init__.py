@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pdr_graph.errors import PDRError
     from pdr_graph.extensions import Extensions
     from pdr_graph.graph import build_graph
-    from pdr_graph.history import history
     from pdr_graph.llm.chat_vllm import ChatVLLM
     from pdr_graph.llm.client import ModelClient
     from pdr_graph.run import Parts, Result, resume, solve
+    from pdr_graph.run_history import history
     from pdr_graph.strategies import PRESETS, preset
 
 __all__ = [
@@ -52,7 +52,7 @@ _HOMES = {
     "PDRConfig": "config",
     "PDRError": "errors",
     "Parts": "run",
-    "Result": "result",
+    "Result": "run",
     "as_tool": "embed.tool",
     "build_graph": "graph",
     "history": "run_history",

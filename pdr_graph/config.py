@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.validation import Fault, differences
 
 
 def _for_nodes(*names: str, kind: str | None = None) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class PDRConfig(BaseModel):
     """Who judges the solution: `none`, `consensus`, `judge`, or a registered name."""
     answer: str = "math"
     """Answer kind: `math` (boxed), `choice` (a letter), `text` (no short answer)."""
-    kappa: int = Field(2048, ge=MIN_KAPPA, json_schema_extra=_for_nodes("distiller"))
+    kappa: int = Field(2048, json_schema_extra=_for_nodes("distiller") | {"minimum": MIN_KAPPA})
     """Bound on each workspace, in model tokens."""
     k: int = Field(2, ge=1, json_schema_extra=_for_nodes("distiller"))
     """Solutions that a picking distiller admits to a workspace."""
@@ -100,6 +101,15 @@ class PDRConfig(BaseModel):
                 raise ValueError(f"each round needs at least 1 draft, got {width}")
         return widths
 
+    @field_validator("kappa")
+    @classmethod
+    def _kappa_holds_a_line(cls, kappa: int) -> int:
+        if kappa < MIN_KAPPA:
+            raise ValueError(
+                f"a workspace must hold at least one line, use {MIN_KAPPA} tokens or more"
+            )
+        return kappa
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         needs_answer = {
@@ -146,27 +156,11 @@ def make_config(**fields: object) -> PDRConfig:
     try:
         return PDRConfig.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(_sentence(error)) from None
+        raise ConfigError(Fault.of(error).sentence(model=PDRConfig)) from None
 
 
 def changed_fields(recorded: PDRConfig, asked: PDRConfig) -> list[str]:
     """Name the fields in which two configs differ; a seed of None asks for nothing."""
-    differing = [
-        name for name in PDRConfig.model_fields if getattr(recorded, name) != getattr(asked, name)
-    ]
-    return [name for name in differing if not (name == "seed" and asked.seed is None)]
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return message
-    name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}; known: {', '.join(PDRConfig.model_fields)}"
-    if name == "kappa" and first["type"] == "greater_than_equal":
-        message = f"a workspace must hold at least one line, use {MIN_KAPPA} tokens or more"
-    value = first["input"]
-    shown = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else repr(value)
-    return f"{name} {shown}: {message[0].lower()}{message[1:]}"
+    free = {"seed"} if asked.seed is None else set()
+    changed = differences(recorded.model_dump(), asked.model_dump(), free=free)
+    return [each.name for each in changed]

@@ -17,7 +17,7 @@ from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
-from pdr_graph.servers.embedded_model import embedded_model
+from pdr_graph.servers import embedded_model
 from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.telemetry import exported, logged_to

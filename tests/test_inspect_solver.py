@@ -190,7 +190,7 @@ def sums():
 
 EMBEDDED = """
 import asyncio, os, subprocess, sys
-from pdr_graph.servers.embedded_model import embedded_model
+from pdr_graph.servers import embedded_model
 from pdr_graph.servers.data_dir import default_data_dir
 
 async def main():

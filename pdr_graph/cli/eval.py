@@ -46,7 +46,7 @@ from pdr_graph.llm.endpoint import probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
-from pdr_graph.servers.embedded_model import BUDGETS
+from pdr_graph.servers.llama import BUDGETS
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace, Trace
 

@@ -18,7 +18,7 @@ from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.servers.embedded_model import small_config
+from pdr_graph.servers.llama import small_config
 from pdr_graph.settings import Settings, load_settings, read_settings
 from pdr_graph.strategies import preset
 

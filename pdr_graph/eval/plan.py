@@ -2,12 +2,11 @@
 
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.errors import ConfigError
@@ -17,6 +16,7 @@ from pdr_graph.eval.records import SCHEMA, ArmRecord, DataRecord, HeaderRecord
 from pdr_graph.eval.sample import Sample
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.validation import Difference, differences
 
 _PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
 """Distributions that decide what is asked, and what counts as right."""
@@ -144,32 +144,29 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
     if recorded["arms"].keys() != asked["arms"].keys():
         return f"other arms ({_names(recorded)}; now {_names(asked)})"
     for name, arm in recorded["arms"].items():
-        fields = _changed(arm["config"], asked["arms"][name]["config"])
-        if fields:
-            return f"another {fields} in arm {name!r}"
+        changed = differences(arm["config"], asked["arms"][name]["config"])
+        if changed:
+            return f"another {_listed(changed)} in arm {name!r}"
     if recorded["model"] != asked["model"]:
         return f"another model ({recorded['model']!r}, now {asked['model']!r})"
     if recorded["prompts_sha256"] != asked["prompts_sha256"]:
-        changed = _changed(recorded["prompts_sha256"], asked["prompts_sha256"])
-        return f"other prompts ({changed})"
-    for what, before, after in (
-        ("samples", recorded["samples"], asked["samples"]),
-        ("seed", recorded["seed"], asked["seed"]),
-        ("share-first-round", recorded["share_first_round"], asked["share_first_round"]),
-    ):
-        if before != after:
-            return f"another --{what} ({before}, now {after})"
-    return None
+        changed = differences(recorded["prompts_sha256"], asked["prompts_sha256"])
+        return f"other prompts ({_listed(changed)})"
+    changed = differences(_options(recorded), _options(asked))
+    return f"another --{changed[0]}" if changed else None
 
 
 def _names(header: HeaderRecord) -> str:
     return ", ".join(header["arms"])
 
 
-def _changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name what differs, with both values where they are short."""
-    return ", ".join(
-        f"{name} ({was.get(name)}, now {now.get(name)})"
-        for name in sorted(was.keys() | now.keys())
-        if was.get(name) != now.get(name)
-    )
+def _options(header: HeaderRecord) -> dict[str, object]:
+    return {
+        "samples": header["samples"],
+        "seed": header["seed"],
+        "share-first-round": header["share_first_round"],
+    }
+
+
+def _listed(changed: Sequence[Difference]) -> str:
+    return ", ".join(map(str, changed))

@@ -23,10 +23,10 @@ from pdr_graph.eval.judge import Judge, Judgement, with_oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import SCHEMA, DraftRecord, Key, SampleRecord, WorkspaceRecord
 from pdr_graph.extensions import Extensions
-from pdr_graph.history import RoundView, history
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
 from pdr_graph.llm.usage import Spent
 from pdr_graph.run import OnEvent, Parts, Result, resume, solve
+from pdr_graph.run_history import RoundView, history
 from pdr_graph.types import Workspace
 
 

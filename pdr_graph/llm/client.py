@@ -94,7 +94,7 @@ def split_text(text: str) -> ReplyParts:
     A template may open the thought in the prompt, so a closing tag alone ends one.
 
     >>> split_text("<think>2 + 2</think>\nIt is 4.")
-    Parts(thought='2 + 2', solution='It is 4.', closed=True)
+    ReplyParts(thought='2 + 2', solution='It is 4.', closed=True)
     """
     before, closing, after = text.rpartition(CLOSE)
     if closing and OPEN not in after:

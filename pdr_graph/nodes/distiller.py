@@ -16,9 +16,11 @@ from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
 from pdr_graph.answers import AnswerKind, agreement, clusters
+from pdr_graph.budget import b_total
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill.workspace import pack
 from pdr_graph.errors import QuorumError
+from pdr_graph.events import NoteEvent, WorkspaceEvent
 from pdr_graph.finish import DRAFT_FINISHES
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.state import PDRState, config_of, more_drafts, rounds_left, succeeded
@@ -81,7 +83,7 @@ class DistillerNode:
         agreed = await _consensus(step, more_drafts=more_drafts(state))
         if agreed is not None:
             note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"
-            runtime.stream_writer({"event": "note", "text": note})
+            runtime.stream_writer(NoteEvent(event="note", text=note))
             return {"consensus": agreed[0], "tally": step.tally, "notes": [*state["notes"], note]}
         more_rounds = rounds_left(state) > 0
         if not more_rounds and step.config.finish in DRAFT_FINISHES:
@@ -89,14 +91,14 @@ class DistillerNode:
         workspaces = await self._workspaces(step)
         row = step.ask.meter.row(estimated=any(w["estimated"] for w in workspaces))
         runtime.stream_writer(
-            {
-                "event": "workspace",
-                "round": state["round"],
-                "count": len(workspaces),
-                "tokens": max((workspace["tokens"] for workspace in workspaces), default=0),
-                "spent": row["prompt_tokens"] + row["completion_tokens"],
-                "seconds": round(row["seconds"], 3),
-            }
+            WorkspaceEvent(
+                event="workspace",
+                round=state["round"],
+                count=len(workspaces),
+                tokens=max((workspace["tokens"] for workspace in workspaces), default=0),
+                spent=b_total([row]),
+                seconds=round(row["seconds"], 3),
+            )
         )
         update: dict[str, object] = {
             "workspaces": workspaces,

@@ -15,8 +15,10 @@ from weakref import WeakValueDictionary
 
 from langgraph.runtime import Runtime
 
+from pdr_graph.budget import b_total
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
+from pdr_graph.events import DraftEvent
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import Reply
 from pdr_graph.llm.tokens import clip
@@ -106,16 +108,16 @@ class Drafter:
         if draft["error"] is None:
             gate.arrived()
         runtime.stream_writer(
-            {
-                "event": "draft",
-                "round": draft["round"],
-                "index": draft["index"],
-                "answer": draft["answer"],
-                "error": draft["error"],
-                "detail": draft["detail"],
-                "tokens": row["prompt_tokens"] + row["completion_tokens"],
-                "seconds": draft["seconds"],
-            }
+            DraftEvent(
+                event="draft",
+                round=draft["round"],
+                index=draft["index"],
+                answer=draft["answer"],
+                error=draft["error"],
+                detail=draft["detail"],
+                tokens=b_total([row]),
+                seconds=draft["seconds"],
+            )
         )
         return {"drafts": [draft], "ledger": [row]}
 

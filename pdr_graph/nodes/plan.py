@@ -11,6 +11,7 @@ from langgraph.types import Overwrite
 from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost, workspace_limit
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError, ContextWindowError
+from pdr_graph.events import NoteEvent, RoundEvent
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.nodes.toolbox import Toolbox, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
@@ -81,10 +82,10 @@ class Planner:
         why_not = why_not_round(state, distiller.max_calls)
         if why_not is not None:
             note = f"round {next_round} and later were skipped: {why_not}"
-            runtime.stream_writer({"event": "note", "text": note})
+            runtime.stream_writer(NoteEvent(event="note", text=note))
             return {"phase": "finish", "notes": [*state["notes"], note]}
         width = width_of(config, next_round)
-        runtime.stream_writer({"event": "round", "round": next_round, "width": width})
+        runtime.stream_writer(RoundEvent(event="round", round=next_round, width=width))
         return {"phase": "draft", "round": next_round}
 
 

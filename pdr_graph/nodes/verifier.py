@@ -6,6 +6,7 @@ from langgraph.runtime import Runtime
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill.workspace import Entry, pack
+from pdr_graph.events import VerdictEvent
 from pdr_graph.nodes.toolbox import Toolbox, why_not_round
 from pdr_graph.state import PDRState, state_of
 from pdr_graph.step import Step
@@ -22,7 +23,7 @@ class Verifier:
         """Return the verdict; a granted round starts from the rejected solution and its flaws."""
         step = self.toolbox.step("verifier", state)
         verdict = await self.toolbox.extensions.verifier(step.config.verifier)(step)
-        runtime.stream_writer({"event": "verdict", **verdict})
+        runtime.stream_writer(VerdictEvent(event="verdict", **verdict))
         notes = [*state["notes"], *step.notes]
         row = step.ask.meter.row()
         update: dict[str, object] = {"verdict": verdict, "phase": "done", "notes": notes}

@@ -28,6 +28,7 @@ from pdr_graph.serve.reply import Conversation
 from pdr_graph.serve.request import Catalogue, Repeats, SolveRequest, understand
 from pdr_graph.serve.runner import SolveRunner
 from pdr_graph.serve.stream import ClientGoneError, EventStream, while_present
+from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)
 
@@ -297,14 +298,12 @@ def _sentence(request: Request, error: HTTPException) -> str:
 
 def _malformed(error: RequestValidationError) -> RefusalError:
     """Name the first field that does not fit, never what stands in it: it may be a prompt."""
-    first = error.errors()[0]
-    place = [str(each) for each in first["loc"][1:]]
-    if first["type"] == "json_invalid":
+    fault = Fault.of(error)
+    if fault.kind == "json_invalid":
         return RefusalError(400, "the body is not valid JSON", code="invalid_json")
-    # pydantic adds the kind that it tried of a union; a client knows only its own fields.
-    field = ".".join(place[:3]) or "body"
-    message = str(first["msg"])
-    return RefusalError(400, f"{field}: {message[:1].lower()}{message[1:]}", param=field)
+    # Left out: where it is sent, which is the body, and the type that pydantic tried of a union.
+    field = ".".join(fault.path[1:4]) or "body"
+    return RefusalError(400, f"{field}: {fault.message}", param=field)
 
 
 def _openapi(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:

@@ -12,17 +12,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pdr_graph.servers.data_dir import default_data_dir
     from pdr_graph.servers.embedded_store import embedded_valkey
+    from pdr_graph.servers.llama import Endpoint, embedded_model
     from pdr_graph.servers.weights import fetch_weights, find_weights
 
 __all__ = [
+    "Endpoint",
     "default_data_dir",
+    "embedded_model",
     "embedded_valkey",
     "fetch_weights",
     "find_weights",
 ]
 
 _HOMES = {
+    "Endpoint": "llama",
     "default_data_dir": "data_dir",
+    "embedded_model": "llama",
     "embedded_valkey": "embedded_store",
     "fetch_weights": "weights",
     "find_weights": "weights",

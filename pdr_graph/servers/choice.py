@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.servers.embedded_model import LONGEST_CONTEXT
+from pdr_graph.servers.llama import LONGEST_CONTEXT
 from pdr_graph.servers.options import Engine, Store
 from pdr_graph.servers.record import ServerPlan
 from pdr_graph.servers.valkey import (

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from pdr_graph.errors import LocalError, PDRError
 from pdr_graph.process import Process
-from pdr_graph.servers import embedded_valkey
-from pdr_graph.servers.embedded_model import embedded_model
+from pdr_graph.servers import embedded_model, embedded_valkey
 from pdr_graph.servers.record import TITLES, ServerPlan, ServerRecord, Shelf
 from pdr_graph.servers.server import GRACE_S, LOOK_S, CommandServer, answers, not_up
 

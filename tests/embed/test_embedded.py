@@ -6,7 +6,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from pdr_graph import resume, solve
 from pdr_graph.errors import ConfigError, OtherGraphError, QuorumError
-from pdr_graph.history import history
+from pdr_graph.run_history import history
 from tests.embed.parent import CALLS, CONFIG, QUESTION, node_parent, tool_parent
 
 ASKED = {"messages": [("user", QUESTION)]}

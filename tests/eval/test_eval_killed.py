@@ -15,7 +15,7 @@ import pytest
 from pdr_checkpoints import RedisSaver, open_checkpointer
 
 from pdr_graph.eval.records import read_run
-from pdr_graph.history import history
+from pdr_graph.run_history import history
 from pdr_graph.servers import embedded_valkey
 from tests.eval.conftest import write_quiz
 from tests.eval.test_evaluating import ARMS, CALLS, SHORT, records

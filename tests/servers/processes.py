@@ -14,7 +14,7 @@ SCRIPT = """
 import asyncio, contextlib, json, sys
 from pathlib import Path
 from pdr_graph.servers import embedded_valkey
-from pdr_graph.servers.embedded_model import embedded_model
+from pdr_graph.servers import embedded_model
 
 async def hold(part, data_dir):
     async with contextlib.AsyncExitStack() as stack:

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.servers.embedded_model import Endpoint, embedded_model
+from pdr_graph.servers import Endpoint, embedded_model
 from tests.servers.processes import Holder, eventually, servers
 
 pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]

@@ -7,7 +7,7 @@ import pytest
 
 from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.connect import EMBEDDED_WINDOW
-from pdr_graph.servers.embedded_model import MOST_THREADS, announcement, free_cores, small_config
+from pdr_graph.servers.llama import MOST_THREADS, announcement, free_cores, small_config
 from pdr_graph.strategies import PRESETS
 
 reads_proc = pytest.mark.skipif(

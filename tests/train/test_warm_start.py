@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
+
 from pdr_graph.errors import ConfigError
 from pdr_graph.train.warm_start import fitting, read_conversations
 

@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,7 +144,7 @@ def config_file(vllm: Vllm, model: str, timeout_s: float = 60.0) -> Path | None:
     if folder.is_dir():
         file = folder / "config.json"
         return file if file.is_file() else None
-    said = _run([vllm.python, "-c", _ASK_CONFIG, model], timeout_s).strip()
+    said = output_of([vllm.python, "-c", _ASK_CONFIG, model], timeout_s).strip()
     found = Path(said.rpartition("\n")[2])
     return found if found.is_file() else None
 
@@ -176,7 +176,7 @@ def _candidates(cache_dir: Path) -> list[str]:
 
 
 def _vllm_of(python: str) -> Vllm | None:
-    said = _run([python, "-c", _ASK], 30.0)
+    said = output_of([python, "-c", _ASK])
     try:
         versions = json.loads(said)
     except ValueError:
@@ -188,10 +188,11 @@ def _vllm_of(python: str) -> Vllm | None:
     return Vllm(python, version, for_cpu or sys.platform == "darwin")
 
 
-def _run(words: list[str], timeout_s: float) -> str:
+def output_of(command: Sequence[str], timeout_s: float = 30.0) -> str:
+    """Return the standard output of a command; "" if it cannot be run, fails or takes too long."""
     try:
         done = subprocess.run(
-            words,
+            command,
             cwd="/",  # the current directory may hold modules that stand in the way
             capture_output=True,
             text=True,
@@ -222,17 +223,9 @@ def gpus(environment: Mapping[str, str], program: str = "nvidia-smi") -> list[Gp
     shown = None if visible is None else [each.strip() for each in visible.split(",")]
     if shown is not None and (not shown[0] or shown[0] == "-1"):
         return []
-    if shutil.which(program) is None:
-        return []
     query = ["--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(
-            [program, *query], capture_output=True, text=True, timeout=30, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
     found = []
-    for line in done.stdout.splitlines() if done.returncode == 0 else []:
+    for line in output_of([program, *query]).splitlines():
         # "0, GPU-6d1e…, NVIDIA H100 80GB HBM3, 81559"
         index, uuid, *name, memory = [part.strip() for part in line.split(",")]
         if memory.isdigit() and (

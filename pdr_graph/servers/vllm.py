@@ -150,7 +150,7 @@ def config_file(vllm: Vllm, model: str, timeout_s: float = 60.0) -> Path | None:
 
 
 def window_of(config: Path) -> int | None:
-    """Return the longest context that a model's `config.json` admits, None if it is not plain."""
+    """Return the longest context that a model's `config.json` admits, None if it does not say."""
     try:
         fields = json.loads(config.read_text("utf-8"))
         text = fields.get("text_config", fields)

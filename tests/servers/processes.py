@@ -13,8 +13,7 @@ import psutil
 SCRIPT = """
 import asyncio, contextlib, json, sys
 from pathlib import Path
-from pdr_graph.servers import embedded_valkey
-from pdr_graph.servers import embedded_model
+from pdr_graph.servers import embedded_model, embedded_valkey
 
 async def hold(part, data_dir):
     async with contextlib.AsyncExitStack() as stack:

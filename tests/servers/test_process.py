@@ -108,7 +108,8 @@ def test_a_group_whose_leader_is_gone_is_known_by_its_directory(tmp_path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("killed", "grace_s"), [("parent", 0), ("parent", 0.5), ("guard", 0), ("parent and guard", 0)]
+    ("killed", "grace_s"),
+    [("parent", 0), ("parent", 0.5), ("guard", 0), ("guard", 0.5), ("parent and guard", 0)],
 )
 def test_a_guarded_command_ends_with_its_parent(killed: str, grace_s: float) -> None:
     """And with its guard; what it started ends too as long as guard or parent live on."""

@@ -106,10 +106,6 @@ class FileLock:
         """Take the lock beside other shared holders; False if somebody holds it alone."""
         return self._try(fcntl.LOCK_SH)
 
-    def release(self) -> None:
-        """Give up the lock and keep the file open."""
-        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
-
     def _try(self, kind: int) -> bool:
         try:
             fcntl.flock(self.descriptor, kind | fcntl.LOCK_NB)

@@ -57,14 +57,14 @@ with FileLock(Path(sys.argv[1])) as lock:
 def test_one_holder_excludes_the_others_until_it_lets_go(tmp_path: Path) -> None:
     """Shared holders keep an exclusive one out, and the other way round."""
     path = tmp_path / "lock"
-    with FileLock(path) as first, FileLock(path) as second, FileLock(path) as third:
-        assert first.try_shared()
-        assert second.try_shared()
-        assert not third.try_exclusive()
-        first.release()
-        second.release()
-        assert third.try_exclusive()
-        assert not first.try_shared()
+    with FileLock(path) as late:
+        with FileLock(path) as first, FileLock(path) as second:
+            assert first.try_shared()
+            assert second.try_shared()
+            assert not late.try_exclusive()
+        assert late.try_exclusive()
+        with FileLock(path) as shared:
+            assert not shared.try_shared()
     with FileLock(path) as later:
         assert later.try_exclusive()
 

@@ -1,4 +1,4 @@
-"""Where answers are won and lost: each sample in one class, and in the right one."""
+"""Where answers are won and lost, what a vote attains, and the plots."""
 
 import pytest
 from hypothesis import given, settings
@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from pdr_graph.answers import answer_kind
 from pdr_graph.eval.attempts import arms_of
+from pdr_graph.eval.comparison import compare
+from pdr_graph.eval.comparison_page import plot
 from pdr_graph.eval.decomposition import (
     CORRECT,
     Admitted,
@@ -14,7 +16,7 @@ from pdr_graph.eval.decomposition import (
     decompose,
     outcome_of,
 )
-from pdr_graph.eval.pairs import matched_vote
+from pdr_graph.eval.summary import matched_vote
 from tests.eval.recorded import draft, recorded, sample, workspace
 
 MATH = answer_kind("math")
@@ -145,3 +147,19 @@ async def test_a_vote_of_as_many_tokens_is_drawn_from_the_first_drafts(tmp_path)
     found = await matched_vote(arm)
     assert (found.num_drafts, found.num_short) == (4.0, 0)
     assert (found.accuracy.value, found.vote.value, found.best.value) == (0.0, 1.0, 1.0)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("costs", [(1000, 1030), (1000, 1900), (620, 2900), (40, 90_000)])
+async def test_an_axis_of_cost_has_several_labels_and_not_too_many(costs, tmp_path):
+    """Two at least and eight at most stand between its ends, whatever it spans."""
+    samples = [
+        sample(arm, f"p{index}", b_total=cost + index)
+        for arm, cost in zip(("pdr", "majority"), costs, strict=True)
+        for index in range(3)
+    ]
+    figure = plot(await compare([recorded(tmp_path / "run", samples)]), "b_total")
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert 2 <= len(shown) <= 8

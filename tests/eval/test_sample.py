@@ -1,4 +1,4 @@
-"""Drafts that several arms share."""
+"""One sample: what its record says of workspaces, and drafts that arms share."""
 
 import asyncio
 
@@ -7,10 +7,10 @@ import pytest
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.sample import SharingClient, sharing_arms
-from pdr_graph.extensions import Extensions
+from pdr_graph.eval.sample import SharingClient, holds_any, sharing_arms
 from pdr_graph.llm.client import Sampling
 from pdr_graph.llm.usage import Spent
+from pdr_graph.types import Workspace
 
 DRAW = Sampling(max_tokens=64, temperature=1.0, top_p=1.0, seed=3)
 
@@ -45,7 +45,7 @@ async def test_a_failure_is_charged_to_who_met_it_and_the_next_tries_again(mock,
 
 def named(*specs: str):
     """Settle arms."""
-    return make_arms([parse_arm(each) for each in specs], {}, Budgets(), Extensions())
+    return make_arms([parse_arm(each) for each in specs], {}, Budgets())
 
 
 def test_arms_share_where_their_drafts_are_the_same_calls():
@@ -58,3 +58,20 @@ def test_arms_of_which_no_two_share_are_refused():
     """Rather than marked as dependent."""
     with pytest.raises(ConfigError, match="no two arms with drafts are alike in max_tokens"):
         sharing_arms(named("pdr", "long_cot", "majority@temperature=0.5"))
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("x = 42.", True),
+        ("**42** (3 of 4)", True),
+        ("142", False),
+        ("4.42", False),
+        ("42.5", False),
+        ("4,420 and 42,000", False),
+        ("nothing", False),
+    ],
+)
+def test_a_workspace_holds_an_answer_that_stands_alone(text, holds):
+    """As a number of its own, not as part of another."""
+    assert holds_any(Workspace(text=text, tokens=9), {"42"}) == holds

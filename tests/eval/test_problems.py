@@ -7,8 +7,7 @@ import pytest
 
 from pdr_graph.answers import CheckVerdict
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.gym import ANY
-from pdr_graph.eval.sources import load_problems
+from pdr_graph.eval.problems import ANY_ACCEPTED, load_problems
 
 
 def write(folder, text: str | bytes) -> str:
@@ -35,8 +34,8 @@ def test_json_lines_are_problems(tmp_path):
 
 
 BAD = {
-    "no JSON": (b"{", "line 1 is no JSON"),
-    "no object": (b"3", "line 1 is no JSON object"),
+    "no JSON": (b"{", "line 1 is not JSON ("),
+    "no object": (b"3", "line 1 is not a JSON object; write"),
     "no UTF-8": (b'{"problem": "\xff"}', "line 1 is not UTF-8 text"),
     "no problem": (b'{"answer": 1}', "line 1 has no 'problem'; it has answer"),
     "empty answer": (b'{"problem": "x", "answer": " "}', "line 1: 'answer' is empty"),
@@ -85,7 +84,7 @@ async def test_a_task_with_many_answers_is_judged_by_its_scorer():
     problems = load_problems("reasoning-gym:countdown?size=1&seed=1")
     [problem] = problems.problems
     assert problems.score is not None
-    if problem.gold != ANY:
+    if problem.gold != ANY_ACCEPTED:
         assert await problems.score(problem, problem.gold) is CheckVerdict.CORRECT
     assert await problems.score(problem, "1") is not CheckVerdict.CORRECT
 

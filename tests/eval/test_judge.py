@@ -4,11 +4,9 @@ import pytest
 
 from pdr_graph.answers import CheckVerdict
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.judge import Judge, with_oracles
+from pdr_graph.eval.judge import Judge, oracles
 from pdr_graph.eval.problems import Problem
-from pdr_graph.eval.sample import holds_any
-from pdr_graph.extensions import Extensions
-from pdr_graph.types import Solution, Workspace
+from pdr_graph.types import Solution
 from tests.fakes import drafts_with, make_draft, make_step
 
 PROBLEM = Problem("p", "What is 1 + 1?", "2")
@@ -26,7 +24,7 @@ PROBLEM = Problem("p", "What is 1 + 1?", "2")
 )
 async def test_a_solution_is_judged_by_what_it_states(text, cut, reason):
     """A bare last number would be credited to solutions that were cut."""
-    judged = await Judge.of_kind("math", None).solution(PROBLEM, text, truncated=cut)
+    judged = await Judge.of_kind("math").solution(PROBLEM, text, truncated=cut)
     assert (judged.reason, judged.correct) == (reason, reason == "correct")
 
 
@@ -36,13 +34,13 @@ async def test_a_solution_is_judged_by_what_it_states(text, cut, reason):
 )
 async def test_a_draft_without_a_solution_is_judged_by_why(error, reason):
     """None of them is wrong: they answered nothing."""
-    judged = await Judge.of_kind("math", None).draft(PROBLEM, {**make_draft(0), "error": error})
+    judged = await Judge.of_kind("math").draft(PROBLEM, {**make_draft(0), "error": error})
     assert (judged.answer, judged.reason) == (None, reason)
 
 
 async def test_letters_are_compared_as_letters():
     """Whatever is written around the gold one."""
-    judge = Judge.of_kind("choice", None)
+    judge = Judge.of_kind("choice")
     problem = Problem("p", "Which?", "(B)")
     assert (await judge.solution(problem, r"\boxed{B}", truncated=False)).correct
     assert not (await judge.solution(problem, r"\boxed{C}", truncated=False)).correct
@@ -62,12 +60,12 @@ async def test_a_source_judges_by_its_own_rule():
 def test_text_has_no_answer_to_judge():
     """Said when the arm is made, and not after a night of calls."""
     with pytest.raises(ConfigError, match="answer kind 'text' has no short answer"):
-        Judge.of_kind("text", None)
+        Judge.of_kind("text")
 
 
 def oracle(name: str):
     """Return an oracle for the problem."""
-    return with_oracles(Judge.of_kind("math", None), PROBLEM, Extensions()).distiller(name)
+    return oracles(Judge.of_kind("math"), PROBLEM).distiller(name)
 
 
 @pytest.mark.parametrize(("name", "fit"), [("oracle_correct", {0, 3, 4}), ("oracle_wrong", {1, 2})])
@@ -92,27 +90,10 @@ async def test_an_oracle_without_a_fitting_draft_leaves_the_workspace_empty():
 @pytest.mark.parametrize("answer", ["2", "3"])
 async def test_the_gold_verifier_tells_right_from_wrong_and_not_the_answer(answer):
     """Its reason goes into the next workspace."""
-    own = with_oracles(Judge.of_kind("math", None), PROBLEM, Extensions())
+    own = oracles(Judge.of_kind("math"), PROBLEM)
     solution = Solution(
         text=f"\\boxed{{{answer}}}", answer=answer, truncated=False, finish="refine"
     )
     verdict = await own.verifier("gold")(make_step(solution=solution, verifier="gold"))
     assert verdict["accepted"] == (answer == "2")
     assert "2" not in verdict["reason"]
-
-
-@pytest.mark.parametrize(
-    ("text", "holds"),
-    [
-        ("x = 42.", True),
-        ("**42** (3 of 4)", True),
-        ("142", False),
-        ("4.42", False),
-        ("42.5", False),
-        ("4,420 and 42,000", False),
-        ("nothing", False),
-    ],
-)
-def test_a_workspace_holds_an_answer_that_stands_alone(text, holds):
-    """As a number of its own, not as part of another."""
-    assert holds_any(Workspace(text=text, tokens=9), {"42"}) == holds

@@ -20,7 +20,7 @@ NAMES = st.text(alphabet=st.characters(), max_size=8) | st.sampled_from(["", "\0
 
 @given(names=st.lists(NAMES, min_size=1, max_size=4))
 def test_names_come_back(names: list[str]) -> None:
-    """Splitting gives what was joined."""
+    """Splitting returns what was joined."""
     assert keys.split(keys.join(keys.RECORD, *names)) == names
 
 
@@ -42,7 +42,7 @@ def test_threads_share_no_key(one: str, two: str) -> None:
 
 
 class CountingDigest:
-    """SHA-256 that knows how often it was asked."""
+    """SHA-256 that counts its calls."""
 
     def __init__(self) -> None:
         self.num_calls = 0
@@ -53,7 +53,7 @@ class CountingDigest:
 
 
 def test_a_body_that_comes_twice_is_hashed_once() -> None:
-    """A draft comes as a pending write, and again in its channel."""
+    """A draft comes as a pending write and again in its channel: one hash."""
     digest = CountingDigest()
     digests = Digests(digest)
     first, again = digests(b"draft" * 1000), digests(bytes(bytearray(b"draft" * 1000)))
@@ -62,7 +62,7 @@ def test_a_body_that_comes_twice_is_hashed_once() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
 def test_bodies_with_the_same_ends_keep_their_own_names(bodies: list[tuple[int, int]]) -> None:
-    """Length and ends only find a body; it is compared whole, however little is remembered."""
+    """A body is found by its length and ends, and then compared whole."""
     digests = Digests(CountingDigest(), capacity=3 * SAMPLE)
     for end, middle in bodies:
         body = bytes([end]) * SAMPLE + bytes([middle]) + bytes([end]) * SAMPLE
@@ -70,7 +70,7 @@ def test_bodies_with_the_same_ends_keep_their_own_names(bodies: list[tuple[int, 
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    """The oldest bodies go first; one that is larger than all of the room is not kept."""
+    """The oldest bodies go first; a body larger than the bound is not kept."""
     digest = CountingDigest()
     digests = Digests(digest, capacity=2500)
     for body in (b"a" * 1000, b"b" * 1000, b"c" * 1000, b"b" * 1000, b"d" * 5000):

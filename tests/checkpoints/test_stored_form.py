@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langgraph.checkpoint.serde.types import ERROR
 from langgraph.types import Send
 from pdr_checkpoints import RedisSaver, keys
 from pdr_checkpoints.keys import Keyspace
 from pdr_checkpoints.records import SAMPLE, Digests
+from test_saver import put
 
 # Surrogates included: a JSON body may hold a lone one.
 NAMES = st.text(alphabet=st.characters(), max_size=8) | st.sampled_from(["", "\0", "\1", "\1\2"])
@@ -84,6 +87,19 @@ EXPORTED = {
     name: (Path(__file__).parent / "data" / f"thread_{name}.export").read_bytes()
     for name in ("plain", "encrypted")
 }
+
+
+async def test_stored_bytes_name_no_code_of_ours(
+    open_saver: Callable[..., RedisSaver],
+) -> None:
+    """Modules and classes may be renamed: nothing that is stored refers to them."""
+    saver = open_saver(compression="none")
+    where = await put(saver, "t", {"small": [1, {"a": None}], "large": "long " * 1000})
+    await saver.aput_writes(where, [("small", 2), (ERROR, "boom")], "task", "path")
+    data = await saver._session.store.call("HGETALL", saver._session.store.thread("t").data)
+    stored = b"".join(name + blob for name, blob in data.items())
+    assert b"long " in stored
+    assert not re.search(rb"pdr_checkpoints|Record|Writes|Place|Change|Fence", stored)
 
 
 async def whole(file: bytes) -> AsyncIterator[bytes]:

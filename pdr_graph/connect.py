@@ -1,7 +1,9 @@
-"""Connects to the model that the settings name.
+"""Connects to the model that the settings name, or starts one.
 
-async with open_client() as client:
-result = await solve("What is 6 x 7?", model=client)
+The connection is open while the block lasts:
+
+    async with open_client() as client:
+        result = await solve("What is 6 x 7?", model=client)
 """
 
 import asyncio

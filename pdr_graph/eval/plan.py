@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do: arms × problems × samples, and the header that says so."""
+"""What an evaluation is asked to do: arms × problems × samples, and the header that records it."""
 
 import platform
 import secrets
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 from pdr_graph.budget import TEMPLATE_TOKENS
@@ -19,7 +20,7 @@ from pdr_graph.llm.client import ModelClient
 from pdr_graph.validation import Difference, differences
 
 _PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
-"""Distributions that decide what is asked, and what counts as right."""
+"""Distributions that decide what is asked and what counts as right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class EvalPlan:
     problems: Problems
     arms: tuple[Arm, ...]
     samples: int
-    """Attempts of each arm at each problem."""
+    """Of each arm at each problem."""
     seed: int
     prompts_sha256: Mapping[str, str]
     share_first_round: bool = False
@@ -69,34 +70,32 @@ class EvalPlan:
         return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
     def all_samples(self, header: HeaderRecord, folder: Path) -> list[Sample]:
-        """Return every sample of the run, in the order in which they are best worked on.
+        """Return every sample of the run, in the order in which to run them.
 
-        First one of each arm at each problem, then a second of each: a run that is stopped
-        early is a smaller run, and not a lopsided one. The place in this order is the same in
-        every process.
+        The first sample of each arm at each problem comes first, then every second sample: a run
+        that is stopped early is a smaller run with the same arms and problems. The order, and so
+        each sample's position, is the same in every process.
         """
         run = f"{folder.resolve().name}-{header['run_id']}"
-        samples: list[Sample] = []
-        for number in range(self.samples):
-            for problem in self.problems.problems:
-                for arm in self.arms:
-                    # Arms that share a seed draw the same first drafts, from a server that
-                    # repeats itself: they are independent unless asked for otherwise.
-                    whose = "" if self.share_first_round else arm.name
-                    samples.append(
-                        Sample(
-                            arm=arm,
-                            problem=problem,
-                            number=number,
-                            position=len(samples),
-                            thread_id=f"{run}/{arm.name}/{problem.id}/{number}",
-                            seed=derived_seed(self.seed, whose, problem.id, number),
-                        )
-                    )
-        return samples
+        order = product(range(self.samples), self.problems.problems, self.arms)
+        return [
+            Sample(
+                arm=arm,
+                problem=problem,
+                number=number,
+                position=position,
+                thread_id=f"{run}/{arm.name}/{problem.id}/{number}",
+                # With equal seeds, a server that reproduces its replies gives arms the same first
+                # drafts. Arms are independent unless asked to share.
+                seed=derived_seed(
+                    self.seed, "" if self.share_first_round else arm.name, problem.id, number
+                ),
+            )
+            for position, (number, problem, arm) in enumerate(order)
+        ]
 
     async def check_window(self, client: ModelClient) -> None:
-        """Refuse a run whose longest problem would not fit, before anything is asked.
+        """Refuse a run whose longest problem does not fit the model's window, before any call.
 
         Raises:
             ConfigError: the sentence names arm, problem and numbers.
@@ -120,7 +119,7 @@ class EvalPlan:
 
 
 def refuse_changes(recorded: HeaderRecord, asked: HeaderRecord, folder: Path) -> None:
-    """Refuse to go on with a run that was begun with another command.
+    """Refuse to go on with a run that was started with another command.
 
     Raises:
         ConfigError: the sentence names the first difference.

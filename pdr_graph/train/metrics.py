@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Literal, Protocol
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.folder import append_lines
+from pdr_graph.eval.json_lines import append_lines
 
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 Stage = Literal["warm_start", "rl"]

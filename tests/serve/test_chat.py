@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import re
 from itertools import product
-from pathlib import Path
 
 import httpx2
 import openai
@@ -14,7 +12,6 @@ from langchain_openai import ChatOpenAI
 from pdr_graph import preset, solve
 from tests.serve.conftest import ASK, CALLS, SMALL
 
-README = Path(__file__).parents[2] / "README.md"
 TEMPLATE = {"reasoning": "reasoning"}
 
 
@@ -310,18 +307,6 @@ async def test_a_stream_is_server_sent_events(serve, mock):
     objects = [json.loads(each.removeprefix("data: ")) for each in events[:-1]]
     assert {each["object"] for each in objects} == {"chat.completion.chunk"}
     assert objects[0]["pdr"] == {"thread_id": "sse"}
-
-
-async def test_the_example_of_the_readme_runs(serve, mock, capsys):
-    """Its client sees progress, the answer, and the two budgets."""
-    served = await serve()
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.S)
-    [code] = [each for each in blocks if "http://127.0.0.1:8100/v1" in each]
-    code = code.replace("http://127.0.0.1:8100/v1", served.url) + "\nclient.close()\n"
-    await asyncio.to_thread(exec, compile(code, "README.md", "exec"), {})
-    said = capsys.readouterr().out
-    assert "Draft 2 of 2 done" in said
-    assert re.search(r"boxed\{\d+\}\.\d+ \d+\n$", said)
 
 
 async def test_presets_are_models(serve, mock):

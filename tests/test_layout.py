@@ -33,6 +33,7 @@ ALONE = {
         pdr_graph.answers.kinds
         pdr_graph.telemetry.log_file
         pdr_graph.train.session
+        pdr_graph.verify
     """,
     "node": """
         pdr_graph.nodes.distiller

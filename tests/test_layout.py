@@ -35,6 +35,7 @@ ALONE = {
         pdr_graph.distill.notes
         pdr_graph.servers.embedded_store
         pdr_graph.telemetry.log_file
+        pdr_graph.train.session
         pdr_graph.verify
     """,
     "node": """

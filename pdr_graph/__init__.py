@@ -1,13 +1,13 @@
 """Parallel-Distill-Refine reasoning as a resumable LangGraph state machine.
 
-The model is used as an improvement operator: rounds of parallel drafts, each distilled into a
-bounded textual workspace, then a refinement (arXiv 2510.01123).
+The model is used as an improvement operator: rounds of parallel drafts, each round distilled into
+a bounded textual workspace, then a refinement (arXiv 2510.01123).
 
     from pdr_graph import ChatVLLM, preset, solve
     result = await solve("What is 6 x 7?", preset("pdr"), model=ChatVLLM(...))
 
-Names are imported on first use, since LangGraph takes seconds to load and a command line's help
-should not wait for it.
+Names are imported on first use: LangGraph takes seconds to load, and a command's help should not
+wait for it.
 """
 
 from importlib import import_module

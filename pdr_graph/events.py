@@ -1,8 +1,9 @@
-"""The events of a run: what it tells of itself while it goes on, and their log.
+"""The events of a run: what it tells of itself while it goes on.
 
-An event is a dict of plain data, with its name under `event`. `Parts.on_event` receives it, the
-graph's stream `custom` carries it, and `log_event` logs it without the texts of the run. A step of
-the user's own may write to the same stream whatever it likes, hence `is_event`.
+An event is a dict of plain data, with its name under `event`. The graph's stream `custom` carries
+it, `Parts.on_event` receives it, `log_event` logs it without the texts of the run, and `Narration`
+tells it in a line. A step of the user's own may write anything to the same stream: `is_event` tells
+the two apart.
 """
 
 import logging
@@ -171,3 +172,51 @@ def log_event(thread_id: str, event: LogEvent) -> None:
             fields[name] = value
     shown = " ".join(f"{name}={value}" for name, value in fields.items())
     logger.info("run.%s %s", event["event"], shown, extra={"fields": fields})
+
+
+_DOING = {"refine": "refining", "vote": "voting", "select": "selecting"}
+
+
+class Narration:
+    """Tells the events of a run in lines, from the first round to the verdict."""
+
+    def __init__(self, num_rounds: int) -> None:
+        """Begin before the first event of a run of `num_rounds` planned rounds."""
+        self._num_rounds = num_rounds
+        self._width = 0
+        self._done = 0
+
+    def line(self, event: RunEvent) -> str:
+        """Return the line for an event; empty where there is nothing to tell."""
+        match event["event"]:
+            case "round":
+                self._width, self._done = event["width"], 0
+                self._num_rounds = max(self._num_rounds, event["round"])
+                drafts = "1 draft" if self._width == 1 else f"{self._width} drafts"
+                return f"Round {event['round']} of {self._num_rounds}: {drafts}."
+            case "draft":
+                return self._draft(event)
+            case "workspace":
+                many = f"{event['count']} workspaces, the largest" if event["count"] > 1 else ""
+                return f"Distilled into {many or 'a workspace'} of {event['tokens']} tokens."
+            case "finish":
+                return f"{_DOING.get(event['finish'], event['finish']).capitalize()}."
+            case "solution":
+                answer = event["answer"]
+                return f"Refined: the answer is {answer}." if answer else "Refined."
+            case "verdict" if event["accepted"] is not None:
+                word = "accepted" if event["accepted"] else "rejected"
+                return f"The solution was {word} by {event['verifier']}: {event['reason']}"
+            case "note":
+                return f"Note: {event['text']}."
+            case _:
+                return ""
+
+    def _draft(self, event: DraftEvent) -> str:
+        self._done += 1
+        # A resumed round tells only the drafts that were still owed.
+        place = f"Draft {self._done} of {self._width}" if self._width else "Draft"
+        if event["error"]:
+            return f"{place}: {event['error']}."
+        answer = event["answer"]
+        return f"{place} done{f', answer {answer}' if answer else ''}."

@@ -1,4 +1,4 @@
-"""What happened in a run, read back from its checkpoints."""
+"""Reads a run back from its checkpoints: each round's drafts and workspaces, and how it ended."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,25 +21,25 @@ from pdr_graph.types import Draft, RunRecord, Solution, Verdict, Workspace
 
 @dataclass(slots=True)
 class RoundView:
-    """One parallel round: what was drafted, and what was kept of it."""
+    """One parallel round: its drafts, and the workspaces made of them."""
 
     round: int
     width: int
     drafts: list[Draft] = field(default_factory=list)
-    """Finished drafts, those of a round in progress included."""
+    """Finished drafts; of a round in progress, those that are in."""
     workspaces: list[Workspace] = field(default_factory=list)
-    """What was distilled from them; empty where the run ended on the drafts themselves."""
+    """Empty where the run ended on the drafts themselves, or they are not distilled yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunHistory:
-    """One run, whole."""
+    """One run, finished or not."""
 
     thread_id: str
     problem: str
     config: PDRConfig
     record: RunRecord | None
-    """None where the run was interrupted before its first step was done."""
+    """None if the run was interrupted before its first step was done."""
     rounds: list[RoundView]
     solution: Solution | None
     verdict: Verdict | None
@@ -49,17 +49,17 @@ class RunHistory:
     """Nodes that a resume would start with; empty for a finished run."""
     updated_at: datetime
     namespace: str = ""
-    """Where in its thread it is: empty, or `node:task` parts joined by `|` inside another graph."""
+    """The run's place in its thread: empty, or `node:task` parts joined by `|` in another graph."""
 
 
 async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> RunHistory:
-    """Read a run back, finished or not; of a graph around it, the last one inside.
+    """Read a run back, finished or not; in a thread of another graph, the last run inside.
 
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
         OtherGraphError: it holds a run of another graph, and none of ours inside.
     """
-    # Reading state needs the graph's shape, never its model.
+    # Reading a state needs the shape of the graph, never its model.
     graph = build_graph(FakeListChatModel(responses=[""]), checkpointer=checkpointer)
     place = RunnableConfig(configurable={"thread_id": thread_id})
     root = await graph.aget_state(place)
@@ -67,12 +67,12 @@ async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> 
         raise UnknownThreadError(thread_id)
     namespace = "" if is_run(root) else await _last_inside(thread_id, checkpointer)
     if namespace:
-        # With a checkpointer at hand LangGraph reads the namespace as it stands; without one it
-        # looks for the subgraph of that name, which only the graph around it has.
+        # Given a checkpointer here, LangGraph reads the namespace as it is. Otherwise it would look
+        # for a subgraph of that name, which only the graph around it has.
         place["configurable"] |= {"checkpoint_ns": namespace, CONFIG_KEY_CHECKPOINTER: checkpointer}
     snapshots = [snapshot async for snapshot in graph.aget_state_history(place)]
     latest = snapshots[0]
-    state = await with_input(_with_pending(latest), latest, checkpointer)
+    state = await with_input(_with_pending(latest), latest.config, checkpointer)
     config = make_config(**state.get("config", {}))
     return RunHistory(
         thread_id=thread_id,
@@ -91,7 +91,7 @@ async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> 
 
 
 async def _last_inside(thread_id: str, checkpointer: BaseCheckpointSaver[str]) -> str:
-    """Return the namespace of the run that was written last within another graph's."""
+    """Return the namespace of the run that was written last inside another graph."""
     last = max(
         [
             (found.checkpoint["ts"], str(found.config["configurable"]["checkpoint_ns"]))
@@ -106,9 +106,9 @@ async def _last_inside(thread_id: str, checkpointer: BaseCheckpointSaver[str]) -
 
 
 def _rounds(snapshots: list[StateSnapshot], config: PDRConfig) -> list[RoundView]:
-    """Collect each round's drafts and workspaces, oldest checkpoint first, so that later ones win.
+    """Collect each round's drafts and workspaces; later checkpoints win over earlier ones.
 
-    Only checkpoints of the latest run count: a thread may have been used before.
+    Only the latest run of the thread counts, which may have been used before.
     """
     rounds: dict[int, RoundView] = {}
     for snapshot in reversed(snapshots):
@@ -126,7 +126,7 @@ def _rounds(snapshots: list[StateSnapshot], config: PDRConfig) -> list[RoundView
 
 
 def _with_pending(snapshot: StateSnapshot) -> PDRState:
-    """Return a snapshot's state with what finished tasks of its next step have already written."""
+    """Return a snapshot's state with what finished drafters of its next step have written."""
     state = state_of(snapshot.values)
     for task in snapshot.tasks:
         result = task.result if isinstance(task.result, dict) else {}

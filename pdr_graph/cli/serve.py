@@ -23,9 +23,7 @@ from pdr_graph.settings import Settings, load_settings, read_settings
 from pdr_graph.strategies import preset
 
 try:
-    from pdr_graph.serve.admission import Admission
     from pdr_graph.serve.app import create_app
-    from pdr_graph.serve.metrics import Metrics
     from pdr_graph.serve.options import ServeOptions
     from pdr_graph.serve.refusal import thread_busy
     from pdr_graph.serve.request import Catalogue
@@ -64,12 +62,11 @@ async def _serve(
         open_saver(settings, say, ttl_s=ttl_s) as saver,
         open_client(settings, announce=say) as client,
     ):
-        admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
         runner = SolveRunner(
-            model=client,
-            store=_store(saver, settings, output),
-            admission=admission,
-            metrics=Metrics(admission),
+            client,
+            _store(saver, settings, output),
+            max_runs=options.max_runs,
+            max_waiting=options.max_waiting,
             prompts=prompts,
         )
         server = SolveServer(

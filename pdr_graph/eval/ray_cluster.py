@@ -24,7 +24,7 @@ from pdr_graph.eval.ray_worker import Worker, WorkerKit, WorkerOutcome
 from pdr_graph.eval.records import SampleRecord
 from pdr_graph.eval.runner import ElsewhereError
 from pdr_graph.eval.sample import Sample
-from pdr_graph.run import OnEvent
+from pdr_graph.events import OnEvent
 from pdr_graph.trace import Trace
 
 MOST_WORKERS = 16

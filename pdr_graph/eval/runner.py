@@ -18,7 +18,7 @@ from pdr_graph.errors import DrainedError, EndpointError, PDRError
 from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.records import Key, SampleRecord, key_of
 from pdr_graph.eval.sample import Sample
-from pdr_graph.run import OnEvent
+from pdr_graph.events import OnEvent, RunEvent
 
 MOST_FAILURES = 10
 """If so many samples fail in a row, the endpoint is to blame and not the arms: the run stops, and
@@ -58,7 +58,7 @@ class EvalWatcher:
     def started(self, sample: Sample) -> None:
         """Take a sample that this process begins."""
 
-    def event(self, sample: Sample, event: dict[str, object]) -> None:
+    def event(self, sample: Sample, event: RunEvent) -> None:
         """Take an event of a sample."""
 
     def waiting(self, number: int) -> None:

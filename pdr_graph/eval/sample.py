@@ -28,9 +28,10 @@ from pdr_graph.eval.arms import Arm
 from pdr_graph.eval.judge import Judge, oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import SCHEMA, DraftRecord, Key, SampleRecord, WorkspaceRecord
+from pdr_graph.events import OnEvent
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
 from pdr_graph.llm.usage import Spent
-from pdr_graph.run import OnEvent, Parts, Result, resume, solve
+from pdr_graph.run import Parts, Result, resume, solve
 from pdr_graph.run_history import RoundView, history
 from pdr_graph.types import Workspace
 

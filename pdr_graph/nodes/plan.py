@@ -21,15 +21,15 @@ from pdr_graph.types import RunRecord
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Records the config on entry, then starts rounds while there are any and they can be paid."""
+    """Records the config on entry, then starts rounds while any are left and can be paid for."""
 
     toolbox: Toolbox
     default: PDRConfig
-    """The config of a run whose caller brings none."""
+    """The config of a run whose caller gives none."""
 
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the update that opens a run, a round, or the finish."""
-        # `done` is left by an earlier run of the same thread: this input asks for a new one.
+        # `done` is left by an earlier run of the thread, and this input asks for a new one.
         if state.get("phase") in {None, "done"}:
             opening = await self._open(state, runtime.context or self._given(state))
             state = state_of({**state, **opening})
@@ -91,7 +91,7 @@ class Planner:
 
 @cache
 def _own_version() -> str:
-    # Asked once: it looks through the folders of installed packages.
+    # Cached: the lookup searches the folders of installed packages.
     return version("pdr-graph")
 
 
@@ -115,6 +115,6 @@ def _check_budget(config: PDRConfig, problem_tokens: int) -> None:
         )
     if config.max_total_tokens is not None and config.max_total_tokens < least:
         raise ConfigError(
-            f"max_total_tokens {config.max_total_tokens} cannot pay for a single answer, which may "
-            f"cost {least} tokens; raise it, or lower max_tokens"
+            f"max_total_tokens {config.max_total_tokens} cannot pay for one answer, which may cost "
+            f"{least} tokens; raise it, or lower max_tokens"
         )

@@ -1,4 +1,4 @@
-"""Ends the rounds: the final call, or the vote or selection in its place."""
+"""Ends the rounds: by the final call, or by the vote or selection in its place."""
 
 from dataclasses import dataclass, replace
 
@@ -28,7 +28,7 @@ class Refiner:
         if state.get("consensus") is not None:
             name = "vote"
         elif name in DRAFT_FINISHES and not step.drafts:
-            name = "refine"  # a budget ended the run after its drafts had been distilled
+            name = "refine"  # the budget ended the rounds after the drafts had been distilled
         runtime.stream_writer(FinishEvent(event="finish", finish=name))
         if name == "refine" and self.toolbox.stream_answer:
             step = replace(step, ask=replace(step.ask, on_chunk=_teller(runtime.stream_writer)))

@@ -1,4 +1,4 @@
-"""Judges the solution, and grants another round to a rejected one while there are any."""
+"""Judges the solution, and grants further rounds to a rejected one while any are left."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Verifier:
     toolbox: Toolbox
 
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
-        """Return the verdict; a granted round starts from the rejected solution and its flaws."""
+        """Return the verdict; a granted round reads the rejected solution and the reasons."""
         step = self.toolbox.step("verifier", state)
         verdict = await self.toolbox.extensions.verifier(step.config.verifier)(step)
         runtime.stream_writer(VerdictEvent(event="verdict", **verdict))

@@ -14,19 +14,19 @@ from typing import Any
 import fan_out
 import pytest
 from langgraph.graph import END, START, StateGraph
-from pdr_checkpoints import LeaseLostError, Options, RedisSaver, StoreUnreachableError
+from pdr_checkpoints import LeaseLostError, RedisSaver, SaverOptions, StoreUnreachableError
 from pdr_checkpoints.sync import LoopThread
 from test_saver import checkpoint
 
 FORKS = """
 import asyncio, os, sys
-from pdr_checkpoints import SaverError, Options, RedisSaver
-from test_sync_door import put
+from pdr_checkpoints import SaverError, SaverOptions, RedisSaver
+from test_sync import put
 
 async def write(saver):
     await saver.aput_writes(where, [("a", 2)], "task")
 
-with RedisSaver(sys.argv[1], options=Options(prefix=sys.argv[2])) as saver:
+with RedisSaver(sys.argv[1], options=SaverOptions(prefix=sys.argv[2])) as saver:
     where = put(saver, "t", a=1)
     asyncio.run(write(saver))
     child = os.fork()
@@ -49,7 +49,7 @@ with RedisSaver(sys.argv[1], options=Options(prefix=sys.argv[2])) as saver:
 
 @pytest.fixture
 def sync_saver(redis_url: str, prefix: str) -> Iterator[RedisSaver]:
-    with RedisSaver(redis_url, options=Options(prefix=prefix)) as saver:
+    with RedisSaver(redis_url, options=SaverOptions(prefix=prefix)) as saver:
         yield saver
 
 
@@ -95,18 +95,18 @@ def test_sync_graph_runs_and_resumes(sync_saver: RedisSaver) -> None:
 
 
 async def test_sync_calls_inside_a_loop_see_async_writes(saver: RedisSaver, tmp_path: Path) -> None:
-    """Both doors show the same threads, and a sync call does not deadlock."""
+    """Both APIs show the same threads, and a sync call does not deadlock."""
     graph = fan_out.build(fan_out.Drafter(tmp_path), checkpointer=saver)
     await graph.ainvoke(fan_out.start(width=2), fan_out.config("t"))
     assert graph.get_state(fan_out.config("t")).values["workspace"] == "0,1"
 
 
 async def test_sync_writes_are_fenced(saver: RedisSaver) -> None:
-    """The sync door writes under the lease that the async one holds."""
+    """A sync method writes under the lease that the async one holds."""
     async with saver.lease("t"):
         put(saver, "t", a=1)
-        await saver._session.store.one(
-            "SET", saver._session.keyspace.thread("t").lease, "9 another holder"
+        await saver._session.store.call(
+            "SET", saver._session.store.thread("t").lease, "9 another holder"
         )
         with pytest.raises(LeaseLostError):
             put(saver, "t", a=2)
@@ -115,7 +115,7 @@ async def test_sync_writes_are_fenced(saver: RedisSaver) -> None:
 def test_closing_ends_the_thread(redis_url: str, prefix: str) -> None:
     """Nothing is left running, and a saver that was never used has nothing to end."""
     before = threading.active_count()
-    with RedisSaver(redis_url, options=Options(prefix=prefix)) as saver:
+    with RedisSaver(redis_url, options=SaverOptions(prefix=prefix)) as saver:
         assert threading.active_count() == before + 1
         clone = saver.with_allowlist([("module", "Name")])
         put(clone, "t", a=1)
@@ -126,7 +126,7 @@ def test_closing_ends_the_thread(redis_url: str, prefix: str) -> None:
 def test_unreachable_server_is_reported() -> None:
     """Opening in sync code fails with the same sentence, and leaves no thread."""
     before = threading.active_count()
-    saver = RedisSaver("redis://127.0.0.1:1", options=Options(open_for_s=0.1))
+    saver = RedisSaver("redis://127.0.0.1:1", options=SaverOptions(open_for_s=0.1))
     with pytest.raises(StoreUnreachableError), saver:
         pass
     assert threading.active_count() == before

@@ -54,7 +54,7 @@ async def test_waiting_for_a_lease(open_saver: Callable[..., RedisSaver]) -> Non
 
 async def take_over(saver: RedisSaver, other: RedisSaver) -> None:
     """Let the lease of `saver` run out as if its process had been suspended."""
-    await saver._session.store.one("DEL", saver._session.keyspace.thread("t").lease)
+    await saver._session.store.call("DEL", saver._session.store.thread("t").lease)
     async with other.lease("t"):
         await put(other, "t", {"a": "theirs"})
 
@@ -87,7 +87,7 @@ async def test_lease_that_ran_out_unnoticed_still_counts(
     """When nobody else was given the thread, its holder goes on (the server was down)."""
     saver, other = open_saver(), open_saver()
     async with saver.lease("t", ttl_s=0.3):
-        await saver._session.store.one("DEL", saver._session.keyspace.thread("t").lease)
+        await saver._session.store.call("DEL", saver._session.store.thread("t").lease)
         await put(saver, "t", {"a": 1})
         await asyncio.sleep(0.25)
         with pytest.raises(ThreadBusyError):

@@ -79,8 +79,8 @@ async def test_keep_latest_keeps_n_per_namespace(saver: RedisSaver, tmp_path: Pa
     assert len(namespaces) == 2
     assert sorted(contents(after), key=str) == sorted(contents(expected), key=str)
     assert await num_bytes(saver, "t") < size
-    data = saver._session.keyspace.thread("t").data
-    for name in await saver._session.store.one("HKEYS", data):
+    data = saver._session.store.thread("t").data
+    for name in await saver._session.store.call("HKEYS", data):
         assert name[:1] in b"mucvwp"
 
 
@@ -131,14 +131,14 @@ async def test_a_rewrite_gives_up_on_a_thread_that_is_written_to(saver: RedisSav
     """A removal is not applied to a thread that changed since it was read."""
     await put(saver, "t", {"a": 0})
     session = saver._session
-    keys = session.keyspace.thread("t")
+    keys = session.store.thread("t")
 
     async def plan_too_slowly() -> list[Command]:
         await put(saver, "t", {"a": 1})
         return [("UNLINK", keys.data, keys.index)]
 
     with pytest.raises(ThreadContendedError, match="thread 't' was written to"):
-        await session.store.swap("t", keys, plan_too_slowly, None)
+        await session.store.swap("t", plan_too_slowly, None)
     assert len(await history(saver, "t")) == 1 + SWAP_TRIES
 
 
@@ -146,7 +146,7 @@ async def test_a_rewrite_tries_again_when_a_write_came_between(saver: RedisSaver
     """It then plans anew, with that write in view."""
     await put(saver, "t", {"a": 0})
     session = saver._session
-    keys = session.keyspace.thread("t")
+    keys = session.store.thread("t")
     seen: list[int] = []
 
     async def plan() -> list[Command]:
@@ -155,7 +155,7 @@ async def test_a_rewrite_tries_again_when_a_write_came_between(saver: RedisSaver
             await put(saver, "t", {"a": 1})
         return [("UNLINK", keys.data, keys.index)]
 
-    await session.store.swap("t", keys, plan, None)
+    await session.store.swap("t", plan, None)
     assert seen == [1, 2]
     assert await history(saver, "t") == []
 
@@ -166,8 +166,8 @@ class Interrupted(Store):
 
     then: list[Callable[[], Awaitable[Any]]] = field(default_factory=list)
 
-    async def one(self, *command: Argument) -> Any:
-        reply = await super().one(*command)
+    async def call(self, *command: Argument) -> Any:
+        reply = await super().call(*command)
         if command[0] == "EXISTS" and self.then:
             await self.then.pop()()
         return reply
@@ -249,9 +249,9 @@ async def test_export_and_import_are_exact(
     for name in ("HGETALL", "ZRANGE"):
         stored = []
         for one in (saver, other):
-            thread = one._session.keyspace.thread("t")
+            thread = one._session.store.thread("t")
             command = [thread.data] if name == "HGETALL" else [thread.index, 0, -1]
-            stored.append(await one._session.store.one(name, *command))
+            stored.append(await one._session.store.call(name, *command))
         assert stored[0] == stored[1]
     assert [info.thread_id for info in await other.threads()] == ["t"]
     with pytest.raises(ThreadTakenError, match="thread 't' already has checkpoints"):
@@ -277,8 +277,8 @@ async def test_damaged_export_is_refused(open_saver: Callable[..., RedisSaver]) 
         with pytest.raises(CorruptCheckpointError, match="the exported thread"):
             await other.import_thread(each([bad]))
         assert await other.aget_tuple({"configurable": {"thread_id": "t"}}) is None
-        keyspace = other._session.keyspace
-        assert not await other._session.store.one("EXISTS", keyspace.thread("t").data)
+        keyspace = other._session.store.keyspace
+        assert not await other._session.store.call("EXISTS", keyspace.thread("t").data)
     with pytest.raises(ThreadNotFoundError):
         await anext(saver.export_thread("absent"))
 

@@ -8,7 +8,7 @@ from benchmarks.studies.endpoint import endpoint
 
 
 def test_without_vllm_nothing_is_started(tmp_path):
-    """The endpoint that was named stays the one that is asked."""
+    """The named endpoint is used."""
     asked = argparse.Namespace(vllm=False, base_url="http://127.0.0.1:1/v1", out=tmp_path / "out")
     with endpoint(asked):
         assert asked.base_url == "http://127.0.0.1:1/v1"
@@ -16,7 +16,7 @@ def test_without_vllm_nothing_is_started(tmp_path):
 
 
 def test_a_token_is_drawn_with_its_probability_and_by_its_seed():
-    """Blocks, their border, a token without weight and a padded end included."""
+    """This covers block borders, tokens without weight and a padded end."""
     torch = pytest.importorskip("torch", reason="needs torch")
     from benchmarks.studies.token_draw import draw
 

@@ -347,3 +347,16 @@ def test_what_cannot_be_done_is_refused_before_any_call(forgetful, mock, tmp_pat
     assert said in done.err
     assert done.err.count("\n") == 1
     assert mock.stats()["calls"] == 0
+
+
+def test_a_window_that_is_too_small_is_refused_before_any_call(forgetful, mock, tmp_path):
+    """The workspace counts only for arms that have one."""
+    file = write_one(tmp_path, mock, "7")
+    mock.configure(max_model_len=500)
+    words = ["eval", file, "--max-tokens", "200", "--kappa", "256", "--solution-tokens", "64"]
+    out = ["--out", str(tmp_path / "run"), "--quiet"]
+    refused = forgetful(*words, *out, *arms_of("pdr@widths=2"))
+    assert refused.code == 2
+    assert "arm 'pdr@widths=2', problem 'p': a call needs up to" in refused.err
+    assert mock.stats()["calls"] == 0
+    assert forgetful(*words, *out, *arms_of("majority@widths=2")).code == 0

@@ -1,10 +1,10 @@
 """Where runs are kept: in memory, in Redis by its URL, or in the embedded Valkey."""
 
-import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import psutil
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from pdr_checkpoints import RedisSaver, open_checkpointer
@@ -86,12 +86,4 @@ async def alone(saver: Saver, thread_id: str, say: Callable[[str], None]) -> Asy
 
 def _lives_here(holder: str) -> bool:
     host, _, pid = holder.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return host == socket.gethostname() and pid.isdigit() and psutil.pid_exists(int(pid))

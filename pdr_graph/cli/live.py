@@ -41,9 +41,11 @@ class Board(Protocol):
 
     def bars(self) -> Sequence[Bar]:
         """Return the bars of the live display."""
+        return ()
 
     def details(self) -> Sequence[Sequence[str]]:
         """Return the lines beneath them, each as its facts."""
+        return ()
 
     def lines(self) -> Sequence[str]:
         """Return what to say where there is no terminal; the same lines are not said again."""

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import DownCommand, UpCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.live import Bar, LiveDisplay
+from pdr_graph.cli.live import Board, LiveDisplay
 from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
@@ -78,7 +78,7 @@ def down_command(command: DownCommand, output: Output) -> None:
         output.show_json({"ended": [{"part": each.part, "kind": each.kind} for each in ended]})
 
 
-class StartBoard:
+class StartBoard(Board):
     """The servers that are not ready yet."""
 
     silence_s = 15.0
@@ -89,10 +89,6 @@ class StartBoard:
     def on(self, record: ServerRecord) -> None:
         """Take the newest record of a part."""
         self.records[record.part] = record
-
-    def bars(self) -> list[Bar]:
-        """Return no bar: nobody knows how long a server takes."""
-        return []
 
     def details(self) -> list[list[str]]:
         """Return a line for each server."""

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from pdr_graph.cli.app import app
 from pdr_graph.servers import default_data_dir, find_weights
-from tests.local.processes import eventually, servers
+from tests.servers.processes import eventually, servers
 
 NOTEBOOK = Path(__file__).parent.parent / "docs/tutorials/first_run.ipynb"
 WIDTHS = (3, 2)

@@ -41,8 +41,7 @@ from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.servers import find_weights
-from pdr_graph.servers.process import TITLES
-from pdr_graph.servers.record import Shelf
+from pdr_graph.servers.record import TITLES, Shelf
 from pdr_graph.settings import Settings, load_settings
 
 Status = Literal["ok", "warn", "fail"]

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import Output, one_line
-from pdr_graph.servers.process import PARTS, TITLES, Part, answers
-from pdr_graph.servers.record import ServerRecord, Shelf
+from pdr_graph.servers.record import PARTS, TITLES, Part, ServerRecord, Shelf
+from pdr_graph.servers.server import answers
 
 STYLES = {"ready": "green", "starting": "yellow"}
 LOST = "its keeper was killed"

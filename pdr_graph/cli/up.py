@@ -34,10 +34,10 @@ from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, LocalError
+from pdr_graph.servers.data_dir import last_lines
 from pdr_graph.servers.launch import Start, end, start, stop, until_ready
 from pdr_graph.servers.options import UpOptions
-from pdr_graph.servers.process import PARTS, TITLES, Part, ServerPlan, last_lines
-from pdr_graph.servers.record import ServerRecord, Shelf
+from pdr_graph.servers.record import PARTS, TITLES, Part, ServerPlan, ServerRecord, Shelf
 from pdr_graph.settings import load_settings, read_settings
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pdr_graph.cli.options import Given, flag_of
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
-from pdr_graph.servers import valkey as redis
 from pdr_graph.servers.choice import Wanted, is_socket_of, model_plan, store_plan, unanswered_port
 from pdr_graph.servers.llama import small_config
 from pdr_graph.servers.options import UpOptions
-from pdr_graph.servers.process import ServerPlan
+from pdr_graph.servers.record import ServerPlan
+from pdr_graph.servers.valkey import redis_folder
 from pdr_graph.servers.vllm import find_vllm, gpus, size_of
 from pdr_graph.settings import Settings
 from pdr_graph.strategies import preset
@@ -126,7 +126,7 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
         dead_port = unanswered_port(url, default=6379)
         if dead_port is not None:
             port, wanted = dead_port, "redis"
-        elif is_socket_of(url, redis.folder(data_dir)):
+        elif is_socket_of(url, redis_folder(data_dir)):
             wanted = "redis"
         elif is_socket_of(url, data_dir / "valkey"):
             wanted = "embedded"

@@ -90,7 +90,7 @@ class Comparison:
             "confidence": self.request.confidence,
             "seed": self.request.seed,
             "num_resamples": self.request.num_resamples,
-            "arms": {each.name: plain(each) for each in self.arms},
+            "arms": {each.pop("name"): each for each in plain(self.arms)},
             "contrasts": plain(self.contrasts),
             "outcomes": {each.arm: plain(each) for each in self.decompositions},
             "matched_b_total": {each.arm: plain(each) for each in self.matched},

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_graph.errors import LocalError
-from pdr_graph.servers.process import Process, ServerPlan
-from pdr_graph.servers.record import ServerRecord, Shelf
+from pdr_graph.process import Process
+from pdr_graph.servers.record import ServerPlan, ServerRecord, Shelf
 
 TEXT = st.text(max_size=20)
-PROCESS = st.builds(Process, pid=st.integers(1, 2**22), started=TEXT)
+PROCESS = st.builds(Process, pid=st.integers(1, 2**22), created=st.floats(0, 2e9))
 
 
 @given(
@@ -79,6 +79,6 @@ def test_a_part_is_kept_as_long_as_its_lock_is_held(tmp_path):
 def test_others_cannot_read_a_record(tmp_path):
     """Records hold command lines, which may hold more than everybody should know."""
     shelf = Shelf(tmp_path).made()
-    shelf.write(ServerRecord("model", "vllm", "ready", Process(1, "then")))
+    shelf.write(ServerRecord("model", "vllm", "ready", Process(1, 0.0)))
     assert (shelf.home / "model.json").stat().st_mode & 0o077 == 0
     assert shelf.home.stat().st_mode & 0o077 == 0

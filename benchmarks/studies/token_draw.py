@@ -1,18 +1,18 @@
-"""A token drawn with one random number, where a uniform number falls in the summed weights."""
+"""Draws a token with one random number: where it falls in the cumulative sum of the weights."""
 
 from collections.abc import Mapping
 
 import torch
 
 BLOCK = 512
-"""Words of the vocabulary whose weights are summed first."""
+"""Tokens of the vocabulary whose weights are summed first."""
 
 
 def draw(logits: torch.Tensor, generators: Mapping[int, torch.Generator]) -> torch.Tensor:
     """Draw a token for each row.
 
-    Row by row, as one fits a core's cache and all together do not; in blocks, as only the sums of
-    blocks are summed up over the whole vocabulary.
+    Row by row, since one row fits a core's cache and all together do not. In blocks, since then
+    only the sums of blocks are accumulated over the whole vocabulary.
 
     Args:
         logits: `[requests, vocabulary]`, temperature applied, -inf where top-k or top-p cut.
@@ -26,7 +26,7 @@ def draw(logits: torch.Tensor, generators: Mapping[int, torch.Generator]) -> tor
 
 
 def _draw_one(row: torch.Tensor, generator: torch.Generator | None) -> int:
-    """Find the token at which the summed weights pass a uniform share of their whole."""
+    """Find the token at which the cumulative sum passes a uniform share of the total."""
     weights = (row - row.max()).exp_()
     blocks = torch.nn.functional.pad(weights, (0, -len(weights) % BLOCK)).view(-1, BLOCK)
     sums = blocks.sum(dim=1).double().cumsum(0)
@@ -35,7 +35,7 @@ def _draw_one(row: torch.Tensor, generator: torch.Generator | None) -> int:
     left = torch.clamp(share - (sums[block - 1] if block else 0.0), min=0.0)
     inside = blocks[block].double().cumsum(0)
     index = min(int(torch.searchsorted(inside, left, right=True)), BLOCK - 1)
-    # The two sums of a block may differ in their last bit; a token without weight is never drawn.
+    # Both sums of a block may differ in their last bit. A token without weight is never drawn.
     while blocks[block, index] == 0.0:
         index -= 1
     return block * BLOCK + index

@@ -1,13 +1,13 @@
-"""The studies' model on vLLM for CPUs, for as long as a study runs: `--vllm`.
+"""The studies' model on vLLM for CPUs while a study runs (`--vllm`).
 
-With a batch of some hundred calls it makes several times the tokens of the embedded server on a
-processor that multiplies bfloat16. One thread, in the engine's own process: the threads of several
-wait for each other at every layer, and an engine in a process of its own turns idly while it waits
-for its worker, which halves the speed where another program wants the cores as well.
+With a batch of some hundred calls, vLLM makes several times the tokens of the embedded server on a
+processor that multiplies bfloat16. It runs with one thread and its engine in the server's process:
+several threads wait for each other at every layer, and an engine in a process of its own spins
+while it waits for its worker, which halves the speed if another program needs the cores too.
 """
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from benchmarks.studies.weights import QWEN
 from engine.environment import vllm_environment
 from engine.model_folder import dequantised
 from engine.server import VLLMServer
+from pdr_graph.errors import LocalError
 from pdr_graph.servers.vllm import has_fast_bfloat16
 
 ROOT = Path(__file__).parents[2]
@@ -32,10 +33,10 @@ ENVIRONMENT = {
 
 @contextmanager
 def endpoint(asked: Namespace) -> Iterator[None]:
-    """Serve the studies' model where `asked.vllm` is set, and name its address in `asked`.
+    """Serve the studies' model if `asked.vllm` is set, and put its address into `asked`.
 
     Raises:
-        LocalError: it cannot be made or started; one sentence says why.
+        LocalError: it cannot be built or started.
     """
     if not asked.vllm:
         yield
@@ -53,9 +54,21 @@ def endpoint(asked: Namespace) -> Iterator[None]:
         yield
 
 
+def run_study(asked: Namespace, measure: Callable[[Namespace], None]) -> int:
+    """Measure with the studies' model served, and return the exit code."""
+    try:
+        with endpoint(asked):
+            measure(asked)
+    except LocalError as error:
+        say(f"error: {error}")
+        return 1
+    return 0
+
+
 def _options() -> tuple[str, ...]:
     return (
         *("--dtype", "bfloat16" if has_fast_bfloat16() else "float32"),
-        *("--max-model-len", WINDOW, "--max-num-seqs", MOST_CALLS, "--no-enable-chunked-prefill"),
+        # It runs for hours, which are worth the minutes of compiling.
+        *("--max-model-len", WINDOW, "--max-num-seqs", MOST_CALLS, "--no-enforce-eager"),
         *("--worker-cls", "benchmarks.studies.sampling_worker.SamplingWorker"),
     )

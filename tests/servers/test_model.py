@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx2
-import psutil
 import pytest
 import pytest_asyncio
 
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.servers import Endpoint, embedded_model
-from tests.local.processes import Holder, eventually, servers
+from tests.servers.processes import Holder, eventually, servers
 
 pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
 
@@ -119,19 +118,25 @@ async def test_counting_does_not_wait_for_generations(
     await asyncio.gather(*calls, return_exceptions=True)
 
 
+@pytest.mark.parametrize("killed", ["parent", "guard", "parent and guard"])
 async def test_it_ends_when_its_parent_is_killed(
-    model_data_dir: Path, tmp_path: Path, hold: Callable[[str, Path], Holder]
+    model_data_dir: Path, tmp_path: Path, hold: Callable[[str, Path], Holder], killed: str
 ) -> None:
-    """And Ctrl-C in the terminal reaches the parent alone."""
+    """Or its guard, or both on Linux; and Ctrl-C in the terminal reaches the parent alone."""
     folder = tmp_path / "other dir"
     folder.mkdir()
     (folder / "weights").symlink_to(model_data_dir / "weights")
     holder = hold("model", folder)
     await asyncio.to_thread(holder.where)
-    (server,) = servers(folder)
-    assert os.getsid(server.pid) != os.getsid(holder.process.pid)
-    holder.kill()
-    await asyncio.to_thread(eventually, lambda: not psutil.pid_exists(server.pid))
+    working = servers(folder)
+    (guard,) = (each for each in working if each.ppid() == holder.process.pid)
+    assert len(working) == 2
+    assert {os.getsid(each.pid) for each in working} == {guard.pid}
+    if "parent" in killed:
+        holder.kill()
+    if "guard" in killed:
+        guard.kill()
+    await asyncio.to_thread(eventually, lambda: not servers(folder))
 
 
 async def test_it_ends_with_the_context(model_data_dir: Path) -> None:
@@ -141,7 +146,7 @@ async def test_it_ends_with_the_context(model_data_dir: Path) -> None:
     async with embedded_model(
         model_data_dir, slots=1, context_per_slot=64, announce=said.append
     ) as endpoint:
-        assert len(servers(model_data_dir)) == len(before) + 1
+        assert len(servers(model_data_dir)) == len(before) + 2  # the server and its guard
     assert servers(model_data_dir) == before
     address = endpoint.base_url.removesuffix("/v1")
     assert said == [

@@ -11,18 +11,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdr_graph.servers.process import Process
-from tests.local.processes import eventually, servers
+from pdr_graph.servers.embedded_store import find_binary
+from pdr_graph.servers.valkey import PROGRAMS, find_redis
+from tests.servers.processes import eventually, servers
 
 pytestmark = pytest.mark.redis
 
 
 @pytest.fixture(autouse=True)
-def _needs_redis(data_dir):
-    from pdr_graph.servers.valkey import find_redis
-
+def _redis(data_dir, monkeypatch):
+    """A machine without a Redis gets the Valkey that the embedded store has."""
     if find_redis() is None:
-        pytest.skip("no redis-server on the path")
+        monkeypatch.setenv("PATH", str(find_binary().parent), prepend=os.pathsep)
 
 
 @pytest.fixture
@@ -197,30 +197,31 @@ def test_killed_while_it_starts(up, stand_in, data_dir):
 
 
 def test_a_keeper_that_is_killed(vllm, up, stand_in, data_dir):
-    """Its server ends with it; `up` starts another, and says before how things stand."""
+    """Its server ends with it, children too; `up` starts another, and tells the state before."""
     assert vllm().code == 0
     os.kill(record(data_dir, "store")["keeper"]["pid"], signal.SIGKILL)
-    lost = record(data_dir, "model")
-    os.kill(lost["keeper"]["pid"], signal.SIGKILL)
+    os.kill(record(data_dir, "model")["keeper"]["pid"], signal.SIGKILL)
     status = up("up", "--status", "--json")
     assert status.code == 1
     assert status.json()["model"]["state"] == "lost"
     doctor = {each["name"]: each for each in up("doctor", "--json").json()["checks"]}
     assert doctor["model server"]["status"] == "fail"
     assert "pdr-graph down model" in doctor["model server"]["remedy"]
-    if sys.platform.startswith("linux"):
-        eventually(lambda: not Process(**lost["server"]).is_alive())
+    eventually(lambda: not processes_of(data_dir, stand_in))
     assert vllm("--json").json()["model"]["how"] == "started"
     assert up("down").code == 0
     eventually(lambda: not servers(data_dir))
 
 
-def test_a_server_that_dies(vllm, up, data_dir):
-    """Its keeper says so, and `up` starts it again."""
+@pytest.mark.parametrize("who", ["server", "guard"])
+def test_a_server_that_dies(vllm, up, stand_in, data_dir, who):
+    """Its keeper says so, nothing of it is left, and `up` starts it again."""
     assert vllm().code == 0
-    os.kill(record(data_dir, "model")["server"]["pid"], signal.SIGKILL)
+    guard = psutil.Process(record(data_dir, "model")["server"]["pid"])
+    (guard if who == "guard" else guard.children()[0]).kill()
     eventually(lambda: record(data_dir, "model")["state"] == "failed")
     assert "vLLM ended with status -9" in record(data_dir, "model")["error"]
+    eventually(lambda: not servers(stand_in.folder))
     assert vllm("--json").json()["model"]["how"] == "started"
     assert up("down").code == 0
 
@@ -234,7 +235,7 @@ def test_two_at_once_start_one(up, stand_in, data_dir):
         assert command.returncode == 0, err
         said.append(json.loads(out))
     assert len({each["model"]["url"] for each in said}) == 1
-    assert len([each for each in servers(data_dir) if "redis" in each.name()]) == 1
+    assert len([each for each in servers(data_dir) if each.name() in PROGRAMS]) == 1
     assert up("down").code == 0
 
 
@@ -253,7 +254,7 @@ def test_a_dry_run_changes_nothing(vllm, data_dir):
     outcome = vllm("--dry-run")
     assert outcome.code == 0
     assert "vllm.entrypoints.openai.api_server --model" in outcome.out
-    assert "redis-server --dir" in outcome.out
+    assert "-server --dir" in outcome.out
     assert not data_dir.exists()
 
 

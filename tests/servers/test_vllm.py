@@ -1,4 +1,6 @@
-"""A server is made as large as the strategy needs it."""
+"""The size of a server, and what the machine has."""
+
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -7,7 +9,17 @@ from hypothesis import strategies as st
 from pdr_graph import preset, solve
 from pdr_graph.budget import workspace_limit
 from pdr_graph.errors import ContextWindowError
-from pdr_graph.servers.vllm import LEAST_CALLS, ROUNDING, size_of
+from pdr_graph.servers.vllm import (
+    LEAST_CALLS,
+    ROUNDING,
+    Gpu,
+    available_gib,
+    gpus,
+    has_fast_bfloat16,
+    size_of,
+)
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", 81559 / 1024)
 
 
 async def test_a_run_fits_the_window_that_it_needs(mock, connect):
@@ -49,3 +61,43 @@ def test_the_wish_holds_the_need(name, kappa, max_tokens, problem_tokens):
     config = preset(name, kappa=kappa, max_tokens=max_tokens)
     size = size_of(config, problem_tokens=problem_tokens, runs=1)
     assert size.wished >= size.needed > workspace_limit(config) + max_tokens + problem_tokens
+
+
+@pytest.fixture
+def smi(tmp_path: Path) -> str:
+    script = tmp_path / "nvidia-smi"
+    script.write_text(
+        "#!/bin/sh\n"
+        "echo '0, GPU-aa11, NVIDIA H100 80GB HBM3, 81559'\n"
+        "echo '1, GPU-bb22, NVIDIA H100 80GB HBM3, 81559'\n"
+    )
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.mark.parametrize(
+    ("visible", "number"), [(None, 2), ("0", 1), ("0,1", 2), ("GPU-bb", 1), ("", 0), ("-1", 0)]
+)
+def test_gpus_that_a_process_would_see(smi, visible, number):
+    """CUDA_VISIBLE_DEVICES hides GPUs by index or by the beginning of their name."""
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert gpus(environment, smi) == [H100] * number
+
+
+def test_no_driver(tmp_path):
+    """Without the program, or where it fails, there is no GPU."""
+    failing = tmp_path / "smi"
+    failing.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    failing.chmod(0o755)
+    assert gpus({}, str(tmp_path / "none")) == []
+    assert gpus({}, str(failing)) == []
+
+
+def test_processor_and_memory(tmp_path):
+    """Flags and memory are those of /proc; a machine without it tells nothing."""
+    file = tmp_path / "file"
+    assert not has_fast_bfloat16(file)
+    assert available_gib(file) is None
+    file.write_text("flags : fpu avx2 avx512_bf16\nMemAvailable:  8388608 kB\n")
+    assert has_fast_bfloat16(file)
+    assert available_gib(file) == 8.0

@@ -1,14 +1,14 @@
-"""The studies' own way to serve their model."""
+"""How the studies serve their model, and how its tokens are drawn."""
 
 import argparse
 
 import pytest
 
-from benchmarks.studies.serving import endpoint
+from benchmarks.studies.endpoint import endpoint
 
 
 def test_without_vllm_nothing_is_started(tmp_path):
-    """The endpoint that was named stays the one that is asked."""
+    """The named endpoint is used."""
     asked = argparse.Namespace(vllm=False, base_url="http://127.0.0.1:1/v1", out=tmp_path / "out")
     with endpoint(asked):
         assert asked.base_url == "http://127.0.0.1:1/v1"
@@ -16,9 +16,9 @@ def test_without_vllm_nothing_is_started(tmp_path):
 
 
 def test_a_token_is_drawn_with_its_probability_and_by_its_seed():
-    """Blocks, their border, a token without weight and a padded end included."""
+    """This covers block borders, tokens without weight and a padded end."""
     torch = pytest.importorskip("torch", reason="needs torch")
-    from benchmarks.studies.drawing import draw
+    from benchmarks.studies.token_draw import draw
 
     weights = torch.zeros(1300)
     weights[[0, 511, 512, 1299]] = torch.tensor([0.1, 0.2, 0.3, 0.4])

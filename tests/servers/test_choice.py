@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.servers import valkey as redis
 from pdr_graph.servers.choice import (
     Wanted,
     free_port,
@@ -15,6 +14,7 @@ from pdr_graph.servers.choice import (
     store_plan,
     unanswered_port,
 )
+from pdr_graph.servers.valkey import redis_folder
 from pdr_graph.servers.vllm import Gpu, Size, Vllm, find_vllm, window_of
 
 SIZE = Size(needed=2048, wished=3072, calls=16)
@@ -182,7 +182,7 @@ def test_the_store_that_keeps_runs_goes_on(tmp_path, monkeypatch):
     assert store_plan("auto", tmp_path / "new", **options).kind == "embedded valkey"
     with pytest.raises(ConfigError, match="no redis-server is on the path"):
         store_plan("redis", tmp_path, **options)
-    assert not redis.folder(tmp_path).exists()  # it was dry
+    assert not redis_folder(tmp_path).exists()  # it was dry
 
 
 def test_addresses():

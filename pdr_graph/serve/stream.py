@@ -68,7 +68,7 @@ _HEADERS = [
 ]
 
 Failed = Callable[[BaseException], RefusalError]
-"""From an error to what a client is told."""
+"""From an error to the refusal that the client receives."""
 
 
 class EventStream:

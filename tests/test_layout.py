@@ -1,6 +1,7 @@
 """The grain of the code: modules that stand for themselves, names that mean one thing."""
 
 import ast
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -158,3 +159,19 @@ def test_reasons_to_stand_alone_hold():
 def test_modules_are_few():
     """A stranger can hold them in mind."""
     assert len(modules()) <= MOST_MODULES
+
+
+def test_the_architecture_page_names_every_module_once():
+    """A stranger meets each module where the data passes it, and none that is not there."""
+    text = (ROOT / "docs/explanation/architecture.md").read_text("utf-8")
+    named = Counter(re.findall(r"`([\w/]+\.py)`", text))
+    there = {
+        str(file.relative_to(FOLDERS["pdr_graph"]))
+        if name.startswith("pdr_graph")
+        else str(file.relative_to(FOLDERS["pdr_checkpoints"].parent))
+        for name, (file, _) in modules().items()
+    }
+    faces = {name for name in there if name.endswith("__init__.py")}
+    assert sorted(set(named) - there - {"tests/mock_endpoint.py"}) == []
+    assert sorted(there - faces - set(named)) == []
+    assert [name for name, count in named.items() if count > 1] == []

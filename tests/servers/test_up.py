@@ -91,7 +91,7 @@ def test_up_and_down(vllm, up, data_dir, stand_in):
     checks = {each["name"]: each for each in up("doctor", "--json").json()["checks"]}
     assert checks["model server"]["status"] == checks["store server"]["status"] == "ok"
 
-    assert "model: vLLM ended" in up("down").err
+    assert "model: vLLM stopped" in up("down").err
     eventually(lambda: not processes_of(data_dir, stand_in))
     assert up("down").err.startswith("nothing that `pdr-graph up` started")
     assert up("up", "--status").code == 1
@@ -192,7 +192,7 @@ def test_killed_while_it_starts(up, stand_in, data_dir):
     command.kill()
     command.communicate()
     assert up("up", "--status", "--json").json()["model"]["state"] == "starting"
-    assert "model: vLLM ended" in up("down").err
+    assert "model: vLLM stopped" in up("down").err
     eventually(lambda: not processes_of(data_dir, stand_in))
 
 

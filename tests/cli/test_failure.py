@@ -1,6 +1,12 @@
-"""Bad input gets one sentence that names the thing and the remedy, and no traceback."""
+"""Whatever ends a command is one sentence that names the thing and the remedy, and an exit code."""
 
 import pytest
+from redis.exceptions import RedisError
+
+from pdr_graph.cli.failure import RankEndedError, RunEndedError, end_of
+from pdr_graph.cli.output import Output
+from pdr_graph.errors import CallError, ConfigError
+from pdr_graph.train.launch import RankError
 
 CASES = {
     "unknown preset": (["--preset", "pdrr"], 2, "unknown preset 'pdrr'; known: long_cot, sr,"),
@@ -127,3 +133,59 @@ def test_an_unknown_exception_is_a_sentence(forgetful, monkeypatch):
     assert "Traceback" in forgetful("--debug", "solve", "x").err
     monkeypatch.setenv("PDR_DEBUG", "1")
     assert "Traceback" in forgetful("solve", "x").err
+
+
+LADDER = {
+    "a bad request": (ConfigError("kappa 3: too small"), 2, "error: kappa 3: too small\n"),
+    "a failed call": (CallError("no answer"), 1, "error: no answer\n"),
+    "a refusal of Redis": (
+        RedisError("READONLY"),
+        1,
+        "error: Redis refused a command: READONLY; `pdr-graph doctor` checks it\n",
+    ),
+    "a missing file": (
+        FileNotFoundError(2, "No such file or directory", "a.txt"),
+        1,
+        "error: No such file or directory: 'a.txt'\n",
+    ),
+    "Ctrl-C": (KeyboardInterrupt(), 130, ""),
+    "a signal": (RunEndedError("resume with: x", 143), 143, "resume with: x\n"),
+    "a failure after the beginning": (
+        RunEndedError("resume with: x", 1, ConfigError("model: other")),
+        2,
+        "error: model: other\nresume with: x\n",
+    ),
+    "a rank's own failure": (
+        RankEndedError(1, RunEndedError("the same command continues", 1, CallError("no answer"))),
+        1,
+        "error: rank 1: no answer\nthe same command continues\n",
+    ),
+    "a rank's own bad request": (
+        RankEndedError(1, ConfigError("model folder 'm' does not exist")),
+        2,
+        "error: rank 1: model folder 'm' does not exist\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LADDER)
+def test_the_ladder(capsys, case):
+    """Each kind of error has its exit code and its lines."""
+    error, code, said = LADDER[case]
+    assert end_of(error, Output(), patience_s=0.0) == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RankError("rank 1: the server is gone"), 1),
+        (RunEndedError("stopped", 1, RankError("rank 0: the server is gone")), 1),
+        (RunEndedError("stopped", 143), 143),
+    ],
+    ids=["before it began", "since", "by a signal"],
+)
+def test_a_rank_is_silent_where_the_main_process_knows(capsys, error, code):
+    """It ends by the exit code alone, and at once."""
+    assert end_of(RankEndedError(1, error), Output(), patience_s=600.0) == code
+    assert capsys.readouterr().err == ""

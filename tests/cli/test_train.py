@@ -1,14 +1,10 @@
 """`pdr-graph train` and `train-data` where no weights are needed: bad input, dry run, data."""
 
 import json
-import signal
-import threading
 from pathlib import Path
 
 import pytest
 
-from pdr_graph.cli.signals import SIGNALS
-from pdr_graph.cli.train import Stop
 from tests.eval.recorded import draft, sample, write_run
 from tests.train.test_settings import write_model
 from tests.train.test_supervised import RIGHT, traced, write_trace
@@ -196,50 +192,3 @@ def test_the_help_names_every_option(cli, command, monkeypatch):
     assert outcome.code == 0
     assert "--out" in outcome.out
     assert "--json" in outcome.out
-
-
-def test_a_signal_that_comes_twice_at_once_is_one():
-    """A launcher passes on what the terminal has sent already; handlers are then as they were."""
-    said: list[str] = []
-    left: list[int] = []
-    stop = Stop(said.append, left.append, starting=lambda: False)
-    before = signal.getsignal(signal.SIGINT)
-    with stop.listening():
-        assert not stop.asked()
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        assert stop.asked()
-    assert stop.received == signal.SIGINT
-    assert len(said) == 1
-    assert not left
-    assert signal.getsignal(signal.SIGINT) == before
-
-
-def test_while_a_run_starts_a_signal_ends_it():
-    """By a thread of its own, whatever the main one does, and without a word of updates."""
-    said: list[str] = []
-    left: list[int] = []
-    gone = threading.Event()
-
-    def leave(number: int) -> None:
-        left.append(number)
-        gone.set()
-
-    stop = Stop(said.append, leave)
-    with stop.listening():
-        signal.raise_signal(signal.SIGTERM)
-        assert gone.wait(60.0)
-    assert (left, said) == ([signal.SIGTERM], [])
-
-
-def test_what_ended_a_run_is_told_whatever_a_launcher_sends():
-    """It ends all processes as soon as one has ended, while the main one still says why."""
-    before = {each: signal.getsignal(each) for each in SIGNALS}
-    stop = Stop(lambda line: None, lambda number: None)
-    try:
-        with stop.listening():
-            stop.deaf = True
-        signal.raise_signal(signal.SIGTERM)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -100,7 +100,7 @@ def test_a_bad_line_is_named_and_costs_no_other(cli, case):
         (["."], "'.' cannot be read: Is a directory"),
         ([], "standard input holds no lines to check"),
         (["--mode", "row"], "--mode 'row' is none; known are answer, raw"),
-        (["--deadline", "0"], "invalid value for '--deadline': Input should be greater"),
+        (["--deadline", "0"], "--deadline '0': input should be greater than or equal to 0.1"),
     ],
 )
 def test_bad_requests_are_one_sentence(cli, words, said):

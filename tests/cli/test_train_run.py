@@ -136,22 +136,22 @@ def test_killed_three_times_it_ends_the_same(toy, whole, tmp_path):
         assert exit_code(process) == -signal.SIGKILL
         assert not (out / "model").exists()
     said = done(toy, out)
-    assert "training: going on after " in said
+    assert "training: continues after " in said
     assert same(out / "model", whole / "model")
     assert figures(out) == figures(whole)
     assert lines_of(out / "trajectories.jsonl") == lines_of(whole / "trajectories.jsonl")
 
 
 def test_a_signal_lets_the_update_end(toy, whole, tmp_path):
-    """A checkpoint is written, in the middle of a step as well; the same command goes on."""
+    """A checkpoint is written, in the middle of a step as well; the same command continues."""
     out = tmp_path / "run"
     process = begin(toy, out)
     wait_for(process, out, 3)
     os.kill(process.pid, signal.SIGINT)
     assert exit_code(process) == 130
     said = Path(f"{out}.err").read_text().splitlines()
-    assert said[-2].startswith("stopping: the update under way is finished and a checkpoint writ")
-    assert said[-1].endswith("/4 is done; the same command goes on")
+    assert said[-2].startswith("stopping: the current update is finished and a checkpoint writ")
+    assert said[-1].endswith("/4 is done; the same command continues")
     done(toy, out)
     assert same(out / "model", whole / "model")
     assert figures(out) == figures(whole)
@@ -168,7 +168,7 @@ def test_while_it_imports_a_signal_ends_it_at_once(toy, tmp_path, number):
         process.send_signal(number)
         rest = process.stderr.read()
     assert process.returncode == 128 + number
-    assert rest == "stopped; the same command goes on\n"
+    assert rest == "stopped; the same command continues\n"
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -187,7 +187,7 @@ def test_while_it_waits_for_other_processes_a_signal_ends_it_at_once(toy, tmp_pa
     os.kill(alone.pid, signal.SIGTERM)
     assert exit_code(alone, within_s=60) == 128 + signal.SIGTERM
     said = Path(f"{out}.err").read_text().splitlines()
-    assert said[-1] == "stopped; the same command goes on"
+    assert said[-1] == "stopped; the same command continues"
 
 
 def listens(port: int) -> bool:
@@ -206,7 +206,7 @@ def test_a_finished_run_is_shown_again(toy, whole, capsys):
     assert facts["model"] == str(whole / "model")
     assert facts["stages"]["rl"]["updates"] == 8
     assert facts["stages"]["rl"]["first"].keys() == facts["stages"]["rl"]["last"].keys()
-    assert f"{whole} is done; another --out begins anew" in said.err
+    assert f"{whole} is done; name another --out to train again" in said.err
     assert (whole / "metrics.jsonl").read_bytes() == before
 
 
@@ -305,4 +305,4 @@ def test_lines_of_a_pipe_are_whole(toy, whole):
         "flat gr",
     ):
         assert fact in last
-    assert "tokens/s drawn" in last
+    assert "tokens/s sampled" in last

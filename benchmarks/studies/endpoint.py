@@ -68,6 +68,7 @@ def run_study(asked: Namespace, measure: Callable[[Namespace], None]) -> int:
 def _options() -> tuple[str, ...]:
     return (
         *("--dtype", "bfloat16" if has_fast_bfloat16() else "float32"),
-        *("--max-model-len", WINDOW, "--max-num-seqs", MOST_CALLS, "--no-enable-chunked-prefill"),
+        # It runs for hours, which are worth the minutes of compiling.
+        *("--max-model-len", WINDOW, "--max-num-seqs", MOST_CALLS, "--no-enforce-eager"),
         *("--worker-cls", "benchmarks.studies.sampling_worker.SamplingWorker"),
     )

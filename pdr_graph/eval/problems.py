@@ -256,7 +256,6 @@ class GymScorer:
             "knobs": self._knobs,
             "index": index,
             "answer": answer,
-            "seconds": self._pool.limits.deadline_s,
         }
         reply = await asyncio.wrap_future(self._pool.submit(request))
         return CheckVerdict.TIMEOUT if reply is None else CheckVerdict(reply["verdict"])

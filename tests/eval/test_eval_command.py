@@ -162,7 +162,7 @@ def test_an_endpoint_that_refuses_everything_stops_the_run(forgetful, mock, tmp_
     stopped = forgetful(*words, "--out", str(out))
     assert stopped.code == 1
     assert "10 samples failed one after another" in stopped.err
-    assert "0 of 10 samples are recorded; the same command goes on" in stopped.err
+    assert "0 of 10 samples are recorded; the same command continues" in stopped.err
     assert read_run(out).samples == []
 
 
@@ -177,8 +177,8 @@ def test_a_signal_drains_and_the_same_command_goes_on(spawn, stored, quiz, mock,
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "stopping: calls in flight are waited for" in err
-    assert "of 15 samples are recorded; the same command goes on with the rest" in err
+    assert "stopping: waiting for calls in flight" in err
+    assert "of 15 samples are recorded; the same command continues with the rest" in err
     assert mock.stats()["aborted"] == 0
     mock.configure(delay_s=0.0)
     done = stored(*words, "--json")

@@ -265,7 +265,7 @@ def test_a_signal_drains_the_workers_and_the_same_command_goes_on(on_ray, mock, 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
-    assert "of 30 samples are recorded; the same command goes on with the rest" in err
+    assert "of 30 samples are recorded; the same command continues with the rest" in err
     mock.configure(delay_s=0.0)
     process = on_ray(quiz.file, tmp_path / "run")
     _, err = process.communicate(timeout=180)

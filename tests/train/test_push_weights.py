@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="needs torch, of the extra train: ma
 from peft import LoraConfig, get_peft_model
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.colocate import merged_weights
+from pdr_graph.train.push import merged_weights
 from tests.policy.tiny_model import tiny_model
 from tests.train.given_rows import SMALL
 

@@ -7,9 +7,10 @@ import pytest
 pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.train.settings import TrainSettings
 from pdr_graph.train.supervised import RunCount, calls_of
 from pdr_graph.train.trajectory import append_trajectories
-from pdr_graph.train.warm_start import WarmStartTrainer, fitting, warm_start_arguments
+from pdr_graph.train.warm_start import WarmStartTrainer, fitting
 from tests.policy.tiny_model import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from tests.train.test_trajectory import make_call, make_trajectory
 
@@ -34,20 +35,13 @@ def test_a_warm_start_reads_the_prompt_that_rollouts_ask(tmp_path):
     assert fitting([ROW], tokenizer, 10).too_long == 0
     with pytest.raises(ConfigError, match="more than 10 tokens"):
         fitting([ROW], tokenizer, 10, variables)
-    arguments = warm_start_arguments(
-        tmp_path,
-        epochs=1.0,
-        rows_at_once=2,
-        accumulation=1,
-        learning_rate=1e-3,
-        warmup_share=0.0,
-        save_every=100,
-        seed=0,
-        bf16=False,
-        gradient_checkpointing=False,
-        cpu=True,
+    settings = TrainSettings(
+        model="none",
+        warm_start={"data": "none", "batch_rows": 2, "micro_batch_rows": 2},
+        optimiser={"gradient_checkpointing": False},
+        policy={"chat_template": variables},
     )
-    trainer = WarmStartTrainer(tiny_model(), tokenizer, rows, arguments, variables=variables)
+    trainer = WarmStartTrainer(tiny_model(), tokenizer, rows, settings, tmp_path)
     (batch,) = trainer.get_train_dataloader()
     for inputs, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         assert tokenizer.decode(inputs[labels == -100]) == "quiet <user>1+1=<assistant>"

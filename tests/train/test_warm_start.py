@@ -123,22 +123,14 @@ def test_blanks_that_a_template_adds_are_no_rewriting():
 def test_only_the_reply_is_learnt(tmp_path):
     """The labels of a batch are the reply and the token that ends it; the prompt has none."""
     pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
-    from pdr_graph.train.warm_start import Rows, WarmStartTrainer, warm_start_arguments
+    from pdr_graph.train.settings import TrainSettings
+    from pdr_graph.train.warm_start import Rows, WarmStartTrainer
     from tests.policy.tiny_model import tiny_model, tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
-    arguments = warm_start_arguments(
-        tmp_path,
-        epochs=2.0,
-        rows_at_once=2,
-        accumulation=1,
-        learning_rate=1e-3,
-        warmup_share=0.0,
-        save_every=100,
-        seed=0,
-        bf16=False,
-        gradient_checkpointing=False,
-        cpu=True,
+    warm = {"data": "none", "epochs": 2.0, "batch_rows": 2, "micro_batch_rows": 2}
+    settings = TrainSettings(
+        model="none", warm_start=warm, optimiser={"gradient_checkpointing": False}
     )
     rows = Rows([row("1+1=", "two"), row("2+2=", "four"), row("3+3=", "six")], 0)
     heard: list[int] = []
@@ -146,7 +138,8 @@ def test_only_the_reply_is_learnt(tmp_path):
         tiny_model(),
         tokenizer,
         rows,
-        arguments,
+        settings,
+        tmp_path,
         on_update=lambda update, figures: heard.append(update),
     )
     labels = [

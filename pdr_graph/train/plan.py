@@ -117,29 +117,6 @@ def config_of_run(config: PDRConfig, plan: ProblemPlan, seed: int) -> PDRConfig:
     return config.model_copy(update={**own, "seed": seed})
 
 
-def mixed(
-    direct: ProblemPlan, operator: ProblemPlan, num_problems: int, fraction: float, seed: int
-) -> list[ProblemPlan]:
-    """Return the plan of each problem of a step; in the paper, half run PDR (`fraction` 0.5).
-
-    The number of operator plans is exact, rounded half up; which problems get them is random.
-
-    Raises:
-        ConfigError: `fraction` is not in [0, 1], or the plans differ in their rows.
-    """
-    if not 0.0 <= fraction <= 1.0:
-        raise ConfigError(f"operator fraction {fraction:g} is not between 0 and 1")
-    if direct.num_rows != operator.num_rows:
-        raise ConfigError(
-            f"plan {direct.kind!r} has {direct.num_rows} rows and plan {operator.kind!r} "
-            f"{operator.num_rows}; a batch needs one number for all problems"
-        )
-    num_operator = int(fraction * num_problems + 0.5)
-    plans = [operator] * num_operator + [direct] * (num_problems - num_operator)
-    random.Random(seed).shuffle(plans)
-    return plans
-
-
 SEED_BITS = 31
 
 Item = TypeVar("Item")
@@ -172,7 +149,6 @@ class Schedule:
                 f"a step of {self.problems_per_step} problems cannot be made of "
                 f"{self.num_problems}; give more problems, or fewer to a step"
             )
-        self.plans(0)
 
     @property
     def num_rows(self) -> int:
@@ -193,11 +169,16 @@ class Schedule:
         return order[start : start + self.problems_per_step]
 
     def plans(self, step: int) -> list[ProblemPlan]:
-        """Return the plan of each of a step's problems."""
-        seed = self._rng("plans", step).getrandbits(SEED_BITS)
-        return mixed(
-            self.direct, self.operator, self.problems_per_step, self.operator_fraction, seed
-        )
+        """Return the plan of each of a step's problems.
+
+        The number of operator plans is exact, rounded half up; which problems get them is random.
+        """
+        num_operator = int(self.operator_fraction * self.problems_per_step + 0.5)
+        plans = [self.operator] * num_operator
+        plans += [self.direct] * (self.problems_per_step - num_operator)
+        # A generator of its own, so that runs begun by an older version keep their plans.
+        random.Random(self._rng("plans", step).getrandbits(SEED_BITS)).shuffle(plans)
+        return plans
 
     def rollout_seed(self, step: int, rank: int) -> int:
         """Return the seed of a rank's rollouts in a step."""
@@ -215,15 +196,6 @@ class Schedule:
 
 
 def share_of(items: Sequence[Item], rank: int, num_ranks: int) -> Sequence[Item]:
-    """Return a rank's part of a step's problems; every rank has as many.
-
-    Raises:
-        ConfigError: they cannot be shared out evenly.
-    """
-    if len(items) % num_ranks:
-        raise ConfigError(
-            f"{len(items)} problems of a step cannot be shared out among {num_ranks} processes; "
-            f"use a multiple of {num_ranks}"
-        )
+    """Return a rank's part of a step's problems; every rank has as many."""
     each = len(items) // num_ranks
     return items[rank * each : (rank + 1) * each]

@@ -6,7 +6,7 @@ RUN    := $(BIN)/python
 TORCH  := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -90,6 +90,10 @@ study: $(VENV)/.dev ## strategies, distillers and sweeps on a 0.5B model, one pa
 study-adaptive: $(VENV)/.dev ## pdr_adaptive beside pdr and majority on a 0.5B model (hours; ARGS='--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.adaptive $(ARGS)
 
+docs: $(VENV)/.docs ## the documentation as a site in site/, of which nothing is loaded from the network
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet $(ARGS)
+	@echo "site/index.html"
+
 check: $(VENV)/.dev ## format, lint, types, floors
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -100,8 +104,8 @@ format: $(VENV)/.dev ## rewrite files the way `make check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## remove the virtual environment, the site and caches
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -151,6 +155,13 @@ $(VENV)/.train: $(VENV)/.local pyproject.toml
 	    'torch==$(TORCH)+cpu' 2> /dev/null || \
 	  $(BIN)/uv pip install --quiet --python $(VENV)/train --torch-backend cpu 'torch==$(TORCH)'
 	@$(BIN)/uv pip install --quiet --python $(VENV)/train -e '.[dev,train]'
+	@touch $@
+
+$(VENV)/.docs: $(RUN) pyproject.toml
+	@echo "Installing what the documentation is built with, in an environment of its own"
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@test -x $(VENV)/docs/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/docs
+	@$(BIN)/uv pip install --quiet --python $(VENV)/docs -e '.[docs]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local

@@ -13,7 +13,7 @@ from langgraph_sdk.runtime import ServerRuntime
 
 from pdr_graph import ModelClient, PDRConfig, preset
 from pdr_graph.connect import open_client
-from pdr_graph.servers.embedded_model import small_config
+from pdr_graph.servers.llama import small_config
 from pdr_graph.settings import load_settings
 
 Graph = TypeVar("Graph")

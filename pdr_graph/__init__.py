@@ -1,13 +1,13 @@
 """Parallel-Distill-Refine reasoning as a resumable LangGraph state machine.
 
-The model is used as an improvement operator: rounds of parallel drafts, each distilled into a
-bounded textual workspace, then a refinement (arXiv 2510.01123).
+The model is used as an improvement operator: rounds of parallel drafts, each round distilled into
+a bounded textual workspace, then a refinement (arXiv 2510.01123).
 
     from pdr_graph import ChatVLLM, preset, solve
     result = await solve("What is 6 x 7?", preset("pdr"), model=ChatVLLM(...))
 
-Names are imported on first use, since LangGraph takes seconds to load and a command line's help
-should not wait for it.
+Names are imported on first use: LangGraph takes seconds to load, and a command's help should not
+wait for it.
 """
 
 from importlib import import_module
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pdr_graph.errors import PDRError
     from pdr_graph.extensions import Extensions
     from pdr_graph.graph import build_graph
-    from pdr_graph.history import history
     from pdr_graph.llm.chat_vllm import ChatVLLM
     from pdr_graph.llm.client import ModelClient
     from pdr_graph.run import Parts, Result, resume, solve
+    from pdr_graph.run_history import history
     from pdr_graph.strategies import PRESETS, preset
 
 __all__ = [
@@ -52,7 +52,7 @@ _HOMES = {
     "PDRConfig": "config",
     "PDRError": "errors",
     "Parts": "run",
-    "Result": "result",
+    "Result": "run",
     "as_tool": "embed.tool",
     "build_graph": "graph",
     "history": "run_history",

@@ -1,20 +1,40 @@
-"""The ledger's sums, and what the next round may cost.
+"""What a run has cost, and what its next round may cost.
 
-B_total counts every call, B_seq those on the critical path; their nominal twins count allotted
-completion tokens instead of used ones, as the paper's plots do (arXiv 2510.01123, section 4).
+B_total counts every call, B_seq the calls on the critical path. Their nominal forms count the
+completion tokens that were allotted instead of those used, as the paper's plots do (arXiv
+2510.01123, section 4).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from typing import Any, cast
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.types import LedgerRow
 
 TEMPLATE_TOKENS = 192
-"""Charged for a prompt's fixed words and the chat template, which no tokenizer call counts."""
+"""Tokens charged for a prompt's fixed words and the chat template, which are not counted."""
 
 CANDIDATE_TOKENS = 20
-"""Charged for the lines around each candidate of a prompt."""
+"""Tokens charged for the lines around each candidate of a prompt."""
+
+
+_COUNTS = (
+    *("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
+    *("failed", "aborted", "nominal_tokens"),
+)
+"""Fields of a row that add up over all calls."""
+_CRITICAL = ("seconds", "critical_tokens", "critical_nominal")
+"""Fields that add up over calls in sequence; of parallel calls the largest counts."""
+
+
+def empty_row(round_number: int, node: str, step: int) -> LedgerRow:
+    """Return the row of a node that has spent nothing."""
+    counts = dict.fromkeys((*_COUNTS, "critical_tokens", "critical_nominal"), 0)
+    row = {"round": round_number, "node": node, "step": step, "seconds": 0.0, "estimated": False}
+    return cast(LedgerRow, row | counts)
 
 
 def merge_rows(rows: list[LedgerRow], new: list[LedgerRow]) -> list[LedgerRow]:
@@ -22,7 +42,7 @@ def merge_rows(rows: list[LedgerRow], new: list[LedgerRow]) -> list[LedgerRow]:
     merged = {_key(row): row for row in rows}
     for row in new:
         known = merged.get(_key(row))
-        merged[_key(row)] = row if known is None else _side_by_side(known, row)
+        merged[_key(row)] = row if known is None else _joined(known, row, max)
     return sorted(merged.values(), key=lambda row: row["step"])
 
 
@@ -37,7 +57,7 @@ def b_seq(rows: Iterable[LedgerRow]) -> int:
 
 
 def elapsed_s(rows: Iterable[LedgerRow]) -> float:
-    """Return the seconds worked, which leaves out any time a killed run lay still."""
+    """Return the seconds worked; the time between a kill and a resume does not count."""
     return sum(row["seconds"] for row in rows)
 
 
@@ -62,43 +82,40 @@ class Ledger:
         """Whether any of it is an estimate."""
         return any(row["estimated"] for row in self.rows)
 
+    def total(self, node: str = "", step: int = 0) -> LedgerRow:
+        """Return the whole run as one row, of `node` and `step` of a graph around it."""
+        empty = empty_row(0, node, step)
+        return reduce(lambda done, row: _joined(done, row, add), self.rows, empty)
+
     def to_json(self) -> dict[str, object]:
-        """Return the ledger as plain data; one row per round and node."""
+        """Return the ledger as plain data, with one row per round and node."""
+        total = self.total()
         rows = self.per_round_and_node()
         return {
             "b_total": self.b_total,
             "b_seq": self.b_seq,
-            "b_total_nominal": sum(row["nominal_tokens"] for row in rows),
-            "b_seq_nominal": sum(row["critical_nominal"] for row in rows),
-            "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
-            "completion_tokens": sum(row["completion_tokens"] for row in rows),
-            "calls": sum(row["calls"] for row in rows),
-            "failed": sum(row["failed"] for row in rows),
-            "aborted": sum(row["aborted"] for row in rows),
+            "b_total_nominal": total["nominal_tokens"],
+            "b_seq_nominal": total["critical_nominal"],
+            "prompt_tokens": total["prompt_tokens"],
+            "completion_tokens": total["completion_tokens"],
+            "calls": total["calls"],
+            "failed": total["failed"],
+            "aborted": total["aborted"],
             "rows": [{name: row.get(name) for name in _REPORTED} for row in rows],
         }
 
     def per_round_and_node(self) -> list[LedgerRow]:
-        """Return one row per round and node; a round asked for again after a failure is added."""
+        """Return one row per round and node; what was asked again after a failure is added."""
         merged: dict[tuple[int, str], LedgerRow] = {}
         for row in self.rows:
             key = (row["round"], row["node"])
-            merged[key] = _one_after_another(merged[key], row) if key in merged else row
+            merged[key] = _joined(merged[key], row, add) if key in merged else row
         return list(merged.values())
 
 
 _REPORTED = (
-    "round",
-    "node",
-    "calls",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "reasoning_tokens",
-    "failed",
-    "aborted",
-    "seconds",
-    "estimated",
+    *("round", "node", "calls", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("reasoning_tokens", "failed", "aborted", "seconds", "estimated"),
 )
 
 
@@ -110,10 +127,10 @@ def round_cost(config: PDRConfig, *, width: int, problem_tokens: int, distiller_
 
 
 def workspace_limit(config: PDRConfig) -> int:
-    """Return the most tokens of workspace that a call of the run can read; 0 where none reads any.
+    """Return the most workspace tokens that a call of the run can read; 0 if none reads any.
 
-    Long CoT has no round before its one call, and where one round of drafts is voted on or selected
-    from, nothing is asked after them with a workspace.
+    Long CoT has no round before its one call. A single round whose drafts are voted on or selected
+    from has no later call that reads a workspace.
     """
     never = not config.widths or (len(config.widths) == 1 and config.finish in {"vote", "select"})
     return 0 if never and not config.max_extra_rounds else config.kappa
@@ -177,31 +194,10 @@ def _key(row: LedgerRow) -> tuple[int, str, int]:
     return row["round"], row["node"], row["step"]
 
 
-def _side_by_side(left: LedgerRow, right: LedgerRow) -> LedgerRow:
-    return _added(left, right) | {
-        "seconds": max(left["seconds"], right["seconds"]),
-        "critical_tokens": max(left["critical_tokens"], right["critical_tokens"]),
-        "critical_nominal": max(left["critical_nominal"], right["critical_nominal"]),
-    }
-
-
-def _one_after_another(left: LedgerRow, right: LedgerRow) -> LedgerRow:
-    return _added(left, right) | {
-        "seconds": left["seconds"] + right["seconds"],
-        "critical_tokens": left["critical_tokens"] + right["critical_tokens"],
-        "critical_nominal": left["critical_nominal"] + right["critical_nominal"],
-    }
-
-
-def _added(left: LedgerRow, right: LedgerRow) -> LedgerRow:
-    return left | {
-        "calls": left["calls"] + right["calls"],
-        "prompt_tokens": left["prompt_tokens"] + right["prompt_tokens"],
-        "cached_tokens": left["cached_tokens"] + right["cached_tokens"],
-        "completion_tokens": left["completion_tokens"] + right["completion_tokens"],
-        "reasoning_tokens": left["reasoning_tokens"] + right["reasoning_tokens"],
-        "failed": left["failed"] + right["failed"],
-        "aborted": left["aborted"] + right["aborted"],
-        "estimated": left["estimated"] or right["estimated"],
-        "nominal_tokens": left["nominal_tokens"] + right["nominal_tokens"],
-    }
+def _joined(left: LedgerRow, right: LedgerRow, along: Callable[[float, float], float]) -> LedgerRow:
+    """Add two rows; `along` the critical path they are parallel (`max`) or in sequence (`add`)."""
+    was, new = cast(dict[str, Any], left), cast(dict[str, Any], right)
+    counts = {name: was[name] + new[name] for name in _COUNTS}
+    critical = {name: along(was[name], new[name]) for name in _CRITICAL}
+    estimated = was["estimated"] or new["estimated"]
+    return cast(LedgerRow, was | counts | critical | {"estimated": estimated})

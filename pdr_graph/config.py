@@ -1,4 +1,4 @@
-"""What one run is asked to do."""
+"""The settings of one run."""
 
 from copy import copy
 from typing import Any, Self
@@ -14,10 +14,11 @@ from pydantic import (
 )
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.validation import Fault, differences
 
 
 def _for_nodes(*names: str, kind: str | None = None) -> dict[str, Any]:
-    """Return what makes LangGraph Studio show a field at those nodes of the graph."""
+    """Return the schema entries by which LangGraph Studio shows a field at these nodes."""
     return {"langgraph_nodes": list(names), **({"langgraph_type": kind} if kind else {})}
 
 
@@ -26,7 +27,7 @@ def _prompt(*nodes: str) -> Any:  # Any: what pydantic's Field returns
 
 
 MIN_KAPPA = 16
-"""Fewer tokens cannot hold one line of text with an answer in it."""
+"""Model tokens that one line of text with an answer in it needs."""
 
 
 class PDRConfig(BaseModel):
@@ -35,56 +36,56 @@ class PDRConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     preset: str = "pdr"
-    """Name of the strategy this config started from; a label, the fields below decide."""
+    """Name of the strategy that this config started from; a label only."""
     widths: tuple[int, ...] = Field((8, 4), json_schema_extra=_for_nodes("plan"))
-    """Drafts in each parallel round, M_1..M_R; empty is long CoT. The final call is implied."""
+    """Drafts in each parallel round, M_1..M_R; empty is long CoT. The final call comes on top."""
     distiller: str = Field("summary", json_schema_extra=_for_nodes("distiller"))
-    """How a round of drafts becomes the next workspace."""
+    """How a round of drafts becomes the next workspace: a built-in distiller, or your own."""
     finish: str = Field("refine", json_schema_extra=_for_nodes("refiner"))
-    """How the run ends: `refine` (one more call), `vote`, `select`, or a registered name."""
+    """How the run ends: `refine` (one more call), `vote`, `select`, or your own."""
     verifier: str = Field("none", json_schema_extra=_for_nodes("verifier"))
-    """Who judges the solution: `none`, `consensus`, `judge`, or a registered name."""
+    """Who judges the solution: `none`, `consensus`, `judge`, or your own."""
     answer: str = "math"
     """Answer kind: `math` (boxed), `choice` (a letter), `text` (no short answer)."""
-    kappa: int = Field(2048, ge=MIN_KAPPA, json_schema_extra=_for_nodes("distiller"))
+    kappa: int = Field(2048, json_schema_extra=_for_nodes("distiller") | {"minimum": MIN_KAPPA})
     """Bound on each workspace, in model tokens."""
     k: int = Field(2, ge=1, json_schema_extra=_for_nodes("distiller"))
-    """Solutions that a picking distiller admits to a workspace."""
+    """Solutions that a distiller which picks drafts admits to a workspace."""
     max_tokens: int = Field(10240, ge=1)
-    """Completion tokens allotted to each call: thought and solution together.
-    The paper's T = 8192 thinking tokens plus a 2048-token buffer for the solution."""
+    """Completion tokens allotted to each call, thought and solution together. The default is the
+    paper's T = 8192 thinking tokens plus a buffer of 2048 for the solution."""
     solution_tokens: int = Field(2048, ge=MIN_KAPPA)
-    """Model tokens of a draft's solution part that are kept; the final answer always is."""
+    """Model tokens of a draft's solution part that are kept; its final answer always is."""
     thinking_token_budget: int | None = Field(None, ge=0)
-    """Thinking tokens after which vLLM closes the thought; None leaves it to `max_tokens`."""
+    """Thinking tokens after which vLLM closes the thought; None sets no limit but `max_tokens`."""
     temperature: float = Field(1.0, ge=0.0, le=2.0)
     """Sampling temperature of drafts and the refinement."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Nucleus sampling mass."""
     seed: int | None = Field(None, ge=0, lt=2**31)
-    """Seed of the run, from which each call's own is derived; None draws one and records it."""
+    """Seed of the run, from which the seed of each call is derived; None draws and records one."""
     quorum: float = Field(1.0, gt=0.0, le=1.0, json_schema_extra=_for_nodes("drafter"))
-    """Share of a round's drafts to wait for; the stragglers' requests are then cancelled."""
+    """Share of a round's drafts to wait for; the requests of the others are then cancelled."""
     min_success: float = Field(0.5, gt=0.0, le=1.0)
     """Share of a round's drafts that must succeed for the run to go on."""
     stop_on_consensus: float | None = Field(
         None, gt=0.0, le=1.0, json_schema_extra=_for_nodes("distiller")
     )
-    """Share of drafts with one answer at which further rounds are skipped; None never does."""
+    """Share of drafts with one answer at which further rounds are skipped; None never skips."""
     pool_rounds: bool = False
-    """Whether agreement and `vote` count the drafts of all rounds, not of the last alone."""
+    """Whether agreement and `vote` count the drafts of all rounds instead of the last alone."""
     max_extra_rounds: int = Field(0, ge=0, json_schema_extra=_for_nodes("verifier"))
     """Further rounds that a rejected solution may cause."""
     max_total_tokens: int | None = Field(None, ge=1)
-    """Bound on B_total; a round that could pass it is not started. None is unbounded."""
+    """Bound on B_total, in tokens; a round that could exceed it is not started. None sets none."""
     deadline_s: float | None = Field(None, gt=0.0)
-    """Seconds of work after which no further round is started; None is unbounded."""
+    """Seconds of work after which no further round is started; None sets no limit."""
 
     draft_prompt: str | None = _prompt("drafter")
-    """Template of a draft that reads no workspace, with $problem and $answer_format; None is the
+    """Template of a draft without a workspace, with $problem and $answer_format; None is the
     built-in one."""
     improve_prompt: str | None = _prompt("drafter", "refiner")
-    """Template of a draft or refinement that reads a workspace, with $problem, $workspace and
+    """Template of a draft or refinement with a workspace, with $problem, $workspace and
     $answer_format; None is the built-in one."""
     distill_prompt: str | None = _prompt("distiller")
     """Template of the distiller `summary` or `critique`, with $problem, $candidates and $words;
@@ -99,6 +100,15 @@ class PDRConfig(BaseModel):
             if width < 1:
                 raise ValueError(f"each round needs at least 1 draft, got {width}")
         return widths
+
+    @field_validator("kappa")
+    @classmethod
+    def _kappa_holds_a_line(cls, kappa: int) -> int:
+        if kappa < MIN_KAPPA:
+            raise ValueError(
+                f"a workspace must hold at least one line, use {MIN_KAPPA} tokens or more"
+            )
+        return kappa
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -146,27 +156,11 @@ def make_config(**fields: object) -> PDRConfig:
     try:
         return PDRConfig.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(_sentence(error)) from None
+        raise ConfigError(Fault.of(error).sentence(model=PDRConfig)) from None
 
 
 def changed_fields(recorded: PDRConfig, asked: PDRConfig) -> list[str]:
     """Name the fields in which two configs differ; a seed of None asks for nothing."""
-    differing = [
-        name for name in PDRConfig.model_fields if getattr(recorded, name) != getattr(asked, name)
-    ]
-    return [name for name in differing if not (name == "seed" and asked.seed is None)]
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:
-        return message
-    name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}; known: {', '.join(PDRConfig.model_fields)}"
-    if name == "kappa" and first["type"] == "greater_than_equal":
-        message = f"a workspace must hold at least one line, use {MIN_KAPPA} tokens or more"
-    value = first["input"]
-    shown = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else repr(value)
-    return f"{name} {shown}: {message[0].lower()}{message[1:]}"
+    free = {"seed"} if asked.seed is None else set()
+    changed = differences(recorded.model_dump(), asked.model_dump(), free=free)
+    return [each.name for each in changed]

@@ -1,7 +1,7 @@
-"""From settings to a model that is ready to be asked.
+"""Connects to the model that the settings name.
 
 async with open_client() as client:
-    result = await solve("What is 6 x 7?", model=client)
+result = await solve("What is 6 x 7?", model=client)
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from pdr_graph.telemetry import exported, logged_to
 logger = logging.getLogger(__name__)
 
 EMBEDDED_SLOTS = 8
-"""Calls that the embedded model works on at once; more of them wait their turn."""
+"""Calls that the embedded model works on at once; further ones wait."""
 EMBEDDED_WINDOW = 2048
-"""Context window of each of them, in model tokens."""
+"""Context window of each of these calls, in model tokens."""
 
 Announce = Callable[[str], None]
-"""Receives a sentence on something that was started on the user's behalf."""
+"""Receives a sentence on each thing that is started for the user."""
 
 
 @asynccontextmanager
@@ -39,19 +39,19 @@ async def open_client(
 ) -> AsyncIterator[ModelClient]:
     """Connect to the model of the settings, and close the connections at the end.
 
-    Without a base URL the embedded demonstration model is started, and ended; a model folder that
-    is named is run in this process.
+    Without a base URL, the embedded demonstration model is started and ended. A model folder runs
+    in this process.
 
     Args:
         settings: None reads the environment.
-        announce: Told what is started.
+        announce: Receives a sentence on what is started.
 
     Raises:
         EndpointError: the endpoint is dead, refuses the key, or does not serve the model.
-        ConfigError: it serves several models and none is named, the tokenizer file is none,
-            the model folder cannot be read or needs torch, the log file cannot be written, or
-            spans are asked for without OpenTelemetry.
-        LocalError: the embedded model is not to be had.
+        ConfigError: the endpoint serves several models and none is named, the tokenizer file is
+            none, the model folder cannot be read or needs torch, the log file cannot be written,
+            or spans are asked for without OpenTelemetry.
+        LocalError: the embedded model cannot be started.
     """
     settings = settings or load_settings()
     with _observed(settings):
@@ -87,31 +87,31 @@ async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[Model
             model_file=_model_file(settings.model),
             announce=announce,
         ) as endpoint,
-        # llama.cpp frees the place of a call that was dropped at once only if it is streamed.
+        # llama.cpp notices at once that a caller has left only if the call is streamed.
         _connected(settings, endpoint.base_url, endpoint.model, streamed=True) as client,
     ):
         yield client
 
 
 async def _in_process(settings: Settings, folder: Path, announce: Announce) -> ModelClient:
-    # Here, for torch is loaded only where it is asked for.
+    # Imported here: torch is loaded only where it is needed.
     from pdr_graph.policy.chat import policy_client
     from pdr_graph.policy.folder import open_folder
 
     opened = await asyncio.to_thread(open_folder, folder)
     announce(
         f"model folder {str(folder)!r} ({opened.num_parameters:,} parameters) runs in this "
-        f"process, on {opened.policy.model.device}: right for small models and studies; serve "
+        f"process, on {opened.policy.model.device}, which suits small models and studies; serve "
         "larger ones and set --base-url / PDR_BASE_URL"
     )
-    # Its path is its name: what trained models are in is often called `model`.
+    # Named by its whole path: the folders of trained models are often called `model`.
     return policy_client(
         opened.policy, opened.tokenizer, name=str(folder), max_in_flight=settings.max_in_flight
     )
 
 
 def _model_folder(model: str | None) -> Path | None:
-    """Return the folder that a model's name is, None if it is none."""
+    """Return the folder that the model is, None if it is none."""
     if model is None or model == SMOLLM2.name:
         return None
     folder = Path(model).expanduser()
@@ -119,14 +119,14 @@ def _model_folder(model: str | None) -> Path | None:
 
 
 def _model_file(model: str | None) -> Path | None:
-    """Return the file that the embedded server is to load, None for its own."""
+    """Return the file that the embedded server is to load, None for the built-in one."""
     if model is None or model == SMOLLM2.name:
         return None
     file = Path(model)
     if file.suffix != ".gguf":
         raise ConfigError(
-            f"model {model!r} is named, but no endpoint that serves it; set --base-url / "
-            "PDR_BASE_URL, or name a .gguf file or a model folder"
+            f"no endpoint is named that serves model {model!r}; set --base-url / PDR_BASE_URL, or "
+            "name a .gguf file or a model folder"
         )
     if not file.is_file():
         raise ConfigError(f"model file {model!r} does not exist")

@@ -1,28 +1,35 @@
 """Every error that the package raises on purpose, as one tree.
 
-A leaf says which boundary failed, carries its numbers as attributes and also
-inherits the standard type it stands for, so that a caller may catch either::
+A leaf names the boundary that failed and carries its numbers as attributes. It also inherits the
+standard type that it stands for, so that a caller may catch either. A leaf that only one part of
+the package raises is defined there; its file is named behind it::
 
     PDRError
-    ├── ConfigError (ValueError)            a request that cannot be carried out as asked
-    │   └── ConfigChangedError              resume was asked for something else than the record
-    ├── EndpointError (ConnectionError)     the model endpoint: dead, wrong key, no such model
-    ├── CallError (RuntimeError)            one model call, after its retries
-    │   └── ContextWindowError              prompt and completion do not fit the model's window
-    ├── QuorumError (RuntimeError)          too few drafts of a round came back
-    ├── WorkspaceOverflowError (ValueError) a workspace above kappa: a defect, never the user's
-    ├── UnknownThreadError (LookupError)    no run is recorded under this thread
-    ├── OtherGraphError (ValueError)        the thread holds a run of another graph
-    ├── ThreadExistsError (ValueError)      a run is already recorded under this thread
-    ├── CheckpointError (ConnectionError)   the checkpoint store cannot be reached or read
-    ├── LocalError (RuntimeError)           an embedded server or its weights
-    ├── DriftError (RuntimeError)           the policy that draws is not the model that is trained
-    │                                       (`train/drift.py`)
-    ├── PushError (ConnectionError)         the policy did not take new weights (`train/push/`)
-    ├── RankError (RuntimeError)            another process of a training run failed
-    │                                       (`train/launch.py`)
-    ├── LostRankError (ConnectionError)     another process of a training run is gone
-    └── DrainedError (RuntimeError)         the run was asked to stop, and can be resumed
+    ├── ConfigError (ValueError)             a request that cannot be carried out as asked
+    │   └── ConfigChangedError               a resume asks for something else than the record
+    ├── EndpointError (ConnectionError)      the model endpoint: dead, wrong key, no such model
+    ├── CallError (RuntimeError)             one model call, after its retries
+    │   └── ContextWindowError               prompt and completion do not fit the model's window
+    ├── QuorumError (RuntimeError)           too few drafts of a round succeeded
+    ├── WorkspaceOverflowError (ValueError)  a workspace above kappa; always a defect of the package
+    ├── UnknownThreadError (LookupError)     no run is recorded under this thread
+    ├── OtherGraphError (ValueError)         the thread holds a run of another graph
+    ├── ThreadExistsError (ValueError)       a run is already recorded under this thread
+    ├── CheckpointError (ConnectionError)    the checkpoint store cannot be reached or read
+    ├── LocalError (RuntimeError)            an embedded server or its weights
+    ├── DrainedError (RuntimeError)          the run was asked to stop, and can be resumed
+    ├── RefusalError                         a request that `serve` answers with an error object
+    │                                        (serve/refusal.py)
+    ├── ElsewhereError (RuntimeError)        another process works on a sample (eval/runner.py)
+    ├── WorkersDiedError (RuntimeError)      the Ray workers of an evaluation died
+    │                                        (eval/ray_cluster.py)
+    ├── DriftError (RuntimeError)            the policy that draws differs from the model that is
+    │                                        trained (train/drift.py)
+    ├── PushError (ConnectionError)          the policy did not take new weights (train/push.py)
+    ├── RankError (RuntimeError)             another process of a training run failed
+    │                                        (train/launch.py)
+    └── LostRankError (ConnectionError)      another process of a training run is gone
+                                             (train/launch.py)
 """
 
 from collections.abc import Sequence

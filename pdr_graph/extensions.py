@@ -1,7 +1,7 @@
 """Distillers, finishes and verifiers of the user's own, beside the built-in ones.
 
-A name in a config is looked up among what the user passed, then among the built-in ones. A name
-of the form `package.module:attribute` is imported, which also serves the command line.
+A name in a config is looked up among what the user passed, then among the built-in ones. A name of
+the form `package.module:attribute` is imported, also on the command line.
 """
 
 import importlib
@@ -19,14 +19,14 @@ from pdr_graph.verify import VERIFIERS, Verify
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """A user's own steps, by the name that a config calls them."""
+    """A user's own steps, by the names that configs use for them."""
 
     distillers: Mapping[str, Distil | Distiller] = field(default_factory=dict)
     finishes: Mapping[str, Finish] = field(default_factory=dict)
     verifiers: Mapping[str, Verify] = field(default_factory=dict)
 
     def distiller(self, name: str) -> Distiller:
-        """Return the distiller `name`; a bare function is taken to make one call.
+        """Return the distiller `name`; a plain function is taken to make one call.
 
         Raises:
             ConfigError: there is none of this name.
@@ -53,7 +53,7 @@ class Extensions:
         return verify
 
     def check(self, config: PDRConfig) -> None:
-        """Refuse a config that names what is not there.
+        """Refuse a config that names an unknown part.
 
         Raises:
             ConfigError: an unknown distiller, finish, verifier or answer kind.

@@ -1,24 +1,17 @@
-"""How a run ends: one file each, one line below.
-
-The paper's finish: one more call, with the workspace in view, is the answer.
-
-GenSelect: one call reads the drafts and names the one to hand in.
-
-Self-consistency: the answer that most drafts reach, without a further call.
-"""
+"""How a run ends: by one more call, by a vote, or by a selection among the drafts."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from pdr_graph.distill.selection import candidates, picked
 from pdr_graph.step import Step
-from pdr_graph.types import Solution
+from pdr_graph.types import Draft, Solution
 
 __all__ = ["DRAFT_FINISHES", "FINISHES", "Finish"]
 
 
 async def refine(step: Step) -> Solution:
-    """Ask for the solution; without a workspace this is long CoT."""
+    """Ask for the solution, with the workspace in view; without a workspace this is long CoT."""
     answer_format = step.ask.prompts.render(f"answer_{step.config.answer}")
     text = step.workspaces[0]["text"] if step.workspaces else ""
     if text:
@@ -42,7 +35,7 @@ async def refine(step: Step) -> Solution:
 
 
 async def select(step: Step) -> Solution:
-    """Hand in the named draft; the most agreed one where the reply names none."""
+    """Ask which draft to hand in (GenSelect); if the reply names none, take the most agreed one."""
     drafts = list(step.drafts)
     reply = await step.ask.one(
         "select", problem=step.problem, candidates=await candidates(step, drafts)
@@ -51,19 +44,14 @@ async def select(step: Step) -> Solution:
     if not named:
         step.notes.append("the model named no candidate; the most agreed draft is handed in")
     draft = drafts[named[0]] if named else (await step.by_agreement())[0]
-    return Solution(
-        text=draft["solution"],
-        answer=draft["answer"],
-        truncated=draft["truncated"],
-        finish="select",
-    )
+    return _handed_in(draft, "select")
 
 
 async def vote(step: Step) -> Solution:
-    """Hand in a draft of the most common answer; a tie goes to the lower draft index.
+    """Hand in a draft of the most common answer, without a further call (self-consistency).
 
-    Drafts without an answer do not vote. If none has one, the first is handed in as it is. Where
-    rounds are pooled, the drafts of all of them vote.
+    A tie goes to the lower draft index. Drafts without an answer do not vote; if none has one, the
+    first is handed in. Where rounds are pooled, the drafts of all of them vote.
     """
     if step.tally is not None and step.tally["votes"]:
         first = step.tally["votes"][0]
@@ -73,11 +61,15 @@ async def vote(step: Step) -> Solution:
     draft = (await step.by_agreement())[0]
     if draft["answer"] is None:
         step.notes.append("no draft states an answer, so there is nothing to vote on")
+    return _handed_in(draft, "vote")
+
+
+def _handed_in(draft: Draft, finish: str) -> Solution:
     return Solution(
         text=draft["solution"],
         answer=draft["answer"],
         truncated=draft["truncated"],
-        finish="vote",
+        finish=finish,
     )
 
 
@@ -89,4 +81,4 @@ FINISHES: Mapping[str, Finish] = MappingProxyType(
 )
 
 DRAFT_FINISHES = frozenset({"vote", "select"})
-"""Finishes that read the last drafts themselves, so that those need no distilling."""
+"""Finishes that read the last drafts themselves, which then need no distilling."""

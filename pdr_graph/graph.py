@@ -1,12 +1,10 @@
 """The state machine: one graph for every strategy.
 
-START → plan ─→ drafter × M_r (Send) ─→ distiller ─→ plan │ refiner ─→ verifier ─→ END │ plan
-└──→ refiner
+    START → plan ─→ drafter × M_r (Send) ─→ distiller ─→ plan │ refiner ─→ verifier ─→ END │ plan
+               └──→ refiner
 
-Where the run goes next, read off the state alone.
-
-Routers take no runtime: LangGraph evaluates them again when a state is edited (`update_state`,
-Studio's fork), where there is none.
+Routers read the state alone and take no runtime: LangGraph evaluates them again when a state is
+edited (`update_state`, a fork in Studio), where there is no runtime.
 """
 
 from typing import Literal
@@ -32,14 +30,14 @@ from pdr_graph.trace import NoTrace, Trace
 
 
 def after_plan(state: PDRState) -> list[Send] | Literal["refiner"]:
-    """Send one drafter for every draft that the round still owes, or finish."""
+    """Send a drafter for every draft that the round still owes, or finish."""
     if state["phase"] != "draft":
         return "refiner"
     return [Send("drafter", task) for task in missing_drafts(state)]
 
 
 def after_distiller(state: PDRState) -> Literal["plan", "refiner"]:
-    """Plan the next round while there is one and the drafts have not agreed."""
+    """Plan the next round if one is left and the drafts have not agreed."""
     if state.get("consensus") is None and rounds_left(state) > 0:
         return "plan"
     return "refiner"
@@ -70,16 +68,16 @@ def build_graph(
 
     Args:
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
-        default: The config of a run whose caller brings none; None is `PDRConfig()`.
-        checkpointer: Where runs are kept; None where a parent graph or a server brings one.
+        default: The config of a run whose caller gives none; None is `PDRConfig()`.
+        checkpointer: Where runs are kept; None if a parent graph or a server provides one.
         extensions: Distillers, finishes and verifiers of your own.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
-        stream_answer: Whether the refinement is streamed, as `chunk` events of the stream
-            `custom`, while the model writes it.
+        stream_answer: Whether the refinement is streamed while the model writes it, as `chunk`
+            events on the stream `custom`.
     """
     toolbox = Toolbox(
-        client=model if isinstance(model, ModelClient) else ModelClient(model),
+        client=ModelClient.of(model),
         extensions=extensions or Extensions(),
         prompts=prompts or Prompts.load(),
         trace=trace or NoTrace(),

@@ -1,15 +1,10 @@
-"""Runs the graph on a problem, durably: killed at any moment, a run is resumed where it was.
+"""Runs the graph on a problem, durably: a run that is killed at any moment can be resumed.
 
 Checkpoints are written with durability `sync`: a super-step starts only once the one before it is
-stored, so that losing the store stops the run instead of losing its answer.
-
-What a run answered and what it cost.
-
-What a run was asked for, where it was killed before its first step wrote that into its state.
+stored. So a store that is lost stops the run, and never loses its answer.
 """
 
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -20,7 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained
 from langgraph.graph import START
 from langgraph.runtime import RunControl
-from langgraph.types import StateSnapshot
+from langgraph.types import Durability
 
 from pdr_graph.budget import Ledger, elapsed_s
 from pdr_graph.config import PDRConfig, changed_fields, make_config
@@ -33,7 +28,7 @@ from pdr_graph.errors import (
     ThreadExistsError,
     UnknownThreadError,
 )
-from pdr_graph.events import log_event
+from pdr_graph.events import BeginEvent, EndEvent, OnEvent, StoppedEvent, is_event, log_event
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
@@ -63,7 +58,7 @@ class Result:
 
     @classmethod
     def of_state(cls, thread_id: str, state: PDRState, seconds: float) -> "Result":
-        """Read a finished run's state."""
+        """Read the state of a finished run."""
         solution, verdict = state["solution"], state["verdict"]
         assert solution is not None  # set before the graph can end
         assert verdict is not None
@@ -92,44 +87,23 @@ class Result:
         }
 
 
-async def with_input(
-    state: PDRState, snapshot: StateSnapshot, checkpointer: BaseCheckpointSaver[str]
-) -> PDRState:
-    """Return a snapshot's state, with problem and config of the input that it has yet to take.
-
-    LangGraph stores a run's input as a checkpoint of its own, outside of the state, and takes it
-    over in a step without a node.
-
-    Args:
-        state: Of the snapshot.
-        snapshot: The latest of its thread.
-        checkpointer: Where it was read from.
-    """
-    if "config" in state:
-        return state
-    found = await checkpointer.aget_tuple(snapshot.config)
-    given = found.checkpoint["channel_values"].get(START) if found is not None else None
-    return {**state_of(given), **state} if isinstance(given, dict) else state
-
-
-OnEvent = Callable[[dict[str, Any]], None]
-"""Receives progress as plain data: `round`, `draft`, `workspace`, `finish`, `solution`,
-`verdict` and `note` events, each under its name in `event`; `chunk` events where asked for."""
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Optional parts of a run, which `solve` and `resume` share."""
 
     extensions: Extensions | None = None
+    """Distillers, finishes and verifiers of your own; None adds none."""
     prompts: Prompts | None = None
+    """None is the built-in ones; a resumed run must then have been started with any."""
     trace: Trace | None = None
+    """Receives every model call in full; None keeps nothing."""
     on_event: OnEvent | None = None
+    """Receives the run's events, see `pdr_graph.events`; None drops them."""
     control: RunControl | None = None
     """`control.request_drain()` stops the run at the next super-step, to be resumed."""
     stream_answer: bool = False
-    """Whether `chunk` events tell the refinement while the model writes it: `attempt`, `thought`
-    and `text` of each piece. A further attempt, or a rejected solution, begins it anew."""
+    """Whether the refinement is told by `chunk` events while the model writes it. A further
+    attempt at the call, or another round after a rejected solution, begins it anew."""
 
 
 async def solve(
@@ -146,15 +120,15 @@ async def solve(
     Args:
         problem: The task, in plain text or Markdown.
         config: None is `PDRConfig()`.
-        model: Any LangChain chat model; share one `ModelClient` between runs of a process.
+        model: Any LangChain chat model; share one `ModelClient` between the runs of a process.
         checkpointer: Where the run is kept; without one it cannot be resumed.
-        thread_id: Names the run; None makes one up.
+        thread_id: Names the run; None makes up a name.
         parts: Extensions, prompts, trace, progress and stop control.
 
     Raises:
         ConfigError: the request cannot be carried out as asked.
-        ThreadExistsError: the thread holds a run already.
-        ContextWindowError: prompt and completion do not fit the model, found before any draft.
+        ThreadExistsError: the thread already holds a run.
+        ContextWindowError: prompt and completion do not fit the model; raised before any draft.
         QuorumError: too few drafts of a round succeeded; the run can be resumed.
         CallError: a call that the run cannot do without failed; the run can be resumed.
         DrainedError: the run was asked to stop; it can be resumed.
@@ -163,17 +137,22 @@ async def solve(
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
     (parts.extensions or Extensions()).check(config)
-    graph = _graph(model, checkpointer, parts)
+    graph = _graph(ModelClient.of(model), checkpointer, parts)
     thread_id = thread_id or new_thread_id()
-    if checkpointer is not None and (await graph.aget_state(_run(thread_id))).created_at:
+    if checkpointer is not None and (await graph.aget_state(_place(thread_id))).created_at:
         raise ThreadExistsError(thread_id)
-    entry = ProblemInput(problem=problem, config=config.model_dump(mode="json"))
     try:
-        return await _drive(
-            graph, thread_id, entry, config, parts, durable=checkpointer is not None
+        return await drive(
+            graph,
+            problem,
+            config,
+            thread_id,
+            on_event=parts.on_event,
+            control=parts.control,
+            durability="sync" if checkpointer is not None else None,
         )
     except (ConfigError, ContextWindowError):
-        # Refused before its first step was done: the thread must be free for the corrected run.
+        # Refused in its first step: the thread must be free for the corrected run.
         if checkpointer is not None and not await _has_opened(graph, thread_id):
             await checkpointer.adelete_thread(thread_id)
         raise
@@ -195,32 +174,134 @@ async def resume(
         thread_id: The run.
         model: The model that the run was started with.
         checkpointer: Where the run is kept.
-        changes: Config fields that the caller insists on; anything but the record is refused.
+        changes: Config fields that the caller insists on; the run is refused if it was started
+            with others.
         parts: As for `solve`.
 
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
-        OtherGraphError: what is recorded there is a run of another graph.
+        OtherGraphError: the thread holds a run of another graph.
         ConfigChangedError: `changes`, the model or the prompts differ from the record.
         QuorumError, CallError, DrainedError: as for `solve`.
     """
-    parts = parts or Parts()
-    graph = _graph(model, checkpointer, parts)
-    snapshot = await graph.aget_state(_run(thread_id))
+    parts, client = parts or Parts(), ModelClient.of(model)
+    graph = _graph(client, checkpointer, parts)
+    snapshot = await graph.aget_state(_place(thread_id))
     if not snapshot.created_at:
         raise UnknownThreadError(thread_id)
     if not is_run(snapshot):
         raise OtherGraphError(thread_id)
-    state = await with_input(state_of(snapshot.values), snapshot, checkpointer)
+    state = await with_input(state_of(snapshot.values), snapshot.config, checkpointer)
     config = make_config(**state.get("config", {}))
-    _refuse_changes(thread_id, state, config, changes or {}, graph_model(model), parts)
+    _refuse_changes(thread_id, state, config, changes or {}, client.name, parts.prompts)
+    worked_s = elapsed_s(state.get("ledger", []))
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
-        return Result.of_state(thread_id, state, elapsed_s(state.get("ledger", [])))
+        return Result.of_state(thread_id, state, worked_s)
     if owes_drafts(snapshot):
         # Planning the round anew sends drafters for the missing drafts alone.
-        await graph.aupdate_state(_run(thread_id), {"phase": "draft"}, as_node="plan")
-    return await _drive(graph, thread_id, None, config, parts, durable=True)
+        await graph.aupdate_state(_place(thread_id), {"phase": "draft"}, as_node="plan")
+    return await drive(
+        graph,
+        None,
+        config,
+        thread_id,
+        on_event=parts.on_event,
+        control=parts.control,
+        durability="sync",
+        worked_s=worked_s,
+    )
+
+
+async def drive(
+    graph: PDRGraph,
+    problem: str | None,
+    config: PDRConfig,
+    thread_id: str,
+    *,
+    inside: bool = False,
+    events: bool = True,
+    on_event: OnEvent | None = None,
+    control: RunControl | None = None,
+    durability: Durability | None = None,
+    worked_s: float = 0.0,
+) -> Result:
+    """Run the compiled graph to its end, or to the error that stops it.
+
+    Args:
+        graph: Made by `build_graph`.
+        problem: The task; None goes on with the run of the thread.
+        config: What the run is asked to do.
+        thread_id: Names the run.
+        inside: Whether the run is a subgraph of the calling node, which then keeps it.
+        events: Whether to log and hand on the events. A parent whose stream shows subgraphs takes
+            them itself, and would lose them to whoever else asks.
+        on_event: Receives the events; None drops them.
+        control: Stops the run at the next super-step when asked to; None never does.
+        durability: When checkpoints are written; None is LangGraph's own choice.
+        worked_s: Seconds that earlier processes have worked on the run.
+
+    Raises:
+        DrainedError: the run was asked to stop.
+        PDRError: whatever else stopped it.
+    """
+    started = perf_counter()
+    entry = None
+    if problem is not None:
+        entry = ProblemInput(problem=problem, config=config.model_dump(mode="json"))
+    run: RunnableConfig = {} if inside else _place(thread_id)
+    state: PDRState = {}
+    resumed = problem is None or worked_s > 0
+    log_event(thread_id, BeginEvent(event="begin", preset=config.preset, resumed=resumed))
+    try:
+        async for part in graph.astream(
+            entry,
+            {**run, "recursion_limit": max_supersteps(config)},
+            context=config if entry is not None else None,
+            stream_mode=["custom", "values"] if events else ["values"],
+            control=control,
+            durability=durability,
+            version="v2",
+        ):
+            if part["type"] == "values":
+                state = state_of(part["data"])
+            elif part["type"] == "custom":
+                if is_event(part["data"]):
+                    log_event(thread_id, part["data"])
+                if on_event is not None:
+                    on_event(part["data"])
+    except BaseException as error:
+        log_event(thread_id, StoppedEvent(event="stopped", error=type(error).__name__))
+        if isinstance(error, GraphDrained):
+            raise DrainedError(thread_id) from error
+        raise
+    result = Result.of_state(thread_id, state, worked_s + perf_counter() - started)
+    log_event(
+        thread_id,
+        EndEvent(event="end", seconds=round(result.seconds, 3), b_total=result.ledger.b_total),
+    )
+    return result
+
+
+async def with_input(
+    state: PDRState, place: RunnableConfig, checkpointer: BaseCheckpointSaver[str]
+) -> PDRState:
+    """Return a run's state, read from the store where it does not hold the config.
+
+    A run that was killed before its first step has an input and no state. LangGraph keeps the
+    input as a checkpoint of its own and takes it over in a step without a node.
+
+    Args:
+        state: As far as it is known.
+        place: The checkpoint.
+        checkpointer: Where it is kept.
+    """
+    if "config" in state:
+        return state
+    found = await checkpointer.aget_tuple(place)
+    values = found.checkpoint["channel_values"] if found is not None else {}
+    given = values.get(START)
+    return state_of({**(given if isinstance(given, dict) else {}), **values, **state})
 
 
 def new_thread_id() -> str:
@@ -228,64 +309,11 @@ def new_thread_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def graph_model(model: BaseChatModel | ModelClient) -> str:
-    """Return the model's name, as the record of a run states it."""
-    return (model if isinstance(model, ModelClient) else ModelClient(model)).name
-
-
-async def _drive(
-    graph: PDRGraph,
-    thread_id: str,
-    entry: ProblemInput | None,
-    config: PDRConfig,
-    parts: Parts,
-    *,
-    durable: bool,
-) -> Result:
-    """Run the graph to its end, or to the error that stopped it."""
-    started = perf_counter()
-    run: RunnableConfig = {**_run(thread_id), "recursion_limit": max_supersteps(config)}
-    state: PDRState = {}
-    before = 0.0
-    log_event(thread_id, {"event": "begin", "preset": config.preset, "resumed": entry is None})
-    try:
-        async for part in graph.astream(
-            entry,
-            run,
-            context=config if entry is not None else None,
-            stream_mode=["custom", "values"],
-            control=parts.control,
-            durability="sync" if durable else None,
-            version="v2",
-        ):
-            if part["type"] == "values":
-                if not state and entry is None:
-                    before = elapsed_s(part["data"].get("ledger", []))
-                state = state_of(part["data"])
-            elif part["type"] == "custom":
-                log_event(thread_id, part["data"])
-                if parts.on_event is not None:
-                    parts.on_event(part["data"])
-    except BaseException as error:
-        log_event(thread_id, {"event": "stopped", "error": type(error).__name__})
-        if isinstance(error, GraphDrained):
-            raise DrainedError(thread_id) from error
-        raise
-    result = Result.of_state(thread_id, state, before + perf_counter() - started)
-    log_event(
-        thread_id,
-        {"event": "end", "seconds": round(result.seconds, 3), "b_total": result.ledger.b_total},
-    )
-    return result
-
-
 def _graph(
-    model: BaseChatModel | ModelClient,
-    checkpointer: BaseCheckpointSaver[str] | None,
-    parts: Parts,
+    client: ModelClient, checkpointer: BaseCheckpointSaver[str] | None, parts: Parts
 ) -> PDRGraph:
     return build_graph(
-        model,
+        client,
         checkpointer=checkpointer,
         extensions=parts.extensions,
         prompts=parts.prompts,
@@ -294,7 +322,7 @@ def _graph(
     )
 
 
-def _run(thread_id: str) -> RunnableConfig:
+def _place(thread_id: str) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_id}}
 
 
@@ -304,18 +332,18 @@ def _refuse_changes(
     config: PDRConfig,
     changes: dict[str, object],
     model_name: str,
-    parts: Parts,
+    prompts: Prompts | None,
 ) -> None:
     changed = changed_fields(config, make_config(**{**config.model_dump(), **changes}))
     record = state.get("record")
     if record is not None:
         if record["model"] != model_name:
             changed.append(f"model ({record['model']!r}, now {model_name!r})")
-        if parts.prompts is not None and record["prompts"] != parts.prompts.of_run(config).hashes():
+        if prompts is not None and record["prompts"] != prompts.of_run(config).hashes():
             changed.append("set of prompts")
     if changed:
         raise ConfigChangedError(thread_id, changed)
 
 
 async def _has_opened(graph: PDRGraph, thread_id: str) -> bool:
-    return "record" in (await graph.aget_state(_run(thread_id))).values
+    return "record" in (await graph.aget_state(_place(thread_id))).values

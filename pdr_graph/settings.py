@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.validation import Fault
 
 ENV_FILE = Path(".env")
 PREFIX = "PDR_"
@@ -95,7 +96,10 @@ def read_settings(kind: type[T], given: Mapping[str, object]) -> T:
         return kind(**values)
     except ValidationError as error:
         prefix = kind.model_config.get("env_prefix", PREFIX)
-        raise ConfigError(_sentence(error, given, prefix)) from None
+        fault = Fault.of(error)
+        name = fault.path[0]
+        called = name if name in given else f"{prefix}{name.upper()}"
+        raise ConfigError(fault.sentence(called, secret=name in _SECRETS)) from None
 
 
 def debug_wanted() -> bool:
@@ -122,12 +126,3 @@ def _check_env_file(file: Path) -> None:
         raise ConfigError(
             f"{str(file.resolve())!r} line {line} is no NAME=value: {text[:12]!r}; correct it"
         )
-
-
-def _sentence(error: ValidationError, given: Mapping[str, object], prefix: str) -> str:
-    first = error.errors()[0]
-    name = str(first["loc"][0])
-    shown = name if name in given else f"{prefix}{name.upper()}"
-    message = first["msg"].removeprefix("Value error, ")
-    value = "" if name in _SECRETS else f" {first['input']!r}"
-    return f"{shown}{value}: {message[0].lower()}{message[1:]}"

@@ -1,9 +1,9 @@
-"""What the next step must remember.
+"""The state of a run: what its next step must remember.
 
-The state stays bounded: the drafts of one round, workspaces of at most kappa tokens, one ledger
-row per super-step. A checkpoint's size thus depends on M and kappa and not on the number of
-rounds. Whatever a drafter shares with its siblings is read from the state, since every argument
-of a `Send` is stored twice per branch.
+It stays bounded: the drafts of one round, workspaces of at most kappa tokens, one ledger row per
+super-step. So the size of a checkpoint depends on M and kappa and not on the number of rounds. What
+the drafters of a round share is read from the state, since every argument of a `Send` is stored
+twice per branch.
 """
 
 from typing import Annotated, Any, Literal, NotRequired, cast
@@ -23,7 +23,7 @@ Phase = Literal["draft", "finish", "done"]
 
 
 def merge_drafts(drafts: list[Draft], new: list[Draft]) -> list[Draft]:
-    """Add drafts by position; a later round ends the one before, a repeated draft replaces."""
+    """Merge drafts by index; those of a later round replace all before, a repeated one its own."""
     latest = max((draft["round"] for draft in [*drafts, *new]), default=0)
     merged = {draft["index"]: draft for draft in [*drafts, *new] if draft["round"] == latest}
     return [merged[index] for index in sorted(merged)]
@@ -34,7 +34,7 @@ class ProblemInput(TypedDict):
 
     problem: str
     config: NotRequired[dict[str, Any]]  # Any: PDRConfig as plain data
-    """For callers without a context; a run killed in its first step is resumed with it."""
+    """For callers without a context, and to resume a run that was killed in its first step."""
 
 
 class PDRState(TypedDict, total=False):
@@ -42,22 +42,23 @@ class PDRState(TypedDict, total=False):
 
     problem: str
     config: dict[str, Any]  # Any: PDRConfig as plain data
-    """The recorded `PDRConfig`; context is not checkpointed, and `resume` reads this."""
+    """The recorded `PDRConfig`, which `resume` reads; the graph's context is not checkpointed."""
     record: RunRecord
     problem_tokens: int
+    """Length of the problem, in model tokens."""
     phase: Phase
     round: int
     """The current parallel round, 1-based; 0 before the first."""
     extra_rounds: int
     """Rounds granted because a solution was rejected."""
     drafts: Annotated[list[Draft], merge_drafts]
-    """Of the current round alone; cleared once they are distilled for another round."""
+    """Those of the current round; cleared once they are distilled for another round."""
     workspaces: list[Workspace]
-    """One that all next calls share, or one for each of them; empty at the start."""
+    """One that all next calls share, or one for each of them; empty before the first round."""
     tally: Tally | None
     """The answers of all rounds so far; None unless `PDRConfig.pool_rounds`."""
     consensus: str | None
-    """The answer that the drafts agree on, where that ended the rounds early."""
+    """The answer whose agreement ended the rounds early; None if nothing did."""
     solution: Solution | None
     verdict: Verdict | None
     notes: list[str]
@@ -66,22 +67,22 @@ class PDRState(TypedDict, total=False):
 
 
 class DraftTask(TypedDict):
-    """The argument of one `Send`: which draft, nothing else."""
+    """The argument of one `Send`: which draft to make."""
 
     round: int
     index: int
 
 
 def state_of(values: object) -> PDRState:
-    """Return a snapshot's or stream's values, whose type LangGraph leaves open, as a state."""
+    """Return the values of a snapshot or stream, which LangGraph leaves untyped, as a state."""
     assert isinstance(values, dict)
     return cast(PDRState, dict(values))
 
 
 def is_run(snapshot: StateSnapshot) -> bool:
-    """Tell a thread of this graph from what it can read of another graph's.
+    """Tell whether a thread holds a run of this graph and not of another.
 
-    A run that has not taken its first step holds nothing yet, but this graph would go on with it.
+    A run that has not taken its first step holds nothing yet, but has a next step of this graph.
     """
     return "config" in snapshot.values or bool(snapshot.next)
 
@@ -92,21 +93,21 @@ def config_of(state: PDRState) -> PDRConfig:
 
 
 def read_shared(*channels: str) -> PDRState:
-    """Read state channels from a node that was reached by `Send`.
+    """Read state channels in a node that was reached by `Send`.
 
-    The only use of a private part of LangGraph (1.2), pinned by `tests/test_state.py`.
+    It uses a private part of LangGraph (1.2), which `tests/test_state.py` pins.
     """
     values: PDRState = ChannelRead.do_read(get_config(), select=list(channels))
     return values
 
 
 def has_solution(draft: Draft) -> bool:
-    """Tell whether a draft can be used."""
+    """Tell whether a draft has a solution."""
     return draft["error"] is None
 
 
 def succeeded(state: PDRState) -> list[Draft]:
-    """Return the usable drafts of the current round, in order of their index."""
+    """Return the drafts of the current round that have a solution, by index."""
     return [
         draft
         for draft in state.get("drafts", [])
@@ -115,7 +116,7 @@ def succeeded(state: PDRState) -> list[Draft]:
 
 
 def owes_drafts(snapshot: StateSnapshot) -> bool:
-    """Tell whether a run stopped since a round stayed below its quorum."""
+    """Tell whether a run stopped because a round stayed below its quorum."""
     state = state_of(snapshot.values)
     if snapshot.next != ("distiller",):
         return False
@@ -123,7 +124,7 @@ def owes_drafts(snapshot: StateSnapshot) -> bool:
 
 
 def missing_drafts(state: PDRState) -> list[DraftTask]:
-    """Return the drafts that the current round still owes: all of a fresh one."""
+    """Return the drafts that the current round still owes; all of them in a new round."""
     present = {draft["index"] for draft in succeeded(state)}
     width = width_of(config_of(state), state["round"])
     return [

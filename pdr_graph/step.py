@@ -1,4 +1,4 @@
-"""What a distiller, a finish or a verifier is handed: the run as far as it needs to know it."""
+"""What a distiller, a finish or a verifier receives: the run, and the model to ask."""
 
 import random
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ class Step:
     problem_tokens: int
     config: PDRConfig
     drafts: Sequence[Draft]
-    """Usable drafts of the current round, by index; may be empty in a run without rounds."""
+    """Drafts of the current round that have a solution, by index; empty in a run without rounds."""
     workspaces: Sequence[Workspace]
-    """What the drafts of this round have read."""
+    """Workspaces that the drafts of this round have read; a finish reads the latest ones."""
     next_width: int
-    """How many calls will read what a distiller makes now."""
+    """Calls that will read what a distiller makes now."""
     answers: AnswerKind
     ask: Asker
-    """Calls the model; everything asked through it is counted."""
+    """Calls the model, and counts what every call costs."""
     rng: random.Random
-    """Seeded by the run, the round and the node, so that a resumed step draws the same."""
+    """Seeded by the run, the round and the node, so that a resumed step draws alike."""
     tally: Tally | None = None
-    """The answers of all rounds distilled so far; None unless `PDRConfig.pool_rounds`."""
+    """The votes of all rounds so far; None unless `PDRConfig.pool_rounds` is set."""
     solution: Solution | None = None
-    """What a verifier judges; None before there is one."""
+    """What a verifier judges; None before the finish."""
     notes: list[str] = field(default_factory=list)
     """Sentences that the step leaves for the reader of the run."""
 
@@ -43,7 +43,7 @@ class Step:
         return self.ask.client.counter
 
     def candidate_tokens(self, count: int) -> int:
-        """Return how many tokens each of `count` candidates may take in one prompt."""
+        """Return how many model tokens each of `count` candidates may take in one prompt."""
         limit = self.config.solution_tokens
         window = self.ask.client.window
         if window is None:

@@ -1,7 +1,7 @@
-"""Long CoT, SR, PDR and their neighbours as points of one family.
+"""Long CoT, SR, PDR and their neighbours: one family of strategies.
 
-A strategy is nothing but values of `PDRConfig`: widths, distiller, finish. Sources: PDR and SR
-arXiv 2510.01123; RSA 2509.26626; PaCoRe 2601.05593; the adaptive stop follows 2604.07725.
+A strategy is a set of values of `PDRConfig`, above all widths, distiller and finish. Sources: PDR
+and SR arXiv 2510.01123; RSA 2509.26626; PaCoRe 2601.05593; the adaptive stop 2604.07725.
 """
 
 import math
@@ -31,7 +31,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "tournament": {"widths": (16, 8, 4), "distiller": "tournament", "k": 4},
     }
 )
-"""The built-in presets: name to the fields that make it."""
+"""The built-in presets, each with its fields of `PDRConfig`."""
 
 
 def preset(
@@ -40,11 +40,11 @@ def preset(
     /,
     **overrides: object,
 ) -> PDRConfig:
-    """Return the config of a named strategy, with fields of your own on top.
+    """Return the config of a named strategy; `overrides` win over its fields.
 
     Args:
         name: A key of `presets`.
-        presets: Where to look; `{**PRESETS, "mine": {...}}` adds one of your own.
+        presets: Where to look it up; `{**PRESETS, "mine": {...}}` adds one of your own.
         overrides: Fields of `PDRConfig`.
 
     Raises:
@@ -63,7 +63,7 @@ def num_rounds(config: PDRConfig, extra_rounds: int = 0) -> int:
 
 
 def width_of(config: PDRConfig, round_number: int) -> int:
-    """Return M_r; a round beyond the list has the last width, or 1 where there is none."""
+    """Return M_r; a round beyond the planned ones has the last width, or 1 if none is planned."""
     if round_number <= len(config.widths):
         return config.widths[round_number - 1]
     return config.widths[-1] if config.widths else 1

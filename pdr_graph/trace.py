@@ -1,6 +1,6 @@
-"""Where the full text of every model call goes, reasoning included.
+"""An optional full record of every model call, reasoning included.
 
-The state keeps solutions only; who wants the thoughts (to debug, to train) passes a trace.
+The state keeps solutions only. To keep the thoughts too, for debugging or training, pass a trace.
 """
 
 import asyncio
@@ -36,14 +36,14 @@ class TraceRecord(TypedDict):
     seconds: float
     error: str
     prompt_ids: NotRequired[list[int]]
-    """This and the next two only of a model that was asked for token ids and log-probabilities."""
+    """Set, as the next two, if the model was asked for token ids and log-probabilities."""
     token_ids: NotRequired[list[int]]
     logprobs: NotRequired[list[float]]
     """Log-probability of each of `token_ids` when it was drawn."""
 
 
 class Trace(Protocol):
-    """Receives every call when it ends, in the order in which they end."""
+    """Receives every call when it ends."""
 
     async def record(self, call: TraceRecord) -> None:
         """Keep one call; must not raise."""
@@ -68,10 +68,10 @@ class JsonLinesTrace:
         try:
             await asyncio.to_thread(self._append, line)
         except OSError as error:
-            # A full disk must cost the trace and not the run.
+            # A full disk must not stop the run.
             logger.warning("trace.lost file=%s error=%s", self.file, error)
 
     def _append(self, line: str) -> None:
-        # One write of a whole line in append mode: parallel drafts do not mix their lines.
+        # One write of a whole line in append mode, so that parallel drafts do not mix lines.
         with self.file.open("a", encoding="utf-8", errors="backslashreplace") as out:
             out.write(line)

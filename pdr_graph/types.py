@@ -1,7 +1,7 @@
-"""The plain data that a run remembers and reports.
+"""The plain data that a run keeps and reports.
 
-What is checkpointed is a `TypedDict` of text, numbers and lists: any saver stores it, strict
-serialisers included, and Studio can edit it.
+All of it is `TypedDict`s of text, numbers and lists, so that any saver stores it, even one with a
+strict serialiser, and Studio can edit it.
 """
 
 from typing import Literal
@@ -9,8 +9,8 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 DraftError = Literal["failed", "empty", "truncated", "cut"]
-"""Why a draft has no solution: the call failed, nothing was said, the thought was cut short,
-or a quorum was in before it (its request was then cancelled)."""
+"""Why a draft has no solution: its call failed, the reply was empty, the thought was cut short, or
+a quorum was in first and its request was cancelled."""
 
 
 class Draft(TypedDict):
@@ -25,14 +25,17 @@ class Draft(TypedDict):
     answer: str | None
     """The final answer as extracted; None if the solution states none."""
     tokens: int
-    """Completion tokens that the call cost, reasoning included."""
+    """Completion tokens of the call, reasoning included."""
     truncated: bool
     """Whether the model ran into its token limit."""
     error: DraftError | None
+    """None where there is a solution."""
     detail: str
     """A sentence on the error; empty without one."""
     seed: int
+    """Seed of the call."""
     seconds: float
+    """Of the call, its attempts together."""
 
 
 class Workspace(TypedDict):
@@ -44,7 +47,7 @@ class Workspace(TypedDict):
     estimated: bool
     """Whether `tokens` rests on the conservative estimate instead of the model's tokenizer."""
     sources: list[int]
-    """Indices of the drafts of this round that entered, best first; all of them for a summary."""
+    """Indices of the drafts that entered, best first; of all drafts for a summary."""
 
 
 class Solution(TypedDict):
@@ -52,13 +55,15 @@ class Solution(TypedDict):
 
     text: str
     answer: str | None
+    """The final answer as extracted; None if the text states none."""
     truncated: bool
+    """Whether the model ran into its token limit."""
     finish: str
     """The finish that produced it: `refine`, `vote`, `select` or a user's own."""
 
 
 class Vote(TypedDict):
-    """An answer that drafts gave."""
+    """An answer, and the drafts that gave it."""
 
     answer: str
     count: int
@@ -68,16 +73,16 @@ class Vote(TypedDict):
 
 
 class Tally(TypedDict):
-    """The votes of all rounds so far, see `pdr_graph.nodes.distiller`."""
+    """The votes of all rounds so far, kept where rounds are pooled."""
 
     voters: int
     """Usable drafts in all, those without an answer included."""
     votes: list[Vote]
-    """The most common answers, the most common first."""
+    """The most common answers, at most `nodes.distiller.MAX_ANSWERS`, the most common first."""
 
 
 class Verdict(TypedDict):
-    """What the verifier says of the solution."""
+    """What the verifier says about the solution."""
 
     verifier: str
     accepted: bool | None
@@ -99,9 +104,9 @@ class LedgerRow(TypedDict):
     """Part of `prompt_tokens` that the server had in its prefix cache."""
     completion_tokens: int
     reasoning_tokens: int
-    """Part of `completion_tokens` spent on thought, where the server tells."""
+    """Part of `completion_tokens` spent on thought; 0 where the server does not tell."""
     failed: int
-    """Calls that failed for good, after their retries."""
+    """Calls that failed after all their retries."""
     aborted: int
     """Calls cancelled at the server because a quorum was in."""
     seconds: float
@@ -109,7 +114,7 @@ class LedgerRow(TypedDict):
     estimated: bool
     """Whether any count here, or the workspace's length, rests on an estimate."""
     critical_tokens: int
-    """Prompt and completion tokens on the critical path: the largest of parallel calls."""
+    """Prompt and completion tokens on the critical path: of parallel calls the largest."""
     nominal_tokens: int
     """Completion tokens allotted to all calls, as the paper plots budgets."""
     critical_nominal: int
@@ -117,11 +122,12 @@ class LedgerRow(TypedDict):
 
 
 class RunRecord(TypedDict):
-    """What produced a run, so that a resume or a reader can tell."""
+    """What produced a run: compared when it is resumed, and shown to its readers."""
 
     version: str
+    """Version of pdr-graph."""
     model: str
     prompts: dict[str, str]
     """First 16 hex digits of each prompt template's sha256, by name."""
     token_counts: str
-    """Where token counts come from: `server`, `file` or `estimate`."""
+    """Where token counts came from: `server`, `file` or `estimate`."""

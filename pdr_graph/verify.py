@@ -1,11 +1,4 @@
-"""Who judges the solution: one file each, one line below.
-
-No verifier: the solution stands unjudged.
-
-Do the last drafts agree with the solution?
-
-One model call judges the solution.
-"""
+"""Who judges the solution: nobody, the last drafts, or the model."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -46,9 +39,9 @@ _VERDICT = re.compile(r"verdict\W{1,8}(correct|incorrect)\b", re.IGNORECASE)
 
 
 async def judge(step: Step) -> Verdict:
-    """Accept what the model finds correct.
+    """Accept what the model finds correct, asked once.
 
-    A reply without a verdict is neither: `accepted` is None, and the reason says so.
+    A reply without a verdict neither accepts nor rejects: `accepted` is None, the reason says so.
     """
     solution = step.solution["text"] if step.solution else ""
     if not solution:

@@ -16,6 +16,7 @@ from pydantic import Field
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from pdr_graph.answers import answer_kind
+from pdr_graph.budget import empty_row
 from pdr_graph.config import make_config
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import ModelClient
@@ -237,22 +238,6 @@ def prompts_of(step: Step) -> list[str]:
 
 def make_row(**fields: object) -> LedgerRow:
     """Return an empty ledger row with some fields set."""
-    row = LedgerRow(
-        round=1,
-        node="drafter",
-        step=1,
-        calls=0,
-        prompt_tokens=0,
-        cached_tokens=0,
-        completion_tokens=0,
-        reasoning_tokens=0,
-        failed=0,
-        aborted=0,
-        seconds=0.0,
-        estimated=False,
-        critical_tokens=0,
-        nominal_tokens=0,
-        critical_nominal=0,
-    )
+    row = empty_row(1, "drafter", 1)
     row.update(fields)  # type: ignore[typeddict-item]  # names are the test's own
     return row

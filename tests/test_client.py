@@ -5,17 +5,29 @@ import socket
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage
 
 from pdr_graph.errors import CallError, ContextWindowError
 from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.llm.client import ModelClient, Reply, Sampling
+from pdr_graph.llm.client import (
+    CLOSE,
+    OPEN,
+    ModelClient,
+    Reply,
+    ReplyParts,
+    Sampling,
+    Turnstile,
+    split_message,
+    split_text,
+)
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import estimate_tokens
 from pdr_graph.llm.usage import Spent, Usage
-from tests.fakes import NO_WAIT, ScriptedChat
+from tests.fakes import NO_WAIT, ScriptedChat, odd_texts
 from tests.mock_endpoint import count_messages
 
 MODEL = "mock-model"
@@ -423,3 +435,166 @@ def test_the_model_is_named_in_the_record():
     served = ChatVLLM(base_url="http://127.0.0.1:1/v1", model="Qwen/Qwen3-8B")
     assert ModelClient(served).name == "Qwen/Qwen3-8B"
     assert ModelClient(FakeListChatModel(responses=["x"])).name == "FakeListChatModel"
+
+
+async def test_no_two_callers_pass_in_one_turn_of_the_loop():
+    """Between two of them whatever else is ready gets its turn."""
+    turnstile = Turnstile()
+    passed = 0
+    most = 0
+
+    async def caller() -> None:
+        nonlocal passed
+        await turnstile.turn()
+        passed += 1
+
+    callers = [asyncio.create_task(caller()) for _ in range(100)]
+    while passed < 100:
+        before = passed
+        await asyncio.sleep(0)
+        most = max(most, passed - before)
+    await asyncio.gather(*callers)
+    assert most == 1
+
+
+async def test_callers_pass_in_the_order_in_which_they_came():
+    """The first draft of a round is not the last to be asked for."""
+    turnstile = Turnstile()
+    order: list[int] = []
+
+    async def caller(number: int) -> None:
+        await turnstile.turn()
+        order.append(number)
+
+    await asyncio.gather(*(caller(number) for number in range(20)))
+    assert order == list(range(20))
+
+
+async def test_a_caller_that_gives_up_lets_the_others_pass():
+    """A cancelled draft holds up nobody."""
+    turnstile = Turnstile()
+    callers = [asyncio.create_task(turnstile.turn()) for _ in range(10)]
+    await asyncio.sleep(0)
+    for caller in callers[:5]:
+        caller.cancel()
+    done = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), 5)
+    assert done[5:] == [None] * 5
+
+
+replies = st.lists(st.sampled_from([OPEN, CLOSE]) | odd_texts, max_size=8).map("".join)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("<think>2 + 2</think>\nIt is 4.", ReplyParts("2 + 2", "It is 4.", True)),
+        ("2 + 2</think>It is 4.", ReplyParts("2 + 2", "It is 4.", True)),
+        ("It is 4.", ReplyParts("", "It is 4.", True)),
+        ("", ReplyParts("", "", True)),
+        (" \n ", ReplyParts("", "", True)),
+        ("<think>2 + 2", ReplyParts("2 + 2", "", False)),
+        ("<think>", ReplyParts("", "", False)),
+        ("</think>", ReplyParts("", "", True)),
+        ("<think></think>", ReplyParts("", "", True)),
+        ("<think>2 + 2</think>", ReplyParts("2 + 2", "", True)),
+        ("It is 4. <think>or is it", ReplyParts("It is 4. or is it", "", False)),
+        ("<think>a</think>b<think>c</think>d", ReplyParts("a</think>b<think>c", "d", True)),
+        ("<think>a<think>b</think>c", ReplyParts("a<think>b", "c", True)),
+    ],
+)
+def test_the_solution_is_what_follows_the_last_thought(text, parts):
+    """Tags closed, unclosed, closing only, several and none."""
+    assert split_text(text) == parts
+
+
+def test_a_second_thought_that_never_ended_leaves_no_solution():
+    """What was said before it is no solution either: the model went on."""
+    parts = split_text("<think>a</think>It is 4. <think>But wait")
+    assert (parts.solution, parts.closed) == ("", False)
+    assert "But wait" in parts.thought
+
+
+@given(before=replies, rest=odd_texts)
+def test_an_unclosed_thought_never_yields_a_solution(before, rest):
+    """Whatever came before: after an opening tag without a closing one there is no solution."""
+    rest = rest.replace(CLOSE, "")
+    parts = split_text(f"{before}{OPEN}{rest}")
+    assert (parts.solution, parts.closed) == ("", False)
+
+
+@given(text=replies)
+def test_splitting_never_raises_and_invents_nothing(text):
+    """Both parts are text of the reply; a solution holds no tag of a thought."""
+    parts = split_text(text)
+    assert parts.solution in text
+    assert CLOSE not in parts.solution
+    assert OPEN not in parts.solution
+    assert parts.closed or not parts.solution
+
+
+@given(thought=odd_texts, solution=odd_texts)
+def test_a_closed_thought_is_told_apart_exactly(thought, solution):
+    """Both ways of closing a thought, with the white space around the parts stripped."""
+    for tag in (OPEN, CLOSE):
+        thought, solution = thought.replace(tag, ""), solution.replace(tag, "")
+    parts = ReplyParts(thought.strip(), solution.strip(), True)
+    assert split_text(f"{OPEN}{thought}{CLOSE}{solution}") == parts
+    assert split_text(f"{thought}{CLOSE}{solution}") == parts
+
+
+def test_reasoning_that_the_server_separated_is_the_thought():
+    """The text is then the solution as it stands."""
+    message = AIMessage("It is 4.", additional_kwargs={"reasoning_content": "2 + 2"})
+    assert split_message(message) == ReplyParts("2 + 2", "It is 4.", True)
+
+
+def test_reasoning_in_both_places_is_put_together():
+    """A server may separate the first thought and leave another in the text."""
+    message = AIMessage("more</think>4", additional_kwargs={"reasoning_content": "2 + 2, "})
+    assert split_message(message) == ReplyParts("2 + 2, more", "4", True)
+
+
+def test_separated_reasoning_does_not_close_a_thought_in_the_text():
+    """An unclosed thought yields no solution, wherever the first part of it is."""
+    message = AIMessage("<think>still", additional_kwargs={"reasoning_content": "2 + 2 "})
+    assert split_message(message) == ReplyParts("2 + 2 still", "", False)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "thinking", "thinking": "2 + 2"},
+        {"type": "reasoning", "reasoning": "2 + 2"},
+    ],
+)
+def test_reasoning_in_content_blocks_is_the_thought(block):
+    """Providers that answer in blocks have one for the thought."""
+    message = AIMessage([block, {"type": "text", "text": "It is 4."}])
+    assert split_message(message) == ReplyParts("2 + 2", "It is 4.", True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        ["It is ", "4."],
+        [{"type": "thinking"}, {"type": "text", "text": "x"}],
+        [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}]}],
+        [{"type": "image_url", "image_url": {"url": "data:,"}}],
+        [{"type": "thinking", "thinking": None}],
+    ],
+)
+def test_unusual_blocks_are_no_error(content):
+    """A block without the text that one expects is passed over."""
+    parts = split_message(AIMessage(content))
+    assert parts.closed
+    assert parts.thought == ""
+
+
+@given(text=replies, reasoning=st.none() | odd_texts)
+def test_no_message_is_too_odd_to_split(text, reasoning):
+    """Reasoning is only ever added to the thought."""
+    message = AIMessage(text, additional_kwargs={"reasoning_content": reasoning})
+    parts, alone = split_message(message), split_text(text)
+    assert (parts.solution, parts.closed) == (alone.solution, alone.closed)
+    assert parts.thought == f"{reasoning or ''}{alone.thought}"

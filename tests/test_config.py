@@ -51,7 +51,7 @@ configs = st.builds(
         ("max_total_tokens", 0, "max_total_tokens 0: input should be greater"),
         ("deadline_s", 0, "deadline_s 0: input should be greater than 0"),
         ("finish", None, "finish None: input should be a valid string"),
-        ("kapa", 64, "unknown setting 'kapa'; known: preset, widths, distiller"),
+        ("kapa", 64, "unknown setting 'kapa'; perhaps 'kappa'; known: preset, widths"),
     ],
 )
 def test_a_bad_value_is_one_sentence_with_field_and_value(field, value, shown):

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.distill import DISTILLERS, Distiller
+from pdr_graph.distill import DISTILLERS, Distiller, one_call
 from pdr_graph.distill.notes import words_of
 from pdr_graph.distill.selection import candidates, picked
-from pdr_graph.distill.workspace import Entry, one_call, pack
+from pdr_graph.distill.workspace import Entry, pack
 from pdr_graph.errors import CallError
 from pdr_graph.llm.tokens import estimate_tokens
 from tests.fakes import (

@@ -91,7 +91,7 @@ async def test_an_unknown_host_is_named(http):
 async def test_an_address_without_http_is_told_how_to_write_it(http, url):
     """The most common slip."""
     assert await refusal(http, url) == (
-        f"base URL {url!r} is no http address; write it like http://127.0.0.1:8000/v1"
+        f"base URL {url!r} is not an http address; write it like http://127.0.0.1:8000/v1"
     )
 
 

@@ -327,22 +327,6 @@ async def test_unknown_steps_are_refused_before_any_call(mock, connect):
     assert mock.stats()["calls"] == 0
 
 
-async def test_progress_is_told_as_it_happens(mock, connect):
-    """Every draft, workspace, solution and verdict is an event."""
-    events = []
-    await solve(
-        PROBLEM,
-        preset("pdr", widths=(2, 1), **SMALL),
-        model=connect(),
-        parts=Parts(on_event=events.append),
-    )
-    assert [event["event"] for event in events] == [
-        *("round", "draft", "draft", "workspace"),
-        *("round", "draft", "workspace"),
-        *("finish", "solution", "verdict"),
-    ]
-
-
 async def test_a_thread_can_be_used_again_with_a_new_problem(mock, connect):
     """A second input on a thread, as agents send it, starts afresh and keeps nothing."""
     graph = build_graph(connect(), checkpointer=InMemorySaver())

@@ -91,7 +91,7 @@ def test_hashes_tell_a_changed_prompt():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"dratf.md": "$problem"}, r"dratf\.md' has no call to serve; names: draft, improve"),
+        ({"dratf.md": "$problem"}, r"dratf\.md' is named for no call; names: draft, improve"),
         ({"draft.md": "$problem costs $5"}, r"draft\.md' has a stray \$; write \$\$ for a dollar"),
         ({"draft.md": "$problem ${"}, r"draft\.md' has a stray \$"),
         (

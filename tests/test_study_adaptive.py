@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from benchmarks.studies.adaptive import main, sources
-from pdr_graph.eval.sources import load_problems
+from pdr_graph.eval.problems import load_problems
 
 
 def test_its_problems_are_two_tasks_and_gsm8k_where_it_is_given():

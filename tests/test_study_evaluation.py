@@ -11,11 +11,8 @@ from benchmarks.studies.figures import draw_sweeps
 from benchmarks.studies.settings import PAIRS, SWEEPS, comparisons
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.judge import Judge, with_oracles
-from pdr_graph.eval.problems import Problem
-from pdr_graph.eval.sources import load_problems
+from pdr_graph.eval.problems import load_problems
 from pdr_graph.eval.stats import Estimate, Interval
-from pdr_graph.extensions import Extensions
 
 ASKED = argparse.Namespace(
     problems=3, samples=2, seed=5, kappa=300, call_tokens=200, max_in_flight=9, data=[], gsm8k=None,
@@ -34,7 +31,6 @@ def test_no_arm_is_allotted_more_than_the_others(matching):
         [parse_arm(text) for text in matching.arms],
         {"kappa": 300},
         Budgets(**{matching.name: budget}),
-        with_oracles(Judge.of_kind("math", None), Problem("", "", ""), Extensions()),
     )
     spent = [arm.budget[f"{matching.name}_nominal"] for arm in arms]
     assert max(spent) <= budget

@@ -1,4 +1,4 @@
-"""Where token counts come from: the server, a file the user names, or the estimate."""
+"""Counting and cutting text by model tokens."""
 
 import asyncio
 import json
@@ -8,12 +8,21 @@ from collections.abc import Callable
 import httpx2
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.pool import make_http_client
-from pdr_graph.llm.tokens import EstimateCounter, FileCounter, ServerCounter, estimate_tokens
-from tests.fakes import num_bytes, odd_texts, write_tokenizer
+from pdr_graph.llm.tokens import (
+    CUT,
+    EstimateCounter,
+    FileCounter,
+    ServerCounter,
+    clip,
+    estimate_tokens,
+    surely_fits,
+)
+from tests.fakes import LENGTHS, CountBy, num_bytes, num_words, odd_texts, write_tokenizer
 from tests.mock_endpoint import count
 
 TEXT = "So let x be the sum: 2 + 2 = 4, and we are done."
@@ -228,3 +237,194 @@ async def test_the_estimate_says_that_it_is_one():
     counter = EstimateCounter()
     assert await counter.count(TEXT) == estimate_tokens(TEXT)
     assert counter.source == "estimate"
+
+
+PROSE = {
+    "story": (
+        "The old man walked down to the harbour every morning, before the boats came in. He said "
+        "nothing to anyone, and nobody asked him why he was there; it had been like that for years."
+    ),
+    "solution": (
+        "Let n be the number of apples. Since each of the 12 boxes holds 7 apples, we get "
+        "n = 12 * 7 = 84. Taking away the 15 that were eaten leaves 84 - 15 = 69.\n\n"
+        "The answer is \\boxed{69}."
+    ),
+    "notes": (
+        "- The attempts agree that the sum is even.\n- They differ in the last step: one of them "
+        "divides by two, the other does not.\n- What is still open: the case where k is odd.\n"
+    ),
+    "code": (
+        "def total(values):\n    result = 0\n    for value in values:\n        if value % 3 == 0:\n"
+        "            result += value ** 2\n    return result\n"
+    ),
+    "headings": "# First Part\n\n## The Second Step\n\nWe Try Again, With Fewer Words This Time.\n",
+    "numbers": "1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024; 3.14159; 10,000; 2/3; 50%; 7 x 6",
+    "Chinese": "答案是四十二。因为六乘七等于四十二。",
+    "emoji": "So the answer is 42 😀👍 as we said",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    """A byte-level tokenizer of six thousand tokens, an order smaller than a model's."""
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    write_tokenizer(file)
+    return Tokenizer.from_file(str(file))
+
+
+@pytest.mark.parametrize("kind", sorted(PROSE))
+def test_the_estimate_is_an_upper_bound_on_what_people_write(tokenizer, kind):
+    """A real tokenizer, and a small one at that, makes no more tokens than we charge."""
+    tokens = len(tokenizer.encode(PROSE[kind], add_special_tokens=False).ids)
+    assert estimate_tokens(PROSE[kind]) >= tokens
+
+
+@pytest.mark.parametrize("kind", ["story", "notes"])
+def test_the_estimate_is_not_far_above_plain_english(tokenizer, kind):
+    """A workspace measured by it is less than half wasted."""
+    tokens = len(tokenizer.encode(PROSE[kind], add_special_tokens=False).ids)
+    assert estimate_tokens(PROSE[kind]) < 2 * tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("", 0),
+        ("cat", 1),
+        ("cats", 2),
+        ("a b", 2),
+        ("a     b", 3),
+        ("2024", 4),
+        ("x=1;", 4),
+        ("\n\n", 2),
+        ("CamelCase", 5),
+        ("é", 2),
+        ("😀", 4),
+        ("\ud800", 3),
+    ],
+)
+def test_what_each_kind_of_piece_costs(text, tokens):
+    """Three letters, a digit, a mark, a line break, four more spaces, a byte beyond ASCII."""
+    assert estimate_tokens(text) == tokens
+
+
+@given(left=odd_texts, right=odd_texts)
+def test_a_text_costs_no_more_than_its_parts(left, right):
+    """Joining two texts merges at most a piece at the seam, so shares can be added up."""
+    whole = estimate_tokens(left + right)
+    assert whole <= estimate_tokens(left) + estimate_tokens(right) + 1
+    assert whole >= max(estimate_tokens(left), estimate_tokens(right))
+
+
+@given(text=st.text(st.characters(min_codepoint=128, exclude_categories=["Cs"])))
+def test_beyond_ascii_every_byte_is_charged(text):
+    """A byte-level tokenizer that never saw the script spends a token on each byte."""
+    assert estimate_tokens(text) == len(text.encode())
+
+
+@given(text=odd_texts)
+def test_only_single_spaces_are_free(text):
+    """Nothing that a model writes counts as nothing, but for a space that belongs to its word."""
+    assert estimate_tokens(text) > 0 or not text.strip(" ")
+
+
+def test_long_runs_of_spaces_are_charged():
+    """A million spaces are no empty text."""
+    assert estimate_tokens(" " * 10**6) >= 10**6 // 4
+
+
+LINE = "Final answer: 42"
+
+lengths = st.sampled_from(sorted(LENGTHS))
+
+
+@given(text=odd_texts, limit=st.integers(0, 128), name=lengths, keep=st.sampled_from(["", LINE]))
+async def test_clip_never_exceeds_its_limit(text, limit, name, keep):
+    """Whatever the text and whoever counts, what comes out fits."""
+    count = LENGTHS[name]
+    assert count(await clip(text, limit, CountBy(count), keep=keep)) <= limit
+
+
+@given(text=odd_texts, limit=st.integers(0, 64), keep=odd_texts, name=lengths)
+async def test_any_closing_line_leaves_the_bound_in_force(text, limit, keep, name):
+    """A closing line may itself be longer than the limit, and is then dropped."""
+    count = LENGTHS[name]
+    assert count(await clip(text, limit, CountBy(count), keep=keep)) <= limit
+
+
+@given(text=odd_texts, limit=st.integers(24, 128))
+async def test_a_cut_keeps_the_closing_line(text, limit):
+    """Text that was cut ends with the line that must survive; text that fits is not touched."""
+    out = await clip(text, limit, CountBy(num_bytes), keep=LINE)
+    assert out == text if num_bytes(text) <= limit else out.endswith(f"{CUT}\n{LINE}")
+
+
+@given(text=odd_texts, limit=st.integers(1, 128), name=lengths)
+async def test_a_cut_is_a_beginning_and_a_mark(text, limit, name):
+    """Nothing is reordered or invented: the head of the text, then the mark."""
+    out = await clip(text, limit, CountBy(LENGTHS[name]))
+    assert out == text or out == "" or text.startswith(out.removesuffix(CUT).removesuffix("\n"))
+
+
+async def test_text_within_the_limit_is_returned_as_it_is():
+    """Nothing is stripped from text that fits."""
+    text = "  two words \n"
+    assert await clip(text, 2, CountBy(num_words), keep=LINE) == text
+
+
+@pytest.mark.parametrize("name", sorted(LENGTHS))
+@pytest.mark.parametrize("keep", ["", LINE, "Final answer: " + "9" * 4000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("word " * 200_000, id="prose"),
+        pytest.param(" " * 10**6, id="blank"),
+        pytest.param("😀!" * 500_000, id="emoji"),
+        pytest.param(" " * 30_000 + "é!" * 30_000, id="dense tail"),
+        pytest.param("!é" * 999 + " " * 30_000, id="dense head"),
+    ],
+)
+async def test_a_million_characters_are_cut_in_few_counts(text, keep, name):
+    """A counter may be a server: about a dozen counts, none of them of the whole text."""
+    sizes: list[int] = []
+
+    def count(each: str) -> int:
+        sizes.append(len(each))
+        return LENGTHS[name](each)
+
+    out = await clip(text, 256, CountBy(count), keep=keep)
+    assert LENGTHS[name](out) <= 256
+    assert len(sizes) - 1 <= 20
+    assert max(sizes, default=0) <= 256 * 16 + len(keep) + 10
+
+
+async def test_a_short_text_is_not_counted_at_all():
+    """No tokenizer makes more tokens than bytes, so a draft of few bytes needs no count."""
+    counter = CountBy(num_bytes)
+    assert await clip("short", 6, counter) == "short"
+    assert counter.asked == 0
+
+
+@given(text=odd_texts, beyond=st.integers(-3, 6))
+def test_what_surely_fits_has_fewer_bytes_than_tokens_allowed(text, beyond):
+    """One token is left for the leading space that some tokenizers add."""
+    limit = max(0, num_bytes(text) + beyond)
+    assert surely_fits(text, limit) == (num_bytes(text) + 1 <= limit)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 4])
+async def test_a_limit_too_small_for_the_mark_leaves_nothing(limit):
+    """Where not even the mark fits, the text is gone rather than too long."""
+    assert await clip("x" * 100, limit, CountBy(num_bytes), keep=LINE) == ""
+
+
+async def test_a_closing_line_beyond_the_limit_leaves_its_room_to_the_text():
+    """A line that can never fit is given up at once, and not at the cost of everything else."""
+    out = await clip("x" * 1000, 64, CountBy(num_bytes), keep="9" * 400)
+    assert out.startswith("x" * 40)
+    assert out.endswith(CUT)
+
+
+async def test_the_closing_line_outlives_the_mark():
+    """Where line and mark do not fit together, the line stays."""
+    assert await clip("x" * 100, len(LINE), CountBy(num_bytes), keep=LINE) == LINE

@@ -5,34 +5,62 @@ r"""Keeps the runs of any LangGraph graph in Redis or Valkey, and loses nothing.
         async with saver.lease("my-thread"):
             await graph.ainvoke(inputs, {"configurable": {"thread_id": "my-thread"}})
 
-Redis 6.2 or later, or Valkey, with core commands and server-side scripts only.
+It needs Redis 6.2 or later, or Valkey, with core commands and server-side scripts only.
 
-Layout, format version 1. `T` is the percent-encoded thread id; all keys of a thread are in one
-slot of a cluster, and expire together.
+This page describes all that is stored, in format version 1. There is no older version. A thread or
+blob of a newer one is refused (`FormatVersionError`).
 
-    checkpoint:{.T}:data    hash
-        m                            "<format version> <ms when created>"
-        u                            "<ms of the last write> <random>"
-        c \0 ns \0 id                record: checkpoint without values, metadata, parent
-        v \0 ns \0 channel \0 version    the channel's value at that version
-        w \0 ns \0 id \0 task \0 number  what a task wrote in one call
-        p <16 bytes of SHA-256>      a value of 1 kB or more, stored once
-    checkpoint:{.T}:index   sorted set, every score 0: the names of `c`, `w` and `p` fields, and
-        r \0 run \0 ns \0 id         what a run stored
+**Keys.** `T` is the percent-encoded thread id. All keys of a thread are in one slot of a cluster.
+
+    checkpoint:{.T}:data    hash: all that the thread holds
+    checkpoint:{.T}:index   sorted set, every score 0: names in byte order
     checkpoint:{.T}:lease   string with a time to live: "<token> <random> <holder>"
     checkpoint:{.T}:fence   counter of leases
     checkpoint:threads      sorted set of thread ids by ms of their last checkpoint
 
-Two keys hold a thread, whatever its length, so that a time to live is refreshed by two commands
-and a deletion is one. Blobs are described in `envelope`, their content in `records` and
-`values`. A thread or blob of another format version is refused with a sentence that says so
-(`FormatVersionError`); version 1 is the first, so there is no older one to read.
+The hash and the index hold a thread of any length, so two commands refresh its time to live and
+one deletes it.
 
-A draft is stored once: a pending write and the channel that collects it refer to one part by its
-digest. Measured in `checkpoints/README.md`; the price is one more read when a state is loaded.
+**Fields of the hash.** `c`, `w` and `p` fields are also members of the index. `r` is a member only.
+
+    m                                "<format version> <ms when created>"
+    u                                "<ms of the last write> <random>"
+    c \0 ns \0 id                    record: a checkpoint without its values
+    v \0 ns \0 channel \0 version    cell: the channel's value at that version
+    w \0 ns \0 id \0 task \0 number  writes: what a task wrote in one call
+    p <16 bytes of SHA-256>          part: a serialised value of 1 kB or more, stored once
+    r \0 run \0 ns \0 id             a checkpoint that a run made
+
+**Content.** Records, cells and writes are msgpack. A body is "<serde type>\0<serde bytes>".
+
+    record = [checkpoint body, metadata body, parent id or None, [channels that have a value]]
+    writes = [ns since 1970, task path, [[index, channel, cell], …]]
+    cell   = [0, body] a small value | [1, digest] a part | [2, [cell, …]] a list, item by item
+
+The record lists the channels that have a value, so a lost value is an error, not an empty channel.
+A draft is stored once: the pending write that brings it and the channel that collects it refer to
+one part. Lists are laid out item by item, so a channel of 16 drafts shares its bytes with 16
+pending writes, and a growing list of messages with its earlier versions. The price is one more
+read when a state is loaded. `checkpoints/README.md` has measurements.
+
+**Envelope.** Every blob (the value of a `c`, `v`, `w` or `p` field) is wrapped.
+
+    byte 0     format version of the envelope, 1
+    byte 1     compression (0 none, 1 zlib, 2 zstd), plus 16 when encrypted
+    plain      4 bytes CRC-32 of header, field name and body, then the body
+    encrypted  4 bytes key id, 12 bytes nonce, AES-256-GCM ciphertext and tag
+
+The check and the encryption cover the field name, so a blob in the wrong field is corrupt.
+
+**Exported thread**, a file. Blobs travel as they are stored: compressed and encrypted.
+
+    file  = "pdr-checkpoints 1\n", frame, …, a frame of kind E
+    frame = kind (1 byte), length (4 bytes, big-endian), content
+            T thread id | F length of the name (4 bytes), name, blob | M index member
+            E SHA-256 of all that came before
 """
 
-# Absolute imports throughout: `langgraph dev` may load this file by its path.
+# Absolute imports throughout: `langgraph dev` may load a file by its path.
 from pdr_checkpoints.errors import (
     CorruptCheckpointError,
     DecryptionError,
@@ -50,9 +78,8 @@ from pdr_checkpoints.errors import (
 )
 from pdr_checkpoints.lease import Lease
 from pdr_checkpoints.saver import RedisSaver, open_checkpointer
-from pdr_checkpoints.session import Options
+from pdr_checkpoints.session import Health, SaverOptions
 from pdr_checkpoints.threads import ThreadInfo
-from pdr_checkpoints.upkeep import Health
 
 __all__ = [
     "CorruptCheckpointError",
@@ -62,9 +89,9 @@ __all__ = [
     "Lease",
     "LeaseLostError",
     "MissingDependencyError",
-    "Options",
     "RedisSaver",
     "SaverError",
+    "SaverOptions",
     "StoreConfigError",
     "StoreUnreachableError",
     "ThreadBusyError",

@@ -4,9 +4,9 @@
     redis+sentinel://h1:26379,h2:26379/name/0    the master called `name`, database 0
     redis+cluster://h1:7000,h2:7000          rediss+sentinel://, rediss+cluster:// for TLS
 
-User, password and query options (`?ssl_ca_certs=ca.pem`) are what redis-py takes; with Sentinel
-they are the data servers'. The pools do not wait: `Store` bounds what is in flight, where redis-py
-would raise when 16 runs draft 16 answers at once, or take 7 µs an operation to avoid it.
+redis-py reads user, password and query options (`?ssl_ca_certs=ca.pem`); with Sentinel they are
+those of the data servers. Its pools do not wait: with 16 runs of 16 drafts they would raise, and a
+waiting one takes 7 µs more for an operation. `Store` bounds what is in flight instead.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from redis.backoff import NoBackoff
 from pdr_checkpoints.errors import StoreConfigError
 
 Argument = str | bytes | int | float
+# Any: keyword arguments of redis-py.
+_Keywords = dict[str, Any]
 
 SCHEMES: Final = (
     "redis",
@@ -49,20 +51,20 @@ class Connection:
     num_at_once: int
     """How many commands the pool has connections for, beside those that are kept."""
     num_kept: int = 0
-    """How many idle connections are not handed back to the pool between scripts; 0 where only the
-    pool knows whether one still leads to the right server."""
+    """How many idle connections stay out of the pool between scripts; 0 where only the pool knows
+    whether one still leads to the right server."""
     kept: list[Any] = field(default_factory=list)  # Any: redis-py's connections, half of it untyped
 
     @property
     def is_cluster(self) -> bool:
-        """Whether keys live in slots, so that no transaction spans two threads."""
+        """Whether keys live in slots, so that no script spans two threads."""
         return isinstance(self.client, RedisCluster)
 
     async def exchange(self, command: Sequence[Argument]) -> Any:  # Any: a reply is what it is
-        """Run one command and give its reply as it came.
+        """Send one command and return its reply as it came.
 
-        Past the client and its pool, whose retries, metrics and conversions (all off, or without
-        use for a script's reply) take as long as the round trip itself.
+        This passes by redis-py's client and pool: their retries, metrics and conversions are off or
+        useless for a script's reply, and take as long as the round trip itself.
         """
         if isinstance(self.client, RedisCluster):
             return await self.client.execute_command(*command)
@@ -87,8 +89,7 @@ class Connection:
                 is_ready = connection.is_connected and not await connection.can_read()
                 if is_ready:
                     return connection
-                # Closed by the server, or with data that nobody asked for: the pool connects it
-                # anew.
+                # The server closed it, or sent data that nobody asked for. The pool connects anew.
                 await connection.disconnect(nowait=True)
             finally:
                 if not is_ready:
@@ -97,7 +98,7 @@ class Connection:
 
 
 def encode_command(command: Sequence[Argument]) -> bytes:
-    """Write a command as the server reads it (RESP); redis-py does the same in three times as long.
+    """Write a command as the server reads it (RESP); redis-py takes three times as long.
 
     A number is written as Python writes it, text as UTF-8.
     """
@@ -112,7 +113,7 @@ def connect(url: str, *, max_connections: int, connect_timeout_s: float) -> Conn
     """Make a client; nothing is sent until its first command.
 
     Raises:
-        StoreConfigError: The URL names no kind of server that is known here.
+        StoreConfigError: The URL is malformed or names no known kind of server.
     """
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
@@ -120,8 +121,8 @@ def connect(url: str, *, max_connections: int, connect_timeout_s: float) -> Conn
             f"checkpoint URL {redact(url)!r} begins with {parts.scheme!r}, "
             f"it can begin with {', '.join(SCHEMES)}"
         )
-    options: dict[str, Any] = {  # Any: keyword arguments of redis-py
-        # Replies are timed by the store; redis-py would start a clock for every one.
+    options: _Keywords = {
+        # `Store` times replies. redis-py would start a clock for every one.
         "socket_timeout": None,
         "socket_connect_timeout": connect_timeout_s,
         "socket_keepalive": True,
@@ -139,14 +140,14 @@ def connect(url: str, *, max_connections: int, connect_timeout_s: float) -> Conn
     except (ValueError, IndexError) as error:
         raise StoreConfigError(f"checkpoint URL {redact(url)!r} is malformed: {error}") from error
     client = Redis.from_pool(pool)
-    # The URL may have set it.
+    # The URL may have set max_connections.
     num_kept = pool.max_connections // 2
     num_at_once = pool.max_connections - num_kept
     return Connection(client, redact(url), client.aclose, num_at_once, num_kept)
 
 
 def redact(url: str) -> str:
-    """Hide the password of a URL, and the query, which may hold one."""
+    """Remove user and password from a URL, and the query, which may hold a password."""
     parts = urlsplit(url)
     netloc = parts.netloc.rpartition("@")[2]
     if parts.scheme == "unix":
@@ -155,7 +156,7 @@ def redact(url: str) -> str:
     return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
 
 
-def _sentinel(parts: SplitResult, options: dict[str, Any], max_connections: int) -> Connection:
+def _sentinel(parts: SplitResult, options: _Keywords, max_connections: int) -> Connection:
     service, _, database = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError(
@@ -176,13 +177,12 @@ def _sentinel(parts: SplitResult, options: dict[str, Any], max_connections: int)
     return Connection(client, redact(urlunsplit(parts)), close, num_at_once)
 
 
-def _cluster(parts: SplitResult, options: dict[str, Any], max_connections: int) -> Connection:
+def _cluster(parts: SplitResult, options: _Keywords, max_connections: int) -> Connection:
     options |= _server_options(parts, "")
     num_at_once = options.pop("max_connections", max_connections)
-    nodes = [ClusterNode(host, port) for host, port in _hosts(parts, 6379)]
     client = RedisCluster(
-        startup_nodes=nodes,
-        # The store's gate bounds what runs at once; the topology refresh needs some beside it.
+        startup_nodes=[ClusterNode(host, port) for host, port in _hosts(parts, 6379)],
+        # `Store` bounds what runs at once. The refresh of the topology needs some beside it.
         max_connections=num_at_once + 8,
         retry=RedisRetry(NoBackoff(), 3),  # moved slots: the client must ask again itself
         **options,
@@ -200,7 +200,7 @@ def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
     return hosts
 
 
-def _server_options(parts: SplitResult, path: str) -> dict[str, Any]:
+def _server_options(parts: SplitResult, path: str) -> _Keywords:
     """Let redis-py read user, password, database and query from an ordinary URL."""
     user = parts.netloc.rpartition("@")[0]
     plain = parts._replace(
@@ -208,7 +208,7 @@ def _server_options(parts: SplitResult, path: str) -> dict[str, Any]:
         netloc=f"{user}@localhost" if user else "localhost",
         path=path,
     )
-    options: dict[str, Any] = dict(parse_url(urlunsplit(plain)))  # Any: as above
+    options: _Keywords = dict(parse_url(urlunsplit(plain)))
     del options["host"]
     if options.get("max_connections", 1) < 1:
         raise ValueError(f"max_connections is {options['max_connections']}, it must be above 0")
@@ -218,5 +218,5 @@ def _server_options(parts: SplitResult, path: str) -> dict[str, Any]:
 
 
 def _no_retry() -> RedisRetry:
-    # `pdr_checkpoints.store` is the one place that tries again; nested retries would multiply.
+    # `Store` alone tries again: nested retries would multiply.
     return RedisRetry(NoBackoff(), 0)

@@ -1,23 +1,14 @@
-"""What every stored blob looks like: two header bytes, a check, a body.
+"""Stored blobs: compressed, checked and optionally encrypted, as the package's docstring shows.
 
-    byte 0   format version of the envelope, 1
-    byte 1   compression (0 none, 1 zlib, 2 zstd), plus 16 when encrypted
-    plain      4 bytes CRC-32 of place and body, then the body
-    encrypted  4 bytes key id, 12 bytes nonce, then the AES-GCM ciphertext and tag
+Compression comes before encryption, since ciphertext does not compress. A CRC finds accidents, not
+forgery: only encryption stops someone who can write to Redis.
 
-Compression comes before encryption, since ciphertext does not compress. The check covers the
-place (the blob's field name), so a blob in the wrong field is as corrupt as a cut one. A CRC
-finds accidents, not forgery: only encryption stops someone who can write to Redis.
+Encryption is AES-256-GCM with keys that can be rotated. The first key writes, every key reads. A
+blob names its key by four bytes of the key's hash, so a rotation needs no rewrite: put the new key
+first, and keep the old one until its threads are pruned.
 
-AES-256-GCM over stored bytes, with keys that can be rotated.
-
-The first key writes; every key reads. A stored blob names its key by four bytes of the key's
-hash, so a rotation needs no rewrite: put the new key first, keep the old one until its threads
-are pruned. What the blob belongs to (its field name) is authenticated with it, so bytes moved to
-another field do not decrypt.
-
-Not covered: thread ids, namespaces, channel names, task ids and the sizes of values stay
-readable. Nonces are random; rotate a key before it has written 2^32 blobs (NIST SP 800-38D, 8.3).
+Not covered: thread ids, namespaces, channel names, task ids and the sizes of values stay readable.
+Nonces are random: rotate a key before it has written 2^32 blobs (NIST SP 800-38D, 8.3).
 """
 
 from __future__ import annotations
@@ -28,8 +19,9 @@ import os
 import threading
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+import ormsgpack
 import zstandard
 
 from pdr_checkpoints.errors import (
@@ -43,17 +35,26 @@ from pdr_checkpoints.errors import (
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-KEY_BYTES = 32
-KEY_ID_BYTES = 4
-NONCE_BYTES = 12
+Compression = Literal["none", "zlib", "zstd"]
+
+ENVELOPE_VERSION: Final = 1
+COMPRESSIONS: Final[tuple[Compression, ...]] = ("none", "zlib", "zstd")
+"""Position is the number in the header: append only."""
+ENCRYPTED: Final = 16
+COMPRESS_FROM: Final = 200
+"""Bytes. In shorter bodies the frame takes what compression saves."""
+LEVEL: Final = 1
+"""On 32 kB of prose zstd 3 is 4 % smaller than zstd 1 and takes 1.3 times as long."""
+DIGEST_BYTES: Final = 16
+KEY_BYTES: Final = 32
+KEY_ID_BYTES: Final = 4
+NONCE_BYTES: Final = 12
 
 
 class Keyring:
     """One key that writes and any number that read."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        if not keys:
-            raise StoreConfigError("encryption_keys is empty: give at least one key of 32 bytes")
         for key in keys:
             if len(key) != KEY_BYTES:
                 raise StoreConfigError(
@@ -61,12 +62,12 @@ class Keyring:
                 )
         self._ciphers = {_key_id(key): _cipher(key) for key in keys}
         self._writing = _key_id(keys[0])
-        # A plain hash of a value would tell whoever can read Redis that two values are equal,
-        # or that one equals a guess. The hash is keyed apart from the cipher.
+        # A plain hash of a value would tell a reader of Redis that two values are equal, or that
+        # one equals a guess. The key of the hash is not the cipher's.
         self._digest_key = hashlib.sha256(b"digest" + keys[0]).digest()
 
     def seal(self, plain: bytes, place: bytes) -> bytes:
-        """Encrypt and authenticate bytes that belong to a place."""
+        """Encrypt bytes, and authenticate them together with their place."""
         nonce = os.urandom(NONCE_BYTES)
         body = self._ciphers[self._writing].encrypt(nonce, plain, place)
         return self._writing + nonce + body
@@ -77,7 +78,7 @@ class Keyring:
         Raises:
             DecryptionError: No key matches, or the bytes were altered, cut or moved.
         """
-        # Imported here since whoever has a keyring has the package.
+        # A keyring exists only where the package is installed.
         from cryptography.exceptions import InvalidTag
 
         key_id, rest = sealed[:KEY_ID_BYTES], sealed[KEY_ID_BYTES:]
@@ -94,7 +95,7 @@ class Keyring:
             ) from error
 
     def digest(self, plain: bytes) -> bytes:
-        """Name a value by a keyed hash."""
+        """Return a keyed hash."""
         return hmac.digest(self._digest_key, plain, "sha256")
 
 
@@ -112,29 +113,18 @@ def _cipher(key: bytes) -> AESGCM:
     return AESGCM(key)
 
 
-Compression = Literal["none", "zlib", "zstd"]
-
-ENVELOPE_VERSION: Final = 1
-COMPRESSIONS: Final[tuple[Compression, ...]] = ("none", "zlib", "zstd")
-"""Position is the number in the header: append only."""
-ENCRYPTED: Final = 16
-COMPRESS_FROM: Final = 200
-"""Shorter bodies stay as they are: the frame would eat what it saves."""
-DIGEST_BYTES: Final = 16
-LEVEL: Final = 1
-"""On 32 kB of prose zstd 3 is 4 % smaller than zstd 1 and takes 1.3 times as long."""
-
-
 class Envelope:
-    """Compresses, checks and optionally encrypts stored bytes."""
+    """Compresses, checks and optionally encrypts stored bytes. A place is a blob's field name."""
 
-    def __init__(self, compression: Compression = "zstd", keyring: Keyring | None = None) -> None:
+    def __init__(
+        self, compression: Compression = "zstd", encryption_keys: Sequence[bytes] = ()
+    ) -> None:
         if compression not in COMPRESSIONS:
             raise StoreConfigError(
                 f"compression is {compression!r}, it can be {', '.join(COMPRESSIONS)}"
             )
         self.compression = compression
-        self.keyring = keyring
+        self.keyring = Keyring(encryption_keys) if encryption_keys else None
         # A zstd context is 1.4 MB to allocate and belongs to one thread at a time.
         self._contexts = threading.local()
 
@@ -151,15 +141,17 @@ class Envelope:
         header = bytes((ENVELOPE_VERSION, method))
         return header + _check(header + place, body) + body
 
-    def unwrap(self, blob: bytes, place: bytes) -> bytes:
-        """Give back the body of a blob.
+    def unwrap(self, blob: bytes | None, place: bytes) -> bytes:
+        """Return the body of a blob; None stands for a blob that the server does not have.
 
         Raises:
             FormatVersionError: A later release wrote it.
             DecryptionError: It is encrypted and no key opens it.
-            CorruptCheckpointError: It was cut or altered.
+            CorruptCheckpointError: It is missing, cut or altered.
         """
         what = describe(place)
+        if blob is None:
+            raise CorruptCheckpointError(what, "it is missing")
         if len(blob) < 2:
             raise CorruptCheckpointError(what, f"only {len(blob)} bytes are left of it")
         header, flags = blob[:2], blob[1]
@@ -175,8 +167,23 @@ class Envelope:
                 raise CorruptCheckpointError(what, "its checksum differs: cut or altered bytes")
         return self._decompress(flags & ~ENCRYPTED, body, what)
 
+    def pack(self, content: list[Any], place: bytes) -> bytes:  # Any: plain data of mixed types
+        """Make the blob of a list of plain data."""
+        return self.wrap(ormsgpack.packb(content), place)
+
+    def unpack(self, blob: bytes | None, place: bytes) -> list[Any]:  # Any: checked by the caller
+        """Undo `pack`; raises what `unwrap` does."""
+        packed = self.unwrap(blob, place)
+        try:
+            content = ormsgpack.unpackb(packed)
+        except ormsgpack.MsgpackDecodeError as error:
+            raise CorruptCheckpointError(describe(place), f"it is not msgpack: {error}") from error
+        if not isinstance(content, list):
+            raise unknown_shape(place)
+        return content
+
     def digest(self, body: bytes) -> bytes:
-        """Name a body by its content: 16 bytes, keyed when there is a keyring."""
+        """Name a body by 16 bytes of its hash, which is keyed where bodies are encrypted."""
         whole = self.keyring.digest(body) if self.keyring else hashlib.sha256(body).digest()
         return whole[:DIGEST_BYTES]
 
@@ -209,6 +216,11 @@ def describe(place: bytes) -> str:
     if kind in names:
         return f"{names[kind]} {rest.replace(bytes(1), b' / ').decode('utf-8', 'replace')!r}"
     return f"part {place[1:].hex()}"
+
+
+def unknown_shape(place: bytes) -> CorruptCheckpointError:
+    """Return the error for a blob whose content has another form than its field says."""
+    return CorruptCheckpointError(describe(place), "it has an unknown shape")
 
 
 def _check(head: bytes, body: bytes) -> bytes:

@@ -1,33 +1,33 @@
-"""What can go wrong between a graph and its checkpoints.
+"""Every error that the saver raises on purpose.
 
-CheckpointError
-├── StoreConfigError (ValueError)          an option or URL that cannot work
-├── MissingDependencyError (ImportError)   an extra that is not installed
-├── StoreUnreachableError (ConnectionError)  no server, or it went away for too long
-├── UnknownThreadError (LookupError)       nothing is stored under that thread
-├── ThreadExistsError (FileExistsError)    a copy or import would overwrite a thread
-├── ThreadBusyError (RuntimeError)         another process runs the thread
-├── LeaseLostError (RuntimeError)          this process ran the thread, and no longer may
-├── ThreadContendedError (RuntimeError)    a thread kept changing while it was rewritten
-└── CorruptCheckpointError (ValueError)    stored bytes are not what was written
-    ├── FormatVersionError                 written by a version that this one cannot read
-    ├── UnknownSerializationError          written by a serializer that this one is not
-    └── DecryptionError                    the key is absent or the bytes were altered
+SaverError
+├── StoreConfigError (ValueError)            an option or URL that cannot work
+├── MissingDependencyError (ImportError)     an extra that is not installed
+├── StoreUnreachableError (ConnectionError)  no server answers
+├── ThreadNotFoundError (LookupError)        the thread has no checkpoints
+├── ThreadTakenError (FileExistsError)       an import would overwrite a thread
+├── ThreadBusyError (RuntimeError)           another process runs the thread
+├── LeaseLostError (RuntimeError)            this process no longer has the thread's lease
+├── ThreadContendedError (RuntimeError)      the thread kept changing while it was pruned
+└── CorruptCheckpointError (ValueError)      stored bytes are missing, cut or altered
+    ├── FormatVersionError                   a newer release wrote them
+    ├── UnknownSerializationError            another serializer wrote them
+    └── DecryptionError                      no key opens them
 """
 
 from __future__ import annotations
 
 
 class SaverError(Exception):
-    """Any failure of the checkpoint saver that was raised on purpose."""
+    """Any failure of the saver for a reason that it can name."""
 
 
 class StoreConfigError(SaverError, ValueError):
-    """An option or URL that cannot work."""
+    """An option or URL cannot work."""
 
 
 class MissingDependencyError(SaverError, ImportError):
-    """A feature whose package is not installed."""
+    """A feature's package is not installed."""
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         self.package = package
@@ -35,7 +35,7 @@ class MissingDependencyError(SaverError, ImportError):
 
 
 class StoreUnreachableError(SaverError, ConnectionError):
-    """No server answers, or it went away for longer than the retry allows."""
+    """No server answers within the time for which operations are tried again."""
 
     def __init__(self, where: str, seconds: float, reason: object) -> None:
         self.where = where
@@ -47,7 +47,7 @@ class StoreUnreachableError(SaverError, ConnectionError):
 
 
 class ThreadNotFoundError(SaverError, LookupError):
-    """Nothing is stored under a thread id."""
+    """A thread has no checkpoints."""
 
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
@@ -55,7 +55,7 @@ class ThreadNotFoundError(SaverError, LookupError):
 
 
 class ThreadTakenError(SaverError, FileExistsError):
-    """A copy or import would mix into a thread that exists."""
+    """An import would overwrite a thread."""
 
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
@@ -65,7 +65,7 @@ class ThreadTakenError(SaverError, FileExistsError):
 
 
 class ThreadBusyError(SaverError, RuntimeError):
-    """Another process holds the lease of a thread."""
+    """Another process has the lease of a thread."""
 
     def __init__(self, thread_id: str, holder: str, expires_in_s: float) -> None:
         self.thread_id = thread_id
@@ -78,7 +78,7 @@ class ThreadBusyError(SaverError, RuntimeError):
 
 
 class LeaseLostError(SaverError, RuntimeError):
-    """The lease under which this process wrote is no longer its own."""
+    """This process wrote under a lease that it no longer has."""
 
     def __init__(self, thread_id: str, token: int) -> None:
         self.thread_id = thread_id
@@ -90,7 +90,7 @@ class LeaseLostError(SaverError, RuntimeError):
 
 
 class ThreadContendedError(SaverError, RuntimeError):
-    """A thread kept changing while it was being rewritten."""
+    """A thread kept changing while it was pruned."""
 
     def __init__(self, thread_id: str, tries: int) -> None:
         self.thread_id = thread_id
@@ -111,7 +111,7 @@ class CorruptCheckpointError(SaverError, ValueError):
 
 
 class FormatVersionError(CorruptCheckpointError):
-    """The bytes were written in a format that this version does not know."""
+    """A newer release wrote the bytes, in a format that this one does not know."""
 
     def __init__(self, what: str, found: int, known: int) -> None:
         self.found = found
@@ -122,7 +122,7 @@ class FormatVersionError(CorruptCheckpointError):
 
 
 class UnknownSerializationError(CorruptCheckpointError):
-    """A value was serialised in a way that the saver's serializer does not know."""
+    """The saver's serializer does not know how a value was serialised."""
 
     def __init__(self, what: str, kind: str, serializer: str) -> None:
         self.kind = kind

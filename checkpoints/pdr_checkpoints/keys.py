@@ -1,14 +1,13 @@
 """Names in Redis: the keys of a thread, the fields of its hash, the members of its index.
 
-Every key of a thread carries the thread's id between braces, so that Redis Cluster keeps them
-in one slot and one transaction covers them. The id is percent-encoded, which leaves a UUID
-readable and makes any other character safe. Names inside a key are joined by NUL; NUL and SOH in
-a part are escaped, so that a prefix of parts is a prefix of bytes and a range scan is exact.
+The package's docstring lists them. A thread's keys carry its id between braces, so Redis Cluster
+keeps them in one slot and one script covers them. The id is percent-encoded: a UUID stays readable
+and any other character is safe. NUL joins the names in a field. NUL and SOH within a name are
+escaped, so a prefix of names is a prefix of bytes and a range scan is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
@@ -16,19 +15,19 @@ from urllib.parse import quote
 from pdr_checkpoints.errors import StoreConfigError
 
 RECORD = b"c"
-"""A checkpoint without its values: `c, ns, checkpoint id`. Also its member in the index."""
+"""A checkpoint without its values: `c, ns, checkpoint id`."""
 CELL = b"v"
 """One channel's value: `v, ns, channel, version`."""
 WRITE = b"w"
-"""Pending writes: `w, ns, checkpoint id, task id, number`. Also their member in the index."""
+"""Pending writes: `w, ns, checkpoint id, task id, number`."""
 PART = b"p"
-"""A large value, by the digest of its bytes: `p` and 16 bytes. Also its member in the index."""
+"""A large value: `p` and the 16 bytes of its digest."""
 RUN = b"r"
-"""Which checkpoints a run made, in the index only: `r, run id, ns, checkpoint id`."""
+"""A checkpoint that a run made, in the index only: `r, run id, ns, checkpoint id`."""
 HEAD = b"m"
-"""Format version and time of creation of the thread: `"<version> <ms since 1970>"`."""
+"""Format version and time of creation."""
 UPDATED = b"u"
-"""Time of the last write, in ms since 1970."""
+"""Time of the last write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +35,9 @@ class ThreadKeys:
     """The keys of one thread, all in one hash slot."""
 
     data: str
-    """Hash: records, cells, pending writes and parts."""
     index: str
-    """Sorted set, every score 0: names of records and writes in byte order."""
     lease: str
-    """String with a time to live: who runs the thread."""
     fence: str
-    """Counter of leases given out for the thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +56,7 @@ class Keyspace:
         return f"{self.prefix}:threads"
 
     def thread(self, thread_id: str) -> ThreadKeys:
-        """Name the keys of a thread."""
+        """Return the keys of a thread."""
         return _thread(self.prefix, thread_id)
 
 
@@ -74,7 +69,7 @@ def _thread(prefix: str, thread_id: str) -> ThreadKeys:
 
 
 def encode(text: str) -> bytes:
-    """Turn a name into bytes; lone surrogates survive, as Python's JSON lets them through."""
+    """Turn a name into bytes. Python's JSON lets lone surrogates through, so they survive."""
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -84,29 +79,24 @@ def decode(raw: bytes) -> str:
 
 
 def join(kind: bytes, *names: str) -> bytes:
-    """Name a field or member."""
+    """Make the name of a field or member."""
     return b"\0".join((kind, *map(_escape, names)))
 
 
 def split(name: bytes) -> list[str]:
-    """Give back the names that `join` joined, without the kind."""
+    """Return the names that `join` joined, without the kind."""
     return [_unescape(part) for part in name.split(b"\0")[1:]]
 
 
 def below(kind: bytes, *names: str) -> tuple[bytes, bytes]:
-    """Bound, as `ZRANGEBYLEX` wants it, the members that begin with these names."""
+    """Return the bounds, for `ZRANGEBYLEX`, of the members that begin with these names."""
     stem = join(kind, *names)
     return b"[" + stem + b"\0", b"(" + stem + b"\1"
 
 
 def part(digest: bytes) -> bytes:
-    """Name the field of a part."""
+    """Make the name of a part."""
     return PART + digest
-
-
-def chunks(items: Sequence[bytes], size: int = 500) -> list[list[bytes]]:
-    """Cut arguments into commands that a server-side script can still unpack."""
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def _escape(text: str) -> bytes:

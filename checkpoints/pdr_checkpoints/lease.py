@@ -1,10 +1,10 @@
 """One process runs a thread at a time: a lease with a fencing token.
 
-The lease is a key with a time to live, set if absent, that names its holder. While a run lives, a
-task renews it every third of that time; when the process dies, it runs out and another may take
-over. Each lease has a token one higher than the last, and every write under a lease is applied
-only if no later token was given out, so a process that slept through its own lease (a suspended
-laptop, a paused container) cannot write over its successor's work.
+The lease is a key with a time to live, set if absent, that names its holder. While the run lives, a
+task renews it every third of that time. When the process dies, the lease runs out and another may
+take over. Each lease has a token one higher than the last. A write under a lease is applied only if
+no later token was given out, so a process that slept through its lease (a suspended laptop, a
+paused container) cannot write over its successor's work.
 
 After Kleppmann, "How to do distributed locking": the token is checked where the data is.
 """
@@ -23,8 +23,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
+from pdr_checkpoints.connect import Argument
 from pdr_checkpoints.errors import SaverError, StoreConfigError, ThreadBusyError
-from pdr_checkpoints.keys import Keyspace, ThreadKeys
+from pdr_checkpoints.keys import ThreadKeys
 from pdr_checkpoints.store import Fence, Store
 
 logger = logging.getLogger(__name__)
@@ -50,16 +51,17 @@ RELEASE: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 """
-
-_Begun = tuple[tuple[dict[str, Fence], Fence], ...]
-_begun: Final[ContextVar[_Begun]] = ContextVar("_begun", default=())
-"""Leases inside which this task was made, each with the ones of its saver. Such a task may write
-when its lease is over, as what a cancelled run was storing does; if another process has the thread
-by then, the write must be refused."""
-
 FENCE_TTL_MS: Final = 30 * 24 * 3600 * 1000
 """Tokens start again after a month without a lease; the random part still tells leases apart."""
 WAIT_POLL_S: Final = 0.2
+
+_begun: Final[ContextVar[tuple[tuple[dict[str, Fence], Fence], ...]]] = ContextVar(
+    "_begun", default=()
+)
+"""Leases within which this task was made, the latest first, each with the leases of its saver.
+
+Such a task may write when its lease is over: a cancelled run goes on storing for a moment. If
+another process has the thread by then, the write must be refused."""
 
 
 @dataclass(slots=True)
@@ -79,12 +81,11 @@ class Leases:
     """The leases that this process holds, by thread."""
 
     store: Store
-    keyspace: Keyspace
     held: dict[str, Fence]
-    """Shared by the async saver and its sync door, so that both write under the lease."""
+    """Shared by the async saver and its sync methods, so that both write under the lease."""
 
     def fence(self, thread_id: str) -> Fence | None:
-        """Give the lease under which the current task writes a thread, None without one."""
+        """Return the lease under which the current task writes a thread; None without one."""
         if thread_id in self.held:
             return self.held[thread_id]
         for held, fence in _begun.get():
@@ -96,19 +97,18 @@ class Leases:
     async def hold(
         self, thread_id: str, *, ttl_s: float, wait_s: float, owner: str | None
     ) -> AsyncIterator[Lease]:
-        """Hold the lease of a thread for as long as the block runs.
+        """Hold the lease of a thread while the block runs.
 
         Raises:
             ThreadBusyError: Another holder has it, and still had it after `wait_s` seconds.
         """
         if ttl_s <= 0:
             raise StoreConfigError(f"lease ttl_s is {ttl_s}, it must be above 0")
-        thread = self.keyspace.thread(thread_id)
-        lease = await self._acquire(thread_id, thread, ttl_s, wait_s, owner or whoami())
+        keys = self.store.thread(thread_id)
+        lease = await self._acquire(thread_id, keys, ttl_s, wait_s, owner or whoami())
         self.held[thread_id] = lease.fence
-        # The latest first.
         _begun.set(((self.held, lease.fence), *_begun.get()))
-        renewal = asyncio.create_task(self._renew(lease, thread, ttl_s))
+        renewal = asyncio.create_task(self._renew(lease, keys, ttl_s))
         try:
             yield lease
         finally:
@@ -117,16 +117,16 @@ class Leases:
             await asyncio.gather(renewal, return_exceptions=True)
             del self.held[thread_id]
             # Shielded: a cancelled run must not leave its thread locked until the lease runs out.
-            await asyncio.shield(self._release(lease, thread))
+            await asyncio.shield(self._release(lease, keys))
 
     async def _acquire(
-        self, thread_id: str, thread: ThreadKeys, ttl_s: float, wait_s: float, owner: str
+        self, thread_id: str, keys: ThreadKeys, ttl_s: float, wait_s: float, owner: str
     ) -> Lease:
         give_up = time.monotonic() + wait_s
         name = f"{secrets.token_hex(4)} {owner}"
         while True:
             got, value, number = await self.store.script(
-                ACQUIRE, [thread.lease, thread.fence], [name, int(ttl_s * 1000), FENCE_TTL_MS]
+                ACQUIRE, [keys.lease, keys.fence], [name, int(ttl_s * 1000), FENCE_TTL_MS]
             )
             # A retry after a lost reply finds the lease that the first try took.
             if got or value.decode().partition(" ")[2] == name:
@@ -136,15 +136,12 @@ class Leases:
                 raise ThreadBusyError(thread_id, holder_of(value), max(number, 0) / 1000)
             await asyncio.sleep(min(WAIT_POLL_S, max(0.0, give_up - time.monotonic())))
 
-    async def _renew(self, lease: Lease, thread: ThreadKeys, ttl_s: float) -> None:
+    async def _renew(self, lease: Lease, keys: ThreadKeys, ttl_s: float) -> None:
+        arguments: list[Argument] = [lease.fence.value, int(ttl_s * 1000), lease.token]
         while True:
             await asyncio.sleep(ttl_s / 3)
             try:
-                renewed = await self.store.script(
-                    RENEW,
-                    [thread.lease, thread.fence],
-                    [lease.fence.value, int(ttl_s * 1000), lease.token],
-                )
+                renewed = await self.store.script(RENEW, [keys.lease, keys.fence], arguments)
             except SaverError as error:
                 # The server is away: writes fail by themselves, and it may come back in time.
                 logger.warning("lease.unrenewed thread=%s error=%s", lease.thread_id, error)
@@ -154,9 +151,9 @@ class Leases:
                 lease.lost.set()
                 return
 
-    async def _release(self, lease: Lease, thread: ThreadKeys) -> None:
+    async def _release(self, lease: Lease, keys: ThreadKeys) -> None:
         try:
-            await self.store.script(RELEASE, [thread.lease], [lease.fence.value])
+            await self.store.script(RELEASE, [keys.lease], [lease.fence.value])
         except SaverError as error:
             logger.warning("lease.unreleased thread=%s error=%s", lease.thread_id, error)
 

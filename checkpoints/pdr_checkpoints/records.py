@@ -1,138 +1,49 @@
-r"""A checkpoint, a channel's value and a pending write as stored bytes.
+"""Turns checkpoints, values and pending writes into the stored forms of the package's docstring.
 
-    record  [checkpoint body, metadata body, parent id or None, [channels that have a value]]
-    cell    see `pdr_checkpoints.records`
-    writes  [ns since 1970, task path, [[index, channel, cell], …]]: what a task wrote at once
-
-Each is msgpack in an envelope. The record lists the channels that have a value, so that one whose
-blob is gone is an error and not, silently, an empty channel.
-
-How one value is laid out: small ones in place, large ones as parts named by their content.
-
-A draft reaches the saver twice: as the pending write of the task that made it, and one super-step
-later inside the channel that collects all drafts. Both hold the same bytes, so both store only
-the part's digest, and the part once. A list is laid out item by item, which is what lets a
-channel of 16 drafts share bytes with 16 pending writes, and a growing list of messages with its
-earlier versions.
-
-    cell = [0, body]        the value itself: "<serde type>\0<serde bytes>"
-         | [1, digest]      a part
-         | [2, [cell, …]]   a list, item by item
-
-Measured (3 rounds × 16 drafts × 32 kB, drafts cleared every round): see `checkpoints/README.md`.
+A large value becomes a part, named by its content. A draft reaches the saver twice: as the pending
+write of its task, and one super-step later in the channel that collects all drafts. Both times it
+has the same bytes, so it is stored and hashed once.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
-import ormsgpack
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.envelope import Envelope, describe
+from pdr_checkpoints.envelope import Envelope, unknown_shape
 from pdr_checkpoints.errors import (
     CorruptCheckpointError,
     FormatVersionError,
     UnknownSerializationError,
 )
 
-# A cell is msgpack: int, bytes and lists, nested. Python has no recursive alias that mypy
-# checks without more noise than it is worth here.
+# list[Any]: int, bytes and lists, nested. Python has no recursive alias that mypy checks without
+# more noise than it is worth here.
 Cell = list[Any]
+"""A channel's value as it is stored; a large one is a reference to a part."""
 Parts = dict[bytes, bytes]
 """Bodies by digest."""
 
+FORMAT_VERSION: Final = 1
+"""Version of the layout of a thread, in its head field."""
 PART_FROM: Final = 1024
-"""Smaller values stay in their cell: a part costs about 100 bytes of names and hash entry."""
+"""Bytes. Smaller values stay in their cell: a part costs about 100 bytes of names."""
 SHORT_LIST: Final = 64
 """A list of up to this many items is laid out item by item, whatever they are."""
 ITEM_MEAN_FROM: Final = 256
-"""A longer list of shorter items is serialised whole: names would outweigh what they save."""
-
+"""Bytes. A longer list of shorter items is serialised whole: parts would only cost space."""
 INLINE: Final = 0
 REFERENCE: Final = 1
 ITEMS: Final = 2
-
-
-def lay_out(
-    value: object, serde: SerializerProtocol, digest: Callable[[bytes], bytes]
-) -> tuple[Cell, Parts]:
-    """Turn a value into a cell and the parts it refers to, named by their digests."""
-    parts: Parts = {}
-    # Exactly a list: a subclass would come back as a plain one.
-    if type(value) is not list:
-        return _place(dump(value, serde), parts, digest), parts
-    if len(value) > SHORT_LIST:
-        whole = dump(value, serde)
-        if len(whole) < max(PART_FROM, ITEM_MEAN_FROM * len(value)):
-            return _place(whole, parts, digest), parts
-    return [ITEMS, [_place(dump(item, serde), parts, digest) for item in value]], parts
-
-
-def references(cell: Cell) -> Iterator[bytes]:
-    """Yield the digests that a cell refers to."""
-    if cell[0] == REFERENCE:
-        yield cell[1]
-    elif cell[0] == ITEMS:
-        for item in cell[1]:
-            yield from references(item)
-
-
-def assemble(
-    cell: Cell,
-    parts: Mapping[bytes, bytes],
-    serde: SerializerProtocol,
-    what: str = "a channel value",
-) -> object:
-    """Undo `lay_out`; the parts must hold every digest that `references` yields.
-
-    Raises:
-        CorruptCheckpointError: `what` is laid out or serialised in an unknown way.
-    """
-    if cell[0] == INLINE:
-        return load(cell[1], serde, what)
-    if cell[0] == REFERENCE:
-        return load(parts[cell[1]], serde, what)
-    if cell[0] == ITEMS:
-        return [assemble(item, parts, serde, what) for item in cell[1]]
-    raise CorruptCheckpointError(what, f"its layout {cell[0]!r} is unknown")
-
-
-def dump(value: object, serde: SerializerProtocol) -> bytes:
-    """Serialise a value, its serde type first."""
-    kind, data = serde.dumps_typed(value)
-    return kind.encode() + b"\0" + bytes(data)
-
-
-def load(body: bytes, serde: SerializerProtocol, what: str = "a stored value") -> object:
-    """Undo `dump`.
-
-    Raises:
-        UnknownSerializationError: `what` has a serde type that the serializer does not know.
-    """
-    kind, _, data = body.partition(b"\0")
-    name = kind.decode("utf-8", "backslashreplace")
-    try:
-        value: object = serde.loads_typed((name, data))
-    # What LangGraph's serializers raise for a type that is not theirs.
-    except NotImplementedError as error:
-        raise UnknownSerializationError(what, name, type(serde).__name__) from error
-    return value
-
-
-def _place(body: bytes, parts: Parts, digest: Callable[[bytes], bytes]) -> Cell:
-    if len(body) < PART_FROM:
-        return [INLINE, body]
-    name = digest(body)
-    parts[name] = body
-    return [REFERENCE, name]
-
-
-FORMAT_VERSION: Final = 1
-"""Version of the layout of a thread, in its head field; see the package's docstring."""
+REMEMBERED_BYTES: Final = 8_000_000
+"""Of bodies whose digest is remembered: 250 drafts of 32 kB."""
+SAMPLE: Final = 64
+"""Bytes at each end of a body by which it is found again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +53,11 @@ class Place:
     thread_id: str
     ns: str
     checkpoint_id: str
+
+    @classmethod
+    def of(cls, thread_id: str, member: bytes) -> Self:
+        """Read the name of a record."""
+        return cls(thread_id, *keys.split(member))
 
     @property
     def described(self) -> str:
@@ -155,14 +71,14 @@ class Place:
         return keys.join(keys.RECORD, self.ns, self.checkpoint_id)
 
     def cell(self, channel: str, version: object) -> bytes:
-        """The field of a channel's value at a version."""
+        """Return the field of a channel's value at a version."""
         return keys.join(keys.CELL, self.ns, channel, str(version))
 
     def writes(self, task_id: str, number: int) -> bytes:
-        """The field and index member of pending writes.
+        """Return the field and index member of pending writes.
 
-        The number is how many there are, so that the same call made again finds its field taken;
-        or the negative index of a special write, which has a field of its own.
+        The number is how many there are, so that the same call made again finds its field taken.
+        A special write (an error, an interrupt) has a field of its own: its index is negative.
         """
         return keys.join(keys.WRITE, self.ns, self.checkpoint_id, task_id, str(number))
 
@@ -177,6 +93,24 @@ class CheckpointRecord:
     channels: Sequence[str]
     """Channels that had a value when the checkpoint was made."""
 
+    def pack(self, envelope: Envelope, field: bytes) -> bytes:
+        """Make the blob."""
+        body = [self.checkpoint, self.metadata, self.parent_id, list(self.channels)]
+        return envelope.pack(body, field)
+
+    @classmethod
+    def unpack(cls, blob: bytes, envelope: Envelope, field: bytes) -> Self:
+        """Undo `pack`."""
+        match envelope.unpack(blob, field):
+            case [
+                bytes(checkpoint),
+                bytes(metadata),
+                str() | None as parent_id,
+                list(channels),
+            ] if all(isinstance(name, str) for name in channels):
+                return cls(checkpoint, metadata, parent_id, channels)
+        raise unknown_shape(field)
+
 
 @dataclass(frozen=True, slots=True)
 class Writes:
@@ -188,54 +122,27 @@ class Writes:
     cells: Sequence[tuple[int, str, Cell]]
     """Index, channel and value of each write."""
 
+    def pack(self, envelope: Envelope, field: bytes) -> bytes:
+        """Make the blob."""
+        return envelope.pack([self.time_ns, self.task_path, self.cells], field)
 
-def pack_record(record: CheckpointRecord, envelope: Envelope, field: bytes) -> bytes:
-    """Make the blob of a record."""
-    body = [record.checkpoint, record.metadata, record.parent_id, list(record.channels)]
-    return envelope.wrap(ormsgpack.packb(body), field)
-
-
-def unpack_record(blob: bytes, envelope: Envelope, field: bytes) -> CheckpointRecord:
-    """Undo `pack_record`."""
-    checkpoint, metadata, parent_id, channels = _unpack(blob, envelope, field, 4)
-    if not (
-        isinstance(checkpoint, bytes)
-        and isinstance(metadata, bytes)
-        and isinstance(parent_id, str | None)
-        and isinstance(channels, list)
-        and all(isinstance(name, str) for name in channels)
-    ):
-        raise CorruptCheckpointError(describe(field), "it has an unknown shape")
-    return CheckpointRecord(checkpoint, metadata, parent_id, channels)
+    @classmethod
+    def unpack(cls, blob: bytes | None, envelope: Envelope, field: bytes) -> Self:
+        """Undo `pack`."""
+        match envelope.unpack(blob, field):
+            case [int(time_ns), str(task_path), list(cells)] if all(
+                isinstance(cell, list) and len(cell) == 3 for cell in cells
+            ):
+                return cls(time_ns, task_path, [tuple(cell) for cell in cells])
+        raise unknown_shape(field)
 
 
-def pack_cell(cell: Cell, envelope: Envelope, field: bytes) -> bytes:
-    """Make the blob of a channel's value."""
-    return envelope.wrap(ormsgpack.packb(cell), field)
-
-
-def unpack_cell(blob: bytes, envelope: Envelope, field: bytes) -> Cell:
-    """Undo `pack_cell`."""
-    return _unpack(blob, envelope, field, 2)
-
-
-def pack_writes(writes: Writes, envelope: Envelope, field: bytes) -> bytes:
-    """Make the blob of pending writes."""
-    body = [writes.time_ns, writes.task_path, writes.cells]
-    return envelope.wrap(ormsgpack.packb(body), field)
-
-
-def unpack_writes(blob: bytes, envelope: Envelope, field: bytes) -> Writes:
-    """Undo `pack_writes`."""
-    time_ns, task_path, cells = _unpack(blob, envelope, field, 3)
-    if not (
-        isinstance(time_ns, int)
-        and isinstance(task_path, str)
-        and isinstance(cells, list)
-        and all(isinstance(cell, list) and len(cell) == 3 for cell in cells)
-    ):
-        raise CorruptCheckpointError(describe(field), "it has an unknown shape")
-    return Writes(time_ns, task_path, [tuple(cell) for cell in cells])
+def unpack_cell(blob: bytes | None, envelope: Envelope, field: bytes) -> Cell:
+    """Read a channel's value, which `Envelope.pack` packed."""
+    cell = envelope.unpack(blob, field)
+    if len(cell) != 2:
+        raise unknown_shape(field)
+    return cell
 
 
 def pack_head(created_ms: int) -> bytes:
@@ -244,7 +151,7 @@ def pack_head(created_ms: int) -> bytes:
 
 
 def check_head(head: bytes | None, thread_id: str) -> int:
-    """Give the time of creation in ms, 0 when a thread has pending writes only.
+    """Return the time of creation in ms; 0 when a thread has pending writes only.
 
     Raises:
         FormatVersionError: A release with another layout wrote the thread.
@@ -260,13 +167,100 @@ def check_head(head: bytes | None, thread_id: str) -> int:
     return created_ms
 
 
-# list[Any]: msgpack of mixed content, checked by length and taken apart by the callers.
-def _unpack(blob: bytes, envelope: Envelope, field: bytes, length: int) -> list[Any]:
-    packed = envelope.unwrap(blob, field)
+def dump(value: object, serde: SerializerProtocol) -> bytes:
+    """Serialise a value, its serde type first."""
+    kind, data = serde.dumps_typed(value)
+    return kind.encode() + b"\0" + bytes(data)
+
+
+def load(body: bytes, serde: SerializerProtocol, what: str) -> Any:  # Any: what was dumped
+    """Undo `dump`; `what` names the value in a message.
+
+    Raises:
+        UnknownSerializationError: The serializer does not know the serde type.
+    """
+    kind, _, data = body.partition(b"\0")
+    name = kind.decode("utf-8", "backslashreplace")
     try:
-        body = ormsgpack.unpackb(packed)
-    except ormsgpack.MsgpackDecodeError as error:
-        raise CorruptCheckpointError(describe(field), f"it is not msgpack: {error}") from error
-    if not isinstance(body, list) or len(body) != length:
-        raise CorruptCheckpointError(describe(field), "it has an unknown shape")
-    return body
+        return serde.loads_typed((name, data))
+    # LangGraph's serializers raise it for a type that is not theirs.
+    except NotImplementedError as error:
+        raise UnknownSerializationError(what, name, type(serde).__name__) from error
+
+
+def lay_out(
+    value: object, serde: SerializerProtocol, digest: Callable[[bytes], bytes]
+) -> tuple[Cell, Parts]:
+    """Turn a value into a cell and the parts that it refers to."""
+    parts: Parts = {}
+
+    def cell_of(body: bytes) -> Cell:
+        if len(body) < PART_FROM:
+            return [INLINE, body]
+        name = digest(body)
+        parts[name] = body
+        return [REFERENCE, name]
+
+    # Exactly a list: a subclass would come back as a plain one.
+    if type(value) is not list:
+        return cell_of(dump(value, serde)), parts
+    if len(value) > SHORT_LIST:
+        whole = dump(value, serde)
+        if len(whole) < max(PART_FROM, ITEM_MEAN_FROM * len(value)):
+            return cell_of(whole), parts
+    return [ITEMS, [cell_of(dump(item, serde)) for item in value]], parts
+
+
+def references(cell: Cell) -> Iterator[bytes]:
+    """Yield the digests that a cell refers to."""
+    if cell[0] == REFERENCE:
+        yield cell[1]
+    elif cell[0] == ITEMS:
+        for item in cell[1]:
+            yield from references(item)
+
+
+def assemble(
+    cell: Cell, parts: Mapping[bytes, bytes], serde: SerializerProtocol, what: str
+) -> object:
+    """Undo `lay_out`; the parts hold every digest that `references` yields.
+
+    Raises:
+        CorruptCheckpointError: The value is laid out or serialised in an unknown way.
+    """
+    if cell[0] == INLINE:
+        return load(cell[1], serde, what)
+    if cell[0] == REFERENCE:
+        return load(parts[cell[1]], serde, what)
+    if cell[0] == ITEMS:
+        return [assemble(item, parts, serde, what) for item in cell[1]]
+    raise CorruptCheckpointError(what, f"its layout {cell[0]!r} is unknown")
+
+
+class Digests:
+    """Names bodies by their digests, and remembers those of the latest bodies.
+
+    A body is found by its length and its ends and then compared whole, which takes a tenth of the
+    time of a SHA-256.
+    """
+
+    def __init__(self, digest: Callable[[bytes], bytes], capacity: int = REMEMBERED_BYTES) -> None:
+        self._digest = digest
+        self._capacity = capacity
+        self._num_bytes = 0
+        self._known: OrderedDict[tuple[int, bytes, bytes], tuple[bytes, bytes]] = OrderedDict()
+
+    def __call__(self, body: bytes) -> bytes:
+        """Return the digest of a body."""
+        ends = (len(body), body[:SAMPLE], body[-SAMPLE:])
+        known = self._known.pop(ends, None)
+        if known is not None and known[0] == body:
+            self._known[ends] = known
+            return known[1]
+        digest = self._digest(body)
+        self._known[ends] = (body, digest)
+        self._num_bytes += len(body) - (0 if known is None else len(known[0]))
+        while self._num_bytes > self._capacity:
+            _, (oldest, _) = self._known.popitem(last=False)
+            self._num_bytes -= len(oldest)
+        return digest

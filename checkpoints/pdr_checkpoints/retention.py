@@ -1,37 +1,34 @@
 """Removes what is no longer needed: old checkpoints, the checkpoints of a run.
 
-A thread is rewritten by mark and sweep: choose the checkpoints that stay, read which values,
-writes and parts they refer to, remove every other field. The removal is applied only if nothing
-was written to the thread since the reading began, so a run that goes on meanwhile loses nothing.
+A thread is rewritten by mark and sweep: choose the checkpoints that stay, read which values, writes
+and parts they refer to, remove every other field. The removal is applied only if nothing was
+written to the thread since the reading began, so a run that goes on meanwhile loses nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Final
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
 from pdr_checkpoints.envelope import Envelope
 from pdr_checkpoints.errors import StoreConfigError
-from pdr_checkpoints.keys import Keyspace
-from pdr_checkpoints.reader import place_of
 from pdr_checkpoints.records import (
     CheckpointRecord,
     Place,
+    Writes,
     check_head,
     load,
     references,
     unpack_cell,
-    unpack_record,
-    unpack_writes,
 )
-from pdr_checkpoints.store import Command, Fence, Store
-from pdr_checkpoints.threads import unlist
+from pdr_checkpoints.store import Command, Store, chunks
+from pdr_checkpoints.threads import ThreadMethods
 
-Strategy = Literal["keep_latest", "inspection", "delete"]
 STRATEGIES: Final = ("keep_latest", "inspection", "delete")
 DELTA_COUNTERS: Final = "counters_since_delta_snapshot"
 """Metadata key of checkpoints whose delta channels are rebuilt from the writes of ancestors."""
@@ -47,16 +44,132 @@ class Kept:
 
 
 Snapshot = Mapping[Place, CheckpointRecord]
-Choice = Callable[[Snapshot], Kept]
+"""All checkpoints of a thread."""
+Rule = Callable[[Snapshot], Kept]
+"""Chooses what stays."""
 
 
-def choose(strategy: str, keep: int, serde: SerializerProtocol) -> Choice:
-    """Give the rule of a strategy.
+class RetentionMethods(ThreadMethods):
+    """The methods of a saver that remove old checkpoints and those of a run."""
 
-    `keep_latest` keeps the last `keep` checkpoints of every namespace. `inspection` keeps every
-    checkpoint and value, so that a finished run can be looked at and forked, but of the pending
-    writes only those of each namespace's latest checkpoint, which resuming needs.
-    """
+    async def aprune(
+        self, thread_ids: Sequence[str], *, strategy: str = "keep_latest", keep: int = 1
+    ) -> None:
+        """Remove old checkpoints.
+
+        Args:
+            thread_ids: Threads to prune; those without checkpoints are passed over.
+            strategy: `keep_latest` keeps the last `keep` checkpoints of every namespace.
+                `inspection` keeps every checkpoint and value, so that a finished run can be looked
+                at and forked; of the pending writes it keeps those of each namespace's latest
+                checkpoint, which resuming needs. `delete` keeps nothing.
+            keep: Checkpoints per namespace that `keep_latest` keeps.
+
+        Raises:
+            ThreadContendedError: A run kept writing to the thread.
+        """
+        rule = _rule(strategy, keep, self.serde)
+        for thread_id in map(str, thread_ids):
+            if strategy == "delete":
+                await self.adelete_thread(thread_id)
+            else:
+                await self._prune(thread_id, rule)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove what the given runs stored, in whatever thread."""
+        ranges = [keys.below(keys.RUN, run_id) for run_id in run_ids]
+        if not ranges:
+            return
+        # Before any removal: that would shift the pages of the registry.
+        for thread_id in [thread_id async for thread_id in self._thread_ids()]:
+            index = self._store.thread(thread_id).index
+            found = await self._store.pipeline(
+                [("ZRANGEBYLEX", index, low, high) for low, high in ranges]
+            )
+            names = [keys.split(member)[1:] for members in found for member in members]
+            if names:
+                await self._prune(thread_id, _all_but({Place(thread_id, *name) for name in names}))
+
+    async def _prune(self, thread_id: str, rule: Rule) -> None:
+        """Remove from a thread all that a rule does not keep."""
+        sweep = _Sweep(self._store, self._session.envelope, self.serde, thread_id, rule)
+        await self._store.swap(thread_id, sweep.plan, self._session.leases.fence(thread_id))
+        if await self._store.call("EXISTS", self._store.thread(thread_id).data):
+            return
+        registry, member = self._store.keyspace.registry, keys.encode(thread_id)
+        now_ms = time.time_ns() // 1_000_000
+        await self._store.call("ZREM", registry, member)
+        # The thread may have begun anew meanwhile.
+        if await self._store.call("EXISTS", self._store.thread(thread_id).data):
+            await self._store.call("ZADD", registry, "NX", now_ms, member)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """Finds what to remove from a thread."""
+
+    store: Store
+    envelope: Envelope
+    serde: SerializerProtocol
+    thread_id: str
+    rule: Rule
+
+    async def plan(self) -> list[Command]:
+        """Make the commands that remove all that the rule does not keep."""
+        thread = self.store.thread(self.thread_id)
+        head, members, names = await self.store.pipeline(
+            [
+                ("HGET", thread.data, keys.HEAD),
+                ("ZRANGE", thread.index, 0, -1),
+                ("HKEYS", thread.data),
+            ]
+        )
+        check_head(head, self.thread_id)
+        records = [member for member in members if member[:1] == keys.RECORD]
+        snapshot = {
+            Place.of(self.thread_id, name): CheckpointRecord.unpack(blob, self.envelope, name)
+            for name, blob in (await self._fetch(thread.data, records)).items()
+        }
+        kept = self.rule(snapshot)
+        if not kept.records:
+            return [("UNLINK", thread.data, thread.index)]
+        stays = _members_that_stay(members, self.thread_id, snapshot, kept)
+        live = await self._live_fields(thread.data, stays, snapshot, kept)
+        dead = [name for name in names if name not in live]
+        gone = [member for member in members if member not in stays and member not in live]
+        commands: list[Command] = [("HDEL", thread.data, *chunk) for chunk in chunks(dead)]
+        return commands + [("ZREM", thread.index, *chunk) for chunk in chunks(gone)]
+
+    async def _live_fields(
+        self, data_key: str, stays: set[bytes], snapshot: Snapshot, kept: Kept
+    ) -> set[bytes]:
+        """Return every field that the kept checkpoints refer to."""
+        cells = set()
+        for place in kept.records:
+            record = snapshot[place]
+            bare = load(record.checkpoint, self.serde, place.described)
+            versions = bare["channel_versions"]
+            cells |= {place.cell(channel, versions[channel]) for channel in record.channels}
+        writes = [member for member in stays if member[:1] == keys.WRITE]
+        live = {keys.HEAD, keys.UPDATED, *cells, *stays}
+        for name, blob in (await self._fetch(data_key, [*cells, *writes])).items():
+            if name[:1] == keys.WRITE:
+                found = [cell for *_, cell in Writes.unpack(blob, self.envelope, name).cells]
+            else:
+                found = [unpack_cell(blob, self.envelope, name)]
+            live |= {keys.part(digest) for cell in found for digest in references(cell)}
+        return live
+
+    async def _fetch(self, data_key: str, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for chunk in chunks(names):
+            blobs = await self.store.call("HMGET", data_key, *chunk)
+            pairs = zip(chunk, blobs, strict=True)
+            found |= {name: blob for name, blob in pairs if blob is not None}
+        return found
+
+
+def _rule(strategy: str, keep: int, serde: SerializerProtocol) -> Rule:
     if strategy not in STRATEGIES:
         raise StoreConfigError(f"prune strategy is {strategy!r}, it can be {', '.join(STRATEGIES)}")
     if keep < 1:
@@ -73,103 +186,7 @@ def choose(strategy: str, keep: int, serde: SerializerProtocol) -> Choice:
     return rule
 
 
-@dataclass(frozen=True, slots=True)
-class Pruner:
-    """Sweeps threads of one store."""
-
-    store: Store
-    keyspace: Keyspace
-    envelope: Envelope
-    serde: SerializerProtocol
-
-    async def prune(self, thread_id: str, rule: Choice, fence: Fence | None) -> None:
-        """Remove from a thread all that a rule does not keep.
-
-        Raises:
-            ThreadContendedError: The thread was written to all the time.
-        """
-        thread = self.keyspace.thread(thread_id)
-
-        async def plan() -> list[Command]:
-            return await self._plan(thread_id, rule)
-
-        await self.store.swap(thread_id, thread, plan, fence)
-        if not await self.store.one("EXISTS", thread.data):
-            await unlist(self.store, self.keyspace, thread_id)
-
-    async def _plan(self, thread_id: str, rule: Choice) -> list[Command]:
-        thread = self.keyspace.thread(thread_id)
-        head, members, names = await self.store.read(
-            [
-                ("HGET", thread.data, keys.HEAD),
-                ("ZRANGE", thread.index, 0, -1),
-                ("HKEYS", thread.data),
-            ]
-        )
-        check_head(head, thread_id)
-        records = [member for member in members if member[:1] == keys.RECORD]
-        blobs = await self._fetch(thread.data, records)
-        snapshot = {
-            place_of(thread_id, name): unpack_record(blob, self.envelope, name)
-            for name, blob in blobs.items()
-        }
-        kept = rule(snapshot)
-        if not kept.records:
-            return [("UNLINK", thread.data, thread.index)]
-        stays = _members_that_stay(members, thread_id, snapshot, kept)
-        live = await self._live_fields(thread.data, stays, snapshot, kept)
-        dead = [name for name in names if name not in live]
-        gone = [member for member in members if member not in stays and member not in live]
-        commands: list[Command] = [("HDEL", thread.data, *part) for part in keys.chunks(dead)]
-        return commands + [("ZREM", thread.index, *part) for part in keys.chunks(gone)]
-
-    async def _live_fields(
-        self, data_key: str, stays: set[bytes], snapshot: Snapshot, kept: Kept
-    ) -> set[bytes]:
-        """Name every field that the kept checkpoints refer to."""
-        cells = set()
-        for place in kept.records:
-            record = snapshot[place]
-            # dict[str, Any]: a checkpoint without its values.
-            bare = cast(dict[str, Any], load(record.checkpoint, self.serde, place.described))
-            versions = bare["channel_versions"]
-            cells |= {place.cell(channel, versions[channel]) for channel in record.channels}
-        writes = [member for member in stays if member[:1] == keys.WRITE]
-        live = {keys.HEAD, keys.UPDATED, *cells, *stays}
-        for name, blob in (await self._fetch(data_key, [*cells, *writes])).items():
-            if name[:1] == keys.WRITE:
-                found = [cell for *_, cell in unpack_writes(blob, self.envelope, name).cells]
-            else:
-                found = [unpack_cell(blob, self.envelope, name)]
-            live |= {keys.part(digest) for cell in found for digest in references(cell)}
-        return live
-
-    async def _fetch(self, data_key: str, names: Sequence[bytes]) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
-        for chunk in keys.chunks(names):
-            blobs = await self.store.one("HMGET", data_key, *chunk)
-            pairs = zip(chunk, blobs, strict=True)
-            found |= {name: blob for name, blob in pairs if blob is not None}
-        return found
-
-
-async def checkpoints_of_run(
-    store: Store, keyspace: Keyspace, thread_id: str, run_ids: Sequence[str]
-) -> frozenset[Place]:
-    """Find what runs made in a thread, from its index alone."""
-    index = keyspace.thread(thread_id).index
-    ranges = [keys.below(keys.RUN, run_id) for run_id in run_ids]
-    found = await store.read([("ZRANGEBYLEX", index, low, high) for low, high in ranges])
-    places = set()
-    for member in (member for members in found for member in members):
-        _, ns, checkpoint_id = keys.split(member)
-        places.add(Place(thread_id, ns, checkpoint_id))
-    return frozenset(places)
-
-
-def all_but(removed: frozenset[Place]) -> Choice:
-    """Give the rule that keeps everything else."""
-
+def _all_but(removed: Set[Place]) -> Rule:
     def rule(snapshot: Snapshot) -> Kept:
         left = frozenset(snapshot) - removed
         return Kept(left, left)
@@ -189,14 +206,12 @@ def _delta_ancestors(
 ) -> frozenset[Place]:
     """Find the ancestors from which delta channels are rebuilt.
 
-    A delta channel stores its value now and then; in between, it is its last stored value plus
+    A delta channel stores its value now and then. In between, its value is the last stored one plus
     the writes of every checkpoint since. Removing one of those would empty it without an error.
     """
     needed: set[Place] = set()
     for place in places:
-        # dict[str, Any]: metadata, whose keys are the caller's.
-        here = f"metadata of {place.described}"
-        metadata = cast(dict[str, Any], load(snapshot[place].metadata, serde, here))
+        metadata = load(snapshot[place].metadata, serde, f"metadata of {place.described}")
         missing = set(metadata.get(DELTA_COUNTERS) or ()) - set(snapshot[place].channels)
         parent_id = snapshot[place].parent_id
         while missing and parent_id is not None:
@@ -212,22 +227,18 @@ def _delta_ancestors(
 def _members_that_stay(
     members: Sequence[bytes], thread_id: str, snapshot: Snapshot, kept: Kept
 ) -> set[bytes]:
+    """Return the members of the index that a rule keeps, except parts."""
     newest: dict[str, str] = {}
     for place in snapshot:
         newest[place.ns] = max(newest.get(place.ns, ""), place.checkpoint_id)
-    stays = set()
-    for member in members:
-        if member[:1] == keys.PART:
-            continue
-        names = keys.split(member)
-        is_run = member[:1] == keys.RUN
-        place = Place(thread_id, *(names[1:3] if is_run else names[:2]))
-        if member[:1] != keys.WRITE:
-            stay = place in kept.records
-        else:
-            # A pending write may reach the server before its checkpoint does.
-            early = place not in snapshot and place.checkpoint_id > newest.get(place.ns, "")
-            stay = early or place in kept.writes_of
-        if stay:
-            stays.add(member)
-    return stays
+
+    def stays(member: bytes) -> bool:
+        kind, names = member[:1], keys.split(member)
+        place = Place(thread_id, *(names[1:3] if kind == keys.RUN else names[:2]))
+        if kind != keys.WRITE:
+            return place in kept.records
+        # A pending write may reach the server before its checkpoint does.
+        early = place not in snapshot and place.checkpoint_id > newest.get(place.ns, "")
+        return early or place in kept.writes_of
+
+    return {member for member in members if member[:1] != keys.PART and stays(member)}

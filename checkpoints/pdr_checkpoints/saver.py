@@ -1,7 +1,4 @@
-"""`RedisSaver`: the checkpoint saver itself, which hands each call to the module that knows.
-
-Opens a saver from a URL; also what `langgraph.json` names as the checkpointer.
-"""
+"""`RedisSaver`, the checkpoint saver, and `open_checkpointer`, which `langgraph.json` names."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
-from types import TracebackType
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, Final, Self, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -25,19 +21,22 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from pdr_checkpoints.reader import config_of
+from pdr_checkpoints.lease import Lease
+from pdr_checkpoints.reader import Reader, config_of
 from pdr_checkpoints.records import Place
-from pdr_checkpoints.session import Options, open_session
+from pdr_checkpoints.retention import RetentionMethods
+from pdr_checkpoints.session import Health, SaverOptions, examine, open_session
 from pdr_checkpoints.store import Fence
-from pdr_checkpoints.sync import Call, SyncDoor, Twin
-from pdr_checkpoints.threads import thread_ids
-from pdr_checkpoints.upkeep import Upkeep
+from pdr_checkpoints.sync import Call, SyncMethods, SyncSession
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+URL_VARIABLE: Final = "REDIS_URL"
+DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 
-class RedisSaver(Upkeep, SyncDoor):
+
+class RedisSaver(RetentionMethods, SyncMethods):
     """Keeps LangGraph checkpoints in Redis or Valkey, with core commands only.
 
     Opening it (`async with`, `with`, or `open_checkpointer`) makes sure that the server answers
@@ -50,16 +49,16 @@ class RedisSaver(Upkeep, SyncDoor):
         url: str,
         *,
         serde: SerializerProtocol | None = None,
-        options: Options | None = None,
+        options: SaverOptions | None = None,
     ) -> None:
         super().__init__(serde=serde)
         self.url = url
-        self.options = options or Options()
-        # By thread. Shared with clones and the sync door, so that all write under the lease.
+        self.options = options or SaverOptions()
+        # By thread. Clones and sync methods share it, so that all write under the lease.
         self._held: dict[str, Fence] = {}
         self._session = open_session(url, self.options, self._held)
-        # Shared too: clones made by `with_allowlist` must find, and close, the same one.
-        self._twin = Twin()
+        # Clones made by `with_allowlist` share it too, so that any of them closes it.
+        self._sync = SyncSession()
 
     async def aopen(self) -> Self:
         """Check the server and warn about its settings.
@@ -75,45 +74,63 @@ class RedisSaver(Upkeep, SyncDoor):
         return self
 
     async def _check(self) -> None:
-        await self._session.ping(self.options.open_for_s)
+        await self._session.store.ping(self.options.open_for_s)
         for warning in (await self.health()).warnings:
             logger.warning(warning)
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._session.store.close()
-        self._twin.close()
+        self._sync.close()
 
     def close(self) -> None:
         """Close what the sync methods opened."""
-        self._twin.close()
+        self._sync.close()
 
     async def __aenter__(self) -> Self:
         return await self.aopen()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
     def __enter__(self) -> Self:
         try:
-            self._elsewhere(lambda saver: cast(RedisSaver, saver)._check())
+            self._in_other_loop(lambda saver: cast(RedisSaver, saver)._check())
         except BaseException:
             self.close()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+    def lease(
+        self,
+        thread_id: str,
+        *,
+        ttl_s: float | None = None,
+        wait_s: float = 0.0,
+        owner: str | None = None,
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Keep other processes from running a thread while the block runs.
+
+        Writes of this saver to the thread are refused once another process has taken it over.
+
+        Args:
+            thread_id: The thread.
+            ttl_s: Seconds after which a dead holder's lease runs out; None takes the option.
+            wait_s: How long to wait for another holder.
+            owner: What others are told; None is host:pid.
+
+        Raises:
+            ThreadBusyError: Another holder runs the thread.
+        """
+        ttl_s = self.options.lease_ttl_s if ttl_s is None else ttl_s
+        return self._session.leases.hold(str(thread_id), ttl_s=ttl_s, wait_s=wait_s, owner=owner)
+
+    async def health(self) -> Health:
+        """Say what the server is, and in which ways it may lose a run."""
+        return await examine(self._session.store)
 
     # Reading
 
@@ -124,15 +141,13 @@ class RedisSaver(Upkeep, SyncDoor):
             CorruptCheckpointError: Stored bytes are missing, cut or altered.
         """
         thread_id, ns, checkpoint_id = _target(config)
-        reader = self._session.reader
         place: Place | None
         if checkpoint_id:
             place = Place(thread_id, ns or "", checkpoint_id)
         else:
-            place = await reader.latest(thread_id, ns or "")
-        if place is None:
-            return None
-        return (await reader.get([place], self.serde))[0]
+            place = await self._reader.latest(thread_id, ns or "")
+        found = await self._reader.get([place]) if place else []
+        return found[0] if found else None
 
     async def alist(
         self,
@@ -144,14 +159,12 @@ class RedisSaver(Upkeep, SyncDoor):
     ) -> AsyncIterator[CheckpointTuple]:
         """Read checkpoints, newest first: of a thread, a namespace, an exact id, or all threads."""
         before_id = get_checkpoint_id(before) if before else None
-        reader, left = self._session.reader, limit
+        left = limit
         async for thread_id, ns, exact in self._targets(config):
-            places = await reader.places(thread_id, ns, before_id)
+            places = await self._reader.places(thread_id, ns, before_id)
             if exact:
                 places = [place for place in places if place.checkpoint_id == exact]
-            if not places:
-                continue
-            async with aclosing(reader.page(places, filter or {}, left, self.serde)) as page:
+            async with aclosing(self._reader.page(places, filter or {}, left)) as page:
                 async for found in page:
                     yield found
                     left = None if left is None else left - 1
@@ -164,8 +177,12 @@ class RedisSaver(Upkeep, SyncDoor):
         if config is not None:
             yield _target(config)
             return
-        async for thread_id in thread_ids(self._session.store, self._session.keyspace):
+        async for thread_id in self._thread_ids():
             yield thread_id, None, None
+
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self._session.store, self._session.envelope, self.serde)
 
     # Writing
 
@@ -184,14 +201,9 @@ class RedisSaver(Upkeep, SyncDoor):
         thread_id, ns, parent_id = _target(config)
         place = Place(thread_id, ns or "", checkpoint["id"])
         facts = cast(dict[str, object], get_serializable_checkpoint_metadata(config, metadata))
+        fence = self._session.leases.fence(thread_id)
         await self._session.writer.put(
-            place,
-            parent_id,
-            checkpoint,
-            facts,
-            new_versions,
-            self.serde,
-            self._session.fence(thread_id),
+            place, parent_id, checkpoint, facts, new_versions, self.serde, fence
         )
         return config_of(place)
 
@@ -209,11 +221,11 @@ class RedisSaver(Upkeep, SyncDoor):
         """
         thread_id, ns, checkpoint_id = _target(config)
         place = Place(thread_id, ns or "", checkpoint_id or "")
-        fence = self._session.fence(thread_id)
+        fence = self._session.leases.fence(thread_id)
         await self._session.writer.put_writes(place, writes, task_id, task_path, self.serde, fence)
 
     def get_next_version(self, current: str | None, channel: None) -> str:
-        """Give the next version of a channel: a counter, then 48 random bits.
+        """Return the next version of a channel: a counter, then 48 random bits.
 
         Two forks of one checkpoint count alike, so the counter alone would let one overwrite the
         other's values. The bits come from the system: a seeded generator repeats itself when a
@@ -222,13 +234,11 @@ class RedisSaver(Upkeep, SyncDoor):
         counter = 0 if current is None else int(str(current).split(".", 1)[0])
         return f"{counter + 1:08}.{os.urandom(6).hex()}"
 
-    # The twin behind the sync methods
-
-    def _elsewhere(self, call: Callable[[BaseCheckpointSaver[str]], Call[T]]) -> T:
-        loop, session = self._twin.start(lambda: open_session(self.url, self.options, self._held))
-        twin = copy.copy(self)
-        twin._session = session
-        return loop.run(call(twin))
+    def _in_other_loop(self, call: Callable[[BaseCheckpointSaver[str]], Call[T]]) -> T:
+        loop, session = self._sync.start(lambda: open_session(self.url, self.options, self._held))
+        other = copy.copy(self)
+        other._session = session
+        return loop.run(call(other))
 
 
 def _target(config: RunnableConfig) -> tuple[str, str | None, str | None]:
@@ -238,24 +248,20 @@ def _target(config: RunnableConfig) -> tuple[str, str | None, str | None]:
     return str(named["thread_id"]), named.get("checkpoint_ns"), get_checkpoint_id(config)
 
 
-URL_VARIABLE: Final = "REDIS_URL"
-DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
-
-
 @asynccontextmanager
 async def open_checkpointer(
     url: str | None = None,
     *,
     serde: SerializerProtocol | None = None,
-    **options: Any,  # Any: the fields of Options, which checks them
+    **options: Any,  # Any: the fields of SaverOptions, which checks them
 ) -> AsyncIterator[RedisSaver]:
-    """Open a saver for as long as the block runs.
+    """Open a saver while the block runs.
 
     Args:
-        url: Where Redis or Valkey is, see `pdr_checkpoints.connect`. None takes the environment's
-            REDIS_URL, or this machine.
+        url: Where Redis or Valkey is, see `pdr_checkpoints.connect`. None takes REDIS_URL from the
+            environment, or this machine.
         serde: How values become bytes; None is LangGraph's own.
-        **options: Fields of `Options`.
+        **options: Fields of `SaverOptions`.
 
     Raises:
         StoreConfigError: The URL or an option cannot work.
@@ -263,5 +269,5 @@ async def open_checkpointer(
     """
     # The one place of the package that reads the environment: langgraph.json cannot pass a URL.
     address = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-    async with RedisSaver(address, serde=serde, options=Options(**options)) as saver:
+    async with RedisSaver(address, serde=serde, options=SaverOptions(**options)) as saver:
         yield saver

@@ -1,39 +1,40 @@
-"""What a saver owns in one event loop: a connection pool and all that works on it.
-
-What a saver can be told, and what it does when told nothing.
-"""
+"""Opens a saver's session: its options, its connections in one event loop, what the server is."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
 
 from pdr_checkpoints.connect import connect
-from pdr_checkpoints.envelope import Compression, Envelope, Keyring
+from pdr_checkpoints.envelope import Compression, Envelope
 from pdr_checkpoints.errors import StoreConfigError
 from pdr_checkpoints.keys import Keyspace
 from pdr_checkpoints.lease import Leases
-from pdr_checkpoints.reader import Reader
 from pdr_checkpoints.store import Fence, Store, StoreRetry
 from pdr_checkpoints.writer import Writer
 
+UNKNOWN: Final = "unknown"
+"""Said where a managed server forbids CONFIG."""
+
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Settings of a `RedisSaver`; every one has a default that is right for most."""
+class SaverOptions:
+    """Settings of a `RedisSaver`; the defaults suit most."""
 
     prefix: str = "checkpoint"
     """First part of every key; savers with different prefixes do not see each other's threads."""
     ttl_s: float | None = None
     """Seconds that a whole thread lives after its last write; None keeps it until deleted."""
     compression: Compression = "zstd"
-    """How stored bytes are compressed; whatever was written before stays readable."""
+    """How stored bytes are compressed; all that was written before stays readable."""
     encryption_keys: Sequence[bytes] = ()
     """Keys of 32 bytes: the first writes, all read. Empty stores plain bytes."""
     max_connections: int = 32
-    """Bound on connections, half of which are kept ready while idle; operations that find none
-    wait their turn, none fails."""
+    """Bound on connections, half of which stay ready while idle. Operations that find none wait."""
     reply_timeout_s: float = 20.0
     """A reply that takes longer counts as a lost connection."""
     retry_for_s: float = 30.0
@@ -53,52 +54,103 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class LoopSession:
-    """A pool of connections with its reader, writer and leases."""
+    """What a saver owns in one event loop."""
 
     store: Store
-    keyspace: Keyspace
     envelope: Envelope
-    reader: Reader
     writer: Writer
     leases: Leases
 
-    def fence(self, thread_id: str) -> Fence | None:
-        """Give the lease under which the current task writes a thread, None without one."""
-        return self.leases.fence(thread_id)
 
-    async def ping(self, for_s: float) -> None:
-        """Make sure that the server answers.
-
-        Raises:
-            StoreUnreachableError: It did not within `for_s` seconds.
-        """
-        patient = self.store.retry
-        self.store.retry = replace(patient, total_s=for_s)
-        try:
-            await self.store.one("PING")
-        finally:
-            self.store.retry = patient
-
-
-def open_session(url: str, options: Options, held: dict[str, Fence]) -> LoopSession:
-    """Make a session; nothing is sent until its first command."""
+def open_session(url: str, options: SaverOptions, held: dict[str, Fence]) -> LoopSession:
+    """Make a session that shares leases by thread; nothing is sent until its first command."""
     connection = connect(
         url, max_connections=options.max_connections, connect_timeout_s=options.open_for_s
     )
     store = Store(
         connection,
-        StoreRetry(total_s=options.retry_for_s),
+        Keyspace(options.prefix),
+        StoreRetry(connection.where, options.retry_for_s),
         options.reply_timeout_s,
         asyncio.Semaphore(connection.num_at_once),
     )
-    keyspace = Keyspace(options.prefix)
-    keyring = Keyring(options.encryption_keys) if options.encryption_keys else None
-    envelope = Envelope(options.compression, keyring)
-    return LoopSession(
-        store,
-        keyspace,
-        envelope,
-        Reader(store, keyspace, envelope),
-        Writer(store, keyspace, envelope, options.ttl_s),
-        Leases(store, keyspace, held),
+    envelope = Envelope(options.compression, options.encryption_keys)
+    return LoopSession(store, envelope, Writer(store, envelope, options.ttl_s), Leases(store, held))
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a server is, and whether it keeps what it is given."""
+
+    where: str
+    """URL without its password."""
+    server: str
+    """`redis 7.0.15` or `valkey 9.1.2`."""
+    mode: str
+    """`standalone`, `sentinel` or `cluster`, as the server says."""
+    appendonly: str
+    """`yes`, `no` or `unknown`."""
+    appendfsync: str
+    """`always`, `everysec`, `no` or `unknown`."""
+    maxmemory_policy: str
+    persistent: bool | None
+    """Whether a restart of the server keeps threads; None when it does not say."""
+    warnings: tuple[str, ...]
+    """One sentence for each way to lose a run."""
+
+
+async def examine(store: Store) -> Health:
+    """Ask the server what it is."""
+    where = store.connection.where
+    info = await _info(store)
+    appendonly = await _config(store, "appendonly")
+    policy = await _config(store, "maxmemory-policy")
+    warnings = []
+    if appendonly == "no":
+        warnings.append(
+            f"Redis at {where} has appendonly no: a crash of the server loses every "
+            "checkpoint since its last snapshot; set appendonly yes"
+        )
+    for kind, loss in (
+        ("allkeys-", "checkpoints of live runs"),
+        ("volatile-", "threads that have a ttl, and leases"),
+    ):
+        if policy.startswith(kind):
+            warnings.append(
+                f"Redis at {where} has maxmemory-policy {policy}: when memory is full it "
+                f"deletes {loss}; set noeviction"
+            )
+    name = str(info.get("server_name", "redis"))
+    version = info.get(f"{name}_version", info.get("redis_version", UNKNOWN))
+    return Health(
+        where=where,
+        server=f"{name} {version}",
+        mode=str(info.get("redis_mode", info.get("server_mode", UNKNOWN))),
+        appendonly=appendonly,
+        appendfsync=await _config(store, "appendfsync"),
+        maxmemory_policy=policy,
+        persistent=None if appendonly == UNKNOWN else appendonly == "yes",
+        warnings=tuple(warnings),
     )
+
+
+async def _info(store: Store) -> Mapping[str, Any]:  # Any: INFO mixes text and numbers
+    try:
+        return _of_one_node(await store.call("INFO", "server"))
+    except ResponseError:
+        return {}
+
+
+async def _config(store: Store, name: str) -> str:
+    try:
+        found = _of_one_node(await store.call("CONFIG GET", name))
+    except ResponseError:
+        return UNKNOWN
+    value = found.get(name, found.get(name.encode(), UNKNOWN))
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _of_one_node(reply: Mapping[Any, Any]) -> Mapping[Any, Any]:  # Any: as above
+    """Return one node's reply: a cluster client may answer by node."""
+    first = next(iter(reply.values()), None) if reply else None
+    return first if isinstance(first, dict) else reply or {}

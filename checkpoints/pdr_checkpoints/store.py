@@ -1,18 +1,12 @@
-"""The one place that talks to Redis: reads, atomic writes, compare-and-set.
+"""The one place that talks to Redis: reads, atomic writes, compare-and-set, retries.
 
-Every write is one server-side script, in one round trip, applied all or nothing. A transaction
-(MULTI/EXEC) cannot depend on what a key holds, as a write under a lease must, and answers each
-command twice; the script answers once.
+Every write is one server-side script in one round trip, applied as a whole or not at all. A
+transaction (MULTI/EXEC) cannot depend on what a key holds, as a write under a lease must.
 
-Tries again while a server is away, for a bounded time.
-
-A server that is killed and restarted refuses connections, then answers LOADING while it reads its
-append-only file; a failover answers READONLY or CLUSTERDOWN for a moment. All of these pass. Every
-operation of the saver can be repeated without harm (`HSET`, `HSETNX`, `ZADD` and compare-and-set
-scripts), so a lost reply is answered by asking again.
-
-All operations of a store share one outage: its time counts once, not anew for each operation that
-follows the first, such as the release of a lease after a write that gave up.
+While a server is away, operations are tried again for a bounded time. A server that is killed and
+restarted refuses connections, then answers LOADING while it reads its append-only file; a failover
+answers READONLY or CLUSTERDOWN for a moment. Every operation of the saver can be repeated without
+harm (`HSET`, `HSETNX`, `ZADD` and compare-and-set scripts), so a lost reply is asked for again.
 """
 
 from __future__ import annotations
@@ -23,7 +17,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from redis import exceptions
@@ -35,10 +29,12 @@ from pdr_checkpoints.errors import (
     StoreUnreachableError,
     ThreadContendedError,
 )
-from pdr_checkpoints.keys import UPDATED, ThreadKeys
+from pdr_checkpoints.keys import UPDATED, Keyspace, ThreadKeys
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+Command = tuple[Argument, ...]
 
 PASSING: Final[tuple[type[Exception], ...]] = (
     exceptions.ConnectionError,
@@ -55,81 +51,7 @@ LASTING: Final[tuple[type[Exception], ...]] = (
     exceptions.AuthorizationError,
     exceptions.CrossSlotTransactionError,
 )
-
-
-@dataclass(slots=True)
-class Outage:
-    """How long the server has been away, as all operations of a store have seen it."""
-
-    since: float | None = None
-    """Clock of its first failure; None while the server answers."""
-    last: float = 0.0
-    """Clock of its latest failure."""
-    was_reached: bool = False
-    """Whether the server has ever answered."""
-
-    def seen(self, started: float, total_s: float) -> bool:
-        """Note a failed try, and say whether it is the first of the outage."""
-        # After a silence this long nobody knows whether the server was away all the time.
-        is_first = self.since is None or started - self.last > total_s
-        if is_first:
-            self.since = started
-        self.last = time.monotonic()
-        return is_first
-
-
-@dataclass(frozen=True, slots=True)
-class StoreRetry:
-    """Exponential backoff with jitter, until a total time is spent."""
-
-    total_s: float = 30.0
-    """Give up when the server has been away for this long; 0 tries once."""
-    first_s: float = 0.05
-    """Pause after the first failure; each later one doubles it."""
-    longest_s: float = 2.0
-    """Bound on one pause."""
-    outage: Outage = field(default_factory=Outage)
-    """Shared by every operation that is tried by this."""
-
-    async def __call__(self, operation: Callable[[], Awaitable[T]], where: str) -> T:
-        """Run an operation until it succeeds.
-
-        Raises:
-            StoreUnreachableError: The server was away for `total_s` seconds.
-            StoreConfigError: The server refuses the credentials.
-        """
-        started = time.monotonic()
-        pause_s = self.first_s
-        while True:
-            try:
-                result = await operation()
-            except LASTING as error:
-                raise StoreConfigError(f"Redis at {where} refused the client: {error}") from error
-            except PASSING as error:
-                is_first = self.outage.seen(started, self.total_s)
-                # A server that never answered is the caller's first sentence, not a warning.
-                if is_first and self.outage.was_reached and self.total_s > 0:
-                    logger.warning(
-                        "store.retry where=%s for_s=%g: the server does not answer (%s), "
-                        "trying again",
-                        where,
-                        self.total_s,
-                        error,
-                    )
-                spent_s = time.monotonic() - (self.outage.since or started)
-                # Full jitter: a hundred runs that lost one server must not return as one.
-                wait_s = pause_s * random.uniform(0.5, 1.0)
-                if spent_s + wait_s > self.total_s:
-                    raise StoreUnreachableError(where, spent_s, error) from error
-                await asyncio.sleep(wait_s)
-                pause_s = min(2 * pause_s, self.longest_s)
-            else:
-                self.outage.since = None
-                self.outage.was_reached = True
-                return result
-
-
-Command = tuple[Argument, ...]
+SWAP_TRIES: Final = 8
 
 APPLY: Final = """
 if ARGV[1] ~= '' then
@@ -156,16 +78,86 @@ end
 return 1
 """
 """Runs commands if the lease and the stamp of the last write are the given ones ('' is any) and the
-index has the given members; 0 when it lacks one.
+index has the given members; returns 0 when it lacks one.
 
 A lease that ran out while the server was down still counts until another was given out."""
 
-SWAP_TRIES: Final = 8
+
+@dataclass(slots=True)
+class StoreRetry:
+    """Exponential backoff with jitter, until a total time is spent.
+
+    All operations of a store share one outage: its time counts once, not anew for each operation
+    that follows the first, such as the release of a lease after a write that gave up.
+    """
+
+    where: str
+    """Address of the server in messages."""
+    total_s: float = 30.0
+    """Give up when the server has been away for this long; 0 tries once."""
+    first_s: float = 0.05
+    """Pause after the first failure; each later one doubles it."""
+    longest_s: float = 2.0
+    """Bound on one pause."""
+    away_since: float | None = None
+    """Clock of the first failure of the outage; None while the server answers."""
+    last_failure: float = 0.0
+    """Clock of the latest failure."""
+    was_reached: bool = False
+    """Whether the server has ever answered."""
+
+    async def __call__(
+        self, operation: Callable[[], Awaitable[T]], total_s: float | None = None
+    ) -> T:
+        """Run an operation until it succeeds; `total_s` takes the place of the usual one.
+
+        Raises:
+            StoreUnreachableError: The server was away for `total_s` seconds.
+            StoreConfigError: The server refuses the credentials.
+        """
+        total_s = self.total_s if total_s is None else total_s
+        started = time.monotonic()
+        pause_s = self.first_s
+        while True:
+            try:
+                result = await operation()
+            except LASTING as error:
+                raise StoreConfigError(
+                    f"Redis at {self.where} refused the client: {error}"
+                ) from error
+            except PASSING as error:
+                spent_s = self._failed(started, total_s, error)
+                # Full jitter: a hundred runs that lost one server must not return as one.
+                wait_s = pause_s * random.uniform(0.5, 1.0)
+                if spent_s + wait_s > total_s:
+                    raise StoreUnreachableError(self.where, spent_s, error) from error
+                await asyncio.sleep(wait_s)
+                pause_s = min(2 * pause_s, self.longest_s)
+            else:
+                self.away_since = None
+                self.was_reached = True
+                return result
+
+    def _failed(self, started: float, total_s: float, error: Exception) -> float:
+        """Note a failed try and return the seconds that the server has been away."""
+        # After a silence this long nobody knows whether the server was away all the time.
+        if self.away_since is None or started - self.last_failure > total_s:
+            self.away_since = started
+            # For a server that never answered, the caller's error is enough.
+            if self.was_reached and total_s > 0:
+                logger.warning(
+                    "store.retry where=%s for_s=%g: the server does not answer (%s), trying again",
+                    self.where,
+                    total_s,
+                    error,
+                )
+        self.last_failure = time.monotonic()
+        return self.last_failure - self.away_since
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Proof of a lease: the key must hold the value for a write to be applied."""
+    """Proof of a lease: a write is applied only while the lease key holds the value."""
 
     thread_id: str
     token: int
@@ -177,60 +169,77 @@ class Store:
     """Commands on one connection pool, retried, in one event loop."""
 
     connection: Connection
+    keyspace: Keyspace
     retry: StoreRetry
     timeout_s: float
     """A reply that takes longer counts as a lost connection."""
     gate: asyncio.Semaphore
-    """Bounds operations in flight, and with them connections: redis-py's pools would raise."""
-    closed: bool = field(default=False)
+    """Bounds operations in flight, and so connections: redis-py's pools would raise."""
+    closed: bool = False
     pid: int | None = None
     """Process that the connections belong to; None before the first."""
 
     @property
-    def where(self) -> str:
-        """The URL, without its password."""
-        return self.connection.where
-
-    @property
     def is_cluster(self) -> bool:
-        """Whether no transaction spans two threads."""
+        """Whether no script spans two threads."""
         return self.connection.is_cluster
 
-    async def one(self, *command: Argument) -> Any:  # Any: a reply is what it is
+    def thread(self, thread_id: str) -> ThreadKeys:
+        """Return the keys of a thread."""
+        return self.keyspace.thread(thread_id)
+
+    async def call(self, *command: Argument) -> Any:  # Any: a reply is what it is
         """Run one command."""
         return await self._try(lambda: self.connection.client.execute_command(*command))
 
-    async def read(self, commands: Sequence[Command]) -> list[Any]:
+    async def pipeline(self, commands: Sequence[Command]) -> list[Any]:  # Any: as above
         """Run commands in one round trip, not as a transaction."""
-        return await self._try(lambda: self._pipeline(commands))
+
+        async def exchange() -> list[Any]:
+            # Any: redis-py types pipelines per client class; all have these methods.
+            pipe: Any = self.connection.client.pipeline(transaction=False)
+            async with pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                replies: list[Any] = await pipe.execute()
+                return replies
+
+        return await self._try(exchange)
+
+    async def script(
+        self, source: str, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> Any:  # Any: as above
+        """Run a server-side script; it is sent whole, since a restarted server forgets scripts."""
+        command = ("EVAL", source, len(keys), *keys, *arguments)
+        return await self._try(lambda: self.connection.exchange(command))
+
+    async def ping(self, for_s: float) -> None:
+        """Make sure that the server answers.
+
+        Raises:
+            StoreUnreachableError: It did not within `for_s` seconds.
+        """
+        await self._try(lambda: self.connection.client.execute_command("PING"), for_s)
 
     async def write(
         self,
-        keys: ThreadKeys,
+        thread_id: str,
         commands: Sequence[Command],
         fence: Fence | None,
         needed: Sequence[bytes] = (),
     ) -> bool:
         """Apply commands on one thread, all or none, in one round trip.
 
-        Gives False, and applies none, when a needed member of the index is not there.
+        Returns False, and applies none, when the index lacks a needed member.
 
         Raises:
             LeaseLostError: The fence's lease ran out or was taken over.
         """
-        return await self._apply(keys, commands, fence, b"", needed)
-
-    async def script(
-        self, source: str, keys: Sequence[str], arguments: Sequence[Argument]
-    ) -> Any:  # Any: a reply is what it is
-        """Run a server-side script; sent whole, since a restarted server forgets scripts."""
-        command = ("EVAL", source, len(keys), *keys, *arguments)
-        return await self._try(lambda: self.connection.exchange(command))
+        return await self._apply(thread_id, commands, fence, b"", needed)
 
     async def swap(
         self,
         thread_id: str,
-        keys: ThreadKeys,
         plan: Callable[[], Awaitable[Sequence[Command]]],
         fence: Fence | None,
     ) -> None:
@@ -240,14 +249,11 @@ class Store:
             ThreadContendedError: It changed at every try.
         """
         for _ in range(SWAP_TRIES):
-            stamp: bytes | None = await self.one("HGET", keys.data, UPDATED)
-            if stamp is None:
-                return
-            commands = await plan()
-            if not commands:
+            stamp: bytes | None = await self.call("HGET", self.thread(thread_id).data, UPDATED)
+            if stamp is None or not (commands := await plan()):
                 return
             try:
-                await self._apply(keys, commands, fence, stamp)
+                await self._apply(thread_id, commands, fence, stamp)
             except exceptions.ResponseError as error:
                 if "CHANGED" not in str(error):
                     raise
@@ -263,12 +269,13 @@ class Store:
 
     async def _apply(
         self,
-        keys: ThreadKeys,
+        thread_id: str,
         commands: Sequence[Command],
         fence: Fence | None,
         stamp: bytes,
         needed: Sequence[bytes] = (),
     ) -> bool:
+        keys = self.thread(thread_id)
         value, token = (fence.value, fence.token) if fence else (b"", 0)
         arguments: list[Argument] = [value, stamp, UPDATED, token, len(needed), *needed]
         for command in commands:
@@ -283,16 +290,7 @@ class Store:
                 raise LeaseLostError(fence.thread_id, fence.token) from error
             raise
 
-    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        # Any: redis-py types pipelines per client class; all have these methods.
-        pipe: Any = self.connection.client.pipeline(transaction=False)
-        async with pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            replies: list[Any] = await pipe.execute()
-            return replies
-
-    async def _try(self, operation: Callable[[], Awaitable[T]]) -> T:
+    async def _try(self, operation: Callable[[], Awaitable[T]], total_s: float | None = None) -> T:
         async def timed() -> T:
             # One clock for the whole operation: redis-py would set one for every reply.
             try:
@@ -310,4 +308,9 @@ class Store:
                 "which was forked from it: open one in each process"
             )
         async with self.gate:
-            return await self.retry(timed, self.where)
+            return await self.retry(timed, total_s)
+
+
+def chunks(items: Sequence[bytes], size: int = 500) -> list[list[bytes]]:
+    """Cut arguments into commands that a server-side script can still unpack."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]

@@ -1,8 +1,8 @@
-"""The sync door: LangGraph's sync methods, run in an event loop of their own.
+"""LangGraph's sync methods: each is the async one of the same name, run in another event loop.
 
-Connections belong to the loop that opened them, so the sync methods use a second saver whose
-loop runs in a thread. It starts at the first sync call and ends with `close`. A sync call from
-inside a running loop blocks that loop, but does not deadlock.
+Connections belong to the loop that opened them, so the sync methods use a session of their own,
+whose loop runs in a thread. It starts at the first sync call and ends with `close`. A sync call
+from inside a running loop blocks that loop, but does not deadlock.
 """
 
 from __future__ import annotations
@@ -51,29 +51,28 @@ class LoopThread:
             raise
 
     def stop(self) -> None:
-        """End the loop and the thread; a call that is still under way is cancelled."""
-        self.run(_cancel_others())
+        """End the loop and the thread; a call that is under way is cancelled."""
+
+        async def cancel_others() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        self.run(cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for other in others:
-        other.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
-
 @dataclass
-class Twin:
+class SyncSession:
     """The loop and session behind the sync methods; none until the first of them is called."""
 
     loop: LoopThread | None = None
     session: LoopSession | None = None
     inherited: list[LoopSession] = field(default_factory=list)
-    """Sessions of the processes that this one was forked from: closing them would reach into
-    theirs."""
+    """Sessions of the processes that this one was forked from; closing them would close theirs."""
     pid: int = field(default_factory=os.getpid)
     """Process of the loop: a fork has no threads but the one that forked."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -96,6 +95,7 @@ class Twin:
             self.loop = self.session = None
 
     def _leave_to_parent(self) -> None:
+        """Forget, in a forked process, what belongs to its parent."""
         if self.pid == os.getpid():
             return
         self.pid = os.getpid()
@@ -104,16 +104,16 @@ class Twin:
         self.loop = self.session = None
 
 
-class SyncDoor(BaseCheckpointSaver[str]):
-    """The sync methods of a saver, each the async one of the same name run elsewhere."""
+class SyncMethods(BaseCheckpointSaver[str]):
+    """The sync methods of a saver."""
 
     @abstractmethod
-    def _elsewhere(self, call: Callable[[BaseCheckpointSaver[str]], Call[T]]) -> T:
-        """Run a call on this saver's twin in the other loop."""
+    def _in_other_loop(self, call: Callable[[BaseCheckpointSaver[str]], Call[T]]) -> T:
+        """Run a call, on a saver of the other loop."""
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Read one checkpoint; see `aget_tuple`."""
-        return self._elsewhere(lambda saver: saver.aget_tuple(config))
+        return self._in_other_loop(lambda saver: saver.aget_tuple(config))
 
     def list(
         self,
@@ -132,7 +132,7 @@ class SyncDoor(BaseCheckpointSaver[str]):
                 pages = saver.alist(config, filter=filter, before=before, limit=limit)
             return await anext(pages, None)
 
-        while (found := self._elsewhere(following)) is not None:
+        while (found := self._in_other_loop(following)) is not None:
             yield found
 
     def put(
@@ -143,7 +143,9 @@ class SyncDoor(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint; see `aput`."""
-        return self._elsewhere(lambda saver: saver.aput(config, checkpoint, metadata, new_versions))
+        return self._in_other_loop(
+            lambda saver: saver.aput(config, checkpoint, metadata, new_versions)
+        )
 
     def put_writes(
         self,
@@ -153,20 +155,20 @@ class SyncDoor(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Store what a task wrote; see `aput_writes`."""
-        self._elsewhere(lambda saver: saver.aput_writes(config, writes, task_id, task_path))
+        self._in_other_loop(lambda saver: saver.aput_writes(config, writes, task_id, task_path))
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread; see `adelete_thread`."""
-        self._elsewhere(lambda saver: saver.adelete_thread(thread_id))
+        self._in_other_loop(lambda saver: saver.adelete_thread(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove what runs stored; see `adelete_for_runs`."""
-        self._elsewhere(lambda saver: saver.adelete_for_runs(run_ids))
+        self._in_other_loop(lambda saver: saver.adelete_for_runs(run_ids))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread; see `acopy_thread`."""
-        self._elsewhere(lambda saver: saver.acopy_thread(source_thread_id, target_thread_id))
+        self._in_other_loop(lambda saver: saver.acopy_thread(source_thread_id, target_thread_id))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Remove old checkpoints; see `aprune`."""
-        self._elsewhere(lambda saver: saver.aprune(thread_ids, strategy=strategy))
+        self._in_other_loop(lambda saver: saver.aprune(thread_ids, strategy=strategy))

@@ -1,24 +1,41 @@
-"""Lists threads without scanning keys, from a registry that every checkpoint refreshes."""
+"""Whole threads: listed, deleted, copied, carried to another Redis as a file.
+
+Threads are listed without a scan of keys, from a registry that every checkpoint refreshes. The
+package's docstring describes the file. A copy or import writes the index last, so that one that is
+cut short shows no checkpoint at all.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from redis.exceptions import ResponseError
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.keys import Keyspace
+from pdr_checkpoints.errors import CorruptCheckpointError, ThreadNotFoundError, ThreadTakenError
 from pdr_checkpoints.lease import holder_of
 from pdr_checkpoints.records import check_head
-from pdr_checkpoints.store import Command, Store
+from pdr_checkpoints.session import LoopSession, SaverOptions
+from pdr_checkpoints.store import Store
+from pdr_checkpoints.writer import listing, registration
 
 PAGE: Final = 50
+"""Threads asked for at a time."""
 FORGET_AFTER_MS: Final = 10 * 60 * 1000
 """An entry whose thread expired is removed, unless it is so new that a write may be under way."""
+MAGIC: Final = b"pdr-checkpoints 1\n"
+SCAN: Final = 64
+"""Fields asked for at a time: drafts of 32 kB make that about 1 MB."""
+FRAME_HEAD: Final = 5
+"""Bytes of a frame's kind and length."""
+THREAD, FIELD, MEMBER, END = b"T", b"F", b"M", b"E"
+EXPORTED: Final = "the exported thread"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,89 +54,240 @@ class ThreadInfo:
     """Seconds until it expires if nothing is written; None when it is kept."""
 
 
-async def thread_ids(store: Store, keyspace: Keyspace) -> AsyncIterator[str]:
-    """Yield the ids of all threads, the last written first."""
-    offset, seen = 0, set[bytes]()
-    while members := await store.one("ZREVRANGE", keyspace.registry, offset, offset + PAGE - 1):
-        offset += len(members)
+class ThreadMethods(BaseCheckpointSaver[str]):
+    """The methods of a saver that list, delete, copy, export and import threads."""
+
+    options: SaverOptions
+    _session: LoopSession
+
+    @property
+    def _store(self) -> Store:
+        return self._session.store
+
+    async def threads(self, limit: int | None = None) -> list[ThreadInfo]:
+        """Describe up to `limit` threads, the last written first; no key is scanned for."""
+        found: list[ThreadInfo] = []
+        gone: list[str] = []
+        async for thread_id in self._thread_ids():
+            if limit is not None and len(found) >= limit:
+                break
+            info = await self.thread(thread_id)
+            if info is None:
+                gone.append(thread_id)
+            else:
+                found.append(info)
+        # After the walk: removing entries during it would shift the pages.
+        for thread_id in gone:
+            await _forget(self._store, thread_id)
+        return sorted(found, key=lambda info: info.updated, reverse=True)
+
+    async def thread(self, thread_id: str) -> ThreadInfo | None:
+        """Describe one thread; None when it has no checkpoints."""
+        thread_id = str(thread_id)
+        thread = self._store.thread(thread_id)
+        low, high = keys.below(keys.RECORD)
+        (head, updated), count, held, ttl_ms = await self._store.pipeline(
+            [
+                ("HMGET", thread.data, keys.HEAD, keys.UPDATED),
+                ("ZLEXCOUNT", thread.index, low, high),
+                ("GET", thread.lease),
+                ("PTTL", thread.data),
+            ]
+        )
+        if head is None or updated is None:
+            return None
+        created_ms = check_head(head, thread_id)
+        return ThreadInfo(
+            thread_id=thread_id,
+            num_checkpoints=count,
+            num_bytes=await _memory(self._store, [thread.data, thread.index]),
+            created=_time(created_ms),
+            updated=_time(int(updated.split()[0])),
+            holder=None if held is None else holder_of(held),
+            expires_in_s=None if ttl_ms < 0 else ttl_ms / 1000,
+        )
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Remove all that is stored of a thread, except a lease that is held."""
+        thread_id = str(thread_id)
+        # A change that is under way, its caller cancelled perhaps, would bring a part of it back.
+        await self._session.writer.batcher.settle(thread_id)
+        thread = self._store.thread(thread_id)
+        await self._store.call("UNLINK", thread.data, thread.index)
+        await self._store.call("ZREM", self._store.keyspace.registry, keys.encode(thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints and writes of a thread into another.
+
+        Raises:
+            ThreadNotFoundError: The source has no checkpoints.
+        """
+        source_id, target_id = str(source_thread_id), str(target_thread_id)
+        members = await _members(self._store, source_id)
+        data_key = self._store.thread(target_id).data
+        async for batch in _fields(self._store, source_id):
+            pairs = (item for pair in batch.items() for item in pair)
+            await self._store.call("HSET", data_key, *pairs)
+        await self._finish(target_id, members)
+
+    async def export_thread(self, thread_id: str) -> AsyncIterator[bytes]:
+        """Yield a thread as the bytes of a file, which `import_thread` reads.
+
+        Raises:
+            ThreadNotFoundError: The thread has no checkpoints.
+        """
+        thread_id = str(thread_id)
+        members = await _members(self._store, thread_id)
+        digest = hashlib.sha256()
+
+        def hashed(chunk: bytes) -> bytes:
+            digest.update(chunk)
+            return chunk
+
+        yield hashed(MAGIC + _frame(THREAD, keys.encode(thread_id)))
+        seen: set[bytes] = set()  # a scan may give a field twice
+        async for batch in _fields(self._store, thread_id):
+            for name, blob in batch.items():
+                if name not in seen:
+                    seen.add(name)
+                    yield hashed(_frame(FIELD, len(name).to_bytes(4, "big") + name + blob))
         for member in members:
-            # A thread that is written to meanwhile moves to the front, and others back a page.
-            if member not in seen:
-                seen.add(member)
-                yield keys.decode(member)
+            yield hashed(_frame(MEMBER, member))
+        yield _frame(END, digest.digest())
+
+    async def import_thread(
+        self, chunks: AsyncIterable[bytes], *, thread_id: str | None = None
+    ) -> str:
+        """Store an exported thread exactly, and return its id.
+
+        Args:
+            chunks: The exported bytes, cut anywhere.
+            thread_id: Another id for it; None keeps the one that it had.
+
+        Raises:
+            CorruptCheckpointError: The file is cut, altered or something else; nothing is kept.
+            ThreadTakenError: The thread has checkpoints already.
+        """
+        frames = _FrameReader(chunks)
+        await frames.magic()
+        kind, body = await frames.next()
+        if kind != THREAD:
+            raise CorruptCheckpointError(EXPORTED, "it does not begin with an id")
+        thread_id = keys.decode(body) if thread_id is None else thread_id
+        thread = self._store.thread(thread_id)
+        if await self._store.call("EXISTS", thread.data, thread.index):
+            raise ThreadTakenError(thread_id)
+        members: list[bytes] = []
+        try:
+            while (frame := await frames.next())[0] != END:
+                kind, body = frame
+                if kind == FIELD:
+                    size = int.from_bytes(body[:4], "big")
+                    name, blob = body[4 : 4 + size], body[4 + size :]
+                    if name == keys.HEAD:
+                        check_head(blob, thread_id)
+                    await self._store.call("HSET", thread.data, name, blob)
+                elif kind == MEMBER:
+                    members.append(body)
+                else:
+                    raise CorruptCheckpointError(EXPORTED, f"frame kind {kind!r}")
+        except BaseException:
+            await self._store.call("UNLINK", thread.data)
+            raise
+        await self._finish(thread_id, members)
+        return thread_id
+
+    async def _finish(self, thread_id: str, members: Sequence[bytes]) -> None:
+        await self._store.call(*registration(self._store, thread_id))
+        thread, ttl_s = self._store.thread(thread_id), self.options.ttl_s
+        await self._store.write(thread_id, listing(thread, members, ttl_s), None)
+
+    async def _thread_ids(self) -> AsyncIterator[str]:
+        """Yield the ids of all threads, the last written first."""
+        offset, seen = 0, set[bytes]()
+        registry = self._store.keyspace.registry
+        while members := await self._store.call("ZREVRANGE", registry, offset, offset + PAGE - 1):
+            offset += len(members)
+            for member in members:
+                # A thread that is written to meanwhile moves to the front, others back a page.
+                if member not in seen:
+                    seen.add(member)
+                    yield keys.decode(member)
 
 
-async def list_threads(store: Store, keyspace: Keyspace, limit: int | None) -> list[ThreadInfo]:
-    """Describe up to `limit` threads, the last written first."""
-    found: list[ThreadInfo] = []
-    gone: list[str] = []
-    async for thread_id in thread_ids(store, keyspace):
-        if limit is not None and len(found) >= limit:
-            break
-        info = await describe_thread(store, keyspace, thread_id)
-        if info is None:
-            gone.append(thread_id)
-        else:
-            found.append(info)
-    # After the walk: removing entries during it would shift the pages.
-    for thread_id in gone:
-        await forget(store, keyspace, thread_id)
-    return sorted(found, key=lambda info: info.updated, reverse=True)
+class _FrameReader:
+    """Takes frames out of chunks of any size, and checks the digest at the end."""
+
+    def __init__(self, chunks: AsyncIterable[bytes]) -> None:
+        self._chunks = aiter(chunks)
+        self._buffer = bytearray()
+        self._digest = hashlib.sha256()
+
+    async def magic(self) -> None:
+        found = await self._take(len(MAGIC))
+        if found != MAGIC:
+            raise CorruptCheckpointError(
+                EXPORTED, f"it begins with {found!r} where {MAGIC!r} is expected"
+            )
+        self._digest.update(found)
+
+    async def next(self) -> tuple[bytes, bytes]:
+        """Return kind and content of the next frame."""
+        head = await self._take(FRAME_HEAD)
+        body = await self._take(int.from_bytes(head[1:], "big"))
+        if head[:1] == END and body != self._digest.digest():
+            raise CorruptCheckpointError(EXPORTED, "its digest differs")
+        self._digest.update(head + body)
+        return head[:1], body
+
+    async def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            try:
+                self._buffer += await anext(self._chunks)
+            except StopAsyncIteration:
+                raise CorruptCheckpointError(
+                    EXPORTED, f"it ends {size - len(self._buffer)} bytes too early"
+                ) from None
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
 
 
-async def describe_thread(store: Store, keyspace: Keyspace, thread_id: str) -> ThreadInfo | None:
-    """Describe one thread; None when it has no checkpoints."""
-    thread = keyspace.thread(thread_id)
-    low, high = keys.below(keys.RECORD)
-    (head, updated), count, held, ttl_ms = await store.read(
-        [
-            ("HMGET", thread.data, keys.HEAD, keys.UPDATED),
-            ("ZLEXCOUNT", thread.index, low, high),
-            ("GET", thread.lease),
-            ("PTTL", thread.data),
-        ]
-    )
-    if head is None or updated is None:
-        return None
-    created_ms = check_head(head, thread_id)
-    return ThreadInfo(
-        thread_id=thread_id,
-        num_checkpoints=count,
-        num_bytes=await _memory(store, [thread.data, thread.index]),
-        created=_time(created_ms),
-        updated=_time(int(updated.split()[0])),
-        holder=None if held is None else holder_of(held),
-        expires_in_s=None if ttl_ms < 0 else ttl_ms / 1000,
-    )
+def _frame(kind: bytes, body: bytes) -> bytes:
+    return kind + len(body).to_bytes(4, "big") + body
 
 
-async def forget(store: Store, keyspace: Keyspace, thread_id: str) -> None:
-    """Remove an old entry of the registry whose thread is gone."""
-    member = keys.encode(thread_id)
-    score = await store.one("ZSCORE", keyspace.registry, member)
+async def _members(store: Store, thread_id: str) -> list[bytes]:
+    # Before the fields: all that an indexed checkpoint refers to was stored with it.
+    thread = store.thread(thread_id)
+    members: list[bytes] = await store.call("ZRANGE", thread.index, 0, -1)
+    if not members:
+        raise ThreadNotFoundError(thread_id)
+    check_head(await store.call("HGET", thread.data, keys.HEAD), thread_id)
+    return members
+
+
+async def _fields(store: Store, thread_id: str) -> AsyncIterator[dict[bytes, bytes]]:
+    data_key = store.thread(thread_id).data
+    cursor: int | None = None
+    while cursor != 0:
+        position, batch = await store.call("HSCAN", data_key, cursor or 0, "COUNT", SCAN)
+        cursor = int(position)
+        if batch:
+            yield batch
+
+
+async def _forget(store: Store, thread_id: str) -> None:
+    """Remove an old registry entry whose thread is gone."""
+    registry, member = store.keyspace.registry, keys.encode(thread_id)
+    score = await store.call("ZSCORE", registry, member)
     if score is not None and time.time() * 1000 - float(score) > FORGET_AFTER_MS:
-        await store.one("ZREM", keyspace.registry, member)
-
-
-async def unlist(store: Store, keyspace: Keyspace, thread_id: str) -> None:
-    """Remove the entry of a thread that is gone, unless it begins anew meanwhile."""
-    member, now_ms = keys.encode(thread_id), time.time_ns() // 1_000_000
-    await store.one("ZREM", keyspace.registry, member)
-    if await store.one("EXISTS", keyspace.thread(thread_id).data):
-        await store.one("ZADD", keyspace.registry, "NX", now_ms, member)
-
-
-async def delete_thread(store: Store, keyspace: Keyspace, thread_id: str) -> None:
-    """Remove a thread and all that belongs to it, but the lease of whoever runs it."""
-    thread = keyspace.thread(thread_id)
-    await store.one("UNLINK", thread.data, thread.index)
-    await store.one("ZREM", keyspace.registry, keys.encode(thread_id))
+        await store.call("ZREM", registry, member)
 
 
 async def _memory(store: Store, names: list[str]) -> int | None:
-    commands: list[Command] = [("MEMORY USAGE", name, "SAMPLES", 0) for name in names]
     try:
-        sizes = await store.read(commands)
+        sizes = await store.pipeline([("MEMORY USAGE", name, "SAMPLES", 0) for name in names])
     except ResponseError:
         return None  # some managed servers forbid MEMORY
     return sum(size or 0 for size in sizes)

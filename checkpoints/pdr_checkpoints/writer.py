@@ -1,10 +1,9 @@
 """Writes checkpoints and pending writes, each in one round trip, several at once in one.
 
-Remembers parts: which ones a server holds, so that a draft is sent once, and how they are named.
-
-Only what a server acknowledged counts. A write that relies on it is applied only if each part is
-still there, since a crash without an append-only file, a prune or a deletion elsewhere may have
-removed it; if one is gone, all are sent again.
+The writer remembers which parts the server holds, so that a draft is sent once. Only what the
+server acknowledged counts, and it may be gone since: a crash without an append-only file, a prune
+or a deletion elsewhere removes it. So a write that relies on stored parts is applied only if each
+is still there; otherwise all are sent again.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, ChannelVersions, Checkpoint
@@ -23,66 +21,35 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from pdr_checkpoints import keys
 from pdr_checkpoints.batch import Change, CommitBatcher
 from pdr_checkpoints.envelope import Envelope
-from pdr_checkpoints.keys import Keyspace, ThreadKeys
+from pdr_checkpoints.keys import ThreadKeys
 from pdr_checkpoints.records import (
     CheckpointRecord,
+    Digests,
     Place,
     Writes,
     dump,
     lay_out,
-    pack_cell,
     pack_head,
-    pack_record,
-    pack_writes,
 )
-from pdr_checkpoints.store import Command, Fence, Store
+from pdr_checkpoints.store import Command, Fence, Store, chunks
 
 CAPACITY: Final = 32_768
 """Digests remembered, about 6 MB; the least recently used are forgotten, and sent again."""
-
-REMEMBERED_BYTES: Final = 8_000_000
-"""Of bodies whose digest is remembered: 250 drafts of 32 kB."""
-SAMPLE: Final = 64
-
-
-class Digests:
-    """The digests of the latest bodies, since a draft comes twice: as a write, then in its channel.
-
-    A body is found by its length and its ends and then compared whole, which takes a tenth of the
-    time of a SHA-256.
-    """
-
-    def __init__(self, digest: Callable[[bytes], bytes], capacity: int = REMEMBERED_BYTES) -> None:
-        self._digest = digest
-        self._capacity = capacity
-        self._num_bytes = 0
-        self._known: OrderedDict[tuple[int, bytes, bytes], tuple[bytes, bytes]] = OrderedDict()
-
-    def __call__(self, body: bytes) -> bytes:
-        """Name a body by its content."""
-        ends = (len(body), body[:SAMPLE], body[-SAMPLE:])
-        known = self._known.pop(ends, None)
-        if known is not None and known[0] == body:
-            self._known[ends] = known
-            return known[1]
-        digest = self._digest(body)
-        self._known[ends] = (body, digest)
-        self._num_bytes += len(body) - (0 if known is None else len(known[0]))
-        while self._num_bytes > self._capacity:
-            _, (oldest, _) = self._known.popitem(last=False)
-            self._num_bytes -= len(oldest)
-        return digest
+REGISTER_EVERY_S: Final = 30.0
+"""On Cluster the registry is in another slot: refresh a thread's entry at most this often."""
+ELSEWHERE_FROM: Final = 1_000_000
+"""From this many bytes on, parts are compressed in a thread; 1 MB takes about 4 ms. Less is not
+worth it: while the loop is busy, the interpreter lets another thread in only every 5 ms."""
 
 
 class PartLedger:
     """Parts that the server acknowledged, by the key of their thread."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        self._capacity = capacity
+    def __init__(self) -> None:
         self._stored: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def has(self, data_key: str, digest: bytes) -> bool:
-        """Say whether the server acknowledged a part, and remember it for longer if so."""
+        """Whether the server acknowledged a part; if so, it is remembered for longer."""
         if (data_key, digest) not in self._stored:
             return False
         self._stored.move_to_end((data_key, digest))
@@ -91,35 +58,23 @@ class PartLedger:
     def add(self, data_key: str, digests: Iterable[bytes]) -> None:
         """Note parts that the server acknowledged."""
         self._stored.update(((data_key, digest), None) for digest in digests)
-        while len(self._stored) > self._capacity:
+        while len(self._stored) > CAPACITY:
             self._stored.popitem(last=False)
 
 
-REGISTER_EVERY_S: Final = 30.0
-"""On Cluster the registry is in another slot: refresh a thread's entry at most this often."""
-
-ELSEWHERE_FROM: Final = 1_000_000
-"""From this many bytes on, parts are compressed in a thread; 1 MB takes about 4 ms. Less is not
-worth it: while the loop is busy, the interpreter lets another thread in only every 5 ms."""
-
-
-@dataclass
 class Writer:
     """Turns LangGraph's calls into changes and applies them."""
 
-    store: Store
-    keyspace: Keyspace
-    envelope: Envelope
-    ttl_s: float | None
-    """Seconds that a thread lives after its last write; None keeps it."""
-    ledger: PartLedger = field(default_factory=PartLedger)
-    registered: dict[str, float] = field(default_factory=dict)
-    digests: Digests = field(init=False)
-    batcher: CommitBatcher = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.digests = Digests(self.envelope.digest)
-        self.batcher = CommitBatcher(self.apply)
+    def __init__(self, store: Store, envelope: Envelope, ttl_s: float | None) -> None:
+        self.store = store
+        self.envelope = envelope
+        self.ttl_s = ttl_s
+        """Seconds that a thread lives after its last write; None keeps it."""
+        self._ledger = PartLedger()
+        self._registered: dict[str, float] = {}
+        """Clock of the latest entry of each thread in the registry, on Cluster."""
+        self._digests = Digests(envelope.digest)
+        self.batcher = CommitBatcher(self._apply)
 
     async def put(
         self,
@@ -137,13 +92,13 @@ class Writer:
         for channel, version in new_versions.items():
             if channel in values:
                 name = place.cell(channel, version)
-                cell, parts = lay_out(values[channel], serde, self.digests)
-                change.fields[name] = pack_cell(cell, self.envelope, name)
+                cell, parts = lay_out(values[channel], serde, self._digests)
+                change.fields[name] = self.envelope.pack(cell, name)
                 change.parts |= parts
         bare = {key: value for key, value in checkpoint.items() if key != "channel_values"}
         present = [name for name in values if name in checkpoint["channel_versions"]]
         record = CheckpointRecord(dump(bare, serde), dump(metadata, serde), parent_id, present)
-        change.fields[place.record] = pack_record(record, self.envelope, place.record)
+        change.fields[place.record] = record.pack(self.envelope, place.record)
         if isinstance(run_id := metadata.get("run_id"), str):
             member = keys.join(keys.RUN, run_id, place.ns, place.checkpoint_id)
             change.members.append(member)
@@ -159,10 +114,10 @@ class Writer:
         serde: SerializerProtocol,
         fence: Fence | None,
     ) -> None:
-        """Store what a task wrote, before the super-step that it belongs to is complete."""
+        """Store what a task wrote, before its super-step is complete."""
         change, cells, now = Change(), [], time.time_ns()
         for position, (channel, value) in enumerate(writes):
-            cell, parts = lay_out(value, serde, self.digests)
+            cell, parts = lay_out(value, serde, self._digests)
             change.parts |= parts
             index = WRITES_IDX_MAP.get(channel, position)
             if index >= 0:
@@ -171,34 +126,34 @@ class Writer:
             # An error, interrupt or resume replaces the one before.
             name = place.writes(task_id, index)
             alone = Writes(now, task_path, [(index, channel, cell)])
-            change.fields[name] = pack_writes(alone, self.envelope, name)
+            change.fields[name] = alone.pack(self.envelope, name)
             change.members.append(name)
         if cells:
             # A result never replaces one that is there.
             name = place.writes(task_id, len(cells))
             together = Writes(now, task_path, cells)
-            change.new_fields[name] = pack_writes(together, self.envelope, name)
+            change.new_fields[name] = together.pack(self.envelope, name)
             change.members.append(name)
         await self.batcher.submit(place.thread_id, change, fence)
 
-    async def apply(self, thread_id: str, change: Change, fence: Fence | None) -> None:
+    async def _apply(self, thread_id: str, change: Change, fence: Fence | None) -> None:
         """Apply a change, sending only the parts that the server does not hold."""
-        thread = self.keyspace.thread(thread_id)
-        held = [digest for digest in change.parts if self.ledger.has(thread.data, digest)]
+        data_key = self.store.thread(thread_id).data
+        held = [digest for digest in change.parts if self._ledger.has(data_key, digest)]
         if change.is_checkpoint and self.store.is_cluster:
             await self._register(thread_id)
         commands = await self._commands(thread_id, change, change.parts.keys() - set(held))
         needed = [keys.part(digest) for digest in held]
-        if not await self.store.write(thread, commands, fence, needed):
+        if not await self.store.write(thread_id, commands, fence, needed):
             # One was removed. Nothing is stored yet: a checkpoint must not be seen without it.
             commands = await self._commands(thread_id, change, change.parts)
-            await self.store.write(thread, commands, fence)
-        self.ledger.add(thread.data, change.parts)
+            await self.store.write(thread_id, commands, fence)
+        self._ledger.add(data_key, change.parts)
 
     async def _commands(
         self, thread_id: str, change: Change, digests: Collection[bytes]
     ) -> list[Command]:
-        thread = self.keyspace.thread(thread_id)
+        thread = self.store.thread(thread_id)
         stamp = b"%d %s" % (_now_ms(), os.urandom(4).hex().encode())
         pairs: list[bytes] = [keys.UPDATED, stamp]
         for name, blob in change.fields.items():
@@ -209,15 +164,13 @@ class Writer:
         else:
             # zstd and AES let other threads run: a large state does not hold up the loop.
             pairs += await asyncio.to_thread(self._wrapped, bodies)
-        commands: list[Command] = [("HSET", thread.data, *chunk) for chunk in keys.chunks(pairs)]
+        commands: list[Command] = [("HSET", thread.data, *chunk) for chunk in chunks(pairs)]
         commands += [
             ("HSETNX", thread.data, name, blob) for name, blob in change.new_fields.items()
         ]
-        scored = [item for member in (*change.members, *bodies) for item in (b"0", member)]
-        commands += [("ZADD", thread.index, *chunk) for chunk in keys.chunks(scored)]
-        commands += expiry(thread, self.ttl_s)
+        commands += listing(thread, (*change.members, *bodies), self.ttl_s)
         if change.is_checkpoint and not self.store.is_cluster:
-            commands.append(registration(self.keyspace, thread_id))
+            commands.append(registration(self.store, thread_id))
         return commands
 
     def _wrapped(self, bodies: Mapping[bytes, bytes]) -> list[bytes]:
@@ -227,27 +180,29 @@ class Writer:
 
     async def _register(self, thread_id: str) -> None:
         now = time.monotonic()
-        if now - self.registered.get(thread_id, -REGISTER_EVERY_S) < REGISTER_EVERY_S:
+        if now - self._registered.get(thread_id, -REGISTER_EVERY_S) < REGISTER_EVERY_S:
             return
         # Before the thread is written: an entry without a thread is harmless, the reverse is lost.
-        await self.store.one(*registration(self.keyspace, thread_id))
-        self.registered = {
-            name: at for name, at in self.registered.items() if now - at < REGISTER_EVERY_S
+        await self.store.call(*registration(self.store, thread_id))
+        self._registered = {
+            name: at for name, at in self._registered.items() if now - at < REGISTER_EVERY_S
         }
-        self.registered[thread_id] = now
+        self._registered[thread_id] = now
 
 
-def registration(keyspace: Keyspace, thread_id: str) -> Command:
+def registration(store: Store, thread_id: str) -> Command:
     """Make the command that lists a thread as just written."""
-    return ("ZADD", keyspace.registry, _now_ms(), keys.encode(thread_id))
+    return ("ZADD", store.keyspace.registry, _now_ms(), keys.encode(thread_id))
 
 
-def expiry(thread: ThreadKeys, ttl_s: float | None) -> list[Command]:
-    """Make the commands that let a thread live for another `ttl_s` seconds."""
-    if ttl_s is None:
-        return []
-    # Both keys at once, so that nothing of a live thread expires before the rest.
-    return [("PEXPIRE", key, int(ttl_s * 1000)) for key in (thread.data, thread.index)]
+def listing(thread: ThreadKeys, members: Sequence[bytes], ttl_s: float | None) -> list[Command]:
+    """Make the commands that add members to the index and let the thread live for `ttl_s` more."""
+    scored = [item for member in members for item in (b"0", member)]
+    commands: list[Command] = [("ZADD", thread.index, *chunk) for chunk in chunks(scored)]
+    if ttl_s is not None:
+        # Both keys at once, so that nothing of a live thread expires before the rest.
+        commands += [("PEXPIRE", key, int(ttl_s * 1000)) for key in (thread.data, thread.index)]
+    return commands
 
 
 def _now_ms() -> int:

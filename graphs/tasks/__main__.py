@@ -14,7 +14,7 @@ from graphs.tasks import __doc__ as usage
 from graphs.tasks import code, plan, summary
 from pdr_graph import ModelClient, PDRConfig, PDRError
 from pdr_graph.connect import open_client
-from pdr_graph.serve.reply import Narration
+from pdr_graph.events import Narration, is_event
 
 TASK = "Write a function fib(n) that returns the n-th Fibonacci number, with fib(0) = 0."
 TESTS = "assert [fib(n) for n in range(8)] == [0, 1, 1, 2, 3, 5, 8, 13]"
@@ -58,11 +58,11 @@ async def _carry_out(
     graph: CompiledStateGraph[Any, None, Any, Any], entry: dict[str, Any], config: PDRConfig
 ) -> dict[str, Any]:
     """Run a graph, tell what the run inside it does, and return the state at the end."""
-    narration, state = Narration(config), entry
+    narration, state = Narration(len(config.widths)), entry
     async for part in graph.astream(entry, stream_mode=["custom", "values"], version="v2"):
         if part["type"] == "values":
             state = part["data"]
-        elif part["type"] == "custom" and (line := narration.line(part["data"])):
+        elif is_event(part["data"]) and (line := narration.line(part["data"])):
             _say(line.splitlines()[0])
     return state
 

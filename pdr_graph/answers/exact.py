@@ -1,11 +1,7 @@
 """Compares the answers that need no algebra, in microseconds.
 
-Numbers are compared exactly, lists of them one by one, and all else only as text. Where none of
-that decides, the answer is None, and the question goes to math-verify.
-
-Undoes the many ways in which one answer is written, without reading it as mathematics.
-
-Reads numbers as they are written in answers, and compares them exactly.
+Numbers are compared exactly, lists item by item, everything else as text in one normal spelling.
+Where none of that decides, the result is None: math-verify must decide.
 """
 
 from __future__ import annotations
@@ -15,12 +11,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-_Rewrites = tuple[tuple[re.Pattern[str], str], ...]
-
 _WIDE = str.maketrans("０１２３４５６７８９－−–．，（）％＋／", "0123456789---.,()%+/")
 
 
-def _rewrites(*rules: tuple[str, str]) -> _Rewrites:
+def _rewrites(*rules: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((re.compile(pattern), by) for pattern, by in rules)
 
 
@@ -47,7 +41,7 @@ _TO_NORMAL = _rewrites(
     (r" *([{}()\[\]=+\-*/^_<>|&%°]) *", r"\1"),
     (r" +", " "),
 )
-# What math-verify misreads, and the other rewrites would not improve for it.
+# Only what math-verify misreads: it knows most spellings of LaTeX itself.
 _TO_READABLE = _rewrites(
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"\\mathrm\s*\{([ei])\}", r"\1"),
@@ -57,7 +51,7 @@ _TO_READABLE = _rewrites(
 
 @lru_cache(maxsize=4096)
 def normal(text: str) -> str:
-    """Return one way of writing an answer, for comparison as text."""
+    """Return the normal spelling of an answer, for comparison as text."""
     text = text.strip()
     if not text.isascii():
         text = text.translate(_WIDE)
@@ -70,16 +64,15 @@ def normal(text: str) -> str:
 
 
 def readable(text: str) -> str:
-    """Repair an answer for math-verify, which knows most of LaTeX's ways itself."""
+    """Repair what math-verify misreads in an answer."""
     text = text if text.isascii() else text.translate(_WIDE)
     for pattern, by in _TO_READABLE:
         text = pattern.sub(by, text)
     return text
 
 
-# Longer ones are never read: int() of a million digits takes seconds, and Python refuses it.
-LONGEST_NUMBER = 300
-"""In characters."""
+# In characters. Longer ones are not read: int() of a million digits takes seconds, or is refused.
+_LONGEST_NUMBER = 300
 
 # A name that is given a value: x = 5, x_1 = 5, f(2) = 5. An equation such as 2a = 5 is no number.
 _NAMED = re.compile(r"(\\?[A-Za-z]+(?:_\w|_\{\w+\})?(?:\(\w+\))?)=|\\approx ?|≈|=")
@@ -109,22 +102,22 @@ class Number:
 
     value: Fraction
     is_decimal: bool
-    """Written with a decimal point, so perhaps rounded."""
+    """Whether it has a decimal point, so that it may be rounded."""
     suffix: str = ""
-    """"%", "°", a modulus, or nothing."""
+    """"%", "°", a modulus, or empty."""
     name: str = ""
-    """What it is the value of, where that was written."""
+    """Its variable, as in x = 5; empty where none was written."""
 
 
 @lru_cache(maxsize=4096)
 def number(text: str) -> Number | None:
     """Read a number; None if the text is anything else."""
-    if len(text) > LONGEST_NUMBER:
+    if len(text) > _LONGEST_NUMBER:
         return None
     if _PLAIN.fullmatch(text):
         return Number(Fraction(text.replace(",", "")), "." in text)
     text = normal(text)
-    # (32,349) is a point.
+    # Brackets around a comma make a point: (32,349).
     while len(text) > 2 and text[0] + text[-1] in ("()", "{}") and "," not in text:
         text = text[1:-1]
     name = ""
@@ -149,7 +142,7 @@ def _value(found: re.Match[str]) -> Fraction | None:
 
 
 def equal_numbers(left: Number, right: Number) -> bool | None:
-    """Compare two numbers; None where they are values of different names."""
+    """Compare two numbers; None where they are values of different variables."""
     if left.name and right.name and left.name != right.name:
         return None
     if left.suffix and right.suffix and left.suffix != right.suffix:
@@ -169,10 +162,11 @@ def _close(value: Fraction, other: Fraction, left: Number, right: Number) -> boo
     return gap <= _DECIMAL_TOLERANCE and gap <= _RELATIVE_TOLERANCE * size
 
 
+# In characters.
 _LONGEST_TEXT = 1000
 _LONGEST_SERIES = 100
-# A set is compared each with each, which is quadratic.
 _LONGEST_LIST = 300
+# Sets are compared each element with each, which is quadratic.
 _MOST_ELEMENTS = 12
 
 _DOTS = re.compile(r"\\[lcd]?dots|…|\.\.\.")
@@ -198,8 +192,8 @@ def _is_digits(text: str) -> bool:
 
 
 def _equal_short(left: str, right: str, depth: int) -> bool | None:
-    """Compare two answers, lists in lists down to a depth."""
-    if len(left) <= LONGEST_NUMBER and len(right) <= LONGEST_NUMBER:
+    """Compare two answers, with lists in lists down to a depth."""
+    if len(left) <= _LONGEST_NUMBER and len(right) <= _LONGEST_NUMBER:
         first, second = number(left), number(right)
         if first is not None and second is not None:
             return equal_numbers(first, second)
@@ -230,7 +224,7 @@ def _equal_lists(left: str, right: str, depth: int) -> bool | None:
 
     if all(map(same, zip(lefts, rights, strict=True))):
         return True
-    # x = 1, y = 2 has an order even where it is not written.
+    # Brackets of a point give an order, and so do variables: x = 1, y = 2.
     if depth == 2 and brackets in ("", "{}", "\\{\\}") and "=" not in left + right:
         found = all(any(same((a, b)) for b in rights) for a in lefts)
         if found and all(any(same((a, b)) for a in lefts) for b in rights):
@@ -239,7 +233,7 @@ def _equal_lists(left: str, right: str, depth: int) -> bool | None:
 
 
 def _elements(text: str) -> tuple[str, list[str]] | None:
-    """Return brackets and elements of a list of two or more."""
+    """Return the brackets and elements of a list of two or more; None if it is no list."""
     brackets = ""
     for opening, closing in _BRACKETS:
         if text.startswith(opening) and text.endswith(closing):

@@ -1,10 +1,10 @@
 """Finds the final answer that a solution states.
 
-A box counts, or a line that says it is the answer; a bare last number never does. Checkers that
-take the last number credit thoughts that were cut off: of 400 GSM8K solutions cut before their
-answer line, math-verify's defaults credit 391.
+A box counts, or a line that says it is the answer. A bare last number does not: checkers that take
+it give credit to thoughts that were cut off. Of 400 GSM8K solutions cut before their answer line,
+math-verify's defaults credit 391.
 
-Everything here is linear in the text: a solution may be a million characters of anything.
+Everything here takes time linear in the text: a solution may be a million characters of anything.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from itertools import islice
 
 LONGEST_ANSWER = 4000
-"""In characters; what is longer is prose, or an attack."""
-# Each box looked at costs at most LONGEST_ANSWER steps.
+"""In characters; a longer one is prose, or an attack."""
+# Reading a box takes at most LONGEST_ANSWER steps.
 _MOST_BOXES = 16
-# An answer line stands near the end.
+# In characters: an answer line stands near the end.
 _TAIL = 100_000
 _LONGEST_LINE = 400
 
 _BOX_NAMES = ("\\boxed", "\\fbox", "\\framebox")
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:(\{)|(?<=\s)([^\s{}$\\.,;]+))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-# A sign that belongs to the box, not one that subtracts it and not the bullet of a list.
+# A sign that belongs to the box; neither a subtraction nor the bullet of a list.
 _SIGN = re.compile(
     r"(?: (?:^|[^\w)}\]\s]\s*|[a-z]{2}\s+) ([-−]|\\pm\s*) | [=($,][ ]* ([-−])\s+ )$", re.VERBOSE
 )
@@ -68,12 +68,12 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words after a number that change it; any other words are taken for its unit.
+# Words after a number that change it; all other words count as its unit.
 _NOT_A_UNIT = _words(
     "pi sqrt sin cos tan log ln exp mod and or to times plus minus over by if for choose percent "
     "pct percentage hundred thousand million billion dozen"
 )
-# Words of sentences about an answer, which do not state it: "the answer is correct".
+# Words of sentences that speak about an answer and state none: "the answer is correct".
 _PROSE = _words(
     "a an the we you it this that these those let let's to as by of with from there here am not do "
     "correct incorrect right wrong same given found shown written calculated computed obtained "
@@ -81,7 +81,7 @@ _PROSE = _words(
 )
 _BULLET = re.compile(r"[-*•] +(?=\S)")
 _NUMBERED = re.compile(r"\d{1,2}[.)] +\S")
-# Of a prompt's form that was left as it was.
+# A placeholder of the prompt that the model repeated.
 _PLACEHOLDER = re.compile(r"[\[{<(][A-Za-z][A-Za-z _]{2,}[\]}>)]")
 _MOST_WORDS = 4
 
@@ -95,7 +95,7 @@ def final_answer(solution: str) -> str | None:
 
 
 def answer_in_text(text: str) -> str | None:
-    """Return the answer that a text states, or the only formula in it; None if there are more."""
+    """Return the answer that a text states, or its only formula; None if it has none or several."""
     if stated := final_answer(text):
         return stated
     formulas = list(islice(_FORMULA.finditer(text[:_TAIL]), 2))
@@ -107,12 +107,12 @@ def without_thought(text: str) -> str | None:
     opened, closed = text.rfind("<think>"), text.rfind("</think>")
     if opened > closed:
         return None
-    # Some chat templates open the thought themselves, so that only its end is in the reply.
+    # Some chat templates open the thought in the prompt, so the reply has its end only.
     return text if closed < 0 else text[closed + len("</think>") :]
 
 
 def boxed_answer(text: str) -> str | None:
-    """Return the content of the last box, with its sign; of boxes joined by "and", all of them."""
+    """Return the content of the last box, with its sign; of boxes joined by "and", all contents."""
     contents: list[str] = []
     first = len(text)
     for start in _boxes_from_the_end(text):
@@ -141,7 +141,7 @@ def _boxes_from_the_end(text: str) -> Iterator[int]:
 
 
 def _read_box(text: str, start: int) -> tuple[str, int] | None:
-    """Return content and end of the box that starts here; None if its brace never closes."""
+    """Return content and end of the box that starts here; None if its brace does not close."""
     opening = _BOX.match(text, start, start + 100)
     if opening is None:
         return None
@@ -171,7 +171,7 @@ def stated_answer(text: str) -> str | None:
             continue
         rest = rest.lstrip("*_`: ")
         if not _NO_ANSWER.match(rest) and (answer := _read_statement(rest)):
-            # A box was looked for before; this one is empty or was cut.
+            # A whole box would have been found before; this one is empty or cut.
             return None if answer.startswith(_BOX_NAMES) else answer
     return None
 
@@ -200,7 +200,7 @@ def _read_statement(rest: str) -> str | None:
 
 
 def _read_math(rest: str) -> str | None:
-    """Return the formula that the text starts with; of formulas joined by "and", all of them."""
+    """Return the formula that the text starts with; of formulas joined by "and", all formulas."""
     parts: list[str] = []
     place = 0
     while opening := next((o for o in _MATH if rest.startswith(o, place)), None):
@@ -218,7 +218,7 @@ def _read_math(rest: str) -> str | None:
 
 
 def _find_closing(text: str, closing: str, start: int) -> int:
-    r"""Return where a formula ends, which is not at the dollar of `$\$18.90$`; -1 if nowhere."""
+    r"""Return where a formula ends, past the dollar in `$\$18.90$`; -1 if it does not end."""
     end = text.find(closing, start)
     while end > 0 and text[end - 1] == "\\":
         end = text.find(closing, end + 1)
@@ -226,7 +226,7 @@ def _find_closing(text: str, closing: str, start: int) -> int:
 
 
 def tidy(text: str) -> str:
-    """Strip what stands around an answer and is no part of it."""
+    """Remove space, markup and punctuation around an answer."""
     text = text.strip().strip("*`").strip()
     for opening, closing in _MATH.items():
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening):

@@ -1,14 +1,7 @@
-"""What an answer is, for one kind of question.
+"""What counts as an answer, for each kind of question, and which drafts give the same one.
 
-The answer kinds by name.
-
-Answers that are mathematics: a number, a formula, a set.
-
-Answers that are one of the options A to J.
-
-Answers that are the solution itself: essays, code, proofs.
-
-Groups answers that are the same, and finds the one that most drafts give.
+`math` is a number, a formula or a set. `choice` is one of the options A to J. `text` is the
+solution itself (an essay, code, a proof), so there is nothing to count or to vote on.
 """
 
 from __future__ import annotations
@@ -29,20 +22,20 @@ class AnswerKind(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in a config."""
+        """Its name in a config."""
 
     @property
     def has_short_answer(self) -> bool:
-        """Whether solutions end in something that can be counted and voted on."""
+        """Whether a solution states an answer that can be counted and voted on."""
 
     def extract(self, solution: str) -> str | None:
-        """Return the final answer of a solution part; None if it states none.
+        """Return the final answer of a solution; None if it states none.
 
-        It is pure and fast, and raises for no text at all.
+        It is pure and fast, and accepts any text.
         """
 
     async def same(self, left: str, right: str) -> bool:
-        """Tell whether two extracted answers are equivalent, without holding up the event loop."""
+        """Return whether two extracted answers are equivalent; the event loop is never held up."""
 
 
 class MathAnswers:
@@ -53,18 +46,18 @@ class MathAnswers:
 
     def __init__(self, checker: Checker | None = None) -> None:
         self.checker = checker or Checker()
-        """Starts no process before an answer needs one."""
+        """Starts its first process when an answer needs one."""
 
     def extract(self, solution: str) -> str | None:
         """Return the content of the last box, or of the last line that states an answer."""
         return final_answer(solution)
 
     async def same(self, left: str, right: str) -> bool:
-        """Tell whether two answers are mathematically equivalent."""
+        """Return whether two answers are mathematically equivalent."""
         return await self.checker.same(left, right)
 
     def close(self) -> None:
-        """End the checker's processes. Not needed before exit."""
+        """End the checker's processes. A program that exits need not call it."""
         self.checker.close()
 
 
@@ -74,7 +67,7 @@ _LETTER = re.compile(
     re.VERBOSE,
 )
 _ALONE = re.compile(r"\(?([a-j])\)?")
-# A second option: the question had one.
+# More than one option: the question asked for one.
 _MORE = re.compile(r"\s*(?:,|;|&|/|and\b|or\b)\s*\(?[A-J](?![\w'])")
 
 
@@ -109,7 +102,7 @@ def _letter(answer: str) -> str | None:
 
 
 class TextAnswers:
-    """Has no short answer, so that nothing can be counted or voted on."""
+    """Has no short answer: nothing can be counted or voted on."""
 
     name = "text"
     has_short_answer = False
@@ -119,7 +112,7 @@ class TextAnswers:
         return None
 
     async def same(self, left: str, right: str) -> bool:
-        """Compare two texts by their words."""
+        """Compare two texts, apart from space around them."""
         return left.strip() == right.strip()
 
 
@@ -132,7 +125,7 @@ ANSWER_KINDS: dict[str, Callable[[], AnswerKind]] = {
 
 @lru_cache
 def answer_kind(name: str) -> AnswerKind:
-    """Return the answer kind of this name, the same one every time: math shares its workers.
+    """Return the answer kind of this name, always the same object: math shares its workers.
 
     Raises:
         ConfigError: There is no such kind.
@@ -148,7 +141,7 @@ async def check(
 ) -> CheckResult:
     """Check a solution of a mathematical problem with the workers that `answer_kind` shares.
 
-    Make a `Checker` for other limits, or to end the workers before the program does.
+    Make a `Checker` for other limits, or to end the workers before the program ends.
     """
     kind = answer_kind("math")
     assert isinstance(kind, MathAnswers)
@@ -156,9 +149,9 @@ async def check(
 
 
 async def clusters(kind: AnswerKind, answers: Sequence[str | None]) -> list[list[int]]:
-    """Group the positions of equivalent answers, the largest group first, then the earliest.
+    """Group the positions of equivalent answers: larger groups first, then earlier ones.
 
-    None, the answer of a draft that gives none, is in no group.
+    A draft without an answer (None) is in no group.
     """
     groups: dict[str, list[int]] = {}
     first_of: dict[str, str] = {}
@@ -173,7 +166,7 @@ async def clusters(kind: AnswerKind, answers: Sequence[str | None]) -> list[list
 
 
 async def _first_equivalent(kind: AnswerKind, answer: str, representatives: list[str]) -> str:
-    """Return the group's representative that the answer equals; itself where there is none."""
+    """Return the first answer of the group that the answer belongs to; itself if there is none."""
     verdicts = await asyncio.gather(*(kind.same(each, answer) for each in representatives))
     return next(
         (each for each, is_same in zip(representatives, verdicts, strict=True) if is_same), answer
@@ -181,7 +174,7 @@ async def _first_equivalent(kind: AnswerKind, answer: str, representatives: list
 
 
 async def agreement(kind: AnswerKind, answers: Sequence[str | None]) -> tuple[str | None, float]:
-    """Return the answer that most give, as first written, and its share of all of them.
+    """Return the most common answer, as first written, and its share of all drafts.
 
     Drafts without an answer count in the share: 3 of 4 answers among 8 drafts are 3/8.
     """

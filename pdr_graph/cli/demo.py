@@ -16,7 +16,7 @@ from pdr_graph.cli.solve import command_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.connect import open_client
 from pdr_graph.run import Parts, Result, new_thread_id, solve
-from pdr_graph.servers.embedded_model import small_config
+from pdr_graph.servers.llama import small_config
 from pdr_graph.settings import load_settings
 
 PROBLEM = "Tom has 3 boxes with 4 apples in each box. How many apples does Tom have?"

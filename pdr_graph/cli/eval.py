@@ -31,22 +31,20 @@ from pdr_graph.connect import EMBEDDED_SLOTS, open_client
 from pdr_graph.errors import ConfigError, DrainedError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.folder import TRACE, RunFolder
-from pdr_graph.eval.judge import Judge, with_oracles
+from pdr_graph.eval.folder import RunFolder
+from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.plan import EvalPlan, refuse_changes
-from pdr_graph.eval.problems import Problem, Score
-from pdr_graph.eval.records import HEADER, read_header, read_run
-from pdr_graph.eval.runner import Claim, EvalRunner, Laboratory, Places
-from pdr_graph.eval.sample import Facts, Lab, SharingClient, sharing_arms
-from pdr_graph.eval.sources import load_problems
-from pdr_graph.extensions import Extensions
+from pdr_graph.eval.problems import load_problems
+from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
+from pdr_graph.eval.runner import Claim, EvalRunner, SampleExecutor
+from pdr_graph.eval.sample import LocalExecutor, RunFacts, SharingClient, sharing_arms
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
-from pdr_graph.servers.embedded_model import BUDGETS
+from pdr_graph.servers.llama import BUDGETS
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace, Trace
 
@@ -65,58 +63,55 @@ class Equipment:
     client: ModelClient
     saver: Saver
     settings: Settings
-    kind: str
-    """Kind of answer."""
-    score: Score | None
+    judge: Judge
     prompts: Prompts
     trace: Trace | None
     control: RunControl
-    facts: Facts
+    facts: RunFacts
 
-    def here(self) -> Lab:
+    def here(self) -> LocalExecutor:
         """Return what runs samples in this process."""
-        return Lab(
+        return LocalExecutor(
             client=self.client,
             saver=self.saver,
-            judge=Judge.of_kind(self.kind, self.score),
-            extensions=Extensions(),
+            judge=self.judge,
             parts=Parts(prompts=self.prompts, trace=self.trace, control=self.control),
             facts=self.facts,
         )
 
-    def on(self, cluster: Cluster, output: Output) -> AbstractAsyncContextManager[Laboratory]:
+    def on(self, cluster: Cluster, output: Output) -> AbstractAsyncContextManager[SampleExecutor]:
         """Return what has workers of a cluster run them."""
-        from pdr_graph.eval.ray_cluster import ray_lab
-        from pdr_graph.eval.ray_worker import Kit
+        from pdr_graph.eval.ray_cluster import ray_executor
+        from pdr_graph.eval.ray_worker import WorkerKit
 
-        kit = Kit(
+        kit = WorkerKit(
             settings=self.settings,
             open_store=open_unannounced,
             # A worker that died holds its threads until its leases run out.
             claim=partial(by_lease, wait_s=LEASE_S + 1),
-            answer=self.kind,
-            score=self.score,
-            templates=dict(self.prompts.templates),
+            judge=self.judge,
+            prompts=Prompts(dict(self.prompts.templates)),
             facts=self.facts,
             traced=self.trace is not None,
         )
-        return ray_lab(
+        return ray_executor(
             kit,
             cluster.num_workers,
-            saver=self.saver,
             control=self.control,
             trace=self.trace,
             say=output.say,
         )
 
     @asynccontextmanager
-    async def opened(self, cluster: Cluster | None, output: Output) -> AsyncIterator[Laboratory]:
+    async def opened(
+        self, cluster: Cluster | None, output: Output
+    ) -> AsyncIterator[SampleExecutor]:
         """Open what runs samples for as long as the block lasts."""
         if cluster is None:
             yield self.here()
         else:
-            async with self.on(cluster, output) as lab:
-                yield lab
+            async with self.on(cluster, output) as executor:
+                yield executor
 
     async def alive(self) -> bool:
         """Tell whether the endpoint answers now."""
@@ -137,7 +132,7 @@ class Equipment:
             await http.aclose()
         return True
 
-    def places(self, cluster: Cluster | None) -> int:
+    def max_calls(self, cluster: Cluster | None) -> int:
         """Return how many calls may be made at once; more would wait within the server."""
         limit = self.settings.max_in_flight
         if self.settings.base_url is None:
@@ -233,14 +228,8 @@ def eval_command(
     )
     problems = load_problems(request.data).first(request.limit)
     budgets = Budgets(request.b_seq, request.b_total)
-    extensions = Extensions()
-    arms = make_arms(
-        specs,
-        _common(given_config, budgets, embedded=settings.base_url is None),
-        budgets,
-        # Only its names count here; every sample has oracles of its own.
-        with_oracles(Judge.of_kind("math", None), Problem("", "", ""), extensions),
-    )
+    common = _common(given_config, budgets, embedded=settings.base_url is None)
+    arms = make_arms(specs, common, budgets)
     _refuse_mixed(arms)
     prompts = Prompts.load(settings.prompts)
     plan = EvalPlan(
@@ -322,15 +311,17 @@ class _Work:
             refuse_changes(header, asked, self.request.out)
             board = Board(list(header["arms"]), self._per_arm, self.output)
             equipment = self._equipment(client, saver, stopper)
-            async with equipment.opened(self.cluster, self.output) as lab:
+            async with equipment.opened(self.cluster, self.output) as executor:
+                keep = not self.request.forget and self.settings.redis_url != MEMORY
                 runner = EvalRunner(
-                    lab=lab,
+                    executor=executor,
                     folder=folder,
-                    places=Places(equipment.places(self.cluster)),
+                    max_calls=equipment.max_calls(self.cluster),
                     watcher=board,
+                    control=stopper.control,
                     claim=equipment.claim(self.cluster),
                     alive=equipment.alive,
-                    keep_threads=not self.request.forget and self.settings.redis_url != MEMORY,
+                    forget=None if keep else saver.adelete_thread,
                     retry_failed=self.request.retry_failed,
                 )
                 self.begun = True
@@ -348,12 +339,11 @@ class _Work:
             client=SharingClient(client) if self.plan.share_first_round else client,
             saver=saver,
             settings=self.settings,
-            kind=self.plan.arms[0].config.answer,
-            score=self.plan.problems.score,
+            judge=Judge.of_kind(self.plan.arms[0].config.answer, self.plan.problems.score),
             prompts=self.prompts,
             trace=None if self.request.no_trace else JsonLinesTrace(file),
             control=stopper.control,
-            facts=Facts(
+            facts=RunFacts(
                 data_sha256=self.plan.problems.sha256,
                 prompts_sha256=self.plan.prompts_sha256,
                 versions=self.plan.versions(),
@@ -390,7 +380,7 @@ def _refuse_mixed(arms: Sequence[Arm]) -> None:
     if len(kinds) > 1:
         named = " and ".join(f"{name!r} is {kind}" for kind, name in kinds.items())
         raise ConfigError(f"arms differ in their kind of answer ({named}); give all --answer")
-    Judge.of_kind(next(iter(kinds)), None)
+    Judge.of_kind(next(iter(kinds)))
 
 
 def _refuse_soon(plan: EvalPlan, out: Path) -> None:

@@ -19,6 +19,7 @@ from pdr_graph.eval.plan import EvalPlan
 from pdr_graph.eval.records import ArmTally, Key, SampleRecord, key_of, read_run, tallies
 from pdr_graph.eval.runner import EvalWatcher
 from pdr_graph.eval.sample import Sample
+from pdr_graph.events import RunEvent
 
 HEARTBEAT_S = 30.0
 REFRESH_PER_S = 4
@@ -81,7 +82,7 @@ class Board(EvalWatcher):
         """Start the clock."""
         self._began = self._began or perf_counter()
 
-    def event(self, sample: Sample, event: dict[str, object]) -> None:
+    def event(self, sample: Sample, event: RunEvent) -> None:
         """Count tokens."""
         spent = event.get("tokens") if event.get("event") == "draft" else event.get("spent")
         if isinstance(spent, int):

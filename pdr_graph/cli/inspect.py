@@ -19,7 +19,7 @@ from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output, Prose, joined, one_line, plain_table
 from pdr_graph.cli.render import LedgerTable, answer_text, heading, labelled, verdict_text
 from pdr_graph.cli.store import Saver, open_saver
-from pdr_graph.history import RoundView, RunHistory, history
+from pdr_graph.run_history import RoundView, RunHistory, history
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.types import Draft
 

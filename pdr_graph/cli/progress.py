@@ -24,7 +24,7 @@ ANSWER_CHARS = 24
 STARTING, DRAFTING = "starting", "drafting"
 """What a run does before its first round or call, and in a round of drafts."""
 
-Event = dict[str, Any]  # Any: plain data, by the name in "event"
+Event = Mapping[str, Any]  # Any: plain data, by the name in "event"
 
 
 @dataclass(slots=True)

@@ -18,14 +18,12 @@ from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.servers.embedded_model import small_config
+from pdr_graph.servers.llama import small_config
 from pdr_graph.settings import Settings, load_settings, read_settings
 from pdr_graph.strategies import preset
 
 try:
-    from pdr_graph.serve.admission import Admission
     from pdr_graph.serve.app import create_app
-    from pdr_graph.serve.metrics import Metrics
     from pdr_graph.serve.options import ServeOptions
     from pdr_graph.serve.refusal import thread_busy
     from pdr_graph.serve.request import Catalogue
@@ -64,12 +62,11 @@ async def _serve(
         open_saver(settings, say, ttl_s=ttl_s) as saver,
         open_client(settings, announce=say) as client,
     ):
-        admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
         runner = SolveRunner(
-            model=client,
-            store=_store(saver, settings, output),
-            admission=admission,
-            metrics=Metrics(admission),
+            client,
+            _store(saver, settings, output),
+            max_runs=options.max_runs,
+            max_waiting=options.max_waiting,
             prompts=prompts,
         )
         server = SolveServer(

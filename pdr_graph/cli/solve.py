@@ -22,11 +22,11 @@ from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, DrainedError, OtherGraphError, ThreadExistsError
-from pdr_graph.history import history
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
-from pdr_graph.servers.embedded_model import announcement, small_config
+from pdr_graph.run_history import history
+from pdr_graph.servers.llama import announcement, small_config
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.strategies import PRESETS, preset
 from pdr_graph.trace import JsonLinesTrace, Trace

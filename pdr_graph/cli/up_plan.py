@@ -10,7 +10,7 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
 from pdr_graph.servers import valkey as redis
 from pdr_graph.servers.choice import Wanted, is_socket_of, model_plan, store_plan, unanswered_port
-from pdr_graph.servers.embedded_model import small_config
+from pdr_graph.servers.llama import small_config
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.servers.process import ServerPlan
 from pdr_graph.servers.vllm import find_vllm, gpus, size_of

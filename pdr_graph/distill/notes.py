@@ -1,14 +1,7 @@
-"""Global summary: one call writes notes that the whole next round shares (paper section 3).
+"""Workspaces of text about the drafts: the model's notes, or the answers that drafts reach.
 
-SR with error analysis: the flaws of the previous answer are listed before it is rewritten.
-
-Where the drafts agree and where they differ, read off their answers without a call.
-
-A representative of each answer follows, the most common answer first.
-
-PaCoRe's workspace: the final-answer segment of every draft, shuffled (2601.05593).
-
-Unlike there it is bounded by kappa like any other.
+`summary` is the paper's global summary (section 3), `critique` is SR with error analysis, `answers`
+is PaCoRe's workspace (2601.05593), here bounded by kappa.
 """
 
 import re
@@ -21,7 +14,7 @@ from pdr_graph.types import Draft
 
 
 async def summary(step: Step) -> list[list[Entry]]:
-    """Have the model note agreements, contradictions, results and what is open."""
+    """Let the model note agreements, contradictions, results and open points in one call."""
     drafts = list(step.drafts)
     reply = await step.ask.one(
         "summary",
@@ -40,7 +33,7 @@ async def summary(step: Step) -> list[list[Entry]]:
 
 
 async def tally(step: Step) -> str:
-    """Return a line with each answer and how many drafts reach it; empty without answers."""
+    """Return a line with each answer and its number of drafts; empty without answers."""
     answers = [draft["answer"] for draft in step.drafts]
     groups = await clusters(step.answers, answers)
     counted = [f"{answers[group[0]]} ({len(group)} of {len(answers)})" for group in groups]
@@ -48,12 +41,12 @@ async def tally(step: Step) -> str:
 
 
 def words_of(tokens: int) -> int:
-    """Return how many words fit in `tokens`, at about 3 words to 4 tokens, with room to spare."""
+    """Return how many words surely fit in `tokens`; 4 tokens are about 3 words."""
     return max(10, tokens * 3 // 5)
 
 
 async def critique(step: Step) -> list[list[Entry]]:
-    """Admit the last usable draft together with the flaws that the model finds in it."""
+    """Admit the last usable draft and the flaws that the model finds in it."""
     draft = step.drafts[-1]
     reply = await step.ask.one(
         "critique",
@@ -68,12 +61,12 @@ async def critique(step: Step) -> list[list[Entry]]:
 
 
 async def consensus(step: Step) -> list[list[Entry]]:
-    """Admit the tally of answers, then one draft for each of the k most common."""
+    """Admit the tally of answers, then one draft for each of the k most common; no call."""
     answers = [draft["answer"] for draft in step.drafts]
     groups = await clusters(step.answers, answers)
     line = await tally(step) or "No attempt reached a final answer."
     entries = [Entry(line, line)]
-    # Drafts without an answer agree with nobody: each stands for itself.
+    # Without any answer, each draft stands for itself.
     groups = groups or [[index] for index in range(len(answers))]
     for group in groups[: step.config.k]:
         draft = step.drafts[group[0]]
@@ -83,14 +76,14 @@ async def consensus(step: Step) -> list[list[Entry]]:
 
 
 async def answers(step: Step) -> list[list[Entry]]:
-    """Admit what each draft concludes, in random order."""
+    """Admit the conclusion of each draft, in random order; no call."""
     drafts = list(step.drafts)
     step.rng.shuffle(drafts)
     return [[_conclusion(draft) for draft in drafts]]
 
 
 def _conclusion(draft: Draft) -> Entry:
-    """Return the last paragraph, with the final answer if that paragraph does not state it."""
+    """Return the last paragraph, and the final answer if that paragraph does not state it."""
     last = draft["solution"].rstrip().rpartition("\n\n")[2].strip()
     answer = draft["answer"]
     line = f"Final answer: {answer}" if answer else ""

@@ -1,22 +1,7 @@
-"""Drafts laid out in a prompt, and the choice read out of the reply.
+"""Workspaces of whole drafts: the latest, none, a random k, or those that the model picks.
 
-Sequential Refinement's workspace: the previous answer and nothing else (paper section 3).
-
-Nothing is carried over: every round starts afresh, and rounds only add votes.
-
-With `pool_rounds` and `stop_on_consensus` this is Adaptive-Consistency (arXiv 2305.11860). A model
-too weak to check its own drafts is misled by reading them.
-
-Random-k: a fresh random k of the drafts for each next draft, without a call.
-
-The paper's bootstrapped distiller (section 3), and RSA's population step (2509.26626).
-
-Top-k: the model picks the k solutions worth reading (paper section 3).
-
-`top_k` makes one pick that the next round shares; `top_k_per_sample` makes a pick of its own for
-each next draft, over candidates in another order, so that the next drafts differ.
-
-Pairwise picks until k solutions are left (RTV, 2604.16529).
+`latest`, `random_k` and `top_k` are the paper's (section 3); `random_k` for each next draft is also
+RSA's population step (2509.26626). `tournament` is RTV's pairwise selection (2604.16529).
 """
 
 import re
@@ -31,7 +16,7 @@ _BEST = re.compile(r"best\W{1,8}((?:\d{1,4}[^\w\n]{0,8})+)", re.IGNORECASE)
 
 
 async def candidates(step: Step, drafts: Sequence[Draft]) -> str:
-    """Return drafts as numbered blocks, each cut so that all fit the model's window."""
+    """Return drafts as numbered blocks of a prompt, cut so that all fit the model's window."""
     limit = step.candidate_tokens(len(drafts))
     blocks = []
     for number, draft in enumerate(drafts, start=1):
@@ -42,7 +27,7 @@ async def candidates(step: Step, drafts: Sequence[Draft]) -> str:
 
 
 def picked(reply: str, count: int) -> list[int]:
-    """Read the last `Best: 3, 1` line as positions from 0; empty if the reply names none.
+    """Read the last `Best: 3, 1` line of a reply as positions from 0; empty without one.
 
     >>> picked("Both agree. Best: 3, 1", 4)
     [2, 0]
@@ -55,40 +40,39 @@ def picked(reply: str, count: int) -> list[int]:
 
 
 async def latest(step: Step) -> list[list[Entry]]:
-    """Admit the last usable draft."""
+    """Admit the last usable draft, as Sequential Refinement does; no call."""
     return [[draft_entry(step.drafts[-1])]]
 
 
 async def none(step: Step) -> list[list[Entry]]:
-    """Admit nothing: the next drafts read the problem alone."""
+    """Admit nothing: every round starts afresh and only adds votes; no call.
+
+    With `pool_rounds` and `stop_on_consensus` this is Adaptive-Consistency (2305.11860). It suits
+    models that are misled by drafts which they cannot check.
+    """
     return [[]]
 
 
 async def random_k(step: Step) -> list[list[Entry]]:
-    """Admit k drafts drawn without replacement, anew for each next draft."""
+    """Admit k random drafts, drawn anew for each next draft; no call."""
     drafts = list(step.drafts)
     k = min(step.config.k, len(drafts))
     return [numbered(step.rng.sample(drafts, k)) for _ in range(step.next_width)]
 
 
 async def top_k(step: Step) -> list[list[Entry]]:
-    """Admit one pick of k, shared by the next round."""
+    """Let the model pick k drafts, which the next round shares."""
     return await _picks(step, [list(step.drafts)])
 
 
 async def top_k_per_sample(step: Step) -> list[list[Entry]]:
-    """Admit a separate pick of k for each next draft."""
+    """Let the model pick k drafts for each next draft, from candidates in another order."""
     orders = []
     for _ in range(step.next_width):
         order = list(step.drafts)
         step.rng.shuffle(order)
         orders.append(order)
     return await _picks(step, orders)
-
-
-def calls_per_sample(width: int, next_width: int, k: int) -> int:
-    """Plan one call for each next draft."""
-    return next_width
 
 
 async def _picks(step: Step, orders: list[list[Draft]]) -> list[list[Entry]]:
@@ -106,14 +90,14 @@ async def _picks(step: Step, orders: list[list[Draft]]) -> list[list[Entry]]:
     picks = []
     for order, reply in zip(orders, replies, strict=True):
         chosen = [order[position] for position in picked(reply.solution, len(order))][:k]
-        # A model that names fewer than k is completed by what most drafts agree on.
+        # Where the model names fewer than k, the most agreed drafts complete them.
         chosen += [draft for draft in ranked if draft not in chosen][: k - len(chosen)]
         picks.append(numbered(chosen))
     return picks
 
 
 async def tournament(step: Step) -> list[list[Entry]]:
-    """Admit the k drafts that survive; the matches of one stage are played side by side."""
+    """Admit the k drafts that survive pairwise picks; a stage's matches run in parallel."""
     left = list(step.drafts)
     step.rng.shuffle(left)
     k = step.config.k
@@ -124,15 +108,10 @@ async def tournament(step: Step) -> list[list[Entry]]:
             "compare",
             [{"problem": step.problem, "candidates": await candidates(step, p)} for p in pairs],
         )
-        # A reply that names neither leaves the first, whose place in the pair was drawn by lot.
+        # Where the reply names neither, the first wins: their order is random.
         winners = [
             pair[next(iter(picked(reply.solution, 2)), 0)]
             for pair, reply in zip(pairs, replies, strict=True)
         ]
         left = winners + left[2 * matches :]
     return [numbered(left)]
-
-
-def calls_of_tournament(width: int, next_width: int, k: int) -> int:
-    """Plan one call for each draft that has to go."""
-    return max(0, width - k)

@@ -1,31 +1,26 @@
-"""The workspace bound: entries in, at most kappa model tokens out, whatever the entries hold.
-
-The pieces that a workspace is made of.
-
-What a distiller is.
-"""
+"""The workspace: entries in, at most kappa model tokens out, whatever the entries hold."""
 
 from asyncio import gather
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
 from pdr_graph.errors import WorkspaceOverflowError
 from pdr_graph.llm.tokens import CUT, TokenCounter, clip
-from pdr_graph.step import Step
 from pdr_graph.types import Draft, Workspace
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One piece of a workspace; its text may be cut, its last line may not."""
+    """One piece of a workspace. Its text may be cut; its closing line may not."""
 
     text: str
     keep: str = ""
-    """A line that closes the entry if its text had to be cut, such as a final answer."""
+    """The line that closes the entry where its text is cut, such as a final answer."""
     sources: tuple[int, ...] = ()
-    """Indices of the drafts that it speaks for."""
+    """Indices of the drafts that it stands for."""
     title: str = ""
+    """The line above its text; empty for none."""
 
 
 def draft_entry(draft: Draft, *, title: str = "") -> Entry:
@@ -41,18 +36,17 @@ def numbered(drafts: list[Draft]) -> list[Entry]:
 
 
 _LEAST_SHARE = 12
-"""Tokens below which an entry says nothing."""
-
+"""In tokens; a shorter entry says nothing."""
 _TRIES = 4
-"""Cuts that are tried before entries are left out; counts of parts add up to about the whole's, so
-the first or second fits with any real tokenizer."""
+"""Cuts to try before entries are left out. The counts of parts add up to about that of the whole,
+so the first or second fits with any real tokenizer."""
 
 
 async def pack(entries: Sequence[Entry], kappa: int, counter: TokenCounter) -> Workspace:
     """Join entries into a workspace of at most `kappa` model tokens.
 
-    Short entries stay whole and long ones are cut to equal shares, each keeping its last line.
-    Where even the shares get too small, the last entries are left out.
+    Short entries stay whole. Long ones are cut to equal shares, and each keeps its closing line.
+    Where the shares get too small, the last entries are left out.
     """
     admitted = [entry for entry in entries if entry.text.strip() or entry.keep]
     text = _joined(admitted)
@@ -76,13 +70,13 @@ async def _cut_to_fit(
     least = list(await gather(*(_least(entry, counter) for entry in entries)))
     while len(entries) > 1:
         while len(entries) > 1 and sum(least) > kappa:
-            # One oversized last line goes by itself; otherwise the last entry makes room.
+            # An entry with an oversized closing line goes; otherwise the last entry does.
             largest = max(range(len(entries)), key=least.__getitem__)
             gone = largest if least[largest] > 2 * median_low(least) else -1
             del entries[gone], least[gone]
         if len(entries) == 1:
             break
-        # What a title costs is no room for the text below it.
+        # The tokens of a title are no room for the text below it.
         titles = await gather(*(counter.count(entry.title) for entry in entries))
         floors = [whole - title - 4 for whole, title in zip(least, titles, strict=True)]
         lengths = await gather(*(counter.count(entry.text[: kappa * 16]) for entry in entries))
@@ -107,14 +101,14 @@ async def _cut_to_fit(
 
 
 async def _least(entry: Entry, counter: TokenCounter) -> int:
-    """Return the tokens of an entry that is cut to its title and last line."""
-    # Four for a blank line before it, and for what joining lines may cost.
+    """Return the tokens of an entry that is cut to its title and closing line."""
+    # Four for the blank line before it and for joining lines.
     title = 4 + await counter.count(entry.title)
     return title + max(_LEAST_SHARE, await counter.count(f"{CUT}\n{entry.keep}"))
 
 
 def _shares(lengths: Sequence[int], floors: list[int], spare: int) -> list[int]:
-    """Share `spare` out: an entry that needs less than an equal part leaves it to the others."""
+    """Divide `spare` equally; an entry that needs less leaves the rest to the others."""
     beyond = [max(0, length - floor) for length, floor in zip(lengths, floors, strict=True)]
     shares = list(floors)
     by_need = sorted(range(len(lengths)), key=beyond.__getitem__)
@@ -141,30 +135,3 @@ def _joined(entries: Sequence[Entry]) -> str:
         "\n".join(part for part in (entry.title, entry.text or entry.keep) if part)
         for entry in entries
     )
-
-
-Distil = Callable[[Step], Awaitable[Sequence[Sequence[Entry]]]]
-"""Turns a round of drafts into the entries of one shared workspace, or of `next_width` of them.
-
-The bound kappa is held by the caller, so a distiller may return as much as it likes."""
-
-MaxCalls = Callable[[int, int, int], int]
-"""The most model calls for (M_r, next_width, k); budgets are planned with it."""
-
-
-def no_calls(width: int, next_width: int, k: int) -> int:
-    """Plan for a distiller that never asks the model."""
-    return 0
-
-
-def one_call(width: int, next_width: int, k: int) -> int:
-    """Plan for a distiller that asks once."""
-    return 1
-
-
-@dataclass(frozen=True, slots=True)
-class Distiller:
-    """A way to compress drafts, and what it may cost."""
-
-    distil: Distil
-    max_calls: MaxCalls = one_call

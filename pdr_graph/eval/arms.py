@@ -1,13 +1,13 @@
-"""From the words of the command line to arms: `[NAME=]PRESET[@FIELD=VALUE;FIELD=VALUE…]`.
+"""Arms as typed on the command line: `[NAME=]PRESET[@FIELD=VALUE;FIELD=VALUE…]`.
 
 >>> parse_arm("narrow=pdr@widths=8,4;T=8192").name
 'narrow'
 >>> parse_arm("majority@widths=8").name
 'majority@widths=8'
 
-Fields are those of `PDRConfig`; `T` is the paper's thinking budget, to which the solution's tokens
-are added to make `max_tokens`. A sweep `FIELD=VALUE,VALUE…` puts one arm in the place of each arm
-for each value; values that hold commas are parted by semicolons (`widths=16;8,4`).
+The fields are those of `PDRConfig`. `T` is the paper's thinking budget: `max_tokens` is then T plus
+the tokens of the solution. A sweep `FIELD=VALUE,VALUE…` replaces each arm by one arm for each
+value. Values that contain commas are separated by semicolons (`widths=16;8,4`).
 """
 
 from collections.abc import Sequence
@@ -18,31 +18,23 @@ from typing import Any, get_args, get_origin
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.budgets import Budgets, Fields, OpenArm, fit
+from pdr_graph.eval.budgets import ArmFit, ArmSpec, Budgets, Fields
+from pdr_graph.eval.judge import Judge, oracles
+from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import BudgetRecord
 from pdr_graph.extensions import Extensions
 from pdr_graph.finish import DRAFT_FINISHES
-from pdr_graph.strategies import PRESETS, preset
+from pdr_graph.strategies import PRESETS
 
 THINKING = "T"
-_NOT_AN_ARMS = {
+_NOT_ALLOWED = {
     "preset": "name it before the @",
     "seed": "give --seed to all arms; every sample draws its own from it",
 }
-_NEED_ROUNDS = frozenset({"widths", "k", "distiller", "kappa", "solution_tokens"})
-"""Fields that say nothing to an arm that drafts or distils nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArmSpec:
-    """An arm as asked for."""
-
-    name: str
-    text: str
-    """As typed."""
-    preset: str
-    fields: Fields
-    """Set by the arm itself."""
+_NEED_DRAFTS = frozenset({"widths", "solution_tokens"})
+"""Fields without effect on an arm that has no drafts."""
+_NEED_DISTILLER = frozenset({"k", "distiller", "kappa"})
+"""Fields without effect on an arm that distils nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +43,26 @@ class Arm:
 
     name: str
     spec: str
+    """As typed, sweeps included."""
     preset: str
     config: PDRConfig
-    """Its seed is None."""
+    """Its seed is None: every sample has its own."""
     budget: BudgetRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One field and the values it takes in turn."""
+    """One field, and the values that it takes in turn."""
 
     field: str
     values: tuple[str, ...]
 
 
 def parse_arm(text: str) -> ArmSpec:
-    """Read one arm.
+    """Parse one arm.
 
     Raises:
-        ConfigError: it is malformed, or names a preset or field that there is not.
+        ConfigError: it is malformed, or names an unknown preset or field.
     """
     head, at, tail = text.partition("@")
     name, named, preset_name = head.rpartition("=")
@@ -84,48 +77,51 @@ def parse_arm(text: str) -> ArmSpec:
         raise ConfigError(f"arm {text!r} ends in '@'; write PRESET@FIELD=VALUE;FIELD=VALUE")
     fields: dict[str, object] = {}
     for part in filter(None, map(str.strip, tail.split(";"))):
-        field, equals, value = part.partition("=")
+        field, equals, value = (each.strip() for each in part.partition("="))
         if not equals:
-            raise ConfigError(f"arm {text!r}: {part!r} is no FIELD=VALUE")
-        if field.strip() in fields:
-            raise ConfigError(f"arm {text!r} sets {field.strip()} twice")
-        fields[field.strip()] = read_value(field.strip(), value.strip(), f"arm {text!r}")
+            raise ConfigError(f"arm {text!r}: {part!r} is not FIELD=VALUE")
+        if field in fields:
+            raise ConfigError(f"arm {text!r} sets {field} twice")
+        fields[field] = read_value(field, value, f"arm {text!r}")
     return ArmSpec(name or text.strip(), text, preset_name, fields)
 
 
 def parse_sweep(text: str) -> Sweep:
-    """Read one sweep.
+    """Parse one sweep.
 
     Raises:
-        ConfigError: it is malformed, or its field is none of an arm's.
+        ConfigError: it is malformed, or an arm has no such field.
     """
     field, equals, tail = text.partition("=")
+    field = field.strip()
     parts = tail.split(";") if ";" in tail else tail.split(",")
     values = tuple(part.strip() for part in parts if part.strip())
     if not equals or not values:
-        raise ConfigError(f"sweep {text!r} is no FIELD=VALUE,VALUE…, as kappa=256,512,1024")
+        raise ConfigError(
+            f"sweep {text!r} is not FIELD=VALUE,VALUE…, for example kappa=256,512,1024"
+        )
     for value in values:
-        read_value(field.strip(), value, f"sweep {text!r}")
+        read_value(field, value, f"sweep {text!r}")
     if len(set(values)) < len(values):
         raise ConfigError(f"sweep {text!r} names a value twice")
-    return Sweep(field.strip(), values)
+    return Sweep(field, values)
 
 
 def read_value(field: str, text: str, where: str) -> object:
-    """Read a field's value as far as pydantic would not: lists, and None.
+    """Read what pydantic would not read from the text of a field: lists, and None.
 
     Raises:
         ConfigError: an arm has no such field.
     """
-    if field in _NOT_AN_ARMS:
-        raise ConfigError(f"{where} cannot set {field}: {_NOT_AN_ARMS[field]}")
+    if field in _NOT_ALLOWED:
+        raise ConfigError(f"{where} cannot set {field}: {_NOT_ALLOWED[field]}")
     if field == THINKING:
         if not text.isdecimal() or int(text) < 1:
             raise ConfigError(f"{where}: T is {text!r}, it must be a number of tokens")
         return int(text)
     info = PDRConfig.model_fields.get(field)
     if info is None:
-        known = [name for name in PDRConfig.model_fields if name not in _NOT_AN_ARMS]
+        known = [name for name in PDRConfig.model_fields if name not in _NOT_ALLOWED]
         raise ConfigError(f"{where}: unknown field {field!r}; known: T, {', '.join(known)}")
     if get_origin(info.annotation) is tuple:
         return tuple(part.strip() for part in text.split(",")) if text else ()
@@ -133,10 +129,10 @@ def read_value(field: str, text: str, where: str) -> object:
 
 
 def swept(specs: Sequence[ArmSpec], sweeps: Sequence[Sweep]) -> list[ArmSpec]:
-    """Put the arms of all sweeps in the place of those they concern."""
+    """Replace each arm by the arms of all sweeps that have an effect on it."""
     arms: list[ArmSpec] = []
     for spec in specs:
-        fitting = [each for each in sweeps if _concerns(each.field, spec)]
+        fitting = [each for each in sweeps if _has_effect(each.field, spec)]
         for values in product(*(each.values for each in fitting)):
             chosen = dict(zip((each.field for each in fitting), values, strict=True))
             shown = ";".join(f"{field}={value}" for field, value in chosen.items())
@@ -150,54 +146,54 @@ def swept(specs: Sequence[ArmSpec], sweeps: Sequence[Sweep]) -> list[ArmSpec]:
     return arms
 
 
-def make_arms(
-    specs: Sequence[ArmSpec], common: Fields, budgets: Budgets, extensions: Extensions
-) -> list[Arm]:
-    """Settle every arm.
-
-    Args:
-        specs: The arms, sweeps applied.
-        common: Fields for all arms; a preset's and an arm's own come before them.
-        budgets: What to match.
-        extensions: Distillers and verifiers that an arm may name.
-
-    Raises:
-        ConfigError: two arms have one name, a field does not fit, or a budget cannot be met.
-    """
-    arms: list[Arm] = []
-    for spec in specs:
-        if any(arm.name == spec.name for arm in arms):
-            raise ConfigError(f"two arms are named {spec.name!r}; name them, as in mine=pdr@…")
-        arms.append(_arm(spec, common, budgets, extensions))
-    return arms
-
-
-def _arm(spec: ArmSpec, common: Fields, budgets: Budgets, extensions: Extensions) -> Arm:
-    fields = {**common, **spec.fields}
-    try:
-        if THINKING in fields:
-            thinking = int(str(fields.pop(THINKING)))
-            if "max_tokens" in spec.fields:
-                raise ConfigError("it sets both T and max_tokens, of which one follows")
-            fields.pop("max_tokens", None)
-            config = preset(spec.preset, **fields)
-            fields["max_tokens"] = thinking + config.solution_tokens
-        extensions.check(preset(spec.preset, **fields))
-    except ConfigError as error:
-        raise ConfigError(f"arm {spec.name!r}: {error}") from None
-    config, budget = fit(OpenArm(spec.name, spec.preset, fields, extensions), budgets)
-    return Arm(spec.name, spec.text, spec.preset, config, budget)
-
-
-def _concerns(field: str, spec: ArmSpec) -> bool:
-    """Tell whether a field makes a difference to an arm, so that sweeping it says something."""
-    if field not in _NEED_ROUNDS:
-        return True
+def _has_effect(field: str, spec: ArmSpec) -> bool:
     plain: dict[str, Any] = dict(PRESETS[spec.preset]) | {  # Any: values of several types
         name: value for name, value in spec.fields.items() if name in PDRConfig.model_fields
     }
     widths = plain.get("widths", PDRConfig.model_fields["widths"].default)
-    if field in {"widths", "solution_tokens"} or not widths:
+    if field in _NEED_DRAFTS:
         return bool(widths)
-    distils = len(widths) > 1 or plain.get("finish", "refine") not in DRAFT_FINISHES
-    return distils
+    if field in _NEED_DISTILLER:
+        distils = len(widths) > 1 or plain.get("finish", "refine") not in DRAFT_FINISHES
+        return bool(widths) and distils
+    return True
+
+
+def make_arms(specs: Sequence[ArmSpec], common: Fields, budgets: Budgets) -> list[Arm]:
+    """Settle every field of every arm.
+
+    Args:
+        specs: The arms, sweeps applied.
+        common: Fields for all arms; the fields that an arm sets itself take precedence.
+        budgets: What to match.
+
+    Raises:
+        ConfigError: two arms have one name, a field does not fit, or a budget cannot be met.
+    """
+    # Names, and how many calls they make; every sample has oracles of its own problem.
+    known = oracles(Judge.of_kind("math"), Problem("", "", ""))
+    arms: dict[str, Arm] = {}
+    for spec in specs:
+        if spec.name in arms:
+            raise ConfigError(f"two arms are named {spec.name!r}; name them, as in mine=pdr@…")
+        settled = replace(spec, fields=_settled(spec, common, known))
+        config, budget = ArmFit(settled, known).to(budgets)
+        arms[spec.name] = Arm(spec.name, spec.text, spec.preset, config, budget)
+    return list(arms.values())
+
+
+def _settled(spec: ArmSpec, common: Fields, known: Extensions) -> Fields:
+    """Return the fields of an arm, T resolved, if they fit together."""
+    fields = {**common, **spec.fields}
+    thinking = fields.pop(THINKING, None)
+    try:
+        if thinking is not None:
+            if "max_tokens" in spec.fields:
+                raise ConfigError("it sets both T and max_tokens; keep one of them")
+            fields.pop("max_tokens", None)
+            solution_tokens = replace(spec, fields=fields).config().solution_tokens
+            fields["max_tokens"] = int(str(thinking)) + solution_tokens
+        known.check(replace(spec, fields=fields).config())
+    except ConfigError as error:
+        raise ConfigError(f"arm {spec.name!r}: {error}") from None
+    return fields

@@ -1,7 +1,4 @@
-"""Runs compared: each arm by itself, and pairs of arms problem by problem.
-
-What a reader must know before believing a comparison, in sentences.
-"""
+"""Runs compared: each arm by itself, and pairs of arms problem by problem."""
 
 from __future__ import annotations
 
@@ -18,133 +15,34 @@ from pdr_graph.eval.attempts import (
     same_gold,
 )
 from pdr_graph.eval.decomposition import Anchoring, Decomposition, anchoring, decompose
-from pdr_graph.eval.pairs import (
-    NUM_RESAMPLES,
-    Matched,
+from pdr_graph.eval.records import EvalRun
+from pdr_graph.eval.stats import (
+    IntervalOptions,
     PairedDifference,
     TokenRatio,
     holm,
-    matched_vote,
     paired_difference,
+    plain,
     token_ratio,
 )
-from pdr_graph.eval.records import EvalRun
-from pdr_graph.eval.stats import CONFIDENCE
-from pdr_graph.eval.summary import ArmSummary, summarize
-
-
-def arm_caveats(arms: Sequence[ArmSamples]) -> list[str]:
-    """Return what there is to say of single arms, and of all together."""
-    return [*(each for arm in arms for each in _of_arm(arm)), *_of_all(arms)]
-
-
-def pair_caveats(pairs: Sequence[tuple[ArmSamples, ArmSamples]]) -> list[str]:
-    """Return what there is to say of the arms of a contrast."""
-    return [sentence for pair in pairs for sentence in _of_pair(*pair)]
-
-
-def _of_arm(arm: ArmSamples) -> Iterator[str]:
-    num_samples = len(arm.samples)
-    if arm.num_owed:
-        yield (
-            f"{arm.name}: {arm.num_owed} of {num_samples + arm.num_owed} samples are owed, and "
-            "what finishes early may be easier; the `pdr-graph eval` command that made the run "
-            "goes on with it"
-        )
-    reasons = [sample["reason"] for sample in arm.samples]
-    if failed := reasons.count("failed"):
-        yield (
-            f"{arm.name}: {failed} of {num_samples} samples failed; they count as not correct, "
-            "and are left out of its costs"
-        )
-    if timeouts := reasons.count("timeout"):
-        yield (
-            f"{arm.name}: {timeouts} of {num_samples} answers were not judged in time, and count "
-            "as not correct"
-        )
-    sizes = {len(group) for group in arm.by_problem.values()}
-    if len(sizes) > 1:
-        yield (
-            f"{arm.name} has {min(sizes)} to {max(sizes)} samples a problem; each problem weighs "
-            "the same"
-        )
-    if len(arm.by_problem) == 1:
-        yield f"{arm.name} was tried on 1 problem, which gives no interval"
-    if any(row["estimated"] for each in arm.finished for row in each["ledger"]["rows"]):
-        yield f"{arm.name}: some of its token counts (~) rest on an estimate"
-
-
-def _of_all(arms: Sequence[ArmSamples]) -> Iterator[str]:
-    dependent = [arm.name for arm in arms if any(each["dependent"] for each in arm.samples)]
-    if len(dependent) > 1:
-        yield (
-            f"{', '.join(dependent)} share the drafts of their first round: what differs "
-            "between them came after it. Intervals over problems hold; their samples must not be "
-            "pooled as independent ones"
-        )
-
-
-def _of_pair(reference: ArmSamples, arm: ArmSamples) -> Iterator[str]:
-    names = f"{reference.name} and {arm.name}"
-    ours, theirs = set(reference.by_problem), set(arm.by_problem)
-    num_common = len(common_problems(reference, arm))
-    alone = [
-        f"{len(only)} that {name} alone tried"
-        for only, name in ((ours - theirs, reference.name), (theirs - ours, arm.name))
-        if only
-    ]
-    if alone:
-        yield (
-            f"{names} are compared on the {num_common} problems of both, without "
-            f"{' and '.join(alone)}"
-        )
-    other_gold = sum(not same_gold(reference, arm, problem) for problem in ours & theirs)
-    if other_gold:
-        yield (
-            f"{names}: {other_gold} problems have the same id and another right answer, so they "
-            "are not the same problems, and are left out"
-        )
-    if reference.run is arm.run:
-        return
-    first, second = reference.run.header, arm.run.header
-    if first["data"]["sha256"] != second["data"]["sha256"]:
-        yield (
-            f"{names} were run on different data ({first['data']['source']} and "
-            f"{second['data']['source']}); problems are taken for the same by their id"
-        )
-    if first["model"] != second["model"]:
-        yield (
-            f"{names} ran on different models ({first['model']} and {second['model']}): what "
-            "differs is model and method together"
-        )
-    changed = sorted(
-        name
-        for name in first["prompts_sha256"].keys() | second["prompts_sha256"].keys()
-        if first["prompts_sha256"].get(name) != second["prompts_sha256"].get(name)
-    )
-    if changed:
-        yield f"{names} ran on different prompts ({', '.join(changed)})"
-
+from pdr_graph.eval.summary import ArmSummary, MatchedVote, matched_vote, summarize
+from pdr_graph.validation import differences
 
 SCHEMA = 1
 """Version of the JSON form."""
 
-SPENDS = ("b_seq", "b_total", "seconds")
-"""Costs of which pairs of arms have a ratio."""
+RATIOS = ("b_seq", "b_total", "seconds")
+"""Costs that are compared between arms."""
 
 
 @dataclass(frozen=True, slots=True)
-class ComparisonRequest:
-    """What to compare, and how."""
+class ComparisonRequest(IntervalOptions):
+    """What to compare, and how intervals are computed."""
 
     pairs: tuple[tuple[str, str], ...] | None = None
     """(reference, arm); None compares every arm with the first."""
     ks: tuple[int, ...] | None = None
-    """For pass@k and maj@k; None takes the most that every problem of every arm has."""
-    confidence: float = CONFIDENCE
-    seed: int = 0
-    """Of the bootstrap and of random sign flips."""
-    num_resamples: int = NUM_RESAMPLES
+    """For pass@k and maj@k; None takes the largest k that every problem of every arm allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +56,7 @@ class Contrast:
     p_holm: float
     """Corrected for all contrasts of the comparison."""
     ratios: Mapping[str, TokenRatio]
-    """By `SPENDS`, on the problems that both finished; empty where there is none."""
+    """By `RATIOS`, on the problems that both finished; without those that the reference lacks."""
 
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
         """Return it as plain data."""
@@ -167,23 +65,23 @@ class Contrast:
             "arm": self.arm,
             "num_problems": self.num_problems,
             "difference": {**self.accuracy.to_json(), "p_holm": self.p_holm},
-            "ratios": {name: each.to_json() for name, each in self.ratios.items()},
+            "ratios": plain(self.ratios),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All that `pdr-graph compare` says."""
+    """All that `pdr-graph compare` shows."""
 
     request: ComparisonRequest
     ks: tuple[int, ...]
     arms: list[ArmSummary]
     contrasts: list[Contrast]
     decompositions: list[Decomposition]
-    matched: list[Matched]
+    matched: list[MatchedVote]
     anchoring: list[Anchoring]
     caveats: list[str]
-    """Sentences on what a reader must know before believing the numbers."""
+    """What a reader must know before believing the numbers, in sentences."""
 
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
         """Return it as plain data."""
@@ -192,11 +90,11 @@ class Comparison:
             "confidence": self.request.confidence,
             "seed": self.request.seed,
             "num_resamples": self.request.num_resamples,
-            "arms": {each.name: each.to_json() for each in self.arms},
-            "contrasts": [each.to_json() for each in self.contrasts],
-            "outcomes": {each.arm: each.to_json() for each in self.decompositions},
-            "matched_b_total": {each.arm: each.to_json() for each in self.matched},
-            "anchoring": [each.to_json() for each in self.anchoring],
+            "arms": {each.name: plain(each) for each in self.arms},
+            "contrasts": plain(self.contrasts),
+            "outcomes": {each.arm: plain(each) for each in self.decompositions},
+            "matched_b_total": {each.arm: plain(each) for each in self.matched},
+            "anchoring": plain(self.anchoring),
             "caveats": self.caveats,
         }
 
@@ -206,23 +104,21 @@ async def compare(runs: Sequence[EvalRun], request: ComparisonRequest | None = N
 
     Raises:
         ConfigError: there is nothing to compare, an arm of a pair is unknown, two arms have no
-            problem in common, or a k is more than the samples of a problem.
+            problem in common, or a problem has fewer samples than a k.
     """
     request = request or ComparisonRequest()
     arms = arms_of(runs)
-    by_name = {arm.name: arm for arm in arms}
-    pairs = _pairs(request.pairs, by_name)
-    ks = request.ks or (min(arm.fewest_samples for arm in arms),)
-    _refuse_large(ks, arms)
-    matched = [
-        await matched_vote(
-            arm,
-            confidence=request.confidence,
-            seed=request.seed,
-            num_resamples=request.num_resamples,
-        )
-        for arm in arms
-    ]
+    pairs = _pairs(request.pairs, {arm.name: arm for arm in arms})
+    fewest = min(arms, key=lambda arm: arm.fewest_samples)
+    ks = request.ks or (fewest.fewest_samples,)
+    for k in ks:
+        if not 1 <= k <= fewest.fewest_samples:
+            raise ConfigError(
+                f"k {k} does not fit arm {fewest.name!r}, which has a problem with "
+                f"{fewest.fewest_samples} samples; choose 1 to {fewest.fewest_samples}"
+            )
+    matched = [await matched_vote(arm, request) for arm in arms]
+    anchored = [await anchoring(arm, confidence=request.confidence) for arm in arms]
     return Comparison(
         request=request,
         ks=ks,
@@ -230,10 +126,8 @@ async def compare(runs: Sequence[EvalRun], request: ComparisonRequest | None = N
         contrasts=_contrasts(pairs, request),
         decompositions=[await decompose(arm) for arm in arms],
         matched=[each for each in matched if each is not None],
-        anchoring=[
-            row for arm in arms for row in await anchoring(arm, confidence=request.confidence)
-        ],
-        caveats=[*arm_caveats(arms), *pair_caveats(pairs)],
+        anchoring=[row for rows in anchored for row in rows],
+        caveats=list(_caveats(arms, pairs)),
     )
 
 
@@ -252,20 +146,10 @@ def _pairs(
     return [(arms[reference], arms[arm]) for reference, arm in asked]
 
 
-def _refuse_large(ks: Sequence[int], arms: Sequence[ArmSamples]) -> None:
-    arm = min(arms, key=lambda each: each.fewest_samples)
-    for k in ks:
-        if not 1 <= k <= arm.fewest_samples:
-            raise ConfigError(
-                f"k {k} does not fit arm {arm.name!r}, which has a problem with "
-                f"{arm.fewest_samples} samples; choose 1 to {arm.fewest_samples}"
-            )
-
-
 def _contrasts(
-    pairs: Sequence[tuple[ArmSamples, ArmSamples]], request: ComparisonRequest
+    pairs: Sequence[tuple[ArmSamples, ArmSamples]], options: IntervalOptions
 ) -> list[Contrast]:
-    differences = []
+    found = []
     for reference, arm in pairs:
         problems = common_problems(reference, arm)
         if not problems:
@@ -273,16 +157,10 @@ def _contrasts(
                 f"{reference.name!r} and {arm.name!r} have no problem in common; compare arms "
                 "that were run on the same data"
             )
-        differences.append(
-            paired_difference(
-                reference.accuracy_P(problems),
-                arm.accuracy_P(problems),
-                confidence=request.confidence,
-                seed=request.seed,
-                num_resamples=request.num_resamples,
-            )
+        found.append(
+            paired_difference(reference.accuracy_P(problems), arm.accuracy_P(problems), options)
         )
-    corrected = holm([each.p_value for each in differences])
+    corrected = holm([each.p_value for each in found])
     return [
         Contrast(
             reference=reference.name,
@@ -290,25 +168,107 @@ def _contrasts(
             num_problems=difference.estimate.num_problems,
             accuracy=difference,
             p_holm=p_holm,
-            ratios=_ratios(reference, arm, request),
+            ratios=_ratios(reference, arm, options),
         )
-        for (reference, arm), difference, p_holm in zip(pairs, differences, corrected, strict=True)
+        for (reference, arm), difference, p_holm in zip(pairs, found, corrected, strict=True)
     ]
 
 
 def _ratios(
-    reference: ArmSamples, arm: ArmSamples, request: ComparisonRequest
+    reference: ArmSamples, arm: ArmSamples, options: IntervalOptions
 ) -> dict[str, TokenRatio]:
     problems = finished_by_both(reference, arm)
-    ratios = {}
-    for what in SPENDS:
-        spent_P = reference.cost_P(what, problems)
-        if spent_P.any():
-            ratios[what] = token_ratio(
-                spent_P,
-                arm.cost_P(what, problems),
-                confidence=request.confidence,
-                seed=request.seed,
-                num_resamples=request.num_resamples,
-            )
-    return ratios
+    spent = {what: reference.cost_P(what, problems) for what in RATIOS}
+    return {
+        what: token_ratio(spent_P, arm.cost_P(what, problems), options)
+        for what, spent_P in spent.items()
+        if spent_P.any()
+    }
+
+
+# ------------------------------------------------------------------------------------- caveats
+
+
+def _caveats(
+    arms: Sequence[ArmSamples], pairs: Sequence[tuple[ArmSamples, ArmSamples]]
+) -> Iterator[str]:
+    for arm in arms:
+        yield from _of_arm(arm)
+    dependent = [arm.name for arm in arms if any(each["dependent"] for each in arm.samples)]
+    if len(dependent) > 1:
+        yield (
+            f"{', '.join(dependent)} share the drafts of their first round, so they differ only "
+            "in what came after. Intervals over problems hold, but do not pool their samples as "
+            "independent ones"
+        )
+    for pair in pairs:
+        yield from _of_pair(*pair)
+
+
+def _of_arm(arm: ArmSamples) -> Iterator[str]:
+    num_samples = len(arm.samples)
+    if arm.num_owed:
+        yield (
+            f"{arm.name}: {num_samples} of {num_samples + arm.num_owed} samples are finished, and "
+            "those that finish first may be easier; the same `pdr-graph eval` command goes on with "
+            "the rest"
+        )
+    reasons = [sample["reason"] for sample in arm.samples]
+    if failed := reasons.count("failed"):
+        yield (
+            f"{arm.name}: {failed} of {num_samples} samples failed; a failed sample counts as not "
+            "correct, and costs leave it out"
+        )
+    if timeouts := reasons.count("timeout"):
+        yield (
+            f"{arm.name}: {timeouts} of {num_samples} answers could not be judged in time; such an "
+            "answer counts as not correct"
+        )
+    sizes = {len(group) for group in arm.by_problem.values()}
+    if len(sizes) > 1:
+        yield (
+            f"{arm.name} has {min(sizes)} to {max(sizes)} samples a problem; each problem has the "
+            "same weight"
+        )
+    if len(arm.by_problem) == 1:
+        yield f"{arm.name} was tried on 1 problem, which gives no interval"
+    if arm.estimated:
+        yield f"{arm.name}: some of its token counts (~) are estimates"
+
+
+def _of_pair(reference: ArmSamples, arm: ArmSamples) -> Iterator[str]:
+    names = f"{reference.name} and {arm.name}"
+    ours, theirs = set(reference.by_problem), set(arm.by_problem)
+    alone = [
+        f"{len(only)} that only {name} tried"
+        for only, name in ((ours - theirs, reference.name), (theirs - ours, arm.name))
+        if only
+    ]
+    if alone:
+        num_common = len(common_problems(reference, arm))
+        yield (
+            f"{names} are compared on the {num_common} problems that both tried, without "
+            f"{' and '.join(alone)}"
+        )
+    other_gold = sum(not same_gold(reference, arm, problem) for problem in ours & theirs)
+    if other_gold:
+        yield (
+            f"{names}: {other_gold} problems have the same id but another gold answer, so they "
+            "are different problems and are left out"
+        )
+    if reference.run is arm.run:
+        return
+    first, second = reference.run.header, arm.run.header
+    if first["data"]["sha256"] != second["data"]["sha256"]:
+        yield (
+            f"{names} were run on different data ({first['data']['source']} and "
+            f"{second['data']['source']}); problems with the same id are taken to be the same"
+        )
+    if first["model"] != second["model"]:
+        yield (
+            f"{names} were run on different models ({first['model']} and {second['model']}), so "
+            "they differ in model and method at once"
+        )
+    changed = differences(first["prompts_sha256"], second["prompts_sha256"])
+    if changed:
+        yield f"{names} were run on different prompts ({', '.join(each.name for each in changed)})"

@@ -1,10 +1,9 @@
-"""A comparison as one self-contained page: caveats, plots, tables.
+"""A comparison as plots, and as one self-contained page: caveats, plots, tables.
 
-Accuracy against what it costs, drawn: the paper's figure 1 with intervals.
-
-Up and to the left is better. Both actual spends are drawn on a logarithmic scale, with bars over
-the confidence intervals of both means. Colours are Okabe and Ito's, which colour-blind readers
-tell apart, and every arm has a marker of its own besides.
+The plots show accuracy against cost: the paper's figure 1 with intervals. Up and to the left is
+better. Both actual costs, B_seq and B_total, are on a logarithmic axis, and bars span the
+confidence intervals of both means. The colours are Okabe and Ito's, which colour-blind readers can
+tell apart; every arm also has its own marker.
 """
 
 from __future__ import annotations
@@ -26,31 +25,31 @@ from pdr_graph.page import render
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX<>*hp"
-TITLES = {
-    "b_seq": "B_seq: tokens one after another, a sample",
-    "b_total": "B_total: tokens of all calls, a sample",
+AXES = {
+    "b_seq": "B_seq: tokens of a sample on the critical path",
+    "b_total": "B_total: tokens of a sample in all calls",
 }
 FORMATS = ("png", "svg")
 NARROW, WIDE = 5, 400
-"""Ratios of an axis's ends: below, 1, 2 and 5 times a power of ten may be a single tick; above,
-they touch."""
+"""Ratios of an axis's ends. Below the first, ticks at 1, 2 and 5 times a power of ten are too few;
+above the second, they touch."""
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write one plot for each budget, as PNG and SVG, and return the files.
+    """Write one plot for each cost, as PNG and SVG, and return the files.
 
-    Arms of which every sample failed have no cost, and no point.
+    An arm whose samples all failed has no cost, and so no point.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for what in TITLES:
+    for what in AXES:
         figure = plot(comparison, what)
         for suffix in FORMATS:
             file = folder / f"accuracy-{what.replace('_', '-')}.{suffix}"
-            # Text stays text, and the same figures give the same file.
+            # Text stays text, and equal figures give equal files.
             with rc_context({"svg.fonttype": "none", "svg.hashsalt": "pdr-graph"}):
                 figure.savefig(file, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
             written.append(file)
@@ -58,7 +57,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def plot(comparison: Comparison, what: str) -> Figure:
-    """Return accuracy against `b_seq` or `b_total`, a point for each arm."""
+    """Return the plot of accuracy against `b_seq` or `b_total`, one point for each arm."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
     shown = [arm for arm in comparison.arms if what in arm.cost]
@@ -76,7 +75,7 @@ def plot(comparison: Comparison, what: str) -> Figure:
             capsize=3,
             label=arm.name.replace("$", r"\$"),
         )
-    axes.set(xscale="log", xlabel=TITLES[what], ylabel="accuracy, %", ylim=(0, 100))
+    axes.set(xscale="log", xlabel=AXES[what], ylabel="accuracy, %", ylim=(0, 100))
     _plain_ticks(axes)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -88,7 +87,7 @@ def plot(comparison: Comparison, what: str) -> Figure:
 def _bars(
     estimate: Estimate, *, scale: float = 1.0, least: float | None = None
 ) -> list[list[float]] | None:
-    """Return the lengths below and above; none reaches below `least`, which a log axis needs."""
+    """Return the lengths below and above; for a log axis, none reaches below `least`."""
     if estimate.interval is None:
         return None
     low = estimate.interval.low if least is None else max(least, estimate.interval.low)
@@ -99,7 +98,7 @@ def _bars(
 
 
 def _plain_ticks(axes: Any) -> None:  # Any: matplotlib's own class
-    """Write 2,000 and 5,000 rather than powers of ten, few enough not to touch."""
+    """Label the axis 2,000 and 5,000 instead of powers of ten, with few enough labels."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axes.margins(x=0.15)
@@ -113,13 +112,13 @@ def _plain_ticks(axes: Any) -> None:  # Any: matplotlib's own class
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One picture of the page."""
+    """One plot of the page."""
 
     source: str
-    """A `data:` URL; as an image, an SVG runs no script, whatever an arm is called."""
+    """A `data:` URL. As an image, an SVG runs no script, whatever the name of an arm."""
     caption: str
     text: str
-    """For those who do not see it."""
+    """For readers who cannot see it."""
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -128,7 +127,7 @@ def comparison_page(comparison: Comparison) -> str:
         "comparison",
         comparison=comparison,
         sheets=sheets(comparison),
-        plots=[_plot(comparison, what) for what in TITLES],
+        plots=[_plot(comparison, what) for what in AXES],
         version=version("pdr-graph"),
     )
 
@@ -144,6 +143,6 @@ def _plot(comparison: Comparison, what: str) -> Plot:
     )
     return Plot(
         "data:image/svg+xml;base64," + base64.b64encode(drawn.getvalue()).decode(),
-        f"Accuracy against {TITLES[what]}; bars are confidence intervals.",
-        f"Accuracy against {TITLES[what]}. {points}",
+        f"Accuracy against {AXES[what]}. Bars are confidence intervals.",
+        f"Accuracy against {AXES[what]}. {points}",
     )

@@ -1,17 +1,16 @@
-"""Where the loss happens: every sample in exactly one class.
+"""Where answers are won and lost: every sample in exactly one class; and anchoring.
 
 A run passes a correct answer on through stages: drafts of round 1, their workspace, drafts of
-round 2, and so on to the final call. A sample that does not end correct although one of its drafts
-was correct lost it right after the last stage that held it, and that names its class.
+round 2, and so on to the final call. If a sample does not end correct although one of its drafts
+was, the answer was lost right after the last stage that held it. That stage names the class.
 
 A workspace "holds" a correct answer if one stands in its text, so a number that is there by chance
-counts; no chain is credited with it, though, where no draft was correct. Where the drafts of all
-rounds vote together (`pool_rounds`), there is one stage after them: the vote.
+counts. But if no draft was correct, the sample counts as one without a correct draft. If the drafts
+of all rounds vote together (`pool_rounds`), one stage follows them: the vote.
 
-Anchoring: what the final call makes of a workspace with correct, mixed or wrong candidates.
-
-The oracle distillers (arXiv 2510.01123, section 5) admit only correct, or only wrong, candidates
-and so fill one row each; the other distillers fill the rows by what they happened to admit.
+Anchoring is what the final call makes of a workspace with correct, mixed or wrong candidates. The
+oracle distillers (arXiv 2510.01123, section 5) admit only correct, or only wrong, candidates and so
+fill one row each; other distillers fill the rows by what they happened to admit.
 """
 
 from __future__ import annotations
@@ -22,22 +21,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
-
 from pdr_graph.answers import AnswerKind
 from pdr_graph.eval.attempts import ArmSamples, majority_is_correct
-from pdr_graph.eval.records import DraftRecord, SampleRecord
-from pdr_graph.eval.stats import CONFIDENCE, Estimate, mean_by_problem
+from pdr_graph.eval.records import NO_ANSWER, DraftRecord, SampleRecord
+from pdr_graph.eval.stats import CONFIDENCE, Estimate, share_by_problem
 
 
 class Outcome(StrEnum):
-    """What became of one sample."""
+    """The class of one sample."""
 
     CORRECT_WITH_MAJORITY = "correct, as most drafts"
-    """Most of the last drafts (where rounds vote together, of all) say so too; a tie goes to the
-    earlier draft."""
+    """A vote of the last drafts (of all drafts, if rounds vote together) is correct too. A tie goes
+    to the earlier draft."""
     CORRECT_AGAINST_MAJORITY = "correct, against most drafts"
-    """A draft was correct, and a vote of those drafts would not have been."""
+    """A draft was correct, but a vote of those drafts is not."""
     CORRECT_WITHOUT_DRAFT = "correct, though no draft was"
     CORRECT_ALONE = "correct in a single call"
     """The arm has no drafts."""
@@ -49,7 +46,7 @@ class Outcome(StrEnum):
     LOST_IN_REFINEMENT = "lost in refinement"
     """A last workspace with a correct answer, and then another answer or none."""
     LOST_IN_CHOICE = "lost in the vote or selection"
-    """Correct last drafts, and then another one was handed in."""
+    """Correct last drafts, and then another draft was chosen."""
     WRONG_ALONE = "not correct in a single call"
     """The arm has no drafts."""
     UNJUDGED = "not judged: the checker timed out"
@@ -57,7 +54,7 @@ class Outcome(StrEnum):
 
 
 CORRECT = frozenset(outcome for outcome in Outcome if outcome.startswith("correct"))
-"""Outcomes of samples that are correct."""
+"""The outcomes of correct samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +63,9 @@ class Decomposition:
 
     arm: str
     counts: Mapping[Outcome, int]
-    """Every outcome, in order; they sum to the number of samples."""
+    """By outcome, all of them in order; they sum to the number of samples."""
     silent: Mapping[Outcome, int]
-    """Those of them whose solution states no answer."""
+    """How many of them state no answer."""
 
     @property
     def num_samples(self) -> int:
@@ -93,7 +90,7 @@ async def decompose(arm: ArmSamples) -> Decomposition:
     for sample in arm.samples:
         outcome = await outcome_of(sample, arm.kind, pooled=arm.config.pool_rounds)
         counts[outcome] += 1
-        silent[outcome] += sample["reason"] in {"no_answer", "truncated"}
+        silent[outcome] += sample["reason"] in NO_ANSWER
     return Decomposition(
         arm.name,
         {outcome: counts[outcome] for outcome in Outcome},
@@ -102,11 +99,11 @@ async def decompose(arm: ArmSamples) -> Decomposition:
 
 
 async def outcome_of(sample: SampleRecord, kind: AnswerKind, *, pooled: bool = False) -> Outcome:
-    """Return the one class that a sample belongs to.
+    """Return the class of a sample.
 
     Args:
         sample: A finished or failed sample.
-        kind: When two answers are the same.
+        kind: Decides when two answers are the same.
         pooled: Whether the drafts of all rounds vote together.
     """
     if sample["reason"] == "failed":
@@ -143,7 +140,7 @@ def _loss(sample: SampleRecord, *, pooled: bool) -> Outcome:
     if max(held, default=0) >= max(right):
         # Of two stages of one round, the workspace is the later.
         return Outcome.LOST_IN_REFINEMENT if max(held) >= last else Outcome.LOST_IN_REDRAFTING
-    # The last drafts of a run that votes or selects are not distilled.
+    # A run that votes or selects does not distil its last drafts.
     distilled = any(each["round"] == max(right) for each in workspaces)
     if max(right) == last and not distilled:
         return Outcome.LOST_IN_CHOICE
@@ -151,7 +148,7 @@ def _loss(sample: SampleRecord, *, pooled: bool) -> Outcome:
 
 
 def last_drafts(sample: SampleRecord) -> list[DraftRecord]:
-    """Return the drafts of the last round that has any."""
+    """Return the drafts of the last round that has drafts."""
     last = max((draft["round"] for draft in sample["drafts"]), default=0)
     return [draft for draft in sample["drafts"] if draft["round"] == last]
 
@@ -162,43 +159,31 @@ class Admitted(StrEnum):
     CORRECT = "only correct"
     MIXED = "correct and wrong"
     WRONG = "only wrong"
-    """Drafts that state no answer are among them."""
+    """Drafts without an answer count as wrong."""
     NOTHING = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Anchoring:
-    """The samples of one arm that read one kind of workspace."""
+    """The samples of one arm whose final call read one kind of workspace."""
 
     arm: str
     distiller: str
     admitted: Admitted
     num_samples: int
     accuracy: Estimate
-    """Mean over the problems that have such samples, of their means."""
+    """Mean over the problems with such samples, of their means."""
     num_wrong: int
-    """Samples that are not correct, and state an answer."""
+    """Samples that state an answer which is not correct."""
     num_copied: int
-    """Those of them whose answer is that of an admitted draft."""
-
-    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
-        """Return it as plain data."""
-        return {
-            "arm": self.arm,
-            "distiller": self.distiller,
-            "admitted": self.admitted.name.lower(),
-            "num_samples": self.num_samples,
-            "accuracy": self.accuracy.to_json(),
-            "num_wrong": self.num_wrong,
-            "num_copied": self.num_copied,
-        }
+    """How many of these answers are an admitted draft's."""
 
 
 async def anchoring(arm: ArmSamples, *, confidence: float = CONFIDENCE) -> list[Anchoring]:
     """Group an arm's samples by what their last workspace admitted.
 
-    Samples that failed, whose last drafts were not distilled, or whose distiller does not say what
-    it admitted, are left out.
+    Left out are samples that failed, whose last drafts were not distilled, or whose distiller does
+    not tell what it admitted.
     """
     groups: dict[Admitted, list[SampleRecord]] = defaultdict(list)
     for sample in arm.finished:
@@ -250,10 +235,8 @@ async def _row(
         distiller=arm.config.distiller,
         admitted=admitted,
         num_samples=len(samples),
-        accuracy=mean_by_problem(
-            [float(np.mean(group)) for group in by_problem.values()],
-            confidence=confidence,
-            bounds=(0.0, 1.0),
+        accuracy=share_by_problem(
+            [sum(group) / len(group) for group in by_problem.values()], confidence
         ),
         num_wrong=len(wrong),
         num_copied=sum(copied),
@@ -266,7 +249,7 @@ async def _is_copied(sample: SampleRecord, kind: AnswerKind) -> bool:
     stated = {draft["answer"] for draft in admitted_drafts(sample) or []} - {None}
     if final in stated:
         return True
-    # One after another: most end at the first few, and equivalence may need a worker.
+    # One after another: equivalence may need a worker, and most searches end early.
     for answer in sorted(each for each in stated if each is not None):
         if await kind.same(answer, final):
             return True

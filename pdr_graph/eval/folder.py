@@ -1,11 +1,9 @@
-"""A run folder as the process sees it that writes there: header, finished samples, claims.
+"""A run folder as seen by a process that writes to it: header, finished samples, claims.
 
-Several processes may work on one folder. A line is appended whole, under a lock on the file; what
-is left of a line whose writer died is cut off first. Claims are locks on single bytes of a file,
-one byte a sample, which the system gives up with the process that held them, however it ended.
-Both need a file system whose locks hold between the processes; on one machine any does.
-
-Lines appended whole to a file which several processes write, and in which any may die.
+Several processes may work on one folder. A sample's line is appended whole (`json_lines.py`). A
+claim on a sample is a lock on one byte of a file; the system releases it when the process that
+holds it ends, however it ends. Both need a file system whose locks hold between the processes; on
+one machine, any file system does.
 """
 
 import fcntl
@@ -16,9 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.eval.json_lines import append_lines
 from pdr_graph.eval.records import (
     HEADER,
+    LOCK,
     SAMPLES,
+    TRACE,
     HeaderRecord,
     Key,
     SampleRecord,
@@ -28,55 +29,13 @@ from pdr_graph.eval.records import (
 )
 
 
-def append_lines(file: Path, lines: bytes) -> None:
-    """Write whole lines at the end of a file, to the disk, under a lock on it.
-
-    What is left of a line whose writer died is cut off first.
-
-    Args:
-        file: Made if it is not there.
-        lines: Each ends with a newline.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    opened = os.open(file, flags, 0o666)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        _cut_torn_line(opened)
-        while lines:
-            lines = lines[os.write(opened, lines) :]
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def _cut_torn_line(file: int) -> None:
-    """Remove what a writer left that died in the middle of its line."""
-    end = os.fstat(file).st_size
-    if not end or os.pread(file, 1, end - 1) == b"\n":
-        return
-    while end:
-        start = max(0, end - 65_536)
-        newline = os.pread(file, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            os.ftruncate(file, start + newline + 1)
-            return
-        end = start
-    os.ftruncate(file, 0)
-
-
-LOCK, TRACE = "run.lock", "trace"
-
-
 class RunFolder:
-    """A run that goes on."""
+    """The folder of a run under way."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.finished: dict[Key, SampleRecord] = {}
-        """By arm, problem and sample; where there are two lines, the later."""
+        """By arm, problem and sample. If a sample has two lines, the later one."""
         self._offset = 0
         self._lines = 0
         self._claims: int | None = None
@@ -87,12 +46,12 @@ class RunFolder:
         return self.path / SAMPLES
 
     def open(self, header: HeaderRecord) -> HeaderRecord:
-        """Make the folder, or find the run in it; returns the header that holds.
+        """Create the folder, or find the run in it; returns the header of the folder.
 
-        Of processes that begin at the same time, one writes the header.
+        If several processes begin at the same time, one of them writes the header.
 
         Raises:
-            ConfigError: the folder cannot be made, or something else is in it.
+            ConfigError: the folder cannot be created, or its header is damaged.
         """
         try:
             (self.path / TRACE).mkdir(parents=True, exist_ok=True)
@@ -110,14 +69,15 @@ class RunFolder:
         whole = self.path / f".{HEADER}.{os.getpid()}"
         whole.write_text(json.dumps(header, indent=2) + "\n", "utf-8")
         try:
-            os.link(whole, file)  # fails where another was faster, and is never seen in part
+            # Fails if another process was faster; nobody ever reads half a header.
+            os.link(whole, file)
         except FileExistsError:
             pass
         finally:
             whole.unlink()
 
     def refresh(self) -> list[SampleRecord]:
-        """Read what was appended since the last time, by whichever process; returns it.
+        """Return the samples that any process has appended since the last call.
 
         Raises:
             ConfigError: a line is damaged.
@@ -136,17 +96,18 @@ class RunFolder:
         return new
 
     def append(self, sample: SampleRecord) -> None:
-        """Write a sample's line, to the disk; `refresh` will read it."""
+        """Write a sample's line to the disk; the next `refresh` returns it."""
         append_lines(self.samples, json.dumps(sample, ensure_ascii=True).encode() + b"\n")
 
     @contextmanager
     def claim(self, position: int) -> Iterator[bool]:
-        """Hold the right to work on a sample for as long as the block runs.
+        """Claim the sample at a position for the duration of the block.
 
-        Yields whether it is ours: False says that another process has it.
+        Yields:
+            Whether the claim is ours; False if another process has it.
         """
         if self._claims is None:
-            # Kept open: a POSIX lock goes with the first descriptor of the file that is closed.
+            # Stays open: closing any descriptor of the file would release every POSIX lock on it.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._claims = os.open(self.path / LOCK, flags, 0o666)
         try:
@@ -160,7 +121,7 @@ class RunFolder:
             fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, position)
 
     def close(self) -> None:
-        """Give up every claim."""
+        """Release every claim."""
         if self._claims is not None:
             os.close(self._claims)
             self._claims = None

@@ -1,4 +1,6 @@
-"""The child process that runs reasoning-gym's scorers; `answers.worker` has the protocol.
+"""The child process that runs the scorers of reasoning-gym. For the protocol see `answers.worker`.
+
+A request and its reply:
 
 {"task": "chain_sum", "knobs": {"size": 5, "seed": 0}, "index": 2, "answer": "41",
  "seconds": 5.0}
@@ -14,7 +16,7 @@ from pdr_graph.answers.worker import limit_processor_time, serve
 
 
 def start() -> Callable[[str], dict[str, Any]]:
-    """Import the library, and return what answers a request line."""
+    """Import the library, and return the function that answers a request line."""
     warnings.simplefilter("ignore")
     import reasoning_gym
 
@@ -31,7 +33,7 @@ def start() -> Callable[[str], dict[str, Any]]:
             score = data.score_answer(request["answer"], data[request["index"]])
         except MemoryError:
             return {"verdict": "timeout"}
-        # Scorers were made for replies of the form that their task asks for.
+        # A scorer expects replies of the form that its task asks for, and may fail on others.
         except Exception:  # noqa: BLE001
             return {"verdict": "unparseable"}
         return {"verdict": "correct" if score is not None and score >= 1.0 else "wrong"}

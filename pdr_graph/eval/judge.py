@@ -1,18 +1,17 @@
-"""Decides whether a solution, or a draft, is right.
+"""Judges solutions and drafts by the gold answer, which only an evaluation knows.
 
-What only an evaluation can do, since it knows the gold answer.
+What needs the gold answer inside a run, its oracles, is made here too:
 
-`oracle_correct` and `oracle_wrong` admit only correct, or only wrong, drafts to the workspace: up
-to k of them, drawn anew for each next draft, as random-k does (paper, section 5: how far a better
-distiller could go, and how a wrong one anchors). Where no draft qualifies the workspace is empty,
-and the next call starts from the problem alone. A draft whose answer could not be judged counts
-as wrong; one without an answer too.
-
-`gold` is a verifier that accepts a right answer: with `max_extra_rounds`, an oracle for stopping.
+- the distillers `oracle_correct` and `oracle_wrong` admit only correct, or only wrong, drafts to
+  the workspace: up to k, drawn anew for each next draft as `random_k` does (paper, section 5: how
+  far a better distiller could go, and how a wrong one anchors). If no draft qualifies, the
+  workspace is empty and the next call starts from the problem alone. A draft without an answer
+  counts as wrong, and so does one whose answer could not be judged.
+- the verifier `gold` accepts only a right answer. With `max_extra_rounds` it shows what a perfect
+  rule for stopping would gain.
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pdr_graph.answers import AnswerKind, MathAnswers, answer_kind, check
@@ -28,7 +27,7 @@ from pdr_graph.types import Draft, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What came of a solution."""
+    """The result of judging a solution."""
 
     answer: str | None
     """As extracted; None if the solution states none."""
@@ -42,18 +41,18 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Judges solutions of problems from one source, read as one kind of answer."""
+    """Judges solutions of problems that share a source and a kind of answer."""
 
     kind: AnswerKind
     score: Score | None
-    """The source's own rule; None checks by the kind's."""
+    """The source's own rule; None uses the rule of the answer kind."""
 
     @classmethod
-    def of_kind(cls, name: str, score: Score | None) -> "Judge":
-        """Make a judge.
+    def of_kind(cls, name: str, score: Score | None = None) -> "Judge":
+        """Make a judge for an answer kind.
 
         Raises:
-            ConfigError: solutions of this kind have no answer that could be checked.
+            ConfigError: solutions of this kind have no short answer to check.
         """
         kind = answer_kind(name)
         if not kind.has_short_answer:
@@ -62,8 +61,12 @@ class Judge:
             )
         return cls(kind, score)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Unpickle as a new judge with its own workers."""
+        return Judge.of_kind, (self.kind.name, self.score)
+
     async def solution(self, problem: Problem, text: str, *, truncated: bool) -> Judgement:
-        """Judge a solution part; `truncated` says that the token limit cut it."""
+        """Judge a solution part; `truncated` tells whether the token limit cut it."""
         if self.score is None and isinstance(self.kind, MathAnswers):
             checked = await check(problem.gold, text, truncated=truncated)
             return Judgement(checked.extracted, checked.verdict.value)
@@ -77,24 +80,22 @@ class Judge:
         return Judgement(answer, "correct" if same else "wrong")
 
     async def draft(self, problem: Problem, draft: Draft) -> Judgement:
-        """Judge a draft; one without a solution is judged by why it has none."""
+        """Judge a draft; a draft without a solution gets the reason why it has none."""
         if draft["error"] is None:
             return await self.solution(problem, draft["solution"], truncated=draft["truncated"])
         reasons: dict[str, Reason] = {"truncated": "truncated", "empty": "no_answer"}
         return Judgement(None, reasons.get(draft["error"], "failed"))
 
 
-def with_oracles(judge: Judge, problem: Problem, extensions: Extensions) -> Extensions:
-    """Add the oracles for one problem to the user's own extensions."""
+def oracles(judge: Judge, problem: Problem) -> Extensions:
+    """Return the oracles for one problem."""
 
-    async def verdicts(drafts: Sequence[Draft]) -> list[bool]:
-        judged = await asyncio.gather(*(judge.draft(problem, draft) for draft in drafts))
-        return [each.correct for each in judged]
-
-    async def only(step: Step, *, correct: bool) -> list[list[Entry]]:
-        right = await verdicts(step.drafts)
+    async def admit(step: Step, *, correct: bool) -> list[list[Entry]]:
+        judged = await asyncio.gather(*(judge.draft(problem, draft) for draft in step.drafts))
         fit = [
-            draft for draft, is_right in zip(step.drafts, right, strict=True) if is_right == correct
+            draft
+            for draft, judgement in zip(step.drafts, judged, strict=True)
+            if judgement.correct == correct
         ]
         if not fit:
             which = "correct" if correct else "wrong"
@@ -105,26 +106,24 @@ def with_oracles(judge: Judge, problem: Problem, extensions: Extensions) -> Exte
         return [numbered(step.rng.sample(fit, k)) for _ in range(step.next_width)]
 
     async def oracle_correct(step: Step) -> list[list[Entry]]:
-        return await only(step, correct=True)
+        return await admit(step, correct=True)
 
     async def oracle_wrong(step: Step) -> list[list[Entry]]:
-        return await only(step, correct=False)
+        return await admit(step, correct=False)
 
     async def gold(step: Step) -> Verdict:
         assert step.solution is not None  # a verifier runs after the finish
         judged = await judge.solution(
             problem, step.solution["text"], truncated=step.solution["truncated"]
         )
-        # The reason goes into the next workspace: it must not tell the answer.
+        # The reason goes into the next workspace, so it must not tell the answer.
         reason = "" if judged.correct else "the final answer is not right"
         return Verdict(verifier="gold", accepted=judged.correct, reason=reason)
 
     return Extensions(
         distillers={
-            **extensions.distillers,
             "oracle_correct": Distiller(oracle_correct, no_calls),
             "oracle_wrong": Distiller(oracle_wrong, no_calls),
         },
-        finishes=extensions.finishes,
-        verifiers={**extensions.verifiers, "gold": gold},
+        verifiers={"gold": gold},
     )

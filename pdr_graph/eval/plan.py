@@ -1,13 +1,13 @@
-"""What an evaluation is asked to do: arms × problems × samples, and the header that says so."""
+"""What an evaluation is asked to do: arms × problems × samples, and the header that records it."""
 
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.errors import ConfigError
@@ -17,9 +17,10 @@ from pdr_graph.eval.records import SCHEMA, ArmRecord, DataRecord, HeaderRecord
 from pdr_graph.eval.sample import Sample
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.validation import Difference, differences
 
 _PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
-"""Distributions that decide what is asked, and what counts as right."""
+"""Distributions that decide what is asked and what counts as right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class EvalPlan:
     problems: Problems
     arms: tuple[Arm, ...]
     samples: int
-    """Attempts of each arm at each problem."""
+    """Of each arm at each problem."""
     seed: int
     prompts_sha256: Mapping[str, str]
     share_first_round: bool = False
@@ -69,34 +70,32 @@ class EvalPlan:
         return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
     def all_samples(self, header: HeaderRecord, folder: Path) -> list[Sample]:
-        """Return every sample of the run, in the order in which they are best worked on.
+        """Return every sample of the run, in the order in which to run them.
 
-        First one of each arm at each problem, then a second of each: a run that is stopped
-        early is a smaller run, and not a lopsided one. The place in this order is the same in
-        every process.
+        The first sample of each arm at each problem comes first, then every second sample: a run
+        that is stopped early is a smaller run with the same arms and problems. The order, and so
+        each sample's position, is the same in every process.
         """
         run = f"{folder.resolve().name}-{header['run_id']}"
-        samples: list[Sample] = []
-        for number in range(self.samples):
-            for problem in self.problems.problems:
-                for arm in self.arms:
-                    # Arms that share a seed draw the same first drafts, from a server that
-                    # repeats itself: they are independent unless asked for otherwise.
-                    whose = "" if self.share_first_round else arm.name
-                    samples.append(
-                        Sample(
-                            arm=arm,
-                            problem=problem,
-                            number=number,
-                            position=len(samples),
-                            thread_id=f"{run}/{arm.name}/{problem.id}/{number}",
-                            seed=derived_seed(self.seed, whose, problem.id, number),
-                        )
-                    )
-        return samples
+        order = product(range(self.samples), self.problems.problems, self.arms)
+        return [
+            Sample(
+                arm=arm,
+                problem=problem,
+                number=number,
+                position=position,
+                thread_id=f"{run}/{arm.name}/{problem.id}/{number}",
+                # With equal seeds, a server that reproduces its replies gives arms the same first
+                # drafts. Arms are independent unless asked to share.
+                seed=derived_seed(
+                    self.seed, "" if self.share_first_round else arm.name, problem.id, number
+                ),
+            )
+            for position, (number, problem, arm) in enumerate(order)
+        ]
 
     async def check_window(self, client: ModelClient) -> None:
-        """Refuse a run whose longest problem would not fit, before anything is asked.
+        """Refuse a run whose longest problem does not fit the model's window, before any call.
 
         Raises:
             ConfigError: the sentence names arm, problem and numbers.
@@ -120,7 +119,7 @@ class EvalPlan:
 
 
 def refuse_changes(recorded: HeaderRecord, asked: HeaderRecord, folder: Path) -> None:
-    """Refuse to go on with a run that was begun with another command.
+    """Refuse to go on with a run that was started with another command.
 
     Raises:
         ConfigError: the sentence names the first difference.
@@ -144,32 +143,29 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
     if recorded["arms"].keys() != asked["arms"].keys():
         return f"other arms ({_names(recorded)}; now {_names(asked)})"
     for name, arm in recorded["arms"].items():
-        fields = _changed(arm["config"], asked["arms"][name]["config"])
-        if fields:
-            return f"another {fields} in arm {name!r}"
+        changed = differences(arm["config"], asked["arms"][name]["config"])
+        if changed:
+            return f"another {_listed(changed)} in arm {name!r}"
     if recorded["model"] != asked["model"]:
         return f"another model ({recorded['model']!r}, now {asked['model']!r})"
     if recorded["prompts_sha256"] != asked["prompts_sha256"]:
-        changed = _changed(recorded["prompts_sha256"], asked["prompts_sha256"])
-        return f"other prompts ({changed})"
-    for what, before, after in (
-        ("samples", recorded["samples"], asked["samples"]),
-        ("seed", recorded["seed"], asked["seed"]),
-        ("share-first-round", recorded["share_first_round"], asked["share_first_round"]),
-    ):
-        if before != after:
-            return f"another --{what} ({before}, now {after})"
-    return None
+        changed = differences(recorded["prompts_sha256"], asked["prompts_sha256"])
+        return f"other prompts ({_listed(changed)})"
+    changed = differences(_options(recorded), _options(asked))
+    return f"another --{changed[0]}" if changed else None
 
 
 def _names(header: HeaderRecord) -> str:
     return ", ".join(header["arms"])
 
 
-def _changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name what differs, with both values where they are short."""
-    return ", ".join(
-        f"{name} ({was.get(name)}, now {now.get(name)})"
-        for name in sorted(was.keys() | now.keys())
-        if was.get(name) != now.get(name)
-    )
+def _options(header: HeaderRecord) -> dict[str, object]:
+    return {
+        "samples": header["samples"],
+        "seed": header["seed"],
+        "share-first-round": header["share_first_round"],
+    }
+
+
+def _listed(changed: Sequence[Difference]) -> str:
+    return ", ".join(map(str, changed))

@@ -1,12 +1,10 @@
-"""An evaluation over a Ray cluster: samples go to workers, records come back one by one.
+"""An evaluation over a Ray cluster: samples go to workers, and their records come back.
 
-The process that was started keeps the run folder and decides what is owed; workers
-(`ray_worker.py`) run samples, wherever they are. A worker that dies is started anew by Ray, and
-what it had begun is gone on with by another, from the last finished draft.
+The process that the user started keeps the run folder and decides which samples are owed. Workers
+(`ray_worker.py`) run them on any node. If a worker dies, Ray starts it again, and another worker
+resumes its samples from their last finished drafts.
 
 https://docs.ray.io/en/latest/ray-core/actors.html
-
-The way to a Ray cluster, and away from it.
 """
 
 import asyncio
@@ -21,161 +19,184 @@ from typing import Any
 
 from langgraph.runtime import RunControl
 
-from pdr_graph.errors import CallError, ConfigError, DrainedError, EndpointError, PDRError
-from pdr_graph.eval.ray_worker import Kit, Saver, Worker, WorkerOutcome
+from pdr_graph.errors import ConfigError, DrainedError, EndpointError, PDRError
+from pdr_graph.eval.ray_worker import Worker, WorkerKit, WorkerOutcome
 from pdr_graph.eval.records import SampleRecord
 from pdr_graph.eval.runner import ElsewhereError
 from pdr_graph.eval.sample import Sample
-from pdr_graph.run import OnEvent
+from pdr_graph.events import OnEvent
 from pdr_graph.trace import Trace
 
+MOST_WORKERS = 16
+"""If their number is not given, however many processors the cluster has."""
 MOST_DEATHS = 3
-"""Workers that one sample may take along before it is held to be the cause."""
-_LOOK_S = 0.2
-"""Between looks at whether this process was asked to stop."""
-_REST_S = 2.0
-"""For which a worker that died is given nothing, while Ray starts it anew."""
-_SLACK = 8
-"""Calls that a worker takes beside its samples: to drain, to close."""
+"""If so many workers die while they run one sample, the sample is to blame."""
+_CONNECT_S = 5.0
+_POLL_S = 0.2
+"""Between looks whether this process was asked to stop."""
+_RESTART_S = 2.0
+"""So long a dead worker gets no samples, while Ray starts it again."""
+_MORE_CALLS = 8
+"""Calls that a worker takes besides its samples: to drain, to close."""
 
 
 class WorkersDiedError(PDRError, RuntimeError):
-    """A sample was begun by one worker after another, and each died."""
+    """Several workers died, one after another, while they ran the same sample."""
 
 
-class _FailedError(CallError):
-    """A sample that failed on a worker, with the record that it made."""
+def connect(address: str) -> int:
+    """Connect to a cluster and return the number of its processors; `local` starts one here.
 
-    def __init__(self, sentence: str, record: SampleRecord) -> None:
-        self.record = record
-        super().__init__(sentence)
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("--ray needs Ray: pip install 'pdr-graph[ray]'") from None
+    if address not in {"auto", "local"}:
+        _check_reachable(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no report to third parties
+    own = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+    # The form of the address decides which library raises here.
+    except Exception as error:  # noqa: BLE001
+        raise _no_cluster(address, error) from None
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address at which nothing listens; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdecimal()) or "/" in address:
+        raise ConfigError(
+            f"--ray {address!r} is not HOST:PORT of a cluster's head; `auto` finds the cluster of "
+            "this machine, `local` starts one"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    why = " ".join(str(error).split())[:200]
+    return ConfigError(
+        f"no Ray cluster answers at {address!r} ({why}); start one with `ray start --head`, or use "
+        "--ray local"
+    )
+
+
+def disconnect() -> None:
+    """Leave the cluster; a cluster that `connect` started ends."""
+    import ray
+
+    ray.shutdown()
 
 
 @dataclass(slots=True)
 class _Actor:
-    """One worker, as this process sees it."""
+    """One worker, as seen by this process."""
 
-    handle: Any  # Any: Ray's handles are made at run time
+    handle: Any  # Any: Ray makes the types of handles at run time
     load: int = 0
     """Calls that its samples may make at once."""
-    rests_until: float = 0.0
+    restarts_until: float = 0.0
 
 
 @dataclass(slots=True)
-class RayLab:
-    """Has samples run by workers; stands in the place of a `Lab`."""
+class RayExecutor:
+    """Has samples run by the workers of a cluster."""
 
     actors: list[_Actor]
-    saver: Saver
     control: RunControl
     trace: Trace | None
-    lost: Callable[[BaseException], bool]
-    """Tells whether an error says that a worker is gone."""
+    is_death: Callable[[Exception], bool]
+    """Tells whether an error says that a worker died."""
     say: Callable[[str], None]
 
-    @property
-    def drained(self) -> bool:
-        """Whether this process was asked to stop."""
-        return self.control.drain_requested
-
     async def pass_on_drain(self) -> None:
-        """Wait until this process is asked to stop, and ask the workers."""
-        while not self.drained:  # noqa: ASYNC110  # a RunControl cannot be waited for
-            await asyncio.sleep(_LOOK_S)
+        """Wait until this process is asked to stop, then ask the workers."""
+        while not self.control.drain_requested:  # noqa: ASYNC110  # it has no event to wait for
+            await asyncio.sleep(_POLL_S)
         for actor in self.actors:
             actor.handle.drain.remote()
 
     async def run(self, sample: Sample, on_event: OnEvent) -> SampleRecord:
-        """Have a sample run to its end, by another worker where one is lost.
+        """Have a sample run to its end; if its worker dies, another one resumes it.
 
         Raises:
-            CallError: it failed.
-            DrainedError: it was stopped, and can be gone on with.
-            ElsewhereError: another process has it.
-            WorkersDiedError: workers died of it, or beside it.
-            EndpointError: a worker reaches model or store no more.
+            DrainedError: the run was asked to stop; the sample can be resumed.
+            ElsewhereError: another process has the sample.
+            WorkersDiedError: several workers died while they ran it.
+            EndpointError: a worker cannot reach model or store.
         """
         for _ in range(MOST_DEATHS):
             outcome = await self._ask(sample)
             if outcome is not None:
-                return await self._read(sample, outcome)
-            if self.drained:
+                break
+            if self.control.drain_requested:
                 raise DrainedError(sample.thread_id)
             self.say(f"a worker was lost; another goes on with {sample.thread_id}")
-        raise WorkersDiedError(
-            f"{MOST_DEATHS} workers died while they ran {sample.thread_id}; see Ray's logs"
-        )
-
-    async def failed(self, sample: Sample, error: PDRError) -> SampleRecord:
-        """Return the record that the worker made of a failed sample."""
-        assert isinstance(error, _FailedError)  # `run` raises no other that is recorded
-        return error.record
-
-    async def forget(self, sample: Sample) -> None:
-        """Delete a sample's thread."""
-        await self.saver.adelete_thread(sample.thread_id)
+        else:
+            raise WorkersDiedError(
+                f"{MOST_DEATHS} workers died while they ran {sample.thread_id}; see Ray's logs"
+            )
+        if self.trace is not None:
+            for call in outcome.calls:
+                await self.trace.record(call)
+        if outcome.error is not None:
+            raise EndpointError(f"a Ray worker cannot go on: {outcome.error}")
+        if outcome.record is not None:
+            return outcome.record
+        if self.control.drain_requested:
+            raise DrainedError(sample.thread_id)
+        raise ElsewhereError(sample.thread_id)
 
     async def _ask(self, sample: Sample) -> WorkerOutcome | None:
-        """Return what the freest worker says; None if it was lost."""
+        """Return what the least busy worker says; None if it died."""
         now = monotonic()
-        actor = min(self.actors, key=lambda each: (each.rests_until > now, each.load))
-        await asyncio.sleep(max(0.0, actor.rests_until - now))
+        actor = min(self.actors, key=lambda each: (each.restarts_until > now, each.load))
+        await asyncio.sleep(max(0.0, actor.restarts_until - now))
         size = max((1, *sample.config.widths))
         actor.load += size
         try:
             outcome: WorkerOutcome = await actor.handle.run.remote(sample)
-        # Of Ray's own tree, which only `lost` knows.
+        # Ray's own errors; only `is_death` knows their types.
         except Exception as error:
-            if not self.lost(error):
+            if not self.is_death(error):
                 raise
-            actor.rests_until = monotonic() + _REST_S
+            actor.restarts_until = monotonic() + _RESTART_S
             return None
         finally:
             actor.load -= size
         return outcome
 
-    async def _read(self, sample: Sample, outcome: WorkerOutcome) -> SampleRecord:
-        if self.trace is not None:
-            for call in outcome.calls:
-                await self.trace.record(call)
-        if outcome.left:
-            raise (
-                DrainedError(sample.thread_id) if self.drained else ElsewhereError(sample.thread_id)
-            )
-        if outcome.error is not None:
-            raise EndpointError(f"a Ray worker cannot go on: {outcome.error}")
-        if outcome.failure is not None:
-            record, why = outcome.failure
-            raise _FailedError(why, record)
-        assert outcome.record is not None  # one of the four is set
-        return outcome.record
-
 
 @asynccontextmanager
-async def ray_lab(
-    kit: Kit,
+async def ray_executor(
+    kit: WorkerKit,
     num_workers: int,
     *,
-    saver: Saver,
     control: RunControl,
     trace: Trace | None,
     say: Callable[[str], None],
-) -> AsyncIterator[RayLab]:
-    """Start workers on the cluster that `connect` found, and end them with the block.
+) -> AsyncIterator[RayExecutor]:
+    """Start workers on the cluster of `connect`; they end with the block.
 
     Raises:
         ConfigError: a worker has another version of this package.
-        EndpointError: a worker cannot reach model or store.
+        EndpointError: a worker cannot start, or cannot reach model or store.
     """
     import ray
     from ray.exceptions import RayActorError, RayError
 
     remote = ray.remote(Worker).options(
-        # They wait for the model; to ask for processors would be to wait for them.
-        num_cpus=0,
+        num_cpus=0,  # workers wait for the model, so they need no processor to themselves
         scheduling_strategy="SPREAD",
         max_restarts=-1,
-        max_concurrency=kit.settings.max_in_flight + _SLACK,
+        max_concurrency=kit.settings.max_in_flight + _MORE_CALLS,
     )
     handles = [remote.remote(kit) for _ in range(num_workers)]
     try:
@@ -192,80 +213,24 @@ async def ray_lab(
             if each["version"] != version("pdr-graph"):
                 raise ConfigError(
                     f"the Ray worker on {each['host']} has pdr-graph {each['version']}, this is "
-                    f"{version('pdr-graph')}; install the same everywhere"
+                    f"{version('pdr-graph')}; install the same version everywhere"
                 )
             if "error" in each:
                 raise EndpointError(f"the Ray worker on {each['host']}: {each['error']}")
         hosts = {each["host"] for each in about}
         say(f"ray: {num_workers} workers on {', '.join(sorted(hosts))}")
-        lab = RayLab(
+        executor = RayExecutor(
             actors=[_Actor(handle) for handle in handles],
-            saver=saver,
             control=control,
             trace=trace,
-            lost=lambda error: isinstance(error, RayActorError),
+            is_death=lambda error: isinstance(error, RayActorError),
             say=say,
         )
-        draining = asyncio.create_task(lab.pass_on_drain())
+        draining = asyncio.create_task(executor.pass_on_drain())
         try:
-            yield lab
+            yield executor
         finally:
             draining.cancel()
     finally:
         for handle in handles:
             ray.kill(handle)
-
-
-MOST_WORKERS = 16
-"""Where their number is not given, however many processors the cluster has."""
-_CONNECT_S = 5.0
-
-
-def connect(address: str) -> int:
-    """Connect to a cluster, `local` for one of this machine's own; returns its processors.
-
-    Raises:
-        ConfigError: Ray is not installed, or there is no cluster.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise ConfigError("--ray needs Ray: pip install 'pdr-graph[ray]'") from None
-    if address not in {"auto", "local"}:
-        _check_reachable(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a user's evaluations are the user's
-    own = {"include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
-    # Errors of several libraries, by the form of the address.
-    except Exception as error:  # noqa: BLE001
-        why = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"no Ray cluster answers at {address!r} ({why}); start one by `ray start --head`, or "
-            "use --ray local"
-        ) from None
-    return int(ray.cluster_resources().get("CPU", 1))
-
-
-def _check_reachable(address: str) -> None:
-    """Tell at once what Ray itself would take minutes to say."""
-    host, colon, port = address.rpartition(":")
-    if not (colon and host and port.isdecimal()) or "/" in address:
-        raise ConfigError(
-            f"--ray {address!r} is no HOST:PORT of a cluster's head; `auto` finds the cluster of "
-            "this machine, `local` starts one"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"no Ray cluster answers at {address!r} ({error}); start one by `ray start --head`, "
-            "or use --ray local"
-        ) from None
-
-
-def disconnect() -> None:
-    """Leave the cluster, and end it if it was ours."""
-    import ray
-
-    ray.shutdown()

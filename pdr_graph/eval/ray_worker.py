@@ -1,14 +1,13 @@
-"""One worker of an evaluation that is spread over a cluster: an event loop that runs samples.
+"""One worker of an evaluation on a cluster: an event loop that runs samples.
 
-It is handed all that it needs by value, and gives back what came of each sample; nothing of it
-touches the run folder, which may be on another machine. It holds each thread under the store's
-lease, so that what another worker takes over is written by nobody else. Knows nothing of Ray.
+A worker gets all that it needs by value and returns what came of each sample. It never touches the
+run folder, which may be on another machine. It holds each thread under the store's lease, so that
+two workers never write to one thread. This module does not need Ray.
 """
 
 import asyncio
-import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -17,57 +16,52 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
 
 from pdr_graph.connect import open_client
-from pdr_graph.errors import CallError, DrainedError, PDRError, QuorumError
+from pdr_graph.errors import DrainedError, PDRError
 from pdr_graph.eval.judge import Judge
-from pdr_graph.eval.problems import Score
 from pdr_graph.eval.records import SampleRecord
 from pdr_graph.eval.runner import Claim
-from pdr_graph.eval.sample import Facts, Lab, Sample
-from pdr_graph.extensions import Extensions
+from pdr_graph.eval.sample import LocalExecutor, RunFacts, Sample
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
 from pdr_graph.settings import Settings
-from pdr_graph.trace import NoTrace, TraceRecord
+from pdr_graph.trace import TraceRecord
 
 Saver = BaseCheckpointSaver[str]
 OpenStore = Callable[[Settings], AbstractAsyncContextManager[Saver]]
 
 
 @dataclass(frozen=True, slots=True)
-class Kit:
+class WorkerKit:
     """What a worker is made of; every field can be pickled."""
 
     settings: Settings
     open_store: OpenStore
     claim: Callable[[Saver], Claim | None]
-    """Makes what holds a thread against other workers, waiting for the lease of a dead one."""
-    answer: str
-    """Kind of answer."""
-    score: Score | None
-    templates: Mapping[str, str]
-    """The prompts."""
-    facts: Facts
+    """Makes the claim on a thread, which waits for the lease of a dead worker to run out."""
+    judge: Judge
+    prompts: Prompts
+    facts: RunFacts
     traced: bool
+    """Whether model calls are returned in full."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOutcome:
-    """What came of a sample; exactly one of the first four is set."""
+    """What came of a sample; exactly one of the first three is set."""
 
     record: SampleRecord | None = None
-    failure: tuple[SampleRecord, str] | None = None
-    """The record of a sample that failed, and why in a sentence."""
+    """Of a finished sample, failed or not."""
     error: str | None = None
-    """Why this worker can go on with no sample at all."""
+    """Why this worker cannot run any sample, in a sentence."""
     left: bool = False
-    """It was asked to stop, or another process has the thread: the sample is still owed."""
+    """The sample is still owed: the worker was asked to stop, or another process has the thread."""
     calls: list[TraceRecord] = field(default_factory=list)
-    """Every model call in full, if they are traced."""
+    """Every model call in full, if `traced`."""
 
 
 @dataclass(slots=True)
-class _Collected:
-    """A trace that is sent to where the run folder is."""
+class _CollectedTrace:
+    """Keeps the calls of a sample until they are returned."""
 
     calls: list[TraceRecord] = field(default_factory=list)
 
@@ -77,27 +71,23 @@ class _Collected:
 
 
 class Worker:
-    """Runs samples side by side, each as a thread of the store."""
+    """Runs samples side by side, each in a thread of the store."""
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: WorkerKit) -> None:
         self._kit = kit
         self._control = RunControl()
         self._opening = asyncio.Lock()
         self._held = AsyncExitStack()
-        self._lab: Lab | None = None
+        self._executor: LocalExecutor | None = None
         self._claim: Claim | None = None
 
     async def open(self) -> dict[str, str]:
-        """Connect to model and store, and say what this worker is; again after a restart.
+        """Connect to model and store.
 
         Returns:
-            `host`, `pid`, `version`, and `error` where it cannot work.
+            `host`, `version`; and `error`, a sentence, if the worker cannot work.
         """
-        about = {
-            "host": socket.gethostname(),
-            "pid": str(os.getpid()),
-            "version": version("pdr-graph"),
-        }
+        about = {"host": socket.gethostname(), "version": version("pdr-graph")}
         try:
             await self._ready()
         except PDRError as error:
@@ -105,51 +95,44 @@ class Worker:
         return about
 
     async def run(self, sample: Sample) -> WorkerOutcome:
-        """Start a sample, or go on with it, to its end."""
+        """Run a sample to its end, from its last checkpoint if it was begun before."""
+        trace = _CollectedTrace()
         try:
-            lab = await self._ready()
+            # A worker that Ray restarted is not open yet.
+            executor = await self._ready()
+            if self._kit.traced:
+                executor = replace(executor, parts=replace(executor.parts, trace=trace))
             async with AsyncExitStack() as held:
                 claim = self._claim
                 if claim and not await held.enter_async_context(claim(sample.thread_id)):
                     return WorkerOutcome(left=True)
-                return await self._attempt(lab, sample)
+                record = await executor.run(sample, lambda event: None)
+                return WorkerOutcome(record=record, calls=trace.calls)
+        except DrainedError:
+            return WorkerOutcome(left=True, calls=trace.calls)
         except PDRError as error:
-            return WorkerOutcome(error=str(error))
+            return WorkerOutcome(error=str(error), calls=trace.calls)
 
     async def drain(self) -> None:
-        """Stop every sample at its next step, from where it can be gone on with."""
+        """Stop every sample at its next step; it can be resumed from there."""
         self._control.request_drain()
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._held.aclose()
 
-    async def _attempt(self, lab: Lab, sample: Sample) -> WorkerOutcome:
-        trace = _Collected() if self._kit.traced else NoTrace()
-        mine = replace(lab, parts=replace(lab.parts, trace=trace))
-        calls = trace.calls if isinstance(trace, _Collected) else []
-        try:
-            return WorkerOutcome(record=await mine.run(sample, lambda event: None), calls=calls)
-        except (CallError, QuorumError) as error:
-            return WorkerOutcome(
-                failure=(await mine.failed(sample, error), str(error)), calls=calls
-            )
-        except DrainedError:
-            return WorkerOutcome(left=True, calls=calls)
-
-    async def _ready(self) -> Lab:
+    async def _ready(self) -> LocalExecutor:
         async with self._opening:
-            if self._lab is None:
+            if self._executor is None:
                 kit = self._kit
                 saver = await self._held.enter_async_context(kit.open_store(kit.settings))
                 client = await self._held.enter_async_context(open_client(kit.settings))
                 self._claim = kit.claim(saver)
-                self._lab = Lab(
+                self._executor = LocalExecutor(
                     client=client,
                     saver=saver,
-                    judge=Judge.of_kind(kit.answer, kit.score),
-                    extensions=Extensions(),
-                    parts=Parts(prompts=Prompts(dict(kit.templates)), control=self._control),
+                    judge=kit.judge,
+                    parts=Parts(prompts=kit.prompts, control=self._control),
                     facts=kit.facts,
                 )
-            return self._lab
+            return self._executor

@@ -1,28 +1,21 @@
-"""What an evaluation leaves behind, and how it is read back.
+"""The records of an evaluation: what a run folder holds, and how to read it.
 
 A run folder holds
 
     run.json        the header: what was asked, written once, never changed
-    samples.jsonl   one line for each finished sample, appended to
+    samples.jsonl   one line for each finished sample, appended
     trace/*.jsonl   every model call in full (`pdr_graph.trace`), one file for each process
-    run.lock        which samples are being worked on; holds nothing to read
+    run.lock        locks on the samples that are being worked on; nothing to read
 
-A sample is one attempt of one arm at one problem. Its line is written once it is finished, so a
-sample without a line is owed. Where a sample has two lines (it had failed, and was asked for
-again) the later one holds. A last line without its end was being written when a process died: it
-counts as absent. Any other damage stops the reader.
+A sample is one attempt of one arm at one problem. Its line is written when it is finished, so a
+sample without a line still has to be run. If a sample has two lines (it failed and was run again),
+the later one counts. A last line without a newline was cut off when a process died, and is
+ignored. Any other damage stops the reader.
 
-Schema version 1. A reader refuses another version; a field is only ever added with a new one.
-
-The fields of a run folder's records; `records.py` says where they are and reads them.
-
-A run's plain figures, in pure Python: what `pdr-graph eval` ends with.
-
-Intervals and comparisons are another matter: see `summary.py` and `comparison.py`.
+This is schema version 1. A reader refuses every other version. A new field means a new version.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -30,41 +23,46 @@ from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError
+from pdr_graph.eval.json_lines import json_object
 
 SCHEMA = 1
 """Version of both files."""
 
 Reason = Literal["correct", "wrong", "no_answer", "unparseable", "timeout", "truncated", "failed"]
-"""What came of checking an answer: only the first is right, only the first two are judged.
-`no_answer`: the solution states none. `truncated`: the same, of a solution that its token limit
-cut. `unparseable`, `timeout`: the checker could not decide. `failed`: there is no solution."""
+"""The result of checking a solution. Only `correct` is right; only `correct` and `wrong` are
+judgements. `no_answer`: the solution states no answer. `truncated`: it states none because its
+token limit cut it. `unparseable`, `timeout`: the checker could not decide. `failed`: the run ended
+without a solution."""
+
+NO_ANSWER = frozenset({"no_answer", "truncated"})
+"""Reasons of a solution that states no answer."""
 
 
 class DataRecord(TypedDict):
-    """Which problems."""
+    """The problems of a run."""
 
     source: str
     """As given on the command line."""
     sha256: str
-    """Of the file; of the problems, a line each, where there is no file."""
+    """Of the file; if there is no file, of the problems as JSON lines."""
     num_problems: int
     scored_by: str
-    """A sentence on how an answer is judged."""
+    """How answers are judged, in a sentence."""
 
 
 class BudgetRecord(TypedDict):
-    """How an arm's budget came about, in model tokens as allotted: prompts are not counted."""
+    """An arm's budget, in completion tokens as allotted; prompts are not counted."""
 
     max_tokens: int
-    """Allotted to each call."""
+    """Of each call."""
     sequential_calls: int
-    """On the critical path, the final call included; the most that the arm can make."""
+    """Most calls on the critical path, the final call included."""
     total_calls: int
-    """The most that the arm can make in all."""
+    """Most calls in all."""
     b_seq_nominal: int
     b_total_nominal: int
     derived: str
-    """A sentence on what was derived to match which budget; empty where nothing was."""
+    """What was derived from which budget, in a sentence; empty if nothing was."""
 
 
 class ArmRecord(TypedDict):
@@ -83,23 +81,23 @@ class HeaderRecord(TypedDict):
 
     schema: int
     run_id: str
-    """Drawn once; part of every thread id."""
+    """Random; part of every thread id."""
     created: str
     """ISO 8601, in UTC."""
     data: DataRecord
     arms: dict[str, ArmRecord]
     samples: int
-    """Attempts of each arm at each problem."""
+    """Of each arm at each problem."""
     seed: int
     model: str
     prompts_sha256: dict[str, str]
     versions: dict[str, str]
     share_first_round: bool
-    """Whether arms share the drafts of their first round; their samples are then dependent."""
+    """Whether arms share the drafts of their first round, which makes their samples dependent."""
 
 
 class DraftRecord(TypedDict):
-    """One draft and whether it was right."""
+    """One draft, judged."""
 
     round: int
     """1 for the first parallel round."""
@@ -110,23 +108,23 @@ class DraftRecord(TypedDict):
     reason: Reason
     truncated: bool
     error: str | None
-    """`failed`, `empty`, `truncated` or `cut`; None for a usable draft."""
+    """`failed`, `empty`, `truncated` or `cut`; None if the draft is usable."""
 
 
 class WorkspaceRecord(TypedDict):
     """One distilled workspace."""
 
     round: int
-    """The round that it was distilled from."""
+    """The round whose drafts it was distilled from."""
     index: int
-    """Position among the workspaces of its round, from 0; draft i of the next round reads number
-    i modulo their count."""
+    """Position among the workspaces of its round, from 0. Of n workspaces, draft i of the next
+    round reads number i modulo n."""
     tokens: int
     holds_correct: bool
-    """Whether a correct answer stands in its text: the gold answer, or the answer of a correct
-    draft, as a word of its own. A number that is there by chance counts."""
+    """Whether its text contains a correct answer as a word of its own: the gold answer, or that of
+    a correct draft. A number that is there by chance counts too."""
     sources: list[int] | None
-    """Indices of the drafts admitted, best first; None if unknown."""
+    """Indices of the admitted drafts, best first; None if unknown."""
 
 
 class SampleRecord(TypedDict):
@@ -138,9 +136,9 @@ class SampleRecord(TypedDict):
     sample: int
     """From 0."""
     thread_id: str
-    """Its checkpoints, for `pdr-graph inspect`."""
+    """Names its checkpoints, for `pdr-graph inspect`."""
     dependent: bool
-    """Whether it shares first-round drafts with another arm."""
+    """Whether it shares first-round drafts with a sample of another arm."""
     answer: str | None
     gold: str
     correct: bool
@@ -148,15 +146,15 @@ class SampleRecord(TypedDict):
     truncated: bool
     """Whether the token limit cut the solution."""
     finish: str | None
-    """How the run ended: `refine`, `vote`, `select` or a user's own; `consensus` where the drafts'
-    agreement ended it early. None where it failed."""
+    """How the run ended: `refine`, `vote`, `select` or a user's own finish; `consensus` if the
+    drafts' agreement ended it early. None if it failed."""
     rounds_run: int
     ledger: dict[str, Any]  # Any: plain JSON data
     """`Ledger.to_json`: b_seq, b_total, b_seq_nominal, b_total_nominal, …, rows."""
     seconds: float
-    """Of work; the time that a killed run lay still is left out."""
+    """Of work; while a killed run waits to be resumed, no time is counted."""
     drafts: list[DraftRecord]
-    """All rounds, in order."""
+    """Of all rounds, in order."""
     workspaces: list[WorkspaceRecord]
     prompts_sha256: dict[str, str]
     data_sha256: str
@@ -165,19 +163,22 @@ class SampleRecord(TypedDict):
     """The sample's own."""
     model: str
     error: str | None
-    """A sentence on why it failed."""
+    """Why it failed, in a sentence; None if it did not."""
     notes: NotRequired[list[str]]
-    """What the run did otherwise than planned, and why."""
+    """Where the run departed from its plan, and why."""
 
 
-HEADER, SAMPLES = "run.json", "samples.jsonl"
+HEADER, SAMPLES, TRACE, LOCK = "run.json", "samples.jsonl", "trace", "run.lock"
+"""Names in a run folder."""
+_HEADER_REMEDY = "restore it, or name another --out"
+_LINE_REMEDY = "restore it, or remove the line, and the sample is run again"
 
 Key = tuple[str, str, int]
-"""Arm, problem id, sample."""
+"""Arm, problem id, sample: unique in a run."""
 
 
 def key_of(sample: SampleRecord) -> Key:
-    """Return what tells a sample from all others of its run."""
+    """Return what identifies a sample in its run."""
     return sample["arm"], sample["problem_id"], sample["sample"]
 
 
@@ -188,7 +189,7 @@ class EvalRun:
     folder: Path
     header: HeaderRecord
     samples: list[SampleRecord]
-    """One for each finished sample, in the order in which they finished."""
+    """The finished ones, each once, in the order in which they finished."""
 
     def config(self, arm: str) -> PDRConfig:
         """Return the settings of an arm."""
@@ -199,7 +200,7 @@ def read_run(folder: Path) -> EvalRun:
     """Read a run folder, finished or not.
 
     Raises:
-        ConfigError: there is no run, it is of another schema version, or a file is damaged; the
+        ConfigError: there is no run, it has another schema version, or a file is damaged; the
             sentence names file and line.
     """
     header = read_header(folder)
@@ -223,13 +224,13 @@ def read_header(folder: Path) -> HeaderRecord:
     """
     file = folder / HEADER
     try:
-        text = file.read_text("utf-8")
+        data = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{str(folder)!r} holds no {HEADER}: `pdr-graph eval … --out {folder}` makes a run"
         ) from None
-    header = _object(text, str(file), remedy="restore it, or name another --out")
-    _check(header, HeaderRecord, str(file))
+    header = json_object(data, str(file), _HEADER_REMEDY)
+    _check(header, HeaderRecord, str(file), _HEADER_REMEDY)
     return header  # type: ignore[return-value]  # its fields were just checked
 
 
@@ -237,7 +238,7 @@ def parse_samples(data: bytes, file: Path, first_line: int = 1) -> Iterator[Samp
     """Yield the samples of whole lines.
 
     Args:
-        data: Part of a file, from the beginning of a line on; a last line without its end is left.
+        data: Part of a file that begins with a line; a last line without a newline is ignored.
         file: For messages.
         first_line: Number of the first line of `data` in the file.
 
@@ -246,56 +247,39 @@ def parse_samples(data: bytes, file: Path, first_line: int = 1) -> Iterator[Samp
     """
     for number, line in enumerate(data.split(b"\n")[:-1], start=first_line):
         where = f"{file} line {number}"
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError:
-            raise ConfigError(f"{where} is not UTF-8 text; {_REPAIR}") from None
-        sample = _object(text, where)
-        _check(sample, SampleRecord, where)
+        sample = json_object(line, where, _LINE_REMEDY)
+        _check(sample, SampleRecord, where, _LINE_REMEDY)
         if sample["reason"] not in get_args(Reason):
-            raise ConfigError(f"{where}: reason {sample['reason']!r} is none; {_REPAIR}")
+            raise ConfigError(f"{where} has unknown reason {sample['reason']!r}; {_LINE_REMEDY}")
         yield sample  # type: ignore[misc]  # its fields were just checked
 
 
-_REPAIR = "restore it, or remove the line, and the sample is owed again"
-
-
-def _object(text: str, where: str, remedy: str = _REPAIR) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{where} is damaged ({error}); {remedy}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is no JSON object; {remedy}")
-    return value
-
-
-def _check(value: Mapping[str, Any], kind: type, where: str) -> None:
+def _check(value: Mapping[str, Any], kind: type, where: str, remedy: str) -> None:
     if value.get("schema") != SCHEMA:
         raise ConfigError(
-            f"{where} is of schema version {value.get('schema')!r}, and this pdr-graph reads "
+            f"{where} has schema version {value.get('schema')!r}, and this pdr-graph reads "
             f"version {SCHEMA}; use the version that wrote it"
         )
     required: frozenset[str] = kind.__required_keys__  # type: ignore[attr-defined]  # a TypedDict
     missing = sorted(required - value.keys())
     if missing:
-        raise ConfigError(f"{where} lacks {', '.join(missing)}; {_REPAIR}")
-
-
-_NO_ANSWER = frozenset({"no_answer", "truncated"})
+        raise ConfigError(f"{where} lacks {', '.join(missing)}; {remedy}")
 
 
 @dataclass(frozen=True, slots=True)
 class ArmTally:
-    """One arm: counts, and means over its samples."""
+    """What `pdr-graph eval` shows of one arm: counts, and plain means over its samples.
+
+    Means over problems, intervals and comparisons need numpy: see `summary.py`, `comparison.py`.
+    """
 
     arm: str
     samples: int
     correct: int
     accuracy: float
-    """Share of right answers; 0 without samples."""
+    """Share of correct samples; 0 without samples."""
     no_answer: float
-    """Share of solutions that state no answer, cut ones included."""
+    """Share of samples whose solution states no answer."""
     failed: int
     b_seq: float
     b_total: float
@@ -304,12 +288,12 @@ class ArmTally:
     seconds: float
 
     def to_json(self) -> dict[str, object]:
-        """Return plain data."""
+        """Return it as plain data."""
         return {name: value for name, value in asdict(self).items() if name != "arm"}
 
 
 def tallies(run: EvalRun) -> list[ArmTally]:
-    """Return the figures of every arm, in the order of the header."""
+    """Return a tally of every arm, in the order of the header."""
     return [
         _tally(arm, [each for each in run.samples if each["arm"] == arm])
         for arm in run.header["arms"]
@@ -317,22 +301,19 @@ def tallies(run: EvalRun) -> list[ArmTally]:
 
 
 def _tally(arm: str, samples: Sequence[SampleRecord]) -> ArmTally:
-    def mean(values: Sequence[float]) -> float:
-        return fmean(values) if values else 0.0
-
-    def spent(name: str) -> float:
-        return mean([float(each["ledger"][name]) for each in samples])
+    def mean(values: Iterable[float]) -> float:
+        return fmean(found) if (found := list(values)) else 0.0
 
     return ArmTally(
         arm=arm,
         samples=len(samples),
         correct=sum(each["correct"] for each in samples),
-        accuracy=mean([float(each["correct"]) for each in samples]),
-        no_answer=mean([float(each["reason"] in _NO_ANSWER) for each in samples]),
+        accuracy=mean(each["correct"] for each in samples),
+        no_answer=mean(each["reason"] in NO_ANSWER for each in samples),
         failed=sum(each["reason"] == "failed" for each in samples),
-        b_seq=spent("b_seq"),
-        b_total=spent("b_total"),
-        b_seq_nominal=spent("b_seq_nominal"),
-        b_total_nominal=spent("b_total_nominal"),
-        seconds=mean([each["seconds"] for each in samples]),
+        b_seq=mean(each["ledger"]["b_seq"] for each in samples),
+        b_total=mean(each["ledger"]["b_total"] for each in samples),
+        b_seq_nominal=mean(each["ledger"]["b_seq_nominal"] for each in samples),
+        b_total_nominal=mean(each["ledger"]["b_total_nominal"] for each in samples),
+        seconds=mean(each["seconds"] for each in samples),
     )

@@ -1,12 +1,9 @@
-"""A comparison as tables of text: one content for the terminal, Markdown and the page.
-
-A comparison as Markdown, to be pasted into a report.
-"""
+"""A comparison as tables of text, for the terminal, Markdown and the page; and as Markdown."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pdr_graph.eval.comparison import Comparison, Contrast
@@ -15,7 +12,7 @@ from pdr_graph.eval.stats import Estimate, Interval
 from pdr_graph.eval.summary import ArmSummary, Spread
 
 NONE = "–"
-"""What stands where there is no value."""
+"""Stands for an absent value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,60 +40,51 @@ def sheets(comparison: Comparison) -> list[Sheet]:
 
 
 def _accuracy(comparison: Comparison) -> Sheet:
-    ks = comparison.ks
+    ks = [k for k in comparison.ks if k > 1]
+    columns = [
+        *("arm", "problems", "samples", "accuracy"),
+        *(f"pass@{k}" for k in ks),
+        *(f"maj@{k}" for k in ks),
+        *("no answer", "cut", "failed"),
+    ]
+    rows = [
+        (
+            arm.name,
+            f"{arm.num_problems:,}",
+            f"{arm.num_samples:,}",
+            _share(arm.accuracy),
+            *(_share(arm.pass_at[k]) for k in ks),
+            *(_share(arm.maj_at.get(k)) for k in ks),
+            percent(arm.no_answer_rate),
+            percent(arm.truncation_rate),
+            percent(arm.failure_rate),
+        )
+        for arm in comparison.arms
+    ]
     return Sheet(
         "Accuracy",
-        f"Means over problems with {_level(comparison)} t intervals over problems. pass@k is "
-        "unbiased; maj@k breaks ties by lot, and samples without an answer do not vote.",
-        (
-            "arm",
-            "problems",
-            "samples",
-            "accuracy",
-            *(f"pass@{k}" for k in ks if k > 1),
-            *(f"maj@{k}" for k in ks if k > 1),
-            "no answer",
-            "cut",
-            "failed",
-        ),
-        [
-            (
-                arm.name,
-                f"{arm.num_problems:,}",
-                f"{arm.num_samples:,}",
-                _share(arm.accuracy),
-                *(_share(arm.pass_at[k]) for k in ks if k > 1),
-                *(_share(arm.maj_at.get(k)) for k in ks if k > 1),
-                percent(arm.no_answer_rate),
-                percent(arm.truncation_rate),
-                percent(arm.failure_rate),
-            )
-            for arm in comparison.arms
-        ],
+        f"Means over problems, with t intervals over problems at "
+        f"{percent(comparison.request.confidence, 'g')}. pass@k is unbiased. maj@k breaks ties by "
+        "lot; samples without an answer do not vote.",
+        tuple(columns),
+        rows,
     )
 
 
 def _cost(comparison: Comparison) -> Sheet:
     return Sheet(
         "Cost",
-        "Tokens and seconds a sample: mean over problems, then the 95th percentile over samples. "
-        "Nominal counts the completion tokens that the calls were allotted.",
+        "Tokens and seconds of a sample: mean over problems, and 95th percentile over samples. "
+        "Nominal counts the completion tokens that were allotted to the calls.",
         (
-            "arm",
-            "B_seq",
-            "B_seq p95",
-            "B_seq nominal",
-            "B_total",
-            "B_total p95",
-            "B_total nominal",
-            "seconds",
-            "seconds p95",
+            *("arm", "B_seq", "B_seq p95", "B_seq nominal"),
+            *("B_total", "B_total p95", "B_total nominal", "seconds", "seconds p95"),
         ),
         [
             (
                 arm.name,
-                *_spend(arm, "b_seq"),
-                *_spend(arm, "b_total"),
+                *_tokens(arm, "b_seq"),
+                *_tokens(arm, "b_total"),
                 *_seconds(arm.cost.get("seconds")),
             )
             for arm in comparison.arms
@@ -107,9 +95,9 @@ def _cost(comparison: Comparison) -> Sheet:
 def _contrasts(comparison: Comparison) -> Sheet:
     return Sheet(
         "Differences",
-        "An arm minus the reference in points of accuracy, paired by problem: t interval, "
-        "bootstrap (BCa), sign-flip p, and p corrected by Holm. Then what the arm spends for each "
-        "token of the reference.",
+        "Each arm minus its reference, in points of accuracy, paired by problem: t interval, "
+        "bootstrap interval (BCa), sign-flip p, and p corrected by Holm. B_total and B_seq: tokens "
+        "that the arm spends for each token of the reference.",
         ("arm", "against", "problems", "points", "bootstrap", "p", "p Holm", "B_total", "B_seq"),
         [
             (
@@ -117,7 +105,7 @@ def _contrasts(comparison: Comparison) -> Sheet:
                 each.reference,
                 f"{each.num_problems:,}",
                 _points(each.accuracy.estimate),
-                _points_of(each.accuracy.bootstrap),
+                _interval(each.accuracy.bootstrap),
                 _p(each.accuracy.p_value),
                 _p(each.p_holm),
                 _ratio(each, "b_total"),
@@ -129,25 +117,19 @@ def _contrasts(comparison: Comparison) -> Sheet:
 
 
 def _outcomes(comparison: Comparison) -> Sheet:
-    seen = [
-        outcome
-        for outcome in Outcome
-        if any(each.counts[outcome] for each in comparison.decompositions)
-    ]
+    arms = comparison.decompositions
     return Sheet(
         "Where it is won and lost",
-        "Every sample in one row; the columns sum to 100 %. A loss is placed after the last stage "
-        "that held a correct answer.",
-        ("outcome", *(each.arm for each in comparison.decompositions)),
+        "Every sample is in one row, so each column sums to 100%. A loss stands after the last "
+        "stage that held a correct answer.",
+        ("outcome", *(each.arm for each in arms)),
         [
             (
                 ("✓ " if outcome in CORRECT else "✗ ") + outcome.value,
-                *(
-                    percent(each.counts[outcome] / each.num_samples)
-                    for each in comparison.decompositions
-                ),
+                *(percent(each.counts[outcome] / each.num_samples) for each in arms),
             )
-            for outcome in seen
+            for outcome in Outcome
+            if any(each.counts[outcome] for each in arms)
         ],
     )
 
@@ -155,9 +137,9 @@ def _outcomes(comparison: Comparison) -> Sheet:
 def _matched(comparison: Comparison) -> Sheet:
     return Sheet(
         "Beside a vote of as many tokens",
-        "What a vote of the arm's own first drafts attains for its B_total, and best-of-N with a "
-        "verifier that is never wrong. Short: problems that have fewer drafts than the budget "
-        "buys.",
+        "Vote: what a vote of the arm's own first drafts attains for the arm's B_total. Best of N: "
+        "the same with a verifier that is never wrong. Short: problems with fewer drafts than the "
+        "budget pays for.",
         ("arm", "drafts", "short", "accuracy", "vote", "best of N", "arm − vote"),
         [
             (
@@ -177,8 +159,8 @@ def _matched(comparison: Comparison) -> Sheet:
 def _anchoring(comparison: Comparison) -> Sheet:
     return Sheet(
         "Anchoring",
-        "Accuracy of the final call by the drafts that its workspace admitted; copied: wrong "
-        "answers that are an admitted draft's.",
+        "Accuracy of the final call, by which drafts its workspace admitted. Copied: wrong answers "
+        "that an admitted draft gave.",
         ("arm", "distiller", "admitted", "samples", "accuracy", "copied"),
         [
             (
@@ -194,31 +176,26 @@ def _anchoring(comparison: Comparison) -> Sheet:
     )
 
 
-def percent(share: float) -> str:
+def percent(share: float, precision: str = ".1f") -> str:
     """Write a share in percent."""
-    return f"{100 * share:.1f}%"
-
-
-def _level(comparison: Comparison) -> str:
-    return f"{100 * comparison.request.confidence:g} %"
+    return f"{100 * share:{precision}}%"
 
 
 def _share(estimate: Estimate | None) -> str:
     if estimate is None:
         return NONE
     between = estimate.interval
-    return percent(estimate.value) + (
-        f" [{100 * between.low:.1f}, {100 * between.high:.1f}]" if between else ""
-    )
+    ends = f" [{100 * between.low:.1f}, {100 * between.high:.1f}]" if between else ""
+    return percent(estimate.value) + ends
 
 
 def _points(estimate: Estimate) -> str:
-    between = estimate.interval
-    return f"{100 * estimate.value:+.1f}" + (f" {_points_of(between)}" if between else "")
+    ends = f" {_interval(estimate.interval)}" if estimate.interval else ""
+    return f"{100 * estimate.value:+.1f}{ends}"
 
 
-def _points_of(interval: Interval | None) -> str:
-    return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]" if interval else NONE
+def _interval(points: Interval | None) -> str:
+    return f"[{100 * points.low:+.1f}, {100 * points.high:+.1f}]" if points else NONE
 
 
 def _p(value: float) -> str:
@@ -229,11 +206,11 @@ def _ratio(contrast: Contrast, what: str) -> str:
     ratio = contrast.ratios.get(what)
     if ratio is None:
         return NONE
-    between = f" [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio.interval else ""
-    return f"×{ratio.value:.2f}{between}"
+    between = ratio.bootstrap
+    return f"×{ratio.value:.2f}" + (f" [{between.low:.2f}, {between.high:.2f}]" if between else "")
 
 
-def _spend(arm: ArmSummary, what: str) -> Sequence[str]:
+def _tokens(arm: ArmSummary, what: str) -> Sequence[str]:
     spent, nominal = arm.cost.get(what), arm.cost.get(f"{what}_nominal")
     if spent is None or nominal is None:
         return NONE, NONE, NONE
@@ -250,19 +227,15 @@ def _seconds(spread: Spread | None) -> Sequence[str]:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Return all tables and caveats."""
-    parts = [line for sheet in sheets(comparison) for line in _section(sheet)]
+    """Return all tables and caveats as Markdown."""
+    lines: list[str] = []
+    for sheet in sheets(comparison):
+        ruler = ["---", *["---:"] * (len(sheet.columns) - 1)]
+        lines += [f"### {sheet.title}", "", sheet.note, ""]
+        lines += [_row(sheet.columns), _row(ruler), *map(_row, sheet.rows), ""]
     if comparison.caveats:
-        parts += ["### Before you believe it", "", *(f"- {_cell(c)}" for c in comparison.caveats)]
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def _section(sheet: Sheet) -> Iterator[str]:
-    yield from (f"### {sheet.title}", "", sheet.note, "")
-    yield _row(sheet.columns)
-    yield _row(["---", *["---:"] * (len(sheet.columns) - 1)])
-    yield from map(_row, sheet.rows)
-    yield ""
+        lines += ["### Before you believe it", "", *(f"- {_cell(c)}" for c in comparison.caveats)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -270,5 +243,5 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    # An arm's name is a user's own: it must not break out of its cell.
+    # An arm may have any name; it must not break out of its cell.
     return " ".join(re.sub(r"([\\|`<>])", r"\\\1", text).split())

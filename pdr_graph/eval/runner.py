@@ -1,10 +1,8 @@
-"""Works off what a run owes: samples side by side, each a thread, each recorded once.
+"""Runs the samples that a run still owes: side by side, each in a thread, each recorded once.
 
-Killed at any instant, or stopped, the next process goes on: samples with a line are done, a
-thread that was begun is resumed from its last finished draft. Several processes may work on one
-run: a sample is claimed before it is looked at, and looked up again once it is.
-
-Room for calls: how many samples are worked on at once.
+A process that is killed or stopped loses nothing: the next one skips samples that have a line, and
+resumes threads that were begun from their last finished draft. Several processes may work on one
+run: each claims a sample before it looks whether the sample is still owed.
 """
 
 import asyncio
@@ -14,64 +12,22 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pdr_graph.errors import CallError, DrainedError, EndpointError, PDRError, QuorumError
+from langgraph.runtime import RunControl
+
+from pdr_graph.errors import DrainedError, EndpointError, PDRError
 from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.records import Key, SampleRecord, key_of
 from pdr_graph.eval.sample import Sample
-from pdr_graph.run import OnEvent
-
-
-class Places:
-    """A number of places, of which each taker needs some, served in the order in which they ask.
-
-    A sample takes as many as its widest round has drafts. Were more begun, their calls would
-    wait for one another, and the seconds of every sample would grow with the size of the run.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.free = total
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def take(self, wanted: int) -> int:
-        """Wait for places; returns how many were taken, never more than there are."""
-        number = min(wanted, self.total)
-        if self._waiting or number > self.free:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append((number, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self.give(number)  # it was our turn, and we are gone
-                raise
-        else:
-            self.free -= number
-        return number
-
-    def give(self, number: int) -> None:
-        """Give places back."""
-        self.free += number
-        while self._waiting:
-            wanted, turn = self._waiting[0]
-            if turn.cancelled():
-                self._waiting.popleft()
-            elif wanted <= self.free:
-                self._waiting.popleft()
-                self.free -= wanted
-                turn.set_result(None)
-            else:
-                return
-
+from pdr_graph.events import OnEvent, RunEvent
 
 MOST_FAILURES = 10
-"""Samples that may fail one after another before the run is stopped: the endpoint is at fault then,
-and no arm. None of them is recorded."""
-_LOOK_AGAIN_S = 0.5
+"""If so many samples fail in a row, the endpoint is to blame and not the arms: the run stops, and
+none of them is recorded."""
+_POLL_S = 0.5
 """Between looks at samples that another process works on."""
 
 Claim = Callable[[str], AbstractAsyncContextManager[bool]]
-"""Holds a thread against the processes of other machines; yields False where one of them has it."""
+"""Claims a thread against processes of other machines; yields False if one of them has it."""
 
 
 class ElsewhereError(PDRError, RuntimeError):
@@ -81,139 +37,144 @@ class ElsewhereError(PDRError, RuntimeError):
         super().__init__(f"thread {thread_id!r} is run by another process")
 
 
-class Laboratory(Protocol):
-    """Runs samples: in this process (`sample.Lab`), or on others (`ray_cluster.RayLab`)."""
-
-    @property
-    def drained(self) -> bool:
-        """Whether it was asked to stop."""
+class SampleExecutor(Protocol):
+    """Runs samples: in this process (`LocalExecutor`) or on a cluster (`RayExecutor`)."""
 
     async def run(self, sample: Sample, on_event: OnEvent) -> SampleRecord:
-        """Start a sample, or go on with it, to its end."""
+        """Run a sample to its end and return its record, whose reason is `failed` if it failed.
 
-    async def failed(self, sample: Sample, error: PDRError) -> SampleRecord:
-        """Record a sample that ended without a solution."""
-
-    async def forget(self, sample: Sample) -> None:
-        """Delete a sample's thread."""
+        Raises:
+            DrainedError: the run was asked to stop.
+            ElsewhereError: another process has the sample.
+        """
 
 
 class EvalWatcher:
-    """Told how a run goes on; a display overrides what it shows."""
+    """Told how a run proceeds; a display overrides what it shows."""
 
     def finished(self, record: SampleRecord) -> None:
-        """Take a sample that was finished, now or before, here or elsewhere."""
+        """Take a finished sample, of this process or another, or of an earlier one."""
 
     def started(self, sample: Sample) -> None:
-        """Take a sample that is begun."""
+        """Take a sample that this process begins."""
 
-    def event(self, sample: Sample, event: dict[str, object]) -> None:
-        """Take what happens within a sample."""
+    def event(self, sample: Sample, event: RunEvent) -> None:
+        """Take an event of a sample."""
 
     def waiting(self, number: int) -> None:
-        """Take that all that is left is with other processes."""
+        """Take the number of samples that are left, all of them with other processes."""
 
 
 @dataclass(slots=True)
 class EvalRunner:
     """One process at work on one run."""
 
-    lab: Laboratory
+    executor: SampleExecutor
     folder: RunFolder
-    places: Places
+    max_calls: int
+    """At once. A sample counts as many calls as its widest round has drafts. With more samples at
+    once, their calls would wait for one another, and the seconds of each sample would grow."""
     watcher: EvalWatcher
+    control: RunControl
+    """Asked to drain, it stops the run."""
     claim: Claim | None = None
-    """None where locks of the run folder are enough."""
-    keep_threads: bool = True
-    """Whether finished samples stay in the store, to be inspected."""
+    """None: the locks of the run folder are enough."""
+    forget: Callable[[str], Awaitable[None]] | None = None
+    """Deletes the thread of a recorded sample; None keeps it for inspection."""
     alive: Callable[[], Awaitable[bool]] | None = None
-    """Tells whether the endpoint answers; None takes it to do so."""
+    """Tells whether the endpoint answers; None assumes that it does."""
     retry_failed: bool = False
-    """Whether samples that an earlier process recorded as failed are owed again."""
+    """Whether samples that an earlier process recorded as failed are run again."""
+    _slots: asyncio.Semaphore = field(init=False)
+    """One for each call that may be made now."""
     _failures: list[tuple[Sample, SampleRecord]] = field(default_factory=list)
-    """Not recorded yet: they wait for a success that proves the endpoint alive."""
+    """Not recorded before a success shows that the endpoint is alive."""
     _elsewhere: list[Sample] = field(default_factory=list)
-    _excused: set[Key] = field(default_factory=set)
-    """Keys whose recorded failure does not count as finished."""
+    _retried: set[Key] = field(default_factory=set)
+    """Keys of recorded failures that are run again."""
+
+    def __post_init__(self) -> None:
+        self._slots = asyncio.Semaphore(self.max_calls)
 
     async def work(self, samples: list[Sample]) -> None:
-        """Work until nothing is owed.
+        """Work until no sample is owed.
 
         Raises:
-            DrainedError: it was asked to stop; samples under way have stopped where they can be
-                resumed.
-            EndpointError: one sample after another failed.
+            DrainedError: the run was asked to stop; its unfinished samples can be resumed.
+            EndpointError: too many samples in a row failed.
         """
-        self._look()
+        self._refresh()
         if self.retry_failed:
-            self._excused = {
+            self._retried = {
                 key for key, each in self.folder.finished.items() if each["reason"] == "failed"
             }
         queue = deque(sample for sample in samples if self._is_owed(sample))
         while queue:
-            await self._work_off(queue)
-            self._look()
+            await self._run_all(queue)
+            self._refresh()
             queue = deque(sample for sample in self._elsewhere if self._is_owed(sample))
             self._elsewhere = []
             if queue:
                 self.watcher.waiting(len(queue))
-                await asyncio.sleep(_LOOK_AGAIN_S)
+                await asyncio.sleep(_POLL_S)
                 self._stop_if_asked()
         await self._record_last_failures()
 
-    async def _work_off(self, queue: deque[Sample]) -> None:
-        """Start every sample of the queue as soon as there is room."""
+    async def _run_all(self, queue: deque[Sample]) -> None:
+        """Start every sample of the queue as soon as its calls have slots."""
         try:
             async with asyncio.TaskGroup() as group:
-                while queue and not self._is_drained:
+                while queue and not self.control.drain_requested:
                     sample = queue.popleft()
-                    taken = await self.places.take(max((1, *sample.config.widths)))
-                    if self._is_drained:
-                        self.places.give(taken)
-                        break
-                    group.create_task(self._attempt(sample, taken))
+                    calls = min(max((1, *sample.config.widths)), self.max_calls)
+                    for _ in range(calls):
+                        await self._slots.acquire()
+                    if not self.control.drain_requested:
+                        group.create_task(self._claim_and_run(sample, calls))
         except BaseExceptionGroup as several:
             raise _first(several) from None
         self._stop_if_asked()
 
-    async def _attempt(self, sample: Sample, taken: int) -> None:
+    async def _claim_and_run(self, sample: Sample, calls: int) -> None:
         try:
             async with AsyncExitStack() as held:
-                # The folder's lock first: it is free the moment that its process is dead.
+                # The folder's lock first: it is free as soon as its process is dead.
                 mine = held.enter_context(self.folder.claim(sample.position))
                 if mine and self.claim is not None:
                     mine = await held.enter_async_context(self.claim(sample.thread_id))
                 if not mine:
-                    self._elsewhere.append(sample)
-                    return
-                self._look()
+                    raise ElsewhereError(sample.thread_id)
+                self._refresh()
                 if self._is_owed(sample):
                     await self._run(sample)
+        except ElsewhereError:
+            self._elsewhere.append(sample)
         except DrainedError:
-            pass  # said once, by `work`
+            pass  # `work` raises it once for all samples
         finally:
-            self.places.give(taken)
+            for _ in range(calls):
+                self._slots.release()
 
     async def _run(self, sample: Sample) -> None:
         self.watcher.started(sample)
         on_event: OnEvent = lambda event: self.watcher.event(sample, event)  # noqa: E731
-        try:
-            record = await self.lab.run(sample, on_event)
-        except ElsewhereError:
-            self._elsewhere.append(sample)
+        record = await self.executor.run(sample, on_event)
+        if record["reason"] != "failed":
+            await self._record(sample, record)
+            await self._record_failures()
             return
-        except (CallError, QuorumError) as error:
-            self._failures.append((sample, await self.lab.failed(sample, error)))
-            self._stop_if_hopeless(error)
-            return
-        await self._record(sample, record)
-        await self._record_failures()
+        self._failures.append((sample, record))
+        if len(self._failures) >= MOST_FAILURES:
+            raise EndpointError(
+                f"{len(self._failures)} samples failed one after another, the last because: "
+                f"{record['error']}; none of them is recorded, the same command runs them again"
+            )
 
     async def _record(self, sample: Sample, record: SampleRecord) -> None:
         await asyncio.to_thread(self.folder.append, record)
-        self._look()
-        if not self.keep_threads:
-            await self.lab.forget(sample)
+        self._refresh()
+        if self.forget is not None:
+            await self.forget(sample.thread_id)
 
     async def _record_failures(self) -> None:
         failures, self._failures = self._failures, []
@@ -221,45 +182,34 @@ class EvalRunner:
             await self._record(sample, record)
 
     async def _record_last_failures(self) -> None:
-        """Record failures that no success came after, unless the endpoint is dead.
+        """Record failures that no success followed, unless the endpoint is dead.
 
         Raises:
             EndpointError: it is.
         """
         if self._failures and self.alive is not None and not await self.alive():
             raise EndpointError(
-                f"the endpoint answers no more: {self._failures[-1][1]['error']}; the last "
+                f"the endpoint no longer answers: {self._failures[-1][1]['error']}; the last "
                 f"{len(self._failures)} that failed are not recorded"
             )
         await self._record_failures()
 
-    def _stop_if_hopeless(self, error: PDRError) -> None:
-        if len(self._failures) >= MOST_FAILURES:
-            raise EndpointError(
-                f"{len(self._failures)} samples failed one after another, the last because: "
-                f"{error}; none of them is recorded, the same command asks for them again"
-            )
-
-    def _look(self) -> None:
-        """Take in what was appended, by whichever process."""
+    def _refresh(self) -> None:
+        """Read what any process has appended."""
         for record in self.folder.refresh():
-            self._excused.discard(key_of(record))
+            self._retried.discard(key_of(record))
             self.watcher.finished(record)
 
     def _is_owed(self, sample: Sample) -> bool:
-        return sample.key not in self.folder.finished or sample.key in self._excused
-
-    @property
-    def _is_drained(self) -> bool:
-        return self.lab.drained
+        return sample.key not in self.folder.finished or sample.key in self._retried
 
     def _stop_if_asked(self) -> None:
-        if self._is_drained:
+        if self.control.drain_requested:
             raise DrainedError(self.folder.path.name)
 
 
 def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what a group of tasks died of."""
+    """Return the first error of a group of tasks."""
     error: BaseException = several
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,22 +1,29 @@
-"""Accuracy from repeated attempts: mean@n, pass@k, maj@k, and intervals that problems carry.
+"""The statistics of repeated attempts: means and their intervals, pass@k, maj@k, paired tests.
 
-Attempts at one problem resemble one another, so the problem is the unit of every interval here: a
-mean of problem means, with the spread of those. Each problem weighs the same, however many
-attempts it has. With equally many of them this is the cluster-robust standard error of a
-regression on a constant (CR1).
+Attempts at one problem resemble one another, so the problem is the unit of every interval: a mean
+of problem means, with the spread of those. Each problem has the same weight, however many attempts
+it has. If all have equally many, this is the cluster-robust standard error of a regression on a
+constant (CR1).
+
+Problems differ far more than arms do, so two arms are compared problem by problem: a t interval of
+the difference, a bootstrap over problems (BCa), and a sign-flip p, which is how often arms that are
+the same would differ so much. Several comparisons share one error rate by Holm's procedure.
 
 Sources: unbiased pass@k, arXiv 2107.03374, section 2.1; clustered standard errors for model
-evaluations, arXiv 2411.00640.
+evaluations, arXiv 2411.00640; Efron 1987 for BCa; Holm 1979; the last two as in scipy and
+statsmodels.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +34,26 @@ from pdr_graph.errors import ConfigError
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
+MOST_EXACT_FLIPS = 16
+"""Up to so many problems that differ, all 2^P sign patterns are tried."""
+NUM_FLIPS = 99_999
+"""Random sign patterns if there are more; p is then at least 1/100,000."""
+NUM_RESAMPLES = 9_999
+"""Bootstrap samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalOptions:
+    """How intervals and tests are computed."""
+
+    confidence: float = CONFIDENCE
+    """Coverage that every interval aims at."""
+    seed: int = 0
+    """Of the bootstrap, and of random sign flips."""
+    num_resamples: int = NUM_RESAMPLES
+
+
+DEFAULT_OPTIONS = IntervalOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +63,6 @@ class Interval:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, float]:
-        """Return it as plain data."""
-        return {"low": self.low, "high": self.high}
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -47,7 +70,7 @@ class Estimate:
 
     value: float
     interval: Interval | None
-    """None where one problem alone was tried: nothing tells how much problems differ."""
+    """None for a single problem, which does not show how much problems differ."""
     num_problems: int
 
     def to_json(self) -> dict[str, float | int | None]:
@@ -60,20 +83,26 @@ class Estimate:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Votes:
-    """How the attempts at one problem divide among answers."""
+def plain(value: object) -> Any:  # Any: plain JSON data
+    """Return figures as plain JSON data.
 
-    num_correct: int
-    wrong: tuple[int, ...] = ()
-    """Attempts for each of the distinct wrong answers."""
-    num_silent: int = 0
-    """Attempts that state no answer, and so do not vote."""
+    A dataclass becomes an object of its fields, unless it has a `to_json` of its own; a member of
+    an enumeration becomes its name in lower case.
+    """
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if isinstance(value, Enum):
+        return value.name.lower()
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(plain(key)): plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return value
 
-    @property
-    def num_attempts(self) -> int:
-        """All attempts, silent ones included."""
-        return self.num_correct + sum(self.wrong) + self.num_silent
+
+# ------------------------------------------------------------------------------------ one arm
 
 
 def mean_by_problem(
@@ -84,14 +113,14 @@ def mean_by_problem(
 ) -> Estimate:
     """Return the mean over problems with its t interval.
 
-    Values that are all the same have no spread to make an interval of, and yet a problem that is
-    not among them may differ. Where `bounds` are known, the interval is then the set of means that
-    leave "no other value in P problems" a probability of at least 1 - confidence.
+    If all values are the same, they have no spread, and yet another problem may differ. With
+    `bounds`, the interval then holds every mean under which "no other value in P problems" has a
+    probability of at least 1 - confidence.
 
     Args:
         values_P: One value for each problem: the mean of its attempts, or a difference of two.
         confidence: Coverage that the interval aims at.
-        bounds: The least and greatest value possible; the interval is cut to them.
+        bounds: The least and greatest possible value; the interval is cut to them.
 
     Raises:
         ConfigError: there are no values.
@@ -114,6 +143,11 @@ def mean_by_problem(
     return Estimate(mean, Interval(low, high), values.size)
 
 
+def share_by_problem(values_P: Sequence[float] | Floats, confidence: float) -> Estimate:
+    """Return the mean over problems of shares, which lie between 0 and 1."""
+    return mean_by_problem(values_P, confidence=confidence, bounds=(0.0, 1.0))
+
+
 def pass_at_k(num_attempts: int, num_correct: int, k: int) -> float:
     """Return the chance that k of the attempts, drawn without replacement, hold a correct one.
 
@@ -126,14 +160,30 @@ def pass_at_k(num_attempts: int, num_correct: int, k: int) -> float:
     return 1.0 - math.comb(num_attempts - num_correct, k) / math.comb(num_attempts, k)
 
 
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """How the attempts at one problem divide among answers."""
+
+    num_correct: int
+    wrong: tuple[int, ...] = ()
+    """Attempts for each of the distinct wrong answers."""
+    num_silent: int = 0
+    """Attempts that state no answer, and so do not vote."""
+
+    @property
+    def num_attempts(self) -> int:
+        """All attempts, silent ones included."""
+        return self.num_correct + sum(self.wrong) + self.num_silent
+
+
 @lru_cache(maxsize=65_536)
 def maj_at_k(votes: Votes, k: int) -> float:
     """Return the chance that the vote of k attempts, drawn without replacement, is correct.
 
-    It is exact over all C(n, k) draws, and thereby unbiased for a vote of k fresh attempts. An
-    attempt without an answer takes one of the k places and does not vote. Of answers with equally
-    many votes one is drawn by lot, which the lowest index of a `vote` finish amounts to. If nobody
-    votes, the answer is not correct.
+    It is exact over all C(n, k) draws, and so unbiased for a vote of k new attempts. A silent
+    attempt takes one of the k places and does not vote. A tie is broken by lot; over random draws
+    the `vote` finish, which takes the earliest, does the same. If nobody votes, the answer is not
+    correct.
 
     Raises:
         ConfigError: there are fewer than k attempts.
@@ -143,51 +193,37 @@ def maj_at_k(votes: Votes, k: int) -> float:
     for num_votes in range(1, min(votes.num_correct, k) + 1):
         ways = math.comb(votes.num_correct, num_votes)
         others = k - num_votes
-        for num_tied, ways_by_size in enumerate(_beaten(votes.wrong, num_votes, others)):
-            for size, wrong_ways in enumerate(ways_by_size):
-                silent_ways = math.comb(votes.num_silent, others - size)
-                won += Fraction(ways * wrong_ways * silent_ways, num_tied + 1)
+        for (drawn, tied), wrong_ways in _not_above(votes.wrong, num_votes, others).items():
+            silent_ways = math.comb(votes.num_silent, others - drawn)
+            won += Fraction(ways * wrong_ways * silent_ways, tied + 1)
     return float(won / math.comb(votes.num_attempts, k))
 
 
-def _beaten(wrong: tuple[int, ...], num_votes: int, most: int) -> list[list[int]]:
-    """Count draws of wrong answers none of which gets more than `num_votes`.
+def _not_above(wrong: tuple[int, ...], num_votes: int, most: int) -> Counter[tuple[int, int]]:
+    """Count the draws of wrong attempts in which no answer gets more than `num_votes`.
 
     Returns:
-        `ways[t][s]`: draws of s attempts in which t wrong answers get exactly `num_votes`.
+        Number of draws, by (attempts drawn, answers with exactly `num_votes`).
     """
-    most_tied = most // num_votes
-    ways = [[0] * (most + 1) for _ in range(most_tied + 1)]
-    ways[0][0] = 1
+    ways = Counter({(0, 0): 1})
     for count, how_many in Counter(wrong).items():
-        # Answers given once are many, and all alike: they are drawn as one group.
-        groups = [(1, how_many)] if count == 1 else [(count, 1)] * how_many
+        if count == 1:  # answers given once are many and alike, so they are drawn as one group
+            groups = [
+                [(u, u * (num_votes == 1), math.comb(how_many, u)) for u in range(how_many + 1)]
+            ]
+        else:
+            group = [
+                (u, int(u == num_votes), math.comb(count, u))
+                for u in range(min(count, num_votes) + 1)
+            ]
+            groups = [group] * how_many
         for group in groups:
-            ways = _with_group(ways, _draws(*group, num_votes, most))
+            before, ways = ways, Counter()
+            for (drawn, tied), known in before.items():
+                for more, more_tied, more_ways in group:
+                    if drawn + more <= most:
+                        ways[drawn + more, tied + more_tied] += known * more_ways
     return ways
-
-
-def _draws(count: int, how_many: int, num_votes: int, most: int) -> list[tuple[int, int, int]]:
-    """Return (attempts drawn, answers tied, ways) for one answer, or for a group given once."""
-    if count == 1:
-        tied_each = int(num_votes == 1)
-        return [(u, u * tied_each, math.comb(how_many, u)) for u in range(min(how_many, most) + 1)]
-    return [
-        (drawn, int(drawn == num_votes), math.comb(count, drawn))
-        for drawn in range(min(count, num_votes, most) + 1)
-    ]
-
-
-def _with_group(ways: list[list[int]], draws: list[tuple[int, int, int]]) -> list[list[int]]:
-    most_tied, most = len(ways) - 1, len(ways[0]) - 1
-    result = [[0] * (most + 1) for _ in range(most_tied + 1)]
-    for tied, row in enumerate(ways):
-        for size, known in enumerate(row):
-            if known:
-                for drawn, more_tied, more_ways in draws:
-                    if size + drawn <= most and tied + more_tied <= most_tied:
-                        result[tied + more_tied][size + drawn] += known * more_ways
-    return result
 
 
 def _check_k(num_attempts: int, k: int) -> None:
@@ -196,3 +232,167 @@ def _check_k(num_attempts: int, k: int) -> None:
             f"k {k} does not fit {num_attempts} attempts at a problem; "
             f"choose 1 to {num_attempts}, or take more samples"
         )
+
+
+# ------------------------------------------------------------------------------- pairs of arms
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """How much more accurate one arm is than another, on the problems that both tried."""
+
+    estimate: Estimate
+    """Mean over problems of the difference of their mean accuracies, in [-1, 1]."""
+    bootstrap: Interval | None
+    """None if the difference is the same on every problem."""
+    p_value: float
+    """Two-sided sign-flip p, not corrected."""
+
+    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
+        """Return it as plain data."""
+        return {
+            **self.estimate.to_json(),
+            "bootstrap": plain(self.bootstrap),
+            "p_value": self.p_value,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRatio:
+    """How many tokens one arm spends for each token of another, on the problems of both."""
+
+    value: float
+    """Ratio of the means; below 1 the arm is cheaper."""
+    bootstrap: Interval | None
+    """None if the ratio is the same on every problem."""
+
+
+def paired_difference(
+    reference_P: Sequence[float] | Floats,
+    other_P: Sequence[float] | Floats,
+    options: IntervalOptions = DEFAULT_OPTIONS,
+) -> PairedDifference:
+    """Compare two arms on the same problems, `other` minus `reference`.
+
+    Args:
+        reference_P: Mean accuracy of the reference on each problem.
+        other_P: Mean accuracy of the other arm, in the same order.
+        options: How the intervals and p are computed.
+
+    Raises:
+        ConfigError: the lengths differ, or there are no problems.
+    """
+    reference, other = _aligned(reference_P, other_P)
+    difference_P = other - reference
+    return PairedDifference(
+        estimate=mean_by_problem(difference_P, confidence=options.confidence, bounds=(-1.0, 1.0)),
+        bootstrap=_bootstrap((difference_P,), np.mean, options),
+        p_value=sign_flip_p(difference_P, seed=options.seed),
+    )
+
+
+def token_ratio(
+    reference_P: Sequence[float] | Floats,
+    other_P: Sequence[float] | Floats,
+    options: IntervalOptions = DEFAULT_OPTIONS,
+) -> TokenRatio:
+    """Compare what two arms spend on the same problems, `other` over `reference`.
+
+    Raises:
+        ConfigError: the lengths differ, there are no problems, or the reference spends nothing.
+    """
+    reference, other = _aligned(reference_P, other_P)
+    if not reference.any():
+        raise ConfigError("the reference spent no tokens, so there is no ratio to it")
+
+    def ratio(other: Floats, reference: Floats, axis: int = -1) -> Floats:
+        return np.mean(other, axis=axis) / np.mean(reference, axis=axis)  # type: ignore[no-any-return]  # numpy types a mean as Any
+
+    # BCa leaves out each problem in turn; a reference that spends on one alone has no ratio then.
+    usable = np.count_nonzero(reference) > 1 and not _same_ratio(other, reference)
+    return TokenRatio(
+        float(ratio(other, reference)),
+        _bootstrap((other, reference), ratio, options) if usable else None,
+    )
+
+
+def sign_flip_p(
+    difference_P: Sequence[float] | Floats, *, seed: int = 0, num_flips: int = NUM_FLIPS
+) -> float:
+    """Return the two-sided p of a mean difference under random signs.
+
+    Exact if at most `MOST_EXACT_FLIPS` problems differ, else from `num_flips` random patterns.
+    """
+    values = np.asarray(difference_P, dtype=np.float64)
+    values = values[values != 0.0]  # a zero stays zero under either sign
+    if values.size < 2:
+        return 1.0  # of one difference, either sign is as likely
+    exact = values.size <= MOST_EXACT_FLIPS
+    result = stats.permutation_test(
+        (values,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=2**MOST_EXACT_FLIPS if exact else num_flips,
+        batch=_batch(values),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, in the order given.
+
+    The smallest is multiplied by their number, the next by one less, and so on; none becomes
+    smaller than the one before it, and none exceeds 1.
+    """
+    corrected = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = running
+    return corrected
+
+
+def _aligned(
+    reference_P: Sequence[float] | Floats, other_P: Sequence[float] | Floats
+) -> tuple[Floats, Floats]:
+    reference = np.asarray(reference_P, dtype=np.float64)
+    other = np.asarray(other_P, dtype=np.float64)
+    if reference.shape != other.shape:
+        raise ConfigError(
+            f"one arm has {reference.size} problems and the other {other.size}; "
+            "a paired comparison needs the same ones"
+        )
+    if reference.size == 0:
+        raise ConfigError("the arms have no problem in common, so there is nothing to compare")
+    return reference, other
+
+
+def _same_ratio(other: Floats, reference: Floats) -> bool:
+    return bool(np.allclose(other * reference.sum(), reference * other.sum(), rtol=1e-12, atol=0))
+
+
+def _bootstrap(
+    samples: tuple[Floats, ...], statistic: Callable[..., Floats], options: IntervalOptions
+) -> Interval | None:
+    """Return the BCa interval over problems; None if all problems have the same value."""
+    if samples[0].size < 2 or (len(samples) == 1 and np.ptp(samples[0]) == 0.0):
+        return None
+    interval = stats.bootstrap(
+        samples,
+        statistic,
+        paired=len(samples) > 1,
+        vectorized=True,
+        confidence_level=options.confidence,
+        n_resamples=options.num_resamples,
+        batch=_batch(samples[0]),
+        method="BCa",
+        rng=np.random.default_rng(options.seed),
+    ).confidence_interval
+    return Interval(float(interval.low), float(interval.high))
+
+
+def _batch(values: Floats) -> int:
+    """Return how many resamples are computed at once: 32 MB of them."""
+    return max(1, 4_000_000 // values.size)

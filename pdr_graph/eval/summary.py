@@ -1,19 +1,47 @@
-"""What one arm attained and what it cost."""
+"""One arm in numbers: its accuracy, its cost, and what a plain vote attains for that cost.
+
+What would the arm's B_total have bought without any distilling or refining? The drafts of its first
+round read no workspace, so they are independent attempts; those of all its samples are pooled,
+problem by problem. If the arm spends B_total tokens a sample on a problem, this pays for
+m = B_total / (tokens of one such draft) drafts. The estimates are
+
+- the vote: maj@m over all draws of m drafts from the pool;
+- best-of-m: pass@m, the accuracy with a verifier that is never wrong, so an upper bound.
+
+m is not a whole number: the value lies on the line between its two neighbours, which is what
+drawing one or the other by lot attains at exactly this budget. If a pool holds fewer than m drafts,
+all of them vote and the problem is counted as short: the vote then gets less than its budget.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from pdr_graph.eval.attempts import ArmSamples, cost, count_votes
-from pdr_graph.eval.stats import CONFIDENCE, Estimate, maj_at_k, mean_by_problem, pass_at_k
+from pdr_graph.eval.attempts import ArmSamples, cost, count_votes, ended
+from pdr_graph.eval.records import NO_ANSWER, DraftRecord, SampleRecord
+from pdr_graph.eval.stats import (
+    CONFIDENCE,
+    DEFAULT_OPTIONS,
+    Estimate,
+    IntervalOptions,
+    PairedDifference,
+    Votes,
+    maj_at_k,
+    mean_by_problem,
+    paired_difference,
+    pass_at_k,
+    plain,
+    share_by_problem,
+)
 
-BUDGETS = ("b_seq", "b_total", "b_seq_nominal", "b_total_nominal")
-"""Sums of a ledger, in model tokens; the nominal ones count allotted completion tokens."""
+COSTS = ("b_seq", "b_total", "b_seq_nominal", "b_total_nominal", "seconds")
+"""Sums of a ledger in model tokens, the nominal ones of allotted completion tokens; and seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +52,6 @@ class Spread:
     """Mean over problems of the mean over their samples."""
     p95: float
     """95th percentile over samples."""
-
-    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
-        """Return it as plain data."""
-        return {"mean": self.mean.to_json(), "p95": self.p95}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +68,20 @@ class ArmSummary:
     pass_at: Mapping[int, Estimate]
     """By k."""
     maj_at: Mapping[int, Estimate]
-    """By k; empty where answers cannot be compared."""
+    """By k; empty if answers cannot be compared."""
     reasons: Mapping[str, int]
-    """Samples by what came of checking them."""
+    """Number of samples by `records.Reason`."""
     num_cut: int
     """Samples whose solution the token limit cut, with or without an answer."""
     cost: Mapping[str, Spread] = field(default_factory=dict)
-    """By `BUDGETS`, and `seconds`; empty where all samples failed."""
+    """By `COSTS`; empty if all samples failed."""
     estimated: bool = False
-    """Whether any token count rests on an estimate."""
+    """Whether any token count is an estimate."""
 
     @property
     def no_answer_rate(self) -> float:
-        """Share of the samples that ended, and whose solution states no answer."""
-        return (self.reasons["no_answer"] + self.reasons["truncated"]) / self.num_samples
+        """Share of samples with a solution that states no answer."""
+        return sum(self.reasons[reason] for reason in NO_ANSWER) / self.num_samples
 
     @property
     def truncation_rate(self) -> float:
@@ -66,7 +90,7 @@ class ArmSummary:
 
     @property
     def failure_rate(self) -> float:
-        """Share of samples that came to no solution."""
+        """Share of samples without a solution."""
         return self.reasons["failed"] / self.num_samples
 
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
@@ -75,14 +99,14 @@ class ArmSummary:
             "num_problems": self.num_problems,
             "num_samples": self.num_samples,
             "num_owed": self.num_owed,
-            "accuracy": self.accuracy.to_json(),
-            "pass_at_k": {str(k): each.to_json() for k, each in self.pass_at.items()},
-            "maj_at_k": {str(k): each.to_json() for k, each in self.maj_at.items()},
+            "accuracy": plain(self.accuracy),
+            "pass_at_k": plain(self.pass_at),
+            "maj_at_k": plain(self.maj_at),
             "no_answer_rate": self.no_answer_rate,
             "truncation_rate": self.truncation_rate,
             "failure_rate": self.failure_rate,
             "reasons": dict(self.reasons),
-            "cost": {name: each.to_json() for name, each in self.cost.items()},
+            "cost": plain(self.cost),
             "estimated": self.estimated,
         }
 
@@ -90,40 +114,36 @@ class ArmSummary:
 async def summarize(
     arm: ArmSamples, ks: Sequence[int], *, confidence: float = CONFIDENCE
 ) -> ArmSummary:
-    """Sum one arm up.
+    """Summarize one arm.
 
     Args:
         arm: Its samples.
-        ks: For pass@k and maj@k.
+        ks: The k of pass@k and maj@k.
         confidence: Of every interval.
 
     Raises:
         ConfigError: a problem has fewer samples than a k.
     """
-    samples = arm.samples
-    votes = [await count_votes(arm.kind, group) for group in arm.by_problem.values()]
-    right = [sum(sample["correct"] for sample in group) for group in arm.by_problem.values()]
-    sizes = [len(group) for group in arm.by_problem.values()]
+    samples, groups = arm.samples, arm.by_problem.values()
+    votes = [await count_votes(arm.kind, group) for group in groups]
 
     def share(values: Sequence[float]) -> Estimate:
-        return mean_by_problem(values, confidence=confidence, bounds=(0.0, 1.0))
+        return share_by_problem(values, confidence)
 
     return ArmSummary(
         name=arm.name,
-        num_problems=len(arm.by_problem),
+        num_problems=len(groups),
         num_samples=len(samples),
         num_owed=arm.num_owed,
-        accuracy=share([c / n for c, n in zip(right, sizes, strict=True)]),
-        pass_at={
-            k: share([pass_at_k(n, c, k) for c, n in zip(right, sizes, strict=True)]) for k in ks
-        },
+        accuracy=share([each.num_correct / each.num_attempts for each in votes]),
+        pass_at={k: share([_pass_at_k(each, k) for each in votes]) for k in ks},
         maj_at={
             k: share([maj_at_k(each, k) for each in votes]) for k in ks if arm.kind.has_short_answer
         },
         reasons=Counter(sample["reason"] for sample in samples),
         num_cut=sum(sample["truncated"] for sample in samples),
         cost=_costs(arm, confidence),
-        estimated=any(row["estimated"] for each in arm.finished for row in each["ledger"]["rows"]),
+        estimated=arm.estimated,
     )
 
 
@@ -136,5 +156,99 @@ def _costs(arm: ArmSamples, confidence: float) -> dict[str, Spread]:
             mean_by_problem(arm.cost_P(name, problems), confidence=confidence),
             float(np.quantile([cost(sample, name) for sample in arm.finished], 0.95)),
         )
-        for name in (*BUDGETS, "seconds")
+        for name in COSTS
     }
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedVote:
+    """An arm beside a plain vote of its first drafts that may spend as much."""
+
+    arm: str
+    num_problems: int
+    num_drafts: float
+    """Drafts that the budget pays for: m, mean over problems."""
+    num_short: int
+    """Problems whose pool holds fewer than m drafts."""
+    accuracy: Estimate
+    """The arm's own, on these problems."""
+    vote: Estimate
+    best: Estimate
+    """Best-of-m with a perfect verifier."""
+    over_vote: PairedDifference
+    """The arm minus the vote."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """One problem's first drafts, and how many of them its budget pays for."""
+
+    drafts: list[DraftRecord]
+    affordable: float
+
+    @property
+    def num_drawn(self) -> float:
+        return min(max(1.0, self.affordable), float(len(self.drafts)))
+
+
+async def matched_vote(
+    arm: ArmSamples, options: IntervalOptions = DEFAULT_OPTIONS
+) -> MatchedVote | None:
+    """Return what a vote of an arm's first drafts attains for the arm's B_total.
+
+    None if the arm has no drafts, or no answers to vote on.
+    """
+    if not arm.kind.has_short_answer:
+        return None
+    pools = {problem: pool for problem, group in arm.by_problem.items() if (pool := _pool(group))}
+    if not pools:
+        return None
+    votes_P = [await count_votes(arm.kind, pool.drafts) for pool in pools.values()]
+    drawn_P = [pool.num_drawn for pool in pools.values()]
+    vote_P = [_between(maj_at_k, *each) for each in zip(votes_P, drawn_P, strict=True)]
+    best_P = [_between(_pass_at_k, *each) for each in zip(votes_P, drawn_P, strict=True)]
+    own_P = arm.accuracy_P(list(pools))
+    return MatchedVote(
+        arm=arm.name,
+        num_problems=len(pools),
+        num_drafts=float(np.mean([pool.affordable for pool in pools.values()])),
+        num_short=sum(pool.affordable > len(pool.drafts) for pool in pools.values()),
+        accuracy=share_by_problem(own_P, options.confidence),
+        vote=share_by_problem(vote_P, options.confidence),
+        best=share_by_problem(best_P, options.confidence),
+        over_vote=paired_difference(vote_P, own_P, options),
+    )
+
+
+def _pool(group: list[SampleRecord]) -> _Pool | None:
+    """Gather one problem's first-round drafts; None if it has none of known cost."""
+    samples = [sample for sample in group if ended(sample)]
+    # A draft that was cut because the quorum was complete had no chance to answer.
+    drafts = [
+        draft
+        for sample in samples
+        for draft in sample["drafts"]
+        if draft["round"] == 1 and draft["error"] != "cut"
+    ]
+    spent = sum(
+        row["prompt_tokens"] + row["completion_tokens"]
+        for sample in samples
+        for row in sample["ledger"]["rows"]
+        if row["round"] == 1 and row["node"] == "drafter"
+    )
+    if not drafts or not spent:
+        return None
+    b_total = float(np.mean([sample["ledger"]["b_total"] for sample in samples]))
+    return _Pool(drafts, b_total * len(drafts) / spent)
+
+
+def _between(attained: Callable[[Votes, int], float], votes: Votes, num_drawn: float) -> float:
+    """Return the value at a fractional number of drafts, on the line between its neighbours."""
+    low = math.floor(num_drawn)
+    share = num_drawn - low
+    value = (1.0 - share) * attained(votes, low)
+    return value + share * attained(votes, low + 1) if share else value
+
+
+def _pass_at_k(votes: Votes, k: int) -> float:
+    return pass_at_k(votes.num_attempts, votes.num_correct, k)

@@ -32,6 +32,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
 from pdr_graph.config import PDRConfig
+from pdr_graph.conversation import Turn, problem_of
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
@@ -45,7 +46,7 @@ KEY = "pdr"
 """Of what a sample's metadata tells of its run."""
 
 
-def problem_of(state: TaskState) -> str:
+def problem_of_sample(state: TaskState) -> str:
     """Return the text to be solved: what was said so far, and the choices where there are any.
 
     Raises:
@@ -58,22 +59,12 @@ def problem_of(state: TaskState) -> str:
             ]
             if other:
                 raise ConfigError(f"sample {state.sample_id!r} holds {other[0]}; PDR reads text")
-    said = [each for each in state.messages if each.text.strip()]
-    turns = [each for each in said if each.role != "system"]
-    if not turns:
-        raise ConfigError(f"sample {state.sample_id!r} has no text to solve")
-    rules = "\n\n".join(each.text.strip() for each in said if each.role == "system")
-    parts = [f"<instructions>\n{rules}\n</instructions>"] if rules else []
-    if turns[:-1]:
-        parts.append(f"<conversation>\n{_transcript(turns[:-1])}\n</conversation>")
-    parts.append(turns[-1].text.strip())
-    if state.choices:
-        parts.append(
-            "\n".join(
-                f"({_letter(index)}) {each.value}" for index, each in enumerate(state.choices)
-            )
-        )
-    return "\n\n".join(parts)
+    try:
+        problem = problem_of([Turn(each.role, each.text) for each in state.messages])
+    except ConfigError as error:
+        raise ConfigError(f"sample {state.sample_id!r}: {error}") from None
+    options = [f"({_letter(index)}) {each.value}" for index, each in enumerate(state.choices)]
+    return "\n\n".join([problem, "\n".join(options)]) if options else problem
 
 
 def hand_in(state: TaskState, result: Result) -> TaskState:
@@ -99,10 +90,6 @@ def hand_in(state: TaskState, result: Result) -> TaskState:
         # What the scorer `choice` reads.
         state.choices.mark_choice(index, result.answer == _letter(index))
     return state
-
-
-def _transcript(turns: list[ChatMessage]) -> str:
-    return "\n\n".join(f"{turn.role.capitalize()}: {turn.text.strip()}" for turn in turns)
 
 
 def _letter(index: int) -> str:
@@ -249,7 +236,7 @@ def pdr(
         told = transcript()
         parts = Parts(prompts=texts, on_event=lambda event: told.info(event, source="pdr"))
         try:
-            result = await solve(problem_of(state), config, model=client, parts=parts)
+            result = await solve(problem_of_sample(state), config, model=client, parts=parts)
         except Exception:
             if chat.limit is not None:
                 raise chat.limit from None

@@ -1,1 +1,1 @@
-"""What a node, a distiller, a finish or a verifier calls the model with."""
+"""Calls to the model: connections, retries, token counts, and what each call cost."""

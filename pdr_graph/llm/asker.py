@@ -1,6 +1,6 @@
-"""Asks the model on behalf of one node: renders, seeds, meters and traces.
+"""Asks the model on behalf of a node: renders the prompt, seeds, meters and traces the call.
 
-What a node, a distiller, a finish or a verifier is handed to call the model with.
+Nodes, distillers, finishes and verifiers all call the model through an `Asker`.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ class Asker:
     round_number: int
     thread_id: str
     on_chunk: OnChunk | None = None
-    """Is told what `one` call answers while it comes; None waits for the whole."""
+    """Receives the reply of `one` piece by piece; None waits for the whole reply."""
 
     async def one(self, template: str, *, index: int = 0, **values: object) -> Reply:
-        """Make one call after those before it.
+        """Make one call, in sequence with the calls before it.
 
         Raises:
             CallError: it failed for good; its cost is in the meter all the same.
@@ -44,10 +44,10 @@ class Asker:
             self.meter.add([spent])
 
     async def each(self, template: str, calls: Sequence[Mapping[str, object]]) -> list[Reply]:
-        """Make calls side by side, one for each set of values.
+        """Make calls in parallel, one for each set of values.
 
         Raises:
-            CallError: one failed for good; the first in order is raised once all have ended.
+            CallError: one failed for good; raised once all have ended, the first in order.
         """
         bills = [Spent() for _ in calls]
         try:
@@ -68,7 +68,7 @@ class Asker:
         return good
 
     def sampling(self, template: str, index: int) -> Sampling:
-        """Return how the call at `index` is drawn: the config's values and a seed of its own."""
+        """Return how the call at `index` is sampled: by the config, with a seed of its own."""
         config = self.config
         return Sampling(
             max_tokens=config.max_tokens,
@@ -122,6 +122,6 @@ class Asker:
 
 
 def derived_seed(seed: int, *parts: object) -> int:
-    """Return a seed in [0, 2**31) that depends on the run's seed and on which call it is for."""
+    """Return a seed in [0, 2**31) that depends on the run's seed and on the call it is for."""
     digest = hashlib.sha256(repr((seed, *parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -1,7 +1,7 @@
 """LangChain's OpenAI chat model, with what vLLM's endpoint adds to the protocol.
 
-The stock class drops the reasoning text, which vLLM sends as `reasoning` (older servers:
-`reasoning_content`), and the token ids; and it has no place for vLLM's request fields.
+The stock class drops the token ids and the reasoning text, which vLLM sends as `reasoning` (older
+servers: `reasoning_content`), and has no place for vLLM's request fields.
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
@@ -30,22 +30,23 @@ _VLLM_FIELDS = frozenset(
         "add_generation_prompt",
     }
 )
-"""Request fields that the OpenAI SDK does not know; it carries them in `extra_body`."""
+"""Request fields that the OpenAI SDK does not know; they are sent in `extra_body`."""
 
 
 class ChatVLLM(ChatOpenAI):
     """A chat model behind vLLM's OpenAI endpoint, or any server that speaks the protocol.
 
-    Beyond `ChatOpenAI`: `additional_kwargs["reasoning_content"]` holds the reasoning text,
-    `response_metadata` the `token_ids`, `prompt_token_ids` and `logprobs` where they were asked
-    for. It never retries by itself (whoever counts tokens does), has no total timeout, and keeps
-    one connection pool for as long as it lives: make one per process.
+    Beyond `ChatOpenAI`, `additional_kwargs["reasoning_content"]` holds the reasoning text, and
+    `response_metadata` holds `token_ids`, `prompt_token_ids` and `logprobs` if they were asked for.
+    It never retries (`ModelClient` does, and counts what each attempt cost), has no total timeout,
+    and keeps its connections for as long as it lives: make one per process.
     """
 
     thinking_token_budget: int | None = None
-    """Tokens after which the server closes the thought; needs `--reasoning-parser` there."""
+    """Tokens after which the server closes the thought; needs `--reasoning-parser` there. None
+    sets no budget."""
     priority: int | None = None
-    """Scheduling priority, lower first; needs `--scheduling-policy priority`."""
+    """Scheduling priority, lower first; needs `--scheduling-policy priority` at the server."""
     chat_template_kwargs: dict[str, Any] | None = None  # Any: what the model's template takes
     """Variables of the model's chat template, such as `{"enable_thinking": False}`."""
     return_token_ids: bool = False
@@ -88,7 +89,7 @@ class ChatVLLM(ChatOpenAI):
         self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
-        # Every server of this protocol reads `max_tokens`; not all know its newer name.
+        # All servers of this protocol read `max_tokens`; not all know its newer name.
         if "max_completion_tokens" in payload:
             payload["max_tokens"] = payload.pop("max_completion_tokens")
         own = {name: getattr(self, name) for name in _VLLM_FIELDS & set(type(self).model_fields)}
@@ -115,8 +116,9 @@ class ChatVLLM(ChatOpenAI):
     async def _post(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Send a request as plain JSON and return the reply's.
 
-        The SDK's typed method looks at every value of payload and reply, half of what a call
-        costs, and LangChain then undoes the types; its `post` sends, checks and raises the same.
+        The SDK's typed method looks at every value of payload and reply, which is half of what a
+        call costs, and LangChain then undoes the types. Its `post` sends, checks and raises the
+        same.
 
         Raises:
             ValueError: the reply is not a JSON object.
@@ -137,7 +139,7 @@ class ChatVLLM(ChatOpenAI):
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise ValueError(f"the endpoint replied with no JSON object but {reply.text[:200]!r}")
+            raise ValueError(f"the endpoint's reply is not a JSON object: {reply.text[:200]!r}")
         return value
 
     def _create_chat_result(
@@ -152,7 +154,7 @@ class ChatVLLM(ChatOpenAI):
             assert isinstance(message, AIMessage)
             _add_reasoning(message, choice["message"])
             if choice.get("logprobs"):
-                # What a stream and the SDK's types say where a server says nothing.
+                # As a stream and the SDK's types have it where the server leaves it out.
                 choice["logprobs"].setdefault("refusal", None)
             for name, value in (
                 ("token_ids", choice.get("token_ids")),

@@ -1,18 +1,8 @@
-"""The process's way to its model: one limit, one retry policy, exact counts.
+"""Calls one chat model for a whole process: one limit, one retry policy, exact counts.
 
-Every call in the package goes through `ModelClient.ask`, so nothing is spent that no ledger knows.
-
-Lets calls start one by one.
-
-To build and send a request takes a millisecond or two without a pause. A round of a thousand
-drafts would do that a thousand times in one turn of the event loop, and whatever else the process
-serves would wait for seconds.
-
-The tokens of one call as the server drew them, where it was asked to tell.
-
-Telling a draft's solution apart from the reasoning that led to it.
-
-Only the solution part S goes into a workspace, never the reasoning R (paper section 3).
+Every call of the package goes through `ModelClient.ask`, so that nothing is spent that no ledger
+knows. A reply's solution is told apart from the reasoning that led to it: only the solution goes
+into a workspace (paper section 3).
 """
 
 import asyncio
@@ -34,21 +24,33 @@ from pdr_graph.llm.tokens import EstimateCounter, TokenCounter, estimate_tokens,
 from pdr_graph.llm.usage import Spent, Usage, read_usage
 
 
-class Turnstile:
-    """Passed by one caller in each turn of the event loop, in the order in which they came."""
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one reply is sampled."""
 
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    thinking_token_budget: int | None = None
+    """None leaves the thought to `max_tokens`."""
 
-    async def turn(self) -> None:
-        """Wait for this caller's turn."""
-        async with self._lock:
-            await asyncio.sleep(0)
+    def parameters(self, model: BaseChatModel) -> dict[str, Any]:
+        """Return the parameters that this model's class declares; providers refuse others."""
+        asked = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "thinking_token_budget": self.thinking_token_budget,
+        }
+        known = type(model).model_fields
+        return {name: v for name, v in asked.items() if v is not None and name in known}
 
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """What a policy gradient needs of one call."""
+    """The tokens of one call as the server drew them, for a policy gradient."""
 
     prompt_ids: list[int]
     token_ids: list[int]
@@ -57,7 +59,7 @@ class SampledTokens:
 
 
 def read_sampled(message: AIMessage) -> SampledTokens | None:
-    """Return the tokens that a message carries, None if its server did not send all of them."""
+    """Return the tokens that a message carries, None unless its server sent all of them."""
     metadata = message.response_metadata
     prompt_ids, token_ids = metadata.get("prompt_token_ids"), metadata.get("token_ids")
     rows = (metadata.get("logprobs") or {}).get("content")
@@ -66,21 +68,41 @@ def read_sampled(message: AIMessage) -> SampledTokens | None:
     return SampledTokens(list(prompt_ids), list(token_ids), [row["logprob"] for row in rows])
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered, and what the call cost."""
+
+    solution: str
+    thought: str
+    truncated: bool
+    """Whether the reply ran into its token limit, or ended inside its thought."""
+    finish_reason: str
+    usage: Usage
+    seconds: float
+    sampled: SampledTokens | None = None
+    """Token ids and log-probabilities; None unless the model was asked for them."""
+
+
+OnChunk = Callable[[int, AIMessage], None]
+"""Receives a reply in pieces: the number of the attempt, from 1, and the new piece. A further
+attempt begins the reply anew."""
+
+
 OPEN, CLOSE = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyParts:
-    """One reply, taken apart."""
+    """One reply, taken apart into thought and solution."""
 
     thought: str
     solution: str
     closed: bool
-    """False where the reply ended inside its thought, so that it has no solution."""
+    """False where the reply ended inside its thought; it then has no solution."""
 
 
 def split_message(message: AIMessage) -> ReplyParts:
-    """Take a message apart, whether the server separated the reasoning or the text holds it."""
+    """Take a message apart, whether its reasoning is separate or in the text."""
     parts = split_text(message.text)
     reasoning = message.additional_kwargs.get("reasoning_content") or _reasoning_blocks(message)
     if not reasoning:
@@ -89,12 +111,12 @@ def split_message(message: AIMessage) -> ReplyParts:
 
 
 def split_text(text: str) -> ReplyParts:
-    r"""Split at the thought's tags.
+    r"""Split a text at the tags of its thought.
 
-    A template may open the thought in the prompt, so a closing tag alone ends one.
+    A template may open the thought in the prompt, so that a closing tag alone ends it.
 
     >>> split_text("<think>2 + 2</think>\nIt is 4.")
-    Parts(thought='2 + 2', solution='It is 4.', closed=True)
+    ReplyParts(thought='2 + 2', solution='It is 4.', closed=True)
     """
     before, closing, after = text.rpartition(CLOSE)
     if closing and OPEN not in after:
@@ -102,7 +124,7 @@ def split_text(text: str) -> ReplyParts:
         return ReplyParts(thought.strip(), after.strip(), True)
     head, opening, rest = (after if closing else text).partition(OPEN)
     if opening:
-        # What came before a thought that never ended is no solution either: the model went on.
+        # Text before a thought that never ended is no solution: the model was not done.
         return ReplyParts(f"{before}{head}{rest}".strip(), "", False)
     return ReplyParts("", text.strip(), True)
 
@@ -118,59 +140,32 @@ def _reasoning_blocks(message: AIMessage) -> str:
     )
 
 
+class Turnstile:
+    """Lets one caller pass in each turn of the event loop, in order of arrival.
+
+    Building and sending a request takes a millisecond or two without a pause. A round of a thousand
+    drafts would do that a thousand times in one turn, and stall everything else in the process for
+    seconds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def turn(self) -> None:
+        """Wait for this caller's turn."""
+        async with self._lock:
+            await asyncio.sleep(0)
+
+
 _WINDOW = re.compile(r"context\b.*\b(length|size)|max_model_len")
-"""How llama.cpp and vLLM name the window in a refusal; vLLM says `max_model_len` where
-`max_tokens` alone is above it."""
+"""How llama.cpp and vLLM name the context window when they refuse a call."""
 
 _FIRST_PACE = 50.0
-"""Completion tokens a second that an aborted call is charged before any call has finished."""
-
-
-OnChunk = Callable[[int, AIMessage], None]
-"""Receives a reply as it comes: the number of the attempt, from 1, and what it has just said. A
-further attempt begins its reply anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How one reply is drawn."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    thinking_token_budget: int | None = None
-
-    def parameters(self, model: BaseChatModel) -> dict[str, Any]:
-        """Return what this model's class declares; other providers refuse unknown names."""
-        asked = {
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "thinking_token_budget": self.thinking_token_budget,
-        }
-        known = type(model).model_fields
-        return {name: v for name, v in asked.items() if v is not None and name in known}
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the model answered, taken apart."""
-
-    solution: str
-    thought: str
-    truncated: bool
-    """Whether the reply ran into its token limit, or ended inside its thought."""
-    finish_reason: str
-    usage: Usage
-    seconds: float
-    sampled: SampledTokens | None = None
-    """Token ids and log-probabilities; None where the model was not asked for them."""
+"""Completion tokens per second that an aborted call is charged before any call has finished."""
 
 
 class ModelClient:
-    """Calls one chat model on behalf of a whole process."""
+    """Calls one chat model for a whole process."""
 
     def __init__(
         self,
@@ -189,9 +184,9 @@ class ModelClient:
             counter: Counts model tokens; None estimates them.
             retry: None is `Retry()`.
             max_in_flight: Calls at once, over all runs of this process and event loop.
-            window: Context window of one call in tokens; None does not check.
-            streamed: Whether every call is streamed, for servers that notice only so that a
-                caller has left. It costs this process some work for every token.
+            window: Context window of one call, in tokens; None does not check.
+            streamed: Whether every call is streamed. Some servers notice only then that a caller
+                has left; it costs this process some work for every token.
         """
         self.model = model
         self.counter: TokenCounter = counter or EstimateCounter()
@@ -202,6 +197,11 @@ class ModelClient:
         self._turnstile = PerLoop(Turnstile)
         self._pace = _FIRST_PACE
         self._prompt_tokens: OrderedDict[int, int] = OrderedDict()
+
+    @classmethod
+    def of(cls, model: "BaseChatModel | ModelClient") -> "ModelClient":
+        """Return a client of this model; a client is returned as it is."""
+        return model if isinstance(model, ModelClient) else cls(model)
 
     @property
     def name(self) -> str:
@@ -217,7 +217,7 @@ class ModelClient:
     ) -> Reply:
         """Make one call, retried where that may help, and charge all of it to `spent`.
 
-        With `on_chunk` the reply is streamed, and told as it comes.
+        With `on_chunk` the reply is streamed, and handed on piece by piece.
 
         Raises:
             CallError: the call failed for good; what its attempts cost is in `spent`.
@@ -228,7 +228,7 @@ class ModelClient:
             async for attempt in self.retry.controller():
                 with attempt:
                     message = await self._send(prompt, sampling, spent, on_chunk)
-        # The boundary to every provider's SDK, each of which has an error tree of its own.
+        # The boundary to the SDKs of all providers, each with an error tree of its own.
         except Exception as error:
             spent.failed += 1
             raise call_error(error) from error
@@ -318,7 +318,7 @@ def call_error(error: Exception) -> CallError:
 
 
 def _joined(chunks: list[AIMessage]) -> AIMessage:
-    """Return the whole message; a model that cannot stream sends it as its only chunk."""
+    """Return the whole message; a model that cannot stream sends it as one chunk."""
     pieces = [each for each in chunks if isinstance(each, AIMessageChunk)]
     return add_ai_message_chunks(pieces[0], *pieces[1:]) if pieces else chunks[-1]
 

@@ -1,4 +1,4 @@
-"""What an endpoint serves, asked before any draft is paid for."""
+"""Asks an endpoint what it serves, before any draft is paid for."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ class EndpointInfo:
 
     models: tuple[str, ...]
     window: int | None
-    """Context window of one request in tokens; None where the server does not tell."""
+    """Context window of one request, in tokens; None where the server does not tell."""
 
 
 async def probe_endpoint(
@@ -27,10 +27,10 @@ async def probe_endpoint(
         http: The client to ask with.
         base_url: Address with its `/v1`.
         api_key: Sent as a bearer token.
-        model: The model that will be asked for, None if any will do.
+        model: The model that will be asked for; None if any will do.
 
     Raises:
-        EndpointError: no answer, a refused key, or no such model; one sentence with the remedy.
+        EndpointError: no answer, a refused key, or no such model.
     """
     _check_address(base_url, api_key)
     url = base_url.rstrip("/") + "/models"
@@ -72,7 +72,7 @@ def _check_address(base_url: str, api_key: str) -> None:
         usable = False
     if not usable:
         raise EndpointError(
-            f"base URL {base_url!r} is no http address; write it like http://127.0.0.1:8000/v1"
+            f"base URL {base_url!r} is not an http address; write it like http://127.0.0.1:8000/v1"
         )
     if not (api_key.isascii() and api_key.isprintable()):
         raise EndpointError(
@@ -84,7 +84,7 @@ def _check_address(base_url: str, api_key: str) -> None:
 async def _window(http: httpx2.AsyncClient, base_url: str, entry: dict[str, Any]) -> int | None:
     if isinstance(entry.get("max_model_len"), int):
         return int(entry["max_model_len"])
-    # llama.cpp: the context is shared out to slots, and /props tells one slot's.
+    # llama.cpp divides its context among slots; /props tells that of one slot.
     root = base_url.rstrip("/").removesuffix("/v1")
     try:
         reply = await http.get(f"{root}/props", timeout=httpx2.Timeout(10.0))

@@ -1,22 +1,16 @@
-"""HTTP connections, per process and event loop, made for many long calls.
+"""HTTP connections for many long calls, per process and event loop.
 
-A thought may take minutes during which the server sends nothing, so there is a limit on connecting
-and none on reading; keep-alive probes find a peer that is gone. Connections are kept, since a new
-one for each call costs a handshake, and their number is unbounded: calls in flight are limited
-where the model is called.
+A thought may take minutes in which the server sends nothing. So there is a limit on connecting and
+none on reading; keep-alive probes find a peer that is gone. Connections are kept, since a new one
+costs a handshake. Their number is unbounded: calls in flight are limited where the model is called.
 
-httpcore's pool looks at every connection it has when a request begins and again when it ends,
-which makes a call dearer the more others are in flight (1.9 ms alone, 7 ms beside a thousand). So
-each connection is given a pool of its own, and here we only keep the free ones apart.
+httpcore's pool looks at all its connections when a request begins and again when it ends, so that
+a call costs more the more others are in flight (1.9 ms alone, 7 ms beside a thousand). So each
+connection is a pool of its own, and only the free ones are kept in a list here.
 
-A server closes a connection that nothing comes over, vLLM and llama.cpp after 5 s, and may do so
-just as the next request is on its way. We give ours up before that; a kept connection that ends at
-once all the same is replaced and the request sent again, since nobody has worked on it.
-
-One value per event loop.
-
-Connection pools and semaphores belong to the loop that made them. Whoever owns one for a whole
-process keeps it here, so that the same object serves `asyncio.run` twice, or two threads.
+A server closes an idle connection, vLLM and llama.cpp after 5 s, perhaps just as the next request
+is on its way. Ours are given up before that. If a kept connection ends at once all the same, it is
+replaced and the request is sent again, since nobody has worked on it.
 """
 
 import asyncio
@@ -34,7 +28,11 @@ T = TypeVar("T")
 
 
 class PerLoop(Generic[T]):
-    """Makes a value on first use in each event loop and forgets it with the loop."""
+    """One value per event loop, made on first use and forgotten with the loop.
+
+    Connections and semaphores belong to the loop that made them. With this, one object of a whole
+    process serves `asyncio.run` twice, or two threads.
+    """
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -57,11 +55,11 @@ TIMEOUT = httpx2.Timeout(None, connect=10.0)
 """Seconds: 10 to connect, none for a reply."""
 
 _MOST_IDLE = 1024
-"""Free connections that are kept, for each server."""
+"""Free connections kept for each server."""
 _IDLE_S = 4.0
-"""Seconds that a free connection is kept: fewer than the servers keep theirs."""
+"""Seconds that a free connection is kept; less than the servers keep theirs."""
 _AT_ONCE_S = 0.25
-"""A kept connection that ends within these seconds was closed before the request came."""
+"""Seconds within which a kept connection ends if it was closed before the request came."""
 _ONE_CONNECTION = httpx2.Limits(
     max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE_S
 )
@@ -69,11 +67,11 @@ _ONE_CONNECTION = httpx2.Limits(
 _Origin = tuple[str, str, int | None]
 """Scheme, host and port."""
 _Free = deque[tuple[httpx2.AsyncHTTPTransport, float]]
-"""Connections that lead to one server, each with the time since which it is free."""
+"""Free connections to one server, each with the time at which it became free."""
 
 
 class LoopTransport(httpx2.AsyncBaseTransport):
-    """Sends each request on a free connection of the event loop it is made in."""
+    """Sends each request on a free connection of the running event loop."""
 
     def __init__(self) -> None:
         self._lanes = PerLoop(_Lanes)
@@ -90,7 +88,7 @@ class LoopTransport(httpx2.AsyncBaseTransport):
 
 
 class _Lanes:
-    """The connections of one event loop, the free ones by the server that they lead to."""
+    """The connections of one event loop; the free ones by server."""
 
     def __init__(self) -> None:
         self._all: set[httpx2.AsyncHTTPTransport] = set()
@@ -99,7 +97,7 @@ class _Lanes:
         self._closed = False
 
     async def send(self, request: httpx2.Request) -> httpx2.Response:
-        """Send on the connection that was in use last, so that the others can age."""
+        """Send on the connection that was used last, so that the others age out."""
         url = request.url
         free = self._free.setdefault((url.scheme, url.host, url.port), deque())
         kept = bool(free)
@@ -115,7 +113,7 @@ class _Lanes:
         return response
 
     async def close(self) -> None:
-        """Close every connection, those in use as well."""
+        """Close all connections, those in use included."""
         self._closed = True
         self._free.clear()
         while self._all:
@@ -124,7 +122,7 @@ class _Lanes:
     def _open(self, scheme: str) -> httpx2.AsyncHTTPTransport:
         context = self._contexts.get(scheme)
         if context is None:
-            # Reading the machine's certificates takes 20 ms, and plain HTTP needs none of them.
+            # Reading the machine's certificates takes 20 ms, and plain HTTP needs none.
             context = (
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 if scheme == "http"
@@ -142,7 +140,7 @@ class _Lanes:
             free.append((lane, monotonic()))
 
     async def _trim(self, free: _Free) -> None:
-        """Close what has been free for too long, or is one too many."""
+        """Close connections that were free for too long, or are too many."""
         while free and (len(free) > _MOST_IDLE or monotonic() - free[0][1] > _IDLE_S):
             lane = free.popleft()[0]
             self._all.discard(lane)
@@ -158,7 +156,7 @@ async def _send_on(
     except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
         if not kept or monotonic() - began > _AT_ONCE_S:
             raise
-    # Having lost its connection, the lane opens another.
+    # The lane has lost its connection and opens another.
     return await lane.handle_async_request(request)
 
 
@@ -177,7 +175,7 @@ class _LentStream(httpx2.AsyncByteStream):
         try:
             await self._stream.aclose()
         finally:
-            # A body may be closed twice, and a connection must not be free twice.
+            # A body may be closed twice; its connection must be given back once.
             give_back, self._give_back = self._give_back, None
             if give_back is not None:
                 give_back()

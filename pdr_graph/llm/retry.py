@@ -1,7 +1,7 @@
-"""When a failed request is sent again, and how long later.
+"""When a failed request is sent again, and after how long.
 
-429, 5xx and lost connections are tried again, with the server's Retry-After where it names one;
-any other refusal would only be repeated. Waiting and attempts are capped, so that a dead endpoint
+429, 5xx and lost connections are tried again, after the server's Retry-After where it names one.
+Any other refusal would only be repeated. Waits and attempts are capped, so that a dead endpoint
 ends in an error and not in silence.
 """
 
@@ -22,17 +22,17 @@ from tenacity import (
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How persistent a call is."""
+    """How often a call is tried, and how long it waits between attempts."""
 
     attempts: int = 4
-    """Requests in all, the first included."""
+    """Requests at most, the first included."""
     backoff_s: float = 0.5
     """Scale of the exponential wait between attempts, before jitter."""
     max_wait_s: float = 20.0
-    """Longest wait before one attempt, whatever Retry-After says."""
+    """Longest wait before an attempt, whatever Retry-After says."""
 
     def controller(self) -> AsyncRetrying:
-        """Return tenacity's loop over attempts; it raises the last error itself."""
+        """Return tenacity's loop over attempts, which raises the last error."""
         return AsyncRetrying(
             stop=stop_after_attempt(self.attempts),
             retry=retry_if_exception(is_transient),
@@ -58,7 +58,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status that an SDK's exception carries, None if no answer came."""
+    """Return the HTTP status that an SDK's error carries, None if no answer came."""
     status = getattr(error, "status_code", None)
     return status if isinstance(status, int) else None
 
@@ -72,7 +72,7 @@ def is_connection_error(error: BaseException) -> bool:
 
 
 def never_sent(error: BaseException) -> bool:
-    """Tell whether the server never saw the request, so that it cost nothing."""
+    """Tell whether the server never saw the request, which then cost nothing."""
     kinds = (ConnectionRefusedError, httpx2.ConnectError, httpx2.ConnectTimeout)
     return any(isinstance(link, kinds) for link in _causes(error))
 

@@ -1,24 +1,8 @@
-"""How many model tokens a text has: asked of the server, read off a tokenizer file, or estimated.
+"""Counts text in model tokens, and cuts it to a number of them.
 
-vLLM answers `POST /tokenize` with `{"prompt": ...}`, llama.cpp with `{"content": ...}`. Nothing is
-ever downloaded: a tokenizer file is one that the user names.
-
-A stated, conservative estimate of token counts, for servers that count nothing for us.
-
-A tokenizer splits text at changes of letter case, digits, marks and white space, and spends at
-least a token on each piece. We charge a token for every 3 letters begun in a piece, for every
-digit, mark and line break, and for every UTF-8 byte beyond ASCII. On English prose that is about
-1.5 times the truth; byte-level tokenizers stay below it on the texts of `tests/llm`.
-
-Text that UTF-8 can hold.
-
-JSON may carry half a surrogate pair, and Python keeps it in a string that no request, file or store
-can encode. One such draft would fail every call that reads it.
-
-Cutting text to a number of model tokens, whatever it holds.
-
-The counter may be a server, so a cut is found in a few counts and not by trying every length.
-Truncation keeps the head and, where one is given, a closing line with the final answer.
+The server is asked (vLLM: `POST /tokenize` with `{"prompt": ...}`, llama.cpp: with
+`{"content": ...}`), or a tokenizer file that the user names is read, or the count is estimated.
+Nothing is ever downloaded.
 """
 
 import asyncio
@@ -31,11 +15,22 @@ import httpx2
 
 from pdr_graph.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
+Source = Literal["server", "file", "estimate"]
+
 _PIECES = re.compile(r"[A-Z]+|[a-z]+|[^\x00-\x7f]+|[ ]+|[^A-Za-z ]")
 
 
 def estimate_tokens(text: str) -> int:
-    """Return a conservative estimate of the length of `text` in model tokens."""
+    """Return a conservative estimate of the length of `text` in model tokens.
+
+    A tokenizer splits text where letter case, digits, marks and white space change, and spends at
+    least one token on each piece. The estimate charges a token for every 3 letters begun in a
+    piece, for every digit, mark and line break, and for every UTF-8 byte beyond ASCII. On English
+    prose that is about 1.5 times the true count; byte-level tokenizers stay below it on the texts
+    of `tests/test_tokens.py`.
+    """
     return sum(_cost(piece) for piece in _PIECES.findall(text))
 
 
@@ -51,13 +46,12 @@ def _cost(piece: str) -> int:
 
 
 def wellformed(text: str) -> str:
-    """Return `text` with every lone surrogate replaced by a question mark."""
+    """Return `text` with every lone surrogate replaced by a question mark.
+
+    JSON may carry half of a surrogate pair, and Python keeps it in a string that no request, file
+    or store can encode. One such draft would fail every call that reads it.
+    """
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-logger = logging.getLogger(__name__)
-
-Source = Literal["server", "file", "estimate"]
 
 
 class TokenCounter(Protocol):
@@ -72,7 +66,7 @@ class TokenCounter(Protocol):
 
 
 class EstimateCounter:
-    """The conservative estimate of `estimate_tokens`."""
+    """Counts by `estimate_tokens`."""
 
     source: Source = "estimate"
 
@@ -82,7 +76,7 @@ class EstimateCounter:
 
 
 class FileCounter:
-    """A Hugging Face `tokenizer.json` on disk, through the `tokenizers` library."""
+    """Counts by a Hugging Face `tokenizer.json` on disk, with the `tokenizers` library."""
 
     source: Source = "file"
 
@@ -90,7 +84,7 @@ class FileCounter:
         """Read the file.
 
         Raises:
-            ConfigError: `tokenizers` is not installed, or the file is not a tokenizer.
+            ConfigError: `tokenizers` is not installed, or the file is no tokenizer.
         """
         try:
             from tokenizers import Tokenizer
@@ -115,12 +109,12 @@ class FileCounter:
 
     def _count(self, text: str) -> int:
         readable = wellformed(text)
-        # A batch of one: only counting batches lets other threads run meanwhile.
+        # A batch of one: only batches are encoded without holding up other threads.
         return len(self._tokenizer.encode_batch([readable], add_special_tokens=False)[0].ids)
 
 
 class ServerCounter:
-    """The endpoint's own tokenizer, or the estimate where it offers none."""
+    """Counts by the endpoint's own tokenizer, or by the estimate where it offers none."""
 
     def __init__(self, http: httpx2.AsyncClient, base_url: str, model: str, api_key: str) -> None:
         self._http = http
@@ -132,7 +126,7 @@ class ServerCounter:
 
     @property
     def source(self) -> Source:
-        """`server`, or `estimate` after a server that does not count."""
+        """`server`; `estimate` where the server did not count the last text."""
         return self._source
 
     async def count(self, text: str) -> int:
@@ -147,7 +141,7 @@ class ServerCounter:
 
     async def _find_form(self) -> Literal["vllm", "llama.cpp", "none"]:
         for form in ("vllm", "llama.cpp"):
-            # llama.cpp answers vLLM's form too, with no tokens: only a positive count tells.
+            # llama.cpp answers vLLM's form too, but with no tokens: only a positive count tells.
             if await self._ask(form, "one two three"):
                 return form
         return "none"
@@ -169,21 +163,23 @@ class ServerCounter:
 
 
 CUT = "[...]"
-"""Stands where text was left out."""
+"""Mark that stands where text was cut."""
 
 _CHARS_PER_TOKEN = 16
-"""Text beyond this many characters per allowed token is dropped before anything is counted; no
+"""Text beyond this many characters per allowed token is dropped before anything is counted: no
 tokenizer packs prose that densely, and a million characters need not cross the network."""
 
 
 async def clip(text: str, limit: int, counter: TokenCounter, *, keep: str = "") -> str:
-    """Cut `text` to at most `limit` model tokens.
+    """Cut `text` to at most `limit` model tokens; the head stays.
+
+    The counter may be a server, so the cut is found in a few counts.
 
     Args:
         text: Anything at all.
         limit: In model tokens, at least 0.
-        counter: What decides the length.
-        keep: A line that must survive a cut; dropped only where it alone passes the limit.
+        counter: Counts the tokens.
+        keep: A closing line that survives the cut, unless it alone passes the limit.
     """
     if surely_fits(text, limit):
         return text
@@ -209,9 +205,10 @@ async def clip(text: str, limit: int, counter: TokenCounter, *, keep: str = "") 
 
 
 def surely_fits(text: str, limit: int) -> bool:
-    """Tell without counting that `text` fits: no tokenizer makes more tokens than bytes, plus one.
+    """Tell whether `text` is so short that it need not be counted.
 
-    The extra one is the leading space that sentencepiece models add.
+    No tokenizer makes more tokens than bytes, plus one for the leading space that sentencepiece
+    models add.
     """
     return len(text) < limit and len(text.encode("utf-8", "surrogatepass")) < limit
 

@@ -1,21 +1,16 @@
-"""What one call cost, as the server says it.
-
-Counts the tokens and seconds of one node in one super-step.
-
-`critical_tokens` follows the paper's B_seq: of calls made side by side the largest counts, of
-calls made one after another the sum.
-"""
+"""What calls to the model cost: one call, its attempts together, and one node in one super-step."""
 
 from dataclasses import dataclass, field
 
 from langchain_core.messages import AIMessage
 
+from pdr_graph.budget import empty_row
 from pdr_graph.types import LedgerRow
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one model call."""
+    """Token counts of one request, as the server states them."""
 
     prompt: int = 0
     cached: int = 0
@@ -24,7 +19,7 @@ class Usage:
     reasoning: int = 0
     """Part of `completion` spent on thought, where the server tells."""
     estimated: bool = False
-    """Whether the server did not say and the counts are an estimate."""
+    """Whether the server stated nothing and the counts are an estimate."""
 
     @property
     def total(self) -> int:
@@ -47,10 +42,11 @@ def read_usage(message: AIMessage) -> Usage | None:
 
 @dataclass(slots=True)
 class Spent:
-    """What one logical call cost, all its attempts together."""
+    """What one call cost, all its attempts together."""
 
     requests: int = 0
     usage: list[Usage] = field(default_factory=list)
+    """Of each request that may have cost anything."""
     failed: int = 0
     aborted: int = 0
     seconds: float = 0.0
@@ -64,31 +60,20 @@ class Spent:
 
 
 class Meter:
-    """Collects what a node spends and states it as a ledger row."""
+    """Collects what a node spends in one super-step, and states it as a ledger row.
+
+    The critical path follows the paper's B_seq: of calls made in parallel the largest counts, of
+    calls made in sequence the sum.
+    """
 
     def __init__(self, node: str, round_number: int, step: int) -> None:
-        self._row = LedgerRow(
-            round=round_number,
-            node=node,
-            step=step,
-            calls=0,
-            prompt_tokens=0,
-            cached_tokens=0,
-            completion_tokens=0,
-            reasoning_tokens=0,
-            failed=0,
-            aborted=0,
-            seconds=0.0,
-            estimated=False,
-            critical_tokens=0,
-            nominal_tokens=0,
-            critical_nominal=0,
-        )
+        """Begin at zero."""
+        self._row = empty_row(round_number, node, step)
 
-    def add(self, side_by_side: list[Spent]) -> None:
-        """Charge calls that were made in parallel, after all that was charged before."""
+    def add(self, parallel: list[Spent]) -> None:
+        """Charge calls that were made in parallel, after all that were charged before."""
         row = self._row
-        for spent in side_by_side:
+        for spent in parallel:
             row["calls"] += spent.requests
             row["failed"] += spent.failed
             row["aborted"] += spent.aborted
@@ -99,11 +84,11 @@ class Meter:
                 row["completion_tokens"] += usage.completion
                 row["reasoning_tokens"] += usage.reasoning
                 row["estimated"] |= usage.estimated
-        row["critical_tokens"] += max((spent.total for spent in side_by_side), default=0)
-        row["critical_nominal"] += max((spent.nominal for spent in side_by_side), default=0)
-        row["seconds"] += max((spent.seconds for spent in side_by_side), default=0.0)
+        row["critical_tokens"] += max((spent.total for spent in parallel), default=0)
+        row["critical_nominal"] += max((spent.nominal for spent in parallel), default=0)
+        row["seconds"] += max((spent.seconds for spent in parallel), default=0.0)
 
     def row(self, *, estimated: bool = False) -> LedgerRow:
-        """Return the row; `estimated` marks a workspace measured by the estimate."""
+        """Return the row; `estimated` marks a workspace whose length is an estimate."""
         self._row["estimated"] |= estimated
         return self._row.copy()

@@ -1,4 +1,4 @@
 """The steps of the method: plan, drafter, distiller, refiner, verifier.
 
-A node turns state into an update. It routes nothing, stores nothing and knows no other node.
+A node turns state into an update. It does not route, does not store, and knows no other node.
 """

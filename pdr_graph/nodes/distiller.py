@@ -1,10 +1,8 @@
 """Compresses a round of drafts into the workspaces that the next calls read.
 
-Counts the answers of all rounds of a run, so that a later round adds to the votes before it.
-
-Drafts are dropped once they are distilled; what is kept of them here is bounded: a few answers,
-each with the number of drafts that gave it and the text of one. After Adaptive-Consistency
-(arXiv 2305.11860), which samples until the answers so far agree.
+Where rounds are pooled, a tally counts the answers of all of them. It stays bounded: a few answers,
+each with the number of drafts that gave it and the text of one of these. The early stop follows
+Adaptive-Consistency (arXiv 2305.11860), which samples until the answers so far agree.
 """
 
 import asyncio
@@ -16,9 +14,11 @@ from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
 from pdr_graph.answers import AnswerKind, agreement, clusters
+from pdr_graph.budget import b_total
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill.workspace import pack
 from pdr_graph.errors import QuorumError
+from pdr_graph.events import NoteEvent, WorkspaceEvent
 from pdr_graph.finish import DRAFT_FINISHES
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.state import PDRState, config_of, more_drafts, rounds_left, succeeded
@@ -27,14 +27,14 @@ from pdr_graph.strategies import drafts_needed, width_of
 from pdr_graph.types import Draft, Tally, Vote, Workspace
 
 MAX_ANSWERS = 8
-"""Different answers that a tally remembers; rarer ones count as drafts and are forgotten."""
+"""Different answers that a tally keeps; drafts with rarer ones are counted and forgotten."""
 
 
 async def add_votes(kind: AnswerKind, tally: Tally | None, drafts: Sequence[Draft]) -> Tally:
-    """Return the tally with a round of drafts counted in, the most common answer first.
+    """Return the tally with a round of drafts added, the most common answer first.
 
-    A tie goes to the answer that came first. Drafts without an answer count as voters, as in
-    `agreement`.
+    A tie goes to the answer that came first. Drafts without an answer count as voters, as they do
+    in `agreement`.
     """
     votes = list(tally["votes"]) if tally else []
     votes += [
@@ -53,7 +53,10 @@ async def add_votes(kind: AnswerKind, tally: Tally | None, drafts: Sequence[Draf
 
 
 def is_decided(tally: Tally, more_drafts: int) -> bool:
-    """Tell whether no number of further drafts can change who wins the vote."""
+    """Tell whether `more_drafts` further drafts cannot change who wins the vote.
+
+    False where none are to come: there is nothing to skip.
+    """
     votes = tally["votes"]
     if not votes:
         return False
@@ -63,15 +66,15 @@ def is_decided(tally: Tally, more_drafts: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DistillerNode:
-    """Rebuilds the workspace from this round's drafts, or finds that they agree already."""
+    """Makes the workspaces of this round's drafts, or finds that the drafts agree."""
 
     toolbox: Toolbox
 
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
-        """Return the new workspaces.
+        """Return the new workspaces, or the answer that ends the rounds.
 
         Raises:
-            QuorumError: too few drafts succeeded; resuming the run asks for the others again.
+            QuorumError: too few drafts succeeded; a resumed run asks for the others again.
         """
         _check_quorum(state)
         step = self.toolbox.step("distiller", state)
@@ -81,7 +84,7 @@ class DistillerNode:
         agreed = await _consensus(step, more_drafts=more_drafts(state))
         if agreed is not None:
             note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"
-            runtime.stream_writer({"event": "note", "text": note})
+            runtime.stream_writer(NoteEvent(event="note", text=note))
             return {"consensus": agreed[0], "tally": step.tally, "notes": [*state["notes"], note]}
         more_rounds = rounds_left(state) > 0
         if not more_rounds and step.config.finish in DRAFT_FINISHES:
@@ -89,14 +92,14 @@ class DistillerNode:
         workspaces = await self._workspaces(step)
         row = step.ask.meter.row(estimated=any(w["estimated"] for w in workspaces))
         runtime.stream_writer(
-            {
-                "event": "workspace",
-                "round": state["round"],
-                "count": len(workspaces),
-                "tokens": max((workspace["tokens"] for workspace in workspaces), default=0),
-                "spent": row["prompt_tokens"] + row["completion_tokens"],
-                "seconds": round(row["seconds"], 3),
-            }
+            WorkspaceEvent(
+                event="workspace",
+                round=state["round"],
+                count=len(workspaces),
+                tokens=max((workspace["tokens"] for workspace in workspaces), default=0),
+                spent=b_total([row]),
+                seconds=round(row["seconds"], 3),
+            )
         )
         update: dict[str, object] = {
             "workspaces": workspaces,
@@ -105,8 +108,8 @@ class DistillerNode:
             "notes": [*state["notes"], *step.notes],
         }
         if more_rounds and step.config.finish not in DRAFT_FINISHES:
-            # A spent draft must not be carried, and checkpointed, into the next round. A vote
-            # keeps its drafts until the next ones come, in case the budget ends the rounds here.
+            # A distilled draft must not be checkpointed in the next round too. A vote keeps its
+            # drafts until the next ones come, in case the budget ends the rounds here.
             update["drafts"] = Overwrite([])
         return update
 
@@ -118,7 +121,7 @@ class DistillerNode:
 
 
 async def _consensus(step: Step, *, more_drafts: int) -> tuple[str, float] | None:
-    """Return the answer that ends the rounds, and its share of the drafts; None to go on."""
+    """Return the answer that ends the rounds and its share of the drafts; None to go on."""
     threshold = step.config.stop_on_consensus
     if threshold is None:
         return None

@@ -1,9 +1,8 @@
-"""Makes one draft; M_r of them run side by side.
+"""Makes one draft; M_r of them run in parallel.
 
-Lets a round go on when a quorum of its drafts is in.
-
-The drafts of one round run as tasks of one process and meet here. What a gate has counted is not
-checkpointed: after a resume it counts anew, and a round then waits for its owed drafts at worst.
+A round goes on when a quorum of its drafts is in; the others are then cut off. Its drafts are tasks
+of one process and meet at a gate. What a gate has counted is not checkpointed: a resumed round
+counts anew, and waits for all its owed drafts at worst.
 """
 
 import asyncio
@@ -15,8 +14,11 @@ from weakref import WeakValueDictionary
 
 from langgraph.runtime import Runtime
 
+from pdr_graph.answers import answer_kind
+from pdr_graph.budget import b_total
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
+from pdr_graph.events import DraftEvent
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import Reply
 from pdr_graph.llm.tokens import clip
@@ -29,7 +31,7 @@ T = TypeVar("T")
 
 
 class Gate:
-    """One round of one run: opens once enough drafts have a solution."""
+    """Opens once enough drafts of one round have a solution."""
 
     def __init__(self, needed: int) -> None:
         self._missing = needed
@@ -44,7 +46,7 @@ class Gate:
     async def race(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return the result of `work`, or None if the gate opens first.
 
-        Work that is cut is cancelled, and has ended its request, before this returns.
+        Work that is cut off has been cancelled, and its request ended, when this returns.
         """
         task = asyncio.ensure_future(work)
         opened = asyncio.ensure_future(self._opened.wait())
@@ -58,7 +60,7 @@ class Gate:
 
 
 class Gates:
-    """The gates of all rounds that run in this process; a gate goes with its last draft."""
+    """The gates of all rounds in this process; a gate is forgotten with its last draft."""
 
     def __init__(self) -> None:
         self._gates: WeakValueDictionary[tuple[object, ...], Gate] = WeakValueDictionary()
@@ -74,7 +76,7 @@ class Gates:
 
 @dataclass(frozen=True, slots=True)
 class Drafter:
-    """Asks for one attempt at the problem; whatever goes wrong becomes part of the draft."""
+    """Asks for one attempt at the problem; a failure becomes part of the draft."""
 
     toolbox: Toolbox
     gates: Gates = field(default_factory=Gates)
@@ -106,16 +108,16 @@ class Drafter:
         if draft["error"] is None:
             gate.arrived()
         runtime.stream_writer(
-            {
-                "event": "draft",
-                "round": draft["round"],
-                "index": draft["index"],
-                "answer": draft["answer"],
-                "error": draft["error"],
-                "detail": draft["detail"],
-                "tokens": row["prompt_tokens"] + row["completion_tokens"],
-                "seconds": draft["seconds"],
-            }
+            DraftEvent(
+                event="draft",
+                round=draft["round"],
+                index=draft["index"],
+                answer=draft["answer"],
+                error=draft["error"],
+                detail=draft["detail"],
+                tokens=b_total([row]),
+                seconds=draft["seconds"],
+            )
         )
         return {"drafts": [draft], "ledger": [row]}
 
@@ -141,8 +143,7 @@ class Drafter:
             else:
                 _fail(draft, "empty", "the model answered nothing")
             return
-        answers = self.toolbox.answers(ask.config)
-        draft["answer"] = answers.extract(reply.solution)
+        draft["answer"] = answer_kind(ask.config.answer).extract(reply.solution)
         limit = ask.config.solution_tokens
         if not reply.usage.estimated and reply.usage.completion <= limit:
             draft["solution"] = reply.solution

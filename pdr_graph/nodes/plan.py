@@ -11,6 +11,7 @@ from langgraph.types import Overwrite
 from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost, workspace_limit
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError, ContextWindowError
+from pdr_graph.events import NoteEvent, RoundEvent
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.nodes.toolbox import Toolbox, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
@@ -20,15 +21,15 @@ from pdr_graph.types import RunRecord
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Records the config on entry, then starts rounds while there are any and they can be paid."""
+    """Records the config on entry, then starts rounds while any are left and can be paid for."""
 
     toolbox: Toolbox
     default: PDRConfig
-    """The config of a run whose caller brings none."""
+    """The config of a run whose caller gives none."""
 
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the update that opens a run, a round, or the finish."""
-        # `done` is left by an earlier run of the same thread: this input asks for a new one.
+        # `done` is left by an earlier run of the thread, and this input asks for a new one.
         if state.get("phase") in {None, "done"}:
             opening = await self._open(state, runtime.context or self._given(state))
             state = state_of({**state, **opening})
@@ -81,16 +82,16 @@ class Planner:
         why_not = why_not_round(state, distiller.max_calls)
         if why_not is not None:
             note = f"round {next_round} and later were skipped: {why_not}"
-            runtime.stream_writer({"event": "note", "text": note})
+            runtime.stream_writer(NoteEvent(event="note", text=note))
             return {"phase": "finish", "notes": [*state["notes"], note]}
         width = width_of(config, next_round)
-        runtime.stream_writer({"event": "round", "round": next_round, "width": width})
+        runtime.stream_writer(RoundEvent(event="round", round=next_round, width=width))
         return {"phase": "draft", "round": next_round}
 
 
 @cache
 def _own_version() -> str:
-    # Asked once: it looks through the folders of installed packages.
+    # Cached: the lookup searches the folders of installed packages.
     return version("pdr-graph")
 
 
@@ -114,6 +115,6 @@ def _check_budget(config: PDRConfig, problem_tokens: int) -> None:
         )
     if config.max_total_tokens is not None and config.max_total_tokens < least:
         raise ConfigError(
-            f"max_total_tokens {config.max_total_tokens} cannot pay for a single answer, which may "
-            f"cost {least} tokens; raise it, or lower max_tokens"
+            f"max_total_tokens {config.max_total_tokens} cannot pay for one answer, which may cost "
+            f"{least} tokens; raise it, or lower max_tokens"
         )

@@ -1,4 +1,4 @@
-"""Ends the rounds: the final call, or the vote or selection in its place."""
+"""Ends the rounds: by the final call, or by the vote or selection in its place."""
 
 from dataclasses import dataclass, replace
 
@@ -6,7 +6,9 @@ from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 from langgraph.types import StreamWriter
 
+from pdr_graph.budget import b_total
 from pdr_graph.config import PDRConfig
+from pdr_graph.events import ChunkEvent, FinishEvent, SolutionEvent
 from pdr_graph.finish import DRAFT_FINISHES, FINISHES
 from pdr_graph.llm.client import OnChunk
 from pdr_graph.nodes.toolbox import Toolbox
@@ -26,20 +28,20 @@ class Refiner:
         if state.get("consensus") is not None:
             name = "vote"
         elif name in DRAFT_FINISHES and not step.drafts:
-            name = "refine"  # a budget ended the run after its drafts had been distilled
-        runtime.stream_writer({"event": "finish", "finish": name})
+            name = "refine"  # the budget ended the rounds after the drafts had been distilled
+        runtime.stream_writer(FinishEvent(event="finish", finish=name))
         if name == "refine" and self.toolbox.stream_answer:
             step = replace(step, ask=replace(step.ask, on_chunk=_teller(runtime.stream_writer)))
         finish = FINISHES["refine"] if name == "refine" else self.toolbox.extensions.finish(name)
         solution = await finish(step)
         row = step.ask.meter.row()
         runtime.stream_writer(
-            {
-                "event": "solution",
-                "answer": solution["answer"],
-                "spent": row["prompt_tokens"] + row["completion_tokens"],
-                "seconds": round(row["seconds"], 3),
-            }
+            SolutionEvent(
+                event="solution",
+                answer=solution["answer"],
+                spent=b_total([row]),
+                seconds=round(row["seconds"], 3),
+            )
         )
         return {
             "solution": solution,
@@ -52,6 +54,6 @@ def _teller(write: StreamWriter) -> OnChunk:
     def tell(attempt: int, chunk: AIMessage) -> None:
         thought = chunk.additional_kwargs.get("reasoning_content") or ""
         if thought or chunk.text:
-            write({"event": "chunk", "attempt": attempt, "thought": thought, "text": chunk.text})
+            write(ChunkEvent(event="chunk", attempt=attempt, thought=thought, text=chunk.text))
 
     return tell

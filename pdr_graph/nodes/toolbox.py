@@ -1,14 +1,11 @@
-"""What every node of a graph is built with, and how it makes a step of it.
-
-Whether another round of a run may start: the budget applied to its state.
-"""
+"""What all nodes of a graph share: their dependencies, and where in a run they are called."""
 
 import random
 from dataclasses import dataclass, field
 
 from langgraph.config import get_config
 
-from pdr_graph.answers import AnswerKind, answer_kind
+from pdr_graph.answers import answer_kind
 from pdr_graph.budget import finish_cost, round_cost, why_not_another_round
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill import MaxCalls
@@ -32,10 +29,10 @@ class Toolbox:
     prompts: Prompts = field(default_factory=Prompts.load)
     trace: Trace = field(default_factory=NoTrace)
     stream_answer: bool = False
-    """Whether the refinement is told as it comes."""
+    """Whether the refinement is told by `chunk` events while it is written."""
 
     def asker(self, node: str, round_number: int, config: PDRConfig) -> Asker:
-        """Return what a node asks the model with; its meter is empty."""
+        """Return what a node asks the model with; its meter is at zero."""
         return Asker(
             client=self.client,
             prompts=self.prompts.of_run(config),
@@ -57,16 +54,12 @@ class Toolbox:
             drafts=succeeded(state),
             workspaces=state.get("workspaces", []),
             next_width=next_width(state),
-            answers=self.answers(config),
+            answers=answer_kind(config.answer),
             ask=self.asker(node, state["round"], config),
             rng=random.Random(derived_seed(config.seed or 0, node, state["round"])),
             tally=state.get("tally"),
             solution=state.get("solution"),
         )
-
-    def answers(self, config: PDRConfig) -> AnswerKind:
-        """Return how this run's answers are read and compared."""
-        return answer_kind(config.answer)
 
 
 def superstep() -> int:
@@ -80,7 +73,7 @@ def thread_id() -> str:
 
 
 def run_key() -> tuple[str, str, int]:
-    """Return what tells one super-step of one run, or of one subgraph in it, from all others."""
+    """Return a key of the calling super-step: its thread, the subgraph in it, and its number."""
     namespace = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
     return thread_id(), namespace.rpartition("|")[0], superstep()
 

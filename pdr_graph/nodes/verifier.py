@@ -1,4 +1,4 @@
-"""Judges the solution, and grants another round to a rejected one while there are any."""
+"""Judges the solution, and grants further rounds to a rejected one while any are left."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from langgraph.runtime import Runtime
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill.workspace import Entry, pack
+from pdr_graph.events import VerdictEvent
 from pdr_graph.nodes.toolbox import Toolbox, why_not_round
 from pdr_graph.state import PDRState, state_of
 from pdr_graph.step import Step
@@ -19,10 +20,10 @@ class Verifier:
     toolbox: Toolbox
 
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
-        """Return the verdict; a granted round starts from the rejected solution and its flaws."""
+        """Return the verdict; a granted round reads the rejected solution and the reasons."""
         step = self.toolbox.step("verifier", state)
         verdict = await self.toolbox.extensions.verifier(step.config.verifier)(step)
-        runtime.stream_writer({"event": "verdict", **verdict})
+        runtime.stream_writer(VerdictEvent(event="verdict", **verdict))
         notes = [*state["notes"], *step.notes]
         row = step.ask.meter.row()
         update: dict[str, object] = {"verdict": verdict, "phase": "done", "notes": notes}

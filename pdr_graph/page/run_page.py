@@ -6,8 +6,8 @@ from operator import itemgetter
 
 from pdr_graph.answers import answer_kind, clusters
 from pdr_graph.budget import Ledger, elapsed_s
-from pdr_graph.history import RoundView, RunHistory
 from pdr_graph.page.render import render
+from pdr_graph.run_history import RoundView, RunHistory
 from pdr_graph.types import Draft, LedgerRow, Workspace
 
 COLORS = 6

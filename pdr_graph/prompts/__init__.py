@@ -1,7 +1,7 @@
-"""The prompts, one Markdown file per kind of call.
+"""The prompts: one Markdown file for each kind of call.
 
-The problem comes first and what changes comes last (paper section 3), so that the calls of a run
-share their prefix in the server's cache. A folder of the user's own replaces any of the files.
+The problem comes first and what differs comes last (paper section 3), so that the calls of a run
+share a prefix in the server's cache. A folder of the user's own may replace any of the files.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ VARIABLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "answer_text": frozenset(),
     }
 )
-"""Every template, and the variables it may use."""
+"""The templates, each with the variables that it may use."""
 
 
 _NEEDED = frozenset({"problem", "workspace", "candidates"})
-"""Variables that a template must use where it has them."""
+"""Variables that a template must use if it has them."""
 
 _FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -44,7 +44,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "judge_prompt": ("judge",),
     }
 )
-"""Fields of `PDRConfig` that replace templates, and which."""
+"""Fields of `PDRConfig`, each with the templates that it replaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class Prompts:
 
     @classmethod
     def load(cls, folder: Path | None = None) -> "Prompts":
-        """Read the built-in templates; a file `NAME.md` in `folder` takes its place.
+        """Read the built-in templates; a file `NAME.md` in `folder` replaces the one of its name.
 
         Raises:
-            ConfigError: the folder, one of its files or a variable in it is not what we know.
+            ConfigError: the folder, a file in it or a variable in a file is unknown.
         """
         texts = dict(_built_in())
         if folder is not None:
@@ -69,7 +69,8 @@ class Prompts:
         """Return the templates of one run, whose config may replace some.
 
         Raises:
-            ConfigError: a template or a variable in it is not what we know.
+            ConfigError: a template of the config uses an unknown variable or leaves out a needed
+                one.
         """
         own = {
             name: _checked(text, f"{field} {_shortened(text)!r}", name)
@@ -82,7 +83,7 @@ class Prompts:
     def render(self, name: str, **values: object) -> str:
         """Fill the template `name`.
 
-        Text that is filled in is never read as a template itself, so a draft may hold `$x`.
+        Text that is filled in is not read as a template, so that a draft may hold `$x`.
         """
         return Template(self.templates[name]).substitute(values).strip()
 
@@ -96,7 +97,7 @@ class Prompts:
 
 @cache
 def _built_in() -> Mapping[str, str]:
-    # Read once: every run of a process starts with them.
+    # Cached: every run of a process needs them.
     folder = Path(__file__).parent
     return {name: (folder / f"{name}.md").read_text("utf-8") for name in VARIABLES}
 
@@ -108,7 +109,7 @@ def _own_templates(folder: Path) -> dict[str, str]:
     for file in sorted(folder.glob("*.md")):
         if file.stem not in VARIABLES:
             raise ConfigError(
-                f"prompt file {str(file)!r} has no call to serve; names: {', '.join(VARIABLES)}"
+                f"prompt file {str(file)!r} is named for no call; names: {', '.join(VARIABLES)}"
             )
         try:
             text = file.read_text("utf-8")
@@ -132,7 +133,7 @@ def _checked(text: str, what: str, name: str) -> str:
         )
     missing = (VARIABLES[name] & _NEEDED) - set(template.get_identifiers())
     if missing:
-        raise ConfigError(f"{what} leaves out ${max(missing)}, without which the call is blind")
+        raise ConfigError(f"{what} leaves out ${max(missing)}, which the call needs; add it")
     return text
 
 

@@ -1,6 +1,6 @@
-"""The ASGI application: OpenAI's chat endpoint, health and metrics.
+"""The ASGI application: OpenAI's chat endpoint, models, health and metrics.
 
-Answers chat requests, and accounts for each: status, seconds, tokens, a line in the log.
+Every chat request is accounted for: its status, its seconds and a line in the log.
 """
 
 import logging
@@ -24,25 +24,27 @@ from pdr_graph.serve.guard import Guard
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.protocol import ChatRequest, Completion, Error, HealthBody, Model, ModelList
 from pdr_graph.serve.refusal import RefusalError, refusal_of
-from pdr_graph.serve.reply import Conversation
+from pdr_graph.serve.reply import RunReply
 from pdr_graph.serve.request import Catalogue, Repeats, SolveRequest, understand
 from pdr_graph.serve.runner import SolveRunner
 from pdr_graph.serve.stream import ClientGoneError, EventStream, while_present
+from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)
 
 THREAD_HEADER = "X-PDR-Thread-Id"
 CLIENT_LEFT = 499
-"""Status under which a request is counted whose client did not wait; never sent."""
+"""Status that counts a request whose client left; it is never sent."""
 
 
 @dataclass(slots=True)
 class Account:
-    """One request, as it will be counted."""
+    """What is counted of one request."""
 
     model: str
     """The preset; `unknown` for any other name, so that clients cannot make up labels."""
     thread_id: str = "-"
+    """`-` until the request is understood."""
     status: int = 200
 
 
@@ -66,13 +68,13 @@ class Chat:
             return _Streamed(self, body)
         with self._account(body) as account:
             asked = self._understand(body, account)
-            conversation = Conversation(self.runner, asked)
+            reply = RunReply(self.runner, asked)
             try:
-                reply = await while_present(request.receive, conversation.whole(), self.timeout_s)
+                body_out = await while_present(request.receive, reply.whole(), self.timeout_s)
             except Exception as error:
                 raise self._refusal(error, asked) from error
-            self._observe(conversation)
-            return JSONResponse(reply, headers={THREAD_HEADER: asked.thread_id})
+            self._observe(reply)
+            return JSONResponse(body_out, headers={THREAD_HEADER: asked.thread_id})
 
     async def stream(self, body: ChatRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request by a stream.
@@ -82,7 +84,7 @@ class Chat:
         """
         with self._account(body) as account:
             asked = self._understand(body, account)
-            conversation = Conversation(self.runner, asked)
+            reply = RunReply(self.runner, asked)
 
             def failed(error: BaseException) -> RefusalError:
                 refusal = self._refusal(error, asked)
@@ -90,7 +92,7 @@ class Chat:
                 return refusal
 
             stream = EventStream(
-                conversation.chunks(),
+                reply.chunks(),
                 failed,
                 headers={THREAD_HEADER: asked.thread_id},
                 timeout_s=self.timeout_s,
@@ -99,7 +101,7 @@ class Chat:
                 await stream(scope, receive, send)
             except Exception as error:
                 raise self._refusal(error, asked) from error
-            self._observe(conversation)
+            self._observe(reply)
 
     def _understand(self, body: ChatRequest, account: Account) -> SolveRequest:
         try:
@@ -116,8 +118,8 @@ class Chat:
             return RefusalError(CLIENT_LEFT, "the client left")
         return refusal_of(error, asked.thread_id if self.runner.can_resume(asked) else None)
 
-    def _observe(self, conversation: Conversation) -> None:
-        result = conversation.result
+    def _observe(self, reply: RunReply) -> None:
+        result = reply.result
         if result is not None:
             self.runner.metrics.b_seq.labels(result.config.preset).observe(result.ledger.b_seq)
 
@@ -150,7 +152,7 @@ class Chat:
 
 
 class _Streamed(Response):
-    """A response that writes itself; only then does it know how it ends."""
+    """A response that runs the request as it is sent: its status is known only then."""
 
     def __init__(self, chat: Chat, body: ChatRequest) -> None:
         super().__init__()
@@ -169,13 +171,13 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         403: "Another host than this machine is named",
         404: "No such model",
         408: "The body took too long",
-        409: "The thread is busy, or holds something else",
+        409: "The thread is busy, or holds another run",
         413: "The body is too large",
-        415: "The body is no JSON",
-        429: "Too many requests wait; Retry-After says when to come again",
+        415: "The body is not JSON",
+        429: "Too many requests wait; Retry-After says when to try again",
         500: "A defect of this server",
         502: "The model behind this server failed",
-        503: "Shutting down, or the store is away",
+        503: "Shutting down, or the store does not answer",
         504: "Out of time; the run can be resumed",
     }.items()
 }
@@ -192,9 +194,9 @@ def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions)
     Args:
         runner: Carries out its runs.
         catalogue: The models on offer.
-        options: Its limits; address and port are the server's own affair.
+        options: Its limits; address and port are for the server.
     """
-    # No pages of documentation: they load their scripts from elsewhere.
+    # FastAPI's pages of documentation load scripts from another site.
     app = FastAPI(title="pdr-graph", docs_url=None, redoc_url=None)
     chat = Chat(
         runner=runner,
@@ -291,24 +293,22 @@ def _sentence(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
         return f"there is nothing at {request.url.path}"
     if error.status_code == 405:
-        return f"{request.method} is not for {request.url.path}"
+        return f"{request.url.path} does not take {request.method}"
     return str(error.detail)
 
 
 def _malformed(error: RequestValidationError) -> RefusalError:
-    """Name the first field that does not fit, never what stands in it: it may be a prompt."""
-    first = error.errors()[0]
-    place = [str(each) for each in first["loc"][1:]]
-    if first["type"] == "json_invalid":
+    """Name the first field that does not fit, never its value: it may be a prompt."""
+    fault = Fault.of(error)
+    if fault.kind == "json_invalid":
         return RefusalError(400, "the body is not valid JSON", code="invalid_json")
-    # pydantic adds the kind that it tried of a union; a client knows only its own fields.
-    field = ".".join(place[:3]) or "body"
-    message = str(first["msg"])
-    return RefusalError(400, f"{field}: {message[:1].lower()}{message[1:]}", param=field)
+    # Left out: where it is sent, which is the body, and the type that pydantic tried of a union.
+    field = ".".join(fault.path[1:4]) or "body"
+    return RefusalError(400, f"{field}: {fault.message}", param=field)
 
 
 def _openapi(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
-    """Return the document: FastAPI's, without the 422 that is 400 here, with our models' names."""
+    """Return FastAPI's document with our models' names, and without 422, which is 400 here."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         for path in document["paths"].values():

@@ -1,4 +1,4 @@
-"""What stands before the application: the key, the host's name, the size and kind of a body."""
+"""Checks every request before the application sees it: key, host name, body size and type."""
 
 import asyncio
 import hmac
@@ -14,17 +14,17 @@ from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.serve.stream import ClientGoneError
 
 BODY_TIMEOUT_S = 30.0
-"""Seconds in which a request's body must have come."""
+"""Seconds in which a request's body must arrive."""
 
 DISCARD_TIMEOUT_S = 2.0
-"""Seconds for which the body of a refused request is still read."""
+"""Seconds for which the body of a refused request is read on."""
 
 _OPEN_PATHS = frozenset({"/health"})
-"""Answered without a key: who looks after the process need not have one."""
+"""Answered without a key: a supervisor of the process need not have one."""
 
 
 class Guard:
-    """An ASGI middleware that refuses what the application need not see."""
+    """An ASGI middleware that refuses requests without the right key, host or body."""
 
     def __init__(
         self, app: ASGIApp, *, key: str | None, max_body_bytes: int, local_only: bool
@@ -33,8 +33,8 @@ class Guard:
 
         Args:
             app: What is guarded.
-            key: The key that clients must send as a bearer token, None for no key.
-            max_body_bytes: Largest body.
+            key: The key that clients must send as a bearer token; None asks for none.
+            max_body_bytes: Size of the largest body.
             local_only: Whether requests must name this machine as their host, so that a web page
                 cannot reach a server without a key through a name of its own (DNS rebinding).
         """
@@ -57,7 +57,7 @@ class Guard:
         except RefusalError as refusal:
             if scope["method"] not in {"GET", "HEAD"}:
                 await _discard(receive, 8 * self._max_body_bytes)
-            # What is still left of the body would be taken for the next request.
+            # The rest of the body would be taken for the next request.
             error = JSONResponse(
                 refusal.body(), refusal.status, {**refusal.headers, "Connection": "close"}
             )
@@ -74,7 +74,7 @@ class Guard:
             return
         scheme, _, sent = headers.get("authorization", "").partition(" ")
         given = sent.strip().encode("utf-8", "surrogateescape")
-        # Compared in constant time: how long it takes tells nothing about the key.
+        # In constant time, so that the time taken tells nothing about the key.
         if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._key):
             raise RefusalError(
                 401, "no or wrong API key; send it as a bearer token", code="invalid_api_key"
@@ -87,7 +87,7 @@ class Guard:
         # A web page may send anything but JSON to another site without that site's consent.
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and (length != "0" or "transfer-encoding" in headers):
-            raise RefusalError(415, f"the body is {kind or 'of no kind'}, not application/json")
+            raise RefusalError(415, f"the body is {kind or 'of no type'}, not application/json")
         parts: list[bytes] = []
         size = 0
         try:
@@ -113,7 +113,7 @@ class Guard:
 
 
 async def _discard(receive: Receive, most: int) -> None:
-    """Read the rest of a body: a client that still writes would miss the answer."""
+    """Read the rest of a body: a client that is still writing would miss the answer."""
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_TIMEOUT_S):
             while most > 0:
@@ -124,7 +124,7 @@ async def _discard(receive: Receive, most: int) -> None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that hands over a body that was read already."""
+    """Return a `receive` that hands over a body that was already read."""
     pending = True
 
     async def again() -> Message:

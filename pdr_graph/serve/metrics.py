@@ -1,12 +1,13 @@
-"""What Prometheus reads: requests, runs, calls and tokens.
+"""What Prometheus reads: requests, runs, calls and tokens of one server.
 
-Tokens are counted as calls end, failed and resumed runs included, so that their sum is what the
-endpoint has been asked for by this process.
+Tokens are counted as calls end, those of failed and resumed runs included, so that their sum is
+what this process has asked of the endpoint.
 """
+
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from pdr_graph.serve.admission import Admission
 from pdr_graph.trace import TraceRecord
 
 _SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -14,9 +15,10 @@ _TOKENS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
 
 class Metrics:
-    """The counters of one server; a `Trace`, so that runs report their calls to it."""
+    """The figures of one server; a `Trace`, so that runs report their calls to it."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, *, running: Callable[[], int], waiting: Callable[[], int]) -> None:
+        """Begin at zero; `running` and `waiting` tell how many requests run and wait now."""
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "pdr_requests",
@@ -50,10 +52,10 @@ class Metrics:
             ["node", "kind"],
             registry=registry,
         )
-        running = Gauge("pdr_runs_in_progress", "Runs that go on", registry=registry)
-        running.set_function(lambda: admission.running)
-        waiting = Gauge("pdr_requests_waiting", "Requests that wait for a run", registry=registry)
-        waiting.set_function(lambda: admission.waiting)
+        Gauge("pdr_runs_in_progress", "Runs in progress", registry=registry).set_function(running)
+        Gauge(
+            "pdr_requests_waiting", "Requests that wait for a run", registry=registry
+        ).set_function(waiting)
         self.thinks: bool | None = None
         """Whether any reply so far held a thought; None before the first reply."""
 
@@ -67,5 +69,5 @@ class Metrics:
             self.thinks = bool(self.thinks or call["thought"])
 
     def text(self) -> bytes:
-        """Return all of it in Prometheus' text format."""
+        """Return all figures in Prometheus' text format."""
         return generate_latest(self._registry)

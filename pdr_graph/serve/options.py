@@ -1,4 +1,4 @@
-"""What `pdr-graph serve` is told: its address, its limits, its manners."""
+"""The options of `pdr-graph serve`: its address, its limits, and how it treats requests."""
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -10,7 +10,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class ServeOptions(BaseSettings):
-    """How this process serves; from options, then `PDR_SERVE_…`, then `.env`."""
+    """How this process serves; read from options, then `PDR_SERVE_…`, then `.env`."""
 
     model_config = SettingsConfigDict(
         env_prefix="PDR_SERVE_",
@@ -28,7 +28,7 @@ class ServeOptions(BaseSettings):
     port: int = Field(8100, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     key: SecretStr | None = None
-    """Key that clients must send; without one anybody who reaches the address is served."""
+    """Key that clients must send; without one everybody who reaches the address is served."""
     keyless: bool = False
     """Serve other machines without a key."""
     max_runs: int = Field(64, ge=1)
@@ -40,13 +40,13 @@ class ServeOptions(BaseSettings):
     max_body_bytes: int = Field(4 * 2**20, ge=1024)
     """Size of a request; a larger one is answered 413."""
     timeout_s: float = Field(3600.0, gt=0)
-    """Seconds that one request may take, waiting included; its run can be resumed."""
+    """Seconds that one request may take, waiting included; its run can then be resumed."""
     drain_s: float = Field(60.0, ge=0)
     """Seconds that calls in flight are waited for after SIGTERM or Ctrl-C."""
     keep_hours: float | None = Field(168.0, gt=0)
-    """Hours that a run is kept in the store after its last step; none keeps it for ever."""
+    """Hours that a run is kept in the store after its last step; none keeps it forever."""
     repeatable: bool = False
-    """Answer a repeated request with the same seed alike; otherwise each repeat is a new sample."""
+    """Answer repeats of a request with one seed alike; otherwise each repeat is a new sample."""
     log_prompts: bool = False
     """Write the text of requests to the log."""
 

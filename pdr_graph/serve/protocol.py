@@ -1,9 +1,8 @@
-"""OpenAI's chat completion request, as far as it can be honoured.
+"""OpenAI's chat completions: the requests that can be honoured, and the replies.
 
-A field that would change the answer and is not honoured is refused, never dropped in silence.
-Fields that change nothing here (accounting, caching, effort hints) are taken and ignored.
-
-The shapes of what is answered, for the OpenAPI document.
+A field that would change the answer and cannot be honoured is refused, never dropped in silence.
+Fields that change nothing here (accounting, caching, effort hints) are accepted and ignored. The
+replies are described for the OpenAPI document alone.
 """
 
 from typing import Annotated, Any, Literal
@@ -24,7 +23,7 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """One turn; further fields of a client's history (names, reasoning) are not read."""
+    """One turn; other fields of a client's history (names, reasoning) are not read."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -40,7 +39,7 @@ class ChatMessage(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream brings beside the answer."""
+    """What a stream holds beside the answer."""
 
     include_usage: bool | None = None
 
@@ -49,12 +48,12 @@ ThreadId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@/-]{1,128}$")]
 
 
 class Metadata(BaseModel):
-    """A client's labels; `thread_id` names the run, all else is not read."""
+    """A client's labels; `thread_id` names the run, the others are not read."""
 
     model_config = ConfigDict(extra="allow")
 
     thread_id: ThreadId | None = None
-    """A new name starts a run, a known one resumes it, or replays it if it has ended."""
+    """A new name starts a run; a known one resumes its run, or replays it if it has ended."""
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
@@ -75,7 +74,7 @@ _WITHOUT_EFFECT = frozenset(
         "verbosity",
     }
 )
-"""They change what a call costs or where it is kept, not what is asked."""
+"""Fields that change what a call costs or where it is kept, not what is asked."""
 
 
 def _document(schema: dict[str, Any]) -> None:
@@ -93,12 +92,12 @@ class ChatRequest(BaseModel):
     )
 
     model: str = Field(min_length=1, max_length=512)
-    """A preset, with settings of `PDRConfig` behind it if need be: `pdr?widths=8,4&kappa=1024`."""
+    """A preset; settings of `PDRConfig` may follow, as in `pdr?widths=8,4&kappa=1024`."""
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
-    """Of drafts and refinement."""
+    """Sampling temperature of drafts and refinement."""
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
     """Completion tokens of each call, the one that writes the answer included."""
@@ -107,10 +106,10 @@ class ChatRequest(BaseModel):
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     """Texts before which the answer ends; drafts are written to their end."""
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
-    """Of the run; a repeat of the request is a new sample of its own seed unless the server is
-    told to be `--repeatable`. `pdr.seed` is always taken as it is."""
+    """Seed of the run. A repeat of the request is a new sample with a seed of its own, unless the
+    server is started with `--repeatable`. `pdr.seed` is always taken as it is."""
     n: int | None = Field(None, ge=1, le=128)
-    """1: send as many requests as answers are wanted."""
+    """Only 1: send as many requests as you want answers."""
     metadata: Metadata | None = None
     pdr: dict[str, JsonValue] | None = None
     """Settings of `PDRConfig` for this request alone."""
@@ -149,8 +148,7 @@ def refuse_unsupported(request: ChatRequest) -> None:
     if request.n not in {None, 1}:
         raise RefusalError(
             400,
-            f"n is {request.n}, and this server gives one answer a request; send {request.n} "
-            "requests",
+            f"n is {request.n}, and this server answers a request once; send {request.n} requests",
             param="n",
             code="unsupported_value",
         )

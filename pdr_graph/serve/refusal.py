@@ -1,7 +1,7 @@
-"""What a client is told when it gets no answer: a status and OpenAI's error object.
+"""How a request is refused: an HTTP status and OpenAI's error object.
 
-Every error of the package has its place here, so that a client sees which of the three it is:
-its own request (4xx), the model or the store behind this server (502, 503), or a defect (500).
+The status tells a client what is at fault: its own request (4xx), the model or the store behind
+this server (502, 503), or a defect of the server (500).
 """
 
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class RefusalError(PDRError):
-    """A request that is answered by an error object."""
+    """A request that is answered with an error object."""
 
     def __init__(
         self,
@@ -35,10 +35,13 @@ class RefusalError(PDRError):
         retry_after_s: int | None = None,
     ) -> None:
         self.status = status
+        """HTTP status."""
         self.param = param
-        """The field of the request that is to blame, None if none is."""
+        """The field of the request that is at fault; None if none is."""
         self.code = code
+        """Kind of error, for programs; None where the status says enough."""
         self.retry_after_s = retry_after_s
+        """Seconds until the client may try again; None if that would not help."""
         super().__init__(message)
 
     @property
@@ -78,15 +81,15 @@ _TYPES = {
 }
 
 RETRY_SOON_S = 5
-"""Seconds after which a server that restarts, or a store that is away, may be back."""
+"""Seconds after which a server that restarts, or a store that is down, may be back."""
 
 
 def refusal_of(error: BaseException, thread_id: str | None = None) -> RefusalError:
-    """Return how a client is told of an error; what it need not know goes to the log.
+    """Return what a client is told of an error; what it must not see goes to the log.
 
     Args:
         error: What ended the request.
-        thread_id: Names the run if it can be resumed, None if it cannot.
+        thread_id: Names the run if it can be resumed; None if it cannot.
     """
     way_on = f'; send the request again with metadata {{"thread_id": "{thread_id}"}} to go on'
     way_on = way_on if thread_id is not None else ""
@@ -109,12 +112,7 @@ def refusal_of(error: BaseException, thread_id: str | None = None) -> RefusalErr
         case ThreadExistsError():
             return thread_busy(error.thread_id)
         case DrainedError():
-            return RefusalError(
-                503,
-                f"the server is shutting down{way_on}",
-                code="shutting_down",
-                retry_after_s=RETRY_SOON_S,
-            )
+            return shutting_down(way_on)
         case QuorumError() | CallError() | EndpointError():
             return RefusalError(502, f"the model failed: {error}{way_on}", code="model_failed")
         case ConnectionError():
@@ -127,7 +125,17 @@ def refusal_of(error: BaseException, thread_id: str | None = None) -> RefusalErr
             )
         case _:
             logger.error("request.defect error=%r", error, exc_info=error)
-            return RefusalError(500, f"internal error; the server's log has it{way_on}")
+            return RefusalError(500, f"internal error; see the server's log{way_on}")
+
+
+def shutting_down(way_on: str = "") -> RefusalError:
+    """Return the refusal of a server that stops; `way_on` says how to go on with a run."""
+    return RefusalError(
+        503,
+        f"the server is shutting down{way_on}",
+        code="shutting_down",
+        retry_after_s=RETRY_SOON_S,
+    )
 
 
 def thread_busy(thread_id: str) -> RefusalError:

@@ -1,14 +1,9 @@
-"""One request's run, turned into the parts of a reply as it goes on.
+"""One request's run as OpenAI's answer: whole, or in chunks as the run goes on.
 
-The answer's text, released while the model still writes it.
-
-What has been sent cannot be called back. So a thought is held until it ends, and whatever may
-turn out to be the beginning of a tag, of a stop text or of the blank end is held until it is not.
-The pieces together are the run's solution, cut at the first stop text.
-
-Progress as a reader follows it: one line for each event of a run.
-
-OpenAI's answer objects, made of a run.
+The answer's text is sent while the model still writes it, and what was sent cannot be taken back.
+So a thought is held until it ends, and whatever may turn out to begin a tag, a stop text or the
+blank end is held until it does not. The pieces together are the run's solution, cut at the first
+stop text.
 """
 
 import asyncio
@@ -20,23 +15,26 @@ from typing import Any
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
+from pdr_graph.events import Narration, RunEvent, is_event
 from pdr_graph.llm.client import CLOSE, OPEN
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import Result
 from pdr_graph.serve.request import SolveRequest
 from pdr_graph.serve.runner import SolveRunner
 
+Json = dict[str, Any]  # Any: plain JSON data
+
 
 class Answer:
-    """One answer under way."""
+    """The text of one answer, released as it settles."""
 
     def __init__(self, stops: Sequence[str] = (), *, may_think: bool = True) -> None:
-        """Begin.
+        """Begin an answer.
 
         Args:
             stops: Texts before which the answer ends.
-            may_think: Whether the text may begin inside a thought that the prompt has opened;
-                it is then held until the thought is closed, or the answer is known as a whole.
+            may_think: Whether the text may begin inside a thought that the prompt has opened. It
+                is then held until the thought is closed, or the whole answer is known.
         """
         self._stops = tuple(stops)
         self._may_think = may_think
@@ -64,7 +62,7 @@ class Answer:
         """Return what is left to be sent of the run's solution.
 
         Raises:
-            CallError: what was sent is not how it begins: a second attempt came out otherwise.
+            CallError: a second attempt at the call came out otherwise than what was sent.
         """
         final = self._cut(solution)
         if not final.startswith(self.sent):
@@ -108,62 +106,9 @@ def _overlap(text: str, mark: str) -> int:
     return next((n for n in range(longest, 0, -1) if text.endswith(mark[:n])), 0)
 
 
-Event = dict[str, Any]  # Any: plain data, by the name in "event"
-
-_FINISHING = {"refine": "refining", "vote": "voting", "select": "selecting"}
-
-
-class Narration:
-    """Tells a run's events in lines, from the first round to the last call."""
-
-    def __init__(self, config: PDRConfig) -> None:
-        self._num_rounds = len(config.widths)
-        self._width = 0
-        self._done = 0
-
-    def line(self, event: Event) -> str:
-        """Return the line for an event, empty where there is nothing to tell."""
-        match event.get("event"):
-            case "round":
-                self._width, self._done = event["width"], 0
-                self._num_rounds = max(self._num_rounds, event["round"])
-                drafts = "1 draft" if self._width == 1 else f"{self._width} drafts"
-                return f"Round {event['round']} of {self._num_rounds}: {drafts}.\n"
-            case "draft":
-                return self._draft(event)
-            case "workspace":
-                many = f"{event['count']} workspaces, the largest" if event["count"] > 1 else ""
-                return f"Distilled into {many or 'a workspace'} of {event['tokens']} tokens.\n"
-            case "finish":
-                doing = _FINISHING.get(event["finish"], str(event["finish"]))
-                return f"{doing.capitalize()}.\n"
-            case "solution":
-                answer = event["answer"]
-                return f"Refined: the answer is {answer}.\n" if answer else "Refined.\n"
-            case "verdict" if event["accepted"] is not None:
-                word = "accepted" if event["accepted"] else "rejected"
-                return f"The solution was {word} by {event['verifier']}: {event['reason']}\n"
-            case "note":
-                return f"Note: {event['text']}.\n"
-            case _:
-                return ""
-
-    def _draft(self, event: Event) -> str:
-        self._done += 1
-        # A resumed round tells only the drafts that were still owed.
-        place = f"Draft {self._done} of {self._width}" if self._width else "Draft"
-        if event["error"]:
-            return f"{place}: {event['error']}.\n"
-        answer = event["answer"]
-        return f"{place} done{f', answer {answer}' if answer else ''}.\n"
-
-
-Json = dict[str, Any]  # Any: plain JSON data
-
-
 @dataclass(frozen=True, slots=True)
-class Replies:
-    """What all objects of one reply share."""
+class ReplyObjects:
+    """Makes the JSON objects of one reply, which share id, time and model."""
 
     asked: SolveRequest
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
@@ -178,7 +123,7 @@ class Replies:
             "index": 0,
             "message": message,
             "logprobs": None,
-            "finish_reason": finish_reason(result, cut=cut),
+            "finish_reason": _finish_reason(result, cut=cut),
         }
         return {
             **self._head("chat.completion"),
@@ -193,7 +138,7 @@ class Replies:
         return {**chunk, "pdr": {"thread_id": self.asked.thread_id}}
 
     def thought(self, text: str) -> Json:
-        """Return a chunk of progress or of the model's own thought."""
+        """Return a chunk of progress, or of the model's own thought."""
         return self._chunk(_thought(text))
 
     def text(self, text: str) -> Json:
@@ -202,7 +147,7 @@ class Replies:
 
     def closing(self, result: Result, *, cut: bool) -> list[Json]:
         """Return the last chunks: why the answer ended, what the run was, what it cost."""
-        last = self._chunk({}, finish_reason(result, cut=cut)) | {"pdr": report_of(result)}
+        last = self._chunk({}, _finish_reason(result, cut=cut)) | {"pdr": report_of(result)}
         if not self.asked.include_usage:
             return [last]
         bill = self._head("chat.completion.chunk") | {"choices": [], "usage": usage_of(result)}
@@ -217,40 +162,32 @@ class Replies:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.asked.model}
 
 
-def finish_reason(result: Result, *, cut: bool) -> str:
-    """Return `length` where the model ran into its limit before the answer's end."""
+def _finish_reason(result: Result, *, cut: bool) -> str:
+    """Return `length` where the model ran into its token limit and no stop text came first."""
     solution = result.state["solution"]
     truncated = solution is not None and solution["truncated"]
     return "length" if truncated and not cut else "stop"
 
 
 def usage_of(result: Result) -> Json:
-    """Return B_total as OpenAI counts tokens, and the sequential budget beside it.
+    """Return B_total as OpenAI counts tokens, with the other budgets under `pdr`.
 
     All leaves are whole numbers: clients add up the usage of several calls, key by key.
     """
-    ledger = result.ledger.to_json()
-    rows = result.ledger.rows
+    ledger, total = result.ledger.to_json(), result.ledger.total()
+    budgets = ("b_total", "b_seq", "b_total_nominal", "b_seq_nominal")
     return {
         "prompt_tokens": ledger["prompt_tokens"],
         "completion_tokens": ledger["completion_tokens"],
         "total_tokens": ledger["b_total"],
-        "prompt_tokens_details": {"cached_tokens": sum(row["cached_tokens"] for row in rows)},
-        "completion_tokens_details": {
-            "reasoning_tokens": sum(row["reasoning_tokens"] for row in rows)
-        },
-        "pdr": {
-            name: ledger[name]
-            for name in (
-                *("b_total", "b_seq", "b_total_nominal", "b_seq_nominal"),
-                *("calls", "failed", "aborted"),
-            )
-        },
+        "prompt_tokens_details": {"cached_tokens": total["cached_tokens"]},
+        "completion_tokens_details": {"reasoning_tokens": total["reasoning_tokens"]},
+        "pdr": {name: ledger[name] for name in (*budgets, "calls", "failed", "aborted")},
     }
 
 
 def report_of(result: Result) -> Json:
-    """Return what a client of PDR may want beyond the protocol."""
+    """Return what a reply tells beyond OpenAI's protocol."""
     report = {name: value for name, value in result.to_json().items() if name != "solution"}
     report["notes"] = list(result.notes)
     report["estimated"] = result.ledger.estimated
@@ -259,17 +196,17 @@ def report_of(result: Result) -> Json:
 
 
 def _thought(text: str) -> Json:
-    # vLLM's name for it and the one that most clients read.
+    # vLLM's name for it, and the one that most clients read.
     return {"reasoning": text, "reasoning_content": text}
 
 
-TEXT, THOUGHT = "text", "thought"
-"""Pieces of a reply: of the answer, and of what leads to it."""
+_TEXT, _THOUGHT = "text", "thought"
+"""Kinds of pieces: of the answer, and of what leads to it."""
 
 
 @dataclass(slots=True)
-class Conversation:
-    """Listens to a run: what is progress, and what is answer."""
+class RunReply:
+    """Runs one request and makes a reply of what the run tells."""
 
     runner: SolveRunner
     asked: SolveRequest
@@ -288,7 +225,7 @@ class Conversation:
         self.result = await self._run()
         text = Answer(self.asked.stops).finish(self.result.solution)
         reasoning = "".join(self._reasoning)
-        return Replies(self.asked).whole(self.result, text, reasoning, cut=self._is_cut)
+        return ReplyObjects(self.asked).whole(self.result, text, reasoning, cut=self._is_cut)
 
     async def chunks(self) -> AsyncGenerator[Json]:
         """Run, and yield the reply in chunks as it comes.
@@ -296,7 +233,7 @@ class Conversation:
         Raises:
             PDRError: whatever ended the run; before the first chunk if it never began.
         """
-        replies = Replies(self.asked)
+        objects = ReplyObjects(self.asked)
         run = asyncio.ensure_future(self._run())
         run.add_done_callback(lambda _: self._queue.put_nowait(None))
         try:
@@ -304,15 +241,15 @@ class Conversation:
             while (piece := await self._queue.get()) is not None:
                 if not opened:
                     opened = True
-                    yield replies.opening()
+                    yield objects.opening()
                 kind, text = piece
-                yield replies.text(text) if kind == TEXT else replies.thought(text)
+                yield objects.text(text) if kind == _TEXT else objects.thought(text)
             self.result = await run
             if not opened:
-                yield replies.opening()
+                yield objects.opening()
             if rest := self._answer.finish(self.result.solution):
-                yield replies.text(rest)
-            for last in replies.closing(self.result, cut=self._is_cut):
+                yield objects.text(rest)
+            for last in objects.closing(self.result, cut=self._is_cut):
                 yield last
         finally:
             run.cancel()
@@ -323,31 +260,31 @@ class Conversation:
 
     def _begin(self, config: PDRConfig) -> None:
         self._answer = Answer(self.asked.stops)
-        self._narration = Narration(config)
+        self._narration = Narration(len(config.widths))
 
-    def _listen(self, event: Event) -> None:
-        # A user's own step may write to the same stream, whatever it likes.
-        if not isinstance(event, dict):
+    def _listen(self, event: RunEvent) -> None:
+        if not is_event(event):
             return
-        if event.get("event") == "finish":
-            # Until some reply has shown whether this model thinks in its text, it may.
+        if event["event"] == "chunk":
+            self._tell(event["thought"])
+            piece = self._answer.take(
+                event["attempt"], event["text"], thought_apart=bool(event["thought"])
+            )
+            if piece:
+                self._queue.put_nowait((_TEXT, piece))
+            return
+        if event["event"] == "finish":
+            # Until a reply has shown whether this model thinks in its text, it may.
             thinks = self.runner.metrics.thinks
             self._answer = Answer(self.asked.stops, may_think=thinks is not False)
-        if event.get("event") != "chunk":
-            if not self._answer.sent:
-                self._tell(self._narration.line(event))
-            return
-        self._tell(event["thought"])
-        piece = self._answer.take(
-            event["attempt"], event["text"], thought_apart=bool(event["thought"])
-        )
-        if piece:
-            self._queue.put_nowait((TEXT, piece))
+        line = self._narration.line(event)
+        if line and not self._answer.sent:
+            self._tell(f"{line}\n")
 
     def _tell(self, text: str) -> None:
         if text:
             self._reasoning.append(text)
-            self._queue.put_nowait((THOUGHT, text))
+            self._queue.put_nowait((_THOUGHT, text))
 
     @property
     def _is_cut(self) -> bool:

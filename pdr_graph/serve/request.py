@@ -1,75 +1,27 @@
-"""What one request asks for, once it is understood.
-
-A conversation as one problem: what the drafts, and all calls after them, are given to solve.
-
-A single user message is the problem as it stands. System messages become instructions and earlier
-turns a transcript before the task, in one text that every call of the run shares as its prefix.
-
-The models on offer: one per preset, with what a request may change of each.
-
-Seeds for requests that come again.
-
-Evaluation harnesses send one constant seed with every request, also where they ask for several
-samples of one problem: taken as it is, all of them would be one sample. So the first request has
-the seed that it names, and each repeat one derived from it and from its number, which keeps a
-whole evaluation repeatable from the start of the server.
-"""
+"""What one chat request asks for: model, settings, seed and problem made into one run to do."""
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from pdr_graph.config import PDRConfig
+from pdr_graph.conversation import Turn, problem_of
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.run import new_thread_id
-from pdr_graph.serve.protocol import ChatMessage, ChatRequest, refuse_unsupported
+from pdr_graph.serve.protocol import ChatRequest, refuse_unsupported
 from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.strategies import PRESETS
 
-_INSTRUCTING = {"system", "developer"}
-
-
-def problem_of(messages: Sequence[ChatMessage]) -> str:
-    """Return the text to be solved.
-
-    Raises:
-        RefusalError: no user has said anything.
-    """
-    said = [message for message in messages if message.text.strip()]
-    turns = [message for message in said if message.role not in _INSTRUCTING]
-    if not any(message.role == "user" for message in turns):
-        raise RefusalError(
-            400, "no user message has any text; state the task in one", param="messages"
-        )
-    rules = "\n\n".join(each.text.strip() for each in said if each.role in _INSTRUCTING)
-    parts = [f"<instructions>\n{rules}\n</instructions>"] if rules else []
-    last = turns[-1]
-    earlier = turns[:-1] if last.role == "user" else turns
-    if earlier:
-        parts.append(f"<conversation>\n{_transcript(earlier)}\n</conversation>")
-    if last.role != "user":
-        task = "Go on with the conversation: write what the assistant says next."
-    elif earlier:
-        task = f"The user now says:\n{last.text.strip()}"
-    else:
-        task = last.text.strip()
-    return "\n\n".join([*parts, task])
-
-
-def _transcript(turns: Sequence[ChatMessage]) -> str:
-    return "\n\n".join(f"{turn.role.capitalize()}: {turn.text.strip()}" for turn in turns)
-
-
 MakeConfig = Callable[[str, Mapping[str, object]], PDRConfig]
-"""Makes the config of a preset with some fields given."""
+"""From a preset's name and fields to its config."""
 
 
 class Catalogue:
-    """What this server offers."""
+    """The models on offer: one for each preset, with what a request may change of it."""
 
     def __init__(
         self, make: MakeConfig, defaults: Mapping[str, object], *, max_drafts: int
@@ -77,7 +29,7 @@ class Catalogue:
         """Make the presets with the operator's defaults.
 
         Args:
-            make: From a preset's name and fields to its config.
+            make: Makes the config of a preset.
             defaults: Fields that hold for every request that does not set them.
             max_drafts: Drafts that a request may ask for, all its rounds together.
 
@@ -113,7 +65,7 @@ class Catalogue:
 
         Args:
             model: A name on offer, with settings behind a question mark if need be.
-            asked: Fields of the request's own, which come before those in the name.
+            asked: The request's own fields, which win over those in the name.
 
         Raises:
             RefusalError: no such model, or more drafts than a request may ask for.
@@ -168,9 +120,16 @@ REMEMBERED = 65_536
 
 
 class Repeats:
-    """Counts how often each request has come."""
+    """Gives each repeat of a request a seed of its own.
+
+    Evaluation harnesses send one constant seed with every request, even where they ask for several
+    samples of one problem. Taken as it is, all of them would be the same sample. So the first
+    request has the seed that it names, and each repeat has one derived from that seed and its own
+    number. A whole evaluation can thus be repeated from the start of the server.
+    """
 
     def __init__(self, *, repeatable: bool = False) -> None:
+        """Begin to count; if `repeatable`, every repeat has the seed that it names."""
         self._repeatable = repeatable
         self._counts: OrderedDict[bytes, int] = OrderedDict()
 
@@ -197,19 +156,21 @@ class Repeats:
 
 @dataclass(frozen=True, slots=True)
 class SolveRequest:
-    """One run, and how its answer is to be sent."""
+    """One run to do, and how its answer is to be sent."""
 
     model: str
     """As the client names it."""
     problem: str
     config: PDRConfig
     insisted: dict[str, object]
-    """Fields that the client named: a run that is resumed must have been started with them."""
+    """Fields that the client named: a resumed run must have been started with them."""
     thread_id: str
     named: bool
-    """Whether the client named the thread, which may then hold a run already."""
+    """Whether the client named the thread, which may then already hold a run."""
     stops: tuple[str, ...]
+    """Texts before which the answer ends."""
     include_usage: bool
+    """Whether a stream ends with a chunk of usage."""
 
 
 def understand(request: ChatRequest, catalogue: Catalogue, repeats: Repeats) -> SolveRequest:
@@ -220,12 +181,15 @@ def understand(request: ChatRequest, catalogue: Catalogue, repeats: Repeats) -> 
         ConfigError: a setting does not fit.
     """
     refuse_unsupported(request)
-    problem = problem_of(request.messages)
+    try:
+        problem = problem_of([Turn(each.role, each.text) for each in request.messages])
+    except ConfigError as error:
+        raise RefusalError(400, str(error), param="messages") from None
     limit = request.max_completion_tokens or request.max_tokens
     own = {"temperature": request.temperature, "top_p": request.top_p, "max_tokens": limit}
     asked = {name: value for name, value in own.items() if value is not None}
     config, insisted = catalogue.resolve(request.model, {**asked, **(request.pdr or {})})
-    # The seed of a run is drawn anew for each, so that a resumed one may have any.
+    # Each request may draw a new seed, and a resumed run keeps its own.
     insisted.pop("seed", None)
     if config.seed is None and request.seed is not None:
         told_apart = f"{problem} {config.model_dump_json()}"

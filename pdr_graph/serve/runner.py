@@ -1,26 +1,105 @@
-"""Carries runs out: admitted, alone on their thread, resumed where they were left.
-
-Where runs are kept, as whoever starts the server hands it in.
-"""
+"""The runs of one server: so many at once, one to a thread, and stopped so that they can resume."""
 
 import asyncio
+import math
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from time import perf_counter
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
 
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import DrainedError
+from pdr_graph.events import OnEvent
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import OnEvent, Parts, Result, resume, solve
-from pdr_graph.serve.admission import Admission
+from pdr_graph.run import Parts, Result, resume, solve, with_input
 from pdr_graph.serve.metrics import Metrics
-from pdr_graph.serve.refusal import RefusalError, thread_busy
+from pdr_graph.serve.refusal import RefusalError, shutting_down, thread_busy
 from pdr_graph.serve.request import SolveRequest
+
+LONGEST_RETRY_S = 60
+"""Longest wait that a Retry-After header names."""
+
+
+class Admission:
+    """Admits a bounded number of requests at a time, first come first served."""
+
+    def __init__(self, *, max_runs: int, max_waiting: int) -> None:
+        self._max_runs = max_runs
+        self._max_waiting = max_waiting
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._run_s = 1.0
+        """Moving average of the seconds that a run takes."""
+        self.running = 0
+        """Requests that were admitted and have not ended."""
+        self.closed = False
+        """Whether no more requests are admitted."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return sum(not each.done() for each in self._waiting)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Hold one of the places for as long as the block lasts; wait for it if all are taken.
+
+        Raises:
+            RefusalError: 429 where too many requests wait, 503 where the server shuts down.
+        """
+        await self._enter()
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self._run_s += 0.2 * (perf_counter() - began - self._run_s)
+            self._leave()
+
+    def close(self) -> None:
+        """Reject waiting and new requests; running ones finish."""
+        self.closed = True
+        for turn in self._waiting:
+            if not turn.done():
+                turn.set_exception(shutting_down())
+
+    async def _enter(self) -> None:
+        if self.closed:
+            raise shutting_down()
+        if self.running < self._max_runs:
+            self.running += 1
+            return
+        if self.waiting >= self._max_waiting:
+            ahead = (self.waiting + 1) / self._max_runs
+            raise RefusalError(
+                429,
+                f"the server is full: {self.running} requests run and {self.waiting} wait; try "
+                "again later",
+                code="server_busy",
+                retry_after_s=min(LONGEST_RETRY_S, max(1, math.ceil(self._run_s * ahead))),
+            )
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # It may have been given a place just before it was cancelled.
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)  # the place goes straight to the next
+                return
+        self.running -= 1
 
 
 @asynccontextmanager
@@ -31,79 +110,81 @@ async def unguarded(thread_id: str) -> AsyncIterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class RunStore:
-    """A checkpoint store and the right to run a thread of it."""
+    """Where runs are kept, and the right to run one of its threads."""
 
     saver: BaseCheckpointSaver[str]
     alone: Callable[[str], AbstractAsyncContextManager[None]] = unguarded
     """Keeps other processes from running a thread; raises `RefusalError` where one does."""
     keeps_unnamed: bool = True
-    """Whether runs are kept whose client has not named them; a store in memory would only grow."""
+    """Whether runs without a name of the client's are kept; in memory they would only pile up."""
 
 
 OnBegin = Callable[[PDRConfig], None]
-"""Told the config of the run before its first event: that of the record for a resumed one."""
+"""Receives the config of a run before its first event; of a resumed run, the recorded one."""
 
 
-@dataclass(slots=True)
 class SolveRunner:
-    """The runs of one server."""
+    """Carries out the runs of one server."""
 
-    model: ModelClient
-    store: RunStore
-    admission: Admission
-    metrics: Metrics
-    prompts: Prompts = field(default_factory=Prompts.load)
-    _controls: dict[str, RunControl] = field(default_factory=dict)
-    """Of the runs that go on, by thread."""
-    _tasks: set[asyncio.Task[object]] = field(default_factory=set)
-    _stopped: bool = False
-    """Whether runs are cancelled by this server, and not by their clients."""
+    def __init__(
+        self,
+        model: ModelClient,
+        store: RunStore,
+        *,
+        max_runs: int,
+        max_waiting: int,
+        prompts: Prompts | None = None,
+    ) -> None:
+        """Begin without runs.
+
+        Args:
+            model: What all runs ask.
+            store: Where they are kept.
+            max_runs: Runs at once.
+            max_waiting: Requests that may wait for a run.
+            prompts: None is the built-in ones.
+        """
+        self.model = model
+        self.admission = Admission(max_runs=max_runs, max_waiting=max_waiting)
+        self.metrics = Metrics(
+            running=lambda: self.admission.running, waiting=lambda: self.admission.waiting
+        )
+        self._store = store
+        self._prompts = prompts or Prompts.load()
+        self._controls: dict[str, RunControl] = {}
+        """Of the running threads."""
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._stopped = False
+        """Whether runs are cancelled by this server, and not by their clients."""
 
     async def carry_out(self, asked: SolveRequest, begin: OnBegin, on_event: OnEvent) -> Result:
         """Run to the end, from wherever the thread is.
 
         Raises:
-            RefusalError: no place, or the thread is busy or holds another problem.
+            RefusalError: the server is full, or the thread is busy or holds another problem.
             DrainedError: the server stops.
             PDRError: as `solve` and `resume`.
         """
         try:
-            return await self._carry_out(asked, begin, on_event)
+            async with (
+                self.admission.place(),
+                self._claimed(asked.thread_id) as control,
+            ):
+                parts = Parts(
+                    prompts=self._prompts, trace=self.metrics, on_event=on_event, control=control
+                )
+                if not self.can_resume(asked):
+                    return await self._start(asked, begin, parts)
+                async with self._store.alone(asked.thread_id):
+                    return await self._start_or_resume(asked, begin, parts)
         except asyncio.CancelledError:
             if self._stopped:
                 raise DrainedError(asked.thread_id) from None
             raise
 
-    async def _carry_out(self, asked: SolveRequest, begin: OnBegin, on_event: OnEvent) -> Result:
-        async with (
-            self.admission.place(),
-            self._claimed(asked.thread_id) as control,
-        ):
-            kept = asked.named or self.store.keeps_unnamed
-            parts = Parts(
-                prompts=self.prompts,
-                trace=self.metrics,
-                on_event=on_event,
-                control=control,
-            )
-            if not kept:
-                return await self._start(asked, begin, parts, kept=False)
-            async with self.store.alone(asked.thread_id):
-                recorded = await self._recorded(asked) if asked.named else None
-                if recorded is None:
-                    return await self._start(asked, begin, parts, kept=True)
-                begin(recorded)
-                return await resume(
-                    asked.thread_id,
-                    model=self.model,
-                    checkpointer=self.store.saver,
-                    changes=asked.insisted,
-                    parts=replace(parts, stream_answer=streams(recorded)),
-                )
-
     def can_resume(self, asked: SolveRequest) -> bool:
-        """Tell whether a client can go on with this run later."""
-        return asked.named or self.store.keeps_unnamed
+        """Tell whether a client can go on with this run later: whether it is kept."""
+        return asked.named or self._store.keeps_unnamed
 
     def drain(self) -> None:
         """Take no more requests, and stop the runs at their next step."""
@@ -112,26 +193,43 @@ class SolveRunner:
             control.request_drain()
 
     def cancel(self) -> None:
-        """Stop the runs that still go on at once; their clients are told how to go on."""
+        """Stop all runs at once; their clients are told how to go on."""
         self._stopped = True
         for task in self._tasks:
             task.cancel()
 
     async def ended(self) -> None:
-        """Wait until no run goes on and all calls are closed."""
+        """Wait until all runs have ended and their calls are closed."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _start_or_resume(self, asked: SolveRequest, begin: OnBegin, parts: Parts) -> Result:
+        recorded = await self._recorded(asked) if asked.named else None
+        if recorded is None:
+            return await self._start(asked, begin, parts, self._store.saver)
+        begin(recorded)
+        return await resume(
+            asked.thread_id,
+            model=self.model,
+            checkpointer=self._store.saver,
+            changes=asked.insisted,
+            parts=replace(parts, stream_answer=_can_stream(recorded)),
+        )
+
     async def _start(
-        self, asked: SolveRequest, begin: OnBegin, parts: Parts, *, kept: bool
+        self,
+        asked: SolveRequest,
+        begin: OnBegin,
+        parts: Parts,
+        saver: BaseCheckpointSaver[str] | None = None,
     ) -> Result:
         begin(asked.config)
         return await solve(
             asked.problem,
             asked.config,
             model=self.model,
-            checkpointer=self.store.saver if kept else None,
+            checkpointer=saver,
             thread_id=asked.thread_id,
-            parts=replace(parts, stream_answer=streams(asked.config)),
+            parts=replace(parts, stream_answer=_can_stream(asked.config)),
         )
 
     @asynccontextmanager
@@ -152,17 +250,13 @@ class SolveRunner:
         """Return the config that the thread was started with, None for a new thread.
 
         Raises:
-            RefusalError: it holds another problem, whose answer is not this client's.
+            RefusalError: the thread holds another problem, whose answer is not this client's.
         """
-        saved = await self.store.saver.aget_tuple(
-            {"configurable": {"thread_id": asked.thread_id, "checkpoint_ns": ""}}
-        )
-        if saved is None:
+        place = RunnableConfig(configurable={"thread_id": asked.thread_id, "checkpoint_ns": ""})
+        state = await with_input({}, place, self._store.saver)
+        if not state:
             return None
-        values = saved.checkpoint["channel_values"]
-        # A run that was killed before its first step holds nothing but its input.
-        values = {**values.get("__start__", {}), **values}
-        problem, config = values.get("problem", ""), values.get("config")
+        problem, config = state.get("problem", ""), state.get("config")
         if config is None or problem.strip() != wellformed(asked.problem).strip():
             raise RefusalError(
                 409,
@@ -174,6 +268,6 @@ class SolveRunner:
         return make_config(**config)
 
 
-def streams(config: PDRConfig) -> bool:
-    """Tell whether the refinement may be sent while it is written: no verdict can undo it."""
+def _can_stream(config: PDRConfig) -> bool:
+    """Tell whether the refinement may be sent while it is written: no verdict can reject it."""
     return config.max_extra_rounds == 0

@@ -1,4 +1,4 @@
-"""Runs the application on a socket, and ends so that runs can be resumed."""
+"""Serves the application on a socket, and stops it so that runs can be resumed."""
 
 import asyncio
 import contextlib
@@ -20,16 +20,17 @@ logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAREWELL_S = 1.0
-"""Seconds in which clients are told that the server has stopped their runs."""
+"""Seconds that remain to tell clients that their runs were stopped."""
 
 _MOST_FILES = 65_536
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the address, before anything expensive is started.
+    """Take the address; called before anything expensive is started.
 
     Raises:
-        ConfigError: the port is taken or not ours to take, or the host is not this machine's.
+        ConfigError: the port is taken or not allowed, or the host is not an address of this
+            machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -65,7 +66,7 @@ class SolveServer:
             ws="none",
             server_header=False,
             timeout_keep_alive=75,
-            # Runs are stopped before it; it is for clients that send or read too slowly.
+            # Runs are stopped before that; it ends clients that send or read too slowly.
             timeout_graceful_shutdown=math.ceil(drain_s + FAREWELL_S),
         )
         self._server = _Server(config)
@@ -74,8 +75,8 @@ class SolveServer:
         """Serve until a signal comes and the last request is answered.
 
         Args:
-            listener: Where clients connect; those who come early wait in its queue.
-            ready: Called once signals are heeded.
+            listener: Where clients connect; early ones wait in its queue.
+            ready: Called once signals are handled.
         """
         _allow_many_files()
         with self._signals():
@@ -85,7 +86,7 @@ class SolveServer:
         await self._runner.ended()
 
     def stop(self) -> None:
-        """Take no more requests; runs stop at their next step. The second time: at once."""
+        """Take no more requests, and stop runs at their next step; the second time at once."""
         loop = asyncio.get_running_loop()
         if self._server.should_exit:
             self._runner.cancel()
@@ -97,8 +98,8 @@ class SolveServer:
         loop.call_later(self._drain_s, self._runner.cancel)
         if running:
             self._say(
-                f"stopping: {running} {'run' if running == 1 else 'runs'}, whose calls in flight "
-                f"are waited for up to {self._drain_s:g} s; a second signal stops at once"
+                f"stopping: waiting up to {self._drain_s:g} s for the calls of {running} "
+                f"{'run' if running == 1 else 'runs'}; a second signal stops at once"
             )
 
     def _leave(self) -> None:
@@ -117,7 +118,7 @@ class SolveServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers, which would know nothing of runs."""
+    """uvicorn without its own signal handlers, which know nothing of runs."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -135,7 +136,7 @@ def _why_not(host: str, port: int, error: Exception) -> str:
 
 
 def _allow_many_files() -> None:
-    """A client and its calls are a file descriptor each; the usual 1024 are soon used up."""
+    """Raise the limit on open files: each client and each call needs one, and 1024 are usual."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft < most:

@@ -1,9 +1,8 @@
-"""A stream of server-sent events whose head waits until the run has really begun.
+"""Server-sent events, and work that ends when its client leaves.
 
-A request that is refused at once thus gets a status and not a stream; from the first event on, an
-error is an event. Comments keep proxies from taking a long thought for a dead connection.
-
-Work that is done only as long as somebody waits for it.
+The head of a stream is sent with its first event, so that a request that is refused at once has
+the right status. Once the stream has begun, an error is sent as an event. Comments keep proxies
+from taking a long thought for a dead connection.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ T = TypeVar("T")
 
 
 class ClientGoneError(Exception):
-    """The client has closed the connection; there is nobody to tell."""
+    """The client has closed the connection."""
 
 
 async def while_present(receive: Receive, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
@@ -29,9 +28,9 @@ async def while_present(receive: Receive, work: Coroutine[Any, Any, T], timeout_
     A cancelled run closes the connections of its calls, so that the model's server stops too.
 
     Args:
-        receive: ASGI's, of a request whose body has been read.
+        receive: ASGI's channel of a request whose body has been read.
         work: What the client waits for.
-        timeout_s: Seconds that it may take.
+        timeout_s: Seconds that the work may take.
 
     Raises:
         ClientGoneError: the client left first.
@@ -60,7 +59,7 @@ async def _departure(receive: Receive) -> None:
 
 
 KEEP_ALIVE_S = 10.0
-"""Longest silence on a connection."""
+"""Longest silence on a connection, in seconds."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -69,11 +68,11 @@ _HEADERS = [
 ]
 
 Failed = Callable[[BaseException], RefusalError]
-"""Makes of an error what a client is told."""
+"""From an error to what a client is told."""
 
 
 class EventStream:
-    """Sends objects as they come; an ASGI application for one response."""
+    """Sends objects as they come; the ASGI application of one response."""
 
     def __init__(
         self,
@@ -83,6 +82,14 @@ class EventStream:
         headers: dict[str, str],
         timeout_s: float,
     ) -> None:
+        """Take what the stream is made of.
+
+        Args:
+            objects: What is sent, one event each.
+            failed: Makes the last event of a stream that an error ends.
+            headers: Sent before the first event.
+            timeout_s: Seconds that the whole stream may take.
+        """
         self._objects = objects
         self._failed = failed
         self._headers = headers
@@ -93,13 +100,13 @@ class EventStream:
         """Send the whole stream.
 
         Raises:
-            ClientGoneError: the client left; what made the objects has been cancelled.
-            Exception: whatever ended the objects before the first of them.
+            ClientGoneError: the client left; the work has been cancelled.
+            Exception: whatever went wrong before the first event.
         """
         try:
             await while_present(receive, self._write(send), self._timeout_s)
         except Exception as error:
-            refusal = self._failed(error)  # also where it is only counted
+            refusal = self._failed(error)  # called in any case: it counts the request too
             if not self._begun:
                 raise
             await self._event(send, refusal.body())
@@ -123,7 +130,7 @@ class EventStream:
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
-            # Left in the middle, it would hold on to its run until it is garbage.
+            # A generator that is left in the middle keeps its run going until it is collected.
             await self._objects.aclose()
 
     async def _event(self, send: Send, value: Json) -> None:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdr_graph.servers.data_dir import default_data_dir
-    from pdr_graph.servers.embedded_model import Endpoint, embedded_model
     from pdr_graph.servers.embedded_store import embedded_valkey
+    from pdr_graph.servers.llama import Endpoint, embedded_model
     from pdr_graph.servers.weights import fetch_weights, find_weights
 
 __all__ = [
@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Endpoint": "embedded_model",
+    "Endpoint": "llama",
     "default_data_dir": "data_dir",
-    "embedded_model": "embedded_model",
+    "embedded_model": "llama",
     "embedded_valkey": "embedded_store",
     "fetch_weights": "weights",
     "find_weights": "weights",

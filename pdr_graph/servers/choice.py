@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.servers import valkey as redis
 from pdr_graph.servers import vllm as engine
-from pdr_graph.servers.embedded_model import LONGEST_CONTEXT
+from pdr_graph.servers.llama import LONGEST_CONTEXT
 from pdr_graph.servers.options import Engine, Store
 from pdr_graph.servers.process import ServerPlan
 from pdr_graph.servers.vllm import Gpu, Size, Vllm, config_file, window_of

@@ -5,6 +5,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pdr_graph.errors import ConfigError, PDRError
 from pdr_graph.train.settings import TrainSettings
+from pdr_graph.validation import Fault
 
 
 class Launch(BaseSettings):
@@ -48,11 +49,9 @@ def read_launch() -> Launch:
     try:
         return Launch()
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]).upper()
+        fault = Fault.of(error)
         raise ConfigError(
-            f"{name} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}; it is set by "
-            "`accelerate launch`"
+            f"{fault.sentence(fault.name.upper())}; it is set by `accelerate launch`"
         ) from None
 
 

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Literal, Protocol, Self
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.folder import append_lines
+from pdr_graph.eval.json_lines import append_lines
 from pdr_graph.train.rows import TrainRow, groups_of, is_flat
 from pdr_graph.train.trajectory import Trajectory
 

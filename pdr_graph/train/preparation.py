@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.problems import Problems
-from pdr_graph.eval.sources import load_problems
+from pdr_graph.eval.problems import Problems, load_problems
 from pdr_graph.train.estimate import TrainEstimate, estimate
 from pdr_graph.train.model_shape import ModelShape, PromptSize, prompt_size, read_shape
 from pdr_graph.train.settings import PolicyKind, Push, TrainSettings

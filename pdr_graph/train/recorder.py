@@ -14,17 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from langchain_core.runnables import RunnableConfig
-
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError, ConfigError, EndpointError, QuorumError
 from pdr_graph.eval.judge import Judge, Judgement
 from pdr_graph.eval.problems import Problem
-from pdr_graph.graph import build_graph, max_supersteps
+from pdr_graph.graph import build_graph
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.run import new_thread_id
-from pdr_graph.state import ProblemInput, state_of
+from pdr_graph.run import drive, new_thread_id
 from pdr_graph.trace import TraceRecord
 from pdr_graph.train.trajectory import Call, Role, Trajectory
 from pdr_graph.types import Solution
@@ -144,17 +141,12 @@ class Recorder:
         """
         _check_sampling(config)
         thread_id = thread_id or new_thread_id()
-        run: RunnableConfig = {
-            "configurable": {"thread_id": thread_id},
-            "recursion_limit": max_supersteps(config),
-        }
-        entry = ProblemInput(problem=problem.text, config=config.model_dump(mode="json"))
         solution: Solution | None = None
         stopped = ""
         with self._calls.of(thread_id) as records, self._going_on():
             try:
-                state = state_of(await self._graph.ainvoke(entry, run, context=config))
-                solution = state["solution"]
+                run = await drive(self._graph, problem.text, config, thread_id)
+                solution = run.state["solution"]
             except (CallError, QuorumError) as error:
                 if not records:
                     raise

@@ -25,7 +25,8 @@ from typing import Any, Final
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.problems import Problems
-from pdr_graph.train.settings import TrainSettings, differences
+from pdr_graph.train.settings import HOW_ONLY, TrainSettings
+from pdr_graph.validation import differences
 
 HEADER, LOCK, MODEL, WARM_START = "train.json", "train.lock", "model", "warm_start"
 SCHEMA: Final = 1
@@ -88,14 +89,15 @@ def refuse_changes(folder: Path, asked: Header) -> None:
                 f"{str(folder)!r} holds a run of `pdr-graph eval`; name another --out"
             )
         return
-    changed = differences(recorded["settings"], asked["settings"])
+    changed = differences(recorded["settings"], asked["settings"], free=HOW_ONLY)
+    others = [str(each) for each in changed]
     for name in ("data", "warm_start"):
         was, now = recorded[name], asked[name]
         if was and now and was["sha256"] != now["sha256"]:
-            changed.append("content of its " + ("data" if name == "data" else "warm-start data"))
-    if changed:
+            others.append("content of its " + ("data" if name == "data" else "warm-start data"))
+    if others:
         raise ConfigError(
-            f"{str(folder)!r} holds a run with another {', another '.join(changed)}; repeat its "
+            f"{str(folder)!r} holds a run with another {', another '.join(others)}; repeat its "
             "settings, or name another --out"
         )
 

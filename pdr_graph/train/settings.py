@@ -3,10 +3,8 @@
 Nothing here needs torch: a run that cannot work is refused before anything heavy is imported.
 """
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,6 +21,7 @@ from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.train.plan import ProblemPlan, Schedule
+from pdr_graph.validation import Fault
 
 PolicyKind = Literal["transformers", "vllm-http", "vllm-colocate"]
 Push = Literal["none", "colocate", "lora", "disk"]
@@ -293,7 +292,7 @@ class TrainSettings(Table):
         )
 
 
-_HOW_ONLY = frozenset(
+HOW_ONLY = frozenset(
     {"policy.base_url", "policy.max_in_flight", "devices.memory_gib", "keep_checkpoints"}
 )
 """Settings that may change when a run is resumed: what is learnt does not depend on them."""
@@ -328,20 +327,9 @@ def load_train_settings(
     try:
         return TrainSettings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, file)) from None
-
-
-def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Name each setting that differs between two dumps, with both values.
-
-    Settings that do not change what is learnt are left out.
-    """
-    was, now = _flat(recorded), _flat(asked)
-    return [
-        f"{name} ({_shown(was.get(name))}, now {_shown(now.get(name))})"
-        for name in dict.fromkeys([*was, *now])
-        if was.get(name) != now.get(name) and name not in _HOW_ONLY
-    ]
+        where = f"{file}: " if file is not None else ""
+        fault = Fault.of(error)
+        raise ConfigError(f"{where}{fault.sentence(model=TrainSettings)}") from None
 
 
 def reference_configs() -> dict[str, Path]:
@@ -384,47 +372,3 @@ def _value(text: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{before}{name}.")
-        else:
-            flat[f"{before}{name}"] = value
-    return flat
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def _sentence(error: ValidationError, file: Path | None) -> str:
-    first = error.errors()[0]
-    where = f"{file}: " if file is not None else ""
-    path = [str(each) for each in first["loc"]]
-    message = first["msg"].removeprefix("Value error, ")
-    if not path:
-        return f"{where}{message}"
-    if first["type"] == "extra_forbidden":
-        known = list(_table_of(path[:-1]).model_fields)
-        near = get_close_matches(path[-1], known, n=1)
-        hint = f"perhaps {near[0]!r}; " if near else ""
-        place = f" in [{'.'.join(path[:-1])}]" if path[:-1] else ""
-        return f"{where}unknown setting {path[-1]!r}{place}; {hint}known: {', '.join(known)}"
-    if first["type"] == "missing":
-        return f"{where}{'.'.join(path)} is missing; set it"
-    return f"{where}{'.'.join(path)} {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
-
-
-def _table_of(path: Sequence[str]) -> type[BaseModel]:
-    table: type[BaseModel] = TrainSettings
-    for name in path:
-        annotation = table.model_fields[name].annotation
-        options = getattr(annotation, "__args__", (annotation,))
-        table = next(
-            each for each in options if isinstance(each, type) and issubclass(each, BaseModel)
-        )
-    return table

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.folder import TRACE
-from pdr_graph.eval.records import HEADER, EvalRun, SampleRecord, read_run
+from pdr_graph.eval.records import HEADER, TRACE, EvalRun, SampleRecord, read_run
 from pdr_graph.policy.folder import tokenizer_of
 from pdr_graph.trace import TraceRecord
 from pdr_graph.train.recorder import role_of

@@ -17,8 +17,9 @@ from typing import Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.folder import append_lines
+from pdr_graph.eval.json_lines import append_lines
 from pdr_graph.eval.records import Reason
+from pdr_graph.validation import Fault
 
 SCHEMA: Final = 1
 """Version of a trajectory's fields."""
@@ -121,14 +122,13 @@ def _parsed(line: bytes, where: str) -> Trajectory:
     try:
         return Trajectory.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the line"
-        message = first["msg"].removeprefix("Value error, ")
-        if place == "schema_version":
+        fault = Fault.of(error)
+        if fault.name == "schema_version":
             raise ConfigError(
-                f"{where} is of schema version {first['input']!r}, and this pdr-graph reads "
+                f"{where} is of schema version {fault.value!r}, and this pdr-graph reads "
                 f"version {SCHEMA}; use the version that wrote it"
             ) from None
         raise ConfigError(
-            f"{where} is no trajectory: {place}: {message}; record it anew, or remove the line"
+            f"{where} is no trajectory: {fault.name or 'the line'}: {fault.message}; record it "
+            "anew, or remove the line"
         ) from None

@@ -1,8 +1,13 @@
 """A verdict says whether an answer is right, and if it says neither, why."""
 
 import asyncio
+import json
+import os
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -126,3 +131,33 @@ async def test_any_text_gets_a_verdict(gold: str, solution: str) -> None:
     """Nothing raises; nothing here needs a worker, since hardly any text states an answer."""
     result = await Checker().check(gold, solution)
     assert (result.extracted is None) == (result.verdict is CheckVerdict.NO_ANSWER)
+
+
+_CASES = os.environ.get("PDR_VERIFY_CASES")
+r"""A file of pairs, one JSON object a line:
+
+`{"id": …, "gold": "25", "pred": "\\boxed{25}", "expected": true, "mode": "answer"}`
+"""
+
+
+@pytest.fixture
+def cases() -> list[dict[str, Any]]:
+    """Read the file; without one there is nothing to check."""
+    if _CASES is None:
+        pytest.skip("PDR_VERIFY_CASES names no file of cases")
+    return [json.loads(line) for line in Path(_CASES).read_text().splitlines()]
+
+
+async def test_verdicts_on_the_cases(checker: Checker, cases: list[dict[str, Any]]) -> None:
+    """Few are wrong, fewest of all those that give credit; half of them take no worker."""
+    false_positives, false_negatives, seconds = [], [], []
+    for case in cases:
+        result = await checker.check(case["gold"], case["pred"], mode=case["mode"])
+        seconds.append(result.seconds)
+        if result.correct and not case["expected"]:
+            false_positives.append(case["id"])
+        if case["expected"] and not result.correct:
+            false_negatives.append(case["id"])
+    assert len(false_positives) <= 2, false_positives
+    assert len(false_negatives) <= 12, false_negatives
+    assert statistics.median(seconds) < 0.002

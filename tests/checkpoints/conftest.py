@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from pdr_checkpoints import Options, RedisSaver
+from pdr_checkpoints import RedisSaver, SaverOptions
 from redis_servers import KINDS, Server, binary_of
 
 
@@ -56,7 +56,7 @@ async def open_saver(redis_url: str, prefix: str) -> AsyncIterator[Callable[...,
     savers: list[RedisSaver] = []
 
     def make(url: str = redis_url, *, serde: Any = None, **options: Any) -> RedisSaver:
-        saver = RedisSaver(url, serde=serde, options=Options(**{"prefix": prefix, **options}))
+        saver = RedisSaver(url, serde=serde, options=SaverOptions(**{"prefix": prefix, **options}))
         savers.append(saver)
         return saver
 

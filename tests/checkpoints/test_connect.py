@@ -76,7 +76,7 @@ async def test_cluster_keeps_threads_apart_and_whole(
         assert sorted(info.thread_id for info in await saver.threads()) == sorted(names)
         nodes = {
             saver._session.store.connection.client.get_node_from_key(
-                saver._session.keyspace.thread(name).data
+                saver._session.store.thread(name).data
             ).port
             for name in names
         }
@@ -230,7 +230,7 @@ async def test_retry_gives_up_after_its_time() -> None:
         raise redis.ConnectionError("gone")
 
     with pytest.raises(StoreUnreachableError, match="gone"):
-        await StoreRetry(total_s=0.4, first_s=0.01)(fail, "here")
+        await StoreRetry("here", total_s=0.4, first_s=0.01)(fail)
     assert 4 <= tries <= 8
 
 

@@ -31,17 +31,17 @@ async def store_one(saver: RedisSaver) -> None:
 
 
 async def each_blob(saver: RedisSaver) -> dict[bytes, bytes]:
-    data = saver._session.keyspace.thread("t").data
-    fields = await saver._session.store.one("HGETALL", data)
+    data = saver._session.store.thread("t").data
+    fields = await saver._session.store.call("HGETALL", data)
     return {name: blob for name, blob in fields.items() if name not in (keys.HEAD, keys.UPDATED)}
 
 
 async def overwrite(saver: RedisSaver, name: bytes, blob: bytes | None) -> None:
-    data = saver._session.keyspace.thread("t").data
+    data = saver._session.store.thread("t").data
     if blob is None:
-        await saver._session.store.one("HDEL", data, name)
+        await saver._session.store.call("HDEL", data, name)
     else:
-        await saver._session.store.one("HSET", data, name, blob)
+        await saver._session.store.call("HSET", data, name, blob)
 
 
 def flip(blob: bytes) -> bytes:
@@ -221,7 +221,7 @@ async def test_any_compression_reads_any_other(
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], sentence: str) -> None:
     """One sentence names the option and its value."""
-    from pdr_checkpoints import Options
+    from pdr_checkpoints import SaverOptions
 
     with pytest.raises(StoreConfigError, match=sentence):
-        RedisSaver("redis://127.0.0.1", options=Options(**options))
+        RedisSaver("redis://127.0.0.1", options=SaverOptions(**options))

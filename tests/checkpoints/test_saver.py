@@ -1,4 +1,4 @@
-"""What the conformance suite does not look at: forks, subgraphs, order, bytes, time to live."""
+"""LangGraph's conformance suite, and what it does not look at: forks, subgraphs, order, expiry."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.conformance.capabilities import Capability
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from pdr_checkpoints import RedisSaver, StoreUnreachableError, open_checkpointer
+from redis_servers import Server
 
 
 def checkpoint(values: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
@@ -30,6 +33,35 @@ async def put(
     versions = {name: saver.get_next_version(None, None) for name in values}
     where = {"configurable": {"thread_id": thread_id, "checkpoint_ns": "", **configurable}}
     return await saver.aput(where, checkpoint(values, versions), {"step": 0}, versions)
+
+
+async def test_every_capability_conforms(any_server: Server, prefix: str) -> None:
+    """All base and extended capabilities are there, and all their tests pass."""
+
+    @checkpointer_test(name=prefix)
+    async def factory():
+        async with open_checkpointer(any_server.url, prefix=prefix) as saver:
+            yield saver
+
+    report = await validate(factory)
+    assert {name: result.failures for name, result in report.results.items()} == {
+        capability.value: [] for capability in Capability
+    }
+    assert sum(result.tests_passed for result in report.results.values()) >= 81
+
+
+async def test_encrypted_saver_conforms(redis_url: str, prefix: str) -> None:
+    """Encryption changes nothing that the suite can see."""
+
+    @checkpointer_test(name=prefix)
+    async def factory():
+        async with open_checkpointer(
+            redis_url, prefix=prefix, encryption_keys=[b"k" * 32]
+        ) as saver:
+            yield saver
+
+    report = await validate(factory)
+    assert [f for result in report.results.values() for f in result.failures] == []
 
 
 @pytest.mark.parametrize(
@@ -188,35 +220,6 @@ async def test_time_to_live_covers_the_whole_thread(
     await asyncio.sleep(0.9)
     assert await saver.aget_tuple(fan_out.config("t")) is None
     assert await saver.threads() == []
-
-
-async def test_a_draft_is_stored_and_sent_once(
-    open_saver: Callable[..., RedisSaver], tmp_path: Path
-) -> None:
-    """The pending write and the channel that collects it share the draft's bytes."""
-    saver = open_saver(compression="none")
-
-    async def drafter(argument: dict[str, Any]) -> dict[str, Any]:
-        return {"drafts": [{"index": argument["index"], "text": os.urandom(20_000).hex()}]}
-
-    graph = fan_out.build(drafter, checkpointer=saver)
-    await graph.ainvoke(fan_out.start(width=8), fan_out.config("t"), durability="sync")
-    (info,) = await saver.threads()
-    assert info.num_bytes is not None
-    assert 8 * 40_000 < info.num_bytes < 8 * 40_000 * 1.3
-
-
-@pytest.mark.parametrize("leased", ["t", "another"])
-async def test_parts_that_vanished_are_sent_again(saver: RedisSaver, leased: str) -> None:
-    """What the saver remembers of the server is asked for, never trusted."""
-    text = "long " * 1000
-    async with saver.lease(leased):
-        await put(saver, "t", {"a": text})
-        await saver.adelete_thread("t")
-        await put(saver, "t", {"a": text})
-    found = await saver.aget_tuple({"configurable": {"thread_id": "t"}})
-    assert found is not None
-    assert found.checkpoint["channel_values"] == {"a": text}
 
 
 VALUES = st.recursive(

@@ -71,7 +71,7 @@ def test_model_without_an_endpoint(forgetful, monkeypatch):
     monkeypatch.delenv("PDR_BASE_URL")
     outcome = forgetful("solve", "x", "--model", "big-one")
     assert outcome.code == 2
-    assert "model 'big-one' is named, but no endpoint that serves it" in outcome.err
+    assert "no endpoint is named that serves model 'big-one'; set --base-url" in outcome.err
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])

@@ -5,7 +5,7 @@ import asyncio
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from pdr_graph.errors import UnknownThreadError
-from pdr_graph.history import history
+from pdr_graph.run_history import history
 
 
 async def until_drafts_are_stored(

@@ -92,43 +92,36 @@ def sample(
     }
 
 
-def write_run(
-    folder: Path,
-    samples: Sequence[Sample],
-    *,
+def header(
     arms: Sequence[str] = ("pdr", "majority"),
-    num_problems: int | None = None,
+    *,
+    num_problems: int = 1,
     num_samples: int = 1,
     model: str = "m",
     sha256: str = "d" * 64,
-) -> Path:
-    """Write a run folder and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    problems = {each["problem_id"] for each in samples}
-    header = {
+) -> dict[str, Any]:
+    """Return the header of a run."""
+    budget = {
+        "max_tokens": 1,
+        "sequential_calls": 1,
+        "total_calls": 1,
+        "b_seq_nominal": 1,
+        "b_total_nominal": 1,
+        "derived": "",
+    }
+    config = preset("pdr").model_dump(mode="json")
+    return {
         "schema": 1,
         "run_id": "r",
         "created": "2026-01-01T00:00:00+00:00",
         "data": {
             "source": "quiz.jsonl",
             "sha256": sha256,
-            "num_problems": len(problems) if num_problems is None else num_problems,
+            "num_problems": num_problems,
             "scored_by": "equal answers",
         },
         "arms": {
-            name: {
-                "spec": name,
-                "preset": "pdr",
-                "config": preset("pdr").model_dump(mode="json"),
-                "budget": {
-                    "max_tokens": 1,
-                    "sequential_calls": 1,
-                    "total_calls": 1,
-                    "b_seq_nominal": 1,
-                    "b_total_nominal": 1,
-                    "derived": "",
-                },
-            }
+            name: {"spec": name, "preset": "pdr", "config": config, "budget": budget}
             for name in arms
         },
         "samples": num_samples,
@@ -138,7 +131,14 @@ def write_run(
         "versions": {},
         "share_first_round": False,
     }
-    (folder / "run.json").write_text(json.dumps(header))
+
+
+def write_run(folder: Path, samples: Sequence[Sample], **fields: Any) -> Path:
+    """Write a run folder and return it; the fields are those of `header`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    problems = {each["problem_id"] for each in samples}
+    written = header(**{"num_problems": len(problems), **fields})
+    (folder / "run.json").write_text(json.dumps(written))
     (folder / "samples.jsonl").write_text("".join(json.dumps(each) + "\n" for each in samples))
     return folder
 

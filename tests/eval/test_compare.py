@@ -83,7 +83,7 @@ def test_a_page_holds_tables_plots_and_caveats(forgetful, tmp_path):
     assert forgetful("compare", str(run), "--html", str(page)).code == 0
     text = page.read_text("utf-8")
     assert text.count("data:image/svg+xml;base64,") == 2
-    assert "samples are owed" in text
+    assert "samples are finished" in text
     assert "Where it is won and lost" in text
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
@@ -103,7 +103,7 @@ def test_arms_of_two_runs_are_told_apart(forgetful, run, tmp_path):
     other = write_run(tmp_path / "runs" / "second", made, arms=("pdr",), model="larger")
     done = forgetful("compare", str(run), str(other), "--pair", "first/pdr:second/pdr")
     assert done.code == 0, done.err
-    assert "ran on different models (m and larger)" in " ".join(done.out.split())
+    assert "were run on different models (m and larger)" in " ".join(done.out.split())
 
 
 def test_a_run_under_way_is_compared_as_far_as_it_is(forgetful, run):
@@ -113,8 +113,8 @@ def test_a_run_under_way_is_compared_as_far_as_it_is(forgetful, run):
     done = forgetful("compare", str(run))
     assert done.code == 0, done.err
     said = " ".join(done.out.split())
-    assert "majority: 1 of 12 samples are owed" in said
-    assert "on the 11 problems of both, without 1 that pdr alone tried" in said
+    assert "majority: 11 of 12 samples are finished" in said
+    assert "on the 11 problems that both tried, without 1 that only pdr tried" in said
 
 
 def test_a_name_cannot_break_the_markdown(forgetful, tmp_path):
@@ -154,4 +154,4 @@ def test_a_folder_that_is_no_run_is_named(forgetful, run, tmp_path):
     assert "no sample is finished" in " ".join(forgetful("compare", str(empty)).err.split())
     with (run / "samples.jsonl").open("a") as file:
         file.write(json.dumps({"schema": 2}) + "\n")
-    assert "line 25 is of schema version 2" in " ".join(forgetful("compare", str(run)).err.split())
+    assert "line 25 has schema version 2" in " ".join(forgetful("compare", str(run)).err.split())

@@ -15,10 +15,10 @@ import pytest
 from pdr_checkpoints import RedisSaver, open_checkpointer
 
 from pdr_graph.eval.records import read_run
-from pdr_graph.history import history
+from pdr_graph.run_history import history
 from pdr_graph.servers import embedded_valkey
 from tests.eval.conftest import write_quiz
-from tests.eval.test_evaluating import ARMS, CALLS, SHORT, records
+from tests.eval.test_eval_command import ARMS, CALLS, SHORT, records
 from tests.mock_endpoint import MockEndpoint
 
 pytestmark = pytest.mark.redis
@@ -150,5 +150,5 @@ def test_other_damage_stops_the_run_and_names_the_line(forgetful, quiz, mock, tm
     file.write_bytes(b"".join([*lines[:2], lines[2][:50] + b"\n", *lines[3:]]))
     damaged = forgetful(*words)
     assert damaged.code == 2
-    assert "samples.jsonl line 3 is damaged" in damaged.err
+    assert "samples.jsonl line 3 is not JSON" in damaged.err
     assert mock.stats()["calls"] == 5

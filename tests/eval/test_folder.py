@@ -1,31 +1,22 @@
-"""A run folder that several processes write to."""
+"""A run folder: several processes write to it, and later versions read it."""
 
 import json
 import multiprocessing
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from pdr_graph import preset
 from pdr_graph.errors import ConfigError
+from pdr_graph.eval.comparison import compare
+from pdr_graph.eval.decomposition import Outcome
 from pdr_graph.eval.folder import RunFolder
-from pdr_graph.eval.records import read_header, read_run
+from pdr_graph.eval.records import read_header, read_run, tallies
+from tests.eval.recorded import header, sample
 
-HEADER = {
-    "schema": 1, "run_id": "r", "created": "", "data": {}, "arms": {}, "samples": 1, "seed": 0,
-    "model": "m", "prompts_sha256": {}, "versions": {}, "share_first_round": False,
-}  # fmt: skip
-
-
-def record(number: int, arm: str = "a", reason: str = "wrong") -> dict:
-    """Return a sample's line."""
-    return {
-        "schema": 1, "arm": arm, "problem_id": str(number), "sample": 0, "thread_id": "t",
-        "dependent": False, "answer": None, "gold": "1", "correct": False, "reason": reason,
-        "truncated": False, "finish": None, "rounds_run": 0, "ledger": {}, "seconds": 0.0,
-        "drafts": [], "workspaces": [], "prompts_sha256": {}, "data_sha256": "", "versions": {},
-        "seed": 1, "model": "m", "error": None,
-    }  # fmt: skip
+HEADER = header()
 
 
 @pytest.fixture
@@ -45,32 +36,32 @@ def test_of_two_headers_the_first_holds(folder):
 def test_what_others_append_is_seen(folder):
     """Each line once, by whoever looks."""
     other = RunFolder(folder.path)
-    other.append(record(1))
-    folder.append(record(2))
+    other.append(sample("a", "1", answer="8"))
+    folder.append(sample("a", "2", answer="8"))
     assert [each["problem_id"] for each in folder.refresh()] == ["1", "2"]
     assert folder.refresh() == []
-    other.append(record(3))
+    other.append(sample("a", "3", answer="8"))
     assert [each["problem_id"] for each in folder.refresh()] == ["3"]
     assert len(folder.finished) == 3
 
 
 def test_a_line_that_was_torn_is_cut_off_by_the_next(folder):
     """Its sample is owed again; until then readers see no more than whole lines."""
-    folder.append(record(1))
+    folder.append(sample("a", "1", answer="8"))
     with folder.samples.open("ab") as file:
-        file.write(json.dumps(record(2)).encode()[:-40])
+        file.write(json.dumps(sample("a", "2", answer="8")).encode()[:-40])
     assert [each["problem_id"] for each in read_run(folder.path).samples] == ["1"]
     assert len(folder.refresh()) == 1
-    folder.append(record(3))
+    folder.append(sample("a", "3", answer="8"))
     assert [each["problem_id"] for each in folder.refresh()] == ["3"]
     assert folder.samples.read_bytes().count(b"\n") == 2
 
 
 def test_of_two_lines_for_one_sample_the_later_holds(folder):
     """It had failed, and was asked for again."""
-    folder.append(record(1, reason="failed"))
-    folder.append(record(2))
-    folder.append(record(1))
+    folder.append(sample("a", "1", answer=None, reason="failed"))
+    folder.append(sample("a", "2", answer="8"))
+    folder.append(sample("a", "1", answer="8"))
     assert [(each["problem_id"], each["reason"]) for each in read_run(folder.path).samples] == [
         ("2", "wrong"),
         ("1", "wrong"),
@@ -104,9 +95,9 @@ def test_a_claim_holds_between_processes_and_ends_with_its_own(folder):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("{", "run.json is damaged (.*); restore it, or name another --out"),
-        ("[]", "run.json is no JSON object; restore it, or name another --out"),
-        ('{"schema": 2}', "is of schema version 2, and this pdr-graph reads version 1"),
+        ("{", "run.json is not JSON (.*); restore it, or name another --out"),
+        ("[]", "run.json is not a JSON object; restore it, or name another --out"),
+        ('{"schema": 2}', "has schema version 2, and this pdr-graph reads version 1"),
         ('{"schema": 1}', "run.json lacks arms, created, "),
     ],
 )
@@ -120,15 +111,18 @@ def test_a_damaged_header_is_named(folder, data, said):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b"{\n", r"samples.jsonl line 2 is damaged"),
+        (b"{\n", r"samples.jsonl line 2 is not JSON"),
         (b"\xff\n", r"samples.jsonl line 2 is not UTF-8 text"),
         (b'{"schema": 1}\n', r"samples.jsonl line 2 lacks answer, arm, "),
-        (json.dumps(record(2, reason="x")).encode() + b"\n", "line 2: reason 'x' is none"),
+        (
+            json.dumps(sample("a", "2", reason="x")).encode() + b"\n",
+            "line 2 has unknown reason .x.",
+        ),
     ],
 )
 def test_a_damaged_line_is_named(folder, line, said):
     """And stops the reader: what it held is not lost in silence."""
-    folder.append(record(1))
+    folder.append(sample("a", "1", answer="8"))
     with folder.samples.open("ab") as file:
         file.write(line)
     for read in (folder.refresh, lambda: read_run(folder.path)):
@@ -140,3 +134,36 @@ def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
     """Whether or not it is there."""
     with pytest.raises(ConfigError, match=r"holds no run\.json: `pdr-graph eval … --out"):
         read_run(tmp_path)
+
+
+OLD = Path(__file__).parent / "version_0_1"
+"""Written by `pdr-graph eval` of version 0.1.0: two problems, `long_cot` and `pdr@widths=2`."""
+
+
+async def test_a_run_of_version_0_1_is_read_and_compared():
+    """Settings, figures, drafts and workspaces are all there."""
+    run = read_run(OLD)
+    assert [(each.arm, each.correct, each.b_total) for each in tallies(run)] == [
+        ("long_cot", 1, 132.0),
+        ("pdr@widths=2", 1, 1023.0),
+    ]
+    assert run.config("pdr@widths=2") == preset(
+        "pdr", widths=(2,), max_tokens=200, kappa=256, solution_tokens=64
+    )
+    right = next(each for each in run.samples if each["drafts"] and each["correct"])
+    assert [draft["answer"] for draft in right["drafts"]] == ["42", "42"]
+    assert right["workspaces"][0]["sources"] == [0, 1]
+    compared = await compare([run])
+    assert compared.contrasts[0].accuracy.estimate.value == 0.0
+    outcomes = {each.arm: each.counts for each in compared.decompositions}
+    assert outcomes["pdr@widths=2"][Outcome.CORRECT_WITH_MAJORITY] == 1
+
+
+def test_a_run_of_version_0_1_is_continued(tmp_path):
+    """Its header holds, and its samples count as finished."""
+    shutil.copytree(OLD, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    recorded = json.loads((OLD / "run.json").read_text())
+    assert folder.open({**recorded, "run_id": "later"}) == recorded
+    assert len(folder.refresh()) == 4
+    assert ("pdr@widths=2", "a", 0) in folder.finished

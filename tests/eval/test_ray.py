@@ -22,18 +22,17 @@ from langgraph.checkpoint.memory import InMemorySaver
 from pdr_graph.answers import CheckVerdict
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.gym import GymScorer, make_problems
-from pdr_graph.eval.problems import Problem
-from pdr_graph.eval.ray_worker import Kit, Worker
+from pdr_graph.eval.judge import Judge
+from pdr_graph.eval.problems import GymScorer, Problem, load_problems
+from pdr_graph.eval.ray_worker import Worker, WorkerKit
 from pdr_graph.eval.records import read_run
-from pdr_graph.eval.sample import Facts, Sample
-from pdr_graph.extensions import Extensions
+from pdr_graph.eval.sample import RunFacts, Sample
 from pdr_graph.prompts import Prompts
 from pdr_graph.servers import embedded_valkey
 from pdr_graph.settings import load_settings
 from tests.cli.conftest import wait_for
 from tests.eval.conftest import write_quiz
-from tests.eval.test_evaluating import ARMS, CALLS, SHORT, records
+from tests.eval.test_eval_command import ARMS, CALLS, SHORT, records
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs Ray: make test-clients"
@@ -51,16 +50,15 @@ def unclaimed(saver):
     """Hold nothing."""
 
 
-def kit(mock) -> Kit:
+def kit(mock) -> WorkerKit:
     """Return what a worker needs, against the mock endpoint."""
-    return Kit(
+    return WorkerKit(
         settings=load_settings(base_url=mock.url),
         open_store=in_memory,
         claim=unclaimed,
-        answer="math",
-        score=None,
-        templates=dict(Prompts.load().templates),
-        facts=Facts("sha", {}, {}, dependent=frozenset()),
+        judge=Judge.of_kind("math"),
+        prompts=Prompts(dict(Prompts.load().templates)),
+        facts=RunFacts("sha", {}, {}, dependent=frozenset()),
         traced=True,
     )
 
@@ -68,7 +66,7 @@ def kit(mock) -> Kit:
 def sample(spec: str, problem: Problem) -> Sample:
     """Return one sample of an arm."""
     common = {"max_tokens": 256, "kappa": 256, "solution_tokens": 128}
-    [arm] = make_arms([parse_arm(spec)], common, Budgets(), Extensions())
+    [arm] = make_arms([parse_arm(spec)], common, Budgets())
     return Sample(arm=arm, problem=problem, number=0, position=0, thread_id="t", seed=5)
 
 
@@ -91,10 +89,9 @@ async def test_a_worker_that_fails_says_how(mock, clean):
     worker = Worker(kit(mock))
     outcome = await worker.run(sample("long_cot", Problem("p", "What is 1 + 1?", "2")))
     await worker.close()
-    assert outcome.failure is not None
-    record, why = outcome.failure
-    assert record["reason"] == "failed"
-    assert "HTTP 400" in why
+    assert outcome.record is not None
+    assert outcome.record["reason"] == "failed"
+    assert "HTTP 400" in outcome.record["error"]
 
 
 async def test_a_worker_that_is_drained_leaves_its_sample(mock, clean):
@@ -123,7 +120,7 @@ async def test_a_worker_without_its_endpoint_says_so(clean):
 
 async def test_a_scorer_is_made_anew_where_it_is_sent():
     """With workers of its own."""
-    problems = make_problems("reasoning-gym:chain_sum?size=2&seed=1")
+    problems = load_problems("reasoning-gym:chain_sum?size=2&seed=1")
     scorer = pickle.loads(pickle.dumps(problems.score))
     assert isinstance(scorer, GymScorer)
     first = problems.problems[0]
@@ -153,8 +150,8 @@ def test_a_cluster_needs_a_store_in_its_reach(cli, mock, monkeypatch, tmp_path, 
     ("address", "said"),
     [
         ("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1'"),
-        ("ray://127.0.0.1:1", "is no HOST:PORT of a cluster's head; `auto` finds the cluster"),
-        ("somewhere", "is no HOST:PORT of a cluster's head"),
+        ("ray://127.0.0.1:1", "is not HOST:PORT of a cluster's head; `auto` finds the cluster"),
+        ("somewhere", "is not HOST:PORT of a cluster's head"),
         ("127.0.0.1:99999", "no Ray cluster answers at '127.0.0.1:99999'"),
     ],
 )

@@ -1,65 +1,58 @@
 """What is owed is worked off, whatever happens to single samples."""
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langgraph.runtime import RunControl
 
-from pdr_graph.errors import CallError, DrainedError, EndpointError, PDRError
+from pdr_graph.errors import DrainedError, EndpointError
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import read_run
-from pdr_graph.eval.runner import MOST_FAILURES, ElsewhereError, EvalRunner, EvalWatcher, Places
+from pdr_graph.eval.runner import MOST_FAILURES, ElsewhereError, EvalRunner, EvalWatcher
 from pdr_graph.eval.sample import Sample
-from pdr_graph.extensions import Extensions
-from tests.eval.test_folder import HEADER, record
+from tests.eval import recorded
 
 
 @dataclass
-class FakeLab:
-    """Finishes samples at once, but for those that it is told not to."""
+class FakeExecutor:
+    """Finishes samples at once, except those that it is told not to."""
 
     failing: set[str] = field(default_factory=set)
     elsewhere: Counter[str] = field(default_factory=Counter)
-    """How often a sample is with another process, which then is not there any more."""
+    """How often another process has a sample, before that process is gone."""
     drain_at: int | None = None
-    """After so many samples it was asked to stop."""
+    """After so many samples it is asked to stop."""
     ran: list[str] = field(default_factory=list)
-    forgotten: list[str] = field(default_factory=list)
-
-    @property
-    def drained(self) -> bool:
-        return self.drain_at is not None and len(self.ran) >= self.drain_at
+    control: RunControl = field(default_factory=RunControl)
 
     async def run(self, sample: Sample, on_event) -> dict:
         name = sample.problem.id
-        if self.drained:
+        if self.control.drain_requested:
             raise DrainedError(sample.thread_id)
         self.ran.append(name)
+        if len(self.ran) == self.drain_at:
+            self.control.request_drain()
         if self.elsewhere[name]:
             self.elsewhere[name] -= 1
             raise ElsewhereError(sample.thread_id)
         if name in self.failing:
-            raise CallError(f"no luck with {name}")
-        return record(int(name), arm="long_cot")
-
-    async def failed(self, sample: Sample, error: PDRError) -> dict:
-        return {
-            **record(int(sample.problem.id), arm="long_cot", reason="failed"),
-            "error": str(error),
-        }
-
-    async def forget(self, sample: Sample) -> None:
-        self.forgotten.append(sample.problem.id)
+            why = f"no luck with {name}"
+            return recorded.sample("long_cot", name, answer=None, reason="failed", error=why)
+        return recorded.sample(sample.arm.name, name, answer="8")
 
 
-def samples(number: int) -> list[Sample]:
-    """Return one sample of each of so many problems."""
-    [arm] = make_arms([parse_arm("long_cot")], {}, Budgets(), Extensions())
+def samples(number: int, *specs: str) -> list[Sample]:
+    """Return one sample of each of so many problems; arms take turns."""
+    arms = make_arms([parse_arm(spec) for spec in specs or ("long_cot",)], {}, Budgets())
     return [
-        Sample(arm, Problem(str(index), "?", "1"), 0, index, f"t{index}", 1)
+        Sample(arms[index % len(arms)], Problem(str(index), "?", "1"), 0, index, f"t{index}", 1)
         for index in range(number)
     ]
 
@@ -68,13 +61,13 @@ def samples(number: int) -> list[Sample]:
 def folder(tmp_path) -> RunFolder:
     """A run that has begun."""
     folder = RunFolder(tmp_path / "run")
-    folder.open(HEADER)
+    folder.open(recorded.header())
     return folder
 
 
-def runner(folder: RunFolder, lab: FakeLab, at_once: int = 2, **options) -> EvalRunner:
+def runner(folder: RunFolder, executor: FakeExecutor, at_once: int = 2, **options) -> EvalRunner:
     """Return a runner of so many samples at a time."""
-    return EvalRunner(lab, folder, Places(at_once), EvalWatcher(), **options)
+    return EvalRunner(executor, folder, at_once, EvalWatcher(), executor.control, **options)
 
 
 def reasons(folder: RunFolder) -> dict[str, str]:
@@ -94,19 +87,50 @@ async def is_dead() -> bool:
 
 async def test_every_sample_is_run_once_and_recorded(folder):
     """A second runner finds nothing owed; threads are kept unless they are to be forgotten."""
-    lab = FakeLab()
-    await runner(folder, lab, keep_threads=False).work(samples(5))
-    assert sorted(lab.ran) == sorted(lab.forgotten) == ["0", "1", "2", "3", "4"]
-    again = FakeLab()
+    executor, forgotten = FakeExecutor(), []
+
+    async def forget(thread_id: str) -> None:
+        forgotten.append(thread_id)
+
+    await runner(folder, executor, forget=forget).work(samples(5))
+    assert sorted(executor.ran) == ["0", "1", "2", "3", "4"]
+    assert sorted(forgotten) == ["t0", "t1", "t2", "t3", "t4"]
+    again = FakeExecutor()
     await runner(folder, again).work(samples(5))
     assert again.ran == []
 
 
+@given(st.integers(1, 8), st.lists(st.integers(1, 12), min_size=1, max_size=6))
+@settings(max_examples=20, deadline=None)
+async def test_samples_at_once_make_no_more_calls_than_there_are_slots(
+    tmp_path_factory, max_calls, widths
+):
+    """A sample counts as many calls as it has drafts side by side; a wider one runs alone."""
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    folder.open(recorded.header())
+    calls, most = Counter(), 0
+
+    class Counting(FakeExecutor):
+        async def run(self, sample: Sample, on_event) -> dict:
+            nonlocal most
+            calls[sample.position] = max(sample.config.widths)
+            most = max(most, calls.total() if len(calls) > 1 else 0)
+            await asyncio.sleep(0)
+            del calls[sample.position]
+            return await super().run(sample, on_event)
+
+    executor = Counting()
+    specs = [f"a{index}=majority@widths={width}" for index, width in enumerate(widths)]
+    await runner(folder, executor, max_calls).work(samples(12, *specs))
+    assert len(executor.ran) == 12
+    assert most <= max_calls
+
+
 async def test_a_failure_among_successes_is_recorded(folder):
     """And asked for again where that is wanted."""
-    await runner(folder, FakeLab(failing={"1"})).work(samples(4))
+    await runner(folder, FakeExecutor(failing={"1"})).work(samples(4))
     assert reasons(folder) == {"0": "wrong", "1": "failed", "2": "wrong", "3": "wrong"}
-    again = FakeLab()
+    again = FakeExecutor()
     await runner(folder, again, retry_failed=True).work(samples(4))
     assert again.ran == ["1"]
     assert reasons(folder)["1"] == "wrong"
@@ -114,40 +138,40 @@ async def test_a_failure_among_successes_is_recorded(folder):
 
 async def test_failures_at_the_end_are_the_endpoints_if_it_is_dead(folder):
     """None of them is recorded: no arm is to blame."""
-    lab = FakeLab(failing={"2", "3"})
+    executor = FakeExecutor(failing={"2", "3"})
     with pytest.raises(EndpointError, match="no luck with 3; the last 2 that failed are not rec"):
-        await runner(folder, lab, at_once=1, alive=is_dead).work(samples(4))
+        await runner(folder, executor, at_once=1, alive=is_dead).work(samples(4))
     assert reasons(folder) == {"0": "wrong", "1": "wrong"}
 
 
 async def test_failures_at_the_end_are_the_samples_if_it_lives(folder):
     """Else a problem that always fails would be owed for ever."""
-    await runner(folder, FakeLab(failing={"2", "3"}), 1, alive=answers).work(samples(4))
+    await runner(folder, FakeExecutor(failing={"2", "3"}), 1, alive=answers).work(samples(4))
     assert Counter(reasons(folder).values()) == {"wrong": 2, "failed": 2}
 
 
 async def test_one_failure_after_another_stops_the_run(folder):
     """Whether or not the endpoint lists its models."""
-    lab = FakeLab(failing={str(index) for index in range(40)})
+    executor = FakeExecutor(failing={str(index) for index in range(40)})
     with pytest.raises(EndpointError, match=f"{MOST_FAILURES} samples failed one after another"):
-        await runner(folder, lab, alive=answers).work(samples(40))
-    assert len(lab.ran) <= MOST_FAILURES + 2
+        await runner(folder, executor, alive=answers).work(samples(40))
+    assert len(executor.ran) <= MOST_FAILURES + 2
     assert reasons(folder) == {}
 
 
 async def test_a_sample_that_is_elsewhere_is_looked_at_again(folder):
     """Until it is recorded there, or free."""
-    lab = FakeLab(elsewhere=Counter({"1": 2}))
-    await runner(folder, lab).work(samples(3))
-    assert Counter(lab.ran) == {"0": 1, "1": 3, "2": 1}
+    executor = FakeExecutor(elsewhere=Counter({"1": 2}))
+    await runner(folder, executor).work(samples(3))
+    assert Counter(executor.ran) == {"0": 1, "1": 3, "2": 1}
     assert len(reasons(folder)) == 3
 
 
 async def test_a_drain_begins_nothing_more(folder):
     """What was under way is left where it can be gone on with."""
-    lab = FakeLab(drain_at=2)
+    executor = FakeExecutor(drain_at=2)
     with pytest.raises(DrainedError):
-        await runner(folder, lab).work(samples(9))
-    assert len(lab.ran) == 2
-    await runner(folder, FakeLab()).work(samples(9))
+        await runner(folder, executor).work(samples(9))
+    assert len(executor.ran) == 2
+    await runner(folder, FakeExecutor()).work(samples(9))
     assert len(reasons(folder)) == 9

@@ -11,8 +11,17 @@ from statsmodels.api import OLS
 from statsmodels.stats.multitest import multipletests
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.pairs import holm, paired_difference, sign_flip_p, token_ratio
-from pdr_graph.eval.stats import Votes, maj_at_k, mean_by_problem, pass_at_k
+from pdr_graph.eval.stats import (
+    IntervalOptions,
+    Votes,
+    holm,
+    maj_at_k,
+    mean_by_problem,
+    paired_difference,
+    pass_at_k,
+    sign_flip_p,
+    token_ratio,
+)
 
 SHARE = st.integers(0, 64).map(lambda right: right / 64)
 SHARES = st.lists(SHARE, min_size=2, max_size=30)
@@ -164,8 +173,8 @@ def test_holm_is_statsmodels_holm(p_values):
 def test_a_difference_changes_its_sign_with_its_order(reference, data):
     """B minus A is minus A minus B, with the same p."""
     other = data.draw(st.lists(SHARE, min_size=len(reference), max_size=len(reference)))
-    there = paired_difference(reference, other, num_resamples=99)
-    back = paired_difference(other, reference, num_resamples=99)
+    there = paired_difference(reference, other, IntervalOptions(num_resamples=99))
+    back = paired_difference(other, reference, IntervalOptions(num_resamples=99))
     assert there.estimate.value == pytest.approx(-back.estimate.value)
     assert there.p_value == pytest.approx(back.p_value, abs=0.02)
 
@@ -173,23 +182,22 @@ def test_a_difference_changes_its_sign_with_its_order(reference, data):
 def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
     """Differences of Bernoulli problems, 40 of them; BCa at 90 %."""
     rng = np.random.default_rng(9)
+    options = IntervalOptions(confidence=0.9, num_resamples=199)
     held = []
     for _ in range(60):
         reference, other = rng.random(40) < 0.4, rng.random(40) < 0.6
-        found = paired_difference(
-            reference.astype(float), other.astype(float), confidence=0.9, num_resamples=199
-        ).bootstrap
+        found = paired_difference(reference.astype(float), other.astype(float), options).bootstrap
         held.append(found.low <= 0.2 <= found.high)
     assert 0.8 <= np.mean(held) <= 0.99
 
 
 def test_the_token_ratio_is_that_of_the_means():
     """Twice as dear on every problem is a ratio of 2 without an interval; else one holds it."""
-    assert token_ratio([1, 2, 3], [2, 4, 6]).interval is None
+    assert token_ratio([1, 2, 3], [2, 4, 6]).bootstrap is None
     assert token_ratio([1, 2, 3], [2, 4, 6]).value == pytest.approx(2)
     found = token_ratio([100, 200, 300, 400], [90, 50, 160, 100])
     assert found.value == pytest.approx(0.4)
-    assert found.interval.low < 0.4 < found.interval.high
+    assert found.bootstrap.low < 0.4 < found.bootstrap.high
     with pytest.raises(ConfigError, match="no ratio"):
         token_ratio([0, 0], [1, 2])
 

@@ -4,7 +4,7 @@ import pytest
 
 from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.connect import EMBEDDED_WINDOW
-from pdr_graph.servers.embedded_model import announcement, small_config
+from pdr_graph.servers.llama import announcement, small_config
 from pdr_graph.strategies import PRESETS
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pdr_graph.servers.embedded_model import MOST_THREADS, free_cores
+from pdr_graph.servers.llama import MOST_THREADS, free_cores
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity"), reason="reads Linux's description of its processors"

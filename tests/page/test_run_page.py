@@ -10,8 +10,8 @@ import pytest
 
 from pdr_graph import preset, solve
 from pdr_graph.budget import Ledger
-from pdr_graph.history import RoundView, RunHistory
 from pdr_graph.page import run_page
+from pdr_graph.run_history import RoundView, RunHistory
 from pdr_graph.types import Solution, Verdict, Workspace
 from tests.fakes import drafts_with, make_draft, make_row
 from tests.page.browser import CHROMIUM, dom_of

@@ -8,9 +8,7 @@ import openai
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from pdr_graph.serve.admission import Admission
 from pdr_graph.serve.app import create_app
-from pdr_graph.serve.metrics import Metrics
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.request import Catalogue
 from pdr_graph.serve.runner import RunStore, SolveRunner
@@ -51,12 +49,11 @@ async def serve(connect) -> AsyncIterator[Serve]:
 
     async def start(saver=None, defaults=None, client=None, keeps_unnamed=True, **fields) -> Served:
         options = ServeOptions(port=0, _env_file=None, **fields)
-        admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
         runner = SolveRunner(
-            model=client or connect(window=131_072),
-            store=RunStore(saver or InMemorySaver(), keeps_unnamed=keeps_unnamed),
-            admission=admission,
-            metrics=Metrics(admission),
+            client or connect(window=131_072),
+            RunStore(saver or InMemorySaver(), keeps_unnamed=keeps_unnamed),
+            max_runs=options.max_runs,
+            max_waiting=options.max_waiting,
         )
         catalogue = Catalogue(
             lambda name, given: preset(name, **given),

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import re
 from itertools import product
-from pathlib import Path
 
 import httpx2
 import openai
@@ -14,7 +12,6 @@ from langchain_openai import ChatOpenAI
 from pdr_graph import preset, solve
 from tests.serve.conftest import ASK, CALLS, SMALL
 
-README = Path(__file__).parents[2] / "README.md"
 TEMPLATE = {"reasoning": "reasoning"}
 
 
@@ -312,13 +309,33 @@ async def test_a_stream_is_server_sent_events(serve, mock):
     assert objects[0]["pdr"] == {"thread_id": "sse"}
 
 
-async def test_the_example_of_the_readme_runs(serve, mock, capsys):
-    """Its client sees progress, the answer, and the two budgets."""
-    served = await serve()
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.S)
-    [code] = [each for each in blocks if "http://127.0.0.1:8100/v1" in each]
-    code = code.replace("http://127.0.0.1:8100/v1", served.url) + "\nclient.close()\n"
-    await asyncio.to_thread(exec, compile(code, "README.md", "exec"), {})
-    said = capsys.readouterr().out
-    assert "Draft 2 of 2 done" in said
-    assert re.search(r"boxed\{\d+\}\.\d+ \d+\n$", said)
+async def test_presets_are_models(serve, mock):
+    """Each with its settings; those that the operator's defaults rule out are not offered."""
+    served = await serve(defaults={"answer": "text"})
+    assert len([each async for each in (await serve(max_drafts=1)).client.models.list()]) == 10
+    models = {each.id: each async for each in await served.client.models.list()}
+    assert "pdr" in models
+    assert "majority" not in models
+    assert models["pdr"].pdr["answer"] == "text"
+    assert (await served.client.models.retrieve("sr")).pdr["widths"] == [1, 1, 1]
+    with pytest.raises(openai.NotFoundError, match=r"majority.*compares short answers"):
+        await ask(served, model="majority")
+
+
+async def test_a_name_with_settings_is_described_with_them(serve):
+    """What would be run under that name; what cannot be is refused as a request would be."""
+    models = (await serve()).client.models
+    assert (await models.retrieve("pdr?widths=4&kappa=64")).pdr["widths"] == [4]
+    assert (await models.retrieve("pdr?")).pdr["widths"] == [16, 8, 4]
+    with pytest.raises(openai.BadRequestError, match="unknown setting 'width'"):
+        await models.retrieve("pdr?width=4")
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-5'"):
+        await models.retrieve("gpt-5?widths=4")
+
+
+async def test_the_document_tells_of_streams(serve):
+    """A reply is JSON or server-sent events; both are in the OpenAPI document."""
+    async with httpx2.AsyncClient() as http:
+        document = (await http.get(f"{(await serve()).root}/openapi.json")).json()
+    reply = document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]
+    assert set(reply["content"]) == {"application/json", "text/event-stream"}

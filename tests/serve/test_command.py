@@ -74,7 +74,7 @@ async def test_the_first_signal_drains(spawn, mock):
             await run
     assert await asyncio.to_thread(process.wait, 60) == 0
     assert mock.stats()["aborted"] == 0
-    assert "stopping: 1 run, whose calls in flight are waited for" in process.stderr.read()
+    assert "for the calls of 1 run; a second signal stops at once" in process.stderr.read()
 
 
 async def test_the_second_signal_stops_at_once(spawn, mock):

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from pdr_graph import ModelClient, preset
 from pdr_graph.errors import ConfigError, EndpointError
-from pdr_graph.eval.gym import make_problems
 from pdr_graph.eval.judge import Judge, Judgement
-from pdr_graph.eval.problems import Problem
+from pdr_graph.eval.problems import Problem, load_problems
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.train.recorder import Recorder, reward_of, telling_tokens
 from pdr_graph.train.trajectory import Call, Trajectory, append_trajectories, read_trajectories
@@ -285,7 +284,7 @@ def test_only_a_right_answer_is_rewarded(reason, reward):
 async def test_a_task_of_reasoning_gym_is_judged_by_its_own_scorer():
     """Its gold answer earns 1, another -1."""
     pytest.importorskip("reasoning_gym", reason="needs reasoning-gym, of the extra eval")
-    problems = make_problems("reasoning-gym:chain_sum?size=2&seed=3")
+    problems = load_problems("reasoning-gym:chain_sum?size=2&seed=3")
     judge = Judge.of_kind("math", problems.score)
     first = problems.problems[0]
     right, wrong = f"\\boxed{{{first.gold}}}", f"\\boxed{{{int(first.gold) + 1}}}"

@@ -1,5 +1,6 @@
 """The training study: does operator-consistent RL make a model better at PDR than ordinary RL?
 
 `python -m benchmarks.studies.training` makes everything: a tiny model's warm start, the training
-runs, their evaluations, the table and the plots. `PLAN.md` was written before the runs.
+runs, their evaluations, the table and the plots. The plan, written before the runs, is
+`docs/results/training-plan.md`.
 """

@@ -1,4 +1,4 @@
-"""The planned contrasts, as `PLAN.md` fixed them before the runs."""
+"""The planned contrasts, fixed before the runs in `docs/results/training-plan.md`."""
 
 from dataclasses import dataclass
 

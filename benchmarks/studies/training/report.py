@@ -16,7 +16,7 @@ from benchmarks.studies.training.pipeline import STRATEGIES, Pipeline
 from benchmarks.studies.training.scale import Scale
 from benchmarks.studies.training.study import NAMES, PASS, Study
 from pdr_graph.eval.decomposition import Outcome
-from pdr_graph.eval.pairs import holm
+from pdr_graph.eval.stats import holm
 from pdr_graph.train.metrics import METRICS, read_metrics
 
 

@@ -1,0 +1,165 @@
+"""Where answers are won and lost, what a vote attains, and the plots."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pdr_graph.answers import answer_kind
+from pdr_graph.eval.attempts import arms_of
+from pdr_graph.eval.comparison import compare
+from pdr_graph.eval.comparison_page import plot
+from pdr_graph.eval.decomposition import (
+    CORRECT,
+    Admitted,
+    Outcome,
+    anchoring,
+    decompose,
+    outcome_of,
+)
+from pdr_graph.eval.summary import matched_vote
+from tests.eval.recorded import draft, recorded, sample, workspace
+
+MATH = answer_kind("math")
+ANSWERS = st.sampled_from(["7", "8", "9", None])
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcome"),
+    [
+        ({}, Outcome.CORRECT_ALONE),
+        ({"answer": "8"}, Outcome.WRONG_ALONE),
+        ({"drafts": [draft(0, "7"), draft(1, "7")]}, Outcome.CORRECT_WITH_MAJORITY),
+        (
+            {"drafts": [draft(0, "8"), draft(1, "8"), draft(2, "7")]},
+            Outcome.CORRECT_AGAINST_MAJORITY,
+        ),
+        ({"drafts": [draft(0, "8")]}, Outcome.CORRECT_WITHOUT_DRAFT),
+        ({"answer": "8", "drafts": [draft(0, "8")]}, Outcome.NO_CORRECT_DRAFT),
+        (
+            {"answer": "8", "drafts": [draft(0, "7")], "workspaces": [workspace(False)]},
+            Outcome.LOST_IN_DISTILLATION,
+        ),
+        (
+            {"answer": "8", "drafts": [draft(0, "7")], "workspaces": [workspace(True)]},
+            Outcome.LOST_IN_REFINEMENT,
+        ),
+        (
+            {
+                "answer": "8",
+                "drafts": [draft(0, "7"), draft(0, "8", round_number=2)],
+                "workspaces": [workspace(True), workspace(False, 2)],
+            },
+            Outcome.LOST_IN_REDRAFTING,
+        ),
+        ({"answer": "8", "drafts": [draft(0, "7"), draft(1, "8")]}, Outcome.LOST_IN_CHOICE),
+        ({"answer": "8", "reason": "timeout"}, Outcome.UNJUDGED),
+        ({"answer": None, "reason": "failed"}, Outcome.FAILED),
+    ],
+    ids=str,
+)
+async def test_each_loss_has_its_place(fields, outcome):
+    """After the last stage that held a correct answer."""
+    assert await outcome_of(sample(**fields), MATH) is outcome
+
+
+ROUNDS = [
+    draft(0, "7"),
+    draft(1, "7"),
+    draft(0, "8", round_number=2),
+    draft(1, None, round_number=2),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "pooled", "outcome"),
+    [
+        ({"drafts": ROUNDS}, True, Outcome.CORRECT_WITH_MAJORITY),
+        ({"drafts": ROUNDS}, False, Outcome.CORRECT_AGAINST_MAJORITY),
+        ({"drafts": ROUNDS, "answer": "8", "finish": "vote"}, True, Outcome.LOST_IN_CHOICE),
+        ({"drafts": ROUNDS, "answer": "8", "finish": "vote"}, False, Outcome.LOST_IN_DISTILLATION),
+        ({"drafts": ROUNDS, "answer": "8", "finish": "refine"}, True, Outcome.LOST_IN_DISTILLATION),
+    ],
+    ids=str,
+)
+async def test_where_rounds_vote_together_every_draft_counts(fields, pooled, outcome):
+    """Nothing is distilled between them, so a right draft of any round is lost in the vote."""
+    assert await outcome_of(sample(**fields), MATH, pooled=pooled) is outcome
+
+
+@st.composite
+def samples(draw):
+    """Return a sample of any shape that a run may leave."""
+    rounds = draw(st.integers(0, 3))
+    drafts = [
+        draft(index, draw(ANSWERS), round_number=number)
+        for number in range(1, rounds + 1)
+        for index in range(draw(st.integers(1, 3)))
+    ]
+    spaces = [workspace(draw(st.booleans()), number) for number in range(1, rounds + 1)]
+    reason = draw(st.sampled_from([None, None, None, "timeout", "failed", "truncated"]))
+    made = sample(
+        answer=draw(ANSWERS), drafts=drafts, workspaces=draw(st.sampled_from([spaces, []]))
+    )
+    if reason:
+        made |= {"reason": reason, "correct": False}
+    return made
+
+
+@given(made=st.lists(samples(), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=60)
+async def test_the_classes_sum_to_the_whole(made, tmp_path_factory):
+    """Every sample is in exactly one, and the correct ones are in the correct ones."""
+    for number, each in enumerate(made):
+        each["sample"] = number
+    run = recorded(tmp_path_factory.mktemp("run"), made, num_samples=len(made))
+    (arm,) = arms_of([run])
+    found = await decompose(arm)
+    assert found.num_samples == len(made)
+    assert sum(found.counts[each] for each in CORRECT) == sum(each["correct"] for each in made)
+
+
+async def test_anchoring_tells_what_the_last_workspace_admitted(tmp_path):
+    """And how often a wrong answer is copied from it."""
+    drafts = [draft(0, "7"), draft(1, "8")]
+    made = [
+        sample(number=0, drafts=drafts, workspaces=[workspace(True, sources=[0])]),
+        sample(number=1, answer="8", drafts=drafts, workspaces=[workspace(False, sources=[1])]),
+        sample(number=2, answer="9", drafts=drafts, workspaces=[workspace(True, sources=[0, 1])]),
+    ]
+    (arm,) = arms_of([recorded(tmp_path / "run", made, num_samples=3)])
+    rows = {row.admitted: row for row in await anchoring(arm)}
+    assert {admitted: row.accuracy.value for admitted, row in rows.items()} == {
+        Admitted.CORRECT: 1.0,
+        Admitted.MIXED: 0.0,
+        Admitted.WRONG: 0.0,
+    }
+    assert (rows[Admitted.WRONG].num_copied, rows[Admitted.MIXED].num_copied) == (1, 0)
+
+
+async def test_a_vote_of_as_many_tokens_is_drawn_from_the_first_drafts(tmp_path):
+    """Half of B_total went into two drafts, so four would have been had: all of the pool."""
+    drafts = [draft(0, "7"), draft(1, "7")]
+    made = [
+        sample(number=0, answer="8", drafts=drafts),
+        sample(number=1, answer="8", drafts=[draft(0, "8"), draft(1, "7")]),
+    ]
+    (arm,) = arms_of([recorded(tmp_path / "run", made, num_samples=2)])
+    found = await matched_vote(arm)
+    assert (found.num_drafts, found.num_short) == (4.0, 0)
+    assert (found.accuracy.value, found.vote.value, found.best.value) == (0.0, 1.0, 1.0)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("costs", [(1000, 1030), (1000, 1900), (620, 2900), (40, 90_000)])
+async def test_an_axis_of_cost_has_several_labels_and_not_too_many(costs, tmp_path):
+    """Two at least and eight at most stand between its ends, whatever it spans."""
+    samples = [
+        sample(arm, f"p{index}", b_total=cost + index)
+        for arm, cost in zip(("pdr", "majority"), costs, strict=True)
+        for index in range(3)
+    ]
+    figure = plot(await compare([recorded(tmp_path / "run", samples)]), "b_total")
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert 2 <= len(shown) <= 8

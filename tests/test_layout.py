@@ -1,0 +1,126 @@
+"""The grain of the code: modules that stand for themselves, names that mean one thing."""
+
+import ast
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"pdr_graph": ROOT / "pdr_graph", "pdr_checkpoints": ROOT / "checkpoints/pdr_checkpoints"}
+MOST_MODULES = 190
+MOST_LINES = 400
+"""Of a module and its only importer, beyond which they stay apart."""
+
+ALONE = {
+    "process": """
+        pdr_graph.answers.worker
+        pdr_graph.eval.gym_worker
+        pdr_graph.servers.keeper
+        pdr_graph.servers.model_server
+        pdr_graph.servers.valkey_supervisor
+    """,
+    "optional dependency": """
+        pdr_graph.eval.ray_cluster
+        pdr_graph.inspect_ai.solver
+        pdr_graph.policy.vllm_policy
+        pdr_graph.serve.app
+        pdr_graph.serve.guard
+        pdr_graph.serve.server
+        pdr_graph.telemetry.spans
+    """,
+    "public face": """
+        pdr_checkpoints.saver
+        pdr_graph.answers.kinds
+        pdr_graph.telemetry.log_file
+        pdr_graph.train.session
+    """,
+    "node": """
+        pdr_graph.nodes.distiller
+        pdr_graph.nodes.drafter
+        pdr_graph.nodes.plan
+        pdr_graph.nodes.refiner
+        pdr_graph.nodes.verifier
+    """,
+    "command": """
+        pdr_graph.cli.check
+    """,
+    "size": """
+    """,
+}
+"""Why a module stands alone that fewer than two others import."""
+
+
+@cache
+def modules() -> dict[str, tuple[Path, ast.Module]]:
+    """Return file and syntax tree of every module, by name."""
+    found = {}
+    for folder in FOLDERS.values():
+        for file in sorted(folder.rglob("*.py")):
+            path = file.relative_to(folder.parent).with_suffix("")
+            name = ".".join(path.parts).removesuffix(".__init__")
+            found[name] = (file, ast.parse(file.read_text("utf-8")))
+    return found
+
+
+@cache
+def importers() -> dict[str, set[str]]:
+    """Return which modules import each module, at their top or inside a function."""
+    found: dict[str, set[str]] = {name: set() for name in modules()}
+    for importer, (_, tree) in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names = [each.name for each in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                whole = [f"{node.module}.{each.name}" for each in node.names]
+                names = [name if name in found else node.module for name in whole]
+            else:
+                continue
+            for name in names:
+                if name in found and name != importer:
+                    found[name].add(importer)
+    return found
+
+
+def num_lines(name: str) -> int:
+    return len(modules()[name][0].read_text("utf-8").splitlines())
+
+
+def test_no_class_name_means_two_things():
+    """In the whole distribution, private ones too."""
+    classes = Counter(
+        node.name
+        for _, tree in modules().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in classes.items() if count > 1] == []
+
+
+def test_a_module_is_named_by_a_noun():
+    """Never by a participle."""
+    assert [name for name in modules() if name.endswith("ing")] == []
+
+
+def test_a_module_has_two_importers_or_a_reason_to_stand_alone():
+    """Otherwise its content belongs in its only importer; no reason is left over."""
+    lone = {
+        name
+        for name, (file, _) in modules().items()
+        if len(importers()[name]) < 2 and file.name not in ("__init__.py", "__main__.py")
+    }
+    listed = {name for names in ALONE.values() for name in names.split()}
+    assert (sorted(lone - listed), sorted(listed - lone)) == ([], [])
+
+
+def test_reasons_to_stand_alone_hold():
+    """Those that the code shows."""
+    for name in ALONE["process"].split():
+        assert '__name__ == "__main__"' in modules()[name][0].read_text("utf-8"), name
+    for name in ALONE["size"].split():
+        (importer,) = importers()[name]
+        assert num_lines(name) + num_lines(importer) > MOST_LINES, name
+
+
+def test_modules_are_few():
+    """A stranger can hold them in mind."""
+    assert len(modules()) <= MOST_MODULES

@@ -32,6 +32,7 @@ ALONE = {
         pdr_checkpoints.saver
         pdr_graph.answers.kinds
         pdr_graph.telemetry.log_file
+        pdr_graph.train.card
         pdr_graph.train.session
     """,
     "node": """
@@ -45,6 +46,11 @@ ALONE = {
         pdr_graph.cli.check
     """,
     "size": """
+        pdr_graph.policy.generation
+        pdr_graph.train.engine
+        pdr_graph.train.steps
+        pdr_graph.train.trainer
+        pdr_graph.train.warm_start
     """,
 }
 """Why a module stands alone that fewer than two others import."""

@@ -48,7 +48,7 @@ def _arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
     """Return the arguments of RL.
 
     Raises:
-        ConfigError: the processes are not as many as the settings say.
+        ConfigError: there are other processes than the settings say, or several GPUs for one.
     """
     optimiser = settings.optimiser
     processes = PartialState(cpu=uses_cpu()).num_processes
@@ -61,7 +61,7 @@ def _arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
     if schedule == "constant" and optimiser.warmup_updates:
         # The library's `constant` leaves out warm-up without a word.
         schedule = "constant_with_warmup"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         **shared_arguments(settings, folder),
         max_steps=settings.steps * optimiser.updates_per_step,
         per_device_train_batch_size=optimiser.micro_batch_rows,
@@ -77,6 +77,13 @@ def _arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
         ignore_data_skip=True,
         remove_unused_columns=False,
     )
+    if arguments.n_gpu > 1:
+        # transformers would split batches over them, and each copy run the first one's forward.
+        raise ConfigError(
+            f"{arguments.n_gpu} GPUs are visible to one process; start one process for each by "
+            "`accelerate launch`, or set CUDA_VISIBLE_DEVICES to one"
+        )
+    return arguments
 
 
 class OperatorTrainer(Trainer):  # type: ignore[misc]  # transformers has no types

@@ -35,6 +35,7 @@ ALONE = {
         pdr_graph.distill.notes
         pdr_graph.servers.embedded_store
         pdr_graph.telemetry.log_file
+        pdr_graph.train.card
         pdr_graph.train.session
         pdr_graph.verify
     """,
@@ -71,6 +72,8 @@ ALONE = {
         pdr_graph.servers.launch
         pdr_graph.train.engine
         pdr_graph.train.session
+        pdr_graph.policy.generation
+        pdr_graph.train.engine
         pdr_graph.train.steps
         pdr_graph.train.trainer
         pdr_graph.train.warm_start

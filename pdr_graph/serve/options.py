@@ -1,18 +1,18 @@
 """The options of `pdr-graph serve`: its address, its limits, and how it treats requests."""
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pdr_graph.settings import EnvironmentSettings
+from pdr_graph.settings import Settings
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Addresses that only this machine reaches."""
 
 
-class ServeOptions(EnvironmentSettings):
+class ServeOptions(BaseSettings):
     """How this process serves; read from options, then `PDR_SERVE_…`, then `.env`."""
 
-    model_config = SettingsConfigDict(env_prefix="PDR_SERVE_")
+    model_config = Settings.model_config | SettingsConfigDict(env_prefix="PDR_SERVE_")
 
     host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on; any but this machine's own needs a key."""

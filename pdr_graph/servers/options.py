@@ -7,7 +7,7 @@ from platformdirs import user_cache_path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pdr_graph.settings import ENV_FILE
+from pdr_graph.settings import Settings
 
 Engine = Literal["auto", "vllm", "embedded"]
 Store = Literal["auto", "redis", "embedded", "none"]
@@ -16,16 +16,7 @@ Store = Literal["auto", "redis", "embedded", "none"]
 class UpOptions(BaseSettings):
     """What to start: options first, then the variables `PDR_UP_…`, then `.env`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PDR_UP_",
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        use_attribute_docstrings=True,
-        str_strip_whitespace=True,
-    )
+    model_config = Settings.model_config | SettingsConfigDict(env_prefix="PDR_UP_")
 
     engine: Engine = "auto"
     """Server of the model: `vllm`, `embedded`, or `auto`, which is vLLM if a model is named."""

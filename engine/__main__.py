@@ -10,7 +10,7 @@ from pdr_graph.errors import LocalError
 
 
 def main() -> int:
-    """Print where they are, as JSON."""
+    """Make both, and print their paths as JSON."""
     try:
         python = vllm_environment()
         model = smollm2_folder(python)
@@ -18,7 +18,7 @@ def main() -> int:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("making vLLM's environment was called off; it is made anew at the next try")
+        say("stopped; vLLM's environment is made anew at the next try")
         return 130
     sys.stdout.write(json.dumps({"python": str(python), "model": str(model)}) + "\n")
     return 0

@@ -19,13 +19,13 @@ POLL_S = 1.0
 
 
 def say(line: str) -> None:
-    """Tell the user how far it is; standard output is for results."""
+    """Write a line to standard error; standard output is for results."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
 def cache_dir() -> Path:
-    """Return the folder that holds what is made once."""
+    """Return the folder of all that is made once."""
     named = os.environ.get("PDR_CACHE_DIR")
     if named:
         return Path(named).expanduser().resolve()
@@ -36,16 +36,16 @@ def cache_dir() -> Path:
 def made_once(name: str, recipe: dict[str, str], make: Callable[[Path], None]) -> Path:
     """Return the folder `name` of the cache, made if it is missing, unfinished or out of date.
 
-    Its stamp is written last, so that a folder whose maker was killed is made anew; one maker
-    works at a time, and the others wait.
+    Its stamp is written last, so that a folder whose maker was killed is made anew. One process
+    makes it at a time, and others wait.
 
     Args:
         name: The folder's name.
-        recipe: What it is made of; another recipe makes it anew.
-        make: Fills the folder, which is missing when it is called.
+        recipe: Its contents; with another recipe it is made anew.
+        make: Makes the folder and fills it.
 
     Raises:
-        LocalError: it cannot be made; whatever was left is removed at the next try.
+        LocalError: It cannot be made; what is left is removed at the next try.
     """
     folder = cache_dir() / name
     try:

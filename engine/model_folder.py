@@ -1,4 +1,4 @@
-"""Weights of a GGUF file as a folder that vLLM loads."""
+"""Turns the weights of a GGUF file into a folder that vLLM loads."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ def smollm2_folder(python: Path) -> Path:
     """Return the embedded model, SmolLM2-135M-Instruct, as a folder (half a minute, 540 MB).
 
     Raises:
-        LocalError: the weights cannot be had or read.
+        LocalError: The weights cannot be had or read.
     """
 
     def file() -> Path:
@@ -33,11 +33,11 @@ def dequantised(python: Path, weights: Weights, file: Callable[[], Path]) -> Pat
 
     Args:
         python: The interpreter of the environment that has vLLM.
-        weights: What they are.
-        file: Finds or fetches them; called if the folder is to be made.
+        weights: Their name and checksum.
+        file: Finds or fetches them; called only if the folder is to be made.
 
     Raises:
-        LocalError: the weights cannot be had or read.
+        LocalError: The weights cannot be had or read.
     """
     recipe = {
         "weights": weights.sha256,

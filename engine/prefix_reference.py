@@ -1,9 +1,9 @@
-"""What an ideal prefix cache would share, to hold a real one against.
+"""What an ideal prefix cache would share: the bound that a real one is compared with.
 
 vLLM shares whole blocks from the start of a prompt, and always computes its last token anew
 (https://docs.vllm.ai/en/latest/design/prefix_caching.html). The reference keeps every block
-forever and knows it as soon as the request that brings it has come, so that of M equal prompts
-sent at one instant all but one share.
+forever, from the moment when the request comes: of M equal prompts sent at once, all but one
+share.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ class PrefixReference:
     _prefixes: set[int] = field(default_factory=set)
 
     def shareable(self, prompt: Sequence[int]) -> tuple[int, int]:
-        """Count what a prompt shares with those before it, and remember it.
+        """Count the tokens that a prompt shares with those before it, and remember the prompt.
 
         Args:
             prompt: Its token ids, chat template included.
 
         Returns:
-            Tokens in whole shared blocks, which is what a cache can serve; and tokens of the common
-            prefix at any length, of which the blocks cut a part off.
+            Tokens in whole shared blocks, which a cache can serve; and all tokens of the common
+            prefix, of which the last ones may not fill a block.
         """
         size, blocks, tokens = self.block_size, 0, 0
         limit = len(prompt) - 1

@@ -1,35 +1,32 @@
-"""A vLLM server on the loopback interface, for as long as a test or a benchmark needs it."""
+"""vLLM on the loopback interface, for as long as a test or a benchmark needs it.
 
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import time
+It is started as `pdr-graph up` starts it (`pdr_graph.servers`); what differs is said below.
+"""
+
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx2
 
-from engine.cache import say
+from engine.cache import cache_dir, say
 from engine.metrics import Counters, counters, read_metrics
 from pdr_graph.errors import LocalError
+from pdr_graph.servers.choice import free_port
+from pdr_graph.servers.server import CommandServer
+from pdr_graph.servers.vllm import Serving, find_vllm, vllm_server
 
-GUARD = Path(__file__).with_name("guard.py")
-
-ON_CPU = ("--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill")
-"""float32 because AVX2 has no bfloat16 (emulated, it is eight times slower); eager because
-compiling takes longer than these runs do; whole prompts because a seeded request whose prompt is
-read in chunks ends vLLM 0.31 on CPUs ("CPU Generator does not use offset")."""
+ON_CPU = ("--dtype", "float32")
+"""Log-probabilities are compared to the last digits. It is also the fastest with AVX2, which has
+no bfloat16."""
+CALLS = 256
+"""Most calls at once, unless `options` have `--max-num-seqs`."""
 START_TIMEOUT_S = 600.0
 TELL_EVERY_S = 20.0
-TAKEN = "address already in use"
-_ERROR = re.compile(r"\b\w*Error: .+")
+# For `forget_prefixes`, and logs without colours.
+ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_LOGGING_COLOR": "0"}
 
 
 @dataclass
@@ -42,14 +39,14 @@ class VLLMServer:
     """A model folder."""
     log: Path
     name: str = "model"
-    """What the model is called at the endpoint."""
+    """Name under which the model is served."""
     options: Sequence[str] = ()
-    """Further flags of vLLM's server."""
+    """Further flags of vLLM's server; they win over ours."""
     environment: dict[str, str] = field(default_factory=dict)
     port: int = 0
-    """Kept over a restart, as an address would be; 0 takes a free one at the first start."""
+    """Kept over a restart; 0 takes a free one at the first start."""
     started_in_s: float = 0.0
-    _process: subprocess.Popen[bytes] | None = None
+    _running: CommandServer | None = None
 
     @property
     def root(self) -> str:
@@ -62,32 +59,43 @@ class VLLMServer:
         return f"{self.root}/v1"
 
     def start(self) -> Self:
-        """Start the server and return once it is healthy.
+        """Start the server and return when it is healthy.
 
         Raises:
-            LocalError: it ended, or is not healthy after `START_TIMEOUT_S`; the log says why.
+            ConfigError: The interpreter has no vLLM.
+            LocalError: The server ended, or is not healthy after `START_TIMEOUT_S`.
         """
-        chosen = self.port != 0
-        for attempt in range(3):
-            self.port = self.port if chosen else _free_port()
-            self._launch()
-            try:
-                self._wait()
-            except LocalError:
-                # Between finding the port and listening, another process may take it.
-                if chosen or attempt == 2 or TAKEN not in self.log.read_text().lower():
-                    raise
-                continue
-            return self
+        vllm = find_vllm(self.python, cache_dir())
+        assert vllm is not None  # a named Python has it, or the call raises
+        self.port = self.port or free_port(None)
+        serving = Serving(
+            str(self.model), self.port, None, CALLS, name=self.name, further=tuple(self.options)
+        )
+        plan = vllm_server(vllm, serving, START_TIMEOUT_S)
+        environment = {**plan.environment, **ENVIRONMENT, **self.environment}
+        self._running = CommandServer(replace(plan, environment=environment), self.log)
+        told = 0.0
+
+        def tell(seconds: float) -> None:
+            nonlocal told
+            self.started_in_s = seconds
+            if seconds - told >= TELL_EVERY_S:
+                told = seconds
+                say(f"waiting for vLLM on {self.root}: {seconds:.0f} s")
+
+        try:
+            self._running.start()
+            self._running.wait_until_ready(tell)
+        except LocalError:
+            self.kill()
+            raise
         return self
 
     def kill(self) -> None:
         """End the server and all its processes at once, by SIGKILL."""
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        if self._running is not None:
+            self._running.end(grace_s=0)
+            self._running = None
 
     def metrics(self) -> dict[str, float]:
         """Return the server's metrics as they are now."""
@@ -98,7 +106,7 @@ class VLLMServer:
         return counters(self.metrics())
 
     def forget_prefixes(self) -> None:
-        """Empty the prefix cache; needs `VLLM_SERVER_DEV_MODE=1`, which `start` sets."""
+        """Empty the prefix cache."""
         httpx2.post(f"{self.root}/reset_prefix_cache", timeout=30.0).raise_for_status()
 
     def __enter__(self) -> Self:
@@ -111,61 +119,3 @@ class VLLMServer:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
-
-    def _launch(self) -> None:
-        command = [
-            *(str(self.python), "-P", "-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", str(self.model), "--served-model-name", self.name),
-            *("--host", "127.0.0.1", "--port", str(self.port)),
-            *("--enable-prefix-caching", "--enable-prompt-tokens-details"),
-            *self.options,
-        ]
-        quiet = {
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_SERVER_DEV_MODE": "1",
-            "VLLM_LOGGING_COLOR": "0",
-        }
-        guard = [sys.executable, "-P", str(GUARD), str(os.getpid())]
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*guard, *command],
-                env={**os.environ, **quiet, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def _wait(self) -> None:
-        assert self._process is not None
-        began = told = time.monotonic()
-        while (now := time.monotonic()) - began < START_TIMEOUT_S:
-            if self._process.poll() is not None:
-                self.kill()
-                raise LocalError(f"vLLM ended while it started: {_why(self.log)} (log: {self.log})")
-            if now - told >= TELL_EVERY_S:
-                told = now
-                say(f"waiting for vLLM on {self.root}: {now - began:.0f} s")
-            try:
-                if httpx2.get(f"{self.root}/health", timeout=5.0).is_success:
-                    self.started_in_s = time.monotonic() - began
-                    return
-            except httpx2.HTTPError:
-                pass
-            time.sleep(0.5)
-        self.kill()
-        raise LocalError(f"vLLM is not up after {START_TIMEOUT_S:.0f} s (log: {self.log})")
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def _why(log: Path) -> str:
-    """Return the first error that a log names, else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [found[0] for line in lines if (found := _ERROR.search(line)) and "WARN" not in line]
-    return (errors or lines[-1:] or ["it said nothing"])[0][:300]

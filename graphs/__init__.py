@@ -1,1 +1,1 @@
-"""What LangGraph Studio opens: ready graphs on the configured endpoint."""
+"""Ready graphs on the configured endpoint, for LangGraph Studio and `langgraph dev`."""

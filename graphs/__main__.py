@@ -1,6 +1,6 @@
-"""`make studio`: LangGraph's development server on this machine, with the store of the settings.
+"""`make studio`: LangGraph's development server on this machine, on the store of the settings.
 
-Runs that `pdr-graph` has kept are shown in Studio, and those of Studio by `pdr-graph inspect`.
+Studio shows the runs that `pdr-graph` has kept, and `pdr-graph inspect` shows those of Studio.
 """
 
 import argparse
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 async def serve(url: str, port: int) -> int:
-    """Run the server until it ends; a signal to this process is passed on to it."""
+    """Run the server until it ends; pass signals to this process on to it."""
     words = ("dev", "--host", "127.0.0.1", "--port", str(port), "--no-browser", "--no-reload")
     server = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "langgraph_cli", *words),
@@ -34,7 +34,7 @@ async def serve(url: str, port: int) -> int:
 async def main(settings: Settings, port: int) -> int:
     """Find or start the store, then serve."""
     if settings.redis_url == "memory":
-        sys.exit("error: Studio needs a store; unset PDR_REDIS_URL, or give it redis://…")
+        sys.exit("error: Studio needs a store; unset PDR_REDIS_URL, or set it to redis://…")
     if settings.redis_url is not None:
         return await serve(settings.redis_url, port)
     async with embedded_valkey(settings.data_dir, announce=_say) as url:

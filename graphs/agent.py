@@ -1,7 +1,9 @@
-"""An agent that answers at once what is easy, and reasons by PDR where a question deserves it.
+"""An agent that answers easy questions at once, and hard ones by PDR.
 
-START → triage ─→ reason (PDR) ─→ END
-             └──→ assistant (an agent that may still reach for PDR as a tool) ─→ END
+    START → triage ─→ reason (PDR) ─→ END
+                 └──→ assistant (an agent with PDR as a tool) ─→ END
+
+A question that only turns out to be hard is thus still reasoned about.
 """
 
 from collections.abc import AsyncIterator
@@ -35,7 +37,7 @@ Step = Literal["reason", "assistant"]
 
 
 class AgentState(MessagesState):
-    """The conversation, where its last question goes, and what reasoning has cost."""
+    """The conversation, the step that answers its last question, and what reasoning has cost."""
 
     step: NotRequired[Step]
     ledger: Annotated[list[LedgerRow], merge_rows]
@@ -55,12 +57,13 @@ def build_agent(
     Args:
         client: Sorts, answers and reasons.
         config: How it reasons.
-        checkpointer: Where conversations are kept; None where a server brings one.
+        checkpointer: Where conversations are kept; None if a server provides one.
     """
 
     async def triage(state: AgentState) -> dict[str, Step]:
         said = await client.model.ainvoke([TRIAGE, state["messages"][-1]], max_tokens=512)
-        # In doubt it thinks: a question that was easy costs tokens, a hard one the answer.
+        # In doubt it reasons: for an easy question that costs tokens, for a hard one it saves the
+        # answer.
         easy = "EASY" in said.text.upper().split("HARD")[0]
         return {"step": "assistant" if easy else "reason"}
 

@@ -1,6 +1,7 @@
-"""How the graphs of this folder are opened: with a model while something runs, off the event loop.
+"""Opens the graphs of this folder for a server, and connects the model only if a graph is to run.
 
-Building a graph reads files, which the development server refuses in its event loop.
+Graphs are built in a thread: that reads files, which the development server forbids in its event
+loop.
 """
 
 import asyncio
@@ -25,15 +26,15 @@ async def opened(
 ) -> AsyncIterator[Graph]:
     """Open a graph, on the configured model if it is to run.
 
-    Studio opens a graph for whatever it shows of it, and only a run asks the model.
+    Studio opens a graph for everything that it shows of it, but only a run asks the model.
 
     Args:
         runtime: What the server opens the graph for.
-        build: Compiles it, without a checkpointer: the server brings its own.
+        build: Compiles the graph, without a checkpointer: the server provides one.
     """
     if runtime.execution_runtime is None:
-        nobody = ModelClient(FakeListChatModel(responses=["nothing runs, so nobody asks"]))
-        yield await asyncio.to_thread(build, nobody)
+        unasked = ModelClient(FakeListChatModel(responses=["never asked"]))
+        yield await asyncio.to_thread(build, unasked)
         return
     settings = await asyncio.to_thread(load_settings)
     async with open_client(settings) as client:
@@ -41,6 +42,6 @@ async def opened(
 
 
 def default_config(name: str, **fields: object) -> PDRConfig:
-    """Return a preset with fields of one's own, scaled down where the embedded model runs it."""
+    """Return a preset with further fields, scaled down if the embedded model is to run it."""
     embedded = load_settings().base_url is None
     return small_config(name, fields) if embedded else preset(name, **fields)

@@ -1,4 +1,4 @@
-"""Parallel-Distill-Refine as LangGraph Studio and `langgraph dev` open it."""
+"""Parallel-Distill-Refine, with the preset `pdr`, for LangGraph Studio and `langgraph dev`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Sequential Refinement, PDR's one-draft case, as a graph that opens with its preset."""
+"""Sequential Refinement, the case of one draft a round, for Studio and `langgraph dev`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +17,6 @@ def build(client: ModelClient) -> PDRGraph:
 
 @asynccontextmanager
 async def sr(runtime: ServerRuntime[None]) -> AsyncIterator[PDRGraph]:
-    """Open the graph with the preset `sr` where a caller brings no config of its own."""
+    """Open the graph; its form shows the defaults of the preset `sr`."""
     async with opened(runtime, build) as graph:
         yield graph

@@ -1,13 +1,15 @@
-"""Connects to the model that the settings name.
+"""Connects to the model that the settings name, or starts one.
 
-async with open_client() as client:
-result = await solve("What is 6 x 7?", model=client)
+The connection is open while the block lasts:
+
+    async with open_client() as client:
+        result = await solve("What is 6 x 7?", model=client)
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from pdr_graph.errors import ConfigError
@@ -54,19 +56,13 @@ async def open_client(
         LocalError: the embedded model cannot be started.
     """
     settings = settings or load_settings()
-    with _observed(settings):
+    with ExitStack() as observers:
+        if settings.log_file is not None:
+            observers.enter_context(logged_to(settings.log_file))
+        if settings.otel:
+            observers.enter_context(exported(content=settings.otel_content))
         async with _opened(settings, announce) as client:
             yield client
-
-
-@contextmanager
-def _observed(settings: Settings) -> Iterator[None]:
-    with ExitStack() as stack:
-        if settings.log_file is not None:
-            stack.enter_context(logged_to(settings.log_file))
-        if settings.otel:
-            stack.enter_context(exported(content=settings.otel_content))
-        yield
 
 
 @asynccontextmanager

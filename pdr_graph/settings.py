@@ -1,7 +1,7 @@
-"""What this process is pointed at: model endpoint, checkpoint store, data directory.
+"""Settings of this process: model endpoint, checkpoint store, data directory.
 
-The only place that reads the environment: variables `PDR_…`, then the file `.env` in the current
-directory, then the defaults. What a caller passes by name comes before all of them.
+The only place that reads the environment. A value that a caller passes comes first, then the
+variable `PDR_…`, then the file `.env` in the current directory, then the default.
 """
 
 import os
@@ -26,7 +26,7 @@ T = TypeVar("T", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
-    """Where the parts of this process are; nothing here is recorded with a run."""
+    """Where the parts of this process are; not recorded with a run."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -40,31 +40,32 @@ class Settings(BaseSettings):
     )
 
     base_url: str | None = None
-    """OpenAI endpoint of the model, with its `/v1`; without one a small embedded model runs."""
+    """OpenAI-compatible endpoint of the model, with its `/v1`. Without one, a small embedded model
+    runs."""
     model: str | None = None
-    """Name of the model, not needed where the endpoint serves only one; without an endpoint, a
-    .gguf file, or the folder of a small transformers model, to run here."""
+    """Name of the model; optional where the endpoint serves only one. Without an endpoint: a .gguf
+    file, or the folder of a small transformers model, to run here."""
     api_key: SecretStr = SecretStr("EMPTY")
-    """Key that the endpoint asks for."""
+    """API key of the endpoint."""
     redis_url: str | None = None
-    """Where runs are kept: redis://…, rediss://…, unix://…, or `memory` for nowhere; without one
-    an embedded Valkey keeps them in the data directory."""
+    """Store of the runs: redis://…, rediss://…, unix://…, or `memory`, which keeps none. Without
+    one, an embedded Valkey keeps them in the data directory."""
     data_dir: Path = Field(default_factory=lambda: user_data_path("pdr-graph", appauthor=False))
     """Folder of the embedded parts: their checkpoints, weights and logs."""
     tokenizer: Path | None = None
-    """A tokenizer.json to count tokens with; without one the endpoint is asked."""
+    """A tokenizer.json to count tokens with. Without one, the endpoint counts them."""
     prompts: Path | None = None
     """Folder whose NAME.md files replace built-in prompts."""
     max_in_flight: int = Field(256, ge=1)
-    """Calls to the model at once."""
+    """Most calls to the model at the same time."""
     retries: int = Field(3, ge=0)
-    """Further attempts at a call that failed for a passing reason."""
+    """Retries of a call after a temporary error."""
     log_file: Path | None = None
-    """File to which each step of each run is appended as a JSON line, without its texts."""
+    """Append each step of each run to this file as a JSON line, without its texts."""
     otel: bool = False
-    """Whether spans of runs and calls are sent by OpenTelemetry, as its OTEL_… variables say."""
+    """Send spans of runs and calls with OpenTelemetry, as its OTEL_… variables say."""
     otel_content: bool = False
-    """Whether those spans hold prompts and replies."""
+    """Include prompts and replies in these spans."""
 
     @field_validator("api_key")
     @classmethod
@@ -90,7 +91,7 @@ def read_settings(kind: type[T], given: Mapping[str, object]) -> T:
     Raises:
         ConfigError: a value or the file `.env` is malformed; one sentence names it.
     """
-    _check_env_file(ENV_FILE)
+    check_env_file(ENV_FILE)
     values: dict[str, Any] = dict(given)  # Any: pydantic checks what a caller passes
     try:
         return kind(**values)
@@ -103,12 +104,16 @@ def read_settings(kind: type[T], given: Mapping[str, object]) -> T:
 
 
 def debug_wanted() -> bool:
-    """Tell whether `PDR_DEBUG` asks for tracebacks; read apart, since settings may be malformed."""
+    """Tell whether `PDR_DEBUG` asks for tracebacks; read alone, since settings may be malformed."""
     return os.environ.get(f"{PREFIX}DEBUG", "").strip().lower() not in {"", "0", "false", "no"}
 
 
-def _check_env_file(file: Path) -> None:
-    """Refuse a file that would be read in part: dotenv skips lines that it does not understand."""
+def check_env_file(file: Path) -> None:
+    """Refuse a malformed file: dotenv would skip the lines that it does not understand.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is no NAME=value.
+    """
     if not file.is_file():
         return
     try:

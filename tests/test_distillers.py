@@ -79,7 +79,7 @@ async def test_the_same_seed_makes_the_same_workspaces(name):
 
 @pytest.mark.parametrize("name", ["random_k", "answers", "tournament", "top_k_per_sample"])
 async def test_another_seed_draws_otherwise(name):
-    """Where chance decides it is the run's, not the process's."""
+    """Random draws depend on the run's seed, not on the process."""
 
     async def run(seed: int):
         step = make_step(
@@ -104,7 +104,7 @@ async def test_whatever_the_drafts_hold_its_workspaces_fit(name, texts, kappa):
 
 @pytest.mark.parametrize("name", sorted(DISTILLERS))
 async def test_the_problem_comes_first_in_every_call(name):
-    """So that the calls of a run share the prefix that the server has cached."""
+    """The calls of a run share a prefix, which the server caches."""
     step = make_step(drafts_with(*"12345"), ["Best: 1"], distiller=name)
     await distil(name, step)
     assert all(prompt.startswith(f"{step.problem}\n") for prompt in prompts_of(step))
@@ -112,7 +112,7 @@ async def test_the_problem_comes_first_in_every_call(name):
 
 @pytest.mark.parametrize("name", sorted(set(DISTILLERS) - FREE))
 async def test_a_call_that_fails_is_an_error(name):
-    """A round is not passed on half distilled; the run can be resumed."""
+    """The error ends the step: no half distilled round goes on, and the run can be resumed."""
     step = make_step(drafts_with(*"12345"), [ValueError("gone")], distiller=name)
     with pytest.raises(CallError, match="gone"):
         await distil(name, step)
@@ -167,7 +167,7 @@ async def test_summary_asks_for_fewer_words_than_kappa_holds_tokens():
 
 @pytest.mark.parametrize("reply", ["", "<think>and so on", "  \n"])
 async def test_an_empty_summary_is_replaced_by_the_most_agreed_drafts(reply):
-    """And the run says so."""
+    """The run has a note that says so."""
     step = make_step(drafts_with("1", "2", None, "2"), [reply])
     (entries,) = await distil("summary", step)
     assert sources_of(entries) == [1, 3, 0, 2]
@@ -189,7 +189,7 @@ async def test_top_k_admits_the_named_drafts_best_first():
 
 
 async def test_top_k_takes_no_more_than_k():
-    """A model that names more is held to its task."""
+    """Picks beyond k are ignored."""
     step = make_step(drafts_with("1", "2", "3", "4"), ["Best: 4, 3, 2, 1"], k=2)
     (entries,) = await distil("top_k", step)
     assert sources_of(entries) == [3, 2]
@@ -197,7 +197,7 @@ async def test_top_k_takes_no_more_than_k():
 
 @pytest.mark.parametrize(("reply", "sources"), [("no line", [1, 3]), ("Best: 3", [2, 1])])
 async def test_top_k_is_completed_by_agreement(reply, sources):
-    """Where the `Best:` line is missing or short, what most drafts agree on fills the pick."""
+    """Where the `Best:` line is missing or short, the most agreed drafts complete the pick."""
     step = make_step(drafts_with("1", "2", "3", "2"), [reply], k=2)
     (entries,) = await distil("top_k", step)
     assert sources_of(entries) == sources
@@ -205,7 +205,7 @@ async def test_top_k_is_completed_by_agreement(reply, sources):
 
 @pytest.mark.parametrize("name", ["top_k", "top_k_per_sample"])
 async def test_a_pick_among_k_needs_no_call(name):
-    """All enter; there is nothing to choose."""
+    """With at most k drafts all enter: there is nothing to choose."""
     step = make_step(drafts_with("1", "2"), k=2, next_width=3)
     made = await distil(name, step)
     assert [sorted(sources_of(entries)) for entries in made] == [[0, 1]] * len(made)
@@ -313,7 +313,7 @@ async def test_consensus_admits_the_tally_and_one_draft_for_each_answer():
 
 
 async def test_consensus_without_any_answer_admits_k_drafts():
-    """There is nothing to count, and the drafts are all there is."""
+    """Without answers there is no tally: the first k drafts enter."""
     (entries,) = await distil("consensus", make_step(drafts_with(None, None, None), k=2))
     assert entries[0].text == "No attempt reached a final answer."
     assert sources_of(entries) == [0, 1]
@@ -371,7 +371,7 @@ async def test_a_tournament_makes_exactly_the_calls_that_were_planned(width, k):
     ],
 )
 def test_the_last_line_of_choice_is_read(reply, numbers):
-    """However it is set; numbers that name nobody are passed over, and none is taken twice."""
+    """Any markup is read; unknown and repeated numbers are ignored."""
     assert [position + 1 for position in picked(reply, 4)] == numbers
 
 
@@ -384,7 +384,7 @@ def test_a_pick_is_always_of_candidates(reply, count):
 
 
 def test_a_pick_is_read_in_no_time_out_of_a_million_characters():
-    """A model that repeats itself does not hang the run."""
+    """A long, repetitive reply is read in no time."""
     for text in ("Best: " * 170_000, "Best: " + "1" * 10**6, "best" + " " * 10**6, "1, " * 10**6):
         assert picked(text, 4) in ([], [0])
 

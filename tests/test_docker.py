@@ -224,10 +224,10 @@ def test_studio_serves(mock, tmp_path):
 
 def test_vllm_is_told_what_we_rely_on():
     """The container's vLLM has the flags that `pdr-graph up` gives one."""
-    from pdr_graph.servers.vllm import Serving, Size, Vllm, command
+    from pdr_graph.servers.vllm import Serving, Vllm, vllm_server
 
-    serving = Serving("MODEL", 8000, None, Size(1, 1, 64), gpu_memory_utilization=0.9)
-    ours = set(command(Vllm("python", "0.31.0", for_cpu=False), serving))
+    serving = Serving("MODEL", 8000, None, calls=64, gpu_memory_utilization=0.9)
+    ours = set(vllm_server(Vllm("python", "0.31.0", for_cpu=False), serving, 60).command)
     theirs = SERVICES["vllm"]["command"]
     flags = {each for each in ours if each.startswith("--")} - {"--host", "--port"}
     assert flags - set(theirs) == {"--served-model-name"}

@@ -48,7 +48,7 @@ from typer.main import get_command
 
 from pdr_graph import PRESETS, build_graph
 from pdr_graph.cli import run
-from pdr_graph.cli.app import app
+from pdr_graph.cli.app import make_app
 from pdr_graph.servers import embedded_valkey
 from tests.cli.conftest import clean  # noqa: F401
 
@@ -156,7 +156,7 @@ def is_program(words: list[str]) -> None:
     """`pdr-graph …` is read as the program reads it, every option known."""
     if words[1:] in (["--version"], ["--help"]):
         return
-    command = get_command(app).commands[words[1]]
+    command = get_command(make_app()).commands[words[1]]
     if words[2:] != ["--help"]:
         command.make_context(words[1], words[2:])
 
@@ -599,7 +599,7 @@ def resolves(module: str, attribute: str, name: str) -> bool:
 def test_the_reference_of_commands_is_whole():
     """A section for each command, and each of its options."""
     text = hook("reference").cli_page()
-    for name, command in get_command(app).commands.items():
+    for name, command in get_command(make_app()).commands.items():
         section = text.split(f"\n## pdr-graph {name}\n")[1].split("\n## ")[0]
         for parameter in command.params:
             for flag in [each for each in parameter.opts if each.startswith("-")]:

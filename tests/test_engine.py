@@ -1,22 +1,23 @@
-"""What makes and measures a real vLLM, as far as it goes without one."""
+"""What makes and measures a real vLLM, with a stand-in for it."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import guard
 from engine.cache import STAMP, cache_dir, made_once
 from engine.metrics import counters, parse
 from engine.prefix_reference import PrefixReference
 from engine.server import VLLMServer
-from pdr_graph.errors import LocalError
+from pdr_graph.errors import ConfigError, LocalError
+from tests.servers.processes import eventually, servers
+from tests.servers.stand_in import StandIn
 
 
 @pytest.fixture(autouse=True)
@@ -85,49 +86,48 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / "home" / ".cache" / "pdr-graph"
 
 
-def test_what_a_guard_started_ends_with_its_parent():
-    """The parent is killed, and a moment later so is the command."""
-    parent_code = (
-        "import os, subprocess, sys, time\n"
-        f"guard = [sys.executable, {guard.__file__!r}, str(os.getpid()), 'sleep', '100']\n"
-        "print(subprocess.Popen(guard, start_new_session=True).pid, flush=True)\n"
-        "time.sleep(100)\n"
-    )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", parent_code], stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout is not None
-    group = int(parent.stdout.readline())
-    os.killpg(group, 0)
-    time.sleep(0.3)
-    parent.send_signal(signal.SIGKILL)
-    parent.communicate()
-    deadline = time.monotonic() + 20
-    while _alive(group):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+SERVING = """
+import sys
+from pathlib import Path
+from engine.server import VLLMServer
+server = VLLMServer(*map(Path, sys.argv[1:])).start()
+print(server.base_url, flush=True)
+sys.stdin.read()
+"""
 
 
-def _alive(group: int) -> bool:
-    """Tell whether any process of a group still runs; the dead that nobody waited for do not."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            return True
-    return False
+def test_a_server_ends_with_the_process_that_uses_it(tmp_path):
+    """The process is killed, and with it go the server and a child that ignores SIGTERM."""
+    stand_in = StandIn.make(tmp_path / "stand-in")
+    words = [sys.executable, "-c", SERVING, stand_in.python, stand_in.model, tmp_path / "log"]
+    with subprocess.Popen(words, stdin=PIPE, stdout=PIPE, text=True) as user:
+        assert user.stdout.readline().startswith("http://127.0.0.1:")
+        assert len(servers(stand_in.folder)) == 3  # guard, server, and its child
+        user.kill()
+    eventually(lambda: not servers(stand_in.folder))
+
+
+def test_a_server_is_killed_and_started_again_where_it_was(tmp_path):
+    """Nothing of it is left in between, and its address stays."""
+    stand_in = StandIn.make(tmp_path / "stand-in")
+    with VLLMServer(stand_in.python, stand_in.model, tmp_path / "log", name="tiny") as server:
+        address = server.base_url
+        assert httpx2.get(f"{address}/models").json() == {"data": [{"id": "tiny"}]}
+        server.kill()
+        assert servers(stand_in.folder) == []
+        assert server.start().base_url == address
+    assert servers(stand_in.folder) == []
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path):
     """The error in its log is in the sentence, and no process is left."""
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho 'RuntimeError: no such model' >&2\nexit 1\n")
-    script.chmod(0o755)
-    server = VLLMServer(script, tmp_path, tmp_path / "log")
-    with pytest.raises(LocalError, match="RuntimeError: no such model"):
+    stand_in = StandIn.make(tmp_path / "stand-in")
+    stand_in.behave("crash")
+    server = VLLMServer(stand_in.python, stand_in.model, tmp_path / "log")
+    with pytest.raises(LocalError, match="ValueError: User-specified max_model_len"):
         server.start()
+    with pytest.raises(ConfigError, match="is no Python that has vLLM"):
+        VLLMServer(tmp_path / "python", stand_in.model, tmp_path / "log").start()
 
 
 def test_metrics_are_summed_over_their_labels():

@@ -11,9 +11,9 @@ import pytest_asyncio
 from nbclient import NotebookClient
 from typer.main import get_command
 
-from pdr_graph.cli.app import app
+from pdr_graph.cli.app import make_app
 from pdr_graph.servers import default_data_dir, find_weights
-from tests.local.processes import eventually, servers
+from tests.servers.processes import eventually, servers
 
 NOTEBOOK = Path(__file__).parent.parent / "docs/tutorials/first_run.ipynb"
 WIDTHS = (3, 2)
@@ -135,4 +135,4 @@ def test_its_commands_are_parsed():
     assert len(commands) == 4
     for program, name, *words in commands:
         assert program == "pdr-graph"
-        get_command(app).commands[name].make_context(name, words)
+        get_command(make_app()).commands[name].make_context(name, words)

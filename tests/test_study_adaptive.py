@@ -9,7 +9,7 @@ from pdr_graph.eval.problems import load_problems
 
 
 def test_its_problems_are_two_tasks_and_gsm8k_where_it_is_given():
-    """As many of each task as asked for, of the seed that was fixed beforehand."""
+    """Each task has as many problems as asked for, of the fixed seed."""
     asked = argparse.Namespace(problems=3, data=None, gsm8k=Path("g.jsonl"))
     named = dict(sources(asked))
     assert named.pop("gsm8k") == "g.jsonl"
@@ -18,7 +18,7 @@ def test_its_problems_are_two_tasks_and_gsm8k_where_it_is_given():
 
 
 def test_it_measures_and_compares(mock, monkeypatch, tmp_path, capfd):
-    """Both claims are in the table, and the adaptive arm stopped where its drafts agreed."""
+    """The table has both contrasts, and the adaptive arm stops when its drafts agree."""
     monkeypatch.setenv("PDR_REDIS_URL", "memory")
     monkeypatch.setenv("PDR_DATA_DIR", str(tmp_path / "data"))
     mock.configure(answers=["42"])
@@ -41,7 +41,7 @@ def test_it_measures_and_compares(mock, monkeypatch, tmp_path, capfd):
 
 
 def test_sources_of_one_folder_are_laid_out_beside_each_other(mock, monkeypatch, tmp_path):
-    """The second command's table and plots hold the first one's problems as well."""
+    """The second command's table and plots include the first one's problems."""
     monkeypatch.setenv("PDR_REDIS_URL", "memory")
     monkeypatch.setenv("PDR_DATA_DIR", str(tmp_path / "data"))
     mock.configure(answers=["42"])

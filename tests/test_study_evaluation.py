@@ -1,4 +1,4 @@
-"""The study of strategies: what it asks `pdr-graph eval` for."""
+"""The study of strategies: what it asks of `pdr-graph eval`, and what it writes."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ MATCHED = comparisons(200, quick=False)[:2]
 
 @pytest.mark.parametrize("matching", MATCHED, ids=lambda each: each.name)
 def test_no_arm_is_allotted_more_than_the_others(matching):
-    """Each comes within a call of the budget, or within the one number that it can grow by."""
+    """Each arm comes within one call of the budget, or one step of the number it can grow by."""
     budget = matching.budget(200)
     arms = make_arms(
         [parse_arm(text) for text in matching.arms],
@@ -41,13 +41,13 @@ def test_no_arm_is_allotted_more_than_the_others(matching):
 
 
 def test_its_sources_can_be_loaded():
-    """The knobs are the tasks' own, and there are as many problems as asked for."""
+    """The tasks know their settings, and there are as many problems as asked for."""
     for source in sources(ASKED).values():
         assert len(load_problems(source).problems) == 3
 
 
 def test_named_sources_take_the_place_of_the_tasks():
-    """GSM8K comes in addition to either."""
+    """GSM8K is added to either."""
     named = argparse.Namespace(
         **{**vars(ASKED), "data": ["mine=a.jsonl"], "gsm8k": Path("g.jsonl")}
     )
@@ -55,7 +55,7 @@ def test_named_sources_take_the_place_of_the_tasks():
 
 
 def test_words_of_eval_hold_the_matching():
-    """The budget under its option, one --arm for each arm, and shared first drafts."""
+    """They have the budget, one --arm for each arm, and --share-first-round."""
     comparison = comparisons(200, quick=True)[1]
     words = eval_words(ASKED, "a.jsonl", comparison, Path("out"))
     assert words[:4] == ["eval", "a.jsonl", "--out", "out"]
@@ -65,7 +65,7 @@ def test_words_of_eval_hold_the_matching():
 
 
 def test_the_sweeps_hold_the_length_of_a_call():
-    """Each arm differs from `pdr` in kappa, in rounds or in width, and is no other arm twice."""
+    """No two arms are the same; they differ in kappa, rounds or width."""
     sweeps = comparisons(200, quick=False)[2]
     words = eval_words(ASKED, "a.jsonl", sweeps, Path("out"))
     assert words[words.index("--max-tokens") + 1] == "200"
@@ -75,14 +75,14 @@ def test_the_sweeps_hold_the_length_of_a_call():
 
 
 def test_pairs_are_of_arms_that_are_measured():
-    """All that are planned in the whole study, and of a quick one those whose arms it has."""
+    """A quick study compares the planned pairs whose arms it has."""
     whole, quick = (comparisons(200, quick=each)[0] for each in (False, True))
     assert whole.pairs == PAIRS["b_seq"]
     assert quick.pairs == ("long_cot:pdr_summary", "majority:pdr_adaptive", "long_cot:pdr_adaptive")
 
 
 def test_it_measures_compares_and_joins_the_tables(mock, monkeypatch, tmp_path):
-    """One page with the tables and the plots of every run, those of earlier commands as well."""
+    """One page has the tables and plots of every run, of earlier commands too."""
     for name in ("PDR_BASE_URL", "PDR_MODEL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PDR_REDIS_URL", "memory")

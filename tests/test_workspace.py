@@ -28,7 +28,7 @@ def closing_line(draft) -> str:
 
 @given(pairs=solutions, kappa=st.integers(16, 200), name=lengths)
 async def test_a_workspace_never_exceeds_kappa(pairs, kappa, name):
-    """Whatever the drafts hold and whoever counts, the workspace fits, and says its true length."""
+    """With any drafts and any counter, the workspace fits and states its true length."""
     count = LENGTHS[name]
     workspace = await pack(numbered(drafts_of(pairs)), kappa, CountBy(count))
     assert count(workspace["text"]) == workspace["tokens"] <= kappa
@@ -48,7 +48,7 @@ async def test_any_entries_fit(entries, kappa, name):
 
 @given(pairs=solutions, kappa=st.integers(16, 200), name=lengths)
 async def test_every_admitted_draft_is_whole_or_keeps_its_answer(pairs, kappa, name):
-    """A cut costs reasoning and never the answer, but for one longer than the workspace itself."""
+    """A cut removes reasoning, never the answer, unless the answer exceeds the workspace."""
     drafts = drafts_of(pairs)
     workspace = await pack(numbered(drafts), kappa, CountBy(LENGTHS[name]))
     for index in workspace["sources"]:
@@ -142,7 +142,7 @@ async def test_entries_that_fit_are_joined_as_they_are():
 
 
 async def test_short_entries_stay_whole_beside_long_ones():
-    """What a short entry does not need of its share goes to the long ones."""
+    """The long entries get what short ones leave of their shares."""
     entries = [
         draft_entry(make_draft(0, "1", solution="long " * 500)),
         draft_entry(make_draft(1, "2", solution="A short one.")),
@@ -161,20 +161,20 @@ async def test_the_last_entries_go_when_shares_get_too_small():
 
 
 async def test_no_entries_make_an_empty_workspace():
-    """A round may leave nothing to say; the next calls then see the problem alone."""
+    """The next calls then see the problem alone."""
     for entries in ([], [Entry("  \n ")]):
         workspace = await pack(entries, 64, CountBy(num_words))
         assert (workspace["text"], workspace["tokens"], workspace["sources"]) == ("", 0, [])
 
 
 async def test_a_workspace_measured_by_the_estimate_is_marked():
-    """The ledger says where a length is not the model's own."""
+    """The workspace says that its length is an estimate."""
     counter = CountBy(LENGTHS["estimate"], source="estimate")
     assert (await pack([Entry("Some notes.")], 64, counter))["estimated"] is True
 
 
 async def test_an_overflow_is_an_error_and_never_a_long_workspace():
-    """A counter that changes its mind is caught: no workspace above kappa gets out."""
+    """A counter that contradicts itself raises: no workspace above kappa is returned."""
     grown = iter([10, 100])
     with pytest.raises(WorkspaceOverflowError, match="workspace has 100 tokens, kappa allows 64"):
         await pack([Entry("Some notes.")], 64, CountBy(lambda text: next(grown)))

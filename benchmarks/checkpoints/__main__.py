@@ -19,14 +19,13 @@ import benchmarks.checkpoints as package
 from benchmarks.checkpoints import single
 from benchmarks.checkpoints.report import table, targets, targets_table
 from benchmarks.checkpoints.runs import QUICK, Bench, Size
-from benchmarks.checkpoints.savers import SAVERS, installed
-from benchmarks.checkpoints.server import valkey
+from benchmarks.checkpoints.savers import SAVERS, installed, valkey
 
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure every saver that was asked for and show the tables."""
+    """Measure each requested saver and show the tables."""
     asked = _parser().parse_args(arguments)
     asked.concurrency = asked.concurrency or ([1, 16] if asked.quick else [1, 16, 64, 256])
     logging.disable(logging.WARNING)
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results[name] |= figures
     except KeyboardInterrupt:
         interrupted = True
-        _say("interrupted; what was measured whole is shown")
+        _say("interrupted; the complete figures are shown")
     results = {name: found for name, found in results.items() if {"missing", "put"} & set(found)}
     _show(asked, results)
     return INTERRUPTED if interrupted else 0
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _child(
     asked: argparse.Namespace, names: Sequence[str], *, single_calls: bool = False
 ) -> dict[str, Any]:
-    """Measure savers in a process of its own, each on a fresh server; figures by name."""
+    """Measure savers in another process, each on a fresh server; return figures by name."""
     what = f"single calls of {', '.join(names)}, in turn" if single_calls else names[0]
     _say(f"{what} …")
     with ExitStack() as stack:
@@ -168,8 +167,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NUMBERS",
         help="runs at once (1,16,64,256; with --quick 1,16)",
     )
-    add("--seed", type=int, default=0, help="of the order of passages (%(default)s)")
-    add("--quick", action="store_true", help="measure little, to see that it works")
+    add("--seed", type=int, default=0, help="seed of the order of passages (%(default)s)")
+    add("--quick", action="store_true", help="measure little, to check that it works")
     add("--json", type=Path, metavar="FILE", help="also write the figures here; - prints them only")
     add("--child", type=json.loads, help=argparse.SUPPRESS)
     return parser

@@ -13,7 +13,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 
 
 class Timed:
-    """Wraps the two writing methods of a saver and keeps how long each call took, in ms."""
+    """Times the two writing methods of a saver, in ms a call."""
 
     def __init__(self, saver: BaseCheckpointSaver[Any]) -> None:
         self.ms: dict[str, list[float]] = {"aput": [], "aput_writes": []}
@@ -46,7 +46,7 @@ class Meter:
         self.client = redis.Redis.from_url(url)
 
     def sent(self) -> int:
-        """Bytes that the server received, or that were handed to the file system."""
+        """Bytes that the server received, or that were written to the file system."""
         if self.folder is not None:
             lines = Path("/proc/self/io").read_text().splitlines()
             return int(next(line for line in lines if line.startswith("wchar")).split()[1])
@@ -60,6 +60,6 @@ class Meter:
 
 
 def spread(ms: Sequence[float]) -> dict[str, float]:
-    """Give p50 and p99."""
+    """Return p50 and p99."""
     ordered = sorted(ms)
     return {"p50": statistics.median(ordered), "p99": ordered[int(0.99 * (len(ordered) - 1))]}

@@ -1,4 +1,4 @@
-"""The figures as a Markdown table, and what they say of the targets."""
+"""The figures as a Markdown table, and whether they meet the targets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from benchmarks.checkpoints.runs import CELL_LIMIT_S
 
 Figures = Mapping[str, Any]
-"""Of one saver: what `runs` and `single` measured, or why nothing was, as `missing`."""
+"""The figures of one saver, or, as `missing`, why there are none."""
 
 REDIS = ("plainredis", "aws", "official")
-"""Other savers that keep what they are given in Redis."""
+"""Other savers that use Redis."""
 _CALLS = {
     "put": "`put` p50, alone",
     "put_writes": "`put_writes` p50, alone",
@@ -23,7 +23,7 @@ _CALLS = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure of ours against those of others."""
+    """A figure of ours, compared with those of others."""
 
     what: str
     limit: float
@@ -43,7 +43,7 @@ class Target:
 
 
 def table(results: Mapping[str, Figures], levels: Sequence[int]) -> str:
-    """Lay the figures out, one row a saver; one that was not measured says why."""
+    """Return the table, one row a saver; one that was not measured says why."""
     head = ["saver", "MB sent", "MB resident", "put", "put_writes", "put in a run"]
     head += ["put_writes in a run", "get_state", "history", *(f"{n} runs" for n in levels)]
     rows = [head, ["---"] * len(head)]
@@ -71,7 +71,7 @@ def _row(name: str, found: Figures, levels: Sequence[int]) -> list[str]:
 
 
 def targets(results: Mapping[str, Figures]) -> list[Target]:
-    """Compare ours with the others, as far as both were measured."""
+    """Compare ours with the others that were measured."""
     measured = {name: found for name, found in results.items() if "missing" not in found}
     ours = measured.pop("ours", None)
     return list(_targets(ours, measured)) if ours else []
@@ -96,5 +96,5 @@ def _targets(ours: Figures, others: Mapping[str, Figures]) -> Iterator[Target]:
 
 
 def targets_table(found: Sequence[Target]) -> str:
-    """Lay the targets out."""
+    """Return the table of targets."""
     return "\n".join(["| target | limit | here | |", "|---|---|---|---|", *map(str, found)])

@@ -1,4 +1,4 @@
-"""Whole runs on one saver: bytes, reads, writes while it runs, runs per second."""
+"""Whole runs on one saver: bytes, reads, writes during a run, runs per second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.checkpoints.savers import open_saver
 from benchmarks.checkpoints.workload import ROUNDS, Drafter, build, prose
 
 CELL_LIMIT_S = 90.0
-"""A saver that takes longer for one concurrency is cut off, and its finished runs counted."""
+"""A saver that takes longer for one concurrency is cut off; its finished runs count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Size:
     latency_runs: int = 20
     bytes_runs: int = 8
     most_runs: int = 32
-    """Runs at a concurrency, unless it is larger itself."""
+    """Runs at one concurrency, or as many as run at once if that is more."""
 
 
 QUICK = Size(latency_runs=2, bytes_runs=2, most_runs=4)
@@ -45,7 +45,7 @@ class Bench:
         self.seeds = itertools.count(1000 * seed)
 
     async def run(self, graph: CompiledStateGraph) -> dict[str, Any]:
-        """Do one run and give the config of its thread."""
+        """Do one run and return the config of its thread."""
         seed = next(self.seeds)
         config = {"configurable": {"thread_id": f"bench-{seed}"}}
         final = await graph.ainvoke({"seed": seed}, config)
@@ -55,7 +55,7 @@ class Bench:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[CompiledStateGraph]:
-        """Give the graph with the saver; after one run, so that connections and indexes exist."""
+        """Yield the graph with its saver, after one run, so that connections and indexes exist."""
         async with open_saver(self.name, self.url, self.folder) as saver:
             graph = build(self.drafter, saver)
             await self.run(graph)
@@ -101,7 +101,7 @@ class Bench:
         return {key: spread(values) for key, values in ms.items()}
 
     async def throughput(self, level: int) -> dict[str, Any]:
-        """Do as many runs as there are at once, or more of them where there are few."""
+        """Do `level` runs at once, and up to eight times as many in all."""
         gate = asyncio.Semaphore(level)
         async with self.opened() as graph:
 

@@ -1,4 +1,4 @@
-"""What is stored: a graph of rounds of drafts whose nodes take no time, and real prose for them."""
+"""The workload: a graph of rounds of drafts whose nodes take no time, and real prose for them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def prose() -> str:
 
 
 class Drafter:
-    """Hands out prose: the drafts of a run are different passages, in an order of its own."""
+    """Returns prose: the drafts of a run are different passages, in random order."""
 
     def __init__(self, text: str) -> None:
         last = len(text) - DRAFT
@@ -56,12 +56,12 @@ class Drafter:
         self.orders: dict[int, list[int]] = {}
 
     async def __call__(self, argument: dict[str, Any]) -> dict[str, Any]:
-        """Give one draft at once."""
+        """Return one draft at once."""
         seed = argument["seed"]
         if seed not in self.orders:
             self.orders[seed] = random.Random(seed).sample(self.starts, len(self.starts))
         start = self.orders[seed][(argument["round"] - 1) * WIDTH + argument["index"]]
-        # A few characters to and fro, so that no two runs cut alike.
+        # Shifted by a few characters, so that no two runs cut alike.
         start = max(0, start - seed % 97)
         return {"drafts": [{"index": argument["index"], "text": self.text[start : start + DRAFT]}]}
 

@@ -1,4 +1,4 @@
-"""What the studies have in common: their tasks, their model, and the commands that they run."""
+"""What the studies share: their tasks, their model, and the commands that they run."""
 
 import argparse
 import shlex
@@ -16,16 +16,24 @@ TASKS = {
     "chain_sum": "min_terms=3&max_terms=5&min_digits=1&max_digits=2",
     "basic_arithmetic": "min_terms=2&max_terms=4&min_digits=1&max_digits=1",
 }
-"""Procedural tasks that a model of half a billion parameters can partly do, and their knobs."""
+"""Procedural tasks that a model of half a billion parameters can partly solve; their settings."""
+
+
+def task_sources(problems: int, seed: int) -> dict[str, str]:
+    """Return the tasks by name, as `pdr-graph eval` takes them."""
+    return {
+        name: f"reasoning-gym:{name}?size={problems}&seed={seed}&{settings}"
+        for name, settings in TASKS.items()
+    }
 
 
 def compare_words(runs: Sequence[Path], into: Path, pairs: Sequence[str]) -> list[str]:
-    """Return the words that lay the figures of one run out, or of several beside each other.
+    """Return the arguments of `pdr-graph` that compare the arms of one run, or of several.
 
     Args:
         runs: Their folders.
-        into: Where the table and the plots go.
-        pairs: Arms that are set side by side, `reference:arm`; none: all beside the first.
+        into: Folder for the table and the plots.
+        pairs: `reference:arm`; empty compares every arm with the first.
     """
     words = [
         *("compare", *map(str, runs), "--markdown", str(into / "table.md")),
@@ -35,16 +43,16 @@ def compare_words(runs: Sequence[Path], into: Path, pairs: Sequence[str]) -> lis
 
 
 def add_endpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model answers, and how many calls it is asked at once."""
+    """Add the options that choose the model, and how many calls are made at once."""
     add = parser.add_argument
     add("--base-url", help="endpoint; without one the embedded server runs the model")
     add("--model", help="a .gguf file, or the endpoint's name (Qwen2.5-Coder-0.5B, fetched)")
-    add("--vllm", action="store_true", help="run the model on vLLM for CPUs, built at first")
+    add("--vllm", action="store_true", help="run the model on vLLM for CPUs, built on first use")
     add("--max-in-flight", type=int, default=32, help="calls at once (%(default)s)")
 
 
 def endpoint_words(asked: argparse.Namespace) -> list[str]:
-    """Return the words of `add_endpoint` for `pdr-graph eval`."""
+    """Return the options of `add_endpoint` as arguments of `pdr-graph eval`."""
     model = asked.model or ("" if asked.base_url else str(weights_file()))
     return [
         *("--max-in-flight", str(asked.max_in_flight)),
@@ -54,10 +62,10 @@ def endpoint_words(asked: argparse.Namespace) -> list[str]:
 
 
 def weights_file() -> Path:
-    """Return the weights of the studies' model, fetched if they are not here yet.
+    """Return the weights of the studies' model, downloaded on first use.
 
     Raises:
-        LocalError: they cannot be had.
+        LocalError: they cannot be downloaded.
     """
     folder = default_data_dir()
     return find_weights(folder, weights=weights.QWEN) or fetch_weights(
@@ -66,15 +74,15 @@ def weights_file() -> Path:
 
 
 def run(words: Sequence[str]) -> None:
-    """Run one command of ours, shown first, its output left to the terminal.
+    """Show a command of `pdr-graph` and run it; its output goes to the terminal.
 
     Raises:
-        SystemExit: it failed, or was stopped; with its exit code.
+        SystemExit: it failed or was stopped; with its exit code.
     """
     say(f"$ pdr-graph {shlex.join(words)}")
     process = subprocess.Popen([sys.executable, "-m", "pdr_graph.cli", *words])
     while process.poll() is None:
-        # Ctrl-C reaches the command too, which then stops where it can be gone on with.
+        # Ctrl-C reaches the command too, which then stops so that it can be resumed.
         with suppress(KeyboardInterrupt):
             process.wait()
     if process.returncode:
@@ -82,6 +90,6 @@ def run(words: Sequence[str]) -> None:
 
 
 def say(line: str) -> None:
-    """Tell what is being done."""
+    """Write a line to stderr."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

@@ -1,41 +1,43 @@
-"""The measured study: strategies and distillers on a small model, at matched budgets.
+"""The study of strategies: strategies and distillers on a small model, at matched budgets.
 
-`make study` runs `pdr-graph eval` and then `pdr-graph compare` for every source of problems, at a
-matched B_seq, at a matched B_total, and over kappa, rounds and widths, and joins the tables with
-the failure decomposition and the plots in one page. Arms share the drafts of their first rounds
-where these are the same calls, each charged to every arm. Stopped at any instant, the same command
-goes on; what is finished is not asked again.
+`make study` runs `pdr-graph eval` and then `pdr-graph compare` for every source of problems: at a
+matched B_seq, at a matched B_total, and over kappa, rounds and widths. It joins all tables and
+plots in one page. Arms whose first drafts are the same calls share them, and each arm is charged
+for them. If the study is stopped, the same command goes on and repeats nothing that is finished.
 """
 
 import argparse
 import asyncio
+import platform
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.studies.commands import (
-    TASKS,
     add_endpoint,
     compare_words,
     endpoint_words,
     run,
     say,
+    task_sources,
 )
+from benchmarks.studies.endpoint import run_study
 from benchmarks.studies.figures import draw_outcomes, draw_sweeps
-from benchmarks.studies.page import keep_command, page
-from benchmarks.studies.serving import endpoint
 from benchmarks.studies.settings import KAPPA, Comparison, comparisons
-from pdr_graph.errors import LocalError
 from pdr_graph.eval.comparison import compare
-from pdr_graph.eval.records import read_run
+from pdr_graph.eval.records import read_header, read_run
 
 QUICK_PROBLEMS = 4
+COMMAND = "command.txt"
+"""In a run's folder: the command that made it."""
 
 
 def eval_words(
     asked: argparse.Namespace, source: str, comparison: Comparison, out: Path
 ) -> list[str]:
-    """Return the words after `pdr-graph` that measure one source in one comparison."""
+    """Return the arguments of `pdr-graph` that measure one source in one comparison."""
     return [
         *("eval", source, "--out", str(out), "--limit", str(asked.problems)),
         *("--samples", str(asked.samples), "--seed", str(asked.seed)),
@@ -48,12 +50,8 @@ def eval_words(
 
 def sources(asked: argparse.Namespace) -> Mapping[str, str]:
     """Return the problems by name, as `pdr-graph eval` takes them."""
-    tasks = {
-        name: f"reasoning-gym:{name}?size={asked.problems}&seed={asked.seed}&{knobs}"
-        for name, knobs in TASKS.items()
-    }
     given = dict(each.split("=", 1) for each in asked.data)
-    named = given or tasks
+    named = given or task_sources(asked.problems, asked.seed)
     return {**named, **({"gsm8k": str(asked.gsm8k)} if asked.gsm8k else {})}
 
 
@@ -62,12 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     if asked.quick:
         asked.problems, asked.samples = min(asked.problems, QUICK_PROBLEMS), 1
-    try:
-        with endpoint(asked):
-            _measure(asked)
-    except LocalError as error:
-        say(f"error: {error}")
-        return 1
+    if code := run_study(asked, _measure):
+        return code
     written = asked.out / "study.md"
     written.write_text(page(asked.out), "utf-8")
     say(f"all tables and plots: {written}")
@@ -94,12 +88,41 @@ def _draw(out: Path, *, swept: bool) -> None:
         draw_sweeps(accuracies, out / "plots" / "sweeps.png")
 
 
+def keep_command(out: Path, words: Sequence[str]) -> None:
+    """Write down the command that made a run, which puts the run on the page.
+
+    Args:
+        out: The run's folder, with `table.md` and `plots/`.
+        words: What followed `pdr-graph`.
+    """
+    (out / COMMAND).write_text(f"pdr-graph {shlex.join(words)}\n", "utf-8")
+
+
+def page(folder: Path) -> str:
+    """Join the tables of all runs in a folder; plots are linked from there."""
+    runs = [file.parent for file in sorted(folder.glob(f"*/{COMMAND}"))]
+    models = dict.fromkeys(read_header(out)["model"] for out in runs)
+    texts = [
+        f"# Strategies at matched budgets\n\nModel {', '.join(f'`{each}`' for each in models)}, "
+        f"pdr-graph {version('pdr-graph')}, Python {platform.python_version()}, "
+        f"{platform.system()} on {platform.machine()}.\n"
+    ]
+    for out in runs:
+        plots = sorted((out / "plots").glob("*.png"))
+        texts += [
+            f"## {out.name}\n\n```console\n$ {(out / COMMAND).read_text('utf-8')}```\n",
+            (out / "table.md").read_text("utf-8"),
+            *(f"![{out.name}: {each.stem}]({out.name}/plots/{each.name})\n" for each in plots),
+        ]
+    return "\n".join(texts)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks.studies.evaluation", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/study"), help="folder of all runs (%(default)s)")
     add("--data", action="append", default=[], metavar="NAME=SOURCE", type=_named,
-        help="problems in the place of the procedural tasks; repeat it for more")  # fmt: skip
+        help="problems instead of the procedural tasks; repeat it for more")  # fmt: skip
     add("--gsm8k", type=Path, metavar="FILE", help="GSM8K as JSON lines, in addition")
     add("--problems", type=int, default=60, help="of each source (%(default)s)")
     add("--samples", type=int, default=1, help="of each arm at each problem (%(default)s)")
@@ -107,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--call-tokens", type=int, default=256, help="length of a call of pdr (%(default)s)")
     add("--kappa", type=int, default=KAPPA, help="tokens of a workspace (%(default)s)")
     add_endpoint(parser)
-    add("--only", choices=("b_seq", "b_total", "sweeps"), help="one of the comparisons")
-    add("--quick", action="store_true", help="few problems and arms, to see that all works")
+    add("--only", choices=("b_seq", "b_total", "sweeps"), help="only this comparison")
+    add("--quick", action="store_true", help="few problems and arms, to check that all works")
     return parser
 
 

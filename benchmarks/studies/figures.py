@@ -1,4 +1,4 @@
-"""What the studies draw beside the plots of `pdr-graph compare`: outcomes by arm, and sweeps."""
+"""Plots of the studies besides those of `pdr-graph compare`: outcomes by arm, and sweeps."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ COLORS = {
     Outcome.UNJUDGED: "#777777",
     Outcome.FAILED: "#000000",
 }
-"""Okabe and Ito's, which colour-blind readers tell apart; grey where nothing could be lost."""
+"""Okabe and Ito's colours, which colour-blind readers can tell apart; grey if nothing was lost."""
 
 
 def draw_outcomes(decompositions: Sequence[Decomposition], file: Path) -> None:
-    """Write a bar for each arm, divided into what became of its samples; what is correct is left.
+    """Write one bar for each arm, divided by the outcome of its samples, correct ones first.
 
     Raises:
         OSError: the file cannot be written.
@@ -49,7 +49,7 @@ def draw_outcomes(decompositions: Sequence[Decomposition], file: Path) -> None:
 
 
 def draw_sweeps(accuracies: Mapping[str, Estimate], file: Path) -> None:
-    """Write accuracy with its interval over each number that is swept.
+    """Write accuracy with its interval against each number of each sweep.
 
     Args:
         accuracies: By arm, those of `SWEEPS`.

@@ -1,12 +1,12 @@
-"""What the study of strategies compares: its arms, and what is held equal between them."""
+"""What the study of strategies compares: its arms, and what they have in common."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 WIDTH = 4
-"""Drafts of the one parallel round of every PDR arm, but in the sweep of widths."""
+"""Drafts of the one parallel round of every PDR arm, except in the sweep of widths."""
 KAPPA = 768
-"""Tokens of a workspace, but in the sweep of kappa."""
+"""Tokens of a workspace, except in the sweep of kappa."""
 DISTILLERS = ("summary", "top_k", "top_k_per_sample", "random_k", "consensus", "answers")
 ORACLES = ("oracle_correct", "oracle_wrong")
 SWEEPS: Mapping[str, Mapping[int, str]] = {
@@ -14,7 +14,7 @@ SWEEPS: Mapping[str, Mapping[int, str]] = {
     "rounds": {1: "pdr", 2: "rounds_2", 3: "rounds_3"},
     "drafts a round": {2: "width_2", WIDTH: "pdr", 8: "width_8"},
 }
-"""By what is swept: the arm of each number. `pdr` stands in all of them."""
+"""By what is swept: the arm of each number. `pdr` is part of every sweep."""
 
 PAIRS: Mapping[str, tuple[str, ...]] = {
     "b_seq": (
@@ -32,20 +32,20 @@ PAIRS: Mapping[str, tuple[str, ...]] = {
         "long_cot:majority",
     ),
 }
-"""By comparison: what the paper sets side by side, and what it leaves open."""
+"""By comparison: the pairs that the paper compares, and those that it leaves open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Arms that are measured together, and what is held equal between them."""
+    """Arms that are measured together, and what they have in common."""
 
     name: str
-    """`b_seq`, `b_total`, or `sweeps`, where calls have one length and what is spent differs."""
+    """`b_seq`, `b_total`, or `sweeps`, where calls have the same length and budgets differ."""
     arms: tuple[str, ...]
 
     @property
     def pairs(self) -> tuple[str, ...]:
-        """Return which arms are set side by side, reference first; none: all beside the first."""
+        """Return the pairs to compare, reference first; empty compares all with the first arm."""
         measured = {arm.partition("=")[0] for arm in self.arms}
         return tuple(
             pair for pair in PAIRS.get(self.name, ()) if measured.issuperset(pair.split(":"))
@@ -57,7 +57,7 @@ class Comparison:
         return call_tokens * (sequential if self.name == "b_seq" else total)
 
     def budget_words(self, call_tokens: int) -> tuple[str, str]:
-        """Return the option that sets the length of the calls."""
+        """Return the option that decides the length of the calls."""
         if self.name == "sweeps":
             return "--max-tokens", str(call_tokens)
         return f"--{self.name.replace('_', '-')}", str(self.budget(call_tokens))
@@ -69,7 +69,7 @@ def comparisons(call_tokens: int, *, quick: bool) -> tuple[Comparison, ...]:
     Args:
         call_tokens: Length of a call of `pdr`, and in the comparison at B_total of every arm that
             may spend its budget on more calls instead of longer ones.
-        quick: Few arms, to see that all works.
+        quick: Few arms, to check that all works.
     """
     distillers = DISTILLERS[:1] if quick else DISTILLERS + ORACLES
     at_b_seq = (

@@ -31,7 +31,7 @@ one deletes it.
     p <16 bytes of SHA-256>          part: a serialised value of 1 kB or more, stored once
     r \0 run \0 ns \0 id             a checkpoint that a run made
 
-**Content.** Records, cells and writes are msgpack. A body is "<serde type>\0<serde bytes>".
+**Content.** Records, cells and writes are msgpack. A body is `"<serde type>\0<serde bytes>"`.
 
     record = [checkpoint body, metadata body, parent id or None, [channels that have a value]]
     writes = [ns since 1970, task path, [[index, channel, cell], …]]

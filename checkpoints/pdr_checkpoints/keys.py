@@ -8,8 +8,10 @@ escaped, so a prefix of names is a prefix of bytes and a range scan is exact.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 from urllib.parse import quote
 
 from pdr_checkpoints.errors import StoreConfigError
@@ -99,20 +101,12 @@ def part(digest: bytes) -> bytes:
     return PART + digest
 
 
+_ESCAPED: Final = re.compile(b"\1([\1\2])")
+
+
 def _escape(text: str) -> bytes:
     return encode(text).replace(b"\1", b"\1\1").replace(b"\0", b"\1\2")
 
 
 def _unescape(raw: bytes) -> str:
-    if b"\1" not in raw:
-        return decode(raw)
-    # Left to right, since an escaped SOH may stand before an escaped NUL.
-    out, position = bytearray(), 0
-    while position < len(raw):
-        if raw[position] == 1:
-            out.append(1 if raw[position + 1] == 1 else 0)
-            position += 2
-        else:
-            out.append(raw[position])
-            position += 1
-    return decode(bytes(out))
+    return decode(_ESCAPED.sub(lambda found: b"\1" if found[1] == b"\1" else b"\0", raw))

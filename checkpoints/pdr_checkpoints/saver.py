@@ -201,9 +201,8 @@ class RedisSaver(RetentionMethods, SyncMethods):
         thread_id, ns, parent_id = _target(config)
         place = Place(thread_id, ns or "", checkpoint["id"])
         facts = cast(dict[str, object], get_serializable_checkpoint_metadata(config, metadata))
-        fence = self._session.leases.fence(thread_id)
         await self._session.writer.put(
-            place, parent_id, checkpoint, facts, new_versions, self.serde, fence
+            place, parent_id, checkpoint, facts, new_versions, self.serde
         )
         return config_of(place)
 
@@ -221,8 +220,7 @@ class RedisSaver(RetentionMethods, SyncMethods):
         """
         thread_id, ns, checkpoint_id = _target(config)
         place = Place(thread_id, ns or "", checkpoint_id or "")
-        fence = self._session.leases.fence(thread_id)
-        await self._session.writer.put_writes(place, writes, task_id, task_path, self.serde, fence)
+        await self._session.writer.put_writes(place, writes, task_id, task_path, self.serde)
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Return the next version of a channel: a counter, then 48 random bits.

@@ -75,7 +75,9 @@ def open_session(url: str, options: SaverOptions, held: dict[str, Fence]) -> Loo
         asyncio.Semaphore(connection.num_at_once),
     )
     envelope = Envelope(options.compression, options.encryption_keys)
-    return LoopSession(store, envelope, Writer(store, envelope, options.ttl_s), Leases(store, held))
+    leases = Leases(store, held)
+    writer = Writer(store, envelope, leases, options.ttl_s)
+    return LoopSession(store, envelope, writer, leases)
 
 
 @dataclass(frozen=True, slots=True)

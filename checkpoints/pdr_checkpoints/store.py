@@ -227,6 +227,7 @@ class Store:
         commands: Sequence[Command],
         fence: Fence | None,
         needed: Sequence[bytes] = (),
+        stamp: bytes = b"",
     ) -> bool:
         """Apply commands on one thread, all or none, in one round trip.
 
@@ -234,8 +235,22 @@ class Store:
 
         Raises:
             LeaseLostError: The fence's lease ran out or was taken over.
+            redis.ResponseError: The thread changed since its `stamp` was read; empty is any.
         """
-        return await self._apply(thread_id, commands, fence, b"", needed)
+        keys = self.thread(thread_id)
+        value, token = (fence.value, fence.token) if fence else (b"", 0)
+        arguments: list[Argument] = [value, stamp, UPDATED, token, len(needed), *needed]
+        for command in commands:
+            arguments += (len(command), *command)
+        try:
+            reply: int = await self.script(
+                APPLY, (keys.lease, keys.data, keys.index, keys.fence), arguments
+            )
+            return reply == 1
+        except exceptions.ResponseError as error:
+            if fence is not None and "STALELEASE" in str(error):
+                raise LeaseLostError(fence.thread_id, fence.token) from error
+            raise
 
     async def swap(
         self,
@@ -253,7 +268,7 @@ class Store:
             if stamp is None or not (commands := await plan()):
                 return
             try:
-                await self._apply(thread_id, commands, fence, stamp)
+                await self.write(thread_id, commands, fence, stamp=stamp)
             except exceptions.ResponseError as error:
                 if "CHANGED" not in str(error):
                     raise
@@ -266,29 +281,6 @@ class Store:
         if not self.closed:
             self.closed = True
             await self.connection.close()
-
-    async def _apply(
-        self,
-        thread_id: str,
-        commands: Sequence[Command],
-        fence: Fence | None,
-        stamp: bytes,
-        needed: Sequence[bytes] = (),
-    ) -> bool:
-        keys = self.thread(thread_id)
-        value, token = (fence.value, fence.token) if fence else (b"", 0)
-        arguments: list[Argument] = [value, stamp, UPDATED, token, len(needed), *needed]
-        for command in commands:
-            arguments += (len(command), *command)
-        try:
-            reply: int = await self.script(
-                APPLY, (keys.lease, keys.data, keys.index, keys.fence), arguments
-            )
-            return reply == 1
-        except exceptions.ResponseError as error:
-            if fence is not None and "STALELEASE" in str(error):
-                raise LeaseLostError(fence.thread_id, fence.token) from error
-            raise
 
     async def _try(self, operation: Callable[[], Awaitable[T]], total_s: float | None = None) -> T:
         async def timed() -> T:

@@ -22,6 +22,7 @@ from pdr_checkpoints import keys
 from pdr_checkpoints.batch import Change, CommitBatcher
 from pdr_checkpoints.envelope import Envelope
 from pdr_checkpoints.keys import ThreadKeys
+from pdr_checkpoints.lease import Leases
 from pdr_checkpoints.records import (
     CheckpointRecord,
     Digests,
@@ -65,9 +66,12 @@ class PartLedger:
 class Writer:
     """Turns LangGraph's calls into changes and applies them."""
 
-    def __init__(self, store: Store, envelope: Envelope, ttl_s: float | None) -> None:
+    def __init__(
+        self, store: Store, envelope: Envelope, leases: Leases, ttl_s: float | None
+    ) -> None:
         self.store = store
         self.envelope = envelope
+        self.leases = leases
         self.ttl_s = ttl_s
         """Seconds that a thread lives after its last write; None keeps it."""
         self._ledger = PartLedger()
@@ -84,7 +88,6 @@ class Writer:
         metadata: Mapping[str, object],
         new_versions: ChannelVersions,
         serde: SerializerProtocol,
-        fence: Fence | None,
     ) -> None:
         """Store a checkpoint and the values of the channels that changed."""
         values = checkpoint["channel_values"]
@@ -103,7 +106,7 @@ class Writer:
             member = keys.join(keys.RUN, run_id, place.ns, place.checkpoint_id)
             change.members.append(member)
         change.new_fields[keys.HEAD] = pack_head(_now_ms())
-        await self.batcher.submit(place.thread_id, change, fence)
+        await self.batcher.submit(place.thread_id, change, self.leases.fence(place.thread_id))
 
     async def put_writes(
         self,
@@ -112,7 +115,6 @@ class Writer:
         task_id: str,
         task_path: str,
         serde: SerializerProtocol,
-        fence: Fence | None,
     ) -> None:
         """Store what a task wrote, before its super-step is complete."""
         change, cells, now = Change(), [], time.time_ns()
@@ -134,7 +136,7 @@ class Writer:
             together = Writes(now, task_path, cells)
             change.new_fields[name] = together.pack(self.envelope, name)
             change.members.append(name)
-        await self.batcher.submit(place.thread_id, change, fence)
+        await self.batcher.submit(place.thread_id, change, self.leases.fence(place.thread_id))
 
     async def _apply(self, thread_id: str, change: Change, fence: Fence | None) -> None:
         """Apply a change, sending only the parts that the server does not hold."""

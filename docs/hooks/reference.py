@@ -42,9 +42,9 @@ def cli_page() -> str:
     """Lay out every command: how it is called, and its options by panel."""
     from typer.main import get_command
 
-    from pdr_graph.cli.app import app
+    from pdr_graph.cli.app import make_app
 
-    commands: Mapping[str, Any] = get_command(app).commands
+    commands: Mapping[str, Any] = get_command(make_app()).commands
     return "\n".join(
         [
             "# Command line",

@@ -1,4 +1,4 @@
-"""Tasks without a short answer: a plan, a summary, code that has to pass tests.
+"""Tasks without a short answer: a plan, a summary, code that must pass tests.
 
 python -m graphs.tasks plan "A weekend in Lisbon with two children"
 python -m graphs.tasks summary report.txt

@@ -44,7 +44,7 @@ async def write_summary(client: ModelClient, asked: argparse.Namespace) -> int:
 
 
 async def write_code(client: ModelClient, asked: argparse.Namespace) -> int:
-    """Print code; return 1 if it does not pass its tests."""
+    """Print code; return 1 if it fails its tests."""
     config = default_config("pdr", **code.FIELDS)
     entry = {"task": asked.task, "tests": asked.tests or TESTS}
     state = await _carry_out(code.build(client, config), entry, config)
@@ -57,7 +57,7 @@ async def write_code(client: ModelClient, asked: argparse.Namespace) -> int:
 async def _carry_out(
     graph: CompiledStateGraph[Any, None, Any, Any], entry: dict[str, Any], config: PDRConfig
 ) -> dict[str, Any]:
-    """Run a graph, tell what the run inside it does, and return the state at the end."""
+    """Run a graph, tell the events of the run inside it, and return its last state."""
     narration, state = Narration(len(config.widths)), entry
     async for part in graph.astream(entry, stream_mode=["custom", "values"], version="v2"):
         if part["type"] == "values":
@@ -102,16 +102,16 @@ def parser() -> argparse.ArgumentParser:
     )
     kind.add_argument("--words", type=int, default=80, help="about how long (default: 80)")
     kind.set_defaults(write=write_summary)
-    kind = kinds.add_parser("code", help="code that has to pass tests; exit code 1 if it does not")
+    kind = kinds.add_parser("code", help="code that must pass tests; exit code 1 if it fails")
     kind.add_argument("task", nargs="?", default=TASK, help=f"default: {TASK}")
-    tests = f"Python that raises where the code is wrong; default: {TESTS}"
+    tests = f"Python that raises if the code is wrong; default: {TESTS}"
     kind.add_argument("--tests", type=_text_of, metavar="FILE", help=tests)
     kind.set_defaults(write=write_code)
     return parser
 
 
 async def main(asked: argparse.Namespace) -> int:
-    """Work off one task on the configured model."""
+    """Carry out one task on the configured model."""
     async with open_client(announce=_say) as client:
         exit_code: int = await asked.write(client, asked)
     return exit_code

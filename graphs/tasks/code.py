@@ -1,7 +1,6 @@
-"""Code: a task and its tests in, code out; the tests decide, and what fails is mended.
+"""Code: a task and tests in, code out; the tests are the verifier.
 
-A verdict sends the rejected code back with what the tests printed, for as many rounds as
-`max_extra_rounds` grants.
+Code that fails goes back with what the tests printed, for at most `max_extra_rounds` more rounds.
 """
 
 import re
@@ -18,26 +17,26 @@ from pdr_graph.types import Verdict
 
 FIELDS = {"answer": "text", "verifier": "unit_tests", "max_extra_rounds": 2}
 SECONDS = 20.0
-"""What the tests may take."""
+"""Seconds that the tests may take."""
 
 _BLOCK = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _TESTS = re.compile(r"<tests>\n(.*)\n</tests>", re.DOTALL)
 
 
 class CodeState(TypedDict, total=False):
-    """What is asked, and what came of it."""
+    """What is asked, and the answer."""
 
     task: str
     tests: str
-    """Python that raises where the code is wrong; plain `assert` lines will do."""
+    """Python that raises if the code is wrong; plain `assert` lines will do."""
     code: str
     passed: bool
     report: str
-    """What the tests said last."""
+    """What the tests printed last."""
 
 
 def problem_of(state: CodeState) -> str:
-    """Return the task as the model, and the verifier, read it."""
+    """Return the task as the model and the verifier read it."""
     return (
         f"{state['task'].strip()}\n\nReply with the whole program in one Python code block. After "
         f"it, these tests are run:\n<tests>\n{state['tests'].strip()}\n</tests>"
@@ -45,7 +44,7 @@ def problem_of(state: CodeState) -> str:
 
 
 def code_of(solution: str) -> str:
-    """Return the last block of code of a reply, or the reply where it has none."""
+    """Return the last block of code in a reply, or the whole reply if it has none."""
     blocks = _BLOCK.findall(solution)
     return str(blocks[-1] if blocks else solution).strip()
 
@@ -58,13 +57,13 @@ async def unit_tests(step: Step) -> Verdict:
     failure = await run_tests(code_of(step.solution["text"]), tests[1], within_s=SECONDS)
     if failure is None:
         return Verdict(verifier="unit_tests", accepted=True, reason="all tests passed")
-    # The reason goes into the next workspace, beside the code.
+    # The reason stands in the next workspace, beside the code.
     reason = await clip(failure, step.config.kappa // 2, step.counter)
     return Verdict(verifier="unit_tests", accepted=False, reason=reason)
 
 
 def update_of(result: Result) -> CodeState:
-    """Return what the parent's state learns."""
+    """Return the update of the parent's state."""
     return {
         "code": code_of(result.solution),
         "passed": result.verdict["accepted"] is True,

@@ -1,4 +1,4 @@
-"""A plan: a conversation in, a message out, judged by the model before it is given."""
+"""A plan: a conversation in, a message out; the model judges it first."""
 
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -6,7 +6,7 @@ from langgraph.graph.state import CompiledStateGraph
 from pdr_graph import ModelClient, PDRConfig, pdr_node
 
 FIELDS = {"answer": "text", "verifier": "judge", "max_extra_rounds": 1}
-"""A plan that the judge rejects is refined once more, with the judge's reasons in sight."""
+"""A plan that the judge rejects is refined once more, with the judge's reasons in view."""
 
 
 def build(

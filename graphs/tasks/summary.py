@@ -1,4 +1,4 @@
-"""A summary: a document and a length in, a text out, by functions of the state's own."""
+"""A summary: a document and a length in, a text out; functions map the state to the problem."""
 
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -10,14 +10,14 @@ FIELDS = {"answer": "text"}
 
 
 class SummaryState(TypedDict, total=False):
-    """What is asked, and what came of it."""
+    """What is asked, and the answer."""
 
     document: str
     words: int
-    """About how long the summary is to be."""
+    """Words that the summary should have, about."""
     summary: str
     tokens: int
-    """What it cost, B_total."""
+    """B_total of the run."""
 
 
 def problem_of(state: SummaryState) -> str:
@@ -30,7 +30,7 @@ def problem_of(state: SummaryState) -> str:
 
 
 def update_of(result: Result) -> SummaryState:
-    """Return what the parent's state learns."""
+    """Return the update of the parent's state."""
     return {"summary": result.solution, "tokens": result.ledger.b_total}
 
 

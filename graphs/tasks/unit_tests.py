@@ -1,7 +1,7 @@
-"""Runs code that a model wrote, with tests after it, in a process of its own.
+"""Runs code that a model wrote, and tests after it, in a process of its own.
 
-Limits on time, memory and files keep a slip from hurting the machine. They are no sandbox: run the
-code of a model that you do not trust in a container.
+Limits on time, memory and files protect the machine from mistakes. They are no sandbox: use a
+container for the code of a model that you do not trust.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 REPORT = 4000
-"""Characters of what it printed that are kept, from the end."""
+"""Characters of the output that are kept, from its end."""
 
 MEMORY = 1 << 30
 """Bytes of address space."""
 FILE = 1 << 20
-"""Bytes of any file that it writes, and of what it prints."""
+"""Bytes of each file that it may write, and of its output."""
 
 _RUN = f"""
 import resource
@@ -30,12 +30,12 @@ with open("program.py", encoding="utf-8") as program:
 
 
 async def run_tests(code: str, tests: str, *, within_s: float) -> str | None:
-    """Return why the tests fail, as the process printed it; None where they pass.
+    """Return why the tests fail, as the process printed it; None if they pass.
 
     Args:
         code: A Python program.
-        tests: Python that raises where the program is wrong.
-        within_s: Seconds, after which the process and all that it started are killed.
+        tests: Python that raises if the program is wrong.
+        within_s: Seconds after which the process and all that it started are killed.
     """
     with TemporaryDirectory(prefix="pdr-graph-tests-") as name:
         folder = Path(name)

@@ -1,7 +1,7 @@
-"""Decides whether a solution's final answer is the right one, and says why not.
+"""Decides whether a solution's final answer is right, and says why not.
 
-The first of these that decides: the answer is missing; it equals the gold answer as a number or as
-text (`exact.py`); math-verify, in a process that can be killed, finds them equivalent or not.
+The first step that decides counts: no answer is stated; it is compared with the gold answer as a
+number or as text (`exact.py`); math-verify compares them, in a process that can be killed.
 
 Not covered: whether the reasoning is sound, and answers in prose.
 """
@@ -18,32 +18,31 @@ from enum import StrEnum
 from typing import Literal
 
 from pdr_graph.answers import exact
-from pdr_graph.answers.exact import readable
 from pdr_graph.answers.extract import LONGEST_ANSWER, answer_in_text, final_answer
 from pdr_graph.answers.pool import Message, WorkerPool
 
 Mode = Literal["answer", "raw"]
-"""Where the answer is: stated in a solution, or it is the whole text."""
+"""Where the answer is: `answer`, stated in a solution; `raw`, the whole text."""
 
 _HAS_MATH = re.compile(r"\$|\\\(|\\\[|\\(?:boxed|fbox|framebox)\b")
-# A whole text in which math-verify is left to find the expression.
+# In characters: a whole text, in which math-verify finds the expression.
 _LONGEST_TEXT = 50_000
 _CACHE_SIZE = 20_000
-# An answer that ran into the deadline against this many others is not tried against more of them.
+# An answer that timed out against this many others is not compared with more of them.
 _MOST_TIMEOUTS = 2
 
 
 class CheckVerdict(StrEnum):
-    """What came of checking an answer; only the first two judge it."""
+    """The outcome of a check; only the first two judge the answer."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     NO_ANSWER = "no_answer"
-    """The solution states none."""
+    """The solution states no answer."""
     TRUNCATED = "truncated"
-    """The same, of a solution that was cut by a token limit."""
+    """The solution states no answer, and a token limit cut it."""
     UNPARSEABLE = "unparseable"
-    """It cannot be read as mathematics."""
+    """The answer cannot be read as mathematics."""
     TIMEOUT = "timeout"
     """No verdict within the deadline or the memory limit."""
 
@@ -56,9 +55,9 @@ class CheckResult:
     extracted: str | None
     """The final answer; None if there is none."""
     seconds: float
-    """Of work on it; the wait for a worker that is busy, or starts, is not counted."""
+    """Time of the check, without the wait for a worker that is busy or starts."""
     reason: str = ""
-    """More on a verdict that is neither correct nor wrong, where there is more to say."""
+    """Detail of a verdict that is neither correct nor wrong; may be empty."""
 
     @property
     def correct(self) -> bool:
@@ -79,7 +78,7 @@ class _CheckWatch:
         self.begin()
 
     def begin(self) -> None:
-        """Begin anew."""
+        """Start the clock again."""
         self._began = time.perf_counter()
 
     @property
@@ -94,28 +93,27 @@ class _Pair:
     gold: str
     answer: str
     in_text: bool = False
-    """The answer may be somewhere in a text."""
+    """Whether the answer may be anywhere in a text."""
     both_ways: bool = False
-    """Neither is the gold one: they are equivalent if either would do for the other."""
+    """Whether neither is gold: they are equivalent if either is correct for the other."""
 
     @property
     def longest_answer(self) -> int:
         return _LONGEST_TEXT if self.in_text else LONGEST_ANSWER
 
-    def request(self, seconds: float) -> Message:
+    def request(self) -> Message:
         """Write the request for `worker.py`."""
-        gold, answer = readable(self.gold), readable(self.answer)
+        gold, answer = exact.readable(self.gold), exact.readable(self.answer)
         return {
             "gold": _boxed(gold),
             # Prose stays prose: the library looks for a number in it.
             "answer": answer if self.in_text and "\\" not in answer else _boxed(answer),
             "both_ways": self.both_ways,
-            "seconds": seconds,
         }
 
 
 def _boxed(text: str) -> str:
-    """Mark a bare expression as mathematics, which math-verify otherwise does not see."""
+    """Mark a bare expression as mathematics, so that math-verify sees it."""
     return text if _HAS_MATH.search(text) else f"\\boxed{{{text}}}"
 
 
@@ -131,10 +129,7 @@ class Checker:
     async def check(
         self, gold: str, solution: str, *, mode: Mode = "answer", truncated: bool = False
     ) -> CheckResult:
-        """Check the final answer of a solution.
-
-        `truncated` says that the solution was cut by a token limit.
-        """
+        """Check the final answer of a solution; `truncated` if a token limit cut the solution."""
         watch = _CheckWatch()
         answer = final_answer(solution) if mode == "answer" else solution.strip() or None
         if answer is None:
@@ -144,19 +139,19 @@ class Checker:
         return CheckResult(judged.verdict, answer, watch.seconds, judged.reason)
 
     async def same(self, left: str, right: str) -> bool:
-        """Tell whether two answers are equivalent; two that cannot be compared are not."""
+        """Return whether two answers are equivalent; False where they cannot be compared."""
         first, second = sorted((left, right))
         judged = await self._judge(_Pair(first, second, both_ways=True), _CheckWatch())
         return judged.verdict is CheckVerdict.CORRECT
 
     def close(self) -> None:
-        """End the worker processes. Not needed before exit."""
+        """End the worker processes. A program that exits need not call it."""
         self.pool.close()
 
     async def _judge(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         decided = exact.equal(pair.gold, pair.answer)
         if decided is None and pair.in_text and (found := answer_in_text(pair.answer)):
-            # It may confirm the text; only the whole of the text can be found wrong.
+            # A part of the text may show that it is right; only the whole can be wrong.
             decided = exact.equal(pair.gold, found) or None
         if decided is not None:
             return _Judgement(CheckVerdict.CORRECT if decided else CheckVerdict.WRONG)
@@ -182,7 +177,7 @@ class Checker:
 
     async def _ask(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         deadline_s = self.pool.limits.deadline_s
-        asked = self.pool.submit(pair.request(deadline_s), on_begin=watch.begin)
+        asked = self.pool.submit(pair.request(), on_begin=watch.begin)
         reply = await asyncio.wrap_future(asked)
         if reply is None:
             return _Judgement(CheckVerdict.TIMEOUT, f"no verdict within {deadline_s:g} s")

@@ -1,11 +1,9 @@
-"""A pool of killable processes for work that may never end.
+"""A pool of processes for work that may never end.
 
-Each worker is one thread and one child process. The thread takes a request, hands it to the child,
-and waits for as long as the deadline allows; then it kills the child and starts another. Because
-the clock is the thread's, the outcome is the same from the main thread, from any other thread and
-from a coroutine of any event loop, and nothing here uses signals.
-
-One process that answers requests, a JSON object a line, for as long as it is let live.
+Each worker is one thread and one child process, which answers requests, a JSON object a line. The
+thread hands a request to the child and waits as long as the deadline allows; then it kills the
+child and starts another. The clock is the thread's, and no signals are used, so the outcome is the
+same from the main thread, from any other thread and from a coroutine of any event loop.
 """
 
 from __future__ import annotations
@@ -27,34 +25,43 @@ from pathlib import Path
 from typing import Any
 
 from pdr_graph.errors import PDRError
+from pdr_graph.process import guarded, kill_group
 
-# Requests and replies of `worker.py`.
 Message = dict[str, Any]
+"""A request to the script, or its reply."""
 
-# Importing sympy takes 1 to 3 s, and many times that on a machine that is busy.
+WORKER = Path(__file__).with_name("worker.py")
+"""The script that runs math-verify: lines in, lines out, of which the first says it is ready."""
+
+_CLOSED = "the answer checker was closed"
+# Importing sympy takes 1 to 3 s, and many times that on a busy machine.
 _START_TIMEOUT_S = 120.0
+# Share of the deadline after which a second child is started, which takes seconds: a child that
+# has not replied by then will most likely have to be killed.
+_SPARE_AFTER = 0.25
 
 
 class Child:
-    """One child process."""
+    """One child process; it ends with ours."""
 
     def __init__(self, script: Path, argument: str) -> None:
         # -P keeps the script's folder off the path: its neighbours are not top-level modules.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(script), argument],
+            guarded([sys.executable, "-P", str(script), argument]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self.num_requests = 0
         self._part = b""
-        """Of a line that is not whole yet."""
+        """The beginning of a line that has not come whole yet."""
 
     def wait_until_ready(self) -> None:
-        """Wait for the line that says so.
+        """Wait for the line that says that it is ready.
 
         Raises:
-            PDRError: It did not come.
+            PDRError: The line did not come.
         """
         if self.reply(_START_TIMEOUT_S) is None:
             raise PDRError(
@@ -64,16 +71,16 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
+        """Process id of the child's guard, which leads its process group."""
         return self._process.pid
 
     @property
     def ended(self) -> bool:
-        """Whether it is no more."""
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def ask(self, request: Message) -> None:
-        """Send a request; a child that has ended leaves it without a reply."""
+        """Send a request; if the child has ended there will be no reply."""
         self.num_requests += 1
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
@@ -92,7 +99,7 @@ class Child:
                 return None
             part = os.read(self._process.stdout.fileno(), 65_536)
             if not part:
-                self.kill()  # who has closed its output has ended, or is about to
+                self.kill()  # a child that has closed its output has ended, or is about to
                 return None
             line += part
         self._part = b""
@@ -101,11 +108,12 @@ class Child:
 
     def kill(self) -> None:
         """End the process, whatever it is doing; its thread then finds the pipe at its end."""
-        self._process.kill()
+        if self._process.poll() is None:
+            kill_group(self._process.pid)
         self._process.wait()
 
     def close(self) -> None:
-        """End the process and let go of its pipes."""
+        """End the process and close its pipes."""
         self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -113,26 +121,17 @@ class Child:
                 pipe.close()
 
 
-WORKER = Path(__file__).with_name("worker.py")
-"""The script that runs math-verify: lines in, lines out, of which the first says it is ready."""
-
-_CLOSED = "the answer checker was closed"
-# Of the deadline: a child that has not replied by then will most likely have to be killed. Another
-# is started, which takes seconds, so that the next request finds it ready.
-_SPARE_AFTER = 0.25
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one pool may use."""
+    """Limits of one pool."""
 
     num_workers: int = 2
     deadline_s: float = 5.0
-    """For one request, from when a ready child is given it."""
+    """For one request, from the moment when a child that is ready gets it."""
     memory_bytes: int = 1 << 30
     """Address space of a child."""
     requests_per_child: int = 500
-    """Then it is replaced, since sympy's caches grow."""
+    """After these a child is replaced, since sympy's caches grow."""
 
 
 @dataclass(slots=True)
@@ -148,22 +147,22 @@ class _Hands:
 
     child: Child | None = None
     spare: Child | None = None
-    """Takes the place of one that had to be killed; it may not be ready yet."""
+    """Replaces a child that has to be killed; it may not be ready yet."""
 
 
 @dataclass
 class _State:
-    """What the threads share; it does not refer to the pool, so that the pool can be collected."""
+    """State that the threads share; it does not refer to the pool, so the pool can be collected."""
 
     script: Path
     limits: Limits
     owner: int = field(default_factory=os.getpid)
     jobs: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue)
-    # Reentrant, since the collector may call `close` from a thread that holds it.
+    # Reentrant, since the collector may call `close` in a thread that holds it.
     lock: threading.RLock = field(default_factory=threading.RLock)
     threads: list[threading.Thread] = field(default_factory=list)
     num_waiting: int = 0
-    """Jobs that are queued or being done."""
+    """Jobs that are queued or under way."""
     children: set[Child] = field(default_factory=set)
     closed: bool = False
 
@@ -184,7 +183,7 @@ class _State:
                 thread.join(timeout=5)
 
     def work(self) -> None:
-        """Serve jobs with one child after another; the body of a thread."""
+        """Do jobs with one child after another; the body of a thread."""
         hands = _Hands()
         while (job := self.jobs.get()) is not None:
             if job.future.set_running_or_notify_cancel():
@@ -199,7 +198,7 @@ class _State:
             self.num_waiting -= 1
 
     def _serve(self, job: _Job, hands: _Hands) -> None:
-        """Do one job, and have a child at hand for the next."""
+        """Do one job, and make a child ready for the next."""
         try:
             child = self._take(hands)
             job.on_begin()
@@ -216,12 +215,11 @@ class _State:
             return
         self._drop(child)
         hands.child = None
-        # The next one is made ready now, not when it is needed.
-        with suppress(PDRError, OSError):  # the next job tries again, and has someone to tell
+        with suppress(PDRError, OSError):  # the next job tries again, and reports the error
             self._take(hands)
 
     def _ask(self, request: Message, child: Child, hands: _Hands) -> Message | None:
-        """Return the reply; None if there was none in time, or the child ended."""
+        """Return the reply; None if the child took too long or ended."""
         end = time.monotonic() + self.limits.deadline_s
         child.ask(request)
         reply = child.reply(self.limits.deadline_s * _SPARE_AFTER)
@@ -233,7 +231,7 @@ class _State:
         return child.reply(max(0.0, end - time.monotonic()))
 
     def _take(self, hands: _Hands) -> Child:
-        """Return a child that is ready, whether it was so before or not."""
+        """Return a child that is ready, and wait for it if need be."""
         if hands.child is None:
             child, hands.spare = hands.spare or self._launch(), None
             try:
@@ -264,7 +262,7 @@ class _State:
 
 
 class WorkerPool:
-    """Runs requests in child processes; started by the first, closed with the interpreter."""
+    """Runs requests in child processes, the first of which starts with the first request."""
 
     def __init__(self, limits: Limits | None = None, script: Path = WORKER) -> None:
         self.limits = limits or Limits()
@@ -278,17 +276,17 @@ class WorkerPool:
     def submit(
         self, request: Message, *, on_begin: Callable[[], None] = lambda: None
     ) -> Future[Message | None]:
-        """Queue a request; its result is None where the child had to be killed.
+        """Queue a request; its result is None if the child had to be killed.
 
         Args:
             request: For the child.
-            on_begin: Called when a child that is ready is given it, from another thread.
+            on_begin: Called from another thread when a child that is ready gets the request.
 
         Raises:
             PDRError: The pool was closed.
         """
         if self._state.owner != os.getpid():
-            self._open()  # we are a fork: threads did not come along, children are not ours
+            self._open()  # this process is a fork: it has no threads, and the children are not its
         state = self._state
         job = _Job(request, Future(), on_begin)
         with state.lock:
@@ -303,10 +301,10 @@ class WorkerPool:
         return job.future
 
     def pids(self) -> list[int]:
-        """Return the process ids of the children that are alive now."""
+        """Return the process ids of the children that are alive now, those of their guards."""
         with self._state.lock:
             return [child.pid for child in self._state.children]
 
     def close(self) -> None:
-        """End the children; a pool that is closed stays closed. Not needed before exit."""
+        """End the children, for good; the interpreter does so when it ends."""
         self._finalizer()

@@ -3,28 +3,21 @@ r"""The child process that runs math-verify, one pair of answers at a time.
 It is started as a script, by path, so that a check costs the import of math-verify and nothing
 else. It reads one JSON object a line from standard input and writes one a line to standard output:
 
-    {"gold": "\\boxed{2x}", "answer": "$x + x$", "both_ways": false, "seconds": 5.0}
+    {"gold": "\\boxed{2x}", "answer": "$x + x$", "both_ways": false}
     {"verdict": "correct", "reason": ""}
 
-What it does *not* do: keep time. The parent does, and kills it. It only makes sure that it does not
-outlive its parent. The end of standard input ends it; but one power of large integers is one call
-into C, in which no thread gets to see that. There Linux ends it, as the parent's death signal, and
-elsewhere the limit on processor time. Memory is limited too. Not covered: network and files, which
-math-verify does not touch.
+It does *not* keep time: the parent does, and kills it. One power of large integers is one call into
+C, which no signal handler and no thread can interrupt. Memory is limited. Not covered: network and
+files, which math-verify does not touch.
 
 Library: https://github.com/huggingface/Math-Verify, 0.9.
 """
 
-import ctypes
 import json
 import logging
-import math
 import os
-import queue
 import resource
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -33,9 +26,9 @@ from typing import Any
 # One object a line, in both directions.
 _Line = dict[str, Any]
 
-# Two exact numbers that differ by more than this, relative to their size, are not one number.
+# Two exact numbers that differ by more than this, relative to their size, are different.
 _EXACT_TOLERANCE = 1e-12
-# The same where one was written as a decimal: 1/3 and 0.333333.
+# The same if one is written as a decimal: 1/3 and 0.333333.
 _DECIMAL_TOLERANCE = 1.001e-6
 
 
@@ -65,10 +58,10 @@ class MathVerify:
         return "correct" if equal and not self._far_apart(golds[0], answers[0]) else "wrong"
 
     def _read(self, text: str) -> list[Any]:
-        # Its fallback is a string of what it failed to read, often cut: two of them say nothing.
+        # Its fallback is a string of what it failed to read, often cut: no use to compare two.
         options: dict[str, Any] = {"fallback_mode": "no_fallback", "parsing_timeout": None}
         if text.startswith("\\boxed"):
-            # Left to itself, it would look for any number within what it cannot read.
+            # By default it would look for any number within what it cannot read.
             options["extraction_config"] = self._latex_only
         read: list[Any] = self._parse(text, **options)
         return read
@@ -86,14 +79,14 @@ class MathVerify:
             )
         except MemoryError:
             raise
-        # The library takes what it cannot compare for different, all but the lack of memory.
+        # The library itself counts what it cannot compare as different, except a lack of memory.
         except Exception:  # noqa: BLE001
             return False
 
     def _far_apart(self, gold: Any, answer: Any) -> bool:
-        """Tell whether two numbers that the library calls equal are not.
+        """Tell whether two numbers differ that the library calls equal.
 
-        It subtracts and rounds at an absolute size, so that 1/2^99 equals 1/2^98.
+        It subtracts them and rounds to an absolute size, so that 1/2^99 equals 1/2^98.
         """
         if not (isinstance(gold, self._basic) and isinstance(answer, self._basic)):
             return False
@@ -112,24 +105,17 @@ def reply(library: MathVerify, line: str) -> _Line:
     """Answer one request line."""
     request = json.loads(line)
     try:
-        limit_processor_time(request["seconds"])
         verdict = library.judge(request["gold"], request["answer"], both_ways=request["both_ways"])
     except MemoryError:
         return {"verdict": "timeout", "reason": "memory limit reached"}
-    # Whatever a parser raises on text it was not made for, the text is unreadable to us.
+    # A parser may raise anything on text that it was not made for.
     except Exception as error:  # noqa: BLE001
         return {"verdict": "unparseable", "reason": type(error).__name__}
     return {"verdict": verdict, "reason": ""}
 
 
-def limit_processor_time(seconds: float) -> None:
-    """Let the system end this process soon after the time in which the parent would have."""
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    lower_limit(resource.RLIMIT_CPU, math.ceil(spent.ru_utime + spent.ru_stime + seconds) + 1)
-
-
 def lower_limit(which: int, value: int) -> None:
-    """Set a limit that may be changed again, within what this process may have at most."""
+    """Set a limit of this process, no higher than the highest that it may have."""
     most = resource.getrlimit(which)[1]
     if most != resource.RLIM_INFINITY:
         value = min(value, most)
@@ -137,38 +123,23 @@ def lower_limit(which: int, value: int) -> None:
         resource.setrlimit(which, (value, most))
 
 
-def die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the thread that started this process is gone; prctl(2)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 def serve(start: Callable[[], Callable[[str], _Line]]) -> None:
     """Say `ready`, then answer requests until standard input ends.
 
-    `start` imports what it takes and returns what answers one request line; memory is limited
-    once it has.
+    Args:
+        start: Imports the library, and returns a function that answers one request line. Memory is
+            limited after it.
     """
-    die_with_parent()
     answer = start()
     lower_limit(resource.RLIMIT_AS, int(sys.argv[1]))
     lower_limit(resource.RLIMIT_CORE, 0)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     # A library that prints must not write into the conversation.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def listen() -> None:
-        for line in sys.stdin:
-            requests.put(line)
-        os._exit(0)  # the parent is gone, whatever the main thread is computing
-
-    threading.Thread(target=listen, daemon=True).start()
     answers.write('{"ready": true}\n')
     answers.flush()
-    while True:
-        answers.write(json.dumps(answer(requests.get())) + "\n")
+    for line in sys.stdin:
+        answers.write(json.dumps(answer(line)) + "\n")
         answers.flush()
 
 

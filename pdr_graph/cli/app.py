@@ -1,61 +1,87 @@
-"""The command line: its commands, and what becomes of their errors."""
+"""The command line: its commands, and the process that runs one of them."""
 
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from pdr_graph.cli.commands import measures, runs, servers, training
-from pdr_graph.cli.failure import INTERRUPTED, explain
-from pdr_graph.cli.output import Output
+from pdr_graph.cli import commands
+from pdr_graph.cli.failure import end_of
+from pdr_graph.cli.options import Command, takes
+from pdr_graph.cli.output import LogLines, Output
 from pdr_graph.settings import debug_wanted
 
-app = typer.Typer(
-    name="pdr-graph",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_COMMANDS: Mapping[str, Callable[..., None]] = {
-    "solve": runs.solve,
-    "resume": runs.resume,
-    "threads": runs.threads,
-    "inspect": runs.inspect,
-    "serve": servers.serve,
-    "up": servers.up,
-    "down": servers.down,
-    "eval": measures.evaluate,
-    "compare": measures.compare,
-    "check": measures.check,
-    "train": training.train,
-    "train-data": training.train_data,
-    "doctor": servers.doctor,
-    "demo": servers.demo,
+_COMMANDS: Mapping[str, tuple[type[Command], str]] = {
+    "solve": (commands.SolveCommand, "solve:solve_command"),
+    "resume": (commands.ResumeCommand, "solve:resume_command"),
+    "threads": (commands.ThreadsCommand, "threads:threads_command"),
+    "inspect": (commands.InspectCommand, "inspect:inspect_command"),
+    "serve": (commands.ServeCommand, "serve:serve_command"),
+    "up": (commands.UpCommand, "up:up_command"),
+    "down": (commands.DownCommand, "up:down_command"),
+    "eval": (commands.EvalCommand, "eval:eval_command"),
+    "compare": (commands.CompareCommand, "compare:compare_command"),
+    "check": (commands.CheckCommand, "check:check_command"),
+    "train": (commands.TrainCommand, "train:train_command"),
+    "train-data": (commands.TrainDataCommand, "train:train_data_command"),
+    "doctor": (commands.DoctorCommand, "doctor:doctor_command"),
+    "demo": (commands.DemoCommand, "solve:demo_command"),
 }
-"""In the order of the help."""
-
-for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
+"""Each command with the function that carries it out, in the order of the help."""
 
 
-@app.callback(invoke_without_command=True)
+def make_app(only: str | None = None) -> typer.Typer:
+    """Return the command line.
+
+    Args:
+        only: The command that takes its options, to save the time of building the others'. None
+            builds all, for those who lay out the options.
+    """
+    app = typer.Typer(
+        name="pdr-graph",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_entry)
+    for name, (model, place) in _COMMANDS.items():
+        if only in {None, name}:
+            app.command(name)(takes(model)(_carried_out_by(place)))
+        else:
+            app.command(name, help=model.__doc__)(lambda: None)
+    return app
+
+
+def _carried_out_by(place: str) -> Callable[[Command], None]:
+    """Return a function that imports the one at `place` only when it is called."""
+
+    def carry_out(command: Command) -> None:
+        output = Output(json=command.as_json, quiet=command.quiet)
+        LogLines(output, command.logs).install()
+        module, _, name = place.partition(":")
+        getattr(import_module(f"pdr_graph.cli.{module}"), name)(command, output)
+
+    return carry_out
+
+
 def _entry(
     context: typer.Context,
     show_version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.")
+        bool, typer.Option("--version", help="Show the version and exit.", metavar="")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks of errors (PDR_DEBUG).")
+        bool, typer.Option("--debug", help="Show tracebacks of errors (PDR_DEBUG).", metavar="")
     ] = False,
 ) -> None:
     """Parallel-Distill-Refine reasoning: many drafts, one bounded workspace, a better answer."""
     if show_version:
+        from importlib.metadata import version
+
         typer.echo(f"pdr-graph {version('pdr-graph')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -73,30 +99,12 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every error becomes one sentence."""
-    from pdr_graph.cli.failure import RunEndedError
-
-    debug = debug_wanted() or "--debug" in arguments
-    output = Output()
+    named = next((each for each in arguments if each in _COMMANDS), "")
     try:
-        code = typer.main.get_command(app).main(
+        code = typer.main.get_command(make_app(named)).main(
             list(arguments), prog_name="pdr-graph", standalone_mode=False
         )
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except RunEndedError as ended:
-        code = ended.exit_code
-        if ended.cause is not None:
-            code = _report(ended.cause, output, debug=debug)
-        output.tell(ended.way_on, to_copy=True)
     # The top of the command line: nothing may leave it as a traceback.
-    except Exception as error:  # noqa: BLE001
-        return _report(error, output, debug=debug)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        return end_of(error, Output(), debug=debug_wanted() or "--debug" in arguments)
     return code if isinstance(code, int) else 0
-
-
-def _report(error: Exception, output: Output, *, debug: bool) -> int:
-    failure = explain(error)
-    if debug:
-        traceback.print_exception(error)
-    output.tell(f"error: {failure.sentence}", "red")
-    return failure.exit_code

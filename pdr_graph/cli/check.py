@@ -1,4 +1,4 @@
-"""`pdr-graph check`: predictions against gold answers, a JSON object a line in and out."""
+"""`pdr-graph check`: predictions against gold answers, as JSON lines in and out."""
 
 import asyncio
 import json
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import IO, Any, get_args
 
 from pdr_graph.answers import Checker, CheckResult, Limits, Mode, WorkerPool
+from pdr_graph.cli.commands import CheckCommand
 from pdr_graph.cli.output import Output, joined
 from pdr_graph.errors import ConfigError
 
 HEARTBEAT_S = 10.0
 CHUNK_BYTES = 1 << 16
 _AHEAD = 32
-"""Lines under way for each worker: one that takes long holds up no others, and memory is kept."""
+"""Lines read ahead for each worker, so that a slow one delays no others; bounds memory."""
 
 MODES: tuple[str, ...] = get_args(Mode)
 
@@ -44,13 +45,13 @@ _UnderWay = tuple[Case, asyncio.Task[CheckResult]] | ConfigError
 
 @dataclass(slots=True)
 class _Count:
-    """What was seen so far."""
+    """The verdicts so far."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     bad: int = 0
     told: float = field(default_factory=time.monotonic)
-    """When standard error was last written to."""
+    """When the summary was last printed."""
 
     def take(self, result: CheckResult) -> None:
         """Count a result."""
@@ -58,7 +59,7 @@ class _Count:
         self.seconds.append(result.seconds)
 
     def summary(self) -> str:
-        """Tell all in a line."""
+        """Say it all in one line."""
         median = statistics.median(self.seconds) * 1000 if self.seconds else 0.0
         return joined(
             [
@@ -69,20 +70,19 @@ class _Count:
         )
 
 
-def check_command(
-    file: Path | None, mode: str, deadline_s: float, workers: int, output: Output
-) -> None:
+def check_command(command: CheckCommand, output: Output) -> None:
     """Check every line, and write the verdicts in the order of the lines.
 
     Raises:
         ConfigError: the file cannot be read, or lines were no cases; the others were checked.
     """
-    if mode not in MODES:
-        raise ConfigError(f"--mode {mode!r} is none; known are {', '.join(MODES)}")
-    default: Mode = "raw" if mode == "raw" else "answer"
-    name, source = _opened(file)
+    if command.mode not in MODES:
+        raise ConfigError(f"--mode {command.mode!r} is none; known are {', '.join(MODES)}")
+    default: Mode = "raw" if command.mode == "raw" else "answer"
+    limits = Limits(command.workers, command.deadline)
+    name, source = _opened(command.file)
     with source:
-        count = asyncio.run(_check_all(source, name, default, Limits(workers, deadline_s), output))
+        count = asyncio.run(_check_all(source, name, default, limits, output))
     if not (count.bad or count.seconds):
         raise ConfigError(f"{name} holds no lines to check")
     output.say(count.summary())
@@ -149,7 +149,7 @@ def _opened(file: Path | None) -> tuple[str, IO[bytes]]:
 async def _check_all(
     source: IO[bytes], name: str, default: Mode, limits: Limits, output: Output
 ) -> _Count:
-    """Write what came of each line, in order, with others under way behind the one waited for."""
+    """Write the verdict of each line in order; lines behind it are checked meanwhile."""
     checker, count, loop = Checker(WorkerPool(limits)), _Count(), asyncio.get_running_loop()
     ordered: asyncio.Queue[_UnderWay | OSError | None] = asyncio.Queue()
     room = threading.Semaphore(_AHEAD * limits.num_workers)
@@ -174,7 +174,7 @@ async def _check_all(
             end = error
         loop.call_soon_threadsafe(begin, end)
 
-    # A daemon: the end of the command must not wait for a pipe that says nothing more.
+    # A daemon: the command must not wait at its end for a pipe that is silent.
     threading.Thread(target=_until_closed, args=(read_on,), daemon=True).start()
     try:
         while (next_one := await ordered.get()) is not None:
@@ -188,7 +188,7 @@ async def _check_all(
 
 
 def _until_closed(work: Callable[[], None]) -> None:
-    with suppress(RuntimeError):  # the event loop is closed: nobody wants more
+    with suppress(RuntimeError):  # the event loop is closed
         work()
 
 

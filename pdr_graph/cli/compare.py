@@ -1,7 +1,8 @@
 """`pdr-graph compare`: what runs of `pdr-graph eval` show, with intervals."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import importlib.util
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from pdr_graph.cli.commands import CompareCommand
 from pdr_graph.cli.output import Output, one_line, plain_table
 from pdr_graph.errors import ConfigError
 
@@ -18,35 +20,25 @@ if TYPE_CHECKING:
     from pdr_graph.eval.report import Sheet
 
 
-def compare_command(
-    folders: Sequence[Path],
-    pairs: Sequence[str],
-    ks: Sequence[int],
-    confidence: float,
-    seed: int,
-    markdown: Path | None,
-    plots: Path | None,
-    html: Path | None,
-    output: Output,
-) -> None:
+def compare_command(command: CompareCommand, output: Output) -> None:
     """Compare the arms of some runs, show it, and write what was asked for.
 
     Raises:
         ConfigError: a run cannot be read, a pair or k does not fit, a library is missing, or a
             file cannot be written.
     """
-    _need_libraries()
+    _need("comparing runs", "numpy", "scipy")
     from pdr_graph.eval.comparison import ComparisonRequest, compare
     from pdr_graph.eval.records import read_run
 
     request = ComparisonRequest(
-        pairs=tuple(map(_pair, pairs)) or None,
-        ks=tuple(ks) or None,
-        confidence=confidence,
-        seed=seed,
+        pairs=tuple(map(_pair, command.pairs)) or None,
+        ks=command.ks or None,
+        confidence=command.confidence,
+        seed=command.seed,
     )
-    found = asyncio.run(compare([read_run(folder) for folder in folders], request))
-    written = list(_write(found, markdown, plots, html))
+    found = asyncio.run(compare([read_run(folder) for folder in command.runs], request))
+    written = list(_write(found, command))
     if output.json:
         output.show_json({**found.to_json(), "written": [str(file) for file in written]})
     else:
@@ -55,15 +47,13 @@ def compare_command(
         output.say(f"written: {file}")
 
 
-def _need_libraries() -> None:
-    try:
-        import numpy  # noqa: F401
-        import scipy  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"comparing runs needs {error.name}, which is not installed; "
-            "install it with: pip install 'pdr-graph[eval]'"
-        ) from None
+def _need(what: str, *packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"{what} needs {package}, which is not installed; "
+                "install it with: pip install 'pdr-graph[eval]'"
+            )
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -73,47 +63,32 @@ def _pair(text: str) -> tuple[str, str]:
     return reference, arm
 
 
-def _write(
-    found: "Comparison", markdown: Path | None, plots: Path | None, html: Path | None
-) -> Iterator[Path]:
-    if markdown is not None:
-        from pdr_graph.eval.report import to_markdown
+def _write(found: "Comparison", command: CompareCommand) -> Iterator[Path]:
+    """Write what was asked for, and yield its files."""
+    try:
+        if command.markdown is not None:
+            from pdr_graph.eval.report import to_markdown
 
-        try:
-            markdown.parent.mkdir(parents=True, exist_ok=True)
-            markdown.write_text(to_markdown(found), "utf-8")
-        except OSError as error:
-            raise ConfigError(_unwritable(markdown, error)) from None
-        yield markdown
-    if plots is not None or html is not None:
-        _need_matplotlib()
-    if plots is not None:
-        from pdr_graph.eval.comparison_page import draw
+            command.markdown.parent.mkdir(parents=True, exist_ok=True)
+            command.markdown.write_text(to_markdown(found), "utf-8")
+            yield command.markdown
+        if command.plots is not None:
+            _need("--plots", "matplotlib")
+            from pdr_graph.eval.comparison_page import draw
 
-        try:
-            yield from draw(found, plots)
-        except OSError as error:
-            raise ConfigError(_unwritable(plots, error)) from None
-    if html is not None:
+            yield from draw(found, command.plots)
+    except OSError as error:
+        path = str(error.filename or command.plots or command.markdown)
+        raise ConfigError(
+            f"{path!r} cannot be written ({error.strerror}); name another place"
+        ) from None
+    if command.html is not None:
+        _need("--html", "matplotlib")
         from pdr_graph.eval.comparison_page import comparison_page
         from pdr_graph.page import write_page
 
-        write_page(html, comparison_page(found))
-        yield html
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "--plots and --html need matplotlib, which is not installed; "
-            "install it with: pip install 'pdr-graph[eval]'"
-        ) from None
-
-
-def _unwritable(path: Path, error: OSError) -> str:
-    return f"{str(path)!r} cannot be written ({error.strerror}); name another place"
+        write_page(command.html, comparison_page(found))
+        yield command.html
 
 
 def _tables(found: "Comparison") -> list[RenderableType]:

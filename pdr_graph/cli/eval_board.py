@@ -1,30 +1,20 @@
-"""Shows an evaluation that goes on: one line an arm, live on a terminal, now and then elsewhere.
+"""What `pdr-graph eval` shows of its arms: budgets before, progress during, figures after."""
 
-What `pdr-graph eval` says of its arms: their budgets before, their figures after.
-"""
-
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
 from rich.text import Text
 
-from pdr_graph.cli.output import Output, joined, one_line, plain_table
+from pdr_graph.cli.live import Bar, Board, duration
+from pdr_graph.cli.output import Output, joined, one_line, table_of
 from pdr_graph.eval.plan import EvalPlan
 from pdr_graph.eval.records import ArmTally, Key, SampleRecord, key_of, read_run, tallies
 from pdr_graph.eval.runner import EvalWatcher
 from pdr_graph.eval.sample import Sample
 from pdr_graph.events import RunEvent
-
-HEARTBEAT_S = 30.0
-REFRESH_PER_S = 4
-BAR_CELLS, LEAST_CELLS = 20, 6
-LONGEST_NAME = 28
 
 
 @dataclass(slots=True)
@@ -35,9 +25,9 @@ class ArmCount:
     records: dict[Key, tuple[bool, bool, int]] = field(default_factory=dict)
     """Of each finished sample: whether it is right, whether it failed, its tokens."""
     live: dict[Key, int] = field(default_factory=dict)
-    """Tokens so far of each sample that is worked on here."""
+    """Tokens so far of each sample that runs in this process."""
     done_here: int = 0
-    """Samples that were finished since this process began."""
+    """Samples finished since this process began."""
 
     @property
     def done(self) -> int:
@@ -46,37 +36,50 @@ class ArmCount:
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion tokens, those of samples under way included."""
-        return sum(tokens for _, _, tokens in self.records.values()) + sum(self.live.values())
+        """Prompt and completion tokens, running samples included."""
+        finished = sum(tokens for _, _, tokens in list(self.records.values()))
+        return finished + sum(list(self.live.values()))
 
     @property
     def failed(self) -> int:
         """Samples without a solution."""
-        return sum(failed for _, failed, _ in self.records.values())
+        return sum(failed for _, failed, _ in list(self.records.values()))
 
     @property
     def accuracy(self) -> float | None:
         """Share of right answers among finished samples; None before the first."""
-        return (
-            sum(right for right, _, _ in self.records.values()) / self.done if self.done else None
-        )
+        rights = [right for right, _, _ in list(self.records.values())]
+        return sum(rights) / len(rights) if rights else None
 
     def left_s(self, elapsed: float) -> float | None:
-        """Return the seconds that are left at the pace so far; None before there is one."""
+        """Return the seconds left at the pace so far; None before there is one."""
         if self.done >= self.total:
             return 0.0
         return elapsed / self.done_here * (self.total - self.done) if self.done_here else None
 
+    def facts(self, elapsed: float) -> list[str]:
+        """Return samples, accuracy, losses, tokens and the time left."""
+        left = self.left_s(elapsed)
+        return [
+            f"{self.done}/{self.total}",
+            "" if self.accuracy is None else f"{self.accuracy:.1%}",
+            f"{self.failed} failed" if self.failed else "",
+            f"{_short(self.tokens)} tokens",
+            "" if not left else f"{duration(left)} left",
+        ]
 
-class Board(EvalWatcher):
-    """Counts what happens, and tells it."""
+
+class ArmsBoard(Board, EvalWatcher):
+    """Counts the samples of each arm."""
+
+    silence_s = 30.0
 
     def __init__(self, arms: Sequence[str], total: int, output: Output) -> None:
         self.arms = {name: ArmCount(total) for name in arms}
         self._output = output
         self._began: float | None = None
-        """None until the first sample is begun here; what was read before has no pace."""
-        self._told_waiting = False
+        """None until the first sample starts here; recorded samples say nothing of the pace."""
+        self._said_waiting = False
 
     def started(self, sample: Sample) -> None:
         """Start the clock."""
@@ -101,91 +104,26 @@ class Board(EvalWatcher):
             self._output.say(f"failed: {where}: {record['error']}")
 
     def waiting(self, number: int) -> None:
-        """Say once that others are at work."""
-        if not self._told_waiting:
-            self._output.say(f"{number} samples are with other processes; waiting for them")
-        self._told_waiting = True
+        """Say once that other processes hold the remaining samples."""
+        if not self._said_waiting:
+            self._output.say(f"other processes run {number} samples; waiting for them")
+        self._said_waiting = True
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the first sample was begun here."""
+        """Seconds since the first sample started here."""
         return 0.0 if self._began is None else perf_counter() - self._began
 
-    def status(self) -> list[str]:
-        """Tell each arm in a line."""
+    def bars(self) -> list[Bar]:
+        """Return one line for each arm."""
         return [
-            f"{one_line(name)}: {joined(_facts(arm, self.elapsed))}"
+            Bar(name, arm.done, arm.total, joined(arm.facts(self.elapsed)))
             for name, arm in self.arms.items()
         ]
 
-
-@asynccontextmanager
-async def board_shown(output: Output, board: Board) -> AsyncIterator[None]:
-    """Show a board for as long as the block lasts."""
-    if output.quiet:
-        yield
-    elif output.stderr.is_terminal and not output.stderr.is_dumb_terminal:
-        with Live(
-            _Bars(board),
-            console=output.stderr,
-            refresh_per_second=REFRESH_PER_S,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        ):
-            yield
-    else:
-        task = asyncio.create_task(_now_and_then(output, board))
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-async def _now_and_then(output: Output, board: Board) -> None:
-    while True:
-        await asyncio.sleep(HEARTBEAT_S)
-        for line in board.status():
-            output.say(line)
-
-
-def _facts(arm: ArmCount, elapsed: float) -> list[str]:
-    left = arm.left_s(elapsed)
-    return [
-        f"{arm.done}/{arm.total}",
-        "" if arm.accuracy is None else f"{arm.accuracy:.1%}",
-        f"{arm.failed} failed" if arm.failed else "",
-        f"{_short(arm.tokens)} tokens",
-        "" if not left else f"{_duration(left)} left",
-    ]
-
-
-class _Bars:
-    """One line for each arm: its name, a bar, the facts."""
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        arms = self._board.arms
-        widest = min(max(map(len, arms)), LONGEST_NAME, options.max_width // 3)
-        for name, arm in arms.items():
-            shown = one_line(name)
-            shown = shown if len(shown) <= widest else shown[: widest - 1] + "…"
-            facts = joined(_facts(arm, self._board.elapsed))
-            room = options.max_width - widest - len(facts) - 2
-            line = Text(f"{shown:<{widest}} ", no_wrap=True, overflow="ellipsis")
-            if room >= LEAST_CELLS:
-                line.append_text(_bar(arm, min(BAR_CELLS, room)))
-            line.append(facts)
-            yield line
-
-
-def _bar(arm: ArmCount, cells: int) -> Text:
-    full = cells * arm.done // max(1, arm.total)
-    return Text("━" * full, "green") + Text("━" * (cells - full) + " ", "bright_black")
+    def lines(self) -> list[str]:
+        """Say of each arm how far it is."""
+        return [f"{one_line(bar.label)}: {bar.facts}" for bar in self.bars()]
 
 
 def _short(number: int) -> str:
@@ -197,18 +135,12 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _duration(seconds: float) -> str:
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
 WIDE = 72
 """Columns of a terminal that has room for every column of the table."""
 
 
 def announcement(plan: EvalPlan) -> list[str]:
-    """Say what will be run, and where its budgets come from."""
+    """Say what will run, and where its budgets come from."""
     problems = plan.problems
     lines = [
         f"{_many(len(problems.problems), 'problem')} of {problems.source}; {problems.scored_by}",
@@ -236,13 +168,11 @@ def show_arms(out: Path, output: Output) -> None:
         output.show_json({"out": str(out), "arms": {each.arm: each.to_json() for each in counted}})
         return
     failed = sum(each.failed for each in counted)
-    again = (
-        f"{_many(failed, 'sample')} failed; --retry-failed asks for them again" if failed else ""
-    )
+    again = f"{_many(failed, 'sample')} failed; --retry-failed repeats them" if failed else ""
     output.show(
         ArmTable(counted),
         Text(again and f"\n{again}\n"),
-        Text("means over samples; intervals and differences: ", "dim")
+        Text("Means over samples. For intervals and differences run: ", "dim")
         + Text(one_line(f"pdr-graph compare {out}")),
     )
 
@@ -255,13 +185,11 @@ class ArmTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         titles = list(_CELLS) if options.max_width >= WIDE else ["accuracy", "B_seq", "B_total"]
-        table = plain_table()
-        table.add_column("arm", overflow="fold")
-        for title in titles:
-            table.add_column(title, justify="right", no_wrap=True)
-        for each in self._counted:
-            table.add_row(one_line(each.arm), *(_CELLS[title](each) for title in titles))
-        yield table
+        rows = (
+            (one_line(each.arm), *(_CELLS[title](each) for title in titles))
+            for each in self._counted
+        )
+        yield table_of(("arm", *titles), rows)
 
 
 _CELLS: Mapping[str, Callable[[ArmTally], str]] = {

@@ -1,23 +1,91 @@
-"""What went wrong as one sentence and an exit code: 2 for a bad request, 1 for all else.
+"""The end of a command that could not do what it was asked: one sentence and an exit code.
 
-A run that ended before it had a result.
+A bad request ends with 2, Ctrl-C with 130, a signal with 128 and its number, all else with 1.
 """
 
 import errno
 import os
+import time
+import traceback
 from dataclasses import dataclass
 
 import typer
 
+from pdr_graph.cli.output import Output
+
 BAD_REQUEST, FAILED, INTERRUPTED = 2, 1, 130
+PATIENCE_S = 10.0
+"""Time for a launcher to stop this process, where the main one has told what ended both."""
+
+
+class RunEndedError(Exception):
+    """The run was stopped by a signal, or failed after it had begun."""
+
+    def __init__(self, way_on: str, exit_code: int, cause: Exception | None = None) -> None:
+        self.way_on = way_on
+        """The line that says how to continue."""
+        self.exit_code = exit_code
+        """Holds where a signal ended the run; else the one of `cause` does."""
+        self.cause = cause
+        """What the run failed of; None after a signal."""
+        super().__init__(way_on)
+
+
+class RankEndedError(Exception):
+    """A process of a training run that is not the main one has ended."""
+
+    def __init__(self, rank: int, cause: Exception) -> None:
+        self.rank = rank
+        self.cause = cause
+        """What ended it; may be a `RunEndedError`."""
+        super().__init__(str(cause))
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The end of a command that could not do what it was asked."""
+    """What to say, and how to exit."""
 
     sentence: str
     exit_code: int
+
+
+def end_of(
+    error: BaseException, output: Output, *, debug: bool = False, patience_s: float = PATIENCE_S
+) -> int:
+    """Say what ended a command, and return its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, RankEndedError):
+        code = _told_by_main(error.cause)
+        if code is None:
+            time.sleep(patience_s)
+            code = _say(error.cause, output, f"rank {error.rank}: ", debug=debug)
+        return code
+    return _say(error, output, debug=debug)
+
+
+def _say(error: BaseException, output: Output, speaker: str = "", *, debug: bool) -> int:
+    if isinstance(error, RunEndedError):
+        code = error.exit_code
+        if error.cause is not None:
+            code = _say(error.cause, output, speaker, debug=debug)
+        output.tell(error.way_on, to_copy=True)
+        return code
+    failure = explain(error)
+    if debug:
+        traceback.print_exception(error)
+    output.tell(f"error: {speaker}{failure.sentence}", "red")
+    return failure.exit_code
+
+
+def _told_by_main(error: Exception) -> int | None:
+    """Return the exit code of a rank whose main process says what ended both; else None."""
+    from pdr_graph.train.launch import RankError
+
+    cause = error.cause if isinstance(error, RunEndedError) else error
+    if cause is None:
+        return error.exit_code if isinstance(error, RunEndedError) else FAILED
+    return explain(cause).exit_code if isinstance(cause, RankError) else None
 
 
 def explain(error: BaseException) -> Failure:
@@ -46,7 +114,8 @@ def _of_usage(error: typer.TyperException) -> str:
     message = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "pdr-graph")
-    return f"{message[:1].lower()}{message[1:]}; `{command} --help` shows what there is"
+    message = f"{message[:1].lower()}{message[1:]}"
+    return f"{message}{' Run' if message.endswith('?') else '; run'} `{command} --help`"
 
 
 def _of_system(error: OSError) -> str:
@@ -55,15 +124,3 @@ def _of_system(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"the disk is full{where and ' at'}{where}; free some space and run again"
     return f"{reason}{where and ':'}{where}"
-
-
-class RunEndedError(Exception):
-    """The run was stopped, or failed after it had begun."""
-
-    def __init__(self, way_on: str, exit_code: int | None, cause: Exception | None) -> None:
-        self.way_on = way_on
-        """The line that says how to go on."""
-        self.exit_code = exit_code
-        """Set where a signal ended the run; None where `cause` did."""
-        self.cause = cause
-        super().__init__(way_on)

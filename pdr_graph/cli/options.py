@@ -1,169 +1,255 @@
-"""One command-line option for each field of a pydantic model.
+"""Command-line options made from pydantic models.
 
-A new field of `PDRConfig` or `Settings` becomes an option by itself: its name in kebab case, its
-docstring as the help. An option that was not given is not there at all, so that presets and the
-environment keep their say; pydantic checks what was given.
+A command is a model, and so are the settings and the config that it takes. Each field becomes an
+option: its name in kebab case, its docstring as the help text. A field that was not given is left
+out, so that presets and the environment keep their say. pydantic checks what was given.
 """
 
-import functools
 import inspect
+import logging
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 from rich.markup import escape
 
-from pdr_graph.config import PDRConfig
-from pdr_graph.serve.options import ServeOptions
-from pdr_graph.servers.options import UpOptions
-from pdr_graph.settings import Settings
+from pdr_graph.errors import ConfigError
 from pdr_graph.strategies import PRESETS
+from pdr_graph.validation import Fault
 
 Given = dict[str, object]
 """Fields that the user named, and their values, still to be checked."""
 
-Command = TypeVar("Command", bound=Callable[..., Any])  # Any: commands take what they declare
-
 NONE = "none"
 """Says None where a field admits it."""
 
-_PANELS = {
+FIRST = "Options"
+"""The panel that the help shows first."""
+STRATEGY = "Strategy"
+
+_PANELS: Mapping[str, set[str]] = {
+    FIRST: set(),
+    STRATEGY: set(),
+    "Prompts": {"prompts", "draft_prompt", "improve_prompt", "distill_prompt", "judge_prompt"},
     "Budgets": {
-        "max_tokens",
-        "solution_tokens",
-        "thinking_token_budget",
-        "max_total_tokens",
-        "deadline_s",
+        *("max_tokens", "solution_tokens", "thinking_token_budget", "max_total_tokens"),
+        *("deadline_s", "b_seq", "b_total"),
     },
     "Sampling": {"temperature", "top_p", "seed"},
     "Endpoint": {"base_url", "model", "api_key", "tokenizer", "max_in_flight", "retries"},
     "Storage": {"redis_url", "data_dir", "keep_hours"},
-    "Server": {*ServeOptions.model_fields, *UpOptions.model_fields} - {"keep_hours"},
+    "Cluster": {"ray", "ray_workers"},
+    "Output": {"trace", "log_file", "otel", "otel_content", "as_json", "quiet"},
 }
-STRATEGY, OUTPUT, BUDGET_PANEL = "Strategy", "Output", "Budgets"
+"""Fields that have a panel of their own in every command, in the order of the help."""
 
 OPTION_NAMES = {"redis_url": "checkpoint"}
-"""Options that are called otherwise than their field."""
+"""Options of shared models that are called otherwise than their field."""
 
+_METAVARS: Mapping[object, str] = {int: "INTEGER", float: "NUMBER", tuple: "LIST"}
 _SET_BY_PRESETS = {name for fields in PRESETS.values() for name in fields}
 
 
 @dataclass(frozen=True, slots=True)
 class OptionGroup:
-    """The fields of one model that a command takes as options."""
+    """Fields of another model that a command takes, as one field of its own."""
 
     model: type[BaseModel]
     names: tuple[str, ...]
+    panel: str = STRATEGY
+    """Where the help shows what has no panel of its own."""
 
 
-CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
-SETTINGS = OptionGroup(Settings, tuple(Settings.model_fields))
-STORAGE = OptionGroup(Settings, ("redis_url", "data_dir"))
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How a field of a command is typed, where its name and type do not say it."""
+
+    name: str | None = None
+    metavar: str | None = None
 
 
-DATA_DIR = OptionGroup(Settings, ("data_dir",))
-PLACES = OptionGroup(Settings, ("base_url", "model", "api_key", "redis_url", "data_dir"))
-UP = OptionGroup(UpOptions, tuple(name for name in UpOptions.model_fields if name != "cache_dir"))
-SIZING = OptionGroup(
-    PDRConfig,
-    (
-        *("preset", "widths", "distiller", "finish", "verifier"),
-        *("kappa", "max_tokens", "solution_tokens"),
-    ),
-)
-"""The fields that a model server's context and batch are sized by."""
-SERVE = OptionGroup(ServeOptions, tuple(ServeOptions.model_fields))
-DEFAULTS = OptionGroup(
-    PDRConfig,
-    tuple(
-        name for name in PDRConfig.model_fields if name not in _SET_BY_PRESETS | {"preset", "seed"}
-    ),
-)
-"""What may hold for all presets alike."""
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """Marks a field that is typed without an option."""
+
+    metavar: str | None = None
 
 
-def takes(**groups: OptionGroup) -> Callable[[Command], Command]:
-    """Put options in place of the named parameters of a command, which receive what was given."""
+@dataclass(frozen=True, slots=True)
+class Implied:
+    """Marks a field that cannot be typed: the command sets it."""
 
-    def decorate(command: Command) -> Command:
-        own = inspect.signature(command, eval_str=True)
-        options = {
-            name: _parameter(name, group.model.model_fields[name], group.model)
-            for group in groups.values()
-            for name in group.names
-        }
-        kept = [each for each in own.parameters.values() if each.name not in groups]
 
-        @functools.wraps(command)
-        def with_options(**values: Any) -> Any:  # Any: as the command declares
-            for parameter, group in groups.items():
-                typed = {name: values.pop(name) for name in group.names}
-                values[parameter] = {
-                    name: _value(group.model.model_fields[name], value)
-                    for name, value in typed.items()
-                    if value is not None
-                }
-            return command(**values)
+class Command(BaseModel):
+    """What one command was asked to do; its docstring is the help of the command."""
 
-        parameters = [
-            each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in [*kept, *options.values()]
-        ]
-        with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
+
+    first: ClassVar[tuple[str, ...]] = ()
+    """Fields that the help shows first, in this order; empty: all of its own fields."""
+    panel: ClassVar[str] = FIRST
+    """Where the help shows its own fields that are not first and have no other panel."""
+    logs: ClassVar[int] = logging.WARNING
+    """Least level of the log records that are shown."""
+
+    as_json: Annotated[bool, Flag("--json")] = False
+    """Write one JSON object."""
+    quiet: bool = False
+    """Show errors only."""
+
+
+AnyCommand = TypeVar("AnyCommand", bound=Command)
+
+
+def takes(
+    model: type[AnyCommand],
+) -> Callable[[Callable[[AnyCommand], None]], Callable[..., None]]:
+    """Make a function of a command take the command's fields as options."""
+
+    def decorate(carry_out: Callable[[AnyCommand], None]) -> Callable[..., None]:
+        def with_options(**typed: Any) -> None:  # Any: text, flags, and lists of text
+            carry_out(_command(model, typed))
+
+        parameters = _ordered(model)
+        with_options.__doc__ = model.__doc__
+        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
         with_options.__annotations__ = {each.name: each.annotation for each in parameters}
-        return with_options  # type: ignore[return-value]  # same calls, other signature
+        return with_options
 
     return decorate
 
 
 def flag_of(name: str) -> str:
-    """Return the option of a field."""
+    """Return the option of a field of a shared model."""
     return "--" + OPTION_NAMES.get(name, name).replace("_", "-")
 
 
-def _parameter(name: str, field: FieldInfo, model: type[BaseModel]) -> inspect.Parameter:
-    inner = _inner(field)
-    flag = flag_of(name)
+def _command(model: type[AnyCommand], typed: Mapping[str, Any]) -> AnyCommand:
+    """Make a command of what was typed.
+
+    Raises:
+        ConfigError: a value does not fit; the sentence names its option.
+    """
+    values: dict[str, object] = {}
+    for name, field in model.model_fields.items():
+        group = _mark(field, OptionGroup)
+        if group is not None:
+            fields = group.model.model_fields
+            values[name] = {
+                each: _value(fields[each], typed[each])
+                for each in group.names
+                if typed[each] is not None
+            }
+        elif typed.get(name) is not None:
+            values[name] = typed[name]
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        fault = Fault.of(error)
+        name = fault.path[0]
+        called = _own_name(name, model.model_fields[name])
+        raise ConfigError(fault.sentence(called)) from None
+
+
+def _ordered(model: type[Command]) -> list[inspect.Parameter]:
+    """Return the parameters of a command: arguments, then panel by panel."""
+    found = list(_parameters(model))
+    order = [FIRST, *(panel for panel, _ in found if panel not in _PANELS), *_PANELS]
+
+    def place(each: tuple[str, inspect.Parameter]) -> tuple[int, int]:
+        panel, name = each[0], each[1].name
+        place = model.first.index(name) if name in model.first else len(model.first)
+        return order.index(panel), place
+
+    return [parameter for _, parameter in sorted(found, key=place)]
+
+
+def _parameters(model: type[Command]) -> Iterator[tuple[str, inspect.Parameter]]:
+    """Yield each parameter of a command, with its panel."""
+    for name, field in model.model_fields.items():
+        group = _mark(field, OptionGroup)
+        if group is not None:
+            for each in group.names:
+                panel = FIRST if each in model.first else _panel(each, group.panel)
+                yield panel, _shared_option(each, group.model, panel)
+        elif _mark(field, Implied) is None:
+            own_first = name in model.first if model.first else name in model.__annotations__
+            panel = FIRST if own_first else _panel(name, model.panel)
+            yield panel, _own_option(name, field, panel)
+
+
+def _own_option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
+    inner, argument = _inner(field), _mark(field, Argument)
+    text = " ".join((field.description or "").split())
+    if field.default not in (None, False, ()) and not field.is_required():
+        text = f"{text} ({field.default})"
+    if argument is not None:
+        made = typer.Argument(help=escape(text), metavar=argument.metavar, show_default=False)
+    else:
+        metavar = (_mark(field, Flag) or Flag()).metavar
+        made = _option(_own_name(name, field), text, metavar or _metavar(inner), panel)
+    kind = bool if inner is bool else list[str] if inner is tuple else str
+    return _parameter(name, kind, made, required=field.is_required())
+
+
+def _shared_option(name: str, model: type[BaseModel], panel: str) -> inspect.Parameter:
+    field = model.model_fields[name]
+    flag, inner = flag_of(name), _inner(field)
+    both = f"{flag}/--no-{flag[2:]}" if inner is bool else flag
+    made = _option(both, _help(name, field, model), _metavar(inner), panel)
     # Text for all but flags: pydantic checks values, and its sentence names the field.
-    option = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if inner is bool else flag,
-        help=escape(_help(name, field, model)),
-        metavar=None if inner is bool else _metavar(inner),
-        rich_help_panel=_panel(name),
-        show_default=False,
+    return _parameter(name, bool if inner is bool else str, made, required=False)
+
+
+def _option(flag: str, text: str, metavar: str, panel: str) -> Any:  # Any: as typer has it
+    return typer.Option(
+        flag, help=escape(text), metavar=metavar, rich_help_panel=panel, show_default=False
     )
-    annotation = Annotated[bool | None if inner is bool else str | None, option]  # type: ignore[valid-type]  # built at run time
+
+
+def _parameter(name: str, kind: Any, made: Any, *, required: bool) -> inspect.Parameter:
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else None,
+        annotation=Annotated[kind if required else kind | None, made],
     )
 
 
-def _panel(name: str) -> str:
-    return next((panel for panel, names in _PANELS.items() if name in names), STRATEGY)
+def _own_name(name: str, field: FieldInfo) -> str:
+    """Return what the user calls a field of a command."""
+    if _mark(field, Argument) is not None:
+        return name
+    flag = _mark(field, Flag)
+    return "--" + name.replace("_", "-") if flag is None or flag.name is None else flag.name
+
+
+def _panel(name: str, otherwise: str) -> str:
+    return next((panel for panel, names in _PANELS.items() if name in names), otherwise)
 
 
 def _help(name: str, field: FieldInfo, model: type[BaseModel]) -> str:
+    if name == "preset":
+        return f"The strategy: {', '.join(PRESETS)}. ({field.default})"
     text = " ".join((field.description or "").split())
     if issubclass(model, BaseSettings):
-        return f"{text} ({model.model_config['env_prefix']}{name.upper()})"
-    if name == "preset":
-        return f"{text} One of: {', '.join(PRESETS)}. ({field.default})"
+        plain = isinstance(field.default, int | float | str) and field.default is not False
+        default = f"{field.default}; " if plain else ""
+        return f"{text} ({default}{model.model_config['env_prefix']}{name.upper()})"
     if name in _SET_BY_PRESETS:
         return f"{text} (from the preset)"
-    return f"{text} ({NONE if field.default is None else _shown(field.default)})"
-
-
-def _shown(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"{text} ({NONE if field.default is None else field.default})"
 
 
 def _metavar(inner: object) -> str:
-    names: Mapping[object, str] = {int: "INTEGER", float: "NUMBER", tuple: "LIST"}
-    return names.get(inner, "TEXT")
+    return "" if inner is bool else _METAVARS.get(inner, "TEXT")
 
 
 def _value(field: FieldInfo, value: object) -> object:
@@ -175,8 +261,15 @@ def _value(field: FieldInfo, value: object) -> object:
     return None if value.lower() == NONE and _optional(field) else value
 
 
+Mark = TypeVar("Mark", OptionGroup, Flag, Argument, Implied)
+
+
+def _mark(field: FieldInfo, kind: type[Mark]) -> Mark | None:
+    return next((each for each in field.metadata if isinstance(each, kind)), None)
+
+
 def _inner(field: FieldInfo) -> object:
-    """Return the type of a field without its None, `tuple` for any tuple."""
+    """Return the type of a field without its None and without what a list or tuple holds."""
     annotation: Any = field.annotation  # Any: whatever a model declares
     if _optional(field):
         annotation = next(each for each in get_args(annotation) if each is not types.NoneType)

@@ -1,13 +1,8 @@
 """Where the command line writes: results on standard output, all else on standard error.
 
-Makes text of a model or of a stranger safe to print.
-
-A reply may hold escape sequences that repaint the terminal, set its title or reverse the reading
-order. Sequences are removed whole, other control characters one by one; line breaks and tabs stay.
-
-The one look of all tables: a line under the titles, and space.
-
-Text of a model, wrapped to its terminal and, where that is asked for, cut to a few lines.
+Text of a model or of a stranger is made safe first. It may hold escape sequences that repaint the
+terminal, set its title or reverse the reading order. Sequences are removed as a whole, other
+control characters one by one; line breaks and tabs stay.
 """
 
 import json
@@ -15,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import TextIOWrapper
@@ -57,7 +52,7 @@ BROKEN_PIPE = 141
 
 
 class _StandardError(Console):
-    """A console that falls silent when nobody reads it: a run must not die of that."""
+    """A console that falls silent when nobody reads it: that must not stop a run."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -65,7 +60,7 @@ class _StandardError(Console):
 
 
 class _StandardOutput(Console):
-    """A console that leaves a broken pipe to whoever writes."""
+    """A console that raises where its pipe is broken."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -77,7 +72,7 @@ def _standard_error() -> Console:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one command says, and where."""
+    """Where one command writes."""
 
     json: bool = False
     """Standard output holds one JSON object and nothing else."""
@@ -85,20 +80,25 @@ class Output:
     """Standard error holds errors and nothing else."""
     stderr: Console = field(default_factory=_standard_error)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether standard error is a terminal that lines may be redrawn on."""
+        return self.stderr.is_terminal and not self.stderr.is_dumb_terminal and not self.quiet
+
     def say(self, line: str) -> None:
-        """Write a line of information on standard error, unless that is to be quiet."""
+        """Write a line of information on standard error, unless --quiet is given."""
         if not self.quiet:
             self.tell(line, "dim")
 
     def tell(self, line: str, style: str = "", *, to_copy: bool = False) -> None:
-        """Write a line on standard error, whatever was asked.
+        """Write a line on standard error, even with --quiet.
 
         Args:
-            line: Text of whatever origin.
+            line: Text of any origin.
             style: As rich names it.
             to_copy: Never wrap it, not even on a terminal: it holds a command.
         """
-        # Who reads lines by a program must find each whole.
+        # A program that reads lines must find each whole.
         whole = to_copy or not self.stderr.is_terminal
         self.stderr.print(Text(one_line(line), style), soft_wrap=whole)
 
@@ -115,7 +115,7 @@ class Output:
             sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
     def show_json_line(self, value: Any) -> None:  # Any: plain JSON data
-        """Write one JSON value as a line of standard output, for a reader who takes many."""
+        """Write one JSON value as one line of standard output."""
         with _written_out():
             sys.stdout.write(json.dumps(value) + "\n")
 
@@ -147,7 +147,7 @@ def _discard(stream: IO[str]) -> None:
 
 
 class LogLines(logging.Handler):
-    """Shows what the packages below log as lines on standard error, without tracebacks."""
+    """Shows the log records of all packages as lines on standard error, without tracebacks."""
 
     def __init__(self, output: Output, level: int = logging.WARNING) -> None:
         super().__init__(level)
@@ -155,7 +155,7 @@ class LogLines(logging.Handler):
         self._said: set[str] = set()
 
     def install(self) -> None:
-        """Take the place of an earlier one."""
+        """Replace an earlier one."""
         root = logging.getLogger()
         for each in root.handlers:
             if isinstance(each, LogLines):
@@ -163,7 +163,7 @@ class LogLines(logging.Handler):
         root.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; the same words are said once."""
+        """Write one record; the same line is written once."""
         line = f"{record.levelname.lower()}: {record.getMessage()}"
         if line in self._said:
             return
@@ -189,19 +189,38 @@ def plain_table(*, gap: int = 2) -> Table:
     return Table(box=_UNDERLINED, pad_edge=False, show_edge=False, padding=(0, gap - 1, 0, 0))
 
 
+def table_of(
+    titles: Iterable[str],
+    rows: Iterable[Iterable[str | Text]],
+    *,
+    text: Collection[str] = (),
+    gap: int = 2,
+) -> Table:
+    """Return a table of numbers; the first column, and those named in `text`, hold text."""
+    table = plain_table(gap=gap)
+    for index, title in enumerate(titles):
+        if index == 0 or title in text:
+            table.add_column(title, overflow="fold")
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 @dataclass(frozen=True, slots=True)
 class Prose:
-    """A text that is read as nothing but text."""
+    """Text of a model, wrapped to the terminal; never read as markup."""
 
     text: str
     lines: int | None = None
-    """Lines of a terminal that it may take; None shows all of it."""
+    """Most lines to show; None shows all."""
     indent: int = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         text, margin = safe(self.text).strip(), " " * self.indent
         if self.lines is None and not console.is_terminal:
-            # Into a file or a pipe goes what the model wrote, line by line.
+            # A file or a pipe gets the lines that the model wrote.
             for written in text.split("\n"):
                 yield unbroken(Text(margin + written))
             return
@@ -217,6 +236,6 @@ class Prose:
 
 
 def unbroken(line: Text) -> Text:
-    """Return a line that stays one line: commands and names are there to be copied."""
+    """Keep a line on one line, so that the command or name in it can be copied."""
     line.no_wrap, line.overflow = True, "ignore"
     return line

@@ -1,4 +1,4 @@
-"""`pdr-graph serve`: the store, the model and the server, opened in turn and closed in reverse."""
+"""`pdr-graph serve`: opens store, model and server in turn, and closes them in reverse."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import typer
 from pdr_checkpoints.errors import ThreadBusyError
 
-from pdr_graph.cli.options import Given
+from pdr_graph.cli.commands import ServeCommand
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig
@@ -33,16 +33,16 @@ except ModuleNotFoundError as error:
     raise ConfigError(f"serving needs {error.name}: pip install 'pdr-graph[serve]'") from None
 
 
-def serve_command(serve: Given, defaults: Given, given_settings: Given, output: Output) -> None:
-    """Serve until told to stop."""
-    options = read_settings(ServeOptions, serve)
-    settings = load_settings(**given_settings)
+def serve_command(command: ServeCommand, output: Output) -> None:
+    """Serve until a signal."""
+    options = read_settings(ServeOptions, command.options)
+    settings = load_settings(**command.settings)
     if options.public and options.key is None and not options.keyless:
         raise ConfigError(
             f"host {options.host!r} may be reached from other machines: set a key by --key / "
             "PDR_SERVE_KEY, or say --keyless to serve anybody"
         )
-    catalogue = _catalogue(defaults, options, embedded=settings.base_url is None)
+    catalogue = _catalogue(command.defaults, options, embedded=settings.base_url is None)
     listener = listen(options.host, options.port)  # before anything slow is started
     with listener:
         asyncio.run(_serve(catalogue, options, settings, listener, output))
@@ -107,7 +107,7 @@ def _announce(
     for name, why in catalogue.left_out.items():
         output.say(f"{name} is not offered: {why}")
     if options.public and options.key is None:
-        output.tell(f"warning: whoever reaches {options.host} is served, for there is no key")
+        output.tell(f"warning: there is no key; anybody who reaches {options.host} is served")
     output.say(f"serving {', '.join(catalogue.names)} on {client.name}; Ctrl-C stops")
     if output.json:
         output.show_json({"base_url": address, "models": list(catalogue.names)})
@@ -117,7 +117,7 @@ def _announce(
 
 @contextmanager
 def _request_log(output: Output) -> Iterator[None]:
-    """Show the server's log on standard error, each of its lines, with the time."""
+    """Show every line of the server's log on standard error, with the time."""
     log, handler = logging.getLogger("pdr_graph.serve"), _RequestLines(output)
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -134,6 +134,6 @@ class _RequestLines(logging.Handler):
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.WARNING:  # warnings are shown by who shows all of them
+        if record.levelno < logging.WARNING:  # `LogLines` shows warnings
             clock = time.strftime("%H:%M:%S", time.localtime(record.created))
             self._output.say(f"{clock} {record.getMessage()}")

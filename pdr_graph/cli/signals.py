@@ -1,17 +1,28 @@
-"""Ctrl-C and SIGTERM: the first asks a run to stop where it can be resumed, the second stops it."""
+"""Ctrl-C and SIGTERM: the first stops a run where it can be resumed, the second at once."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Thread
+from time import monotonic
+from types import FrameType
 
 from langgraph.runtime import RunControl
 
+from pdr_graph.cli.failure import FAILED, RunEndedError
+from pdr_graph.errors import ConfigError, DrainedError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_S = 1.0
+"""A launcher passes on what the terminal has sent to all: within this it is one signal."""
+_CHUNK = 16
 
 
 class Stopper:
-    """Listens for the signals that end a command."""
+    """Listens for the signals that end a run on an event loop."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.control = RunControl()
@@ -22,20 +33,34 @@ class Stopper:
         self._running = False
         self._task: asyncio.Task[object] | None = None
 
-    @property
-    def exit_code(self) -> int:
-        """128 and the signal's number, as shells have it."""
-        return 128 + (self.received or signal.SIGINT)
-
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take over the signals for as long as the block of the current task lasts."""
+    def ending(self, way_on: Callable[[], str], begun: Callable[[], bool]) -> Iterator[None]:
+        """Take over the signals while the block of the current task runs.
+
+        Args:
+            way_on: Says how to continue.
+            begun: Tells whether there is anything to continue.
+
+        Raises:
+            RunEndedError: a signal ended the block, or an error did once the run had begun.
+        """
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         for each in SIGNALS:
             loop.add_signal_handler(each, self._on_signal, each)
         try:
             yield
+        except (DrainedError, asyncio.CancelledError) as error:
+            if self.received is None and isinstance(error, asyncio.CancelledError):
+                raise
+            raise RunEndedError(way_on(), 128 + (self.received or signal.SIGINT)) from None
+        except ConfigError:
+            raise
+        # Whatever ended the run, the top of the command line says it; here we add the way on.
+        except Exception as error:
+            if not begun():
+                raise
+            raise RunEndedError(way_on(), FAILED, error) from error
         finally:
             for each in SIGNALS:
                 loop.remove_signal_handler(each)
@@ -53,7 +78,7 @@ class Stopper:
         first, self.received = self.received is None, received
         if first and self._running:
             self.control.request_drain()
-            self._say("stopping: calls in flight are waited for; a second signal stops at once")
+            self._say("stopping: waiting for calls in flight; a second signal stops at once")
             return
         if self._task is not None:
             self._task.cancel()
@@ -62,3 +87,72 @@ class Stopper:
         for each in SIGNALS:
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(slots=True)
+class TrainStopper:
+    """Listens for the signals that end a training run.
+
+    While the run starts, nothing can be lost: the first signal ends the process, from a thread of
+    its own. The main thread may be in an import, or wait for other processes, and would see the
+    signal only afterwards. Once the run trains, the first signal lets an update end, and the
+    second kills.
+    """
+
+    say: Callable[[str], None]
+    leave: Callable[[int], None]
+    """Ends the process by a signal's number; called in that thread."""
+    starting: Callable[[], bool] = _always
+    received: int | None = None
+    """The first signal's number; None as long as there was none."""
+    deaf: bool = False
+    """Whether to ignore signals after the block. What ended the run is said first, whatever a
+    launcher sends whose other processes have ended as well."""
+    _at: float = 0.0
+    _before: dict[int, object] = field(default_factory=dict)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over the signals while the block runs."""
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        watch = Thread(target=self._watch, args=(read,), name="signals", daemon=True)
+        self._before = {each: signal.signal(each, self._on_signal) for each in SIGNALS}
+        woken = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        watch.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(woken)
+            for each, handler in self._before.items():
+                after = signal.SIG_IGN if self.deaf else handler
+                signal.signal(each, after)  # type: ignore[arg-type]  # what it was before
+            os.close(write)
+            watch.join()
+            os.close(read)
+
+    def asked(self) -> bool:
+        """Return whether to stop."""
+        return self.received is not None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received, self._at = number, monotonic()
+            if not self.starting():
+                self.say(
+                    "stopping: the current update is finished and a checkpoint written; a second "
+                    "signal stops at once and loses what came after the last checkpoint"
+                )
+        elif monotonic() - self._at > SAME_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def _watch(self, read: int) -> None:
+        while numbers := os.read(read, _CHUNK):
+            for number in numbers:
+                if number in SIGNALS and self.starting():
+                    self.leave(number)

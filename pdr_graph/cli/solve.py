@@ -1,9 +1,4 @@
-"""`pdr-graph solve` and `pdr-graph resume`.
-
-One run from its store to its result, and what to tell when it ends before that.
-
-Where the problem comes from: the argument, a file, or standard input.
-"""
+"""`pdr-graph solve`, `resume` and `demo`: runs from their store to their results."""
 
 import asyncio
 import shlex
@@ -11,17 +6,27 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from pdr_graph.cli.failure import RunEndedError
+from rich.table import Table
+from rich.text import Text
+
+from pdr_graph.cli.commands import DemoCommand, ResumeCommand, RunCommand, SolveCommand
 from pdr_graph.cli.options import Given, flag_of
-from pdr_graph.cli.output import Output, one_line
-from pdr_graph.cli.progress import STARTING, Progress, shown
-from pdr_graph.cli.render import result_parts
+from pdr_graph.cli.output import Output, one_line, table_of
+from pdr_graph.cli.run_display import (
+    STARTING,
+    RunProgress,
+    answer_text,
+    heading,
+    result_parts,
+    shown,
+)
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig
 from pdr_graph.connect import open_client
-from pdr_graph.errors import ConfigError, DrainedError, OtherGraphError, ThreadExistsError
+from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
@@ -29,27 +34,41 @@ from pdr_graph.run_history import history
 from pdr_graph.servers.llama import announcement, small_config
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.strategies import PRESETS, preset
-from pdr_graph.trace import JsonLinesTrace, Trace
+from pdr_graph.trace import JsonLinesTrace
 
-Check = Callable[[Saver], Awaitable[Progress]]
+Check = Callable[[Saver], Awaitable[RunProgress]]
 """Looks at the thread before a model is started; returns the progress that the run starts from."""
 
 Start = Callable[[ModelClient, Saver, Parts], Awaitable[Result]]
-"""Starts the run, or goes on with it."""
+"""Starts or resumes the run."""
 
 
 @dataclass(slots=True)
 class RunSession:
     """What a run needs from its surroundings."""
 
-    settings: Settings
+    command: RunCommand
     output: Output
+    settings: Settings
     thread_id: str
-    resume_command: str
-    prompts: Prompts | None
-    trace: Trace | None
-    progress: Progress | None = None
+    progress: RunProgress | None = None
     """None until the run begins."""
+
+    @classmethod
+    def of(cls, command: RunCommand, thread_id: str, output: Output) -> "RunSession":
+        """Read the settings of a command.
+
+        Raises:
+            ConfigError: they are malformed, or the trace cannot be written.
+        """
+        if command.trace is not None:
+            try:
+                command.trace.open("a").close()
+            except OSError as error:
+                raise ConfigError(
+                    f"--trace {str(command.trace)!r} cannot be written: {error.strerror}"
+                ) from None
+        return cls(command, output, load_settings(**command.settings), thread_id)
 
     async def carry_out(self, check: Check, start: Start) -> Result:
         """Run to the end.
@@ -57,80 +76,61 @@ class RunSession:
         Raises:
             RunEndedError: the run was stopped, or failed once it had begun.
         """
-        stopper = Stopper(self.output.tell)
-        with stopper.listening():
-            try:
-                return await self._run(check, start, stopper)
-            except DrainedError as error:
-                raise self._ended(stopper.exit_code, None) from error
-            except asyncio.CancelledError:
-                if stopper.received is None:
-                    raise
-                raise self._ended(stopper.exit_code, None) from None
-            except (ConfigError, ThreadExistsError):
-                raise
-            # Whatever ended the run, the top of the command line says it; here we add the way on.
-            except Exception as error:
-                if not self._asked_anything:
-                    raise
-                raise self._ended(None, error) from error
+        say, stopper = self.output.say, Stopper(self.output.tell)
+        folder, trace = self.settings.prompts, self.command.trace
+        prompts = None if folder is None else Prompts.load(folder)
+        with stopper.ending(self._way_on, self._asked_anything):
+            async with open_saver(self.settings, say) as saver:
+                progress = await check(saver)
+                async with (
+                    alone(saver, self.thread_id, say),
+                    open_client(self.settings, announce=say) as client,
+                ):
+                    with shown(self.output, progress) as on_event, stopper.draining():
+                        self.progress = progress
+                        parts = Parts(
+                            prompts=prompts,
+                            trace=None if trace is None else JsonLinesTrace(trace),
+                            on_event=on_event,
+                            control=stopper.control,
+                        )
+                        return await start(client, saver, parts)
 
-    async def _run(self, check: Check, start: Start, stopper: Stopper) -> Result:
-        say = self.output.say
-        async with open_saver(self.settings, say) as saver:
-            before = await check(saver)
-            async with (
-                alone(saver, self.thread_id, say),
-                open_client(self.settings, announce=say) as client,
-                shown(self.output, before) as on_event,
-            ):
-                parts = Parts(
-                    prompts=self.prompts,
-                    trace=self.trace,
-                    on_event=on_event,
-                    control=stopper.control,
-                )
-                self.progress = before
-                with stopper.draining():
-                    return await start(client, saver, parts)
-
-    def _ended(self, exit_code: int | None, cause: Exception | None) -> RunEndedError:
-        if self.progress is None:
-            way_on = "stopped before the run had begun"
-        elif self.settings.redis_url == MEMORY:
-            way_on = "the run was kept in memory and cannot be resumed; --checkpoint URL keeps one"
+    def show(self, result: Result) -> None:
+        """Show how a run ended."""
+        if self.output.json:
+            for note in result.notes:
+                self.output.say(f"note: {note}")
+            self.output.show_json(result.to_json())
         else:
-            way_on = f"resume with: {self.resume_command}"
-        return RunEndedError(way_on, exit_code, cause)
+            look_closer = inspect_line(result.thread_id, self.settings, self.command.settings)
+            self.output.show(*result_parts(result, look_closer))
 
-    @property
+    def _way_on(self) -> str:
+        if self.progress is None:
+            return "stopped before the run had begun"
+        if self.settings.redis_url == MEMORY:
+            return "the run was kept in memory and cannot be resumed; --checkpoint URL keeps one"
+        return f"resume with: {command_line('resume', self.thread_id, self.command.settings)}"
+
     def _asked_anything(self) -> bool:
-        """Whether the run came so far that going on with it makes sense."""
+        """Tell whether there is anything to resume."""
         return self.progress is not None and self.progress.doing != STARTING
 
 
-SECRET = "api_key"
-
-
-def solve_command(
-    problem: str,
-    thread_id: str | None,
-    given_config: Given,
-    given_settings: Given,
-    trace: Path | None,
-    output: Output,
-) -> None:
+def solve_command(command: SolveCommand, output: Output) -> None:
     """Solve a problem and show the result."""
-    settings = load_settings(**given_settings)
-    config = _config(given_config, embedded=settings.base_url is None)
-    session = _session(thread_id or new_thread_id(), settings, given_settings, trace, output)
-    if settings.base_url is None:
+    problem = read_problem(command.problem, command.file)
+    session = RunSession.of(command, command.thread or new_thread_id(), output)
+    embedded = session.settings.base_url is None
+    config = _config(command.config, embedded=embedded)
+    if embedded:
         output.say(announcement(config))
 
-    async def check(saver: Saver) -> Progress:
+    async def check(saver: Saver) -> RunProgress:
         if await saver.aget_tuple({"configurable": {"thread_id": session.thread_id}}) is not None:
             raise ThreadExistsError(session.thread_id)
-        return Progress(len(config.widths))
+        return RunProgress(len(config.widths))
 
     async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
         return await solve(
@@ -142,24 +142,21 @@ def solve_command(
             parts=parts,
         )
 
-    _show(asyncio.run(session.carry_out(check, start)), session, given_settings)
+    session.show(asyncio.run(session.carry_out(check, start)))
 
 
-def resume_command(
-    thread_id: str, given_config: Given, given_settings: Given, trace: Path | None, output: Output
-) -> None:
-    """Go on with a run and show the result."""
-    settings = load_settings(**given_settings)
-    name = given_config.get("preset")
+def resume_command(command: ResumeCommand, output: Output) -> None:
+    """Continue a run and show the result."""
+    name, thread_id = command.config.get("preset"), command.thread
     if name is not None and name not in PRESETS:
         preset(str(name))  # says which there are
-    session = _session(thread_id, settings, given_settings, trace, output)
+    session = RunSession.of(command, thread_id, output)
 
-    async def check(saver: Saver) -> Progress:
+    async def check(saver: Saver) -> RunProgress:
         past = await history(thread_id, checkpointer=saver)
         if past.namespace:
             raise OtherGraphError(thread_id)
-        progress = Progress(len(past.config.widths), tokens=past.ledger.b_total)
+        progress = RunProgress(len(past.config.widths), tokens=past.ledger.b_total)
         if past.rounds and {"drafter", "distiller"} & set(past.next):
             last = past.rounds[-1]
             progress.continue_from(last.round, last.width, last.drafts)
@@ -167,29 +164,33 @@ def resume_command(
 
     async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
         return await resume(
-            thread_id, model=client, checkpointer=saver, changes=given_config, parts=parts
+            thread_id, model=client, checkpointer=saver, changes=command.config, parts=parts
         )
 
-    _show(asyncio.run(session.carry_out(check, start)), session, given_settings)
+    session.show(asyncio.run(session.carry_out(check, start)))
 
 
 def command_line(verb: str, thread_id: str, given: Mapping[str, object]) -> str:
-    """Return the command that looks at, or goes on with, a run that was started with options.
+    """Return the command that inspects or resumes a run that was started with options.
 
     The API key is left out, and so is the password of a URL: the line goes to logs.
     """
     flags: list[str] = []
     for name, value in given.items():
-        if name != SECRET:
+        if name != "api_key":
             shown = _without_password(str(value)) if name == "redis_url" else str(value)
             flags += [flag_of(name), shown]
     place = ["--", thread_id] if thread_id.startswith("-") else [thread_id]
-    words = (
-        ["pdr-graph", verb, *flags, *place]
-        if len(place) > 1
-        else ["pdr-graph", verb, *place, *flags]
-    )
-    return one_line(shlex.join(words))
+    words = [*flags, *place] if len(place) > 1 else [*place, *flags]
+    return one_line(shlex.join(["pdr-graph", verb, *words]))
+
+
+def inspect_line(thread_id: str, settings: Settings, given: Given) -> str | None:
+    """Return the command that shows more of a run; None where the run is not kept."""
+    if settings.redis_url == MEMORY:
+        return None
+    storage = {name: value for name, value in given.items() if name in {"redis_url", "data_dir"}}
+    return command_line("inspect", thread_id, storage)
 
 
 def _without_password(url: str) -> str:
@@ -203,40 +204,6 @@ def _config(given: Given, *, embedded: bool) -> PDRConfig:
     fields = dict(given)
     name = str(fields.pop("preset", PDRConfig.model_fields["preset"].default))
     return small_config(name, fields) if embedded else preset(name, **fields)
-
-
-def _session(
-    thread_id: str, settings: Settings, given: Given, trace: Path | None, output: Output
-) -> RunSession:
-    return RunSession(
-        settings=settings,
-        output=output,
-        thread_id=thread_id,
-        resume_command=command_line("resume", thread_id, given),
-        prompts=None if settings.prompts is None else Prompts.load(settings.prompts),
-        trace=None if trace is None else JsonLinesTrace(_writable(trace)),
-    )
-
-
-def _writable(file: Path) -> Path:
-    try:
-        file.open("a").close()
-    except OSError as error:
-        raise ConfigError(f"--trace {str(file)!r} cannot be written: {error.strerror}") from None
-    return file
-
-
-def _show(result: Result, session: RunSession, given: Given) -> None:
-    output = session.output
-    if output.json:
-        for note in result.notes:
-            output.say(f"note: {note}")
-        output.show_json(result.to_json())
-        return
-    kept = session.settings.redis_url != MEMORY
-    storage = {name: value for name, value in given.items() if name in {"redis_url", "data_dir"}}
-    look_closer = command_line("inspect", result.thread_id, storage) if kept else None
-    output.show(*result_parts(result, look_closer))
 
 
 def read_problem(argument: str | None, file: Path | None) -> str:
@@ -277,3 +244,78 @@ def _stated(problem: str) -> str:
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
     return problem
+
+
+DEMO_PROBLEM = "Tom has 3 boxes with 4 apples in each box. How many apples does Tom have?"
+
+DEMO_STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "long_cot": {},
+        "sr": {"widths": (1,)},
+        "majority": {"widths": (4,), "verifier": "consensus"},
+        "pdr": {"widths": (4, 2), "verifier": "consensus"},
+    }
+)
+"""In the order they are shown; the last is shown in full."""
+
+DEMO_BUDGETS: Mapping[str, object] = MappingProxyType(
+    {"max_tokens": 128, "solution_tokens": 128, "kappa": 192, "seed": 7}
+)
+"""Small enough for a minute on two cores."""
+
+
+def demo_command(command: DemoCommand, output: Output) -> None:
+    """Run each strategy on the problem and show what it answers and costs."""
+    settings, problem = load_settings(**command.settings), command.problem or DEMO_PROBLEM
+    results = asyncio.run(_run_all(problem, settings, output))
+    if output.json:
+        output.show_json([result.to_json() for result in results])
+        return
+    last = results[-1]
+    output.show(
+        Text(),
+        heading(f"problem  {one_line(problem)}"),
+        Text(),
+        _side_by_side(results),
+        Text(),
+        heading(f"{last.config.preset}, in full"),
+        *result_parts(last, inspect_line(last.thread_id, settings, command.settings)),
+    )
+
+
+async def _run_all(problem: str, settings: Settings, output: Output) -> list[Result]:
+    results = []
+    async with (
+        open_saver(settings, output.say) as saver,
+        open_client(settings, announce=output.say) as client,
+    ):
+        for name, fields in DEMO_STRATEGIES.items():
+            config = small_config(name, {**DEMO_BUDGETS, **fields})
+            output.say(f"{name}: widths {','.join(map(str, config.widths)) or 'none'}")
+            with shown(output, RunProgress(len(config.widths))) as on_event:
+                result = await solve(
+                    problem,
+                    config,
+                    model=client,
+                    checkpointer=saver,
+                    thread_id=f"demo-{name}-{new_thread_id()}",
+                    parts=Parts(on_event=on_event),
+                )
+            results.append(result)
+    return results
+
+
+def _side_by_side(results: list[Result]) -> Table:
+    titles = ("strategy", "answer", "calls", "B_total", "B_seq", "seconds")
+    rows = [
+        (
+            result.config.preset,
+            answer_text(result.answer),
+            str(sum(row["calls"] for row in result.ledger.rows)),
+            f"{result.ledger.b_total:,}",
+            f"{result.ledger.b_seq:,}",
+            f"{result.seconds:.1f}",
+        )
+        for result in results
+    ]
+    return table_of(titles, rows, text=("answer",))

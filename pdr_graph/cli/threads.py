@@ -1,11 +1,8 @@
-"""`pdr-graph threads`: the runs that a store keeps.
-
-`pdr-graph threads --prune | --delete | --export | --import`: what is kept, and where.
-"""
+"""`pdr-graph threads`: list the runs that a store keeps, prune, delete, export or import them."""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,12 +14,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.filesize import decimal
 from rich.text import Text
 
-from pdr_graph.cli.options import Given
+from pdr_graph.cli.commands import ThreadsCommand
 from pdr_graph.cli.output import Output, one_line, plain_table
 from pdr_graph.cli.store import MEMORY, alone, open_saver
 from pdr_graph.errors import ConfigError, UnknownThreadError
 from pdr_graph.graph import PDRGraph, build_graph
-from pdr_graph.settings import Settings, load_settings
+from pdr_graph.settings import load_settings
 
 WIDE = 92
 """Columns of a terminal that has room for every column of the table."""
@@ -49,12 +46,30 @@ class ListedRun:
     """Who runs it now (host:pid); None when nobody does."""
 
 
-def threads_command(given: Given, limit: int, output: Output) -> None:
-    """List the runs, the last written first."""
-    settings = load_settings(**given)
+def threads_command(command: ThreadsCommand, output: Output) -> None:
+    """List the runs, the latest first, or do what was asked with some of them.
+
+    Raises:
+        ConfigError: the options do not fit together.
+        UnknownThreadError: a thread is not there; nothing was done.
+    """
+    action = _action(command)
+    settings = load_settings(**command.storage)
     if settings.redis_url == MEMORY:
         raise ConfigError("memory keeps no runs; name a store by --checkpoint / PDR_REDIS_URL")
-    runs = asyncio.run(_runs(settings, limit, output))
+
+    async def go() -> None:
+        async with open_saver(settings, output.say) as saver:
+            assert isinstance(saver, RedisSaver)  # `memory` was refused
+            if action is None:
+                _show(await _runs(saver, command.limit), output)
+            else:
+                await action(saver, command, output)
+
+    asyncio.run(go())
+
+
+def _show(runs: list[ListedRun], output: Output) -> None:
     if output.json:
         output.show_json([asdict(run) for run in runs])
     elif runs:
@@ -63,12 +78,10 @@ def threads_command(given: Given, limit: int, output: Output) -> None:
         output.say("no run is kept there yet")
 
 
-async def _runs(settings: Settings, limit: int, output: Output) -> list[ListedRun]:
-    async with open_saver(settings, output.say) as saver:
-        assert isinstance(saver, RedisSaver)  # `memory` was refused
-        # Reading state needs the graph's shape, never its model.
-        graph = build_graph(FakeListChatModel(responses=[""]), checkpointer=saver)
-        return [await _run(graph, thread) for thread in await saver.threads(limit)]
+async def _runs(saver: RedisSaver, limit: int) -> list[ListedRun]:
+    # Reading state needs the graph's shape, never its model.
+    graph = build_graph(FakeListChatModel(responses=[""]), checkpointer=saver)
+    return [await _run(graph, thread) for thread in await saver.threads(limit)]
 
 
 async def _run(graph: PDRGraph, thread: ThreadInfo) -> ListedRun:
@@ -144,104 +157,77 @@ _CELLS: Mapping[str, Callable[[ListedRun], Text]] = {
 
 CHUNK_BYTES = 1 << 20
 
-
-@dataclass(frozen=True, slots=True)
-class Chore:
-    """One thing to do with threads; exactly one of the first four is asked."""
-
-    prune: bool = False
-    delete: bool = False
-    export_to: Path | None = None
-    import_from: Path | None = None
-    keep: int | None = None
-    """Checkpoints of each thread that pruning keeps; None keeps what `inspect` shows."""
-
-    @property
-    def asked(self) -> bool:
-        """Whether there is anything to do but list."""
-        return self.prune or self.delete or bool(self.export_to) or bool(self.import_from)
+Action = Callable[[RedisSaver, ThreadsCommand, Output], Awaitable[None]]
 
 
-def keeping_command(chore: Chore, threads: Sequence[str], given: Given, output: Output) -> None:
-    """Do the chore.
+def _action(command: ThreadsCommand) -> Action | None:
+    """Return what to do with the named runs; None lists all.
 
     Raises:
-        ConfigError: chores are mixed, or the threads do not fit the chore.
-        UnknownThreadError: a thread is not there; nothing was done.
+        ConfigError: the options do not fit together.
     """
-    _check(chore, threads)
-    settings = load_settings(**given)
+    actions: Mapping[str, tuple[bool, Action]] = {
+        "--prune": (command.prune, _prune),
+        "--delete": (command.delete, _delete),
+        "--export": (command.export_to is not None, _export),
+        "--import": (command.import_from is not None, _import),
+    }
+    asked = [name for name, (wanted, _) in actions.items() if wanted]
+    named = len(command.threads)
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)} do different things; use one at a time")
+    if named and not asked:
+        raise ConfigError(
+            "threads are named, but not what to do with them; add --prune, --delete or --export, "
+            "or show one with `pdr-graph inspect`"
+        )
+    if command.keep is not None and not command.prune:
+        raise ConfigError(f"--keep {command.keep} says how much --prune leaves; add --prune")
+    if command.delete and not named:
+        raise ConfigError("--delete needs the names of threads; `pdr-graph threads` lists them")
+    if command.export_to is not None:
+        if named != 1:
+            raise ConfigError(f"--export writes one thread, {named} are named")
+        if command.export_to.exists():
+            raise ConfigError(f"--export {str(command.export_to)!r} exists; choose another file")
+    if command.import_from is not None:
+        if named > 1:
+            raise ConfigError(f"--import stores one thread, {named} names are given for it")
+        if not command.import_from.is_file():
+            raise ConfigError(f"--import {str(command.import_from)!r} is no file")
+    return actions[asked[0]][1] if asked else None
 
-    async def go() -> None:
-        async with open_saver(settings, output.say) as saver:
-            if not isinstance(saver, RedisSaver):
-                raise ConfigError("memory keeps no runs; name a store by --checkpoint")
-            if chore.import_from is not None:
-                name = await saver.import_thread(
-                    _chunks(chore.import_from), thread_id=threads[0] if threads else None
-                )
-                output.say(f"imported thread {one_line(name)} from {chore.import_from}")
-                return
-            for thread in threads:
-                if await saver.thread(thread) is None:
-                    raise UnknownThreadError(thread)
-            if chore.export_to is not None:
-                await _export(saver, threads[0], chore.export_to)
-                output.say(f"exported thread {one_line(threads[0])} to {chore.export_to}")
-                return
-            await _prune_or_delete(saver, chore, threads, output)
 
-    asyncio.run(go())
+async def _known(saver: RedisSaver, threads: Sequence[str]) -> Sequence[str]:
+    for thread in threads:
+        if await saver.thread(thread) is None:
+            raise UnknownThreadError(thread)
+    return threads
 
 
-async def _prune_or_delete(
-    saver: RedisSaver, chore: Chore, threads: Sequence[str], output: Output
-) -> None:
-    for thread in threads or [info.thread_id for info in await saver.threads()]:
-        # Under its lease: a run that goes on keeps what it needs.
+async def _prune(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
+    named = await _known(saver, command.threads)
+    for thread in named or [info.thread_id for info in await saver.threads()]:
+        # Under its lease: a run in progress keeps what it needs.
         async with alone(saver, thread, output.say):
-            if chore.delete:
-                await saver.adelete_thread(thread)
-            elif chore.keep is None:
+            if command.keep is None:
                 await saver.aprune([thread], strategy="inspection")
             else:
-                await saver.aprune([thread], strategy="keep_latest", keep=chore.keep)
-        output.say(f"{'deleted' if chore.delete else 'pruned'} thread {one_line(thread)}")
+                await saver.aprune([thread], strategy="keep_latest", keep=command.keep)
+        output.say(f"pruned thread {one_line(thread)}")
 
 
-def _check(chore: Chore, threads: Sequence[str]) -> None:
-    options = {
-        "--prune": chore.prune,
-        "--delete": chore.delete,
-        "--export": chore.export_to is not None,
-        "--import": chore.import_from is not None,
-    }
-    asked = [name for name, wanted in options.items() if wanted]
-    if not asked:
-        raise ConfigError(
-            "threads are named without a chore; add --prune, --delete or --export, or look at one "
-            "by `pdr-graph inspect`"
-        )
-    if len(asked) > 1:
-        raise ConfigError(f"{' and '.join(asked)} do different things; ask for one at a time")
-    if chore.keep is not None and not chore.prune:
-        raise ConfigError(f"--keep {chore.keep} says how much --prune leaves, not {asked[0]}")
-    if chore.delete and not threads:
-        raise ConfigError("--delete needs the names of threads; `pdr-graph threads` lists them")
-    if chore.export_to is not None:
-        if len(threads) != 1:
-            raise ConfigError(f"--export writes one thread, {len(threads)} are named")
-        if chore.export_to.exists():
-            raise ConfigError(f"--export {str(chore.export_to)!r} exists; choose another file")
-    if chore.import_from is not None:
-        if len(threads) > 1:
-            raise ConfigError(f"--import stores one thread, {len(threads)} names are given for it")
-        if not chore.import_from.is_file():
-            raise ConfigError(f"--import {str(chore.import_from)!r} is no file")
+async def _delete(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
+    for thread in await _known(saver, command.threads):
+        async with alone(saver, thread, output.say):
+            await saver.adelete_thread(thread)
+        output.say(f"deleted thread {one_line(thread)}")
 
 
-async def _export(saver: RedisSaver, thread: str, file: Path) -> None:
+async def _export(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
     """Write the whole file or none."""
+    (thread,), file = await _known(saver, command.threads), command.export_to
+    assert file is not None
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         with part.open("xb") as out:
@@ -251,6 +237,14 @@ async def _export(saver: RedisSaver, thread: str, file: Path) -> None:
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
+    output.say(f"exported thread {one_line(thread)} to {file}")
+
+
+async def _import(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
+    assert command.import_from is not None
+    wanted = command.threads[0] if command.threads else None
+    name = await saver.import_thread(_chunks(command.import_from), thread_id=wanted)
+    output.say(f"imported thread {one_line(name)} from {command.import_from}")
 
 
 async def _chunks(file: Path) -> AsyncIterator[bytes]:

@@ -1,71 +1,80 @@
-"""Shows a training run that goes on: a few live lines on a terminal, now and then one elsewhere.
+"""What `pdr-graph train` shows of a run: its progress, and its first figures beside its last."""
 
-What came of a training run: its first figures beside its last.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from time import monotonic
-from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pdr_graph.cli.output import Output, joined, one_line, plain_table
+from pdr_graph.cli.live import Bar, duration
+from pdr_graph.cli.output import Output, joined, one_line, table_of
 from pdr_graph.train.metrics import METRICS, Line, Stage, read_metrics
 from pdr_graph.train.run_folder import TrainFolder
 
-BETWEEN_LINES_S = 10.0
-"""Least seconds from line to line where there is no terminal."""
-REFRESH_PER_S = 4
-BAR_CELLS, LEAST_CELLS = 24, 6
 _STAGES: Mapping[Stage, str] = {"warm_start": "warm start", "rl": "training"}
 
 
-class TrainingBoard:
-    """Remembers the newest figure of every kind, and tells them."""
+class TrainBoard:
+    """The newest figure of every kind."""
+
+    silence_s = 10.0
 
     def __init__(self, output: Output) -> None:
         self.what = "starting"
         self.update, self.total = 0, 0
         self.figures: dict[str, float] = {}
         self._output = output
-        self._live: Live | None = None
         self._updates_per_step = 1
         self._from, self._began = 0, 0.0
-        self._told_at: float | None = None
 
     def phase(self, what: str) -> None:
         """Say what is done now."""
         self.what, self.total = what, 0
-        if not self._live:
-            self._output.say(what)
+        self._say(what)
 
     def begins(self, stage: Stage, update: int, total: int, updates_per_step: int) -> None:
         """Start the clock of a stage."""
         self.what, self.total = _STAGES[stage], total
         self.update = self._from = update
         self._updates_per_step, self._began = updates_per_step, monotonic()
-        self.figures, self._told_at = {}, None
+        self.figures = {}
         if update:
-            self._output.say(f"{self.what}: going on after {self.place}")
+            self._output.say(f"{self.what}: continues after {self.place}")
 
     def told(self, line: Line) -> None:
-        """Take the figures of an update."""
+        """Take the figures of an update; the first and the last are said at once."""
+        first = not self.figures
         self.update = line["update"]
         self.figures |= {name: value for name, value in line.items() if isinstance(value, float)}
-        now = monotonic()
-        due = self._told_at is None or now - self._told_at >= BETWEEN_LINES_S
-        if not self._live and (due or self.update == self.total):
-            self._told_at = now
-            self._output.say(joined([f"{self.what}: {self.place}", *self.facts, self.left]))
+        if first or self.update == self.total:
+            self._say(*self.lines())
+
+    def bars(self) -> list[Bar]:
+        """Return the stage with a bar for its updates."""
+        if not self.total:
+            return [Bar(f"{self.what} …")]
+        return [Bar(f"{self.what} {self.place}", self.update, self.total, self.left)]
+
+    def details(self) -> list[list[str]]:
+        """Return rewards, health and speed."""
+        return [self.rewards, self.health, self.speed] if self.total else []
+
+    def lines(self) -> list[str]:
+        """Say all in one line, once there are figures."""
+        if not self.figures:
+            return []
+        facts = [*self.rewards, *self.health, *self.speed, self.left]
+        return [joined([f"{self.what}: {self.place}", *facts])]
+
+    def _say(self, *lines: str) -> None:
+        if not self._output.is_live:
+            for line in lines:
+                self._output.say(line)
 
     @property
     def place(self) -> str:
-        """How far it is."""
+        """Steps done, of all steps."""
         if self._updates_per_step == 1:
             return f"{self.update}/{self.total}"
         per_step = self._updates_per_step
@@ -73,16 +82,11 @@ class TrainingBoard:
 
     @property
     def left(self) -> str:
-        """How long it takes from here at the pace of this process; empty before there is one."""
+        """Time left at the pace of this process; empty before there is one."""
         done = self.update - self._from
         if not done or self.update >= self.total:
             return ""
-        return f"{_duration((monotonic() - self._began) / done * (self.total - self.update))} left"
-
-    @property
-    def facts(self) -> list[str]:
-        """What the newest figures say, the most telling first."""
-        return [*self.rewards, *self.health, *self.speed]
+        return f"{duration((monotonic() - self._began) / done * (self.total - self.update))} left"
 
     @property
     def rewards(self) -> list[str]:
@@ -96,7 +100,7 @@ class TrainingBoard:
 
     @property
     def health(self) -> list[str]:
-        """What tells whether learning goes well."""
+        """Figures that tell whether learning goes well."""
         forms = {
             "policy/entropy": "entropy {:.2f}",
             "entropy": "entropy {:.2f}",
@@ -116,88 +120,16 @@ class TrainingBoard:
     @property
     def speed(self) -> list[str]:
         """Tokens a second."""
-        named = {"sampled": "drawn", "trained": "trained"}
+        named = {"sampled": "sampled", "trained": "trained"}
         return [
             f"{self.figures[key]:,.0f} tokens/s {word}"
             for what, word in named.items()
             if (key := f"tokens_per_second/{what}") in self.figures
         ]
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the board for as long as the block lasts, live where there is a terminal."""
-        console = self._output.stderr
-        if not console.is_terminal or console.is_dumb_terminal or self._output.quiet:
-            yield
-            return
-        self._live = Live(
-            _Lines(self),
-            console=console,
-            refresh_per_second=REFRESH_PER_S,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        try:
-            with self._live:
-                yield
-        finally:
-            self._live = None
-
-    def hide(self) -> None:
-        """Take the live lines off the terminal, and give it its cursor back."""
-        if self._live is not None:
-            self._live.stop()
-
-
-class _Lines:
-    """Progress, then the figures, each line as wide as the terminal."""
-
-    def __init__(self, board: TrainingBoard) -> None:
-        self._board = board
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        board = self._board
-        if not board.total:
-            yield Text(f"{board.what} …", "dim")
-            return
-        head, tail = f"{board.what} {board.place} ", joined([board.left])
-        room = options.max_width - len(head) - len(tail) - 1
-        line = Text(head, no_wrap=True, overflow="ellipsis")
-        if room >= LEAST_CELLS:
-            line.append_text(_bar(board.update, board.total, min(BAR_CELLS, room)))
-        line.append(tail)
-        yield line
-        for facts in (board.rewards, board.health, board.speed):
-            if facts:
-                yield from _wrapped(facts, options.max_width)
-
-
-def _wrapped(facts: list[str], width: int) -> Iterator[Text]:
-    """Yield lines that break between facts and nowhere else."""
-    line = ""
-    for fact in facts:
-        longer = joined([line, fact])
-        if line and len(longer) > width:
-            yield Text(line, no_wrap=True, overflow="ellipsis")
-            longer = fact
-        line = longer
-    yield Text(line, no_wrap=True, overflow="ellipsis")
-
-
-def _bar(done: int, total: int, cells: int) -> Text:
-    full = cells * done // max(1, total)
-    return Text("━" * full, "green") + Text("━" * (cells - full) + " ", "bright_black")
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
 
 SHARE = 10
-"""A tenth of the updates is the beginning, and a tenth is the end."""
+"""The first and last tenth of the updates are compared."""
 _SHOWN = ("reward/", "policy/entropy", "groups/flat", "loss", "mean_token_accuracy", "drift/mean")
 
 
@@ -227,7 +159,7 @@ def show_summary(folder: TrainFolder, output: Output) -> None:
         updates = stages[stage][-1]["update"]
         output.show(_table(stage, updates, first, last), Text(""))
     output.show(
-        Text("to measure it: ", "dim")
+        Text("To measure it run: ", "dim")
         + Text(one_line(f"pdr-graph eval DATA --arm pdr --model {folder.model} --out runs/after"))
     )
 
@@ -243,16 +175,11 @@ def first_and_last(lines: Sequence[Line]) -> tuple[dict[str, float], dict[str, f
     return first, last
 
 
-def _stages(lines: Sequence[Line]) -> list[Any]:
+def _stages(lines: Sequence[Line]) -> list[Stage]:
     return list(dict.fromkeys(line["stage"] for line in lines))
 
 
-def _table(stage: str, updates: int, first: dict[str, float], last: dict[str, float]) -> Table:
-    table = plain_table()
-    named = {"rl": "training", "warm_start": "warm start"}[stage]
-    table.add_column(f"{named}, {updates} update{'s' * (updates != 1)}")
-    table.add_column("first tenth", justify="right")
-    table.add_column("last tenth", justify="right")
-    for name in first:
-        table.add_row(name.replace("/", " "), f"{first[name]:.4g}", f"{last[name]:.4g}")
-    return table
+def _table(stage: Stage, updates: int, first: dict[str, float], last: dict[str, float]) -> Table:
+    title = f"{_STAGES[stage]}, {updates} update{'s' * (updates != 1)}"
+    rows = [(name.replace("/", " "), f"{first[name]:.4g}", f"{last[name]:.4g}") for name in first]
+    return table_of((title, "first tenth", "last tenth"), rows)

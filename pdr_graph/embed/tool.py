@@ -28,7 +28,7 @@ DESCRIPTION = (
 
 
 class Question(BaseModel):
-    """What the calling model fills in."""
+    """What the agent's model fills in."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -49,23 +49,24 @@ def as_tool(
 ) -> BaseTool:
     """Return a tool that answers a question by a run of PDR.
 
-    In an agent of LangGraph's (`create_agent`, `ToolNode`) the run is a subgraph: kept by the
-    agent's checkpointer, resumed half-way with it, told of in its stream, and charged to a channel
-    `ledger: Annotated[list[LedgerRow], merge_rows]` of its state if there is one. Called by hand,
-    it is a run that nothing keeps. Answer, verdict and ledger are the message's artifact.
+    In an agent of LangGraph (`create_agent`, `ToolNode`) the run is a subgraph: the agent's
+    checkpointer keeps it, the agent's stream tells it, and a resumed agent resumes it half-way. Its
+    cost goes to the channel `ledger: Annotated[list[LedgerRow], merge_rows]` of the agent's state,
+    if there is one. Called by hand, the run is not kept. The artifact of the tool's message holds
+    answer, verdict and ledger.
 
     Args:
         config: None is `PDRConfig()`.
-        model: What reasons; need not be the agent's own.
-        name: What the agent's model calls it.
-        description: What the agent's model decides by.
+        model: What reasons; it need not be the agent's model.
+        name: Name of the tool for the agent's model.
+        description: Tells the agent's model when to use the tool.
         return_direct: Whether the agent ends with the tool's answer.
         extensions: Distillers, finishes and verifiers of your own.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
 
     Raises:
-        ConfigError: the config names a part that there is not, or the model is none.
+        ConfigError: the config names an unknown part, or the model is none.
     """
     config = PDRConfig() if config is None else config
     extensions = extensions or Extensions()
@@ -107,5 +108,5 @@ def _command(result: Result, runtime: ToolRuntime) -> Command[Any]:
     message = ToolMessage(
         result.solution, tool_call_id=runtime.tool_call_id, artifact=report(result)
     )
-    # LangGraph passes over keys that are no channel of the agent's.
+    # LangGraph ignores keys that are no channel of the agent.
     return Command(update={"messages": [message], "ledger": [charge(result)]})

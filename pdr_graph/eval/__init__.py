@@ -1,5 +1,5 @@
-"""The method measured: problems, arms at matched budgets, records, statistics.
+"""Evaluation of the method: problems, arms at matched budgets, records, statistics.
 
-`pdr-graph eval` runs arms over problems (`runner.py`), each sample a checkpointed thread;
-`records.py` describes what it leaves behind, which is all that `pdr-graph compare` reads.
+`pdr-graph eval` runs arms over problems (`runner.py`); each sample is a checkpointed thread.
+`records.py` describes the run folder that it writes, which is all that `pdr-graph compare` reads.
 """

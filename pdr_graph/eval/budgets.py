@@ -175,12 +175,6 @@ class ArmFit:
     def _match_by_number(self, kind: Kind, budget: int) -> tuple[PDRConfig, str]:
         """Match a budget by the number of drafts or of rounds, if that is one number."""
         what, make = self._growth(kind)
-        if not what:
-            raise ConfigError(
-                f"arm {self.arm.name!r} sets the length of its calls "
-                f"({self.arm.config().max_tokens} tokens), and no single number of drafts or "
-                f"rounds is left to derive from {_option(kind)}; leave out its T or max_tokens"
-            )
         number = self._largest(kind, budget, make)
         config = make(number)
         return config, (
@@ -189,14 +183,18 @@ class ArmFit:
         )
 
     def _growth(self, kind: Kind) -> tuple[str, Callable[[int], PDRConfig]]:
-        """Name what may grow, empty if nothing may, and make the arm with n of it."""
+        """Name what may grow, and make the arm with n of it."""
         config = self.arm.config()
         if "widths" not in self.arm.fields and config.widths:
             if set(config.widths) == {1} and config.finish not in DRAFT_FINISHES:
                 return "rounds", lambda n: self.arm.config(widths=(1,) * n)
             if len(config.widths) == 1 and kind == "b_total":
                 return "drafts", lambda n: self.arm.config(widths=(n,))
-        return "", lambda n: config
+        raise ConfigError(
+            f"arm {self.arm.name!r} sets the length of its calls ({config.max_tokens} tokens), and "
+            f"no single number of drafts or rounds is left to derive from {_option(kind)}; leave "
+            "out its T or max_tokens"
+        )
 
     def _largest(self, kind: Kind, budget: int, make: Callable[[int], PDRConfig]) -> int:
         """Return the largest number of drafts or rounds that the budget pays for."""

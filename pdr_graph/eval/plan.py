@@ -9,14 +9,14 @@ from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
-from pdr_graph.budget import TEMPLATE_TOKENS
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.eval.arms import Arm
 from pdr_graph.eval.problems import Problems
 from pdr_graph.eval.records import SCHEMA, ArmRecord, DataRecord, HeaderRecord
 from pdr_graph.eval.sample import Sample
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.nodes.plan import check_window
 from pdr_graph.validation import Difference, differences
 
 _PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
@@ -105,17 +105,10 @@ class EvalPlan:
         longest = max(self.problems.problems, key=lambda each: len(each.text))
         problem_tokens = await client.counter.count(longest.text)
         for arm in self.arms:
-            config = arm.config
-            kappa = config.kappa if config.widths else 0
-            needed = problem_tokens + kappa + TEMPLATE_TOKENS + config.max_tokens
-            if needed > client.window:
-                raise ConfigError(
-                    f"arm {arm.name!r}: a call on problem {longest.id!r} needs up to {needed} "
-                    f"tokens (problem {problem_tokens}, kappa {kappa}, template "
-                    f"{TEMPLATE_TOKENS}, max_tokens {config.max_tokens}) and the model's context "
-                    f"window is {client.window}; lower max_tokens or kappa, or serve a larger "
-                    "window"
-                )
+            try:
+                check_window(arm.config, problem_tokens, client.window)
+            except ContextWindowError as error:
+                raise ConfigError(f"arm {arm.name!r}, problem {longest.id!r}: {error}") from None
 
 
 def refuse_changes(recorded: HeaderRecord, asked: HeaderRecord, folder: Path) -> None:

@@ -19,7 +19,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Problems:
         if limit is None or limit >= len(self.problems):
             return self
         kept = self.problems[:limit]
-        return Problems(self.source, kept, _hash(kept), self.scored_by, self.score, self.packages)
+        return replace(self, problems=kept, sha256=_hash(kept))
 
 
 def load_problems(source: str) -> Problems:
@@ -256,7 +256,6 @@ class GymScorer:
             "knobs": self._knobs,
             "index": index,
             "answer": answer,
-            "seconds": self._pool.limits.deadline_s,
         }
         reply = await asyncio.wrap_future(self._pool.submit(request))
         return CheckVerdict.TIMEOUT if reply is None else CheckVerdict(reply["verdict"])

@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -36,7 +36,6 @@ from pdr_graph.eval.stats import (
     mean_by_problem,
     paired_difference,
     pass_at_k,
-    plain,
     share_by_problem,
 )
 
@@ -65,50 +64,22 @@ class ArmSummary:
     """Samples that were asked for and are not finished."""
     accuracy: Estimate
     """mean@n; failed samples are not correct."""
-    pass_at: Mapping[int, Estimate]
+    pass_at_k: Mapping[int, Estimate]
     """By k."""
-    maj_at: Mapping[int, Estimate]
+    maj_at_k: Mapping[int, Estimate]
     """By k; empty if answers cannot be compared."""
+    no_answer_rate: float
+    """Share of samples with a solution that states no answer."""
+    truncation_rate: float
+    """Share of samples whose solution the token limit cut, with or without an answer."""
+    failure_rate: float
+    """Share of samples without a solution."""
     reasons: Mapping[str, int]
     """Number of samples by `records.Reason`."""
-    num_cut: int
-    """Samples whose solution the token limit cut, with or without an answer."""
-    cost: Mapping[str, Spread] = field(default_factory=dict)
+    cost: Mapping[str, Spread]
     """By `COSTS`; empty if all samples failed."""
-    estimated: bool = False
+    estimated: bool
     """Whether any token count is an estimate."""
-
-    @property
-    def no_answer_rate(self) -> float:
-        """Share of samples with a solution that states no answer."""
-        return sum(self.reasons[reason] for reason in NO_ANSWER) / self.num_samples
-
-    @property
-    def truncation_rate(self) -> float:
-        """Share of samples whose solution the token limit cut."""
-        return self.num_cut / self.num_samples
-
-    @property
-    def failure_rate(self) -> float:
-        """Share of samples without a solution."""
-        return self.reasons["failed"] / self.num_samples
-
-    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
-        """Return it as plain data."""
-        return {
-            "num_problems": self.num_problems,
-            "num_samples": self.num_samples,
-            "num_owed": self.num_owed,
-            "accuracy": plain(self.accuracy),
-            "pass_at_k": plain(self.pass_at),
-            "maj_at_k": plain(self.maj_at),
-            "no_answer_rate": self.no_answer_rate,
-            "truncation_rate": self.truncation_rate,
-            "failure_rate": self.failure_rate,
-            "reasons": dict(self.reasons),
-            "cost": plain(self.cost),
-            "estimated": self.estimated,
-        }
 
 
 async def summarize(
@@ -136,12 +107,14 @@ async def summarize(
         num_samples=len(samples),
         num_owed=arm.num_owed,
         accuracy=share([each.num_correct / each.num_attempts for each in votes]),
-        pass_at={k: share([_pass_at_k(each, k) for each in votes]) for k in ks},
-        maj_at={
+        pass_at_k={k: share([_pass_at_k(each, k) for each in votes]) for k in ks},
+        maj_at_k={
             k: share([maj_at_k(each, k) for each in votes]) for k in ks if arm.kind.has_short_answer
         },
+        no_answer_rate=fmean(sample["reason"] in NO_ANSWER for sample in samples),
+        truncation_rate=fmean(sample["truncated"] for sample in samples),
+        failure_rate=fmean(sample["reason"] == "failed" for sample in samples),
         reasons=Counter(sample["reason"] for sample in samples),
-        num_cut=sum(sample["truncated"] for sample in samples),
         cost=_costs(arm, confidence),
         estimated=arm.estimated,
     )

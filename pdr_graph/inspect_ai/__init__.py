@@ -1,7 +1,8 @@
 """PDR as a solver of inspect-ai: `inspect eval TASK --solver pdr_graph/pdr -S preset=majority`.
 
-inspect-ai finds it by its entry point. Models, usage, limits, epochs, retries, cache and logs are
-inspect's own; every call of a run is a model event of its sample. It needs the extra `inspect`.
+inspect-ai finds the solver by its entry point. Models, usage, limits, epochs, retries, cache and
+logs are inspect-ai's own; every call of a run is a model event of its sample. It needs the extra
+`inspect`. Source:
 https://inspect.aisi.org.uk/extensions.html
 """
 

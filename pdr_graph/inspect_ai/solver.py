@@ -1,9 +1,4 @@
-"""The solver: one run of the method for each sample and epoch.
-
-A sample of an inspect-ai task as a problem, and a result as the sample's output.
-
-A model of inspect-ai as a chat model of LangChain, so that the graph can ask it.
-"""
+"""The solver of inspect-ai: one run of the method for each sample and epoch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,14 +38,14 @@ from pdr_graph.run import Parts, Result, solve
 from pdr_graph.strategies import preset as preset_config
 
 KEY = "pdr"
-"""Of what a sample's metadata tells of its run."""
+"""Under which the metadata of a sample holds what its run was."""
 
 
 def problem_of_sample(state: TaskState) -> str:
-    """Return the text to be solved: what was said so far, and the choices where there are any.
+    """Return the text to be solved: the conversation so far, then the choices if there are any.
 
     Raises:
-        ConfigError: there is no text, or not only text.
+        ConfigError: no user says anything, or a message holds more than text.
     """
     for message in state.messages:
         if not isinstance(message.content, str):
@@ -68,7 +63,7 @@ def problem_of_sample(state: TaskState) -> str:
 
 
 def hand_in(state: TaskState, result: Result) -> TaskState:
-    """Write a result into the sample's state, as a solver that calls the model once would."""
+    """Write a result into a sample's state, as a solver that calls the model once does."""
     solution = result.state["solution"]
     assert solution is not None  # the run has ended
     cut = bool(solution["truncated"])
@@ -97,7 +92,7 @@ def _letter(index: int) -> str:
 
 
 class InspectChat(BaseChatModel):
-    """Asks a model of inspect-ai, which counts, limits, retries and logs each call."""
+    """A model of inspect-ai as a chat model of LangChain; inspect-ai counts and logs each call."""
 
     model_name: str
     max_tokens: int | None = None
@@ -117,9 +112,9 @@ class InspectChat(BaseChatModel):
 
     @property
     def limit(self) -> LimitExceededError | None:
-        """The limit of the sample that a call ran into, None if none did.
+        """The limit of the sample that a call exceeded, None if none did.
 
-        The graph takes it for a call that failed, and its caller has to raise it again.
+        The graph takes it for a failed call, and the solver has to raise it again.
         """
         return self._limit
 
@@ -144,7 +139,7 @@ class InspectChat(BaseChatModel):
         **kwargs: Any,  # Any: sampling parameters, each under its own name
     ) -> ChatResult:
         if self._limit is not None:
-            raise self._limit  # one call too many says it for all
+            raise self._limit  # the sample is over: ask no more
         config = GenerateConfig(stop_seqs=stop, **kwargs)
         try:
             output = await self._model.generate(_translated(messages), config=config)
@@ -164,7 +159,7 @@ def _translated(messages: Sequence[BaseMessage]) -> list[ChatMessage]:
 
 
 def _reply(output: ModelOutput) -> AIMessage:
-    """Return what the model said, its reasoning and its usage apart."""
+    """Return the model's output as a message, with its reasoning and usage apart."""
     if output.error:
         raise RuntimeError(output.error)
     content = output.message.content if output.choices else ""
@@ -192,11 +187,11 @@ def _usage(usage: ModelUsage) -> UsageMetadata:
 
 
 _SAMPLING = ("max_tokens", "temperature", "top_p")
-"""What inspect-ai's own options may set (`--temperature`, …)."""
+"""Settings that inspect-ai's own options may set (`--temperature`, …)."""
 _MOST_CHOICES = 10
-"""Options that the answer kind `choice` tells apart, A to J."""
+"""Choices that the answer kind `choice` tells apart, A to J."""
 _NO_LIMIT = 1 << 16
-"""Calls at once as far as we are concerned: inspect-ai limits connections itself."""
+"""Calls at once: in effect no limit, since inspect-ai limits connections itself."""
 
 
 @solver
@@ -208,21 +203,21 @@ def pdr(
 ) -> Solver:
     """Solve each sample by rounds of drafts, a bounded workspace, and a refinement.
 
-    Sampling that the solver is not told follows inspect-ai's options, then the preset. Samples
-    with choices are answered by a letter, for the scorer `choice`. The ledger of a run is in its
-    sample's metadata, under `pdr`.
+    Sampling follows the solver's settings, then inspect-ai's options, then the preset. Samples with
+    choices are answered by a letter, for the scorer `choice`. A sample's metadata holds the ledger
+    of its run, under `pdr`.
 
     Args:
-        preset: One of the strategies, as `majority`.
+        preset: Name of a strategy, such as `majority`.
         tokenizer: A tokenizer.json to count the workspace with; None estimates.
         prompts: Folder whose NAME.md files replace built-in prompts.
-        settings: Fields of `PDRConfig`, as `widths=[8, 4]` or `-S widths=8,4`.
+        settings: Fields of `PDRConfig`, such as `widths=[8, 4]` or `-S widths=8,4`.
 
     Raises:
         ConfigError: there is no such preset or setting.
     """
     given = {name: _read(name, value) for name, value in settings.items()}
-    preset_config(preset, **given)  # told before any sample is begun
+    preset_config(preset, **given)  # refused before any sample is begun
     counter = None if tokenizer is None else FileCounter(Path(tokenizer))
     texts = Prompts.load(None if prompts is None else Path(prompts))
 
@@ -241,7 +236,7 @@ def pdr(
             if chat.limit is not None:
                 raise chat.limit from None
             raise
-        if chat.limit is not None:  # some drafts were in before it, and the run went on with them
+        if chat.limit is not None:  # enough drafts were in before it, so the run went on
             raise chat.limit
         return hand_in(state, result)
 
@@ -249,7 +244,7 @@ def pdr(
 
 
 def _config(preset: str, given: Mapping[str, object], model: Model, state: TaskState) -> PDRConfig:
-    """Return what one sample's run is asked to do."""
+    """Return the settings of one sample's run."""
     asked = _sampling_of(model)
     fields = {name: value for name in _SAMPLING if (value := getattr(asked, name)) is not None}
     if state.choices:
@@ -259,8 +254,8 @@ def _config(preset: str, given: Mapping[str, object], model: Model, state: TaskS
                 "can be told apart"
             )
         fields["answer"] = "choice"
-    # Every sample and epoch draws its own; a repeated evaluation draws the same, and finds
-    # inspect-ai's cache.
+    # Every sample and epoch has a seed of its own. A repeated evaluation has the same ones, and
+    # thus hits inspect-ai's cache.
     first = given.get("seed")
     first = asked.seed or 0 if first is None else first
     seed = derived_seed(int(str(first)), state.sample_id, state.epoch)
@@ -270,7 +265,7 @@ def _config(preset: str, given: Mapping[str, object], model: Model, state: TaskS
 def _sampling_of(model: Model) -> GenerateConfig:
     """Return the options that the evaluation was started with."""
     try:
-        # There is no public way to what `generate` would use.
+        # There is no public way to read what `generate` would use.
         from inspect_ai.model._generate_config import active_generate_config
     except ImportError:
         return model.config
@@ -278,7 +273,7 @@ def _sampling_of(model: Model) -> GenerateConfig:
 
 
 def _read(name: str, value: object) -> object:
-    """Read a value as inspect-ai's command line leaves it, which takes a list of one for a text."""
+    """Read a value from inspect-ai's command line, which takes a list of one item for a text."""
     if name == "widths" and isinstance(value, str):
         return tuple(part for part in value.split(",") if part.strip())
     return (value,) if name == "widths" and isinstance(value, int) else value

@@ -50,7 +50,7 @@ class Planner:
             config = config.model_copy(update={"seed": secrets.randbits(31)})
         client = self.toolbox.client
         problem_tokens = await client.counter.count(problem)
-        _check_window(config, problem_tokens, client.window)
+        check_window(config, problem_tokens, client.window)
         _check_budget(config, problem_tokens)
         return {
             "problem": problem,
@@ -95,7 +95,12 @@ def _own_version() -> str:
     return version("pdr-graph")
 
 
-def _check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:
+def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:
+    """Refuse a problem whose calls may not fit the model's window; None is an unknown window.
+
+    Raises:
+        ContextWindowError: the sentence names every part of the call.
+    """
     workspace = workspace_limit(config)
     needed = problem_tokens + workspace + TEMPLATE_TOKENS + config.max_tokens
     if window is not None and needed > window:

@@ -1,4 +1,4 @@
-"""Runs and comparisons as pages: one file each, readable anywhere, without a script."""
+"""Pages of runs and comparisons: one HTML file each, without scripts."""
 
 from pdr_graph.page.render import render, write_page
 from pdr_graph.page.run_page import run_page

@@ -1,10 +1,8 @@
-"""Fills the templates: everything that comes from outside is escaped, and no script can run.
+"""Fills the templates of pages, in which no script can run, and writes the pages.
 
 A page holds text that a model wrote, which may be hostile. Three things keep it text: every value
-is escaped, the page's policy (`Content-Security-Policy`) allows no script from anywhere, and no
-value is ever placed in an attribute that a browser follows.
-
-Writes a page where the user wants it.
+is escaped, the page's `Content-Security-Policy` allows no script from anywhere, and no value is
+placed in an attribute that a browser follows.
 """
 
 from functools import cache
@@ -13,6 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.llm.tokens import wellformed
 
 
 @cache
@@ -32,18 +31,17 @@ def render(template: str, **values: object) -> str:
 
     Args:
         template: Name of a file of `templates`, without its suffix.
-        values: What it shows; text is escaped.
+        values: What the page shows; text is escaped.
     """
     page = _templates().get_template(f"{template}.html").render(values)
-    # Half of a surrogate pair, which a model's reply may hold, is in no encoding of a file.
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return wellformed(page)
 
 
 def write_page(file: Path, text: str) -> None:
-    """Write a page, its folder made if need be.
+    """Write a page; make its folder if there is none.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,17 @@
-"""One run as a page: a lane for each round, what was kept of it, and what it cost."""
+"""The page of one run: its graph, each round with drafts and workspaces, and what it cost."""
 
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 
 from pdr_graph.answers import answer_kind, clusters
-from pdr_graph.budget import Ledger, elapsed_s
+from pdr_graph.budget import Ledger
 from pdr_graph.page.render import render
 from pdr_graph.run_history import RoundView, RunHistory
 from pdr_graph.types import Draft, LedgerRow, Workspace
 
 COLORS = 6
-"""Different answers that have a colour of their own; rarer ones share one."""
+"""Answers of a round that have a colour of their own; rarer ones share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +26,18 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class DraftCard:
-    """One draft as it is shown."""
+    """One draft of a round."""
 
     draft: Draft
     rank: int | None
-    """Of its answer; None where it has none."""
+    """Rank of its answer among the round's; None where it has no answer."""
     admitted: bool
     """Whether it entered a workspace."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One round."""
+    """One round, with its drafts grouped by answer."""
 
     view: RoundView
     cards: list[DraftCard]
@@ -47,50 +47,40 @@ class Lane:
 
     @property
     def owed(self) -> int:
-        """Drafts that are not in yet."""
+        """Drafts that have not ended yet."""
         return self.view.width - len(self.view.drafts)
 
     @property
     def kept(self) -> list[Workspace]:
-        """Workspaces made of its drafts, and not of a solution that was rejected."""
+        """Workspaces made of its drafts; one made of a rejected solution is left out."""
         return [workspace for workspace in self.view.workspaces if workspace["sources"]]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A node of the graph in one round, and what its calls cost."""
-
-    node: str
-    calls: int
-    tokens: int
-    seconds: float
-    failed: int
-    estimated: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Leg:
-    """One row of the graph: the nodes of a round in their order, the last ones included."""
+    """One row of the drawn graph: the nodes of a round in their order."""
 
     round: int
     """0 where the run has no rounds."""
-    stages: list[Stage]
+    rows: list[LedgerRow]
+    """What each node's calls cost."""
     lane: Lane | None
-    """The round's drafts; None where there are none."""
+    """The round with its drafts; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What was spent of what."""
+    """How much of a limit was spent."""
 
     name: str
     spent: int
     limit: int
     meaning: str
+    """Unit and source of the limit, said behind the numbers."""
 
     @property
     def percent(self) -> float:
-        """Share spent, at most 100."""
+        """Percentage spent, at most 100."""
         return min(100.0, 100 * self.spent / self.limit) if self.limit else 0.0
 
 
@@ -133,51 +123,29 @@ async def _lane(view: RoundView, kind: str) -> Lane:
 def _legs(ledger: Ledger, lanes: list[Lane]) -> list[Leg]:
     lane_of = {lane.view.round: lane for lane in lanes}
     return [
-        Leg(number, [_stage(row) for row in rows], lane_of.get(number))
+        Leg(number, list(rows), lane_of.get(number))
         for number, rows in groupby(ledger.per_round_and_node(), key=itemgetter("round"))
     ]
 
 
-def _stage(row: LedgerRow) -> Stage:
-    return Stage(
-        node=row["node"],
-        calls=row["calls"],
-        tokens=row["prompt_tokens"] + row["completion_tokens"],
-        seconds=row["seconds"],
-        failed=row["failed"] + row["aborted"],
-        estimated=row["estimated"],
-    )
-
-
 def _budgets(past: RunHistory) -> list[Budget]:
-    ledger: Ledger = past.ledger
-    rows = ledger.rows
-    completion = sum(row["completion_tokens"] for row in rows)
+    config, total = past.config, past.ledger.total()
+    seconds = round(total["seconds"])
+    largest = max((each["tokens"] for view in past.rounds for each in view.workspaces), default=0)
     budgets = [
         Budget(
             "completion tokens",
-            completion,
-            sum(row["nominal_tokens"] for row in rows),
+            total["completion_tokens"],
+            total["nominal_tokens"],
             "allotted to the calls",
-        )
+        ),
+        Budget(
+            "B_total",
+            past.ledger.b_total,
+            config.max_total_tokens or 0,
+            "tokens allowed by max_total_tokens",
+        ),
+        Budget("time", seconds, round(config.deadline_s or 0), "seconds allowed by deadline_s"),
+        Budget("largest workspace", largest, config.kappa if largest else 0, "tokens allowed by κ"),
     ]
-    if past.config.max_total_tokens is not None:
-        budgets.append(
-            Budget(
-                "B_total",
-                ledger.b_total,
-                past.config.max_total_tokens,
-                "tokens allowed by max_total_tokens",
-            )
-        )
-    if past.config.deadline_s is not None:
-        seconds, limit = round(elapsed_s(rows)), round(past.config.deadline_s)
-        budgets.append(Budget("time", seconds, limit, "seconds allowed by deadline_s"))
-    largest = max(
-        (workspace["tokens"] for view in past.rounds for workspace in view.workspaces), default=0
-    )
-    if largest:
-        budgets.append(
-            Budget("largest workspace", largest, past.config.kappa, "tokens allowed by κ")
-        )
     return [each for each in budgets if each.limit]

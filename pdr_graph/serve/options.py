@@ -3,7 +3,7 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pdr_graph.settings import ENV_FILE
+from pdr_graph.settings import Settings
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Addresses that only this machine reaches."""
@@ -12,16 +12,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 class ServeOptions(BaseSettings):
     """How this process serves; read from options, then `PDR_SERVE_…`, then `.env`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PDR_SERVE_",
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        use_attribute_docstrings=True,
-        str_strip_whitespace=True,
-    )
+    model_config = Settings.model_config | SettingsConfigDict(env_prefix="PDR_SERVE_")
 
     host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on; any but this machine's own needs a key."""

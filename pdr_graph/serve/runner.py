@@ -1,4 +1,4 @@
-"""The runs of one server: so many at once, one to a thread, and stopped so that they can resume."""
+"""The runs of one server: so many at once, one to a thread, counted, and stopped to be resumed."""
 
 import asyncio
 import math
@@ -11,6 +11,7 @@ from time import perf_counter
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import DrainedError
@@ -19,9 +20,9 @@ from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, resume, solve, with_input
-from pdr_graph.serve.metrics import Metrics
 from pdr_graph.serve.refusal import RefusalError, shutting_down, thread_busy
 from pdr_graph.serve.request import SolveRequest
+from pdr_graph.trace import TraceRecord
 
 LONGEST_RETRY_S = 60
 """Longest wait that a Retry-After header names."""
@@ -102,6 +103,73 @@ class Admission:
         self.running -= 1
 
 
+_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
+_TOKENS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+
+
+class Metrics:
+    """What Prometheus reads of one server; a `Trace`, so that runs report their calls to it.
+
+    Tokens are counted as calls end, those of failed and resumed runs included, so that their sum is
+    what this process has asked of the endpoint.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        """Begin at zero."""
+        registry = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "pdr_requests",
+            "Chat requests answered, by model and HTTP status; 499 is a client that left",
+            ["model", "status"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "pdr_request_seconds",
+            "From request to answer, waiting included",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.b_seq = Histogram(
+            "pdr_run_sequential_tokens",
+            "Tokens on the critical path of finished runs",
+            ["model"],
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        self._calls = Counter(
+            "pdr_model_calls",
+            "Calls to the model, by node and outcome",
+            ["node", "outcome"],
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "pdr_model_tokens",
+            "Tokens of those calls",
+            ["node", "kind"],
+            registry=registry,
+        )
+        running = Gauge("pdr_runs_in_progress", "Runs in progress", registry=registry)
+        running.set_function(lambda: admission.running)
+        waiting = Gauge("pdr_requests_waiting", "Requests that wait for a run", registry=registry)
+        waiting.set_function(lambda: admission.waiting)
+        self.thinks: bool | None = None
+        """Whether any reply so far held a thought; None before the first reply."""
+
+    async def record(self, call: TraceRecord) -> None:
+        """Count one call."""
+        node = call["node"]
+        self._calls.labels(node, "failed" if call["error"] else "done").inc()
+        self._tokens.labels(node, "prompt").inc(call["prompt_tokens"])
+        self._tokens.labels(node, "completion").inc(call["completion_tokens"])
+        if not call["error"]:
+            self.thinks = bool(self.thinks or call["thought"])
+
+    def text(self) -> bytes:
+        """Return all figures in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
 @asynccontextmanager
 async def unguarded(thread_id: str) -> AsyncIterator[None]:
     """Guard nothing: for stores that no other process shares."""
@@ -146,9 +214,7 @@ class SolveRunner:
         """
         self.model = model
         self.admission = Admission(max_runs=max_runs, max_waiting=max_waiting)
-        self.metrics = Metrics(
-            running=lambda: self.admission.running, waiting=lambda: self.admission.waiting
-        )
+        self.metrics = Metrics(self.admission)
         self._store = store
         self._prompts = prompts or Prompts.load()
         self._controls: dict[str, RunControl] = {}
@@ -183,7 +249,7 @@ class SolveRunner:
             raise
 
     def can_resume(self, asked: SolveRequest) -> bool:
-        """Tell whether a client can go on with this run later: whether it is kept."""
+        """Tell whether the run is kept, so that its client can resume it later."""
         return asked.named or self._store.keeps_unnamed
 
     def drain(self) -> None:
@@ -193,7 +259,7 @@ class SolveRunner:
             control.request_drain()
 
     def cancel(self) -> None:
-        """Stop all runs at once; their clients are told how to go on."""
+        """Stop all runs at once; their clients learn how to resume them."""
         self._stopped = True
         for task in self._tasks:
             task.cancel()

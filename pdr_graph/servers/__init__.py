@@ -1,20 +1,9 @@
-"""The embedded defaults: a real model and a real store on a machine where nothing is set up.
+"""The servers of this machine: those of `pdr-graph up`, and the embedded model and store.
 
-Both are servers in processes of their own, started on demand and ended when nobody needs them.
-What they need is the extra `local`, imported only where it is used. Names are imported on first
-use: the servers' own processes are in this package too, and have to start fast.
-
-The servers that `pdr-graph up` starts on this machine, and `pdr-graph down` ends.
-
-Each part, the model and the store, has a *keeper*: a process of its own that starts the server,
-waits until it answers, writes down how it is, and ends it when asked. The command that started a
-keeper may be killed at any instant, since whatever is known is known to the keeper:
-
-- `PART.lock` is held by the keeper, and dropped by the kernel with it.
-- `PART.json` is the keeper's record: the state, the address, the processes with their start times.
-- `PART.log` is what keeper and server said.
-
-A server dies with its keeper (Linux tells it by a signal); where it does not, the record names it.
+The embedded ones are a real model and a real store where nothing is set up: processes that are
+started on demand and end when nobody needs them. They need the extra `local`, which is imported
+only where it is used. Names are imported on first use, since the processes of the servers are
+modules of this package and have to start fast.
 """
 
 from importlib import import_module

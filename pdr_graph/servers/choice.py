@@ -1,34 +1,44 @@
-"""Which model server this machine gets, and sized how.
-
-Which store this machine gets.
-
-Addresses on this machine: which are free, and whose they are.
-"""
+"""Which servers this machine gets, of what size, and at which addresses."""
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.servers import valkey as redis
-from pdr_graph.servers import vllm as engine
 from pdr_graph.servers.llama import LONGEST_CONTEXT
 from pdr_graph.servers.options import Engine, Store
-from pdr_graph.servers.process import ServerPlan
-from pdr_graph.servers.vllm import Gpu, Size, Vllm, config_file, window_of
+from pdr_graph.servers.record import ServerPlan
+from pdr_graph.servers.valkey import (
+    TIMEOUT_S,
+    find_redis,
+    note_address,
+    noted_address,
+    redis_folder,
+    socket_of,
+    store_server,
+)
+from pdr_graph.servers.vllm import (
+    Gpu,
+    Serving,
+    Size,
+    Vllm,
+    config_file,
+    vllm_server,
+    window_of,
+)
 from pdr_graph.servers.weights import SMOLLM2
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def free_port(wanted: int | None, preferred: int) -> int:
+def free_port(wanted: int | None, preferred: int | None = None) -> int:
     """Choose a port of the loopback interface.
 
     Args:
-        wanted: The one that it must be, None if any will do.
-        preferred: The one that it is then, if nobody has it.
+        wanted: The port that the user demands; None if any will do.
+        preferred: The port to take in that case, if it is free.
 
     Raises:
         LocalError: `wanted` is taken.
@@ -37,7 +47,7 @@ def free_port(wanted: int | None, preferred: int) -> int:
         if not _can_bind(wanted):
             raise LocalError(f"port {wanted} is taken by another program; choose a free one")
         return wanted
-    if _can_bind(preferred):
+    if preferred is not None and _can_bind(preferred):
         return preferred
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -45,9 +55,9 @@ def free_port(wanted: int | None, preferred: int) -> int:
 
 
 def unanswered_port(url: str, default: int) -> int | None:
-    """Return the port of a URL on this machine at which nobody listens; None for all others.
+    """Return the port of a URL on this machine at which nobody listens; None for other URLs.
 
-    A URL with a password is that of a server which somebody has set up.
+    A URL with a password belongs to a server that somebody has set up.
     """
     try:
         parts = urlsplit(url)
@@ -66,17 +76,14 @@ def unanswered_port(url: str, default: int) -> int | None:
 
 
 def is_socket_of(url: str, folder: Path) -> bool:
-    """Tell whether a URL is that of the store whose data a folder keeps."""
-    parts = urlsplit(url)
-    try:
-        return parts.scheme == "unix" and unquote(parts.path) == (folder / "address").read_text()
-    except OSError:
-        return False
+    """Tell whether a URL is that of the store that keeps its data in a folder."""
+    parts, address = urlsplit(url), noted_address(folder)
+    return parts.scheme == "unix" and address != "" and unquote(parts.path) == address
 
 
 def _can_bind(port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do: a port whose last owner has just gone is free.
+        # As servers do: a port counts as free as soon as its owner has gone.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -93,7 +100,7 @@ INSTALL = "pip install 'pdr-graph[vllm]', or name an environment by --vllm-pytho
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the user wants of the model server."""
+    """The model server that the user wants."""
 
     size: Size
     strategy_given: bool = False
@@ -110,11 +117,11 @@ class Wanted:
 
 
 def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[Gpu]) -> ServerPlan:
-    """Decide what serves the model, and how.
+    """Choose what serves the model.
 
     Raises:
-        ConfigError: what is wanted cannot be served here; the sentence says what is missing.
-        LocalError: the port is taken.
+        ConfigError: The model cannot be served here; the sentence says what is missing.
+        LocalError: The port is taken.
     """
     file = _embedded_file(wanted.model)
     is_embedded = wanted.model is None or file is not None or wanted.model == SMOLLM2.name
@@ -147,15 +154,16 @@ def _usable(vllm: Vllm | None, gpus: Sequence[Gpu], model: str) -> Vllm:
 def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[Gpu]) -> ServerPlan:
     config = config_file(vllm, model)
     window, notes = _fitted(wanted, None if config is None else window_of(config), model)
-    serving = engine.Serving(
+    serving = Serving(
         model=model,
         port=free_port(wanted.port, PORT),
         window=window,
-        size=wanted.size,
+        calls=wanted.size.calls,
         gpu_memory_utilization=wanted.gpu_memory_utilization,
         api_key=wanted.api_key,
         further=wanted.further,
     )
+    plan = vllm_server(vllm, serving, wanted.timeout_s)
     if gpus and vllm.for_cpu:
         notes.append(f"vLLM {vllm.version} is a build for CPUs: {gpus[0].name} stays idle")
     elif len(gpus) > 1 and not any("parallel" in flag for flag in wanted.further):
@@ -163,17 +171,7 @@ def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[Gpu]) -> Serv
             f"{len(gpus)} GPUs are here and one is used; for all: -- --tensor-parallel-size "
             f"{len(gpus)}"
         )
-    return ServerPlan(
-        part="model",
-        kind="vllm",
-        url=f"http://127.0.0.1:{serving.port}/v1",
-        command=engine.command(vllm, serving),
-        environment=engine.environment(vllm, serving),
-        model=model,
-        asked=wanted.asked,
-        timeout_s=wanted.timeout_s,
-        notes=tuple(notes),
-    )
+    return replace(plan, asked=wanted.asked, notes=tuple(notes))
 
 
 def _embedded(
@@ -215,7 +213,7 @@ def _way_to_vllm(vllm: Vllm | None, gpus: Sequence[Gpu]) -> list[str]:
 
 
 def _fitted(wanted: Wanted, window: int | None, model: str) -> tuple[int | None, list[str]]:
-    """Return the window to serve, None if the model's is unknown, and what to tell the user."""
+    """Return the window to serve, None if that of the model is unknown, and notes for the user."""
     size = wanted.size
     if window is None:
         return None, []
@@ -242,33 +240,28 @@ def _embedded_file(model: str | None) -> Path | None:
     return file.resolve()
 
 
-TIMEOUT_S = 120.0
-"""For reading what was stored before."""
-
-
 def store_plan(
     wanted: Store, data_dir: Path, *, port: int | None, can_embed: bool, dry: bool
 ) -> ServerPlan:
-    """Decide what keeps the runs.
+    """Choose the store of the runs.
 
-    The store that already keeps runs in the data directory goes on with them; of two, the one
-    that other programs can be pointed at. With none yet, a Redis server of this machine's is
-    preferred to the embedded one.
+    By default it is the store that has data in the data directory, and Redis if both have. If
+    neither has, it is the Redis of this machine, else the embedded Valkey.
 
     Args:
-        wanted: The user's choice; `auto` is as above.
-        data_dir: Where both keep their data.
-        port: For a Redis that listens on a port rather than a Unix socket, None for the latter.
+        wanted: The user's choice; `auto` is the default.
+        data_dir: Keeps the data of both.
+        port: Of a Redis; without one it listens on a Unix socket.
         can_embed: Whether the embedded Valkey is installed.
-        dry: Leaves the data directory as it is.
+        dry: Whether to leave the data directory as it is.
 
     Raises:
-        ConfigError: what is wanted is not installed.
-        LocalError: the port is taken, or the folder cannot be made.
+        ConfigError: The wanted store is not installed.
+        LocalError: The port is taken, or the folder cannot be made.
     """
-    program = redis.find_redis()
+    program, folder = find_redis(), redis_folder(data_dir)
     if wanted == "auto":
-        used = (data_dir / "valkey").exists() and not redis.folder(data_dir).exists()
+        used = (data_dir / "valkey").exists() and not folder.exists()
         wanted = "embedded" if port is None and can_embed and (used or not program) else "redis"
     if wanted == "embedded":
         if port is not None:
@@ -279,7 +272,7 @@ def store_plan(
             "no redis-server is on the path; install Redis, or the embedded store by "
             "pip install 'pdr-graph[local]'"
         )
-    where = redis.socket_of(data_dir) if port is None else free_port(port, port)
+    where = socket_of(folder) if port is None else free_port(port)
     if not dry:
-        redis.prepare(data_dir, where if isinstance(where, str) else "")
-    return redis.redis_plan(program, data_dir, where, TIMEOUT_S)
+        note_address(folder, where if isinstance(where, str) else "")
+    return store_server("redis", program, folder, where)

@@ -1,13 +1,10 @@
-"""The folder in which the embedded parts keep what they own: weights, the store, logs.
+"""The folder in which the embedded parts keep what they own: weights, the store, logs, locks.
 
-A lock on a file that the kernel drops when its holder dies, however it dies.
-
-`flock(2)` locks belong to the open file, so a process that is killed with SIGKILL leaves none
-behind. There is nothing to clean up and no process id to guess at.
+A lock is flock(2)'s, which belongs to the open file: the kernel drops it when the last process
+that has the file open is gone, however it ended. Nothing has to be cleaned up.
 """
 
 import fcntl
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +15,13 @@ from platformdirs import user_data_path
 
 from pdr_graph.errors import LocalError
 
-logger = logging.getLogger(__name__)
-
 Announce = Callable[[str], None]
 """Takes one line for the user to read."""
 
 LOG_LIMIT = 4 * 2**20
 """Size in bytes above which a log is set aside when its server starts."""
+READ_BACK = 2**17
+"""Bytes at the end of a log in which its last lines are looked for."""
 
 
 def default_data_dir() -> Path:
@@ -52,7 +49,7 @@ def own_folder(path: Path) -> Path:
 
 
 def fresh_log(path: Path) -> Path:
-    """Set a log aside that has grown beyond `LOG_LIMIT`, keeping one earlier log.
+    """Set aside a log that has grown beyond `LOG_LIMIT`; one earlier log is kept.
 
     Returns:
         `path`.
@@ -65,21 +62,29 @@ def fresh_log(path: Path) -> Path:
     return path
 
 
-def last_line(log: Path) -> str:
-    """Return the last line that says something in a log, "" where there is none."""
+def last_lines(log: Path, number: int = 1, begin: int = 0) -> list[str]:
+    """Return the last lines of a log that are not empty; none if it cannot be read.
+
+    Args:
+        log: The file.
+        number: Most lines to return.
+        begin: Where to begin, in bytes.
+    """
     try:
-        lines = log.read_bytes()[-4096:].decode(errors="replace").splitlines()
-    except OSError as error:
-        logger.debug("log.unreadable path=%s error=%s", log, error)
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(begin, size - READ_BACK))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line.rstrip() for line in lines if line.strip()][-number:]
 
 
 class FileLock:
     """An open lock file; closing it gives up whatever lock it holds."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, and make it if it is missing; nothing is locked yet.
+        """Open the file, made if it is missing; nothing is locked yet.
 
         Raises:
             LocalError: The file cannot be opened for writing.
@@ -94,16 +99,12 @@ class FileLock:
             ) from error
 
     def try_exclusive(self) -> bool:
-        """Take the lock for this holder alone; False if anyone else has it."""
+        """Take the lock for this holder alone; False if anybody else holds it."""
         return self._try(fcntl.LOCK_EX)
 
     def try_shared(self) -> bool:
-        """Take the lock beside other shared holders; False if someone has it alone."""
+        """Take the lock beside other shared holders; False if somebody holds it alone."""
         return self._try(fcntl.LOCK_SH)
-
-    def release(self) -> None:
-        """Give the lock up and keep the file open."""
-        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     def _try(self, kind: int) -> bool:
         try:
@@ -118,7 +119,7 @@ class FileLock:
         return True
 
     def close(self) -> None:
-        """Close the file here; a process that it was passed on to keeps the lock."""
+        """Close the file here; a process that has inherited it keeps the lock."""
         os.close(self.descriptor)
 
     def __enter__(self) -> Self:

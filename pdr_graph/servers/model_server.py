@@ -1,20 +1,18 @@
 """The process in which llama.cpp serves the embedded model.
 
-`model` runs it. It says one line of JSON on its standard output, `{"address": …}` or
-`{"error": …}`, and ends when its standard input does.
+`embedded_model` runs it under a guard, and kills it when it is done. It writes one line of JSON to
+its standard output: `{"address": …}` or `{"error": …}`.
 """
 
 import argparse
 import json
 import os
-import select
+import threading
 from typing import Any
-
-PARENT_CHECK_S = 1.0
 
 
 def main() -> None:
-    """Serve until the parent is gone."""
+    """Serve until killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--name", required=True)
@@ -22,35 +20,27 @@ def main() -> None:
     parser.add_argument("--context-per-slot", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--parent", type=int, required=True)
     asked = parser.parse_args()
     # Whatever a library prints goes to the log; only our one line reaches the parent.
-    report = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    try:
-        server = _serve(asked)
-    except (ImportError, RuntimeError) as error:
-        report.write(json.dumps({"error": str(error)}) + "\n")
-        report.flush()
-        os._exit(1)
-    report.write(json.dumps({"address": server.listening_address}) + "\n")
-    report.close()
-    while os.getppid() == asked.parent:
-        # A pipe ends with its last writer. A forked sibling may hold the parent's end open for
-        # longer than the parent lives, hence the look at who the parent is.
-        if select.select([0], [], [], PARENT_CHECK_S)[0]:
-            break
-    # Not an orderly shutdown: that waits for the batch in progress, and there is nothing to save.
-    os._exit(0)
+    with os.fdopen(os.dup(1), "w") as report:
+        os.dup2(2, 1)
+        try:
+            server = _serve(asked)
+        except (ImportError, RuntimeError) as error:
+            report.write(json.dumps({"error": str(error)}) + "\n")
+            report.flush()
+            os._exit(1)  # an orderly exit may crash in the library
+        report.write(json.dumps({"address": server.listening_address}) + "\n")
+    threading.Event().wait()
 
 
 def _serve(asked: argparse.Namespace) -> Any:  # a compiled class without types
-    """Load the weights and listen on a free port of the loopback interface."""
-    # libgomp spins 300 000 turns at every barrier, about a millisecond, before it sleeps. Where
-    # another program wants the core, that is time in which the awaited thread cannot run: with
-    # two busy loops on two cores, 16 streams fell from 150 to 12 tokens a second. At 300 turns
-    # they keep 40, and an idle machine loses a tenth of one stream and nothing of 16. libgomp
-    # reads this when it is loaded, which is at the next import.
+    """Load the weights and listen on the loopback interface."""
+    # libgomp spins for 300 000 turns at every barrier, about a millisecond, before it sleeps. If
+    # another program wants the core, the awaited thread cannot run meanwhile: with two busy loops
+    # on two cores, 16 streams fell from 150 to 12 tokens a second. With 300 turns they keep 40,
+    # and an idle machine loses a tenth of one stream and nothing of 16. libgomp reads this when
+    # it is loaded, which is at the next import.
     os.environ.setdefault("GOMP_SPINCOUNT", "300")
     import xllamacpp
 
@@ -64,12 +54,12 @@ def _serve(asked: argparse.Namespace) -> Any:  # a compiled class without types
     params.cpuparams.n_threads = asked.threads
     params.cpuparams_batch.n_threads = asked.threads
     params.cont_batching = True
-    # Every open connection holds one of these, and with the default of few a /tokenize waits for
-    # generations to end; they sleep, so many cost nothing.
+    # Every open connection holds one of these. With the default, a few, a /tokenize waits until
+    # generations end. They sleep, so many cost nothing.
     params.n_threads_http = 256
-    params.cache_ram_mib = 256  # of prompts kept for reuse; the default is 8192
+    params.cache_ram_mib = 256  # for prompts kept for reuse; the default is 8192
     params.ui = False
-    params.cors_origins = ""  # the default lets any web page that the user visits call the model
+    params.cors_origins = ""  # by default any web page that the user visits may call the model
     return xllamacpp.Server(params)
 
 

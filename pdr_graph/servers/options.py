@@ -1,4 +1,4 @@
-"""What `pdr-graph up` is told: which servers, where, and for how much work."""
+"""The options of `pdr-graph up`: which servers, where, and for how much work."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,46 +7,37 @@ from platformdirs import user_cache_path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pdr_graph.settings import ENV_FILE
+from pdr_graph.settings import Settings
 
 Engine = Literal["auto", "vllm", "embedded"]
 Store = Literal["auto", "redis", "embedded", "none"]
 
 
 class UpOptions(BaseSettings):
-    """What to start; from options, then `PDR_UP_…`, then `.env`."""
+    """What to start: options first, then the variables `PDR_UP_…`, then `.env`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PDR_UP_",
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        use_attribute_docstrings=True,
-        str_strip_whitespace=True,
-    )
+    model_config = Settings.model_config | SettingsConfigDict(env_prefix="PDR_UP_")
 
     engine: Engine = "auto"
-    """What serves the model: `vllm`, `embedded`, or `auto`: vLLM where a model for it is named."""
+    """Server of the model: `vllm`, `embedded`, or `auto`, which is vLLM if a model is named."""
     store: Store = "auto"
-    """What keeps runs: `redis` (a redis-server on the path), `embedded`, `none`, or `auto`."""
+    """Store of the runs: `redis` (a redis-server on the path), `embedded`, `none`, or `auto`."""
     port: int | None = Field(None, ge=1, le=65535)
-    """Port of the model server; without one 8000, or a free one where that is taken."""
+    """Port of the model server; by default 8000, or a free one if 8000 is taken."""
     redis_port: int | None = Field(None, ge=1, le=65535)
-    """Port of the Redis that is started; without one it listens on a Unix socket."""
+    """Port of the Redis that is started; by default it listens on a Unix socket."""
     vllm_python: Path | None = None
-    """Python of the environment that has vLLM; without one ours, then those made for it."""
+    """Python of an environment that has vLLM; by default ours, then those made for vLLM."""
     runs: int = Field(1, ge=1)
-    """Runs at the same time that the model server is sized for."""
+    """Runs at once that the model server is sized for."""
     problem_tokens: int = Field(1024, ge=1)
     """Longest problem that the model server is sized for, in model tokens."""
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
-    """Share of a GPU's memory that vLLM takes; without one its own default."""
+    """Share of a GPU's memory that vLLM takes; by default vLLM decides."""
     start_timeout_s: float = Field(1800.0, gt=0)
-    """Seconds that the model server may take to start, downloads of weights included."""
+    """Longest start of the model server in seconds, with the download of its weights."""
     cache_dir: Path = Field(
         default_factory=lambda: user_cache_path("pdr-graph", appauthor=False),
         validation_alias="PDR_CACHE_DIR",
     )
-    """Folder in which environments made for vLLM are found."""
+    """Folder of the environments made for vLLM."""

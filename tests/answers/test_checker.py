@@ -35,13 +35,13 @@ def idle() -> Checker:
 async def test_exact_answers_start_no_worker(
     idle: Checker, gold: str, solution: str, verdict: CheckVerdict
 ) -> None:
-    """Most answers are numbers."""
+    """Numbers are compared without a worker process."""
     assert (await idle.check(gold, solution)).verdict is verdict
     assert idle.pool.pids() == []
 
 
 async def test_integers_take_microseconds(idle: Checker) -> None:
-    """Each solution is new, so that nothing is remembered; the median leaves out the rest."""
+    """Each solution is new, so no verdict is remembered; the median ignores pauses."""
     seconds = []
     for i in range(1001):
         solution = f"Adding them up gives {i}. Therefore the sum is $\\boxed{{{i}}}$."
@@ -52,13 +52,13 @@ async def test_integers_take_microseconds(idle: Checker) -> None:
 
 
 async def test_a_cut_solution_without_answer_is_truncated(idle: Checker) -> None:
-    """Which is not the same as a model that does not answer."""
+    """The verdict tells a cut solution from a model that does not answer."""
     result = await idle.check("25", "so far x = 25", truncated=True)
     assert (result.verdict, result.extracted) == (CheckVerdict.TRUNCATED, None)
 
 
 async def test_a_cut_solution_with_an_answer_is_judged(idle: Checker) -> None:
-    """It had said what it had to say."""
+    """The answer came before the cut."""
     assert (await idle.check("25", r"\boxed{25}. To verify, we", truncated=True)).correct
 
 
@@ -80,12 +80,12 @@ async def test_a_cut_solution_with_an_answer_is_judged(idle: Checker) -> None:
 async def test_algebra_is_judged_by_the_worker(
     checker: Checker, gold: str, answer: str, verdict: CheckVerdict
 ) -> None:
-    """Without the library's known false positives."""
+    """The library's known false positives are caught."""
     assert (await checker.check(gold, f"\\boxed{{{answer}}}")).verdict is verdict
 
 
 async def test_a_broken_formula_is_not_its_last_number(checker: Checker) -> None:
-    """What cannot be read is said to be so."""
+    """An answer that cannot be read is unparseable."""
     result = await checker.check("5", r"\boxed{\frac{5^{(2)}) - 4) - 5}{5}}")
     assert result.verdict is CheckVerdict.UNPARSEABLE
 
@@ -98,7 +98,7 @@ async def test_raw_text_is_searched_for_an_expression(checker: Checker) -> None:
 
 
 async def test_verdicts_are_remembered(checker: Checker) -> None:
-    """The second time costs no worker."""
+    """The second check needs no worker."""
     first = await checker.check("y+1", r"\boxed{1+y+0}")
     second = await checker.check("y+1", r"\boxed{1+y+0}")
     assert first.correct
@@ -107,7 +107,7 @@ async def test_verdicts_are_remembered(checker: Checker) -> None:
 
 
 async def test_same_is_symmetric(checker: Checker) -> None:
-    """The library's comparison is not: it takes an interval for an inequality one way only."""
+    """The library's comparison is not: an interval equals an inequality in one order only."""
     for left, right in (("x \\in [-2,7]", "-2 \\le x \\le 7"), ("x+1", "1+x"), ("x", "y")):
         assert await checker.same(left, right) == await checker.same(right, left)
     assert await checker.same("x+1", "1+x")
@@ -115,7 +115,7 @@ async def test_same_is_symmetric(checker: Checker) -> None:
 
 
 def test_main_thread_threads_and_loops_agree(checker: Checker) -> None:
-    """One pool serves them all; nothing rests on signals."""
+    """One pool serves them all, without signals."""
     solution = r"\boxed{\frac{z}{2}+\frac{z}{2}}"
 
     def from_a_new_loop(suffix: int) -> CheckVerdict:
@@ -149,7 +149,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 async def test_verdicts_on_the_cases(checker: Checker, cases: list[dict[str, Any]]) -> None:
-    """Few are wrong, fewest of all those that give credit; half of them take no worker."""
+    """Few verdicts are wrong, false credit is rarest, and half of them need no worker."""
     false_positives, false_negatives, seconds = [], [], []
     for case in cases:
         result = await checker.check(case["gold"], case["pred"], mode=case["mode"])

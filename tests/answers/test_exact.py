@@ -51,7 +51,7 @@ def test_spellings_of_a_number(text: str, value: Fraction | int) -> None:
     "text", ["", "x", "1, 2", "(32,349)", "2a = 5", "1/0", "5!", "10^3", r"2\sqrt{3}", "1.2.3", "²"]
 )
 def test_what_is_no_number(text: str) -> None:
-    """Points, lists, equations and formulas are left to others."""
+    """Points, lists, equations and formulas are not numbers."""
     assert number(text) is None
 
 
@@ -128,7 +128,7 @@ def test_equal(left: str, right: str) -> None:
     ],
 )
 def test_unequal(left: str, right: str) -> None:
-    """What math-verify would take for equal, or never finish, among them."""
+    """Some of these math-verify would call equal, or never finish."""
     assert exact.equal(left, right) is False
 
 
@@ -146,7 +146,7 @@ def test_unequal(left: str, right: str) -> None:
     ],
 )
 def test_undecided(left: str, right: str) -> None:
-    """Whatever needs more than reading."""
+    """These need algebra."""
     assert exact.equal(left, right) is None
 
 
@@ -161,7 +161,7 @@ _ANSWERS = st.one_of(
 
 @given(_ANSWERS)
 def test_an_answer_equals_itself(answer: str) -> None:
-    """Any but the empty one."""
+    """Only the empty answer does not."""
     assert exact.equal(answer, answer) is bool(answer)
 
 
@@ -173,7 +173,7 @@ def test_order_does_not_matter(left: str, right: str) -> None:
 
 @given(st.integers(), st.integers())
 def test_integers_are_equal_as_integers(left: int, right: int) -> None:
-    """The exact path decides, and decides rightly."""
+    """Integers are decided exactly."""
     assert exact.equal(str(left), f"{right:,}") is (left == right)
 
 

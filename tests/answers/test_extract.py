@@ -131,7 +131,7 @@ _PIECES = ["\\boxed{", "\\boxed", "{", "}", "\\", "$", "\\[", "answer is ", "Ans
 
 @given(st.lists(st.sampled_from([*_PIECES, "7", " ", "\n", "and", ".", "</think>"]), max_size=40))
 def test_any_markup_is_read(pieces: list[str]) -> None:
-    """Nor does text made of nothing but what the rules look for."""
+    """Text made of nothing but markup raises nothing."""
     final_answer("".join(pieces))
 
 
@@ -153,7 +153,7 @@ def test_any_markup_is_read(pieces: list[str]) -> None:
     ],
 )
 def test_a_million_characters_take_milliseconds(piece: str) -> None:
-    """No text makes the reading slow; the best of three leaves out other processes."""
+    """No text makes reading slow; the best of three ignores other processes."""
     text = (piece * (1_000_000 // len(piece) + 1))[:1_000_000]
     seconds = []
     for _ in range(3):

@@ -21,14 +21,14 @@ from pdr_graph.errors import ConfigError
 
 @pytest.mark.parametrize(("name", "short"), [("math", True), ("choice", True), ("text", False)])
 def test_every_kind_says_what_it_is(name: str, short: bool) -> None:
-    """And is made once, so that its workers are shared."""
+    """A kind is made once, so that its workers are shared."""
     kind: AnswerKind = answer_kind(name)
     assert (kind.name, kind.has_short_answer) == (name, short)
     assert answer_kind(name) is kind
 
 
 def test_unknown_kind_is_named_with_the_known_ones() -> None:
-    """In one sentence."""
+    """One sentence names the unknown kind and the known ones."""
     with pytest.raises(ConfigError, match="'maths'; known are math, choice, text"):
         answer_kind("maths")
 
@@ -41,13 +41,13 @@ async def test_text_has_no_short_answer() -> None:
 
 
 async def test_choices_are_compared_as_letters() -> None:
-    """Nothing else is to be compared."""
+    """Equal letters are the same answer."""
     assert await answer_kind("choice").same("B", "B")
     assert not await answer_kind("choice").same("B", "C")
 
 
 async def test_check_needs_no_checker() -> None:
-    """The one that `answer_kind` shares serves."""
+    """The shared checker of `answer_kind` serves."""
     assert (await check("25", r"\boxed{25}")).correct
 
 
@@ -86,7 +86,7 @@ def test_a_choice_is_read_from_any_text(text: str) -> None:
 
 @dataclass
 class Parity:
-    """Takes numbers for the same if both are even or both odd, and remembers what it was asked."""
+    """Numbers are the same if both are even or both odd; records what it compared."""
 
     name: str = "parity"
     has_short_answer: bool = True
@@ -101,7 +101,7 @@ class Parity:
 
 
 async def test_largest_group_comes_first() -> None:
-    """Among equals the earliest, and None is in no group."""
+    """Equal groups come in order of their first member; None is in no group."""
     answers = ["1", None, "2", "4", "3", "6", "6"]
     assert await clusters(Parity(), answers) == [[2, 3, 5, 6], [0, 4]]
     assert await clusters(Parity(), ["1", "2"]) == [[0], [1]]

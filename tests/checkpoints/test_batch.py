@@ -48,7 +48,7 @@ async def submit_all(batcher: CommitBatcher, changes: list[Change], thread_id: s
 
 
 async def test_changes_of_one_moment_leave_together() -> None:
-    """Of sixteen that are made at once the first leaves at once, the others as one."""
+    """Of sixteen changes the first leaves at once, the other fifteen as one batch."""
     recorder = Recorder()
     await submit_all(CommitBatcher(recorder), [change(b"%d" % n) for n in range(16)])
     assert recorder.sizes == [1, 15]
@@ -67,7 +67,7 @@ async def test_a_large_round_leaves_in_pieces() -> None:
 
 
 async def test_a_busy_saver_sends_more_at_once() -> None:
-    """With many runs at a time a thread has one batch under way, and then all that came."""
+    """With many runs, a thread has one batch under way; all that came meanwhile is the next."""
     recorder = Recorder()
     batcher = CommitBatcher(recorder)
     names = [f"other-{n}" for n in range(CROWDED)]
@@ -106,7 +106,7 @@ async def test_a_batch_is_bounded() -> None:
 
 
 async def test_changes_under_different_leases_are_kept_apart() -> None:
-    """A stale lease must not take along, nor be covered by, what a later one writes."""
+    """Changes of a stale lease and of a later one are never in one batch."""
     recorder = Recorder()
     batcher = CommitBatcher(recorder)
     leases = [Fence("t", 1, b"1"), Fence("t", 1, b"1"), Fence("t", 2, b"2"), None]
@@ -121,7 +121,7 @@ async def test_changes_under_different_leases_are_kept_apart() -> None:
 
 
 async def test_a_failure_reaches_every_caller() -> None:
-    """Whoever waits on a refused transaction is told, and the queue goes on."""
+    """Every caller of a refused batch gets the error, and the queue goes on."""
     recorder = Recorder(LeaseLostError("t", 1))
     batcher = CommitBatcher(recorder)
     tasks = (batcher.submit("t", change(b"%d" % n), None) for n in range(3))
@@ -133,7 +133,7 @@ async def test_a_failure_reaches_every_caller() -> None:
 
 @pytest.mark.parametrize("cancelled", range(6))
 async def test_a_cancelled_caller_does_not_stop_the_others(cancelled: int) -> None:
-    """Its change may be stored or not; theirs are, whoever of them was sending the batch."""
+    """Its change may be stored or not. Theirs are, whichever caller was sending the batch."""
     recorder = Recorder()
     batcher = CommitBatcher(recorder)
     made = [change(b"%d" % n, 40_000) for n in range(6)]
@@ -150,7 +150,7 @@ async def test_a_cancelled_caller_does_not_stop_the_others(cancelled: int) -> No
 
 
 async def test_a_caller_cancelled_while_others_join_does_not_stop_them() -> None:
-    """Whoever was to send with this turn of the loop is gone before the turn ends."""
+    """The caller that was to send with this turn of the loop is gone before the turn ends."""
     recorder = Recorder()
     batcher = CommitBatcher(recorder)
     tasks = [asyncio.create_task(batcher.submit("t", change(b"%d" % n), None)) for n in range(4)]
@@ -163,7 +163,7 @@ async def test_a_caller_cancelled_while_others_join_does_not_stop_them() -> None
 
 
 async def test_a_cancelled_change_does_not_fail_the_one_before_it() -> None:
-    """A change that nobody waits for any more is dropped, and whoever was ahead of it is served."""
+    """A change whose caller is gone is dropped, and the one before it is stored."""
     recorder = Recorder()
     batcher = CommitBatcher(recorder)
     first = asyncio.create_task(batcher.submit("t", change(b"same"), None))
@@ -180,7 +180,7 @@ async def test_a_cancelled_change_does_not_fail_the_one_before_it() -> None:
 
 
 def test_merging_keeps_the_order() -> None:
-    """Of replaceable fields the last stands, of results the first."""
+    """The last value of a replaceable field stands, and the first result of a task."""
     one = Change({b"e": b"1"}, {b"r": b"1"}, [b"r"], {b"p": b""})
     two = Change({b"e": b"2"}, {b"r": b"2", b"s": b"2"}, [b"s"], {}, is_checkpoint=True)
     merged = Change({b"e": b"2"}, {b"r": b"1", b"s": b"2"}, [b"r", b"s"], {b"p": b""}, True)
@@ -213,7 +213,7 @@ async def test_a_server_that_hangs_is_asked_again(
 async def test_a_cancelled_write_leaves_its_reply_to_nobody(
     open_saver: Callable[..., RedisSaver], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Cancelled while its reply is under way: what is asked next gets its own."""
+    """After a cancelled call, the next call gets its own reply."""
     server = Server("valkey", tmp_path_factory.mktemp("cancelled")).start()
     saver = open_saver(server.url)
     assert server.process is not None

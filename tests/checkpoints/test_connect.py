@@ -152,7 +152,7 @@ def test_url_that_cannot_work_is_refused(url: str, sentence: str) -> None:
 
 
 def test_passwords_are_hidden() -> None:
-    """What is shown of a URL has neither user, password nor query."""
+    """A URL in a message has no user, password or query."""
     assert redact("rediss://u:p@h:1/0?password=q") == "rediss://h:1/0"
     assert redact("redis+sentinel://u:p@a,b/m/0") == "redis+sentinel://a,b/m/0"
     assert redact("unix:///run/s.sock?password=q") == "unix:///run/s.sock"
@@ -211,7 +211,7 @@ async def test_managed_server_without_config_is_unknown(
 async def test_wrong_password_is_not_retried(
     open_saver: Callable[..., RedisSaver], redis_url: str
 ) -> None:
-    """A refusal that will not pass is reported at once."""
+    """A refusal that a second try does not cure is reported at once."""
     saver = open_saver(redis_url.replace("redis://", "redis://nobody:wrong@"))
     with pytest.raises(StoreConfigError, match="refused the client"):
         async with saver:
@@ -248,7 +248,7 @@ def _is_utf8(argument: bytes | str | int) -> bool:
 async def test_an_idle_connection_that_the_server_closed_is_replaced(
     saver: RedisSaver, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a failed try: a server may close what is idle for long."""
+    """No try fails: a server may close connections that are idle for long."""
     await put(saver, "t", {"a": 1})
     with redis.Redis.from_url(redis_url) as client:
         client.client_kill_filter(_type="normal", skipme=True)
@@ -261,7 +261,7 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced(
 async def test_connections_are_bounded(
     open_saver: Callable[..., RedisSaver], prefix: str, redis_url: str
 ) -> None:
-    """Those under way and those kept idle, writes and reads together, are no more than allowed."""
+    """Connections in use and idle ones, of writes and reads, are together within the bound."""
     saver = open_saver(f"{redis_url}?client_name={prefix}", max_connections=4)
     where = await put(saver, "t", {"a": 1})
     writes = [saver.aput_writes(where, [("a", "x" * 40_000)], f"task-{n}") for n in range(24)]
@@ -275,7 +275,7 @@ async def test_connections_are_bounded(
 async def test_a_url_may_bound_connections(
     open_saver: Callable[..., RedisSaver], prefix: str, redis_url: str
 ) -> None:
-    """What a URL allows counts, and those kept idle after writes leave some for reads."""
+    """The URL's bound counts, and connections kept idle after writes leave some for reads."""
     url = f"{redis_url}?client_name={prefix}&max_connections=2"
     saver = open_saver(url, retry_for_s=0)
     where = await put(saver, "t", {"a": 1})
@@ -298,7 +298,7 @@ async def test_a_cluster_url_may_bound_connections() -> None:
 async def test_a_cancelled_caller_gives_its_connection_back(
     open_saver: Callable[..., RedisSaver], redis_url: str
 ) -> None:
-    """Also one that is about to replace an idle connection that the server closed."""
+    """A caller that replaces a closed idle connection does so too."""
     saver = open_saver(max_connections=4)
     await put(saver, "t", {"a": 1})
     connection = saver._session.store.connection

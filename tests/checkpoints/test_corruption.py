@@ -87,7 +87,7 @@ async def test_blobs_do_not_change_places(
 
 @pytest.mark.parametrize("item", [None, 7])
 async def test_blob_of_an_unknown_shape_is_refused(saver: RedisSaver, item: object) -> None:
-    """A whole blob, its checksum right, whose content is something else is named as such."""
+    """A blob with the right checksum and other content is refused by name."""
     await store_one(saver)
     envelope = saver._session.envelope
     for name, blob in (await each_blob(saver)).items():
@@ -102,7 +102,7 @@ async def test_blob_of_an_unknown_shape_is_refused(saver: RedisSaver, item: obje
 
 @dataclass
 class Labelled:
-    """Serialises as LangGraph does, under a type of its own; keeps to that for some values."""
+    """Serialises as LangGraph does, but under a type of its own for some values."""
 
     labels: Callable[[object], bool]
 
@@ -128,7 +128,7 @@ class Labelled:
 async def test_unknown_serialisation_is_named(
     open_saver: Callable[..., RedisSaver], labels: Callable[[object], bool], named: str
 ) -> None:
-    """Whatever another serializer wrote is refused with its place, its type and the remedy."""
+    """A value of another serializer is refused with its place, its type and the remedy."""
     own = open_saver(serde=Labelled(labels))
     await store_one(own)
     remedy = "'house': open the saver with the serde that wrote it"
@@ -185,7 +185,7 @@ async def test_rotated_key_still_reads(open_saver: Callable[..., RedisSaver]) ->
 
 
 async def test_encryption_leaves_no_text(open_saver: Callable[..., RedisSaver]) -> None:
-    """Neither values nor metadata can be found in what is stored, nor their plain digests."""
+    """The stored bytes contain no values, no metadata and no plain digests."""
     saver = open_saver(encryption_keys=[OLD], compression="none")
     plain = open_saver(prefix=saver.options.prefix + "-plain", compression="none")
     for one in (saver, plain):
@@ -201,7 +201,7 @@ async def test_encryption_leaves_no_text(open_saver: Callable[..., RedisSaver]) 
 async def test_any_compression_reads_any_other(
     open_saver: Callable[..., RedisSaver], compression: str
 ) -> None:
-    """What was written one way is read whatever the setting is now."""
+    """Every compression is read, whatever the setting is now."""
     await put(open_saver(compression=compression), "t", {"a": TEXT})
     for other in ("none", "zlib", "zstd"):
         found = await open_saver(compression=other).aget_tuple(CONFIG)

@@ -18,7 +18,7 @@ from redis_servers import Server
 
 @pytest.fixture
 def spawn(redis_url: str, prefix: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Give a function that runs the graph in another process."""
+    """Return a function that runs the graph in another process."""
     children: list[subprocess.Popen] = []
 
     def run(thread_id: str, kind: str = "root") -> subprocess.Popen:

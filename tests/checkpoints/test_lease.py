@@ -84,7 +84,7 @@ async def test_stale_holder_cannot_write(
 async def test_lease_that_ran_out_unnoticed_still_counts(
     open_saver: Callable[..., RedisSaver],
 ) -> None:
-    """When nobody else was given the thread, its holder goes on (the server was down)."""
+    """If nobody else took the thread (the server was down), its holder goes on."""
     saver, other = open_saver(), open_saver()
     async with saver.lease("t", ttl_s=0.3):
         await saver._session.store.call("DEL", saver._session.store.thread("t").lease)
@@ -115,7 +115,7 @@ async def test_cancelled_holder_frees_the_thread(open_saver: Callable[..., Redis
 async def test_fenced_writes_store_what_plain_ones_do(
     open_saver: Callable[..., RedisSaver],
 ) -> None:
-    """Under a lease, values, pending writes and shared parts come back alike."""
+    """Values, pending writes and shared parts that were written under a lease come back."""
     saver = open_saver()
     text = "long " * 1000
     async with saver.lease("t"):
@@ -138,7 +138,7 @@ async def test_lease_time_must_be_positive(saver: RedisSaver) -> None:
 async def test_what_a_lease_began_is_written_under_it(
     open_saver: Callable[..., RedisSaver],
 ) -> None:
-    """A cancelled run goes on storing for a moment: not over the work of whoever comes next."""
+    """A cancelled run stores for a moment longer, but never over the work of the next holder."""
     saver, other = open_saver(), open_saver()
     go, late = asyncio.Event(), asyncio.Event()
 

@@ -83,7 +83,7 @@ async def test_encrypted_saver_conforms(redis_url: str, prefix: str) -> None:
     ],
 )
 async def test_thread_ids_may_hold_any_character(saver: RedisSaver, thread_id: str) -> None:
-    """Whatever the id is, the thread is its own, is listed, and can be deleted."""
+    """A thread of any id is apart from others, is listed, and can be deleted."""
     await put(saver, thread_id, {"a": thread_id or "empty"})
     await put(saver, "other", {"a": "other"})
     found = await saver.aget_tuple({"configurable": {"thread_id": thread_id}})
@@ -121,7 +121,7 @@ async def test_fork_leaves_the_old_branch_intact(saver: RedisSaver, tmp_path: Pa
 
 
 async def test_versions_differ_under_one_random_seed(saver: RedisSaver) -> None:
-    """Two forks that were seeded alike still do not name their values alike."""
+    """Two forks with one random seed have different versions."""
     import random
 
     versions = set()
@@ -309,7 +309,7 @@ async def test_unreachable_server_is_one_clear_sentence() -> None:
 async def test_url_comes_from_the_environment(
     redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without arguments, as langgraph.json opens it, REDIS_URL says where."""
+    """Without arguments, as langgraph.json opens it, the URL is REDIS_URL."""
     monkeypatch.setenv("REDIS_URL", redis_url)
     async with open_checkpointer() as saver:
         assert saver.url == redis_url

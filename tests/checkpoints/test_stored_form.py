@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langgraph.checkpoint.serde.types import ERROR
 from langgraph.types import Send
 from pdr_checkpoints import RedisSaver, keys
 from pdr_checkpoints.keys import Keyspace
 from pdr_checkpoints.records import SAMPLE, Digests
+from test_saver import put
 
 # Surrogates included: a JSON body may hold a lone one.
 NAMES = st.text(alphabet=st.characters(), max_size=8) | st.sampled_from(["", "\0", "\1", "\1\2"])
@@ -20,7 +23,7 @@ NAMES = st.text(alphabet=st.characters(), max_size=8) | st.sampled_from(["", "\0
 
 @given(names=st.lists(NAMES, min_size=1, max_size=4))
 def test_names_come_back(names: list[str]) -> None:
-    """Splitting gives what was joined."""
+    """Splitting returns what was joined."""
     assert keys.split(keys.join(keys.RECORD, *names)) == names
 
 
@@ -42,7 +45,7 @@ def test_threads_share_no_key(one: str, two: str) -> None:
 
 
 class CountingDigest:
-    """SHA-256 that knows how often it was asked."""
+    """SHA-256 that counts its calls."""
 
     def __init__(self) -> None:
         self.num_calls = 0
@@ -53,7 +56,7 @@ class CountingDigest:
 
 
 def test_a_body_that_comes_twice_is_hashed_once() -> None:
-    """A draft comes as a pending write, and again in its channel."""
+    """A draft comes as a pending write and again in its channel: one hash."""
     digest = CountingDigest()
     digests = Digests(digest)
     first, again = digests(b"draft" * 1000), digests(bytes(bytearray(b"draft" * 1000)))
@@ -62,7 +65,7 @@ def test_a_body_that_comes_twice_is_hashed_once() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
 def test_bodies_with_the_same_ends_keep_their_own_names(bodies: list[tuple[int, int]]) -> None:
-    """Length and ends only find a body; it is compared whole, however little is remembered."""
+    """A body is found by its length and ends, and then compared whole."""
     digests = Digests(CountingDigest(), capacity=3 * SAMPLE)
     for end, middle in bodies:
         body = bytes([end]) * SAMPLE + bytes([middle]) + bytes([end]) * SAMPLE
@@ -70,7 +73,7 @@ def test_bodies_with_the_same_ends_keep_their_own_names(bodies: list[tuple[int, 
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    """The oldest bodies go first; one that is larger than all of the room is not kept."""
+    """The oldest bodies go first; a body larger than the bound is not kept."""
     digest = CountingDigest()
     digests = Digests(digest, capacity=2500)
     for body in (b"a" * 1000, b"b" * 1000, b"c" * 1000, b"b" * 1000, b"d" * 5000):
@@ -84,6 +87,19 @@ EXPORTED = {
     name: (Path(__file__).parent / "data" / f"thread_{name}.export").read_bytes()
     for name in ("plain", "encrypted")
 }
+
+
+async def test_stored_bytes_name_no_code_of_ours(
+    open_saver: Callable[..., RedisSaver],
+) -> None:
+    """Modules and classes may be renamed: nothing that is stored refers to them."""
+    saver = open_saver(compression="none")
+    where = await put(saver, "t", {"small": [1, {"a": None}], "large": "long " * 1000})
+    await saver.aput_writes(where, [("small", 2), (ERROR, "boom")], "task", "path")
+    data = await saver._session.store.call("HGETALL", saver._session.store.thread("t").data)
+    stored = b"".join(name + blob for name, blob in data.items())
+    assert b"long " in stored
+    assert not re.search(rb"pdr_checkpoints|Record|Writes|Place|Change|Fence", stored)
 
 
 async def whole(file: bytes) -> AsyncIterator[bytes]:

@@ -133,7 +133,7 @@ def test_unreachable_server_is_reported() -> None:
 
 
 def test_a_call_that_is_under_way_ends_with_the_loop() -> None:
-    """Whoever waits in another thread is told, and does not wait for ever."""
+    """A caller that waits in another thread gets an error and does not wait for ever."""
     loop = LoopThread()
     with ThreadPoolExecutor() as pool:
         began = threading.Event()
@@ -150,7 +150,7 @@ def test_a_call_that_is_under_way_ends_with_the_loop() -> None:
 
 
 def test_a_forked_process_has_connections_of_its_own(redis_url: str, prefix: str) -> None:
-    """Its sync calls work, its async ones are refused in a sentence, and the parent's go on."""
+    """Its sync calls work, its async calls are refused in a sentence; the parent's go on."""
     command = [sys.executable, "-c", FORKS, redis_url, prefix]
     done = subprocess.run(command, cwd=Path(__file__).parent, timeout=120, check=False)
     assert done.returncode == 0

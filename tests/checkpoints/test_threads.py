@@ -143,7 +143,7 @@ async def test_a_rewrite_gives_up_on_a_thread_that_is_written_to(saver: RedisSav
 
 
 async def test_a_rewrite_tries_again_when_a_write_came_between(saver: RedisSaver) -> None:
-    """It then plans anew, with that write in view."""
+    """It then plans again and sees that write."""
     await put(saver, "t", {"a": 0})
     session = saver._session
     keys = session.store.thread("t")
@@ -162,7 +162,7 @@ async def test_a_rewrite_tries_again_when_a_write_came_between(saver: RedisSaver
 
 @dataclass
 class Interrupted(Store):
-    """Lets something else happen after its first look at whether a thread is there."""
+    """Runs something else after its first check that a thread exists."""
 
     then: list[Callable[[], Awaitable[Any]]] = field(default_factory=list)
 
@@ -176,7 +176,7 @@ class Interrupted(Store):
 async def test_a_thread_that_begins_while_it_is_pruned_is_kept(
     open_saver: Callable[..., RedisSaver],
 ) -> None:
-    """What was acknowledged after pruning found nothing is neither removed nor left unlisted."""
+    """A write that came after pruning found no thread is kept and listed."""
     saver, other = open_saver(), open_saver()
     store = saver._session.store
     same = {one.name: getattr(store, one.name) for one in fields(store)}

@@ -18,7 +18,7 @@ from test_saver import put
 
 
 class CountingRetry(StoreRetry):
-    """Tries once, and remembers how often it was asked to: once for each round trip."""
+    """Tries once, and counts its calls: one for each round trip."""
 
     def __init__(self, trips: list[str]) -> None:
         super().__init__("here", total_s=0)
@@ -82,7 +82,7 @@ async def test_a_draft_is_stored_and_sent_once(
 
 @pytest.mark.parametrize("leased", ["t", "another"])
 async def test_parts_that_vanished_are_sent_again(saver: RedisSaver, leased: str) -> None:
-    """What the saver remembers of the server is asked for, never trusted."""
+    """The saver checks that remembered parts are still on the server."""
     text = "long " * 1000
     async with saver.lease(leased):
         await put(saver, "t", {"a": text})
@@ -95,7 +95,7 @@ async def test_parts_that_vanished_are_sent_again(saver: RedisSaver, leased: str
 
 @dataclass(frozen=True)
 class Dying(Connection):
-    """Lets as many scripts through as it has left, and no more: the client is killed."""
+    """Sends as many scripts as it has left, then fails as if the client were killed."""
 
     left: list[str] = field(default_factory=list)
 
@@ -109,7 +109,7 @@ class Dying(Connection):
 async def test_a_checkpoint_is_never_seen_without_its_parts(
     open_saver: Callable[..., RedisSaver],
 ) -> None:
-    """Killed after it learnt that another removed a part, a writer has stored nothing."""
+    """A writer that is killed once it knows that a part was removed has stored nothing."""
     saver, other = open_saver(retry_for_s=0), open_saver()
     where = {"configurable": {"thread_id": "t"}}
     await put(saver, "t", {"a": "long " * 1000})

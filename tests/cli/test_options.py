@@ -1,15 +1,33 @@
-"""Options made from models."""
+"""Commands and their options, made from models."""
 
+import json
+import os
+import re
+import shutil
 import subprocess
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, ClassVar
 
+import pytest
 import typer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from pdr_graph.cli.options import Given, OptionGroup, flag_of, takes
+from pdr_graph.cli.app import make_app
+from pdr_graph.cli.options import (
+    Argument,
+    Command,
+    Flag,
+    Given,
+    Implied,
+    OptionGroup,
+    flag_of,
+    takes,
+)
 from pdr_graph.config import PDRConfig
+from pdr_graph.errors import ConfigError
 from pdr_graph.settings import Settings
 
 
@@ -26,33 +44,68 @@ class Growing(BaseModel):
     """Whether to be careful."""
 
 
-def ask(*words: str) -> tuple[str, str]:
-    app = typer.Typer()
-    seen: list[tuple[str, Given]] = []
+class GrowCommand(Command):
+    """Grow a thing."""
 
-    @app.command()
-    @takes(given=OptionGroup(Growing, tuple(Growing.model_fields)))
-    def command(name: Annotated[str, typer.Argument()], given: Given) -> None:
-        seen.append((name, given))
+    first: ClassVar = ("limit", "sizes")
 
-    result = CliRunner().invoke(app, words)
+    name: Annotated[str, Argument()]
+    """Its name."""
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Flag("--size", "SIZE")] = ()
+    """Sizes [of it]."""
+    file: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Where to."""
+    dry_run: bool = False
+    """Only look."""
+    quiet: Annotated[bool, Implied()] = True
+    given: Annotated[Given, OptionGroup(Growing, tuple(Growing.model_fields), panel="Soil")]
+
+
+def ask(*words: str) -> tuple[GrowCommand | None, str]:
+    small, seen = typer.Typer(rich_markup_mode="rich"), []
+    small.command()(takes(GrowCommand)(seen.append))
+    result = CliRunner().invoke(small, words, env={"COLUMNS": "100"}, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return (str(seen[0]) if seen else ""), result.stdout
+    return (seen[0] if seen else None), result.stdout
 
 
-def test_a_field_becomes_an_option():
+def given(*words: str) -> Given:
+    command, _ = ask("x", *words)
+    assert command is not None
+    return command.given
+
+
+def test_a_field_of_a_shared_model_becomes_an_option():
     """Lists, None and flags are read; what was not given is not there."""
-    assert ask("x") == ("('x', {})", "")
-    assert ask("x", "--some-widths", "4, 2")[0] == "('x', {'some_widths': ('4', '2')})"
-    assert ask("x", "--some-widths", "")[0] == "('x', {'some_widths': ()})"
-    assert ask("x", "--limit", "none")[0] == "('x', {'limit': None})"
-    assert ask("x", "--careful")[0] == "('x', {'careful': True})"
-    assert ask("x", "--no-careful")[0] == "('x', {'careful': False})"
+    assert given() == {}
+    assert given("--some-widths", "4, 2") == {"some_widths": ("4", "2")}
+    assert given("--some-widths", "") == {"some_widths": ()}
+    assert given("--limit", "none") == {"limit": None}
+    assert given("--careful") == {"careful": True}
+    assert given("--no-careful") == {"careful": False}
 
 
-def test_help_is_the_docstring():
-    """Help text comes from the field's docstring, and is not read as markup."""
-    assert "Some [bracketed] widths." in ask("--help")[1]
+def test_a_field_of_a_command_becomes_an_option():
+    """It is checked and has its type; what can be repeated is a tuple."""
+    command, _ = ask("x", "--size", "3", "--size", "4", "--file", "a/b", "--dry-run", "--json")
+    assert command == GrowCommand(
+        name="x", sizes=(3, 4), file=Path("a/b"), dry_run=True, as_json=True, given={}
+    )
+    assert ask("x")[0] == GrowCommand(name="x", given={})
+    with pytest.raises(ConfigError, match=r"^--size '0': input should be greater than or equal"):
+        ask("x", "--size", "0")
+
+
+def test_the_help_is_made_of_docstrings():
+    """Nothing in them is read as markup; what comes first is shown first, in its order."""
+    shown = ask("--help")[1]
+    assert "Grow a thing." in shown
+    assert "Some [bracketed] widths." in shown
+    assert "Sizes [of it]." in shown
+    assert "--quiet" not in shown
+    panels = re.findall(r"─ (\w+) ─", shown)
+    assert panels == ["Arguments", "Options", "Soil", "Output"]
+    assert re.findall(r"--[\w-]+", shown.split("─ Soil ─")[0])[:2] == ["--limit", "--size"]
 
 
 def test_every_field_is_an_option_of_solve_and_resume(cli):
@@ -61,6 +114,35 @@ def test_every_field_is_an_option_of_solve_and_resume(cli):
         shown = cli(command, "--help").out
         for name in [*PDRConfig.model_fields, *Settings.model_fields]:
             assert f"{flag_of(name)} " in shown, name
+
+
+FIRST = {
+    "solve": "--preset --widths --max-tokens --base-url --model --file --thread --json --help",
+    "eval": "--arm --samples --limit --out --base-url --model --checkpoint --json --help",
+    "serve": "--host --port --key --max-runs --base-url --model --checkpoint --json --help",
+    "train": "--config --model --data --out --steps --set --dry-run --json --help",
+    "up": "--model --engine --port --store --env-file --dry-run --status --json --help",
+}
+
+
+@pytest.mark.parametrize("command", FIRST)
+def test_the_first_panel_has_the_options_that_people_use(cli, command):
+    """Eight of them and --help; the others follow in panels of their own."""
+    shown = cli(command, "--help").out
+    first = re.split(r"─ Options ─+╮", shown)[1].split("╰")[0]
+    assert re.findall(r"^│[ *]+(--[\w-]+)", first, re.M) == FIRST[command].split()
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "100"])
+@pytest.mark.parametrize("command", list(get_command(make_app()).commands))
+def test_the_help_fits_its_terminal(cli, monkeypatch, command, columns):
+    """No line is wider, and every option has a text."""
+    monkeypatch.setenv("COLUMNS", columns)
+    outcome = cli(command, "--help")
+    assert outcome.code == 0
+    assert max(map(len, outcome.out.splitlines())) <= int(columns)
+    for parameter in get_command(make_app()).commands[command].params:
+        assert parameter.help, parameter.name
 
 
 def test_help_does_not_wait_for_the_heavy_parts():
@@ -86,4 +168,31 @@ def test_unknown_command(cli):
     outcome = cli("slove")
     assert outcome.code == 2
     assert outcome.err.startswith("error: no such command 'slove'")
-    assert "`pdr-graph --help` shows what there is" in outcome.err
+    assert outcome.err.endswith("Did you mean 'solve', 'serve'? Run `pdr-graph --help`\n")
+
+
+MODULES_OF_THE_USER = ("checkpoints", "graphs", "utils")
+
+
+@pytest.mark.parametrize("called", ["pdr-graph", "python -m pdr_graph.cli"])
+def test_it_works_beside_modules_of_the_user(clean, mock, data_dir, called):
+    """A folder may hold files with the names of ours: none of them is imported."""
+    for name in MODULES_OF_THE_USER:
+        (clean / f"{name}.py").write_text("raise SystemExit('a module of the user was imported')\n")
+    script = shutil.which("pdr-graph", path=str(Path(sys.executable).parent))
+    assert script is not None, "the package is not installed beside this Python"
+    words = [script] if called == "pdr-graph" else [sys.executable, "-m", "pdr_graph.cli"]
+    environment = {**os.environ, "PDR_BASE_URL": mock.url, "PDR_DATA_DIR": str(data_dir)}
+    (clean / "q.jsonl").write_text(json.dumps({"problem": "What is 6 x 7?", "answer": "42"}))
+    for command in (
+        ["--version"],
+        ["solve", "x", "--widths", "2", "--thread", called],
+        ["inspect", called],
+        ["threads", called, "--delete"],
+        ["eval", "q.jsonl", "--arm", "long_cot", "--out", "run", "--quiet"],
+        ["doctor"],
+    ):
+        done = subprocess.run(
+            [*words, *command], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr

@@ -1,11 +1,13 @@
-"""Signals, with real processes."""
+"""Signals: to real processes, and to what listens for them."""
 
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from pdr_graph.cli.signals import SIGNALS, TrainStopper
 from tests.cli.conftest import CALLS, SMALL, wait_for
 
 pytestmark = pytest.mark.redis
@@ -19,7 +21,7 @@ def test_the_first_signal_drains(spawn, stored, mock):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert "stopping: calls in flight are waited for; a second signal stops at once" in err
+    assert "stopping: waiting for calls in flight; a second signal stops at once" in err
     assert err.splitlines()[-1] == "resume with: pdr-graph resume drained"
     assert mock.stats()["aborted"] == 0
     mock.configure(delay_s=0)
@@ -61,3 +63,50 @@ def test_closed_streams(clean):
     """A process that was started without standard streams still ends with an exit code."""
     command = f"exec {sys.executable} -m pdr_graph.cli solve <&- >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 2
+
+
+def test_a_signal_that_comes_twice_at_once_is_one():
+    """A launcher passes on what the terminal has sent already; handlers are then as they were."""
+    said: list[str] = []
+    left: list[int] = []
+    stop = TrainStopper(said.append, left.append, starting=lambda: False)
+    before = signal.getsignal(signal.SIGINT)
+    with stop.listening():
+        assert not stop.asked()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked()
+    assert stop.received == signal.SIGINT
+    assert len(said) == 1
+    assert not left
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_while_a_run_starts_a_signal_ends_it():
+    """By a thread of its own, whatever the main one does, and without a word of updates."""
+    said: list[str] = []
+    left: list[int] = []
+    gone = threading.Event()
+
+    def leave(number: int) -> None:
+        left.append(number)
+        gone.set()
+
+    stop = TrainStopper(said.append, leave)
+    with stop.listening():
+        signal.raise_signal(signal.SIGTERM)
+        assert gone.wait(60.0)
+    assert (left, said) == ([signal.SIGTERM], [])
+
+
+def test_what_ended_a_run_is_told_whatever_a_launcher_sends():
+    """It ends all processes as soon as one has ended, while the main one still says why."""
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    stop = TrainStopper(lambda line: None, lambda number: None)
+    try:
+        with stop.listening():
+            stop.deaf = True
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

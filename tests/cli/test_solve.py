@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pdr_graph.cli.solve import command_line
+from pdr_graph.servers import default_data_dir, find_weights
 from tests.cli.conftest import CALLS, SMALL
 
 FIELDS = {"thread_id", "preset", "answer", "solution", "verdict", "ledger", "seconds"}
@@ -124,7 +125,9 @@ def test_a_thread_is_used_once(stored, mock):
     solved = stored("solve", "x", *SMALL, "--thread", "once", "--json").json()
     again = stored("solve", "y", "--thread", "once")
     assert (again.code, again.out) == (1, "")
-    assert "error: thread 'once' already holds a run; `pdr-graph resume once` goes on" in again.err
+    assert (
+        "error: thread 'once' already holds a run; `pdr-graph resume once` continues" in again.err
+    )
     resumed = stored("resume", "once", "--json").json()
     assert {**resumed, "seconds": 0} == {**solved, "seconds": 0}
     assert mock.stats()["calls"] == CALLS
@@ -174,3 +177,25 @@ def test_secrets_are_not_repeated():
         "pdr-graph resume 'a b' --checkpoint 'redis://me:***@host/1' --base-url http://h/v1"
     )
     assert command_line("resume", "-x", {}) == "pdr-graph resume -- -x"
+
+
+@pytest.mark.local
+@pytest.mark.redis
+def test_solve_with_nothing_configured(cli, data_dir, monkeypatch):
+    """A real model answers, a real store keeps the run, and each is announced in a line."""
+    weights = find_weights(default_data_dir())
+    if weights is None:
+        pytest.skip("no weights: `python -m pdr_graph.servers.weights` fetches them")
+    (data_dir / "weights").mkdir(exist_ok=True)
+    (data_dir / "weights" / weights.name).symlink_to(weights)
+    monkeypatch.setenv("PDR_DATA_DIR", str(data_dir))
+    words = ["--widths", "2", "--max-tokens", "16", "--thread", "embedded"]
+    outcome = cli("solve", "What is 6 x 7?", *words, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json()["ledger"]["calls"] == 4
+    said = outcome.err.splitlines()
+    assert said[0].startswith("no endpoint is configured (--base-url / PDR_BASE_URL): ")
+    assert said[0].endswith("widths 2, kappa 384, max_tokens 16, solution_tokens 192")
+    assert said[1].startswith("store: embedded Valkey, kept in ")
+    assert said[2].startswith("model: SmolLM2-135M-Instruct in llama.cpp at http://127.0.0.1:")
+    assert cli("resume", "embedded", "--json").json()["thread_id"] == "embedded"

@@ -1,4 +1,4 @@
-"""Problems that the mock endpoint answers as it is told, and the command line in this process."""
+"""Problems with known answers from the mock endpoint, and the command line in this process."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tests.mock_endpoint import MockEndpoint
 
 @dataclass(frozen=True)
 class Quiz:
-    """A file of problems, and which of them the endpoint gets right."""
+    """A file of problems, and which of them the endpoint answers correctly."""
 
     file: Path
     golds: dict[str, str]
@@ -20,12 +20,12 @@ class Quiz:
 
     @property
     def accuracy(self) -> float:
-        """Share of problems that are answered rightly, whatever the strategy."""
+        """Share of problems that are answered correctly, with any strategy."""
         return len(self.right) / len(self.golds)
 
 
 def write_quiz(folder: Path, mock: MockEndpoint, number: int) -> Quiz:
-    """Write problems, and have the endpoint answer two of five rightly, in every call."""
+    """Write problems; every call on the second and fourth of five gets the right answer."""
     golds = {f"q{index}": str(100 + index) for index in range(number)}
     right = {name for index, name in enumerate(golds) if index % 5 in {1, 3}}
     texts = {name: f"Question {name}: what is {int(gold) - 1} + 1?" for name, gold in golds.items()}
@@ -41,5 +41,5 @@ def write_quiz(folder: Path, mock: MockEndpoint, number: int) -> Quiz:
 
 @pytest.fixture
 def quiz(tmp_path, mock) -> Quiz:
-    """Five problems, of which two are answered rightly."""
+    """Five problems, of which two are answered correctly."""
     return write_quiz(tmp_path, mock, 5)

@@ -1,4 +1,4 @@
-"""Run folders written by hand: every field is there, and few of them are of interest."""
+"""Run folders written by hand: all fields are there, and a test sets those that it needs."""
 
 import json
 from collections.abc import Sequence

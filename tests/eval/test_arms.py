@@ -13,12 +13,12 @@ from pdr_graph.strategies import PRESETS
 
 
 def make(*specs: str, **common: object):
-    """Settle arms without a budget to match."""
+    """Make arms without a budget to match."""
     return make_arms([parse_arm(each) for each in specs], common, Budgets())
 
 
 def test_an_arm_is_a_preset_with_fields_of_its_own():
-    """A name may come before it; without one its text is its name."""
+    """A name may come first; without one, the text is the name."""
     named, plain = make("narrow=pdr@widths=8,4; distiller=top_k ;k=3", "majority@widths=8")
     assert (named.name, named.preset, named.config.widths) == ("narrow", "pdr", (8, 4))
     assert (named.config.distiller, named.config.k) == ("top_k", 3)
@@ -30,21 +30,21 @@ def test_an_arm_is_a_preset_with_fields_of_its_own():
 
 
 def test_common_fields_hold_where_an_arm_says_nothing():
-    """An arm's own come before them, and so do the preset's."""
-    one, other = make("pdr@kappa=300", "long_cot", kappa=500, max_tokens=99, widths=(3,))
+    """An arm's own fields take precedence over them."""
+    one, other = make("pdr@kappa=300", "long_cot", kappa=500, max_tokens=99)
     assert (one.config.kappa, other.config.kappa) == (300, 500)
     assert (one.config.max_tokens, other.config.max_tokens) == (99, 99)
 
 
 @pytest.mark.parametrize("common", [{}, {"max_tokens": 77}])
 def test_t_is_the_thought_and_the_solution_comes_on_top(common):
-    """As in the paper, where a solution has a buffer beside the thinking budget."""
+    """As in the paper, the solution has tokens besides the thinking budget."""
     [arm] = make("pdr@T=8192;solution_tokens=1024", **common)
     assert arm.config.max_tokens == 8192 + 1024
 
 
 def test_values_read_as_none_and_as_empty_lists():
-    """Where a field admits them."""
+    """A field that allows them can be None or empty."""
     [arm] = make("pdr@widths=;thinking_token_budget=none")
     assert (arm.config.widths, arm.config.thinking_token_budget) == ((), None)
 
@@ -75,13 +75,13 @@ def test_a_malformed_arm_is_refused_by_name(case):
 
 
 def test_two_arms_of_one_name_are_refused():
-    """Names tell samples apart."""
+    """The names of arms identify samples."""
     with pytest.raises(ConfigError, match="two arms are named 'pdr'"):
         make("pdr", "pdr")
 
 
 def test_a_sweep_puts_an_arm_for_each_value_in_an_arms_place():
-    """All combinations of several; arms that a field means nothing to stay as they are."""
+    """Several sweeps combine; an arm on which a field has no effect stays as it is."""
     specs = [parse_arm("a=pdr@widths=4"), parse_arm("long_cot"), parse_arm("majority")]
     sweeps = [parse_sweep("kappa=256,512"), parse_sweep("widths=16;8,4")]
     assert [each.name for each in swept(specs, sweeps)] == [
@@ -99,19 +99,19 @@ def test_a_sweep_puts_an_arm_for_each_value_in_an_arms_place():
 
 @pytest.mark.parametrize("text", ["kappa", "kappa=", "=1,2", "kappa=,", "kapa=1", "kappa=1,1"])
 def test_a_malformed_sweep_is_refused(text):
-    """In one sentence."""
+    """The sentence names the sweep."""
     with pytest.raises(ConfigError, match="sweep"):
         parse_sweep(text)
 
 
 def test_values_of_a_sweep_that_hold_commas_are_parted_by_semicolons():
-    """A field of one number takes commas."""
+    """Without semicolons, commas separate the values."""
     assert parse_sweep("widths=16;8,4") == Sweep("widths", ("16", "8,4"))
     assert parse_sweep("kappa= 1 ,2") == Sweep("kappa", ("1", "2"))
 
 
 def fitted(spec: str, b_seq: int | None = None, b_total: int | None = None) -> Arm:
-    """Derive one arm."""
+    """Fit one arm to budgets."""
     [arm] = make_arms([parse_arm(spec)], {"kappa": 256}, Budgets(b_seq, b_total))
     return arm
 
@@ -126,7 +126,7 @@ def fitted(spec: str, b_seq: int | None = None, b_total: int | None = None) -> A
 def test_a_derived_arm_comes_within_a_token_a_call_of_its_budget(
     preset, widths, distiller, budget, seq
 ):
-    """And never above it; where it cannot, it is refused with the least that would do."""
+    """It never exceeds the budget; a refusal names the least budget that would do."""
     shape = "" if preset == "long_cot" else f"@widths={','.join(map(str, widths))}"
     shape += f";distiller={distiller}" if preset == "pdr" else ""
     which = {"b_seq": budget} if seq else {"b_total": budget}
@@ -164,7 +164,7 @@ def test_a_derived_arm_comes_within_a_token_a_call_of_its_budget(
     ],
 )
 def test_what_is_derived_is_said(spec, budget, calls, derived):
-    """The number of calls on the critical path and in all, and how the rest followed."""
+    """The record has the calls on the critical path and in all, and how the rest was derived."""
     got = fitted(spec, **budget).budget
     assert (got["sequential_calls"], got["total_calls"]) == calls
     assert derived in got["derived"]
@@ -191,7 +191,7 @@ def test_without_a_budget_nothing_is_derived():
     ],
 )
 def test_a_budget_that_cannot_be_matched_is_refused(spec, budget, said):
-    """With what would do instead."""
+    """The sentence says what would do instead."""
     with pytest.raises(ConfigError, match=said):
         fitted(spec, **budget)
 

@@ -1,4 +1,4 @@
-"""`pdr-graph compare`: tables, files, and what it refuses."""
+"""`pdr-graph compare`: its tables, its files, and what it refuses."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -12,7 +12,7 @@ PROBLEMS = [f"p{index}" for index in range(12)]
 
 @pytest.fixture
 def run(tmp_path):
-    """Twelve problems: pdr solves nine, majority six of these, for twice the tokens."""
+    """Twelve problems: pdr solves nine, majority six of these for twice the tokens."""
     made = []
     for index, problem in enumerate(PROBLEMS):
         made.append(
@@ -29,7 +29,7 @@ def run(tmp_path):
 
 
 def test_the_tables_say_what_the_records_say(forgetful, run):
-    """Accuracy, cost, the paired difference and the ratio, each with its interval."""
+    """Accuracy, the paired difference and the token ratio are shown with their intervals."""
     done = forgetful("compare", str(run))
     assert done.code == 0, done.err
     for text in ("75.0% [46.3, 100.0]", "50.0% [", "-25.0 [", "×1.90 [", "lost in refinement"):
@@ -37,7 +37,7 @@ def test_the_tables_say_what_the_records_say(forgetful, run):
 
 
 def test_json_holds_every_figure(forgetful, run):
-    """Those of the tables, unrounded, under a schema version."""
+    """It has the figures of the tables, unrounded, and a schema version."""
     found = forgetful("compare", str(run), "--json").json()
     assert found["schema"] == 1
     assert found["arms"]["pdr"]["accuracy"]["value"] == 0.75
@@ -50,14 +50,14 @@ def test_json_holds_every_figure(forgetful, run):
 
 
 def test_pairs_are_chosen_and_corrected_together(forgetful, run):
-    """The reference is named first."""
+    """A pair names its reference first."""
     found = forgetful("compare", str(run), "--pair", "majority:pdr", "--json").json()
     (contrast,) = found["contrasts"]
     assert (contrast["reference"], contrast["difference"]["value"]) == ("majority", 0.25)
 
 
 def test_markdown_and_plots_are_written(forgetful, run, tmp_path):
-    """Two plots, each as PNG and as SVG that parses."""
+    """There are two plots, each as PNG and as SVG."""
     plots, page = tmp_path / "deep" / "plots", tmp_path / "deep" / "table.md"
     done = forgetful("compare", str(run), "--markdown", str(page), "--plots", str(plots))
     assert done.code == 0, done.err
@@ -75,7 +75,7 @@ def test_markdown_and_plots_are_written(forgetful, run, tmp_path):
 
 
 def test_a_page_holds_tables_plots_and_caveats(forgetful, tmp_path):
-    """One file: no script, nothing fetched, an arm's name is text."""
+    """It is one file without script or links, and an arm's name is text."""
     name = "<script>alert(1)</script>"
     made = [sample(name, problem) for problem in PROBLEMS]
     run = write_run(tmp_path / "run", made, arms=(name,), num_samples=2)
@@ -83,14 +83,14 @@ def test_a_page_holds_tables_plots_and_caveats(forgetful, tmp_path):
     assert forgetful("compare", str(run), "--html", str(page)).code == 0
     text = page.read_text("utf-8")
     assert text.count("data:image/svg+xml;base64,") == 2
-    assert "samples are finished" in text
+    assert "Not all samples are finished" in text
     assert "Where it is won and lost" in text
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
 
 
 def test_a_narrow_terminal_has_a_line_for_each_figure(forgetful, run, monkeypatch):
-    """Nothing is cut."""
+    """No figure is cut off."""
     monkeypatch.setenv("COLUMNS", "40")
     done = forgetful("compare", str(run))
     assert "  accuracy: 75.0% [46.3, 100.0]" in done.out
@@ -98,7 +98,7 @@ def test_a_narrow_terminal_has_a_line_for_each_figure(forgetful, run, monkeypatc
 
 
 def test_arms_of_two_runs_are_told_apart(forgetful, run, tmp_path):
-    """By their run's name; another model is a warning, not a refusal."""
+    """The run's name is added to the arm's; another model is a caveat, not a refusal."""
     made = [sample(problem=problem, answer="7") for problem in PROBLEMS]
     other = write_run(tmp_path / "runs" / "second", made, arms=("pdr",), model="larger")
     done = forgetful("compare", str(run), str(other), "--pair", "first/pdr:second/pdr")
@@ -107,18 +107,18 @@ def test_arms_of_two_runs_are_told_apart(forgetful, run, tmp_path):
 
 
 def test_a_run_under_way_is_compared_as_far_as_it_is(forgetful, run):
-    """What is owed is said, and what only one arm has tried is left out."""
+    """Caveats name the missing samples, and problems that only one arm has tried."""
     lines = (run / "samples.jsonl").read_text().splitlines(keepends=True)
     (run / "samples.jsonl").write_text("".join(lines[:-1]))
     done = forgetful("compare", str(run))
     assert done.code == 0, done.err
     said = " ".join(done.out.split())
-    assert "majority: 11 of 12 samples are finished" in said
+    assert "Not all samples are finished (majority: 11 of 12)" in said
     assert "on the 11 problems that both tried, without 1 that only pdr tried" in said
 
 
 def test_a_name_cannot_break_the_markdown(forgetful, tmp_path):
-    """An arm is called as its user likes."""
+    """An arm may have any name."""
     name = "pdr|<b>"
     made = [sample(name, problem) for problem in PROBLEMS]
     run = write_run(tmp_path / "run", made, arms=(name,))
@@ -139,7 +139,7 @@ def test_a_name_cannot_break_the_markdown(forgetful, tmp_path):
     ],
 )
 def test_what_does_not_fit_is_named(forgetful, run, words, sentence):
-    """In one sentence, with the remedy."""
+    """One sentence names the argument and the remedy."""
     done = forgetful("compare", str(run), *words)
     assert done.code in {1, 2}
     assert sentence in " ".join(done.err.split())
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_named(forgetful, run, words, sentence):
 
 
 def test_a_folder_that_is_no_run_is_named(forgetful, run, tmp_path):
-    """So is one without a finished sample, a damaged line, and a run named twice."""
+    """A run without samples, a run named twice and a damaged line are named too."""
     assert "holds no run.json" in forgetful("compare", str(tmp_path / "none")).err
     assert "is named twice" in forgetful("compare", str(run), str(run)).err
     empty = write_run(tmp_path / "empty", [], num_problems=3)

@@ -58,7 +58,7 @@ ANSWERS = st.sampled_from(["7", "8", "9", None])
     ids=str,
 )
 async def test_each_loss_has_its_place(fields, outcome):
-    """After the last stage that held a correct answer."""
+    """A loss is placed after the last stage that held a correct answer."""
     assert await outcome_of(sample(**fields), MATH) is outcome
 
 
@@ -82,13 +82,13 @@ ROUNDS = [
     ids=str,
 )
 async def test_where_rounds_vote_together_every_draft_counts(fields, pooled, outcome):
-    """Nothing is distilled between them, so a right draft of any round is lost in the vote."""
+    """No workspace lies between them, so a correct draft of any round is lost in the vote."""
     assert await outcome_of(sample(**fields), MATH, pooled=pooled) is outcome
 
 
 @st.composite
 def samples(draw):
-    """Return a sample of any shape that a run may leave."""
+    """Return a sample of any shape that a run may record."""
     rounds = draw(st.integers(0, 3))
     drafts = [
         draft(index, draw(ANSWERS), round_number=number)
@@ -108,7 +108,7 @@ def samples(draw):
 @given(made=st.lists(samples(), min_size=1, max_size=6))
 @settings(deadline=None, max_examples=60)
 async def test_the_classes_sum_to_the_whole(made, tmp_path_factory):
-    """Every sample is in exactly one, and the correct ones are in the correct ones."""
+    """Every sample has one class, and only correct samples have a correct one."""
     for number, each in enumerate(made):
         each["sample"] = number
     run = recorded(tmp_path_factory.mktemp("run"), made, num_samples=len(made))
@@ -119,7 +119,7 @@ async def test_the_classes_sum_to_the_whole(made, tmp_path_factory):
 
 
 async def test_anchoring_tells_what_the_last_workspace_admitted(tmp_path):
-    """And how often a wrong answer is copied from it."""
+    """It also counts the wrong answers that were copied from it."""
     drafts = [draft(0, "7"), draft(1, "8")]
     made = [
         sample(number=0, drafts=drafts, workspaces=[workspace(True, sources=[0])]),
@@ -137,7 +137,7 @@ async def test_anchoring_tells_what_the_last_workspace_admitted(tmp_path):
 
 
 async def test_a_vote_of_as_many_tokens_is_drawn_from_the_first_drafts(tmp_path):
-    """Half of B_total went into two drafts, so four would have been had: all of the pool."""
+    """Two drafts cost half of B_total, so it pays for four: the whole pool."""
     drafts = [draft(0, "7"), draft(1, "7")]
     made = [
         sample(number=0, answer="8", drafts=drafts),
@@ -152,7 +152,7 @@ async def test_a_vote_of_as_many_tokens_is_drawn_from_the_first_drafts(tmp_path)
 @pytest.mark.asyncio
 @pytest.mark.parametrize("costs", [(1000, 1030), (1000, 1900), (620, 2900), (40, 90_000)])
 async def test_an_axis_of_cost_has_several_labels_and_not_too_many(costs, tmp_path):
-    """Two at least and eight at most stand between its ends, whatever it spans."""
+    """Whatever range it covers, it has two to eight labels."""
     samples = [
         sample(arm, f"p{index}", b_total=cost + index)
         for arm, cost in zip(("pdr", "majority"), costs, strict=True)

@@ -18,7 +18,7 @@ CALLS = 1 + (3 + 1 + 2 + 1 + 1) + 3
 
 
 def timeless(sample: dict) -> dict:
-    """Return a record without what differs from run to run."""
+    """Return a record without what differs between runs."""
     rows = [{**row, "seconds": 0} for row in sample["ledger"]["rows"]]
     return {
         **sample,
@@ -37,7 +37,7 @@ def records(out: Path) -> list[dict]:
 
 
 def test_accuracy_and_ledger_are_the_endpoints(forgetful, quiz, mock, tmp_path):
-    """What is reported is what the endpoint was told to answer, and what it counted."""
+    """Accuracy is what the endpoint was told to answer, and tokens are what it counted."""
     out = tmp_path / "runs" / "first"
     done = forgetful(
         "eval", str(quiz.file), *ARMS, *SHORT, "--samples", "2", "--out", str(out), "--json"
@@ -62,7 +62,7 @@ def test_accuracy_and_ledger_are_the_endpoints(forgetful, quiz, mock, tmp_path):
 
 
 def test_records_tell_drafts_and_workspaces(forgetful, quiz, tmp_path):
-    """Every draft of every round is judged, and so is what each workspace kept."""
+    """Every draft of every round is judged, and so is every workspace."""
     out = tmp_path / "run"
     assert forgetful("eval", str(quiz.file), *ARMS, *SHORT, "--out", str(out), "--quiet").code == 0
     for sample in read_run(out).samples:
@@ -83,7 +83,7 @@ def test_records_tell_drafts_and_workspaces(forgetful, quiz, tmp_path):
 
 
 def test_samples_draw_seeds_of_their_own(forgetful, quiz, tmp_path, mock):
-    """No two samples share a seed, whatever the arm; a repeated run draws the same."""
+    """No two samples of a run have the same seed; a repeated run has the same seeds."""
     for name in ("one", "two"):
         words = ["eval", str(quiz.file), *ARMS, *SHORT, "--samples", "2", "--seed", "5"]
         assert forgetful(*words, "--out", str(tmp_path / name), "--quiet").code == 0
@@ -93,7 +93,7 @@ def test_samples_draw_seeds_of_their_own(forgetful, quiz, tmp_path, mock):
 
 
 def test_what_is_finished_is_not_asked_again(forgetful, quiz, mock, tmp_path):
-    """The same command on a finished run makes no call, and shows the same figures."""
+    """On a finished run, the same command makes no call and shows the same figures."""
     words = ["eval", str(quiz.file), *ARMS, *SHORT, "--out", str(tmp_path / "run"), "--json"]
     first = forgetful(*words)
     calls = mock.stats()["calls"]
@@ -113,7 +113,7 @@ def test_what_is_finished_is_not_asked_again(forgetful, quiz, mock, tmp_path):
     ],
 )
 def test_a_changed_command_is_refused(forgetful, quiz, mock, tmp_path, change, named):
-    """A run is not continued with another command; the sentence names the difference."""
+    """The sentence names the difference, and no call is made."""
     words = ["eval", str(quiz.file), *ARMS, *SHORT, "--out", str(tmp_path / "run")]
     assert forgetful(*words, "--quiet").code == 0
     calls = mock.stats()["calls"]
@@ -124,7 +124,7 @@ def test_a_changed_command_is_refused(forgetful, quiz, mock, tmp_path, change, n
 
 
 def test_another_model_is_refused(forgetful, quiz, mock, tmp_path):
-    """A run of one model is not continued with another."""
+    """A run that began with one model does not go on with another."""
     words = ["eval", str(quiz.file), "--arm", "long_cot", *SHORT, "--out", str(tmp_path / "run")]
     assert forgetful(*words, "--quiet").code == 0
     mock.configure(model="other")
@@ -136,7 +136,7 @@ def test_another_model_is_refused(forgetful, quiz, mock, tmp_path):
 def test_a_sample_that_fails_is_recorded_and_asked_again_on_request(
     forgetful, quiz, mock, tmp_path
 ):
-    """A refused problem costs that sample alone; --retry-failed gives it another chance."""
+    """A refused problem costs one sample; --retry-failed runs it again."""
     refused = {"match": {"contains": "Question q3:"}, "status": 400}
     mock.configure(status=[refused])
     words = ["eval", str(quiz.file), "--arm", "long_cot", *SHORT, "--out", str(tmp_path / "run")]
@@ -155,20 +155,20 @@ def test_a_sample_that_fails_is_recorded_and_asked_again_on_request(
 
 
 def test_an_endpoint_that_refuses_everything_stops_the_run(forgetful, mock, tmp_path, quiz):
-    """Failures without a success between them are the endpoint's: none is recorded."""
+    """If no sample succeeds, the endpoint is to blame and no failure is recorded."""
     mock.configure(status=[{"status": 400}])
     out = tmp_path / "run"
     words = ["eval", str(quiz.file), "--arm", "long_cot", *SHORT, "--samples", "2"]
     stopped = forgetful(*words, "--out", str(out))
     assert stopped.code == 1
     assert "10 samples failed one after another" in stopped.err
-    assert "0 of 10 samples are recorded; the same command goes on" in stopped.err
+    assert "0 of 10 samples are recorded; the same command continues" in stopped.err
     assert read_run(out).samples == []
 
 
 @pytest.mark.redis
 def test_a_signal_drains_and_the_same_command_goes_on(spawn, stored, quiz, mock, tmp_path):
-    """Ctrl-C waits for what is in flight, says how to go on, and nothing is asked twice."""
+    """Ctrl-C waits for calls in flight and says how to go on; no call is made twice."""
     out = tmp_path / "run"
     words = ["eval", str(quiz.file), *ARMS, *SHORT, "--out", str(out)]
     mock.configure(delay_s=0.6)
@@ -177,8 +177,8 @@ def test_a_signal_drains_and_the_same_command_goes_on(spawn, stored, quiz, mock,
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "stopping: calls in flight are waited for" in err
-    assert "of 15 samples are recorded; the same command goes on with the rest" in err
+    assert "stopping: waiting for calls in flight" in err
+    assert "of 15 samples are recorded; the same command continues with the rest" in err
     assert mock.stats()["aborted"] == 0
     mock.configure(delay_s=0.0)
     done = stored(*words, "--json")
@@ -189,7 +189,7 @@ def test_a_signal_drains_and_the_same_command_goes_on(spawn, stored, quiz, mock,
 
 @pytest.mark.redis
 def test_processes_share_a_run(spawn, quiz, mock, tmp_path):
-    """Two processes on one folder do every sample once."""
+    """Two processes on one folder run every sample once."""
     out = tmp_path / "run"
     mock.configure(delay_s=0.1)
     words = ["eval", str(quiz.file), *ARMS, *SHORT, "--samples", "2", "--out", str(out), "--json"]
@@ -222,12 +222,12 @@ ORACLES = ("oracle_correct", "oracle_wrong")
 
 
 def arms_of(*specs: str) -> list[str]:
-    """Return the words that name arms."""
+    """Return the arguments that name arms."""
     return [word for spec in specs for word in ("--arm", spec)]
 
 
 def write_one(tmp_path, mock: MockEndpoint, *answers: str) -> str:
-    """Write one problem whose right answer is 7; calls answer one of these, by their seed."""
+    """Write one problem with the answer 7; a call's seed decides which of the answers it gets."""
     mock.configure(replies=[{"contains": "Which number?", "answers": list(answers)}])
     file = tmp_path / "one.jsonl"
     file.write_text(json.dumps({"id": "p", "problem": "Which number?", "answer": 7}) + "\n")
@@ -236,7 +236,7 @@ def write_one(tmp_path, mock: MockEndpoint, *answers: str) -> str:
 
 @pytest.mark.parametrize("budget", [["--b-seq", "1600"], ["--b-total", "4000"]])
 def test_what_is_derived_is_what_every_preset_is_allotted(forgetful, mock, tmp_path, budget):
-    """Calls and nominal budgets of the ledger are those that the header foretold."""
+    """The ledger has the calls and nominal budgets that the header promised."""
     assert set(SMALL) == set(PRESETS)
     specs = [f"{name}={spec}" for name, spec in SMALL.items()]
     specs += [f"{name}=pdr@widths=4,3;distiller={name}" for name in (*DISTILLERS, *ORACLES)]
@@ -261,7 +261,7 @@ def test_what_is_derived_is_what_every_preset_is_allotted(forgetful, mock, tmp_p
 
 
 def test_oracles_show_how_far_the_drafts_anchor(forgetful, mock, tmp_path):
-    """Each workspace holds right answers only, or wrong ones only, and its sources are told."""
+    """A workspace admits only correct drafts, or only wrong ones, and its sources are recorded."""
     file = write_one(tmp_path, mock, "7", "8", "9")
     specs = [f"{name}=pdr@widths=8;k=2;distiller={name}" for name in ORACLES]
     out = tmp_path / "run"
@@ -277,7 +277,7 @@ def test_oracles_show_how_far_the_drafts_anchor(forgetful, mock, tmp_path):
 
 
 def test_arms_may_share_their_first_drafts(forgetful, mock, tmp_path):
-    """Asked for once, in every arm's ledger, and marked; who shares nothing is not marked."""
+    """Each call is made once and charged to every arm; their samples are marked as dependent."""
     file = write_one(tmp_path, mock, "7", "8", "9")
     specs = ["wide=majority@widths=5", "narrow=majority@widths=3", "long_cot"]
     out = tmp_path / "run"
@@ -298,7 +298,7 @@ def test_arms_may_share_their_first_drafts(forgetful, mock, tmp_path):
 
 
 def test_procedural_problems_are_scored_by_their_task(forgetful, mock, tmp_path):
-    """The header says by which rule, and which version made them."""
+    """The header names the rule and the version of the package."""
     mock.configure(replies=[{"contains": "", "answers": ["1", "2", "3"]}])
     out = tmp_path / "run"
     words = ["eval", "reasoning-gym:chain_sum?size=1&seed=5", "--arm", "long_cot"]
@@ -312,7 +312,7 @@ def test_procedural_problems_are_scored_by_their_task(forgetful, mock, tmp_path)
 
 
 def test_a_narrow_terminal_sees_arms_and_their_figures(forgetful, mock, tmp_path, monkeypatch):
-    """Columns are left out before names are."""
+    """It has fewer columns, and whole names."""
     monkeypatch.setenv("COLUMNS", "40")
     file = write_one(tmp_path, mock, "7")
     words = ["eval", file, *arms_of("long_cot", "vote=majority@widths=2"), "--max-tokens", "99"]
@@ -338,7 +338,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_done_is_refused_before_any_call(forgetful, mock, tmp_path, case):
-    """In one sentence, with exit code 2."""
+    """There is one sentence, and the exit code is 2."""
     words, said = REFUSED[case]
     file = write_one(tmp_path, mock, "7")
     asked = ["eval", file, "--arm", "long_cot", "--out", str(tmp_path / "run"), "--quiet", *words]
@@ -347,3 +347,16 @@ def test_what_cannot_be_done_is_refused_before_any_call(forgetful, mock, tmp_pat
     assert said in done.err
     assert done.err.count("\n") == 1
     assert mock.stats()["calls"] == 0
+
+
+def test_a_window_that_is_too_small_is_refused_before_any_call(forgetful, mock, tmp_path):
+    """The workspace counts only for arms that have one."""
+    file = write_one(tmp_path, mock, "7")
+    mock.configure(max_model_len=500)
+    words = ["eval", file, "--max-tokens", "200", "--kappa", "256", "--solution-tokens", "64"]
+    out = ["--out", str(tmp_path / "run"), "--quiet"]
+    refused = forgetful(*words, *out, *arms_of("pdr@widths=2"))
+    assert refused.code == 2
+    assert "arm 'pdr@widths=2', problem 'p': a call needs up to" in refused.err
+    assert mock.stats()["calls"] == 0
+    assert forgetful(*words, *out, *arms_of("majority@widths=2")).code == 0

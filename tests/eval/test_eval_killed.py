@@ -35,7 +35,7 @@ def evaluate(words: list[str], environment: dict[str, str]) -> None:
 
 
 class Processes:
-    """Starts commands in processes that have imported what they need, and kills some."""
+    """Starts commands in processes that have their imports loaded already."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._context = multiprocessing.get_context("forkserver")
@@ -56,7 +56,7 @@ class Processes:
 
 
 def kill_soon(process: BaseProcess, mock: MockEndpoint, calls: int, seconds: float) -> None:
-    """Kill a process some seconds after so many further calls, however fast the machine is."""
+    """Kill a process some seconds after a number of further calls, whatever the machine's speed."""
     until, give_up = mock.stats()["calls"] + calls, time.monotonic() + 120
     while mock.stats()["calls"] < until and process.is_alive():
         assert time.monotonic() < give_up
@@ -68,7 +68,7 @@ def kill_soon(process: BaseProcess, mock: MockEndpoint, calls: int, seconds: flo
 
 
 async def stored_seeds(saver: RedisSaver) -> set[int]:
-    """Return the seeds of all drafts that are in the store, which no two calls share."""
+    """Return the seeds of all drafts in the store; no two calls share one."""
     pasts = [await history(each.thread_id, checkpointer=saver) for each in await saver.threads()]
     return {
         draft["seed"]
@@ -80,7 +80,7 @@ async def stored_seeds(saver: RedisSaver) -> set[int]:
 
 
 def call(row: dict) -> str:
-    """Name a call by all that decides its reply."""
+    """Identify a call by all that decides its reply."""
     return json.dumps([row["body"]["messages"], row["body"]["seed"]])
 
 
@@ -92,7 +92,7 @@ def answered(mock: MockEndpoint) -> Counter[str]:
 
 
 async def test_killed_at_ten_instants_it_ends_with_the_same_records(clean, mock, tmp_path):
-    """SIGKILL at random: a draft that was stored is never asked for again."""
+    """After SIGKILL at random instants, a stored draft is never asked for again."""
     async with embedded_valkey(tmp_path / "store") as url, open_checkpointer(url) as saver:
         quiz = write_quiz(tmp_path, mock, 8)
         processes = Processes({"PDR_REDIS_URL": url, "PDR_BASE_URL": mock.url})
@@ -125,7 +125,7 @@ async def test_killed_at_ten_instants_it_ends_with_the_same_records(clean, mock,
 
 
 def test_a_torn_line_is_owed_again(forgetful, quiz, mock, tmp_path):
-    """A process that died in the middle of a line costs that sample alone."""
+    """If a process dies in the middle of a line, only that sample is run again."""
     out = tmp_path / "run"
     words = ["eval", str(quiz.file), "--arm", "long_cot", *SHORT, "--out", str(out), "--quiet"]
     assert forgetful(*words).code == 0

@@ -28,13 +28,13 @@ def folder(tmp_path) -> RunFolder:
 
 
 def test_of_two_headers_the_first_holds(folder):
-    """Whoever comes later finds the run that there is."""
+    """A later process finds the header that is there."""
     assert RunFolder(folder.path).open({**HEADER, "run_id": "later"})["run_id"] == "r"
     assert {each.name for each in folder.path.iterdir()} == {"trace", "run.json"}
 
 
 def test_what_others_append_is_seen(folder):
-    """Each line once, by whoever looks."""
+    """Each process reads every line once."""
     other = RunFolder(folder.path)
     other.append(sample("a", "1", answer="8"))
     folder.append(sample("a", "2", answer="8"))
@@ -46,7 +46,7 @@ def test_what_others_append_is_seen(folder):
 
 
 def test_a_line_that_was_torn_is_cut_off_by_the_next(folder):
-    """Its sample is owed again; until then readers see no more than whole lines."""
+    """Its sample is run again; until then readers see only whole lines."""
     folder.append(sample("a", "1", answer="8"))
     with folder.samples.open("ab") as file:
         file.write(json.dumps(sample("a", "2", answer="8")).encode()[:-40])
@@ -58,7 +58,7 @@ def test_a_line_that_was_torn_is_cut_off_by_the_next(folder):
 
 
 def test_of_two_lines_for_one_sample_the_later_holds(folder):
-    """It had failed, and was asked for again."""
+    """The sample had failed and was run again."""
     folder.append(sample("a", "1", answer=None, reason="failed"))
     folder.append(sample("a", "2", answer="8"))
     folder.append(sample("a", "1", answer="8"))
@@ -69,7 +69,7 @@ def test_of_two_lines_for_one_sample_the_later_holds(folder):
 
 
 def claim_some(path: Path, wanted: list[int], ready, go) -> None:
-    """Claim samples in a process of its own, and hold them until told to let go."""
+    """Claim samples in another process, and hold them until told to let go."""
     folder = RunFolder(path)
     with ExitStack() as held:
         ready.put([number for number in wanted if held.enter_context(folder.claim(number))])
@@ -77,7 +77,7 @@ def claim_some(path: Path, wanted: list[int], ready, go) -> None:
 
 
 def test_a_claim_holds_between_processes_and_ends_with_its_own(folder):
-    """However it ended; within one process a sample is claimed by the one who runs it."""
+    """A claim ends with its process, even if that is killed."""
     context = multiprocessing.get_context("spawn")
     ready, go = context.Queue(), context.Queue()
     other = context.Process(target=claim_some, args=(folder.path, [3, 5], ready, go))
@@ -102,7 +102,7 @@ def test_a_claim_holds_between_processes_and_ends_with_its_own(folder):
     ],
 )
 def test_a_damaged_header_is_named(folder, data, said):
-    """With what to do."""
+    """The sentence says what to do."""
     (folder.path / "run.json").write_text(data)
     with pytest.raises(ConfigError, match=said):
         read_header(folder.path)
@@ -121,7 +121,7 @@ def test_a_damaged_header_is_named(folder, data, said):
     ],
 )
 def test_a_damaged_line_is_named(folder, line, said):
-    """And stops the reader: what it held is not lost in silence."""
+    """The reader stops, so that no sample is lost in silence."""
     folder.append(sample("a", "1", answer="8"))
     with folder.samples.open("ab") as file:
         file.write(line)
@@ -131,7 +131,7 @@ def test_a_damaged_line_is_named(folder, line, said):
 
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
-    """Whether or not it is there."""
+    """The sentence shows the command."""
     with pytest.raises(ConfigError, match=r"holds no run\.json: `pdr-graph eval … --out"):
         read_run(tmp_path)
 

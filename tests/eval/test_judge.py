@@ -1,4 +1,4 @@
-"""Which solutions and drafts are right, and what the oracles make of it."""
+"""Which solutions and drafts are right, and what the oracles do with them."""
 
 import pytest
 
@@ -23,7 +23,7 @@ PROBLEM = Problem("p", "What is 1 + 1?", "2")
     ],
 )
 async def test_a_solution_is_judged_by_what_it_states(text, cut, reason):
-    """A bare last number would be credited to solutions that were cut."""
+    """The last number of a text is not an answer, so a cut solution gets no credit for it."""
     judged = await Judge.of_kind("math").solution(PROBLEM, text, truncated=cut)
     assert (judged.reason, judged.correct) == (reason, reason == "correct")
 
@@ -33,13 +33,13 @@ async def test_a_solution_is_judged_by_what_it_states(text, cut, reason):
     [("failed", "failed"), ("cut", "failed"), ("empty", "no_answer"), ("truncated", "truncated")],
 )
 async def test_a_draft_without_a_solution_is_judged_by_why(error, reason):
-    """None of them is wrong: they answered nothing."""
+    """None of them counts as a wrong answer, since they give none."""
     judged = await Judge.of_kind("math").draft(PROBLEM, {**make_draft(0), "error": error})
     assert (judged.answer, judged.reason) == (None, reason)
 
 
 async def test_letters_are_compared_as_letters():
-    """Whatever is written around the gold one."""
+    """What surrounds the letter of the gold answer does not matter."""
     judge = Judge.of_kind("choice")
     problem = Problem("p", "Which?", "(B)")
     assert (await judge.solution(problem, r"\boxed{B}", truncated=False)).correct
@@ -47,7 +47,7 @@ async def test_letters_are_compared_as_letters():
 
 
 async def test_a_source_judges_by_its_own_rule():
-    """Its scorer is handed the extracted answer."""
+    """Its scorer gets the extracted answer."""
 
     async def score(problem: Problem, answer: str) -> CheckVerdict:
         return CheckVerdict.CORRECT if answer == "two" else CheckVerdict.WRONG
@@ -58,7 +58,7 @@ async def test_a_source_judges_by_its_own_rule():
 
 
 def test_text_has_no_answer_to_judge():
-    """Said when the arm is made, and not after a night of calls."""
+    """It is refused when the arm is made, before any call."""
     with pytest.raises(ConfigError, match="answer kind 'text' has no short answer"):
         Judge.of_kind("text")
 
@@ -70,7 +70,7 @@ def oracle(name: str):
 
 @pytest.mark.parametrize(("name", "fit"), [("oracle_correct", {0, 3, 4}), ("oracle_wrong", {1, 2})])
 async def test_oracles_admit_only_what_is_right_or_only_what_is_wrong(name, fit):
-    """Up to k for each next draft; who answers nothing is wrong."""
+    """Each next draft gets up to k of them; a draft without an answer is wrong."""
     step = make_step(drafts_with("2", "3", None, "2", "2.0"), k=2, next_width=5, distiller=name)
     made = await oracle(name).distil(step)
     assert len(made) == 5
@@ -81,7 +81,7 @@ async def test_oracles_admit_only_what_is_right_or_only_what_is_wrong(name, fit)
 
 
 async def test_an_oracle_without_a_fitting_draft_leaves_the_workspace_empty():
-    """And says so."""
+    """A note records it."""
     step = make_step(drafts_with("3", "4"), k=2, next_width=2, distiller="oracle_correct")
     assert await oracle("oracle_correct").distil(step) == [[], []]
     assert step.notes == ["round 1: no draft is correct, the workspace is empty"]
@@ -89,7 +89,7 @@ async def test_an_oracle_without_a_fitting_draft_leaves_the_workspace_empty():
 
 @pytest.mark.parametrize("answer", ["2", "3"])
 async def test_the_gold_verifier_tells_right_from_wrong_and_not_the_answer(answer):
-    """Its reason goes into the next workspace."""
+    """The next drafts read its reason, which must not tell the answer."""
     own = oracles(Judge.of_kind("math"), PROBLEM)
     solution = Solution(
         text=f"\\boxed{{{answer}}}", answer=answer, truncated=False, finish="refine"

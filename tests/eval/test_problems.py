@@ -18,7 +18,7 @@ def write(folder, text: str | bytes) -> str:
 
 
 def test_json_lines_are_problems(tmp_path):
-    """An id may be left out; numbers are answers; other fields and blank lines are ignored."""
+    """An id is optional; numbers are answers; other fields and blank lines are ignored."""
     rows = [
         {"problem": " What? ", "answer": 3, "source": "x"},
         {"id": "b", "problem": "P", "answer": "4"},
@@ -50,7 +50,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_malformed_line_is_refused_by_number(case, tmp_path):
-    """Whatever is wrong with it."""
+    """The sentence names the line and the fault."""
     data, said = BAD[case]
     with pytest.raises(ConfigError) as refused:
         load_problems(write(tmp_path, data))
@@ -58,7 +58,7 @@ def test_a_malformed_line_is_refused_by_number(case, tmp_path):
 
 
 def test_a_task_makes_the_same_problems_every_time():
-    """Another seed makes others; the knobs are the task's own."""
+    """Another seed makes others; settings go to the task."""
     source = "reasoning-gym:chain_sum?size=3&seed=7&min_terms=2&max_terms=2"
     one, same = load_problems(source), load_problems(source)
     other = load_problems(source.replace("seed=7", "seed=8"))
@@ -69,7 +69,7 @@ def test_a_task_makes_the_same_problems_every_time():
 
 
 async def test_only_a_full_score_counts():
-    """The scorer gives part of a point to a reply that merely contains the answer."""
+    """The task's scorer gives part of a point to a reply that only contains the answer."""
     problems = load_problems("reasoning-gym:chain_sum?size=1&seed=7")
     [problem] = problems.problems
     assert problems.score is not None
@@ -80,7 +80,7 @@ async def test_only_a_full_score_counts():
 
 
 async def test_a_task_with_many_answers_is_judged_by_its_scorer():
-    """Any expression that reaches the target will do."""
+    """Any expression with the right value is correct."""
     problems = load_problems("reasoning-gym:countdown?size=1&seed=1")
     [problem] = problems.problems
     assert problems.score is not None
@@ -102,13 +102,13 @@ async def test_a_task_with_many_answers_is_judged_by_its_scorer():
     ],
 )
 def test_a_source_that_is_none_is_refused(source, said):
-    """In one sentence."""
+    """One sentence names the source and the fault."""
     with pytest.raises(ConfigError, match=said):
         load_problems(source)
 
 
 def test_a_data_set_is_read_by_its_columns(tmp_path):
-    """Of an answer that explains itself only what it states counts."""
+    """Of an answer with an explanation, only the stated result counts."""
     if importlib.util.find_spec("datasets") is None:
         pytest.skip("needs datasets: make test-clients")
     rows = [{"question": "What is 1 + 1?", "answer": "It is two.\n#### 2"}]
@@ -120,7 +120,7 @@ def test_a_data_set_is_read_by_its_columns(tmp_path):
 
 
 def test_without_the_library_one_sentence_says_how_to_get_it():
-    """Feature, package, command."""
+    """It names feature, package and command."""
     if importlib.util.find_spec("datasets") is not None:
         pytest.skip("datasets is installed")
     with pytest.raises(ConfigError, match=r"need datasets: pip install 'pdr-graph\[hf\]'"):

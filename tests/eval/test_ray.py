@@ -1,6 +1,6 @@
-"""An evaluation over a local Ray of two workers, and one worker by itself.
+"""An evaluation over a local Ray of two workers, and one worker without Ray.
 
-Ray is heavy: `make test-clients` installs it in an environment of its own and runs this.
+Ray is large: `make test-clients` installs it into its own environment and runs this.
 """
 
 import asyncio
@@ -42,16 +42,16 @@ Spawn = Callable[..., subprocess.Popen[str]]
 
 @asynccontextmanager
 async def in_memory(settings):
-    """Open a store that the test alone sees."""
+    """Open a store that only this test sees."""
     yield InMemorySaver()
 
 
 def unclaimed(saver):
-    """Hold nothing."""
+    """Claim no thread."""
 
 
 def kit(mock) -> WorkerKit:
-    """Return what a worker needs, against the mock endpoint."""
+    """Return the kit of a worker that asks the mock endpoint."""
     return WorkerKit(
         settings=load_settings(base_url=mock.url),
         open_store=in_memory,
@@ -71,7 +71,7 @@ def sample(spec: str, problem: Problem) -> Sample:
 
 
 async def test_a_worker_needs_nothing_but_its_kit(mock, clean):
-    """What it is handed survives pickling; it gives back the record and every call."""
+    """Kit and sample can be pickled; the outcome has the record and every call."""
     mock.configure(replies=[{"contains": "1 + 1", "answers": ["2"]}])
     worker = Worker(pickle.loads(pickle.dumps(kit(mock))))
     asked = pickle.loads(pickle.dumps(sample("pdr@widths=2", Problem("p", "What is 1 + 1?", "2"))))
@@ -84,7 +84,7 @@ async def test_a_worker_needs_nothing_but_its_kit(mock, clean):
 
 
 async def test_a_worker_that_fails_says_how(mock, clean):
-    """A refused sample has a record, and the endpoint's reason."""
+    """A sample whose call is refused has a record with the endpoint's reason."""
     mock.configure(status=[{"status": 400}])
     worker = Worker(kit(mock))
     outcome = await worker.run(sample("long_cot", Problem("p", "What is 1 + 1?", "2")))
@@ -95,7 +95,7 @@ async def test_a_worker_that_fails_says_how(mock, clean):
 
 
 async def test_a_worker_that_is_drained_leaves_its_sample(mock, clean):
-    """At the next step, with the calls that it had made."""
+    """It stops at the next step, and returns the calls that it has made."""
     mock.configure(delay_s=0.3)
     worker = Worker(kit(mock))
     running = asyncio.create_task(
@@ -110,7 +110,7 @@ async def test_a_worker_that_is_drained_leaves_its_sample(mock, clean):
 
 
 async def test_a_worker_without_its_endpoint_says_so(clean):
-    """Nothing is raised across the cluster: a sentence is."""
+    """It returns a sentence instead of raising an error across the cluster."""
     worker = Worker(kit(type("Dead", (), {"url": "http://127.0.0.1:1/v1"})))
     about = await worker.open()
     assert "no model endpoint answers at http://127.0.0.1:1/v1" in about["error"]
@@ -119,7 +119,7 @@ async def test_a_worker_without_its_endpoint_says_so(clean):
 
 
 async def test_a_scorer_is_made_anew_where_it_is_sent():
-    """With workers of its own."""
+    """The unpickled scorer has its own workers."""
     problems = load_problems("reasoning-gym:chain_sum?size=2&seed=1")
     scorer = pickle.loads(pickle.dumps(problems.score))
     assert isinstance(scorer, GymScorer)
@@ -135,7 +135,7 @@ async def test_a_scorer_is_made_anew_where_it_is_sent():
     ],
 )
 def test_a_cluster_needs_a_store_in_its_reach(cli, mock, monkeypatch, tmp_path, words, said):
-    """Told before anything is started."""
+    """It is refused before anything is started."""
     quiz = write_quiz(tmp_path, mock, 5)
     monkeypatch.setenv("PDR_BASE_URL", mock.url)
     done = cli(
@@ -166,7 +166,7 @@ def test_a_cluster_that_is_none_is_told_at_once(cli, mock, monkeypatch, tmp_path
 
 
 def test_without_ray_one_sentence_says_how_to_get_it(cli, mock, monkeypatch, tmp_path):
-    """Feature, package, command."""
+    """It names feature, package and command."""
     if importlib.util.find_spec("ray") is not None:
         pytest.skip("Ray is installed")
     quiz = write_quiz(tmp_path, mock, 5)
@@ -234,7 +234,7 @@ def wait_for_calls(mock, number: int) -> None:
 @needs_ray
 @pytest.mark.redis
 def test_a_worker_is_killed_and_another_goes_on(on_ray, mock, tmp_path):
-    """Every sample is recorded once; what was answered and stored is not asked again."""
+    """Every sample is recorded once, and no stored draft is asked for again."""
     quiz = write_quiz(tmp_path, mock, 5)
     mock.configure(delay_s=0.3)
     process = on_ray(quiz.file, tmp_path / "run")
@@ -257,7 +257,7 @@ def test_a_worker_is_killed_and_another_goes_on(on_ray, mock, tmp_path):
 @needs_ray
 @pytest.mark.redis
 def test_a_signal_drains_the_workers_and_the_same_command_goes_on(on_ray, mock, tmp_path):
-    """The records are those of a run on one process that was never stopped."""
+    """All samples are recorded, and no call is made twice."""
     quiz = write_quiz(tmp_path, mock, 5)
     mock.configure(delay_s=0.4)
     process = on_ray(quiz.file, tmp_path / "run")
@@ -265,7 +265,7 @@ def test_a_signal_drains_the_workers_and_the_same_command_goes_on(on_ray, mock, 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
-    assert "of 30 samples are recorded; the same command goes on with the rest" in err
+    assert "of 30 samples are recorded; the same command continues with the rest" in err
     mock.configure(delay_s=0.0)
     process = on_ray(quiz.file, tmp_path / "run")
     _, err = process.communicate(timeout=180)

@@ -1,4 +1,4 @@
-"""What is owed is worked off, whatever happens to single samples."""
+"""The runner runs what is owed, whatever happens to single samples."""
 
 import asyncio
 from collections import Counter
@@ -49,7 +49,7 @@ class FakeExecutor:
 
 
 def samples(number: int, *specs: str) -> list[Sample]:
-    """Return one sample of each of so many problems; arms take turns."""
+    """Return one sample for each of so many problems, with the arms in turn."""
     arms = make_arms([parse_arm(spec) for spec in specs or ("long_cot",)], {}, Budgets())
     return [
         Sample(arms[index % len(arms)], Problem(str(index), "?", "1"), 0, index, f"t{index}", 1)
@@ -66,27 +66,27 @@ def folder(tmp_path) -> RunFolder:
 
 
 def runner(folder: RunFolder, executor: FakeExecutor, at_once: int = 2, **options) -> EvalRunner:
-    """Return a runner of so many samples at a time."""
+    """Return a runner that makes so many calls at once."""
     return EvalRunner(executor, folder, at_once, EvalWatcher(), executor.control, **options)
 
 
 def reasons(folder: RunFolder) -> dict[str, str]:
-    """Return why each recorded sample is as it is."""
+    """Return the reason of each recorded sample."""
     return {each["problem_id"]: each["reason"] for each in read_run(folder.path).samples}
 
 
 async def answers() -> bool:
-    """Say that the endpoint lives."""
+    """Say that the endpoint is alive."""
     return True
 
 
 async def is_dead() -> bool:
-    """Say that it does not."""
+    """Say that the endpoint is dead."""
     return False
 
 
 async def test_every_sample_is_run_once_and_recorded(folder):
-    """A second runner finds nothing owed; threads are kept unless they are to be forgotten."""
+    """A second runner finds nothing owed; `forget` gets the thread of every sample."""
     executor, forgotten = FakeExecutor(), []
 
     async def forget(thread_id: str) -> None:
@@ -105,7 +105,7 @@ async def test_every_sample_is_run_once_and_recorded(folder):
 async def test_samples_at_once_make_no_more_calls_than_there_are_slots(
     tmp_path_factory, max_calls, widths
 ):
-    """A sample counts as many calls as it has drafts side by side; a wider one runs alone."""
+    """A sample counts as many calls as it has parallel drafts; a wider one runs alone."""
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     folder.open(recorded.header())
     calls, most = Counter(), 0
@@ -127,7 +127,7 @@ async def test_samples_at_once_make_no_more_calls_than_there_are_slots(
 
 
 async def test_a_failure_among_successes_is_recorded(folder):
-    """And asked for again where that is wanted."""
+    """On request it is run again."""
     await runner(folder, FakeExecutor(failing={"1"})).work(samples(4))
     assert reasons(folder) == {"0": "wrong", "1": "failed", "2": "wrong", "3": "wrong"}
     again = FakeExecutor()
@@ -137,7 +137,7 @@ async def test_a_failure_among_successes_is_recorded(folder):
 
 
 async def test_failures_at_the_end_are_the_endpoints_if_it_is_dead(folder):
-    """None of them is recorded: no arm is to blame."""
+    """None of them is recorded, since no arm is to blame."""
     executor = FakeExecutor(failing={"2", "3"})
     with pytest.raises(EndpointError, match="no luck with 3; the last 2 that failed are not rec"):
         await runner(folder, executor, at_once=1, alive=is_dead).work(samples(4))
@@ -145,13 +145,13 @@ async def test_failures_at_the_end_are_the_endpoints_if_it_is_dead(folder):
 
 
 async def test_failures_at_the_end_are_the_samples_if_it_lives(folder):
-    """Else a problem that always fails would be owed for ever."""
+    """Otherwise a problem that always fails would be owed for ever."""
     await runner(folder, FakeExecutor(failing={"2", "3"}), 1, alive=answers).work(samples(4))
     assert Counter(reasons(folder).values()) == {"wrong": 2, "failed": 2}
 
 
 async def test_one_failure_after_another_stops_the_run(folder):
-    """Whether or not the endpoint lists its models."""
+    """This holds even if the endpoint still lists its models."""
     executor = FakeExecutor(failing={str(index) for index in range(40)})
     with pytest.raises(EndpointError, match=f"{MOST_FAILURES} samples failed one after another"):
         await runner(folder, executor, alive=answers).work(samples(40))
@@ -160,7 +160,7 @@ async def test_one_failure_after_another_stops_the_run(folder):
 
 
 async def test_a_sample_that_is_elsewhere_is_looked_at_again(folder):
-    """Until it is recorded there, or free."""
+    """The runner waits until the sample is recorded there, or free."""
     executor = FakeExecutor(elsewhere=Counter({"1": 2}))
     await runner(folder, executor).work(samples(3))
     assert Counter(executor.ran) == {"0": 1, "1": 3, "2": 1}
@@ -168,7 +168,7 @@ async def test_a_sample_that_is_elsewhere_is_looked_at_again(folder):
 
 
 async def test_a_drain_begins_nothing_more(folder):
-    """What was under way is left where it can be gone on with."""
+    """Later, another runner finishes the rest."""
     executor = FakeExecutor(drain_at=2)
     with pytest.raises(DrainedError):
         await runner(folder, executor).work(samples(9))

@@ -16,7 +16,7 @@ DRAW = Sampling(max_tokens=64, temperature=1.0, top_p=1.0, seed=3)
 
 
 async def test_a_call_is_made_once_and_charged_to_each(mock, connect):
-    """Those who ask meanwhile wait for it; another seed is another call."""
+    """Equal calls wait for its reply; another seed is another call."""
     client = SharingClient(connect())
     bills = [Spent() for _ in range(4)]
     replies = await asyncio.gather(*(client.ask("What?", DRAW, bill) for bill in bills))
@@ -30,7 +30,7 @@ async def test_a_call_is_made_once_and_charged_to_each(mock, connect):
 
 
 async def test_a_failure_is_charged_to_who_met_it_and_the_next_tries_again(mock, connect):
-    """A shared failure would be one loss counted many times."""
+    """A shared failure would count one loss several times."""
     client = SharingClient(connect())
     mock.configure(status=[{"status": 400}])
     first, second = Spent(), Spent()
@@ -44,18 +44,18 @@ async def test_a_failure_is_charged_to_who_met_it_and_the_next_tries_again(mock,
 
 
 def named(*specs: str):
-    """Settle arms."""
+    """Make arms."""
     return make_arms([parse_arm(each) for each in specs], {}, Budgets())
 
 
 def test_arms_share_where_their_drafts_are_the_same_calls():
-    """Widths and distillers may differ; what a call is made of may not."""
+    """Widths and distillers may differ; the settings of a call may not."""
     arms = named("pdr", "rk=pdr@widths=4;distiller=random_k", "long_cot", "pdr@max_tokens=9")
     assert sharing_arms(arms) == {"pdr", "rk"}
 
 
 def test_arms_of_which_no_two_share_are_refused():
-    """Rather than marked as dependent."""
+    """The option would have no effect."""
     with pytest.raises(ConfigError, match="no two arms with drafts are alike in max_tokens"):
         sharing_arms(named("pdr", "long_cot", "majority@temperature=0.5"))
 
@@ -73,5 +73,5 @@ def test_arms_of_which_no_two_share_are_refused():
     ],
 )
 def test_a_workspace_holds_an_answer_that_stands_alone(text, holds):
-    """As a number of its own, not as part of another."""
+    """It must be a number of its own, not part of another."""
     assert holds_any(Workspace(text=text, tokens=9), {"42"}) == holds

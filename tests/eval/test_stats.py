@@ -1,4 +1,4 @@
-"""The statistics against known values, brute force, other libraries, and simulated truth."""
+"""The statistics against known values, brute force, other libraries, and simulations."""
 
 from itertools import combinations, pairwise, product
 
@@ -31,7 +31,7 @@ SHARES = st.lists(SHARE, min_size=2, max_size=30)
 
 @given(st.integers(1, 12), st.data())
 def test_pass_at_k_is_the_share_of_draws_that_hold_a_correct_one(num_attempts, data):
-    """Over all C(n, k) draws without replacement."""
+    """It is counted over all C(n, k) draws without replacement."""
     num_correct = data.draw(st.integers(0, num_attempts))
     k = data.draw(st.integers(1, num_attempts))
     draws = list(combinations([1] * num_correct + [0] * (num_attempts - num_correct), k))
@@ -51,7 +51,7 @@ def test_pass_at_1_is_the_mean_and_pass_at_k_grows(num_attempts, data):
 
 @given(st.integers(0, 4), st.lists(st.integers(1, 3), max_size=3), st.integers(0, 2), st.data())
 def test_maj_at_k_is_the_share_of_draws_that_the_correct_answer_wins(correct, wrong, silent, data):
-    """A tie counts by the share of its winners; who is silent does not vote."""
+    """A tie counts by the share of its winners; a silent attempt does not vote."""
     attempts = ["right"] * correct + [None] * silent
     attempts += [f"wrong {index}" for index, count in enumerate(wrong) for _ in range(count)]
     if not attempts:
@@ -67,7 +67,7 @@ def test_maj_at_k_is_the_share_of_draws_that_the_correct_answer_wins(correct, wr
 
 @pytest.mark.parametrize("k", [0, 4, -1])
 def test_a_k_that_does_not_fit_is_named(k):
-    """Three attempts hold draws of one to three."""
+    """Three attempts allow draws of one to three."""
     for function in (lambda: pass_at_k(3, 1, k), lambda: maj_at_k(Votes(1, (2,)), k)):
         with pytest.raises(ConfigError, match=f"k {k} does not fit 3 attempts"):
             function()
@@ -78,7 +78,7 @@ def test_a_k_that_does_not_fit_is_named(k):
 
 @given(SHARES)
 def test_the_interval_is_students(values):
-    """As scipy has it, cut to what a share can be."""
+    """It is scipy's interval, cut to the range of a share."""
     estimate = mean_by_problem(values, bounds=(0.0, 1.0))
     if np.ptp(values) == 0:
         return
@@ -90,7 +90,7 @@ def test_the_interval_is_students(values):
 
 
 def test_the_interval_is_that_of_a_regression_clustered_by_problem():
-    """Statsmodels' CR1 on the single attempts, where every problem has equally many."""
+    """It is statsmodels' CR1 on single attempts, with equally many for every problem."""
     rng = np.random.default_rng(3)
     attempts = rng.random((20, 8)) < rng.random((20, 1))
     problems = np.repeat(np.arange(20), 8)
@@ -105,9 +105,9 @@ def test_the_interval_is_that_of_a_regression_clustered_by_problem():
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    """Problems of uniform difficulty, 8 attempts each: 95 % intervals hold the mean about so often.
+    """Problems of random difficulty with 8 attempts each: 95 % of the intervals hold the true mean.
 
-    An interval that takes attempts for independent would hold it in about half of the cases.
+    Intervals that take attempts as independent would hold it in about half of the cases.
     """
     rng = np.random.default_rng(5)
     rates = rng.beta(0.5, 0.5, (1500, 30))
@@ -120,14 +120,14 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 
 
 def test_a_mean_without_spread_still_has_an_interval():
-    """Of 30 problems all solved, up to 9.5 % of all problems may be unsolved: 0.95^(1/30)."""
+    """If 30 of 30 problems are solved, up to 9.5 % of all may be unsolved: 1 - 0.05^(1/30)."""
     estimate = mean_by_problem([1.0] * 30, bounds=(0.0, 1.0))
     assert estimate.interval.high == 1.0
     assert estimate.interval.low == pytest.approx(0.05 ** (1 / 30))
 
 
 def test_one_problem_has_no_interval_and_none_no_mean():
-    """Nothing tells how much problems differ."""
+    """One problem does not show how much problems differ."""
     assert mean_by_problem([0.5]).interval is None
     with pytest.raises(ConfigError, match="nothing to average"):
         mean_by_problem([])
@@ -139,7 +139,7 @@ def test_one_problem_has_no_interval_and_none_no_mean():
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=9))
 @settings(deadline=None)
 def test_the_sign_flip_p_is_exact_for_few_problems(differences):
-    """The share of all sign patterns whose mean is as far from zero."""
+    """It is the share of all sign patterns with a mean at least as far from zero."""
     seen = abs(np.mean(differences))
     means = [
         abs(np.mean(np.multiply(differences, signs)))
@@ -150,7 +150,7 @@ def test_the_sign_flip_p_is_exact_for_few_problems(differences):
 
 
 def test_the_drawn_sign_flip_p_is_near_students():
-    """For many problems of a bell-shaped difference both tests agree."""
+    """For many normal differences, both tests agree."""
     rng = np.random.default_rng(1)
     values = rng.normal(0.1, 0.4, 80)
     assert sign_flip_p(values, num_flips=9_999) == pytest.approx(
@@ -161,7 +161,7 @@ def test_the_drawn_sign_flip_p_is_near_students():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 @settings(max_examples=20, deadline=None)
 def test_holm_is_statsmodels_holm(p_values):
-    """And never below the raw p, nor above 1."""
+    """A corrected p is never below the raw p, nor above 1."""
     corrected = holm(p_values)
     expected = multipletests(p_values, method="holm")[1]
     assert corrected == pytest.approx(list(expected))
@@ -171,7 +171,7 @@ def test_holm_is_statsmodels_holm(p_values):
 @given(SHARES, st.data())
 @settings(max_examples=20, deadline=None)
 def test_a_difference_changes_its_sign_with_its_order(reference, data):
-    """B minus A is minus A minus B, with the same p."""
+    """The p stays the same."""
     other = data.draw(st.lists(SHARE, min_size=len(reference), max_size=len(reference)))
     there = paired_difference(reference, other, IntervalOptions(num_resamples=99))
     back = paired_difference(other, reference, IntervalOptions(num_resamples=99))
@@ -180,7 +180,7 @@ def test_a_difference_changes_its_sign_with_its_order(reference, data):
 
 
 def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
-    """Differences of Bernoulli problems, 40 of them; BCa at 90 %."""
+    """Simulated differences on 40 problems; BCa at 90 %."""
     rng = np.random.default_rng(9)
     options = IntervalOptions(confidence=0.9, num_resamples=199)
     held = []
@@ -192,7 +192,7 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
 
 
 def test_the_token_ratio_is_that_of_the_means():
-    """Twice as dear on every problem is a ratio of 2 without an interval; else one holds it."""
+    """Without spread it has no interval; otherwise the interval holds it."""
     assert token_ratio([1, 2, 3], [2, 4, 6]).bootstrap is None
     assert token_ratio([1, 2, 3], [2, 4, 6]).value == pytest.approx(2)
     found = token_ratio([100, 200, 300, 400], [90, 50, 160, 100])

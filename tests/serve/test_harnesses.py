@@ -17,7 +17,7 @@ import openai
 import pytest
 from langchain_openai import ChatOpenAI
 
-from tests.local.conftest import model_data_dir
+from tests.servers.conftest import model_data_dir
 
 __all__ = ["model_data_dir"]
 

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from tests.cli.test_training_run import (
+from tests.cli.test_train_run import (
     command,
     figures,
     lines_of,
@@ -74,7 +74,7 @@ def test_a_process_that_is_killed_ends_the_run_and_the_same_command_goes_on(toy,
     assert lines[-2:] == [
         "error: another process of the run has ended, or cannot be reached any more; the launcher "
         "says which, and what ended it",
-        f"training: {lines[-1].split()[1]} is done; the same command goes on",
+        f"training: {lines[-1].split()[1]} is done; the same command continues",
     ]
     assert not (out / "model").exists()
 
@@ -135,4 +135,4 @@ def test_the_main_process_alone_shows_that_it_stops(toy, tmp_path):
     assert [exit_code(each) for each in ranks] == [130, 130]
     lines = told(out)
     assert sum(line.startswith("stopping: ") for line in lines) == 1
-    assert [line for line in lines if line.endswith("the same command goes on")] == lines[-1:]
+    assert [line for line in lines if line.endswith("the same command continues")] == lines[-1:]

@@ -1,0 +1,342 @@
+"""All that can be typed: a model for each command.
+
+Nothing here imports what carries a command out, so that the help does not wait for it.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from pdr_graph.cli.options import Argument, Command, Flag, Given, Implied, OptionGroup
+from pdr_graph.config import PDRConfig
+from pdr_graph.serve.options import ServeOptions
+from pdr_graph.servers.options import UpOptions
+from pdr_graph.settings import Settings
+from pdr_graph.strategies import PRESETS
+
+CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
+SETTINGS = OptionGroup(Settings, tuple(Settings.model_fields))
+STORAGE = OptionGroup(Settings, ("redis_url", "data_dir"))
+DEFAULTS = OptionGroup(
+    PDRConfig,
+    tuple(
+        name
+        for name in PDRConfig.model_fields
+        if name not in {"preset", "seed"} and not any(name in each for each in PRESETS.values())
+    ),
+)
+"""What may hold for all presets alike."""
+SIZING = OptionGroup(
+    PDRConfig,
+    (
+        *("preset", "widths", "distiller", "finish", "verifier"),
+        *("kappa", "max_tokens", "solution_tokens"),
+    ),
+)
+"""What a model server's context and batch are sized by."""
+
+
+class RunCommand(Command):
+    """What every run takes."""
+
+    trace: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Append every model call in full to this file, one JSON object a line."""
+    config: Annotated[Given, CONFIG]
+    settings: Annotated[Given, SETTINGS]
+
+
+class SolveCommand(RunCommand):
+    """Solve a problem."""
+
+    first: ClassVar = (
+        *("preset", "widths", "max_tokens", "base_url", "model"),
+        *("file", "thread", "as_json"),
+    )
+
+    problem: Annotated[str | None, Argument()] = None
+    """The problem. Without it, or with `-`, it is read from standard input."""
+    file: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Read the problem from a file."""
+    thread: str | None = None
+    """Name of the run. Without it, the run gets a new name."""
+
+
+class ResumeCommand(RunCommand):
+    """Continue a run that was stopped, killed or failed. Finished calls are not repeated."""
+
+    first: ClassVar = ("base_url", "model", "redis_url", "trace", "as_json")
+
+    thread: Annotated[str, Argument()]
+    """The run, as `pdr-graph threads` lists it."""
+
+
+class ThreadsCommand(Command):
+    """List stored runs, the latest first. Or prune, delete, export or import some."""
+
+    threads: Annotated[tuple[str, ...], Argument()] = ()
+    """Runs to prune, delete or export."""
+    limit: int = Field(20, ge=1)
+    """List at most this many runs."""
+    prune: bool = False
+    """Drop old checkpoints of the named runs. Without names, of all runs."""
+    keep: int | None = Field(None, ge=1)
+    """Checkpoints of each run that --prune keeps. Without it, all that `inspect` shows."""
+    delete: bool = False
+    """Delete the named runs."""
+    export_to: Annotated[Path | None, Flag("--export", "FILE")] = None
+    """Write the named run to a file, byte for byte."""
+    import_from: Annotated[Path | None, Flag("--import", "FILE")] = None
+    """Store an exported run, under the given name if there is one."""
+    storage: Annotated[Given, STORAGE]
+
+
+class InspectCommand(Command):
+    """Show a run: rounds, drafts, workspaces, solution, verdict, ledger."""
+
+    thread: Annotated[str, Argument()]
+    """The run, as `pdr-graph threads` lists it."""
+    full: bool = False
+    """Show all texts in full."""
+    watch: bool = False
+    """Follow a run of another process to its end. With --json, one JSON object a line."""
+    html: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Write the run as one page that needs no network and runs no script."""
+    storage: Annotated[Given, STORAGE]
+
+
+class ServeCommand(Command):
+    """Serve presets as models of OpenAI's chat protocol. Requests may set all other fields."""
+
+    first: ClassVar = (
+        *("host", "port", "key", "max_runs", "base_url", "model"),
+        *("redis_url", "as_json"),
+    )
+
+    options: Annotated[
+        Given, OptionGroup(ServeOptions, tuple(ServeOptions.model_fields), panel="Server")
+    ]
+    defaults: Annotated[Given, DEFAULTS]
+    settings: Annotated[Given, SETTINGS]
+
+
+class UpCommand(Command):
+    """Start the model server and the store that this machine lacks. `down` stops them."""
+
+    first: ClassVar = (
+        *("model", "engine", "port", "store", "env_file"),
+        *("dry_run", "status", "as_json"),
+    )
+
+    further: Annotated[tuple[str, ...], Argument("-- FLAGS")] = ()
+    """Flags for vLLM itself, after `--`."""
+    env_file: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Also write the variables to this file. Every command reads `.env`."""
+    dry_run: bool = False
+    """Show the commands without running them."""
+    status: bool = False
+    """Show the servers that an earlier `up` started."""
+    options: Annotated[
+        Given,
+        OptionGroup(
+            UpOptions,
+            tuple(name for name in UpOptions.model_fields if name != "cache_dir"),
+            panel="Server",
+        ),
+    ]
+    strategy: Annotated[Given, SIZING]
+    places: Annotated[
+        Given, OptionGroup(Settings, ("base_url", "model", "api_key", "redis_url", "data_dir"))
+    ]
+
+
+class DownCommand(Command):
+    """Stop the servers that `up` started. Stored runs stay."""
+
+    parts: Annotated[tuple[str, ...], Argument()] = ()
+    """`model` or `store`. Without it, both."""
+    places: Annotated[Given, OptionGroup(Settings, ("data_dir",))]
+
+
+class EvalCommand(Command):
+    """Measure strategies on problems. After a stop or crash, the same command continues."""
+
+    first: ClassVar = (
+        *("arms", "samples", "limit", "out", "base_url", "model"),
+        *("redis_url", "as_json"),
+    )
+    panel: ClassVar = "Evaluation"
+
+    data: Annotated[str, Argument()]
+    """A file of JSON lines (`problem`, `answer`, optional `id`), `hf:org/name:split`, or
+    `reasoning-gym:task?size=100&seed=0&knob=value`."""
+    out: Annotated[Path, Flag(metavar="FOLDER")]
+    """Folder of the run, such as runs/NAME."""
+    arms: Annotated[tuple[str, ...], Flag("--arm", "ARM")]
+    """`[NAME=]PRESET[@FIELD=VALUE;FIELD=VALUE…]`, such as
+    `narrow=pdr@widths=8,4;distiller=top_k;T=8192`. Repeat it for each arm."""
+    samples: int = Field(1, ge=1)
+    """Attempts of each arm at each problem."""
+    seed: int = Field(0, ge=0)
+    """Seed of the run, from which every sample derives its own."""
+    limit: int | None = Field(None, ge=1)
+    """Use only this many problems, from the first on."""
+    b_seq: int | None = Field(None, ge=1)
+    """Completion tokens on each arm's critical path. This sets max_tokens of its calls."""
+    b_total: int | None = Field(None, ge=1)
+    """Completion tokens of all calls of each arm. This sets max_tokens of its calls. With --b-seq
+    it also sets the number of drafts of an arm that leaves one width open."""
+    sweep: Annotated[tuple[str, ...], Flag(metavar="FIELD=VALUES")] = ()
+    """Replace every arm that has this field by one arm for each value, as in
+    `kappa=256,512,1024` or `widths=16;8,4`."""
+    share_first_round: bool = False
+    """Let arms share the drafts of their first round. Each draft is made once in a process and
+    charged to every arm, so the samples of these arms depend on each other."""
+    retry_failed: bool = False
+    """Repeat samples that are recorded as failed."""
+    forget: bool = False
+    """Delete the thread of each sample once it is recorded."""
+    no_trace: bool = False
+    """Do not record the model calls in full."""
+    ray: Annotated[str | None, Flag(metavar="ADDRESS")] = None
+    """Spread the samples over a Ray cluster: `auto` for one on this machine, HOST:PORT of its
+    head, or `local` to start one. Its workers must reach endpoint and store."""
+    ray_workers: int | None = Field(None, ge=1)
+    """Workers, each with up to --max-in-flight calls at once. Without it, one for each processor,
+    at most 16."""
+    config: Annotated[Given, DEFAULTS]
+    settings: Annotated[Given, SETTINGS]
+
+
+class CompareCommand(Command):
+    """Compare the arms of evaluations: accuracy, cost, differences, and where answers are lost."""
+
+    runs: Annotated[tuple[Path, ...], Argument("RUN")]
+    """Folders that `pdr-graph eval` wrote."""
+    pairs: Annotated[tuple[str, ...], Flag("--pair", "REFERENCE:ARM")] = ()
+    """Two arms to compare. Repeat it for more pairs. Without it, every arm is compared with the
+    first."""
+    ks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Flag("--k", "INTEGER")] = ()
+    """k of pass@k and maj@k. Repeat it for more values. Without it, as many samples as every
+    problem has."""
+    confidence: float = Field(0.95, ge=0.5, le=0.9999)
+    """Coverage of the intervals."""
+    seed: int = Field(0, ge=0)
+    """Seed of bootstrap and sign flips."""
+    markdown: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Write the tables as Markdown."""
+    plots: Annotated[Path | None, Flag(metavar="FOLDER")] = None
+    """Plot accuracy against B_seq and B_total, as PNG and SVG."""
+    html: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Write tables and plots as one page."""
+
+
+class CheckCommand(Command):
+    """Check answers against gold answers: JSON lines in, `{id, correct, reason, …}` lines out."""
+
+    as_json: Annotated[bool, Implied()] = True
+
+    file: Annotated[Path | None, Argument()] = None
+    """JSON lines with `gold` and `pred`, optional `id`, `mode` and `truncated`. Without it, or
+    with `-`, they are read from standard input."""
+    mode: str = "answer"
+    """What `pred` holds, where a line does not say: `answer` is a text that states the answer in
+    a box or an answer line; `raw` is the answer itself."""
+    deadline: float = Field(5.0, ge=0.1)
+    """Seconds after which a check is stopped."""
+    workers: int = Field(2, ge=1)
+    """Checks at the same time."""
+
+
+class TrainCommand(Command):
+    """Train a model to draft and refine. After a stop or crash, the same command continues."""
+
+    first: ClassVar = (
+        *("config", "model", "data", "out", "steps"),
+        *("override", "dry_run", "as_json"),
+    )
+    panel: ClassVar = "Training"
+
+    config: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Settings in TOML: a file, or one of ours: `paper`, `one_gpu`, `cpu_smoke`."""
+    model: Annotated[Path | None, Flag(metavar="FOLDER")] = None
+    """Model to start from (model)."""
+    data: Annotated[str | None, Flag(metavar="SOURCE")] = None
+    """Problems: a file of JSON lines, `hf:org/name:split`, or `reasoning-gym:task?size=1000`
+    (data)."""
+    out: Annotated[Path | None, Flag(metavar="FOLDER")] = None
+    """Folder of the run. Without it, runs/NAME after the file of settings."""
+    steps: int | None = Field(None, ge=0)
+    """Steps to train; 0 stops after the warm start (steps)."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of the run (seed)."""
+    warm_start: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Supervised data to train on first, as `train-data` writes it (warm_start.data)."""
+    base_url: Annotated[str | None, Flag(metavar="URL")] = None
+    """The vLLM server that samples rollouts (policy.base_url)."""
+    override: Annotated[tuple[str, ...], Flag("--set", "TABLE.FIELD=VALUE")] = ()
+    """Any setting, such as `optimiser.learning_rate=1e-5`; overrides the file. Repeat it for
+    more."""
+    dry_run: bool = False
+    """Only check the settings and estimate memory and tokens."""
+
+    @property
+    def given(self) -> Given:
+        """Return the settings that have an option of their own, by their place in the file."""
+        named = {
+            "model": self.model,
+            "data": self.data,
+            "steps": self.steps,
+            "seed": self.seed,
+            "warm_start.data": self.warm_start,
+            "policy.base_url": self.base_url,
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the run."""
+        return self.out or Path("runs") / (self.config.stem if self.config else "train")
+
+
+class TrainDataCommand(Command):
+    """Make supervised data from recorded runs: the calls of runs with a right answer."""
+
+    runs: Annotated[tuple[Path, ...], Argument("RUN")]
+    """Folders of `pdr-graph eval` or `pdr-graph train`, or files of trajectories."""
+    out: Annotated[Path, Flag(metavar="FILE")]
+    """File of JSON lines to write."""
+    roles: Annotated[tuple[str, ...], Flag("--role", "ROLE")] = ()
+    """Calls to take: direct, draft, refine, distill or select. Repeat it for more. Without it,
+    the first three."""
+    per_problem: int | None = Field(None, ge=1)
+    """Most calls of one role that a problem gives. Without it, all."""
+    keep_duplicates: bool = False
+    """Keep repeated replies."""
+    wrong_drafts: bool = False
+    """Also take wrong drafts of right runs."""
+    no_thoughts: bool = False
+    """Leave the reasoning out of replies."""
+    model: Annotated[Path | None, Flag(metavar="FOLDER")] = None
+    """Model whose tokenizer decodes trajectories."""
+
+
+class DoctorCommand(Command):
+    """Check model, store and this machine. Each finding says what to do."""
+
+    first: ClassVar = ("base_url", "model", "redis_url", "as_json")
+    logs: ClassVar = logging.ERROR  # what the parts below warn of is in the report
+
+    quiet: Annotated[bool, Implied()] = False
+    settings: Annotated[Given, SETTINGS]
+
+
+class DemoCommand(Command):
+    """Compare four strategies on one problem, with the ledger of each."""
+
+    first: ClassVar = ("base_url", "model", "as_json")
+
+    problem: Annotated[str | None, Argument()] = None
+    """The problem. Without it, a sum about apples."""
+    settings: Annotated[Given, SETTINGS]

@@ -1,0 +1,179 @@
+"""A server that is a command: vLLM, Redis, Valkey. It is run, waited for, and ended."""
+
+import http.client
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pdr_graph.errors import LocalError
+from pdr_graph.process import Process, guarded
+from pdr_graph.servers.data_dir import last_lines
+from pdr_graph.servers.record import TITLES, ServerPlan
+
+PROBE_TIMEOUT_S = 5.0
+GRACE_S = 20.0
+"""For an orderly end: vLLM gives its memory back, Redis writes its files."""
+FIRST_LOOK_S, LOOK_S = 0.005, 0.2
+"""Wait between two looks whether a server answers; it doubles from the first to the second."""
+
+_CAUSE = re.compile(r"\w*(?:Error|Exception): \S.*|(?<=# )\S.*|error: \S.*")
+_NOT_THE_CAUSE = "Engine core initialization failed"
+
+
+class CommandServer:
+    """The process of a plan's command; it ends with ours."""
+
+    def __init__(self, plan: ServerPlan, log: Path) -> None:
+        self.plan = plan
+        self.log = log
+        self.process: Process | None = None
+        """Leads the group of the server; None before the start."""
+        self._started: subprocess.Popen[bytes] | None = None
+        self._log_size = 0
+        """Bytes that the log held before the start."""
+
+    def start(self, keep_open: Sequence[int] = ()) -> None:
+        """Run the command.
+
+        Args:
+            keep_open: Descriptors that the server is to hold as long as it lives.
+
+        Raises:
+            LocalError: The log cannot be written.
+        """
+        # What `module_environment` adds to the path of our own modules is not for others.
+        ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        try:
+            with self.log.open("ab") as out:
+                self._log_size = out.tell()
+                self._started = subprocess.Popen(
+                    guarded(self.plan.command, GRACE_S),
+                    cwd=self.log.parent,
+                    env=ours | dict(self.plan.environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    pass_fds=keep_open,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise LocalError(
+                f"{self._title} cannot be started with the log {self.log}: "
+                f"{error.strerror or error}"
+            ) from error
+        self.process = Process.of(self._started.pid)
+
+    def check(self) -> None:
+        """Return at once while the process runs.
+
+        Raises:
+            LocalError: It has ended; with the reason that its log tells.
+        """
+        status = None if self._started is None else self._started.poll()
+        if status is not None:
+            raise LocalError(
+                f"{self._title} ended with status {status} ({cause(self.log, self._log_size)}); "
+                f"its log is {self.log}"
+            )
+
+    def is_ready(self) -> bool:
+        """Tell whether it answers.
+
+        Raises:
+            LocalError: It has ended.
+        """
+        self.check()
+        return answers(self.plan.url)
+
+    def wait_until_ready(self, tell: Callable[[float], None] = lambda seconds: None) -> None:
+        """Block until the server answers.
+
+        Args:
+            tell: Told the seconds that have passed, at every look.
+
+        Raises:
+            LocalError: It has ended, or takes longer than its plan allows.
+        """
+        begin, pause = time.monotonic(), FIRST_LOOK_S
+        while not self.is_ready():
+            seconds = time.monotonic() - begin
+            if seconds > self.plan.timeout_s:
+                raise not_up(self.plan, self.log)
+            tell(seconds)
+            time.sleep(pause)
+            pause = min(2 * pause, LOOK_S)
+
+    def end(self, grace_s: float = GRACE_S) -> None:
+        """End the server and whatever it has started; nothing happens the second time.
+
+        Args:
+            grace_s: Seconds for an orderly end; 0 kills at once.
+        """
+        if self.process is not None:
+            self.process.end_group(grace_s, self.log.parent.resolve())
+        if self._started is not None:
+            self._started.wait()
+
+    @property
+    def _title(self) -> str:
+        return TITLES[self.plan.kind]
+
+
+def not_up(plan: ServerPlan, log: Path) -> LocalError:
+    """Return the error of a start that took too long."""
+    return LocalError(
+        f"{TITLES[plan.kind]} was not up after {plan.timeout_s:g} s; its log is {log}"
+    )
+
+
+def answers(url: str) -> bool:
+    """Tell whether a model endpoint or a Redis answers at its URL, in a few seconds at most."""
+    try:
+        return _is_healthy(url) if url.startswith("http") else _pongs(url)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _is_healthy(url: str) -> bool:
+    # An HTTP client of the usual kind would ask a configured proxy for 127.0.0.1.
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    finally:
+        connection.close()
+
+
+def _pongs(url: str) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        connection = socket.socket(socket.AF_UNIX)
+        where: str | tuple[str, int] = unquote(parts.path)
+    else:
+        connection = socket.socket()
+        where = (parts.hostname or "127.0.0.1", parts.port or 6379)
+    with connection:
+        connection.settimeout(PROBE_TIMEOUT_S)
+        connection.connect(where)
+        connection.sendall(b"PING\r\n")
+        # A server that is still reading its files answers with an error.
+        return connection.recv(64).startswith(b"+PONG")
+
+
+def cause(log: Path, begin: int = 0) -> str:
+    """Find the line of a log that most likely says why a server ended.
+
+    Args:
+        log: The file.
+        begin: Start of the server's own part of it, in bytes.
+    """
+    lines = last_lines(log, 400, begin)
+    found = [match[0] for line in lines if (match := _CAUSE.search(line))]
+    # vLLM's engine ends with an error, and its server then with another that only says so.
+    telling = [each for each in found if _NOT_THE_CAUSE not in each]
+    return (telling or found or lines or ["it said nothing"])[-1].strip()[:300]

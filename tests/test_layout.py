@@ -26,7 +26,6 @@ ALONE = {
         pdr_graph.eval.ray_cluster
         pdr_graph.inspect_ai.solver
         pdr_graph.policy.vllm_policy
-        pdr_graph.serve.metrics
         pdr_graph.serve.server
         pdr_graph.telemetry.spans
     """,
@@ -43,7 +42,6 @@ ALONE = {
     "node": """
         pdr_graph.nodes.distiller
         pdr_graph.nodes.drafter
-        pdr_graph.nodes.plan
         pdr_graph.nodes.refiner
         pdr_graph.nodes.verifier
     """,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
@@ -180,7 +181,7 @@ def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions)
         options: Its limits; address and port are for the server.
     """
     # FastAPI's pages of documentation load scripts from another site.
-    app = FastAPI(title="pdr-graph", docs_url=None, redoc_url=None)
+    app = FastAPI(title="pdr-graph", version=version("pdr-graph"), docs_url=None, redoc_url=None)
     chat = Chat(
         runner=runner,
         catalogue=catalogue,

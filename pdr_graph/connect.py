@@ -8,7 +8,7 @@ The connection is open while the block lasts:
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -19,20 +19,16 @@ from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
-from pdr_graph.servers import embedded_model
+from pdr_graph.servers.data_dir import Announce
+from pdr_graph.servers.llama import embedded_model
 from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.telemetry import exported, logged_to
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_SLOTS = 8
-"""Calls that the embedded model works on at once; further ones wait."""
 EMBEDDED_WINDOW = 2048
-"""Context window of each of these calls, in model tokens."""
-
-Announce = Callable[[str], None]
-"""Receives a sentence on each thing that is started for the user."""
+"""Context window of each call to the embedded model, in tokens."""
 
 
 @asynccontextmanager
@@ -78,7 +74,6 @@ async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[Model
     async with (
         embedded_model(
             settings.data_dir,
-            slots=EMBEDDED_SLOTS,
             context_per_slot=EMBEDDED_WINDOW,
             model_file=_model_file(settings.model),
             announce=announce,

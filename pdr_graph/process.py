@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -148,13 +147,32 @@ def module_environment() -> dict[str, str]:
 class Outliving(subprocess.Popen[bytes]):
     """A module of this package in a process that goes on when this one ends."""
 
-    def __init__(self, module: str, *arguments: str, **options: Any) -> None:  # Any: Popen's own
-        super().__init__(
-            module_command(module, *arguments),
-            env=module_environment(),
-            start_new_session=True,
-            **options,
-        )
+    def __init__(
+        self, module: str, *arguments: str, log: Path, lock: int, stdin: int = subprocess.DEVNULL
+    ) -> None:
+        """Start it.
+
+        Args:
+            module: The module, which is run as a script.
+            arguments: Its arguments, before the number of the lock's descriptor.
+            log: Receives its output; it works in the folder of this file.
+            lock: Descriptor of a lock that it holds from the start.
+            stdin: Its standard input, as `subprocess.Popen` takes it.
+
+        Raises:
+            OSError: The log cannot be opened, or the process cannot be started.
+        """
+        with log.open("ab") as out:
+            super().__init__(
+                module_command(module, *arguments, str(lock)),
+                cwd=log.parent,
+                env=module_environment(),
+                stdin=stdin,
+                stdout=out,
+                stderr=out,
+                pass_fds=[lock],
+                start_new_session=True,
+            )
 
     def __del__(self) -> None:
         """Stay silent; the standard class warns about a process that still runs."""

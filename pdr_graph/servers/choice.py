@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.servers.llama import LONGEST_CONTEXT
+from pdr_graph.servers.llama import EMBEDDED_SLOTS, LONGEST_CONTEXT
 from pdr_graph.servers.options import Engine, Store
 from pdr_graph.servers.record import ServerPlan
 from pdr_graph.servers.valkey import (
@@ -94,7 +94,6 @@ def _can_bind(port: int) -> bool:
 
 PORT = 8000
 """vLLM's own default."""
-EMBEDDED_SLOTS = 8
 INSTALL = "pip install 'pdr-graph[vllm]', or name an environment by --vllm-python"
 
 

@@ -8,7 +8,6 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from platformdirs import user_data_path
@@ -118,17 +117,9 @@ class FileLock:
             ) from error
         return True
 
-    def close(self) -> None:
-        """Close the file here; a process that has inherited it keeps the lock."""
-        os.close(self.descriptor)
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        # A process that has inherited the file keeps the lock.
+        os.close(self.descriptor)

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -140,22 +139,14 @@ class _Store:
         with FileLock(self.home / "server.lock") as lock:
             if not lock.try_exclusive():
                 return None
-            words = {
-                "--binary": str(self.binary),
-                "--home": str(self.home),
-                "--lock": str(lock.descriptor),
-            }
             try:
-                with fresh_log(self.log).open("ab") as out:
-                    return Outliving(
-                        "pdr_graph.servers.valkey_supervisor",
-                        *(word for pair in words.items() for word in pair),
-                        cwd=self.home,
-                        stdin=subprocess.DEVNULL,
-                        stdout=out,
-                        stderr=out,
-                        pass_fds=[lock.descriptor],
-                    )
+                return Outliving(
+                    "pdr_graph.servers.valkey_supervisor",
+                    str(self.binary),
+                    str(self.home),
+                    log=fresh_log(self.log),
+                    lock=lock.descriptor,
+                )
             except OSError as error:
                 raise LocalError(
                     f"the embedded Valkey cannot be started in {self.home}: {error.strerror}"

@@ -5,27 +5,15 @@ from typing import Literal
 
 from platformdirs import user_cache_path
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pdr_graph.settings import ENV_FILE
+from pdr_graph.settings import EnvironmentSettings
 
 Engine = Literal["auto", "vllm", "embedded"]
 Store = Literal["auto", "redis", "embedded", "none"]
 
 
-class UpOptions(BaseSettings):
+class UpOptions(EnvironmentSettings, env_prefix="PDR_UP_"):
     """What to start: options first, then the variables `PDR_UP_…`, then `.env`."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="PDR_UP_",
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        use_attribute_docstrings=True,
-        str_strip_whitespace=True,
-    )
 
     engine: Engine = "auto"
     """Server of the model: `vllm`, `embedded`, or `auto`, which is vLLM if a model is named."""

@@ -106,21 +106,6 @@ class ServerRecord:
     error: str = ""
     """The reason for a failure, in a sentence."""
 
-    @classmethod
-    def begin(cls, plan: ServerPlan, keeper: Process, log: Path) -> "ServerRecord":
-        """Return the record of a part that begins to start."""
-        return cls(
-            part=plan.part,
-            kind=plan.kind,
-            state="starting",
-            keeper=keeper,
-            url=plan.url,
-            model=plan.model,
-            log=str(log),
-            command=plan.command,
-            asked=dict(plan.asked),
-        )
-
 
 class Shelf:
     """The folder of the keepers: their records, locks and logs."""

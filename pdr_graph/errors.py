@@ -36,7 +36,7 @@ from collections.abc import Sequence
 
 
 class PDRError(Exception):
-    """Anything that went wrong for a reason we can name in a sentence."""
+    """An error whose cause one sentence can name."""
 
 
 class ConfigError(PDRError, ValueError):
@@ -56,7 +56,7 @@ class ConfigChangedError(ConfigError):
 
 
 class EndpointError(PDRError, ConnectionError):
-    """The model endpoint cannot be used at all."""
+    """The model endpoint cannot be used."""
 
 
 class CallError(PDRError, RuntimeError):
@@ -108,13 +108,13 @@ class UnknownThreadError(PDRError, LookupError):
 
 
 class OtherGraphError(PDRError, ValueError):
-    """A thread holds a run of another graph, perhaps with runs of ours inside."""
+    """A thread holds a run of another graph."""
 
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
         super().__init__(
-            f"thread {thread_id!r} holds a run of another graph; run that graph again with the "
-            "input None to go on with it"
+            f"thread {thread_id!r} holds a run of another graph; to resume it, run that graph "
+            "again with the input None"
         )
 
 
@@ -124,8 +124,8 @@ class ThreadExistsError(PDRError, ValueError):
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
         super().__init__(
-            f"thread {thread_id!r} already holds a run; `pdr-graph resume {thread_id}` goes on "
-            "with it, another --thread starts afresh"
+            f"thread {thread_id!r} already holds a run; `pdr-graph resume {thread_id}` continues "
+            "it, another --thread starts a new one"
         )
 
 
@@ -134,7 +134,7 @@ class CheckpointError(PDRError, ConnectionError):
 
 
 class LocalError(PDRError, RuntimeError):
-    """An embedded server, or the weights it needs, is not to be had."""
+    """An embedded server, or its weights, cannot be had."""
 
 
 class DrainedError(PDRError, RuntimeError):
@@ -142,4 +142,4 @@ class DrainedError(PDRError, RuntimeError):
 
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
-        super().__init__(f"stopped; `pdr-graph resume {thread_id}` goes on where it stopped")
+        super().__init__(f"stopped; `pdr-graph resume {thread_id}` continues it")

@@ -1,8 +1,8 @@
-"""The events of a run: what it tells of itself while it goes on.
+"""The events of a run: what it reports while it runs.
 
 An event is a dict of plain data, with its name under `event`. The graph's stream `custom` carries
 it, `Parts.on_event` receives it, `log_event` logs it without the texts of the run, and `Narration`
-tells it in a line. A step of the user's own may write anything to the same stream: `is_event` tells
+puts it in a line. A step of the user's own may write anything to the same stream: `is_event` tells
 the two apart.
 """
 
@@ -138,7 +138,7 @@ RunEvent = (
     | VerdictEvent
     | NoteEvent
 )
-"""What a run tells of itself; `match event["event"]` tells the kinds apart."""
+"""What a run reports; `match event["event"]` tells the kinds apart."""
 
 LogEvent = RunEvent | BeginEvent | StoppedEvent | EndEvent
 
@@ -178,7 +178,7 @@ _DOING = {"refine": "refining", "vote": "voting", "select": "selecting"}
 
 
 class Narration:
-    """Tells the events of a run in lines, from the first round to the verdict."""
+    """Puts the events of a run in lines, from the first round to the verdict."""
 
     def __init__(self, num_rounds: int) -> None:
         """Begin before the first event of a run of `num_rounds` planned rounds."""
@@ -187,7 +187,7 @@ class Narration:
         self._done = 0
 
     def line(self, event: RunEvent) -> str:
-        """Return the line for an event; empty where there is nothing to tell."""
+        """Return the line for an event; empty where there is nothing to say."""
         match event["event"]:
             case "round":
                 self._width, self._done = event["width"], 0
@@ -214,7 +214,7 @@ class Narration:
 
     def _draft(self, event: DraftEvent) -> str:
         self._done += 1
-        # A resumed round tells only the drafts that were still owed.
+        # A resumed round reports only the drafts that were still owed.
         place = f"Draft {self._done} of {self._width}" if self._width else "Draft"
         if event["error"]:
             return f"{place}: {event['error']}."

@@ -102,7 +102,7 @@ class Parts:
     control: RunControl | None = None
     """`control.request_drain()` stops the run at the next super-step, to be resumed."""
     stream_answer: bool = False
-    """Whether the refinement is told by `chunk` events while the model writes it. A further
+    """Whether the refinement is streamed, as `chunk` events, while the model writes it. A further
     attempt at the call, or another round after a rejected solution, begins it anew."""
 
 
@@ -166,7 +166,7 @@ async def resume(
     changes: dict[str, object] | None = None,
     parts: Parts | None = None,
 ) -> Result:
-    """Go on with a run that was killed, stopped or failed; finished drafts are not asked again.
+    """Resume a run that was killed, stopped or failed; finished drafts are not asked for again.
 
     A run that has ended is returned as it ended, without any call.
 
@@ -230,12 +230,12 @@ async def drive(
 
     Args:
         graph: Made by `build_graph`.
-        problem: The task; None goes on with the run of the thread.
+        problem: The task; None resumes the run of the thread.
         config: What the run is asked to do.
         thread_id: Names the run.
-        inside: Whether the run is a subgraph of the calling node, which then keeps it.
-        events: Whether to log and hand on the events. A parent whose stream shows subgraphs takes
-            them itself, and would lose them to whoever else asks.
+        inside: Whether the run is a subgraph of the calling node, kept by the graph around it.
+        events: Whether to log the events and pass them on. A graph around this one whose stream
+            shows subgraphs takes the events itself, and would lose them to a second reader.
         on_event: Receives the events; None drops them.
         control: Stops the run at the next super-step when asked to; None never does.
         durability: When checkpoints are written; None is LangGraph's own choice.

@@ -25,8 +25,8 @@ _SECRETS = frozenset({"api_key", "key"})
 T = TypeVar("T", bound=BaseSettings)
 
 
-class EnvironmentSettings(BaseSettings):
-    """How all settings are read: given values first, then the environment, then `.env`."""
+class Settings(BaseSettings):
+    """Where the parts of this process are; not recorded with a run."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -38,10 +38,6 @@ class EnvironmentSettings(BaseSettings):
         use_attribute_docstrings=True,
         str_strip_whitespace=True,
     )
-
-
-class Settings(EnvironmentSettings):
-    """Where the parts of this process are; not recorded with a run."""
 
     base_url: str | None = None
     """OpenAI-compatible endpoint of the model, with its `/v1`. Without one, a small embedded model

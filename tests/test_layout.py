@@ -26,7 +26,6 @@ ALONE = {
         pdr_graph.eval.ray_cluster
         pdr_graph.inspect_ai.solver
         pdr_graph.policy.vllm_policy
-        pdr_graph.serve.metrics
         pdr_graph.serve.server
         pdr_graph.telemetry.spans
     """,
@@ -36,13 +35,13 @@ ALONE = {
         pdr_graph.distill.notes
         pdr_graph.servers.embedded_store
         pdr_graph.telemetry.log_file
+        pdr_graph.train.card
         pdr_graph.train.session
         pdr_graph.verify
     """,
     "node": """
         pdr_graph.nodes.distiller
         pdr_graph.nodes.drafter
-        pdr_graph.nodes.plan
         pdr_graph.nodes.refiner
         pdr_graph.nodes.verifier
     """,
@@ -73,6 +72,8 @@ ALONE = {
         pdr_graph.servers.launch
         pdr_graph.train.engine
         pdr_graph.train.session
+        pdr_graph.policy.generation
+        pdr_graph.train.engine
         pdr_graph.train.steps
         pdr_graph.train.trainer
         pdr_graph.train.warm_start

@@ -37,10 +37,17 @@ SIZING = OptionGroup(
 )
 """What a model server's context and batch are sized by."""
 
-TraceFile = Annotated[Path | None, Flag(metavar="FILE")]
+
+class RunCommand(Command):
+    """What every run takes."""
+
+    trace: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Append every model call in full to this file, one JSON object a line."""
+    config: Annotated[Given, CONFIG]
+    settings: Annotated[Given, SETTINGS]
 
 
-class SolveCommand(Command):
+class SolveCommand(RunCommand):
     """Solve a problem."""
 
     first: ClassVar = (
@@ -53,24 +60,16 @@ class SolveCommand(Command):
     file: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Read the problem from a file."""
     thread: str | None = None
-    """Name of the run. Without it the run gets a new name."""
-    trace: TraceFile = None
-    """Append every model call in full to this file, one JSON object a line."""
-    config: Annotated[Given, CONFIG]
-    settings: Annotated[Given, SETTINGS]
+    """Name of the run. Without it, the run gets a new name."""
 
 
-class ResumeCommand(Command):
+class ResumeCommand(RunCommand):
     """Continue a run that was stopped, killed or failed. Finished calls are not repeated."""
 
     first: ClassVar = ("base_url", "model", "redis_url", "trace", "as_json")
 
     thread: Annotated[str, Argument()]
     """The run, as `pdr-graph threads` lists it."""
-    trace: TraceFile = None
-    """Append every model call in full to this file, one JSON object a line."""
-    config: Annotated[Given, CONFIG]
-    settings: Annotated[Given, SETTINGS]
 
 
 class ThreadsCommand(Command):

@@ -80,7 +80,7 @@ def eval_command(command: EvalCommand, output: Output) -> None:
     if command.ray is None:
         asyncio.run(session.carry_out())
     else:
-        # Before the event loop: what connects to it takes over signals, and we take them back.
+        # Before the event loop: Ray takes over the signals, and we take them back.
         with cluster_of(command.ray, command.ray_workers, settings) as session.num_workers:
             asyncio.run(session.carry_out())
     show_arms(command.out, output)
@@ -266,7 +266,7 @@ def by_lease(saver: Saver, wait_s: float = 0.0) -> Claim | None:
 
 
 def open_unannounced(settings: Settings) -> AbstractAsyncContextManager[Saver]:
-    """Open the store of the settings on a worker, where nobody reads along."""
+    """Open the store of the settings on a worker, without announcements."""
     return open_saver(settings, lambda line: None)
 
 

@@ -8,7 +8,7 @@ from time import perf_counter
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from pdr_graph.cli.live import Bar, duration
+from pdr_graph.cli.live import Bar, Board, duration
 from pdr_graph.cli.output import Output, joined, one_line, table_of
 from pdr_graph.eval.plan import EvalPlan
 from pdr_graph.eval.records import ArmTally, Key, SampleRecord, key_of, read_run, tallies
@@ -69,7 +69,7 @@ class ArmCount:
         ]
 
 
-class ArmsBoard(EvalWatcher):
+class ArmsBoard(Board, EvalWatcher):
     """Counts the samples of each arm."""
 
     silence_s = 30.0
@@ -120,10 +120,6 @@ class ArmsBoard(EvalWatcher):
             Bar(name, arm.done, arm.total, joined(arm.facts(self.elapsed)))
             for name, arm in self.arms.items()
         ]
-
-    def details(self) -> list[list[str]]:
-        """Return no further lines: each arm has all of its own."""
-        return []
 
     def lines(self) -> list[str]:
         """Say of each arm how far it is."""

@@ -41,9 +41,11 @@ class Board(Protocol):
 
     def bars(self) -> Sequence[Bar]:
         """Return the bars of the live display."""
+        return ()
 
     def details(self) -> Sequence[Sequence[str]]:
         """Return the lines beneath them, each as its facts."""
+        return ()
 
     def lines(self) -> Sequence[str]:
         """Return what to say where there is no terminal; the same lines are not said again."""
@@ -83,7 +85,7 @@ class LiveDisplay:
             self._output.say(line)
 
     def hide(self) -> None:
-        """Take the live lines off the terminal, from whatever thread."""
+        """Take the live lines off the terminal, from any thread."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -187,21 +187,14 @@ def _parameters(model: type[Command]) -> Iterator[tuple[str, inspect.Parameter]]
 
 def _own_option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     inner, argument = _inner(field), _mark(field, Argument)
-    flag = _mark(field, Flag) or Flag()
     text = " ".join((field.description or "").split())
     if field.default not in (None, False, ()) and not field.is_required():
         text = f"{text} ({field.default})"
-    made = (
-        typer.Argument(help=escape(text), metavar=argument.metavar, show_default=False)
-        if argument is not None
-        else typer.Option(
-            _own_name(name, field),
-            help=escape(text),
-            metavar=flag.metavar or _metavar(inner),
-            rich_help_panel=panel,
-            show_default=False,
-        )
-    )
+    if argument is not None:
+        made = typer.Argument(help=escape(text), metavar=argument.metavar, show_default=False)
+    else:
+        metavar = (_mark(field, Flag) or Flag()).metavar
+        made = _option(_own_name(name, field), text, metavar or _metavar(inner), panel)
     kind = bool if inner is bool else list[str] if inner is tuple else str
     return _parameter(name, kind, made, required=field.is_required())
 
@@ -209,15 +202,16 @@ def _own_option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
 def _shared_option(name: str, model: type[BaseModel], panel: str) -> inspect.Parameter:
     field = model.model_fields[name]
     flag, inner = flag_of(name), _inner(field)
+    both = f"{flag}/--no-{flag[2:]}" if inner is bool else flag
+    made = _option(both, _help(name, field, model), _metavar(inner), panel)
     # Text for all but flags: pydantic checks values, and its sentence names the field.
-    made = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if inner is bool else flag,
-        help=escape(_help(name, field, model)),
-        metavar=_metavar(inner),
-        rich_help_panel=panel,
-        show_default=False,
-    )
     return _parameter(name, bool if inner is bool else str, made, required=False)
+
+
+def _option(flag: str, text: str, metavar: str, panel: str) -> Any:  # Any: as typer has it
+    return typer.Option(
+        flag, help=escape(text), metavar=metavar, rich_help_panel=panel, show_default=False
+    )
 
 
 def _parameter(name: str, kind: Any, made: Any, *, required: bool) -> inspect.Parameter:

@@ -163,7 +163,7 @@ class LogLines(logging.Handler):
         root.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; the same words are said once."""
+        """Write one record; the same line is written once."""
         line = f"{record.levelname.lower()}: {record.getMessage()}"
         if line in self._said:
             return

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from rich.table import Table
 from rich.text import Text
 
-from pdr_graph.cli.commands import DemoCommand, ResumeCommand, SolveCommand
+from pdr_graph.cli.commands import DemoCommand, ResumeCommand, RunCommand, SolveCommand
 from pdr_graph.cli.options import Given, flag_of
 from pdr_graph.cli.output import Output, one_line, table_of
 from pdr_graph.cli.run_display import (
@@ -47,7 +47,7 @@ Start = Callable[[ModelClient, Saver, Parts], Awaitable[Result]]
 class RunSession:
     """What a run needs from its surroundings."""
 
-    command: SolveCommand | ResumeCommand
+    command: RunCommand
     output: Output
     settings: Settings
     thread_id: str
@@ -55,9 +55,7 @@ class RunSession:
     """None until the run begins."""
 
     @classmethod
-    def of(
-        cls, command: SolveCommand | ResumeCommand, thread_id: str, output: Output
-    ) -> "RunSession":
+    def of(cls, command: RunCommand, thread_id: str, output: Output) -> "RunSession":
         """Read the settings of a command.
 
         Raises:

@@ -1,10 +1,10 @@
 """Where runs are kept: in memory, in Redis by its URL, or in the embedded Valkey."""
 
-import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import psutil
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from pdr_checkpoints import RedisSaver, open_checkpointer
@@ -29,7 +29,7 @@ async def open_saver(
 
     Args:
         settings: Where it is.
-        say: Told what is started.
+        say: Receives a line on what is started.
         ttl_s: Seconds that a thread is kept after its last write; None keeps it until deleted.
 
     Raises:
@@ -50,7 +50,7 @@ async def open_saver(
 
 @asynccontextmanager
 async def open_redis(url: str, ttl_s: float | None = None) -> AsyncIterator[RedisSaver]:
-    """Open a saver on a server, whose refusals are told with its address.
+    """Open a saver on a server; an error names its address.
 
     Raises:
         CheckpointError: the server refuses a command.
@@ -86,12 +86,4 @@ async def alone(saver: Saver, thread_id: str, say: Callable[[str], None]) -> Asy
 
 def _lives_here(holder: str) -> bool:
     host, _, pid = holder.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return host == socket.gethostname() and pid.isdigit() and psutil.pid_exists(int(pid))

@@ -208,7 +208,7 @@ async def _known(saver: RedisSaver, threads: Sequence[str]) -> Sequence[str]:
 async def _prune(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
     named = await _known(saver, command.threads)
     for thread in named or [info.thread_id for info in await saver.threads()]:
-        # Under its lease: a run that goes on keeps what it needs.
+        # Under its lease: a run in progress keeps what it needs.
         async with alone(saver, thread, output.say):
             if command.keep is None:
                 await saver.aprune([thread], strategy="inspection")

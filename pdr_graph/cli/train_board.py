@@ -74,7 +74,7 @@ class TrainBoard:
 
     @property
     def place(self) -> str:
-        """How far it is."""
+        """Steps done, of all steps."""
         if self._updates_per_step == 1:
             return f"{self.update}/{self.total}"
         per_step = self._updates_per_step
@@ -82,7 +82,7 @@ class TrainBoard:
 
     @property
     def left(self) -> str:
-        """How long it takes from here at the pace of this process; empty before there is one."""
+        """Time left at the pace of this process; empty before there is one."""
         done = self.update - self._from
         if not done or self.update >= self.total:
             return ""
@@ -100,7 +100,7 @@ class TrainBoard:
 
     @property
     def health(self) -> list[str]:
-        """What tells whether learning goes well."""
+        """Figures that tell whether learning goes well."""
         forms = {
             "policy/entropy": "entropy {:.2f}",
             "entropy": "entropy {:.2f}",

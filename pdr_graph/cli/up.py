@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import DownCommand, UpCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.live import Bar, LiveDisplay
+from pdr_graph.cli.live import Board, LiveDisplay
 from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
@@ -78,7 +78,7 @@ def down_command(command: DownCommand, output: Output) -> None:
         output.show_json({"ended": [{"part": each.part, "kind": each.kind} for each in ended]})
 
 
-class StartBoard:
+class StartBoard(Board):
     """The servers that are not ready yet."""
 
     silence_s = 15.0
@@ -89,10 +89,6 @@ class StartBoard:
     def on(self, record: ServerRecord) -> None:
         """Take the newest record of a part."""
         self.records[record.part] = record
-
-    def bars(self) -> list[Bar]:
-        """Return no bar: nobody knows how long a server takes."""
-        return []
 
     def details(self) -> list[list[str]]:
         """Return a line for each server."""
@@ -110,10 +106,10 @@ class StartBoard:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers, and whose doing it is."""
+    """A server that answers, and who started it."""
 
     how: str
-    """`started` by this command, `running` since an earlier one, `found`: somebody else's."""
+    """`started` by this command, `running` since an earlier one, or `found`: others started it."""
     url: str
     model: str = ""
     record: ServerRecord | None = None
@@ -144,7 +140,7 @@ class _Up:
                 if self.request.dry:
                     self._show_plans(plans)
                     return None
-                # All at once: the store is up long before the model is.
+                # All at the same time: the store is ready long before the model.
                 begun = {part: self._begun(part, plan) for part, plan in plans.items()}
                 board = StartBoard()
                 with LiveDisplay(self.output, board):
@@ -296,7 +292,7 @@ class Standing:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing need be done."""
+        """Whether it needs no attention."""
         return self.state in STYLES
 
 

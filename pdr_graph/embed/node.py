@@ -57,7 +57,7 @@ def pdr_node(
         extensions: Distillers, finishes and verifiers of your own.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
-        stream_answer: Whether the refinement is told by `chunk` events while it is written.
+        stream_answer: Whether the refinement is streamed, as `chunk` events, while it is written.
 
     Raises:
         ConfigError: the config names an unknown part, or the model is none.

@@ -53,19 +53,19 @@ def check_given(config: object, model: object, extensions: Extensions) -> None:
 async def subrun(
     graph: PDRGraph, problem: str, config: PDRConfig, *, write: StreamWriter
 ) -> Result:
-    """Run the graph within the calling node, or go on with the run that the node had begun.
+    """Run the graph within the calling node, or resume the run that the node had begun.
 
     Args:
         graph: Compiled without a checkpointer, so that it takes the parent's.
-        problem: The task; a run that goes on has its own already.
-        config: What is asked for; a run that goes on keeps its record.
+        problem: The task; a resumed run keeps its own.
+        config: What is asked for; a resumed run keeps its own.
         write: Receives the events where the parent's stream leaves out subgraphs. Where it shows
             them, the events arrive under the subgraph's namespace.
 
     Raises:
         ConfigError: the request cannot be carried out as asked.
         ContextWindowError, QuorumError, CallError: as for `solve`; run the parent again with the
-            input None, and it goes on from here.
+            input None, and it resumes here.
     """
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")

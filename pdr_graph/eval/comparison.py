@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pdr_graph.errors import ConfigError
@@ -15,7 +16,7 @@ from pdr_graph.eval.attempts import (
     same_gold,
 )
 from pdr_graph.eval.decomposition import Anchoring, Decomposition, anchoring, decompose
-from pdr_graph.eval.records import EvalRun
+from pdr_graph.eval.records import EvalRun, Reason
 from pdr_graph.eval.stats import (
     IntervalOptions,
     PairedDifference,
@@ -192,8 +193,12 @@ def _ratios(
 def _caveats(
     arms: Sequence[ArmSamples], pairs: Sequence[tuple[ArmSamples, ArmSamples]]
 ) -> Iterator[str]:
-    for arm in arms:
-        yield from _of_arm(arm)
+    for fact, sentence in _ARM_CAVEATS:
+        named = [f"{arm.name}: {found}" for arm in arms if (found := fact(arm))]
+        if named:
+            yield sentence.format(arms=", ".join(named))
+    if estimated := [arm.name for arm in arms if arm.estimated]:
+        yield f"Some token counts (~) of {', '.join(estimated)} are estimates"
     dependent = [arm.name for arm in arms if any(each["dependent"] for each in arm.samples)]
     if len(dependent) > 1:
         yield (
@@ -205,35 +210,50 @@ def _caveats(
         yield from _of_pair(*pair)
 
 
-def _of_arm(arm: ArmSamples) -> Iterator[str]:
-    num_samples = len(arm.samples)
-    if arm.num_owed:
-        yield (
-            f"{arm.name}: {num_samples} of {num_samples + arm.num_owed} samples are finished, and "
-            "those that finish first may be easier; the same `pdr-graph eval` command goes on with "
-            "the rest"
-        )
-    reasons = [sample["reason"] for sample in arm.samples]
-    if failed := reasons.count("failed"):
-        yield (
-            f"{arm.name}: {failed} of {num_samples} samples failed; a failed sample counts as not "
-            "correct, and costs leave it out"
-        )
-    if timeouts := reasons.count("timeout"):
-        yield (
-            f"{arm.name}: {timeouts} of {num_samples} answers could not be judged in time; such an "
-            "answer counts as not correct"
-        )
+def _finished(arm: ArmSamples) -> str:
+    return _part(len(arm.samples), len(arm.samples) + arm.num_owed) if arm.num_owed else ""
+
+
+def _with_reason(arm: ArmSamples, reason: Reason) -> str:
+    number = sum(sample["reason"] == reason for sample in arm.samples)
+    return _part(number, len(arm.samples)) if number else ""
+
+
+def _part(number: int, total: int) -> str:
+    return f"{number} of {total}"
+
+
+def _sizes(arm: ArmSamples) -> str:
     sizes = {len(group) for group in arm.by_problem.values()}
-    if len(sizes) > 1:
-        yield (
-            f"{arm.name} has {min(sizes)} to {max(sizes)} samples a problem; each problem has the "
-            "same weight"
-        )
-    if len(arm.by_problem) == 1:
-        yield f"{arm.name} was tried on 1 problem, which gives no interval"
-    if arm.estimated:
-        yield f"{arm.name}: some of its token counts (~) are estimates"
+    return f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else ""
+
+
+def _single_problem(arm: ArmSamples) -> str:
+    return "1 problem" if len(arm.by_problem) == 1 else ""
+
+
+_ARM_CAVEATS: tuple[tuple[Callable[[ArmSamples], str], str], ...] = (
+    (
+        _finished,
+        "Not all samples are finished ({arms}), and those that finish first may be easier; the "
+        "same `pdr-graph eval` command goes on with the rest",
+    ),
+    (
+        partial(_with_reason, reason="failed"),
+        "Some samples failed ({arms}); a failed sample counts as not correct, and costs leave it "
+        "out",
+    ),
+    (
+        partial(_with_reason, reason="timeout"),
+        "Some answers could not be judged in time ({arms}); they count as not correct",
+    ),
+    (
+        _sizes,
+        "Problems differ in their number of samples ({arms}); each problem has the same weight",
+    ),
+    (_single_problem, "A single problem gives no interval ({arms})"),
+)
+"""What an arm's part of the sentence says, empty if there is nothing to say; and the sentence."""
 
 
 def _of_pair(reference: ArmSamples, arm: ArmSamples) -> Iterator[str]:

@@ -35,7 +35,7 @@ class Asker:
         """Make one call, in sequence with the calls before it.
 
         Raises:
-            CallError: it failed for good; its cost is in the meter all the same.
+            CallError: it failed for good; its cost is in the meter.
         """
         spent = Spent()
         try:

@@ -9,7 +9,7 @@ a call costs more the more others are in flight (1.9 ms alone, 7 ms beside a tho
 connection is a pool of its own, and only the free ones are kept in a list here.
 
 A server closes an idle connection, vLLM and llama.cpp after 5 s, perhaps just as the next request
-is on its way. Ours are given up before that. If a kept connection ends at once all the same, it is
+is on its way. Ours are given up before that. If a kept connection still ends at once, it is
 replaced and the request is sent again, since nobody has worked on it.
 """
 

@@ -1,8 +1,8 @@
 """Makes one draft; M_r of them run in parallel.
 
-A round goes on when a quorum of its drafts is in; the others are then cut off. Its drafts are tasks
-of one process and meet at a gate. What a gate has counted is not checkpointed: a resumed round
-counts anew, and waits for all its owed drafts at worst.
+A round ends when a quorum of its drafts is in; the others are cut off. Its drafts are tasks of one
+process and meet at a gate. What a gate has counted is not checkpointed: a resumed round counts
+anew, and at worst waits for all the drafts that it still owes.
 """
 
 import asyncio

@@ -29,7 +29,7 @@ class Toolbox:
     prompts: Prompts = field(default_factory=Prompts.load)
     trace: Trace = field(default_factory=NoTrace)
     stream_answer: bool = False
-    """Whether the refinement is told by `chunk` events while it is written."""
+    """Whether the refinement is streamed, as `chunk` events, while it is written."""
 
     def asker(self, node: str, round_number: int, config: PDRConfig) -> Asker:
         """Return what a node asks the model with; its meter is at zero."""

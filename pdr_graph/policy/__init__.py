@@ -1,10 +1,10 @@
-"""Models that draw tokens in this process, or for it, and tell every token with its probability.
+"""Models that draw tokens in this process, and return every token with its log-probability.
 
-What training records and what small studies run: `policy.py` is the protocol,
-`transformers_policy.py`, `vllm_policy.py` and `scripted.py` are policies, `client.py` makes a
-`ModelClient` of one, which the graph then calls as it calls a server, and `folder.py` opens a
-model folder, `tokenizer.py` its tokenizer. A policy behind vLLM's endpoint is `ChatVLLM` itself,
-made by `pdr_graph.train.recorder.telling_tokens`. Only the modules of an engine import it.
+Training and small studies use them. `policy.py` has the protocol and `ScriptedPolicy`; the other
+policies are `TransformersPolicy` and `VLLMPolicy`. `policy_client` makes a `ModelClient` of one,
+which the graph calls like a server; `open_folder` opens a model folder. Only the modules of an
+engine import it. A policy behind vLLM's endpoint is `ChatVLLM`, made by
+`pdr_graph.train.recorder.telling_tokens`.
 
     Drawn(token_ids, logprobs, finish_reason)
     Policy: async draw(prompt_ids, sampling) -> Drawn; window: int | None

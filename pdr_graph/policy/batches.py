@@ -1,8 +1,8 @@
-"""Collects calls that wait at the same time, for a model that works on many of them at once.
+"""Collects concurrent calls into batches, for a model that works on many at once.
 
-What a model draws depends in the last bits on what else is in the batch. So where runs are known
-to go on, a batch has the calls of all of them, and which those are is not a matter of timing: the
-same runs on the same weights draw the same tokens.
+The last bits of what a model draws depend on the rest of the batch. So a batch waits for the calls
+of all runs that are known to be going on. Then its content does not depend on timing: the same runs
+on the same weights draw the same tokens.
 """
 
 import asyncio
@@ -21,42 +21,42 @@ Answer = TypeVar("Answer")
 _RUN: ContextVar[object | None] = ContextVar("run", default=None)
 """The run that a task belongs to."""
 _TURNS = 64
-"""Turns of the event loop in which no further call of a round comes once the first has come."""
+"""Turns of the event loop without a further call, after which a round's calls are complete."""
 _POLL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket(Generic[Request, Answer]):
-    """A call that waits."""
+    """A waiting call."""
 
     request: Request
     future: "asyncio.Future[Answer]"
     run: object | None
-    """What it is a call of, None where nobody said."""
+    """The run that it belongs to, None if unknown."""
 
     @property
     def left(self) -> bool:
-        """Whether its caller has gone, so that nobody wants the answer."""
+        """Whether its caller has gone."""
         return self.future.cancelled()
 
 
 @dataclass(slots=True)
 class _Queue(Generic[Request, Answer]):
-    """The calls of one event loop."""
+    """The waiting calls of one event loop."""
 
     tickets: list[Ticket[Request, Answer]] = field(default_factory=list)
     runs: set[object] = field(default_factory=set)
-    """Those that go on."""
+    """Runs that are going on."""
     server: "asyncio.Task[None] | None" = None
 
     @property
     def has_all(self) -> bool:
-        """Whether every run waits."""
+        """Whether every run has a waiting call."""
         return self.runs <= {ticket.run for ticket in self.tickets}
 
 
 class CallBatcher(Generic[Request, Answer]):
-    """Hands calls to a function in batches, one batch at a time, off the event loop."""
+    """Hands calls to a function in batches, one batch at a time, in a thread of its own."""
 
     def __init__(
         self,
@@ -68,10 +68,10 @@ class CallBatcher(Generic[Request, Answer]):
         """Make a batcher.
 
         Args:
-            work: Answers calls in their order; it is called from one thread of its own.
-            settle_s: Where no run is known, a batch begins once no call has come for this long.
-            patience_s: Where runs are known, it begins once no call has come for this long, though
-                a run does not wait: it may be busy with something else.
+            work: Answers calls in their order.
+            settle_s: If no run is known, a batch begins when no call has come for this long.
+            patience_s: If runs are known, a batch begins when no call has come for this long, even
+                if a run has none waiting: it may be busy with something else.
         """
         self._work = work
         self._settle_s = settle_s
@@ -81,7 +81,7 @@ class CallBatcher(Generic[Request, Answer]):
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Have batches wait for the calls of a run: of this task, and of those that it starts."""
+        """Have batches wait for a run: the calls of this task, and of tasks that it starts."""
         run, runs = object(), self._queues.get().runs
         runs.add(run)
         token = _RUN.set(run)
@@ -92,7 +92,7 @@ class CallBatcher(Generic[Request, Answer]):
             runs.discard(run)
 
     async def ask(self, request: Request) -> Answer:
-        """Return the answer; what `work` raises is raised in every call of its batch."""
+        """Return the answer; an error of `work` is raised in every call of its batch."""
         queue = self._queues.get()
         ticket: Ticket[Request, Answer] = Ticket(
             request, asyncio.get_running_loop().create_future(), _RUN.get()
@@ -103,7 +103,7 @@ class CallBatcher(Generic[Request, Answer]):
         return await ticket.future
 
     async def _serve(self, queue: _Queue[Request, Answer]) -> None:
-        """Work until nobody waits."""
+        """Work until no call is waiting."""
         while queue.tickets:
             await self._settle(queue)
             batch = [ticket for ticket in queue.tickets if not ticket.left]
@@ -112,7 +112,7 @@ class CallBatcher(Generic[Request, Answer]):
                 await self._answer(batch)
 
     async def _settle(self, queue: _Queue[Request, Answer]) -> None:
-        """Return once the calls that belong together are there."""
+        """Return once the calls of a batch are there."""
         loop = asyncio.get_running_loop()
         count, since = len(queue.tickets), loop.time()
         while True:
@@ -132,7 +132,7 @@ class CallBatcher(Generic[Request, Answer]):
         loop = asyncio.get_running_loop()
         try:
             answers = await loop.run_in_executor(self._thread, self._work, batch)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is the callers'
+        except Exception as error:  # noqa: BLE001  # any error is the callers'
             for ticket in batch:
                 if not ticket.future.done():
                     ticket.future.set_exception(error)

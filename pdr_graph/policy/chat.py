@@ -1,7 +1,4 @@
-"""A LangChain chat model whose replies a policy draws.
-
-A policy as the model that the graph calls.
-"""
+"""A policy as the model that the graph calls: a LangChain chat model, and a client of it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,10 +26,10 @@ Turns = tuple[tuple[str, str], ...]
 
 
 class PolicyChat(BaseChatModel):
-    """Renders messages by the tokenizer's chat template and has a policy answer.
+    """Renders messages by the tokenizer's chat template, and has a policy answer.
 
-    Every reply carries its tokens, in the places where `ChatVLLM` has a server's:
-    `response_metadata` holds `prompt_token_ids`, `token_ids`, `logprobs` and `finish_reason`.
+    Every reply carries its tokens in the same places as a reply of `ChatVLLM`: `response_metadata`
+    has `prompt_token_ids`, `token_ids`, `logprobs` and `finish_reason`.
     """
 
     policy: Any  # Any: pydantic checks no protocol; it is a `Policy`
@@ -48,16 +45,16 @@ class PolicyChat(BaseChatModel):
     tells_tokens: ClassVar[bool] = True
     """Whether replies carry token ids and log-probabilities."""
 
-    # A round asks one prompt many times; rendering and encoding it takes longer than the graph.
+    # A round asks one prompt many times, and rendering and encoding it takes longer than the graph.
     _encoded: Any = PrivateAttr()  # Any: functools has no type for what it wraps
 
     def model_post_init(self, context: object, /) -> None:
-        """Keep the tokens of recent prompts."""
+        """Cache the tokens of recent prompts."""
         super().model_post_init(context)
         self._encoded = lru_cache(maxsize=256)(self._encode)
 
     def going_on(self) -> AbstractContextManager[None]:
-        """Tell the policy that a run goes on, for its calls to be drawn with the other runs'."""
+        """Tell the policy that a run is going on, so that it draws concurrent runs together."""
         going_on = getattr(self.policy, "going_on", nullcontext)
         context: AbstractContextManager[None] = going_on()
         return context
@@ -88,7 +85,9 @@ class PolicyChat(BaseChatModel):
         **kwargs: Any,  # Any: as the base class has it
     ) -> ChatResult:
         if stop:
-            raise ConfigError(f"stop {stop}: a model in this process ends its replies itself")
+            raise ConfigError(
+                f"stop {stop}: a model in this process ends its replies itself; leave it out"
+            )
         prompt_ids = self._encoded(tuple(_turn(message) for message in messages))
         policy: Policy = self.policy
         drawn = await policy.draw(prompt_ids, self._sampling(kwargs))
@@ -102,8 +101,8 @@ class PolicyChat(BaseChatModel):
     def _encode(self, turns: Turns) -> tuple[int, ...]:
         if not self.tokenizer.chat_template:
             raise ConfigError(
-                f"model {self.model_name!r} has no chat template, so that nothing can be asked; "
-                "put a chat_template.jinja beside its tokenizer"
+                f"model {self.model_name!r} has no chat template; put a chat_template.jinja beside "
+                "its tokenizer"
             )
         text = self.tokenizer.apply_chat_template(
             [{"role": role, "content": content} for role, content in turns],
@@ -136,14 +135,14 @@ def _turn(message: BaseMessage) -> tuple[str, str]:
     role = _ROLES.get(message.type)
     if role is None:
         raise ConfigError(
-            f"a message of type {message.type!r} has no place in a chat template here; "
+            f"a message of type {message.type!r} cannot be rendered by a chat template; "
             f"known: {', '.join(_ROLES)}"
         )
     return role, message.text
 
 
 class OwnCounter:
-    """Counts by the tokenizer of a model in this process."""
+    """Counts tokens by the tokenizer of a model in this process."""
 
     source: Source = "file"
 
@@ -172,11 +171,11 @@ def policy_client(
     """Return a client whose calls a policy answers, token by token.
 
     Args:
-        policy: What draws.
+        policy: Draws the tokens.
         tokenizer: Renders and encodes prompts, decodes replies, counts.
-        name: The model's name in the record of a run.
+        name: The model's name in a run's record.
         window: Context window in tokens; None is the policy's own.
-        max_in_flight: Calls at once, which is also how many may share the work.
+        max_in_flight: Calls at once, which may share the work.
         chat_template_kwargs: Variables of the chat template.
     """
     chat = PolicyChat(
@@ -188,7 +187,7 @@ def policy_client(
     return ModelClient(
         chat,
         counter=OwnCounter(tokenizer),
-        # Nothing fails in this process that would not fail again.
+        # What fails in this process would fail again.
         retry=Retry(attempts=1),
         max_in_flight=max_in_flight,
         window=window if window is not None else policy.window,

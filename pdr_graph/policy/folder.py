@@ -1,13 +1,10 @@
 """Opens a model folder in this process: a whole model of transformers, or a LoRA adapter.
 
-For small models and studies: what a server does for many users at once is done here for one. An
-adapter is added to the weights of its base, whose folder its `adapter_config.json` names. Nothing
-is ever downloaded.
+For small models and studies; larger ones are served. An adapter is added to the weights of its
+base, whose folder its `adapter_config.json` names. Nothing is ever downloaded.
 
     opened = open_folder(Path("runs/mine/model"))
     drawn = await opened.policy.draw(prompt_ids, sampling)
-
-Opens the tokenizer of a model folder as the one that the folder holds.
 """
 
 import json
@@ -25,11 +22,11 @@ if TYPE_CHECKING:
 
 TOKENIZER = "tokenizer_config.json"
 _PLAIN = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
-"""Classes that are what `tokenizer.json` says, and nothing else."""
+"""Classes that do what `tokenizer.json` says, and nothing else."""
 
 
 def tokenizer_of(folder: Path) -> Any:  # Any: transformers has no types
-    """Open a tokenizer; for a Qwen2 the library makes one of Qwen2 of whatever the folder holds.
+    """Open the tokenizer that a folder holds; for a Qwen2 model AutoTokenizer would make Qwen2's.
 
     Raises:
         ImportError: transformers is not installed.
@@ -67,12 +64,12 @@ def open_folder(folder: Path, *, device: str | None = None) -> OpenedFolder:
 
     Args:
         folder: Holds `config.json` and weights, or `adapter_config.json` and an adapter's.
-        device: As torch names it; None is the accelerator, or else the CPU. On a CPU the weights
-            are in float32, elsewhere as they are in the folder.
+        device: Named as in torch; None is the accelerator, or else the CPU. On a CPU the weights
+            are in float32, elsewhere as in the folder.
 
     Raises:
-        ConfigError: torch is not installed, or the folder or the base of its adapter cannot be
-            read whole; one sentence says what is missing.
+        ConfigError: torch is not installed, or the folder or the base of its adapter is not
+            complete; one sentence says what is missing.
     """
     folder = folder.expanduser()
     base = _base_of(folder)
@@ -99,12 +96,12 @@ def open_folder(folder: Path, *, device: str | None = None) -> OpenedFolder:
 
 
 def refuse_missing(found: Mapping[str, Any], folder: Path) -> None:  # Any: the library's own
-    """Refuse weights that are not whole, by what transformers tells of their loading.
+    """Refuse incomplete weights, by what transformers reports of their loading.
 
     Raises:
         ConfigError: some are missing, or of another shape.
     """
-    # The library fills what is missing with noise, and says so in its log alone.
+    # The library fills missing weights with noise, and says so only in its log.
     missing = sorted(found["missing_keys"]) + [each[0] for each in found["mismatched_keys"]]
     if missing:
         raise ConfigError(
@@ -161,7 +158,7 @@ def _adapted(model: Any, folder: Path) -> Any:  # Any: as above
     from peft import PeftModel
 
     with _readable("adapter", folder), warnings.catch_warnings():
-        # It may be a version behind transformers; and what it lacks it would fill with nothing.
+        # peft may be a version behind transformers. It would fill missing keys with zeros.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("error", "Found missing adapter keys")
         return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
@@ -171,7 +168,7 @@ def _adapted(model: Any, folder: Path) -> Any:  # Any: as above
 def _readable(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
-    # The libraries raise whatever their parsers do: OSError, ValueError, KeyError, SafetensorError.
+    # The libraries raise all that their parsers do: OSError, ValueError, KeyError, SafetensorError.
     except Exception as error:
         said = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
         raise ConfigError(f"the {what} in {str(folder)!r} cannot be read: {said}") from error
@@ -179,7 +176,7 @@ def _readable(what: str, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's bars and notes off the terminal meanwhile."""
+    """Keep the library's bars and notes off the terminal."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,16 +1,9 @@
 """Draws the replies of many prompts with one model of transformers, side by side.
 
-A prompt that several rows have is read once. Rows that have ended leave the batch.
-
-Keys and values of a batch that grows by a token at a time and shrinks by rows.
-
-The cache layer of transformers copies all of itself for each token, which for a small model is
-most of the work of a step.
-
-Draws one token for each row of a batch.
-
-A row's token is where its own random number falls on its own distribution, so that the other rows
-of the batch, and their number, do not move it (beyond the last bits of its logits).
+Equal prompts are read once, and ended rows leave the batch. A token is where the row's own
+random number falls on the row's own distribution, so that other rows do not move it (beyond the
+last bits of its logits). The cache grows in place: transformers' own copies all of itself for each
+token, which for a small model is most of the work.
 """
 
 import inspect
@@ -26,7 +19,8 @@ from pdr_graph.policy.policy import Drawn
 try:
     import torch
     from torch import Tensor
-
+    from transformers import DynamicCache, PreTrainedConfig
+    from transformers.cache_utils import DynamicLayer
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
@@ -34,20 +28,20 @@ Model = Any
 """A causal model of transformers, which has no types."""
 
 _LOOK_EVERY = 16
-"""Steps after which it is seen whether callers have left."""
+"""Steps between two looks at whether callers have left."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardNames:
-    """What a model's `forward` calls its arguments, which differs between models and versions."""
+    """Names of `forward`'s arguments, which differ between models and versions."""
 
     cache: str
     last_only: dict[str, int]
-    """What makes it return the logits of the last position alone, if it can."""
+    """The argument that asks for the last position's logits only, if there is one."""
 
     @classmethod
     def of(cls, model: Model) -> "ForwardNames":
-        """Look at a model, below its adapters if it has any."""
+        """Inspect a model, below its adapters."""
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         known = inspect.signature(inner.forward).parameters
         return cls(
@@ -58,12 +52,12 @@ class ForwardNames:
 
 @dataclass(slots=True)
 class DecodingRow:
-    """One reply in the making."""
+    """A reply that is being drawn."""
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
     left: Callable[[], bool] = lambda: False
-    """Whether nobody wants it any longer."""
+    """Whether its caller has gone."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ended: bool = False
@@ -75,7 +69,7 @@ class DecodingRow:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more is drawn."""
+        """Whether no more tokens are drawn."""
         return self.ended or len(self.token_ids) >= self.sampling.max_tokens
 
     def add(self, token: int, logprob: float, stop_ids: Collection[int]) -> None:
@@ -94,17 +88,17 @@ class DecodingRow:
 
 @dataclass
 class DecodingBatch:
-    """Rows that are drawn together, and what the model remembers of them."""
+    """Rows that are drawn together, with the model's cache of them."""
 
     model: Model
     rows: list[DecodingRow]
-    """Those still in the batch, in the order of the cache's rows."""
+    """Rows still in the batch, in the order of the cache."""
     stop_ids: frozenset[int]
     names: ForwardNames
 
     def draw(self) -> None:
-        """Draw until every row is done or nobody wants it."""
-        # Not inference mode: whatever buffers the model makes must serve training too.
+        """Draw until every row is done, or its caller has gone."""
+        # Not inference mode: buffers that the model makes are used in training too.
         with torch.no_grad():
             self._draw()
 
@@ -155,7 +149,7 @@ class DecodingBatch:
                 row.add(token, logprob, self.stop_ids)
 
     def _shrink(self, *, look: bool) -> bool:
-        """Drop rows that are done once they are half of all; tell whether any is not."""
+        """Drop done rows when they are half of all; return whether any row is not done."""
         going = [
             index
             for index, row in enumerate(self.rows)
@@ -191,27 +185,19 @@ class DecodingBatch:
         return logits_B
 
 
-try:
-    import torch
-    from torch import Tensor
-    from transformers import DynamicCache, PreTrainedConfig
-    from transformers.cache_utils import DynamicLayer
-except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
-
 _ROOM = 64
-"""Tokens that a layer has room for beyond those that it is asked to keep."""
+"""Tokens by which a layer's room grows at least."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """A layer with room for tokens to come."""
+    """A cache layer with room for further tokens."""
 
     def __init__(self, **kwargs: Any) -> None:  # Any: as the base class has it
         super().__init__(**kwargs)
         self.keys: Tensor | None
         self.values: Tensor | None
         self._room: tuple[Tensor, Tensor] | None = None
-        """What `keys` and `values` are the beginning of; None until the next token."""
+        """Keys and values with their room; None until the next token."""
 
     def update(
         self,
@@ -220,7 +206,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no t
         *args: Any,  # Any: as the base class has it
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Append `[B, H, T, D]` and return all that there is, as views."""
+        """Append `[B, H, T, D]` and return all keys and values, as views."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
@@ -246,7 +232,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no t
 
 
 def growing_cache(config: PreTrainedConfig) -> DynamicCache:
-    """Return an empty cache for a model; layers of other kinds than plain attention stay stock."""
+    """Return an empty cache for a model; only layers of plain attention grow in place."""
     cache = DynamicCache(config=config)
     cache.layers = [
         GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
@@ -254,25 +240,19 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     return cache
 
 
-try:
-    import torch
-    from torch import Tensor
-except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
-
 _MOST_NUMBERS = 1 << 23
-"""Numbers in one float64 matrix, 64 MiB: rows of a large vocabulary are drawn a few at a time."""
+"""Numbers in one float64 matrix, 64 MiB: with a large vocabulary few rows are drawn at once."""
 
 
 def sample(logits_B: Tensor, temperatures_B: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     """Return the drawn tokens `[B]` and their log-probabilities `[B]`.
 
     Args:
-        logits_B: `[B, V]`, of whatever precision; all else is float32, sums are float64.
-        temperatures_B: `[B]`; 0 takes the most likely token, its log-probability is that of
+        logits_B: `[B, V]`, of any precision; the rest is float32, sums are float64.
+        temperatures_B: `[B]`; 0 takes the most likely token, with its log-probability at
             temperature 1.
-        uniforms_B: `[B]` in [0, 1), float64; a number falls on the first token at which the
-            probabilities, added up in the order of the vocabulary, are above it.
+        uniforms_B: `[B]` in [0, 1), float64; a number selects the first token at which the
+            cumulative probability, in the vocabulary's order, is above it.
     """
     most_rows = max(1, _MOST_NUMBERS // logits_B.shape[1])
     parts = [
@@ -295,8 +275,8 @@ def _sample(logits_B: Tensor, temperatures_B: Tensor, uniforms_B: Tensor) -> tup
     divisors_B = temperatures_B.masked_fill(greedy_B, 1.0).float()
     table_B = (logits_B.float() / divisors_B[:, None]).log_softmax(-1)
     cumulative_B = table_B.exp().double().cumsum(-1)
-    # Of the whole, which is 1 up to rounding, and below it: no number falls behind the last token
-    # that has a probability.
+    # The whole is 1 up to rounding. A place stays below it, so that no number falls behind the last
+    # token with a probability.
     whole_B = cumulative_B[:, -1:]
     places_B = torch.minimum(
         uniforms_B[:, None] * whole_B, torch.nextafter(whole_B, torch.zeros_like(whole_B))

@@ -16,25 +16,25 @@ class Drawn:
     """The tokens of one reply."""
 
     token_ids: tuple[int, ...]
-    """What was drawn, the token that ended the reply included."""
+    """What was drawn, with the token that ended the reply."""
     logprobs: tuple[float, ...]
-    """Of each of `token_ids` under the distribution that it was drawn from: the whole vocabulary
-    at the call's temperature; at temperature 0, where nothing is drawn, that of temperature 1."""
+    """Of each of `token_ids`, under the whole vocabulary's distribution at the call's temperature;
+    at temperature 0, under that of temperature 1."""
     finish_reason: Literal["stop", "length"]
-    """`stop` where the model ended the reply itself."""
+    """`stop` if the model ended the reply itself."""
 
 
 class Policy(Protocol):
-    """A model that is asked in tokens and answers in tokens."""
+    """A model that reads and draws tokens."""
 
     @property
     def window(self) -> int | None:
-        """Return how many tokens a prompt and its reply may have together, None if unknown."""
+        """Return how many tokens prompt and reply may have together, None if unknown."""
 
     async def draw(self, prompt_ids: Sequence[int], sampling: Sampling) -> Drawn:
-        """Draw one reply; what is drawn depends on prompt, sampling and weights alone.
+        """Draw one reply, which depends only on prompt, sampling and weights.
 
-        Calls may be made side by side, and then share the work.
+        Concurrent calls share the work.
 
         Raises:
             ConfigError: the sampling cannot be done as asked.
@@ -43,10 +43,10 @@ class Policy(Protocol):
 
 
 def check_request(prompt_ids: Sequence[int], sampling: Sampling, window: int | None) -> None:
-    """Refuse what no policy of this package does.
+    """Refuse what no policy of this package can do.
 
     Raises:
-        ConfigError: the prompt is empty, or a part of the distribution is to be left out.
+        ConfigError: the prompt is empty, or sampling is cut.
         ContextWindowError: prompt and reply do not fit the window.
     """
     if sampling.top_p != 1.0:
@@ -64,13 +64,13 @@ def check_request(prompt_ids: Sequence[int], sampling: Sampling, window: int | N
 
 
 Script = Callable[[str, Sampling], str]
-"""Makes the reply of a call from its prompt's text and how it is to be drawn."""
+"""Makes the reply of a call from its prompt's text and its sampling."""
 
 
 class ScriptedPolicy:
-    """Answers from a list, in order, the last one again and again; or by a function.
+    """Answers from a list, in order, repeating the last reply; or by a function.
 
-    Each token has the log-probability −1, and the token that ends a reply is there if it fits.
+    Each token has the log-probability −1. The token that ends a reply is included if it fits.
     """
 
     def __init__(

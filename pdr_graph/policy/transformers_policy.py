@@ -1,7 +1,7 @@
 """A model of transformers in this process draws the tokens.
 
-Meant for small models: for tests, studies, and evaluation of what was trained. The module may be
-the one that a trainer updates; nothing is copied, so its draws are of the weights as they are.
+For small models: in tests, in studies, and to evaluate trained models. The module may be the one
+that a trainer updates: nothing is copied, so that draws are always by its current weights.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ _Request = tuple[tuple[int, ...], Sampling]
 
 
 class TransformersPolicy:
-    """Draws with a causal model of transformers; calls that wait at once are drawn together."""
+    """Draws with a causal model of transformers; concurrent calls are drawn together."""
 
     def __init__(
         self,
@@ -33,16 +33,16 @@ class TransformersPolicy:
         most_tokens: int = 65_536,
         settle_s: float = 0.002,
     ) -> None:
-        """Take a model as it is.
+        """Take a model.
 
         Args:
-            model: A causal model, adapters of peft included, on its device and in its precision.
+            model: A causal model, with or without adapters of peft, on its device and in its
+                precision.
             tokenizer: Names the token that ends a reply, beside those of the generation config.
-            most_rows: Calls that are drawn together.
-            most_tokens: Tokens that the model may remember of them, allotted ones included: bounds
-                its memory.
-            settle_s: Calls are drawn once no further one has come for this long; those of runs
-                that are known to go on (`going_on`) once all of them wait.
+            most_rows: Largest number of calls that are drawn together.
+            most_tokens: Largest number of tokens in their cache, undrawn ones included.
+            settle_s: Calls are drawn when no further one has come for this long; if runs are known
+                (`going_on`), when all of them wait.
         """
         self.model = model
         self._stop_ids = stop_ids_of(model, tokenizer)
@@ -59,7 +59,7 @@ class TransformersPolicy:
         return window
 
     def going_on(self) -> AbstractContextManager[None]:
-        """Have calls wait for those of a run that goes on, see `Batcher`."""
+        """Have calls wait for those of a run, see `CallBatcher`."""
         return self._batcher.going_on()
 
     async def draw(self, prompt_ids: Sequence[int], sampling: Sampling) -> Drawn:
@@ -80,9 +80,9 @@ class TransformersPolicy:
         return [row.drawn for row in rows]
 
     def _parts(self, rows: Sequence[DecodingRow]) -> Iterator[list[DecodingRow]]:
-        """Cut rows into batches that fit: prompts of about one length, those that are one together.
+        """Split rows into batches that fit: prompts of similar length, equal ones together.
 
-        Which rows share a batch depends on what was asked and not on what came first.
+        Which rows share a batch depends on the requests, and not on their order.
         """
         part: list[DecodingRow] = []
         most_new = 0
@@ -125,7 +125,7 @@ def stop_ids_of(model: Model, tokenizer: Any) -> frozenset[int]:  # Any: transfo
 
 @contextmanager
 def _evaluating(model: Model) -> Iterator[None]:
-    """Switch dropout off meanwhile, for the draws to be of the model and not of its noise."""
+    """Switch dropout off for as long as the block lasts."""
     was_training = model.training
     model.eval()
     try:

@@ -3,9 +3,9 @@
     engine = open_engine(Path("model"), gpu_memory_utilization=0.3)
     client = policy_client(VLLMPolicy(engine), engine.get_tokenizer())
 
-With `VLLM_ENABLE_V1_MULTIPROCESSING=0` in the environment, which handing weights over in memory
-takes, the engine itself is in this process; without, it is a child's. An engine behind an endpoint
-needs none of this: it is `ChatVLLM`.
+With `VLLM_ENABLE_V1_MULTIPROCESSING=0` in the environment the engine is in this process, so that
+weights can be handed over in memory; without, it is in a child process. For an engine behind an
+endpoint use `ChatVLLM`.
 """
 
 from collections.abc import Sequence
@@ -28,23 +28,23 @@ except ImportError:
 _Request = tuple[tuple[int, ...], Sampling]
 
 NEEDED_MODE = "processed_logprobs"
-"""The log-probabilities of the distribution that was drawn from, its temperature included."""
+"""Log-probabilities of the distribution that was drawn from, with its temperature."""
 
 
 def open_engine(folder: Path, **options: Any) -> LLM:  # Any: vLLM's own options
-    """Start an engine whose log-probabilities are those that training needs.
+    """Start an engine with the log-probabilities that training needs.
 
     Args:
         folder: The model.
-        options: Further options of `vllm.LLM`; on a CPU those that its seeded draws need are set.
+        options: Further options of `vllm.LLM`; on a CPU, those that seeded draws need are set.
 
     Raises:
-        ConfigError: vLLM cannot run the model here; the first line of its own words follows.
+        ConfigError: vLLM cannot run the model here; the first line of its error follows.
     """
     from vllm.platforms import current_platform
 
-    # A seeded request whose prompt is read in chunks ends vLLM 0.31 on a CPU; compiling takes
-    # longer there than small models do.
+    # On a CPU vLLM 0.31 crashes on a seeded request whose prompt is read in chunks, and compiling
+    # takes longer than small models do.
     on_cpu = {"dtype": "float32", "enforce_eager": True, "enable_chunked_prefill": False}
     own: dict[str, Any] = {  # Any: as above
         **(on_cpu if current_platform.is_cpu() else {}),
@@ -53,25 +53,25 @@ def open_engine(folder: Path, **options: Any) -> LLM:  # Any: vLLM's own options
     }
     try:
         return LLM(model=str(folder), **{**own, **options})
-    # The boundary to vLLM, whose errors are of many kinds.
+    # The boundary to vLLM, which has many kinds of errors.
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
         said = str(error).strip().partition("\n")[0][:300] or type(error).__name__
         raise ConfigError(f"vLLM cannot run {str(folder)!r} in this process: {said}") from error
 
 
 class VLLMPolicy:
-    """Draws with an engine of this process; calls that wait at once are handed to it together."""
+    """Draws with an engine of this process, which gets concurrent calls together."""
 
     def __init__(self, llm: LLM, *, settle_s: float = 0.002) -> None:
         """Take an engine.
 
         Args:
-            llm: As `open_engine` starts it.
-            settle_s: Calls are handed over once no further one has come for this long; those of
-                runs that are known to go on once all of them wait.
+            llm: Started by `open_engine`.
+            settle_s: Calls are handed over when no further one has come for this long; if runs are
+                known (`going_on`), when all of them wait.
 
         Raises:
-            ConfigError: its log-probabilities are not those of the distribution drawn from.
+            ConfigError: its log-probabilities are not of the distribution that is drawn from.
         """
         self.llm = llm
         self._config = llm.llm_engine.vllm_config.model_config
@@ -89,7 +89,7 @@ class VLLMPolicy:
         return int(self._config.max_model_len)
 
     def going_on(self) -> AbstractContextManager[None]:
-        """Have calls wait for those of a run that goes on, see `Batcher`."""
+        """Have calls wait for those of a run, see `CallBatcher`."""
         return self._batcher.going_on()
 
     async def draw(self, prompt_ids: Sequence[int], sampling: Sampling) -> Drawn:
@@ -104,7 +104,7 @@ class VLLMPolicy:
         return await self._batcher.ask((tuple(prompt_ids), sampling))
 
     def _draw(self, tickets: Sequence[Ticket[_Request, Drawn]]) -> list[Drawn]:
-        # In an order of their own: which came first is a matter of timing.
+        # Sorted, since the order in which they came depends on timing.
         order = sorted(range(len(tickets)), key=lambda index: _order(tickets[index].request))
         asked = [tickets[index].request for index in order]
         outputs = self.llm.generate(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
@@ -66,15 +67,9 @@ class Chat:
         """
         if body.stream:
             return _Streamed(self, body)
-        with self._account(body) as account:
-            asked = self._understand(body, account)
-            reply = RunReply(self.runner, asked)
-            try:
-                body_out = await while_present(request.receive, reply.whole(), self.timeout_s)
-            except Exception as error:
-                raise self._refusal(error, asked) from error
-            self._observe(reply)
-            return JSONResponse(body_out, headers={THREAD_HEADER: asked.thread_id})
+        with self._accounted(body) as (reply, _):
+            whole = await while_present(request.receive, reply.whole(), self.timeout_s)
+        return JSONResponse(whole, headers={THREAD_HEADER: reply.asked.thread_id})
 
     async def stream(self, body: ChatRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request by a stream.
@@ -82,63 +77,45 @@ class Chat:
         Raises:
             RefusalError: it gets no answer, and the stream has not begun.
         """
-        with self._account(body) as account:
-            asked = self._understand(body, account)
-            reply = RunReply(self.runner, asked)
+        with self._accounted(body) as (reply, account):
 
             def failed(error: BaseException) -> RefusalError:
-                refusal = self._refusal(error, asked)
+                refusal = self._refusal(error, reply.asked)
                 account.status = refusal.status
                 return refusal
 
-            stream = EventStream(
-                reply.chunks(),
-                failed,
-                headers={THREAD_HEADER: asked.thread_id},
-                timeout_s=self.timeout_s,
-            )
-            try:
-                await stream(scope, receive, send)
-            except Exception as error:
-                raise self._refusal(error, asked) from error
-            self._observe(reply)
-
-    def _understand(self, body: ChatRequest, account: Account) -> SolveRequest:
-        try:
-            asked = understand(body, self.catalogue, self.repeats)
-        except Exception as error:
-            raise refusal_of(error) from error
-        account.thread_id = asked.thread_id
-        if self.log_prompts:
-            logger.info("request.prompt thread=%s text=%r", asked.thread_id, asked.problem)
-        return asked
-
-    def _refusal(self, error: BaseException, asked: SolveRequest) -> RefusalError:
-        if isinstance(error, ClientGoneError):
-            return RefusalError(CLIENT_LEFT, "the client left")
-        return refusal_of(error, asked.thread_id if self.runner.can_resume(asked) else None)
-
-    def _observe(self, reply: RunReply) -> None:
-        result = reply.result
-        if result is not None:
-            self.runner.metrics.b_seq.labels(result.config.preset).observe(result.ledger.b_seq)
+            headers = {THREAD_HEADER: reply.asked.thread_id}
+            stream = EventStream(reply.chunks(), failed, headers=headers, timeout_s=self.timeout_s)
+            await stream(scope, receive, send)
 
     @contextmanager
-    def _account(self, body: ChatRequest) -> Iterator[Account]:
+    def _accounted(self, body: ChatRequest) -> Iterator[tuple[RunReply, Account]]:
+        """Understand a request, turn every error into a refusal, and count how it ends."""
         name = body.model.partition("?")[0]
         account = Account(name if name in self.catalogue.names else "unknown")
-        began = perf_counter()
+        metrics, began = self.runner.metrics, perf_counter()
+        asked: SolveRequest | None = None
         try:
-            yield account
-        except RefusalError as error:
-            account.status = error.status
+            asked = understand(body, self.catalogue, self.repeats)
+            account.thread_id = asked.thread_id
+            if self.log_prompts:
+                logger.info("request.prompt thread=%s text=%r", asked.thread_id, asked.problem)
+            reply = RunReply(self.runner, asked)
+            yield reply, account
+            if (result := reply.result) is not None:
+                metrics.b_seq.labels(result.config.preset).observe(result.ledger.b_seq)
+        except RefusalError as refusal:
+            account.status = refusal.status
             raise
+        except Exception as error:
+            refused = self._refusal(error, asked)
+            account.status = refused.status
+            raise refused from error
         except BaseException:
             account.status = 503  # the server was told to stop at once
             raise
         finally:
             seconds = perf_counter() - began
-            metrics = self.runner.metrics
             metrics.requests.labels(account.model, account.status).inc()
             metrics.seconds.labels(account.model).observe(seconds)
             logger.info(
@@ -149,6 +126,13 @@ class Chat:
                 seconds,
                 bool(body.stream),
             )
+
+    def _refusal(self, error: BaseException, asked: SolveRequest | None) -> RefusalError:
+        if isinstance(error, ClientGoneError):
+            return RefusalError(CLIENT_LEFT, "the client left")
+        if asked is None or not self.runner.can_resume(asked):
+            return refusal_of(error)
+        return refusal_of(error, asked.thread_id)
 
 
 class _Streamed(Response):
@@ -197,7 +181,7 @@ def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions)
         options: Its limits; address and port are for the server.
     """
     # FastAPI's pages of documentation load scripts from another site.
-    app = FastAPI(title="pdr-graph", docs_url=None, redoc_url=None)
+    app = FastAPI(title="pdr-graph", version=version("pdr-graph"), docs_url=None, redoc_url=None)
     chat = Chat(
         runner=runner,
         catalogue=catalogue,

@@ -85,7 +85,7 @@ RETRY_SOON_S = 5
 
 
 def refusal_of(error: BaseException, thread_id: str | None = None) -> RefusalError:
-    """Return what a client is told of an error; what it must not see goes to the log.
+    """Return the refusal that a client receives for an error; details are logged.
 
     Args:
         error: What ended the request.

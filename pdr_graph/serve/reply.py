@@ -1,4 +1,4 @@
-"""One request's run as OpenAI's answer: whole, or in chunks as the run goes on.
+"""One request's run as OpenAI's answer: whole, or in chunks while it runs.
 
 The answer's text is sent while the model still writes it, and what was sent cannot be taken back.
 So a thought is held until it ends, and whatever may turn out to begin a tag, a stop text or the

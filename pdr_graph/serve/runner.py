@@ -249,7 +249,7 @@ class SolveRunner:
             raise
 
     def can_resume(self, asked: SolveRequest) -> bool:
-        """Tell whether a client can go on with this run later: whether it is kept."""
+        """Tell whether the run is kept, so that its client can resume it later."""
         return asked.named or self._store.keeps_unnamed
 
     def drain(self) -> None:
@@ -259,7 +259,7 @@ class SolveRunner:
             control.request_drain()
 
     def cancel(self) -> None:
-        """Stop all runs at once; their clients are told how to go on."""
+        """Stop all runs at once; their clients learn how to resume them."""
         self._stopped = True
         for task in self._tasks:
             task.cancel()

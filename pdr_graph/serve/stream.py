@@ -68,7 +68,7 @@ _HEADERS = [
 ]
 
 Failed = Callable[[BaseException], RefusalError]
-"""From an error to what a client is told."""
+"""From an error to the refusal that the client receives."""
 
 
 class EventStream:
@@ -106,10 +106,9 @@ class EventStream:
         try:
             await while_present(receive, self._write(send), self._timeout_s)
         except Exception as error:
-            refusal = self._failed(error)  # called in any case: it counts the request too
             if not self._begun:
                 raise
-            await self._event(send, refusal.body())
+            await self._event(send, self._failed(error).body())
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, send: Send) -> None:

@@ -1,10 +1,17 @@
-"""Training a model for the way it is used: trajectories of the graph, and what is learnt of them.
+"""Trains a model for the way it is used: on trajectories of the graph that serves inference.
 
-The data's way: `schedule.py` says what each step asks, `rollouts.py` runs the graph that serves
-inference and `recording.py` keeps every call with its tokens; `reward.py` judges, `advantage.py`
-compares within groups, `step_rows.py` deals rows to ranks, `objective.py` is the loss (paper
-section 4), `trainer.py` trains on it. `push/` brings the policy that draws up to the model, and
-`drift.py` checks that it is. `settings.py` is what a user asks, `session.py` does it, and
-`saving.py` keeps it; `supervised.py` and `warm_start.py` are what may come first. Only what trains
-needs torch.
+From a data line to an update:
+
+    preparation.py   checks settings and problems; `session.py` runs what they ask
+    plan.py          which problems a step asks, and how the K rows of each are spent
+    rollouts.py      runs the graph on them; `recorder.py` keeps every call with its tokens
+    rows.py          calls with their rewards, compared within groups, dealt to updates
+    steps.py         pushes weights, draws a step's rows, checks them for drift
+    objective.py     rows as a batch of tensors, log-probabilities, the loss (paper section 4)
+    trainer.py       the updates, on the trainer of transformers
+
+`settings.py` is what a user asks. `engine.py` opens the policy that draws, and `push.py` brings it
+up to the model. `warm_start.py` trains on recorded replies first, which `supervised.py` makes.
+`run_folder.py`, `checkpoint.py` and `metrics.py` keep a run, `card.py` describes its model. Only
+modules that train import torch.
 """

@@ -1,37 +1,31 @@
-"""Checkpoints that are there whole or not at all, in the folder of a run.
+"""Checkpoints that are complete or absent, in the folder of a run.
 
-One is written beside its place and then renamed; one that is not needed any more is renamed before
-it is deleted. So a process that is killed at any moment leaves every `checkpoint-N` complete.
-
-What of a run decides its data, kept in each checkpoint: a run is resumed as what it was.
+transformers writes a checkpoint into `.saving/`; it is then synced to the disk and renamed to its
+place. One that is not needed any more is renamed before it is deleted. So a process that is killed
+at any moment leaves every `checkpoint-N` complete.
 """
 
-import json
+import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.plan import Schedule
+
+try:
+    import torch
+    from accelerate import Accelerator
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError:
+    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-_LEFT_OVER = re.compile(r"\.(saving|replaced|deleted)-\d+")
-
-
-class Ranks(Protocol):
-    """The processes of a run, as Accelerate's `Accelerator` knows them."""
-
-    @property
-    def is_main_process(self) -> bool:
-        """Whether this one does what is done once."""
-
-    def wait_for_everyone(self) -> None:
-        """Return once all processes have come here."""
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+_LEFT_OVER = re.compile(r"\.saving(-\d+)?|\.(replaced|deleted)-\d+")
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -43,53 +37,27 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run, None where there is none."""
+    """Return the newest complete checkpoint of a run; None if there is none."""
     return next(reversed(checkpoints(folder)), None)
 
 
-def update_of(checkpoint: Path) -> int:
-    """Return the number of weight updates before a checkpoint."""
+def update_of(checkpoint: Path | None) -> int:
+    """Return the number of weight updates before a checkpoint; None has 0."""
+    if checkpoint is None:
+        return 0
     match = _NAME.fullmatch(checkpoint.name)
     if match is None:
         raise ValueError(f"{checkpoint.name!r} is no name of a checkpoint")
     return int(match[1])
 
 
-def staging(folder: Path, update: int) -> Path:
-    """Return where a checkpoint is written before it is published."""
-    return folder / f".saving-{update}"
+def staging(folder: Path) -> Path:
+    """Return the folder that checkpoints are written into: the trainer's `output_dir`."""
+    return folder / ".saving"
 
 
-@contextmanager
-def saved_whole(folder: Path, update: int, keep: int, ranks: Ranks) -> Iterator[Path]:
-    """Give a folder to write `checkpoint-N` into; it is then moved to its place in the run's.
-
-    Entered on every rank. Of older checkpoints the newest stay, `keep` in all.
-
-    Raises:
-        ConfigError: the disk does not take it; earlier checkpoints are as they were.
-    """
-    beside = staging(folder, update)
-    try:
-        if ranks.is_main_process:
-            shutil.rmtree(beside, ignore_errors=True)
-        ranks.wait_for_everyone()
-        yield beside
-        ranks.wait_for_everyone()
-        if ranks.is_main_process:
-            publish(beside / f"checkpoint-{update}", folder)
-            beside.rmdir()
-            keep_last(folder, keep)
-        ranks.wait_for_everyone()
-    except OSError as error:
-        raise ConfigError(
-            f"checkpoint {update} cannot be written to {str(folder)!r}: {error.strerror}; make "
-            "room and resume the run from the one before it"
-        ) from None
-
-
-def publish(written: Path, folder: Path) -> None:
-    """Move a checkpoint that is on the disk to its place in a run's folder."""
+def publish(written: Path, folder: Path, keep: int) -> None:
+    """Move a checkpoint to its place in a run's folder, and delete all but the newest `keep`."""
     place = folder / written.name
     for path in [*written.rglob("*"), written]:
         _to_disk(path)
@@ -97,11 +65,7 @@ def publish(written: Path, folder: Path) -> None:
         _delete(place, folder / f".replaced-{update_of(place)}")
     written.rename(place)
     _to_disk(folder)
-
-
-def keep_last(folder: Path, number: int) -> None:
-    """Delete all but the newest checkpoints of a run."""
-    for each in checkpoints(folder)[:-number]:
+    for each in checkpoints(folder)[:-keep]:
         _delete(each, folder / f".deleted-{update_of(each)}")
 
 
@@ -111,6 +75,24 @@ def sweep(folder: Path) -> None:
         for path in folder.iterdir():
             if _LEFT_OVER.fullmatch(path.name):
                 shutil.rmtree(path)
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Explain that the disk of a run's folder takes no further checkpoint.
+
+    Raises:
+        ConfigError: it does not; earlier checkpoints are as they were.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise ConfigError(
+            f"a checkpoint cannot be written to {str(folder)!r}: {error.strerror}; make room, and "
+            "the same command goes on from the checkpoint before it"
+        ) from None
 
 
 def _delete(checkpoint: Path, aside: Path) -> None:
@@ -126,46 +108,80 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-FILE = "run.json"
+class WholeCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Publishes each checkpoint once all ranks have written it."""
 
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        accelerator: Accelerator,
+        also: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Watch a trainer whose `output_dir` is `staging(folder)`.
 
-@dataclass(frozen=True, slots=True)
-class TrainRunRecord:
-    """What must be the same when a run is resumed."""
-
-    schedule: Schedule
-    updates_per_step: int
-    num_ranks: int
-    rows_at_once: int
-
-    def save(self, checkpoint: Path) -> None:
-        """Write it into a checkpoint."""
-        text = json.dumps(self._plain(), indent=1, ensure_ascii=True)
-        (checkpoint / FILE).write_text(text, encoding="utf-8")
-
-    def check(self, checkpoint: Path) -> None:
-        """Refuse to go on from a checkpoint of another run.
-
-        Raises:
-            ConfigError: it is none, or was written with other numbers; the sentence names them.
+        Args:
+            folder: Of the run.
+            keep: Newest checkpoints to keep.
+            accelerator: Of the trainer.
+            also: Writes further files into a checkpoint; called on every rank.
         """
-        try:
-            saved = json.loads((checkpoint / FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise ConfigError(
-                f"{str(checkpoint)!r} holds no run that can be resumed: {FILE} cannot be read"
-            ) from None
-        here = json.loads(json.dumps(self._plain()))
-        changed = [
-            f"{name} was {saved.get(name)} and is {value}"
-            for name, value in here.items()
-            if saved.get(name) != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"checkpoint {str(checkpoint)!r} is of another run: {'; '.join(changed)}; resume "
-                "it as it was started, or start a new one"
-            )
+        self._folder, self._keep, self._accelerator, self._also = folder, keep, accelerator, also
 
-    def _plain(self) -> dict[str, Any]:
-        return asdict(self)
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **more: Any,  # Any: as the base class has it
+    ) -> None:
+        """Publish what the trainer has written."""
+        written = staging(self._folder) / f"checkpoint-{state.global_step}"
+        if self._also is not None:
+            self._also(written)
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            publish(written, self._folder, self._keep)
+        self._accelerator.wait_for_everyone()
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **more: Any,  # Any: as above
+    ) -> None:
+        """Remove the empty folder."""
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            shutil.rmtree(staging(self._folder), ignore_errors=True)
+
+
+class StopWhenAsked(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Asks after every update whether to stop; if one rank must, all do."""
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self._asked = asked
+        self.stopped = False
+        """Whether it did."""
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **more: Any,  # Any: as above
+    ) -> TrainerControl:
+        """Write a checkpoint and leave the loop; transformers calls an update a step."""
+        if state.global_step < state.max_steps and self._told(args):
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    def _told(self, args: TrainingArguments) -> bool:
+        if not torch.distributed.is_initialized():
+            return self._asked()
+        flag = torch.tensor([self._asked()], dtype=torch.int, device=args.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())

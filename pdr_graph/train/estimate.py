@@ -1,9 +1,9 @@
-"""What a run needs before it is begun: memory of a device, and tokens, from `config.json` alone.
+"""What RL will need, from `config.json` alone: memory of a device, and tokens.
 
 Weights, gradients and optimiser are counted. Activations follow Korthikanti et al. (arXiv
-2205.05198), adapted to gated layers and grouped attention whose scores are never stored; the test
-holds them against the tensors that a real forward pass keeps. What allocators, kernels and
-communication take besides is not in it: leave a tenth free.
+2205.05198), adapted to gated layers and to grouped attention that never stores its scores; a test
+compares them with the tensors that a real forward pass keeps. Allocators, kernels and communication
+are not included: leave a tenth of the memory free.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,55 +20,55 @@ ADAM = 8
 """Bytes of AdamW's two moments of a weight, in fp32."""
 
 TILE_TOKENS, TILE_LOGITS = 4096, 32_768
-"""Of TRL's fused head (`trl/kernels/chunked_logprob.py`)."""
+"""Tiles of TRL's fused head (`trl/kernels/chunked_logprob.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes on one device, each at its largest."""
+    """Largest number of bytes on one device, by kind."""
 
     weights: int
     gradients: int
     optimiser: int
     activations: int
-    """What the backward pass of one micro-batch needs."""
+    """For the backward pass of one micro-batch."""
     head: int
-    """What the head needs, which works in tiles: a tile of logits, and gradients in fp32."""
+    """For the head, which works in tiles: a tile of logits, and gradients in fp32."""
     kv_cache: int
-    """Of all calls in flight at their full length; 0 where another device draws."""
+    """Of all calls in flight at full length; 0 if another device draws."""
     drawing_weights: int
-    """A second copy that draws; 0 where the trained weights do, or another device."""
+    """A second copy that draws; 0 if the trained weights draw, or another device."""
     reserved: int
-    """What an engine takes beforehand for its weights and cache, whatever it needs; 0 for none."""
+    """What an engine reserves for its weights and cache, whatever it needs; 0 without one."""
 
     @property
     def training(self) -> int:
-        """Return what the updates need."""
+        """Return what updates need."""
         return self.lasting + self.gradients + self.activations + self.head
 
     @property
     def lasting(self) -> int:
-        """Return what is there while tokens are drawn, too."""
+        """Return what is also there while tokens are drawn."""
         return self.weights + self.optimiser
 
     @property
     def peak(self) -> int:
-        """Return the most that is there at once."""
+        """Return the most that is needed at once."""
         drawing = max(self.reserved, self.drawing_weights + self.kv_cache)
-        if self.drawing_weights:  # an engine beside the trainer keeps what it has
+        if self.drawing_weights:  # an engine in this process keeps its memory
             return self.training + drawing
         return max(self.training, self.lasting + drawing)
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Model tokens at most: every call as long as it may be, every prompt as the longest."""
+    """Largest numbers of model tokens: every call and every prompt at full length."""
 
     drawn_per_step: int
     read_per_step: int
-    """Prompts of the calls that draw, before any cache."""
+    """Tokens of prompts, without a cache."""
     trained_per_step: int
-    """Drawn tokens of the rows that are trained on."""
+    """Drawn tokens that are trained on."""
     calls_per_step: int
     steps: int
 
@@ -128,15 +128,15 @@ def estimate(settings: TrainSettings, shape: ModelShape, size: PromptSize) -> Tr
 def activation_bytes(
     shape: ModelShape, rows: int, tokens: int, width: int, *, checkpointing: bool
 ) -> int:
-    """Return what a forward pass keeps for its backward pass, logits apart.
+    """Return what a forward pass keeps for its backward pass, without logits.
 
     Args:
         shape: The model.
         rows: Of one micro-batch.
         tokens: Of each row, padding included.
         width: Bytes of a number.
-        checkpointing: Whether layers are computed again: then one number of each layer's input is
-            kept, and all of one layer.
+        checkpointing: Whether layers are recomputed: then each layer's input is kept, and all of
+            one layer.
     """
     query, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     inner = shape.inner * max(1, shape.experts_per_token)
@@ -154,7 +154,6 @@ def activation_bytes(
 def _memory(settings: TrainSettings, shape: ModelShape, trained: int, row: int) -> Memory:
     devices, policy = settings.devices, settings.policy
     narrow = BF16 if devices.precision == "bf16" else FP32
-    shards = devices.processes if devices.sharded else 1
     frozen = 0 if settings.lora is None else shape.parameters
     micro = settings.optimiser.micro_batch_rows
     drawing, cache, reserved = 0, 0, 0
@@ -165,9 +164,9 @@ def _memory(settings: TrainSettings, shape: ModelShape, trained: int, row: int) 
         drawing = shape.parameters * narrow
         reserved = int(policy.gpu_memory_share * (devices.memory_gib or 0) * GIB)
     return Memory(
-        weights=(trained * FP32 + frozen * narrow) // shards,
-        gradients=trained * FP32 // shards,
-        optimiser=trained * ADAM // shards,
+        weights=trained * FP32 + frozen * narrow,
+        gradients=trained * FP32,
+        optimiser=trained * ADAM,
         activations=activation_bytes(
             shape, micro, row, narrow, checkpointing=settings.optimiser.gradient_checkpointing
         ),

@@ -1,4 +1,4 @@
-"""What `accelerate launch` or `torchrun` told this process: how many there are, and which it is."""
+"""What `accelerate launch` or `torchrun` told this process: its rank, and how many there are."""
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,7 +18,7 @@ class Launch(BaseSettings):
     accelerate_use_fsdp: bool = False
     accelerate_use_deepspeed: bool = False
     accelerate_mixed_precision: str | None = None
-    """None where it was not `accelerate launch`, which always sets it."""
+    """None without `accelerate launch`, which always sets it."""
 
     @property
     def is_main(self) -> bool:
@@ -27,11 +27,11 @@ class Launch(BaseSettings):
 
 
 class RankError(PDRError, RuntimeError):
-    """Another rank failed, or the main one tells what this one failed of."""
+    """Another rank failed, or the main one reports the failure of this one."""
 
 
 class LostRankError(PDRError, ConnectionError):
-    """Another rank is gone without a word."""
+    """Another rank ended without reporting why."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -56,10 +56,10 @@ def read_launch() -> Launch:
 
 
 def check_launch(launch: Launch, settings: TrainSettings) -> None:
-    """Refuse a number of processes, or a sharding, that the settings do not speak of.
+    """Refuse a number of processes, or a sharding, other than the settings'.
 
     Raises:
-        ConfigError: the sentence has the command, or the setting, that fits.
+        ConfigError: the sentence has the command or the setting that fits.
     """
     asked = settings.devices.processes
     if launch.world_size != asked:
@@ -67,21 +67,25 @@ def check_launch(launch: Launch, settings: TrainSettings) -> None:
         words = f"accelerate launch --num_processes {asked}"
         why = "; use"
         if launch.world_size == 1 and launch.accelerate_mixed_precision is not None:
-            # It says nothing of it.
+            # It says nothing about it.
             words = f"torchrun --nproc_per_node {asked}"
             why = ": `accelerate launch` starts no more with --cpu, or without a second GPU; use"
         raise ConfigError(
             f"devices.processes is {asked} and {started} started{why} `{words} -m pdr_graph.cli "
             f"train …`, or set devices.processes {launch.world_size}"
         )
-    shards = launch.accelerate_use_fsdp or launch.accelerate_use_deepspeed
-    if settings.devices.sharded and not shards:
+    if launch.accelerate_use_deepspeed:
         raise ConfigError(
-            "devices.sharded needs FSDP or DeepSpeed: `accelerate launch --use_fsdp …`, or a file "
-            "of `accelerate config`"
+            "the launcher uses DeepSpeed, which this package was never tried with; use FSDP: "
+            "`accelerate launch --use_fsdp …`"
         )
-    if shards and not settings.devices.sharded:
+    if settings.devices.sharded and not launch.accelerate_use_fsdp:
         raise ConfigError(
-            "the launcher shards the model (FSDP or DeepSpeed) and devices.sharded is false; set "
+            "devices.sharded needs FSDP: `accelerate launch --use_fsdp …`, or a file of "
+            "`accelerate config`"
+        )
+    if launch.accelerate_use_fsdp and not settings.devices.sharded:
+        raise ConfigError(
+            "the launcher shards the model by FSDP and devices.sharded is false; set "
             "devices.sharded true"
         )

@@ -1,32 +1,93 @@
-r"""The figures of a run: a line of `metrics.jsonl` for each update, and TensorBoard's events.
+r"""The figures of a run: sums over ranks, a line of `metrics.jsonl` for each update, TensorBoard.
 
-A line: `{"update": 12, "step": 3, "stage": "rl", "seconds": 812.4, "reward/refine": 0.25, …}`;
-`seconds` is work, the time that a killed run lay still left out. Figures of rollouts stand in the
-first line of their step. What was written after the checkpoint that a run goes on from is cut
-off: it is done again, and ends the same.
-
-What a training session tells whoever shows it.
+A line: `{"update": 12, "step": 3, "stage": "rl", "seconds": 812.4, "reward/refine": 0.25, …}`.
+`seconds` counts work, not the time between a kill and the resume. Figures of rollouts are in the
+first line of their step. Lines after the checkpoint that a run resumes from are cut off: those
+updates are made again, with the same result.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.json_lines import append_lines
+from pdr_graph.train.rows import TrainRow, groups_of, is_flat
+from pdr_graph.train.trajectory import Trajectory
 
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 Stage = Literal["warm_start", "rl"]
+Figures = dict[str, float]
+"""By name; a slash separates the subject from what is said of it."""
 Line = dict[str, Any]
 """Update, step, stage and seconds; any other field is a figure."""
 _FIXED = frozenset({"update", "step", "stage", "seconds"})
 
 
+@dataclass(slots=True)
+class StepTally:
+    """Totals, means and maxima over the calls and rows of a step, of one rank or of several."""
+
+    totals: Counter[str] = field(default_factory=Counter)
+    sums: Counter[str] = field(default_factory=Counter)
+    """Of the values of each mean."""
+    numbers: Counter[str] = field(default_factory=Counter)
+    """How many values each mean has."""
+    largest: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trajectories: Iterable[Trajectory], slots: Sequence[TrainRow | None]) -> Self:
+        """Return what a rank collected in a step; None is a filler."""
+        tally = cls()
+        for trajectory in trajectories:
+            tally._observe("reward/run", trajectory.reward)
+            tally.totals["calls/failed"] += trajectory.failed_calls
+            tally.totals["calls/made"] += len(trajectory.calls)
+            for call in trajectory.calls:
+                tally.totals["tokens/sampled"] += len(call.token_ids)
+                tally.totals["tokens/prompt"] += len(call.prompt_ids)
+        rows = [row for row in slots if row is not None]
+        for row in rows:
+            tally._observe(f"reward/{row.call.role}", row.reward)
+            tally._observe(f"length/{row.call.role}", len(row.call.token_ids))
+            tally._observe("rows/truncated", row.call.finish_reason == "length")
+            tally._observe("rows/correct", row.correct)
+        tally.totals["rows/trained"] = len(rows)
+        tally.totals["rows/fillers"] = len(slots) - len(rows)
+        for group in groups_of(rows):
+            tally._observe("groups/flat", is_flat(group))
+        if rows:
+            tally.largest["length/largest"] = max(row.num_tokens for row in rows)
+        return tally
+
+    @classmethod
+    def together(cls, tallies: Iterable[Self]) -> Self:
+        """Return the tallies of several ranks as one."""
+        whole = cls()
+        for tally in tallies:
+            whole.totals.update(tally.totals)
+            whole.sums.update(tally.sums)
+            whole.numbers.update(tally.numbers)
+            for name, value in tally.largest.items():
+                whole.largest[name] = max(value, whole.largest.get(name, value))
+        return whole
+
+    def figures(self) -> Figures:
+        """Return all figures by name."""
+        means = {name: self.sums[name] / number for name, number in self.numbers.items()}
+        return {**self.totals, **means, **self.largest}
+
+    def _observe(self, name: str, value: float) -> None:
+        self.sums[name] += value  # type: ignore[assignment]  # a Counter of floats
+        self.numbers[name] += 1
+
+
 def read_metrics(file: Path) -> Iterator[Line]:
-    """Yield the lines of a file; none if it is not there, and not one that is torn.
+    """Yield the lines of a file; none if it does not exist. A torn last line is left out.
 
     Raises:
         ConfigError: a line is damaged; the sentence names it.
@@ -49,7 +110,7 @@ def read_metrics(file: Path) -> Iterator[Line]:
 
 @dataclass(slots=True)
 class MetricsLog:
-    """Writes the figures of one stage of a run; on the main process alone."""
+    """Writes the figures of one stage of a run; only on the main process."""
 
     folder: Path
     """Of the run."""
@@ -66,7 +127,7 @@ class MetricsLog:
         return self.folder / METRICS
 
     def open(self, update: int) -> None:
-        """Begin after an update that is kept, 0 for none; what this stage wrote later is cut off.
+        """Begin after an update, 0 for none; cut off what this stage wrote later.
 
         Raises:
             ConfigError: the file is damaged.
@@ -82,7 +143,7 @@ class MetricsLog:
         self._events = _event_writer(self.folder / EVENTS / self.stage, update + 1)
 
     def write(self, update: int, figures: Mapping[str, float]) -> Line:
-        """Write the figures of one update, to the disk; returns its line."""
+        """Write the figures of one update to the disk, and return its line."""
         line: Line = {
             "update": update,
             "step": (update - 1) // self.updates_per_step + 1,
@@ -118,13 +179,13 @@ def _event_writer(folder: Path, purge_step: int) -> Any:  # Any: as above
 
 
 class TrainWatcher(Protocol):
-    """Follows a run; called on the main process alone."""
+    """Follows a run; called only on the main process."""
 
     def phase(self, what: str) -> None:
-        """Hear what is done now, as `loading the model`."""
+        """Hear what happens now, such as `loading the model`."""
 
     def begins(self, stage: Stage, update: int, total: int, updates_per_step: int) -> None:
-        """Hear that a stage begins, or goes on, after an update; 0 is its beginning."""
+        """Hear that a stage begins, or resumes after an update; 0 is its beginning."""
 
     def told(self, line: Line) -> None:
         """Hear the figures of an update."""

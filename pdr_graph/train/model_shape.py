@@ -1,13 +1,11 @@
-"""How large a model is, read from its folder's `config.json`; no weights are loaded.
+"""How large a model and its prompts are, read from the files of its folder.
 
-Counted are decoders of the Llama family: grouped attention, gated feed-forward layers, experts.
-Part of a `config.json`: `{"model_type": "qwen2", "hidden_size": 1536, "num_hidden_layers": 28,
-"num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 8960,
-"vocab_size": 151936, "tie_word_embeddings": true, "max_position_embeddings": 32768}`
+No weights are loaded, nothing heavy is imported. The models are decoders of the Llama family:
+grouped attention, gated feed-forward layers, experts. Part of a `config.json`:
 
-How long the prompts of a run get: counted by the model's tokenizer, where there is a file of it.
-
-Nothing heavy is imported: what reads a `tokenizer.json` is a library of its own.
+    {"model_type": "qwen2", "hidden_size": 1536, "num_hidden_layers": 28,
+     "num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 8960,
+     "vocab_size": 151936, "tie_word_embeddings": true, "max_position_embeddings": 32768}
 """
 
 import asyncio
@@ -26,7 +24,7 @@ from pdr_graph.prompts import Prompts
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 _BIASED = frozenset({"qwen2", "qwen2_moe"})
-"""Models whose query, key and value have a bias without a field that says so."""
+"""Models whose query, key and value have a bias, without a field that says so."""
 _NORMED = frozenset({"qwen3", "qwen3_moe"})
 """Models that normalise each head's query and key."""
 
@@ -56,7 +54,7 @@ class ModelShape:
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
-        """Return inputs and outputs of each linear module of a layer, experts apart."""
+        """Return inputs and outputs of each linear module of a layer, without experts."""
         query, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         modules = {
             "q_proj": (self.hidden, query),
@@ -99,7 +97,7 @@ class ModelShape:
 
     @property
     def kv_elements(self) -> int:
-        """Return the numbers that a cache holds of one token."""
+        """Return how many numbers a cache holds of one token."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
 
@@ -161,7 +159,7 @@ def shape_of(values: Mapping[str, Any], where: str) -> ModelShape:
 
 
 def _tie(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the outer of two nested configs says of the head."""
+    """Return what the outer of two nested configs says about the head."""
     name = "tie_word_embeddings"
     return {name: values[name]} if name in values else {}
 
@@ -181,9 +179,9 @@ def _absent(folder: Path) -> str:
 
 
 CHAT_TOKENS = 32
-"""Charged for what a chat template puts around a prompt; a system prompt of its own is more."""
+"""Charged for what a chat template adds to a prompt; a system prompt would be more."""
 _LONGEST = 16
-"""Problems that are counted: those with the most characters."""
+"""Only the problems with the most characters are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +195,15 @@ class PromptSize:
     problem: int
     """The longest problem alone."""
     exact: bool
-    """Whether they were counted; an estimate is above the truth for most tokenizers."""
+    """Whether they were counted; an estimate is too high for most tokenizers."""
 
 
 def prompt_size(model: Path, config: PDRConfig, problems: Sequence[Problem]) -> PromptSize:
     """Measure the longest prompts that a config makes of problems.
 
     Args:
-        model: Folder; its `tokenizer.json` counts, without one lengths are estimated.
-        config: The strategy, with the templates of its own.
+        model: Folder; without a `tokenizer.json` lengths are estimated.
+        config: The strategy, with its templates.
         problems: One or more.
 
     Raises:

@@ -1,15 +1,17 @@
-"""Opens the model that is trained, and writes it to its place when it is.
+"""Opens the model that is trained, sets up the libraries below, and writes the trained model.
 
-A model that is trained whole is in fp32, whatever it computes in; under adapters it is in bf16
-where that is asked for, and the adapters are in fp32.
+A model whose weights are all trained is in fp32, whatever it computes in. Under adapters the base
+is in bf16 if that is asked for, and the adapters are in fp32.
 """
 
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.policy.folder import refuse_missing, tokenizer_of
+from pdr_graph.train.checkpoint import staging
 from pdr_graph.train.ranks import together
 from pdr_graph.train.settings import LoraSettings, TrainSettings
 
@@ -19,20 +21,54 @@ try:
     from datasets import disable_progress_bars
     from peft import LoraConfig, PeftModel, get_peft_model
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, Trainer, set_seed
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
+OnUpdate = Callable[[int, Mapping[str, float]], None]
+"""Receives the number of an update and its figures, on the main process."""
+
 
 def quiet_libraries() -> None:
-    """Keep bars and warnings of the libraries below off the terminal; ours say what happens."""
+    """Keep the libraries' bars and warnings off the terminal; ours say what happens."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     disable_progress_bars()
 
 
+def uses_cpu() -> bool:
+    """Return whether there is no accelerator to train on."""
+    return not torch.accelerator.is_available()
+
+
+def shared_arguments(settings: TrainSettings, folder: Path) -> dict[str, Any]:
+    """Return the arguments that the trainers of RL and of a warm start have in common.
+
+    Args:
+        settings: Of the run.
+        folder: Where checkpoints go.
+    """
+    # transformers renamed it: the old name warns in new versions, the new one is unknown to old.
+    names = {"gradient_checkpointing", "activation_checkpointing"}
+    known = names & TrainingArguments.__dataclass_fields__.keys()
+    return {
+        "output_dir": str(staging(folder)),
+        "save_strategy": "steps",
+        "seed": settings.seed,
+        "bf16": settings.devices.precision == "bf16",
+        **dict.fromkeys(known, settings.optimiser.gradient_checkpointing),
+        "use_cpu": uses_cpu(),
+        "ddp_find_unused_parameters": False,
+        # Figures are handed out by `OnUpdate`.
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "log_level_replica": "error",  # as `quiet_libraries` sets it on the main one
+    }
+
+
 def open_tokenizer(folder: Path) -> Any:  # Any: transformers has no types
-    """Open the tokenizer of a model folder; what pads is what ends, if nothing else is named.
+    """Open the tokenizer of a model folder; without a padding token the end token pads.
 
     Raises:
         ConfigError: it cannot be opened.
@@ -50,20 +86,20 @@ def open_model(settings: TrainSettings, start: Path) -> Any:  # Any: as above
     """Open the model to train.
 
     Args:
-        settings: Of the run; the order of random numbers is fixed by its seed.
-        start: Folder of what to start from: a whole model, or the adapter of a warm start.
+        settings: Of the run; its seed draws a fresh adapter.
+        start: Folder to start from: a whole model, or the adapter of a warm start.
 
     Raises:
-        ConfigError: it cannot be opened, or its weights are not whole; or it is to be spread over
+        ConfigError: the model cannot be opened, weights are missing, or it is to be sharded over
             CPUs.
     """
     if settings.devices.sharded and uses_cpu():
-        # It says nothing of it, and keeps a whole copy in each process.
+        # Accelerate would keep a whole copy in each process, without a word.
         raise ConfigError(
-            "devices.sharded is true and there is no accelerator here: Accelerate shards nothing "
+            "devices.sharded is true and there is no accelerator here: Accelerate does not shard "
             "on CPUs; leave it out"
         )
-    set_seed(settings.seed)  # a fresh adapter is drawn
+    set_seed(settings.seed)
     narrow = settings.lora is not None and settings.devices.precision == "bf16"
     base = settings.model if settings.lora is not None else start
     try:
@@ -78,15 +114,14 @@ def open_model(settings: TrainSettings, start: Path) -> Any:  # Any: as above
             return model
         if start != settings.model:
             return PeftModel.from_pretrained(model, start, is_trainable=True)
-        return get_peft_model(model, adapter_of(settings.lora))
+        return get_peft_model(model, _adapter_of(settings.lora))
     except ConfigError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(_broken("model", base, error)) from None
 
 
-def adapter_of(lora: LoraSettings) -> LoraConfig:
-    """Return peft's description of the adapters."""
+def _adapter_of(lora: LoraSettings) -> LoraConfig:
     modules = lora.target_modules
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -97,13 +132,19 @@ def adapter_of(lora: LoraSettings) -> LoraConfig:
     )
 
 
-def save_model(trainer: Trainer, tokenizer: Any, place: Path) -> None:
-    """Write the trained model, or its adapter, to its place, whole or not at all.
+def save_model(trainer: Trainer, tokenizer: Any, place: Path, card: Callable[[], str]) -> None:
+    """Write the trained model, or its adapter, to its place, complete or not at all.
 
     Called on every rank: shards are gathered.
 
+    Args:
+        trainer: Holds the model.
+        tokenizer: Its tokenizer.
+        place: Folder that does not exist yet.
+        card: Makes the model's README.md; called on the main process.
+
     Raises:
-        ConfigError: they were not, so that there are no weights.
+        ConfigError: shards were not gathered, so that there are no weights.
     """
     part = place.with_name(f".{place.name}.part")
     accelerator = trainer.accelerator
@@ -111,29 +152,23 @@ def save_model(trainer: Trainer, tokenizer: Any, place: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
     accelerator.wait_for_everyone()
     if trainer.is_fsdp_enabled:
-        # Where checkpoints hold shards, it would write no weights, and say nothing of it.
+        # With sharded checkpoints it would write no weights, without a word.
         accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(part))
-    together(lambda: _publish(part, place, tokenizer, accelerator.is_main_process), accelerator)
 
+    def publish() -> None:
+        if not any(part.glob("*.safetensors")):
+            raise ConfigError(
+                f"there are no weights to write to {str(place)!r}: the launcher's sharding does "
+                "not gather them; the last checkpoint has them, and the same command goes on from "
+                "it"
+            )
+        tokenizer.save_pretrained(part)
+        (part / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
+        (part / "README.md").write_text(card(), "utf-8")
+        part.rename(place)
 
-def _publish(part: Path, place: Path, tokenizer: Any, main: bool) -> None:
-    if not main:
-        return
-    if not any(part.glob("*.safetensors")):
-        raise ConfigError(
-            f"there are no weights to put at {str(place)!r}: the launcher's sharding does not "
-            "gather them (for DeepSpeed set zero3_save_16bit_model true); the last checkpoint has "
-            "them, and the same command goes on from it"
-        )
-    tokenizer.save_pretrained(part)
-    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody reads
-    part.rename(place)
-
-
-def uses_cpu() -> bool:
-    """Return whether there is no accelerator to train on."""
-    return not torch.accelerator.is_available()
+    together(publish if accelerator.is_main_process else lambda: None, accelerator)
 
 
 def _broken(what: str, folder: Path, error: Exception) -> str:

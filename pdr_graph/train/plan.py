@@ -1,14 +1,12 @@
-"""How the K rows of a problem are spent: on long CoT, or on calls of one PDR round.
+"""Which problems each step asks, and how the K rows of each are spent.
 
-A trainer wants exactly K rows of every problem. `direct`: K answers. `rounds`: as many runs as fit,
-each of M drafts and the refinement that reads them, and of the distiller's calls where these are
-trained on. `workspace`: M drafts, and K − M refinements of the one workspace made of them, so that
-their mean is a baseline for one prompt.
+A step needs exactly K rows of every problem. Plan `direct`: K answers by long CoT. `rounds`: as
+many runs as fit, each of M drafts, the refinement that reads them, and the distiller's calls if
+they are trained on. `workspace`: M drafts, and K − M refinements of one workspace made of them, so
+that the refinements' mean reward is a baseline for one prompt.
 
-Which problems each step asks, by which plans and seeds: a function of the step's number.
-
-Nothing of it is kept from step to step, so a run that is resumed goes on with the data that it
-would have had, and so does one that is given more steps.
+Problems, plans and seeds are a function of the step's number: nothing is carried from step to step,
+so that a resumed run has the data that it would have had.
 """
 
 import random
@@ -31,13 +29,12 @@ class ProblemPlan:
     num_rows: int
     """K, rows of a problem."""
     num_drafts: int = 0
-    """M, drafts that a workspace is made of; 0 for `direct`."""
+    """M, the drafts in one workspace; 0 for `direct`."""
     num_distills: int = 0
-    """Calls of the distiller for one workspace that have rows; 0 where it makes none, or is not
-    trained on."""
+    """Rows of the distiller for one workspace; 0 if it makes no calls, or is not trained on."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that leave a group without a comparison.
+        """Refuse numbers that leave a row with nothing to compare.
 
         Raises:
             ConfigError: one sentence names the number and what would do.
@@ -88,17 +85,17 @@ class ProblemPlan:
 
     @property
     def num_runs(self) -> int:
-        """Return how many runs of the graph the rows come from."""
+        """Return the number of runs of the graph."""
         return self.num_rows // self.rows_of_a_run
 
     @property
     def num_workspaces(self) -> int:
-        """Return how many workspaces the rows make."""
+        """Return the number of workspaces."""
         return 0 if self.kind == "direct" else self.num_runs
 
     @property
     def rows(self) -> Mapping[Role, int]:
-        """Return how many rows each role has, where no call fails."""
+        """Return how many rows each role has if no call fails."""
         if self.kind == "direct":
             return {"direct": self.num_rows}
         drafts = self.num_workspaces * self.num_drafts
@@ -108,7 +105,7 @@ class ProblemPlan:
 
 
 def config_of_run(config: PDRConfig, plan: ProblemPlan, seed: int) -> PDRConfig:
-    """Return what one run of a plan is asked to do."""
+    """Return the config of one run of a plan."""
     match plan.kind:
         case "direct":
             own: dict[str, object] = {"preset": "long_cot", "widths": (), "finish": "refine"}
@@ -118,30 +115,6 @@ def config_of_run(config: PDRConfig, plan: ProblemPlan, seed: int) -> PDRConfig:
             widths = (plan.num_drafts, plan.num_rows - plan.num_drafts)
             own = {"preset": "pdr", "widths": widths, "finish": "vote"}
     return config.model_copy(update={**own, "seed": seed})
-
-
-def mixed(
-    direct: ProblemPlan, operator: ProblemPlan, num_problems: int, fraction: float, seed: int
-) -> list[ProblemPlan]:
-    """Return the plan of each problem of a batch: half and half in the paper (`fraction` 0.5).
-
-    The share of operator plans is exact up to one problem, rounded half up; which problems have
-    them is drawn.
-
-    Raises:
-        ConfigError: `fraction` is not in [0, 1], or the plans differ in their rows.
-    """
-    if not 0.0 <= fraction <= 1.0:
-        raise ConfigError(f"operator fraction {fraction:g} is not between 0 and 1")
-    if direct.num_rows != operator.num_rows:
-        raise ConfigError(
-            f"plan {direct.kind!r} has {direct.num_rows} rows and plan {operator.kind!r} "
-            f"{operator.num_rows}; a batch needs one number for all problems"
-        )
-    num_operator = int(fraction * num_problems + 0.5)
-    plans = [operator] * num_operator + [direct] * (num_problems - num_operator)
-    random.Random(seed).shuffle(plans)
-    return plans
 
 
 SEED_BITS = 31
@@ -154,19 +127,19 @@ class Schedule:
     """The data of every step of a run."""
 
     num_problems: int
-    """Problems that there are."""
+    """Of the data."""
     problems_per_step: int
     """Over all ranks."""
     direct: ProblemPlan
-    """How a problem of trace mode spends its rows."""
+    """How a problem that runs long CoT spends its rows."""
     operator: ProblemPlan
-    """How a problem of operator mode does."""
+    """How a problem that runs PDR spends its rows."""
     operator_fraction: float = 0.5
-    """Share of a step's problems in operator mode."""
+    """Share of a step's problems that run PDR."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no step could be made of.
+        """Refuse numbers that no step can be made of.
 
         Raises:
             ConfigError: one sentence names the number and what would do.
@@ -176,7 +149,6 @@ class Schedule:
                 f"a step of {self.problems_per_step} problems cannot be made of "
                 f"{self.num_problems}; give more problems, or fewer to a step"
             )
-        self.plans(0)
 
     @property
     def num_rows(self) -> int:
@@ -186,8 +158,8 @@ class Schedule:
     def problems(self, step: int) -> list[int]:
         """Return the positions of a step's problems.
 
-        Each pass over the problems has an order of its own; what is left of one that does not
-        fill a step is left out, so that no step asks a problem twice.
+        Each pass over the problems has its own order. What is left of a pass and does not fill a
+        step is left out, so that no step asks a problem twice.
         """
         per_pass = self.num_problems // self.problems_per_step
         number, place = divmod(step, per_pass)
@@ -197,37 +169,33 @@ class Schedule:
         return order[start : start + self.problems_per_step]
 
     def plans(self, step: int) -> list[ProblemPlan]:
-        """Return the plan of each of a step's problems."""
-        seed = self._rng("plans", step).getrandbits(SEED_BITS)
-        return mixed(
-            self.direct, self.operator, self.problems_per_step, self.operator_fraction, seed
-        )
+        """Return the plan of each of a step's problems.
+
+        The number of operator plans is exact, rounded half up; which problems get them is random.
+        """
+        num_operator = int(self.operator_fraction * self.problems_per_step + 0.5)
+        plans = [self.operator] * num_operator
+        plans += [self.direct] * (self.problems_per_step - num_operator)
+        # A generator of its own, so that runs begun by an older version keep their plans.
+        random.Random(self._rng("plans", step).getrandbits(SEED_BITS)).shuffle(plans)
+        return plans
 
     def rollout_seed(self, step: int, rank: int) -> int:
-        """Return what a rank's rollouts of a step are drawn with."""
+        """Return the seed of a rank's rollouts in a step."""
         return self._rng("rollouts", step, rank).getrandbits(SEED_BITS)
 
     def shuffled(self, rows: int, step: int, rank: int) -> list[int]:
-        """Return in which order a rank's rows of a step are dealt to its updates."""
+        """Return the order in which a rank's rows of a step are dealt to its updates."""
         order = list(range(rows))
         self._rng("rows", step, rank).shuffle(order)
         return order
 
     def _rng(self, *what: object) -> random.Random:
-        # Of text: hashed the same in every process and version of Python.
+        # A text is hashed the same in every process and version of Python.
         return random.Random(":".join(map(str, (self.seed, *what))))
 
 
 def share_of(items: Sequence[Item], rank: int, num_ranks: int) -> Sequence[Item]:
-    """Return a rank's part of a step's problems, which is the same number on every rank.
-
-    Raises:
-        ConfigError: they cannot be shared out evenly.
-    """
-    if len(items) % num_ranks:
-        raise ConfigError(
-            f"{len(items)} problems of a step cannot be shared out among {num_ranks} processes; "
-            f"use a multiple of {num_ranks}"
-        )
+    """Return a rank's part of a step's problems; every rank has as many."""
     each = len(items) // num_ranks
     return items[rank * each : (rank + 1) * each]

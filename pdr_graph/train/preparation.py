@@ -1,7 +1,4 @@
-"""Refuses a run that cannot work, while nothing heavy is imported and nothing is written.
-
-Makes sure that a run can work, before anything heavy is imported or written.
-"""
+"""Checks that a run can work, before anything heavy is imported or anything is written."""
 
 import json
 from collections.abc import Mapping
@@ -18,13 +15,51 @@ from pdr_graph.train.settings import PolicyKind, Push, TrainSettings
 PUSHES: Mapping[PolicyKind, tuple[Push, ...]] = {
     "transformers": ("none",),
     "vllm-colocate": ("colocate",),
-    "vllm-http": ("lora", "nccl", "disk"),
+    "vllm-http": ("lora", "disk"),
 }
 """How weights may reach each policy."""
 
-
 ONE_EACH = frozenset({"random_k", "top_k_per_sample"})
 """Distillers that make a workspace for each call that reads one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRollouts:
+    """The problems of a run's RL, and what they need."""
+
+    problems: Problems
+    size: PromptSize
+    estimate: TrainEstimate
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run whose settings, files and problems fit together."""
+
+    settings: TrainSettings
+    shape: ModelShape
+    rl: PlannedRollouts | None
+    """None if the run ends after its warm start."""
+
+
+def prepare(settings: TrainSettings) -> Prepared:
+    """Read model and problems, and check the settings against them.
+
+    Raises:
+        ConfigError: something cannot work; one sentence names it and the remedy.
+    """
+    shape = read_shape(settings.model)
+    check_settings(settings, shape)
+    _check_template(settings.model)
+    if not settings.steps:
+        return Prepared(settings, shape, None)
+    assert settings.data is not None  # `check_settings` saw to it
+    problems = load_problems(settings.data).first(settings.limit)
+    size = prompt_size(settings.model, settings.config, problems.problems)
+    _check_problems(settings, shape, problems, size)
+    return Prepared(
+        settings, shape, PlannedRollouts(problems, size, estimate(settings, shape, size))
+    )
 
 
 def push_of(settings: TrainSettings) -> Push:
@@ -36,7 +71,7 @@ def push_of(settings: TrainSettings) -> Push:
     policy, lora = settings.policy, settings.lora is not None
     fitting = PUSHES[policy.kind]
     if policy.push == "auto":
-        return fitting[0] if lora or len(fitting) == 1 else "nccl"
+        return fitting[0] if lora else fitting[-1]
     if policy.push not in fitting:
         raise ConfigError(
             f"policy.push {policy.push!r} does not reach policy {policy.kind!r}; set "
@@ -45,7 +80,7 @@ def push_of(settings: TrainSettings) -> Push:
     if policy.push == "lora" and not lora:
         raise ConfigError(
             "policy.push 'lora' sends adapters, and there are none; add the table [lora], or set "
-            "policy.push 'nccl'"
+            "policy.push 'disk'"
         )
     if policy.push == "disk" and lora:
         raise ConfigError(
@@ -56,7 +91,7 @@ def push_of(settings: TrainSettings) -> Push:
 
 
 def check_settings(settings: TrainSettings, shape: ModelShape) -> None:
-    """Refuse what is impossible whatever the problems are.
+    """Refuse settings that cannot work, whatever the problems are.
 
     Raises:
         ConfigError: one sentence names the setting, its value and what would do.
@@ -74,8 +109,8 @@ def check_settings(settings: TrainSettings, shape: ModelShape) -> None:
         _check_division(settings)
 
 
-def check_template(folder: Path) -> None:
-    """Refuse a tokenizer without a chat template, by which prompts are written.
+def _check_template(folder: Path) -> None:
+    """Refuse a tokenizer without a chat template.
 
     Raises:
         ConfigError: it has none.
@@ -93,10 +128,10 @@ def check_template(folder: Path) -> None:
         )
 
 
-def check_problems(
+def _check_problems(
     settings: TrainSettings, shape: ModelShape, problems: Problems, size: PromptSize
 ) -> None:
-    """Refuse problems that are too few for a step, or whose calls would not fit the window.
+    """Refuse too few problems for a step, and problems whose calls would not fit the window.
 
     Raises:
         ConfigError: one sentence names the number and what would do.
@@ -110,9 +145,9 @@ def check_problems(
     config = settings.config
     kappa = config.kappa if settings.rollouts.operator_fraction else 0
     prompt = size.refine if kappa else size.direct
-    # A run charges its own words at a fixed length before it begins.
+    # Before it begins, a run charges the template's words at a fixed length.
     needed = max(prompt, size.problem + kappa + TEMPLATE_TOKENS) + config.max_tokens
-    # An estimate is no ground to refuse a run: the server or the model says it then.
+    # If lengths are only estimated, it is for the server or the model to refuse.
     if size.exact and shape.window is not None and needed > shape.window:
         raise ConfigError(
             f"a call needs up to {needed} tokens (problem {size.problem}, strategy.kappa {kappa}, "
@@ -140,12 +175,11 @@ def _check_warm_start(settings: TrainSettings) -> None:
 
 def _check_policy(settings: TrainSettings, shape: ModelShape) -> None:
     policy = settings.policy
-    push = push_of(settings)
-    if push == "disk" and shape.tied:
+    if push_of(settings) == "disk" and shape.tied:
         raise ConfigError(
             f"policy.push 'disk' reloads {shape.kind or 'the model'} without its head, which is "
-            "tied to the embedding: every call would answer from old weights; set policy.push "
-            "'nccl', or train adapters by [lora]"
+            "tied to the embedding: every call would answer by old weights; train adapters by "
+            "[lora], or set policy.kind 'vllm-colocate'"
         )
     if policy.kind == "vllm-http" and policy.base_url is None:
         raise ConfigError(
@@ -157,16 +191,15 @@ def _check_policy(settings: TrainSettings, shape: ModelShape) -> None:
             f"policy.base_url {policy.base_url!r} is for policy 'vllm-http', and policy.kind is "
             f"{policy.kind!r}; leave one of them out"
         )
-    if policy.kind == "transformers" and settings.devices.sharded:
+    if policy.kind == "vllm-colocate" and settings.devices.processes > 1:
         raise ConfigError(
-            "policy 'transformers' draws by the weights of its own process, and devices.sharded "
-            "leaves it a part; set policy.kind 'vllm-http'"
+            f"policy 'vllm-colocate' runs in one process, and devices.processes is "
+            f"{settings.devices.processes}; set policy.kind 'vllm-http'"
         )
-    if push not in ("none", "nccl") and settings.devices.sharded:
+    if settings.devices.sharded:
         raise ConfigError(
-            f"policy.push {push!r} hands over the weights of one process, of which devices.sharded "
-            "leaves it a part; set policy.kind 'vllm-http' with policy.push 'nccl', or leave "
-            "devices.sharded out"
+            "devices.sharded spreads the weights, and RL hands over those of one process; set "
+            "steps 0 for a warm start alone, or train adapters by [lora] without sharding"
         )
 
 
@@ -186,7 +219,7 @@ def _check_sampling(settings: TrainSettings) -> None:
 
 
 def _check_credits(settings: TrainSettings) -> None:
-    """A workspace that all refinements share tells its drafts apart by their own answers only."""
+    """Refuse credits that a workspace which all refinements share does not give."""
     if settings.operator_plan.kind != "workspace":
         return
     if settings.objective.draft_credit == "outcome":
@@ -203,7 +236,7 @@ def _check_credits(settings: TrainSettings) -> None:
 
 
 def _check_division(settings: TrainSettings) -> None:
-    """A problem's rows stay in one process, and every micro-batch is of one size."""
+    """Refuse rows that do not split evenly into processes, updates and micro-batches."""
     rollouts, optimiser = settings.rollouts, settings.optimiser
     problems, processes = rollouts.problems_per_step, settings.devices.processes
     if problems % processes:
@@ -229,42 +262,3 @@ def _check_division(settings: TrainSettings) -> None:
 
 def _next_multiple(number: int, of: int) -> int:
     return -(-number // of) * of
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRollouts:
-    """What steps of RL are made of."""
-
-    problems: Problems
-    size: PromptSize
-    estimate: TrainEstimate
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A run whose settings, files and problems fit together."""
-
-    settings: TrainSettings
-    shape: ModelShape
-    rl: PlannedRollouts | None
-    """None where the run ends after its warm start."""
-
-
-def prepare(settings: TrainSettings) -> Prepared:
-    """Read model and problems, and check what was asked against them.
-
-    Raises:
-        ConfigError: something cannot work; one sentence names it and the remedy.
-    """
-    shape = read_shape(settings.model)
-    check_settings(settings, shape)
-    check_template(settings.model)
-    if not settings.steps:
-        return Prepared(settings, shape, None)
-    assert settings.data is not None  # `check_settings` saw to it
-    problems = load_problems(settings.data).first(settings.limit)
-    size = prompt_size(settings.model, settings.config, problems.problems)
-    check_problems(settings, shape, problems, size)
-    return Prepared(
-        settings, shape, PlannedRollouts(problems, size, estimate(settings, shape, size))
-    )

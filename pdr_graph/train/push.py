@@ -1,47 +1,44 @@
 """How new weights reach the policy that draws the rollouts.
 
-`in_process.py`: it is the trained model itself. `lora.py`: an adapter that a vLLM server loads
-under a new name each time. `disk.py`: a folder that the server reads again. `colocate.py`: vLLM in
-this process. `nccl.py`: a vLLM server on other GPUs.
+`InProcess`: the policy is the trained model itself. `ColocatePush`: vLLM in this process takes the
+weights in memory. `LoraPush`: a vLLM server loads an adapter under a new name each time, since its
+prefix cache goes by the name (https://docs.vllm.ai/en/latest/features/lora.html). `DiskReload`: a
+vLLM server reads a folder in place of its own weights.
 
-What the trainer asks of every way to push weights.
-
-No push: the policy draws from the trained module itself.
-
-Requests that change what a vLLM server serves.
-
-Whole weights for a vLLM server: written to a folder, which it then reads in place of its own.
-
-Refused where the output head is tied to the embedding. On a CPU vLLM 0.31 computes the head with a
-packed copy of its matrix, which such a reload does not make anew: the head keeps the old weights
-while every call answers as if all were well. `tests/vllm/test_push_http.py` shows it; on other
-devices it was not tried.
-
-An adapter for a vLLM server: written to a folder that it reads, and loaded under a new name.
-
-A new name for each version: the server's prefix cache goes by the name, and would answer from the
-old weights. Source: https://docs.vllm.ai/en/latest/features/lora.html (dynamically serving).
-
-Whole weights for a vLLM server on other GPUs, over NCCL, by TRL's client.
-
-It gathers what FSDP or DeepSpeed has spread, merges adapters, and sends tensor by tensor. This
-module is thin and was not run: it takes two GPUs or more. The server is started with
-`VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config '{"backend": "nccl"}'`, and vLLM
-is installed beside the trainer as well.
+A head that is tied to the embedding needs care on a CPU, where vLLM 0.31 computes with packed
+copies of matrices. A reload packs again the layers whose weights are loaded, and those of a tied
+head never are. `ColocatePush` packs it afterwards; `DiskReload` refuses such a model: it would keep
+its old head while every call answers (`tests/vllm/test_push_http.py` shows it).
 """
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
 import httpx2
-from torch import nn
 
 from pdr_graph.errors import ConfigError, PDRError
+
+try:
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+    from torch import Tensor, nn
+except ImportError:
+    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+
+LORA_NEEDS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora --max-lora-rank RANK"
+RELOAD_NEEDS = "VLLM_SERVER_DEV_MODE=1"
+TIMEOUT_S = 600.0
+"""A large model takes minutes to load."""
+TRIES, BETWEEN_S = 20, 0.25
+"""The prefix cache is not emptied while a call still uses a part of it."""
 
 
 class PushError(PDRError, ConnectionError):
@@ -49,11 +46,11 @@ class PushError(PDRError, ConnectionError):
 
 
 class WeightPush(Protocol):
-    """Brings the policy that draws up to the model that is trained."""
+    """Brings the policy that draws up to the trained model."""
 
     @property
     def cause(self) -> str:
-        """Half a sentence: what a drift after such a push most likely means, and what to do."""
+        """Half a sentence: the most likely cause of a drift after such a push, and the remedy."""
 
     def push(self, model: nn.Module, version: int) -> None:
         """Make the policy draw by a model's weights from now on.
@@ -62,7 +59,7 @@ class WeightPush(Protocol):
 
         Args:
             model: The trained model, unwrapped.
-            version: Number of weight updates before it; rollouts record it.
+            version: Weight updates before it; rollouts record it.
 
         Raises:
             PushError: the policy did not take them.
@@ -71,7 +68,7 @@ class WeightPush(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
-    """For a policy that holds the very module which is trained."""
+    """For a policy that holds the trained module itself."""
 
     @property
     def cause(self) -> str:
@@ -85,13 +82,9 @@ class InProcess:
         """Do nothing: the weights are there."""
 
 
-TIMEOUT_S = 600.0
-"""A large model takes minutes to load."""
-
-
 @dataclass(frozen=True, slots=True)
 class VLLMAdmin:
-    """A vLLM server, as one who administers it calls it."""
+    """Administrative requests to a vLLM server."""
 
     base_url: str
     """Its OpenAI endpoint, with `/v1`."""
@@ -103,12 +96,12 @@ class VLLMAdmin:
         return self.base_url.rstrip("/").removesuffix("/v1")
 
     def post(self, path: str, body: Mapping[str, Any], *, needs: str) -> dict[str, Any]:
-        """Send a request and return the reply, empty where it is no JSON object.
+        """Send a request and return the reply, empty if it is no JSON object.
 
         Args:
             path: Below the address, with its slash.
             body: Sent as JSON.
-            needs: How a server has to be started that knows this path.
+            needs: How to start a server that knows this path.
 
         Raises:
             PushError: no server answers, it does not know the path, or it refuses.
@@ -137,22 +130,9 @@ class VLLMAdmin:
         return value if isinstance(value, dict) else {}
 
 
-try:
-    from accelerate import PartialState
-    from peft import PeftModel
-    from torch import nn
-except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
-
-
-RELOAD_NEEDS = "VLLM_SERVER_DEV_MODE=1"
-TRIES, BETWEEN_S = 20, 0.25
-"""The prefix cache is not emptied while a call still holds a part of it."""
-
-
 @dataclass(frozen=True, slots=True)
 class DiskReload:
-    """Has a server read the weights again; for models whose head is not tied."""
+    """Has a server read all weights again; for models whose head is not tied."""
 
     server: VLLMAdmin
     folder: Path
@@ -163,28 +143,27 @@ class DiskReload:
         """Half a sentence for a drift."""
         return (
             "most likely the server did not read all weights again: it keeps the old head where "
-            "that is tied to the embedding; push 'nccl' or 'lora', or train an untied model"
+            "that is tied to the embedding; train an adapter and push 'lora'"
         )
 
     def push(self, model: nn.Module, version: int) -> None:
         """Write a model's weights and have the server read them.
 
         Raises:
-            ConfigError: its head is tied to its embedding, or it has an adapter.
+            ConfigError: the model's head is tied to its embedding, or it has an adapter.
             PushError: the server did not take them.
         """
         if isinstance(model, PeftModel):
-            raise ConfigError("push 'disk' sends whole weights, and adapters go by push 'lora'")
+            raise ConfigError("push 'disk' sends whole weights; adapters go by push 'lora'")
         if model.config.get_text_config().tie_word_embeddings:
             raise ConfigError(
-                f"push 'disk' would leave the head of {type(model).__name__} as it was, for it is "
-                "tied to the embedding: every call would answer by old weights; push 'nccl', or "
-                "train an adapter and push 'lora'"
+                f"push 'disk' would not renew the head of {type(model).__name__}, which is tied to "
+                "the embedding; train an adapter and push 'lora'"
             )
         self.send(model, version)
 
     def send(self, model: nn.Module, version: int) -> None:
-        """Do so, whatever the model.
+        """Do so without checking the model.
 
         Raises:
             PushError: the server did not take them.
@@ -204,26 +183,14 @@ class DiskReload:
 
     def _forget_prefixes(self) -> None:
         for _ in range(TRIES):
-            # Servers before 0.31 answer without a word, and have done it.
+            # Servers before 0.31 send no body once they have done it.
             if self.server.post("/reset_prefix_cache", {}, needs=RELOAD_NEEDS).get("success", True):
                 return
             time.sleep(BETWEEN_S)
         raise PushError(
-            f"the server at {self.server.root} keeps its prefix cache, which is of the old "
-            "weights: calls of others are running there; give training a server of its own"
+            f"the server at {self.server.root} keeps its prefix cache, which holds the old "
+            "weights, because other calls are running; give training a server of its own"
         )
-
-
-try:
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-    from peft import PeftModel
-    from torch import nn
-except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
-
-
-LORA_NEEDS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora --max-lora-rank RANK"
 
 
 @dataclass(slots=True)
@@ -254,8 +221,8 @@ class LoraPush:
         """
         if not isinstance(model, PeftModel):
             raise ConfigError(
-                f"push 'lora' sends an adapter, and {type(model).__name__} has none; train with "
-                "one, or push otherwise"
+                f"push 'lora' sends an adapter, and {type(model).__name__} has none; train one, or "
+                "push otherwise"
             )
         names = [f"policy-{version}-{uuid4().hex[:8]}"]
         broadcast_object_list(names)
@@ -273,7 +240,7 @@ class LoraPush:
         self.server.post("/v1/load_lora_adapter", body, needs=LORA_NEEDS)
 
     def _clear(self, name: str) -> None:
-        """Take other adapters from server and disk: the last, and what a killed run has left."""
+        """Remove other adapters from server and disk: the last one, and those of a killed run."""
         for path in self.folder.glob("policy-*"):
             if path.name == name:
                 continue
@@ -281,61 +248,91 @@ class LoraPush:
                 body = {"lora_name": path.name}
                 self.server.post("/v1/unload_lora_adapter", body, needs=LORA_NEEDS)
             except PushError as error:
-                # The server of a killed run may have been started anew since.
+                # A killed run's server may have been restarted since.
                 if path.name == self._served:
                     raise PushError(f"adapter {path.name!r} cannot be unloaded: {error}") from None
             shutil.rmtree(path, ignore_errors=True)
 
 
-try:
-    from accelerate import Accelerator
-    from torch import nn
-except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+@dataclass(frozen=True, slots=True)
+class ColocatePush:
+    """Loads weights into a vLLM engine of this process; adapters are merged."""
 
-
-@dataclass(slots=True)
-class NcclPush:
-    """Streams weights to a server's GPUs."""
-
-    server: VLLMAdmin
-    tokenizer: Any  # Any: transformers' tokenizer
-    group_port: int = 51216
-    """Where trainer and server meet; TRL's usual one."""
-    _sender: Any = field(default=None, init=False)  # Any: TRL has no types
+    engine: Any  # Any: vLLM's `LLM`; vLLM is not installed where the types are checked
+    """Made with `VLLM_ENABLE_V1_MULTIPROCESSING=0` in the environment."""
 
     @property
     def cause(self) -> str:
         """Half a sentence for a drift."""
-        return "most likely the server holds another model than the one that is trained"
+        return (
+            "most likely the engine in this process does not take this model's weights; push "
+            "'lora' to a server, or draw by policy 'transformers'"
+        )
 
     def push(self, model: nn.Module, version: int) -> None:
-        """Send a model's weights; the first time, meet the server before it.
+        """Hand a model's weights over, and empty the cache of the old ones.
 
         Raises:
-            ConfigError: vLLM is not installed here.
-            PushError: the server cannot be met, or did not take them.
+            ConfigError: the engine runs in another process.
+            PushError: it did not take them.
         """
+        if not hasattr(self.engine.llm_engine.engine_core, "engine_core"):
+            raise ConfigError(
+                "push 'colocate' needs vLLM's engine in this process; set "
+                "VLLM_ENABLE_V1_MULTIPROCESSING=0"
+            )
         try:
-            if self._sender is None:
-                self._sender = self._met(model)
-            self._sender.model = model
-            self._sender.sync_weights()
-        # The boundary to TRL's client, which raises bare exceptions.
-        except Exception as error:
+            self.engine.collective_rpc(
+                "reload_weights", kwargs={"weights_iterator": merged_weights(model)}
+            )
+            self.engine.apply_model(_pack_heads)
+            forgotten = self.engine.reset_prefix_cache()
+        # The boundary to vLLM, which has many kinds of errors.
+        except (RuntimeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
             raise PushError(
-                f"the server at {self.server.root} did not take the weights of version {version}: "
+                f"vLLM in this process did not take the weights of version {version}: "
                 f"{' '.join(str(error).split())[:300]}"
             ) from error
+        if not forgotten:
+            raise PushError(
+                "vLLM in this process keeps its prefix cache, which holds the old weights, because "
+                "calls are still running"
+            )
 
-    def _met(self, model: nn.Module) -> Any:
-        from trl.generation.vllm_generation import VLLMGeneration
 
-        return VLLMGeneration(
-            model=model,
-            accelerator=Accelerator(),
-            processing_class=self.tokenizer,
-            mode="server",
-            server_base_url=self.server.root,
-            group_port=self.group_port,
-        )
+def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield each weight once, adapters merged in, under its name in the base model's files.
+
+    Adapters are added to a copy: merging in place and taking them out again would change the base
+    weights in their last bits.
+
+    Raises:
+        ConfigError: an adapter is of a kind that cannot be merged here.
+    """
+    if not isinstance(model, PeftModel):
+        yield from ((name, weight.detach()) for name, weight in model.named_parameters())
+        return
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+    }
+    for name, weight in model.named_parameters():
+        if f".{model.prefix}" in name or "lora_" in name:
+            continue
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        if "modules_to_save" in name or "original_module" in name:
+            raise ConfigError(f"module {plain!r} is trained whole beside adapters; use adapters")
+        layer = layers.get(name.removesuffix(".base_layer.weight"))
+        merged = weight.detach()
+        if layer is not None and name.endswith(".base_layer.weight"):
+            with torch.no_grad():
+                for adapter in layer.active_adapters:
+                    merged = merged + layer.get_delta_weight(adapter).to(merged.dtype)
+        yield plain, merged
+
+
+def _pack_heads(model: nn.Module) -> None:
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)

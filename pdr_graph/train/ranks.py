@@ -1,6 +1,6 @@
-"""How the ranks of a run meet, and what becomes of all where one fails at what it does alone.
+"""How the ranks of a run meet, and how a failure on one ends all.
 
-Without it the others would wait in their next collective operation for one that never comes.
+Otherwise the others would wait in their next collective operation for a rank that never comes.
 """
 
 import traceback
@@ -22,8 +22,8 @@ except ImportError:
 T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(hours=4)
-"""Of one rank for another. NCCL's own ten minutes are less than the rollouts of a step may take
-longer on one than on another; that a process has ended is for the launcher to see."""
+"""Of one rank for another. The libraries' ten minutes are too short: rollouts may take that much
+longer on one rank than on another. It is the launcher that sees a process end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class _Failure:
 
 
 def meet(*, cpu: bool) -> None:
-    """Wait until every rank is here; the first time, make the connections between them.
+    """Wait until every rank is here; the first call connects them.
 
     Args:
         cpu: Whether they leave accelerators alone.
@@ -44,18 +44,17 @@ def meet(*, cpu: bool) -> None:
 
 
 def together(work: Callable[[], T], accelerator: Accelerator) -> T:
-    """Do something on every rank, and return what it gives on this one, once all are done.
+    """Do some work on every rank, and return this rank's result once all are done.
 
-    Where it fails, the main rank raises its own error, or else the first of the others' as a
-    `RankError`; all ranks but the main one raise a `RankError`, for that one to be told once.
+    If the work fails, the main rank raises its own error, or else the first of the others' as a
+    `RankError`. All other ranks raise a `RankError`, so that the error is reported once.
 
     Args:
-        work: What is done; if it fails ahead of a collective operation of its own, the others are
-            left in that one.
+        work: If it fails before a collective operation of its own, the others stay in that one.
         accelerator: Of the trainer.
 
     Raises:
-        RankError: it failed on another rank, or on this one and it is not the main one.
+        RankError: the work failed on another rank, or on this one and it is not the main one.
     """
     if accelerator.num_processes == 1:
         return work()
@@ -64,7 +63,7 @@ def together(work: Callable[[], T], accelerator: Accelerator) -> T:
     own: Exception | None = None
     try:
         done.append(work())
-    # Whatever it is: the others must hear of it, and it is raised again.
+    # Any error: the others must hear of it, and it is raised again.
     except Exception as error:  # noqa: BLE001
         own = error
     told: list[_Failure | None] = gather_object([None if own is None else _failure(rank, own)])
@@ -80,8 +79,8 @@ def together(work: Callable[[], T], accelerator: Accelerator) -> T:
 
 
 def is_of_a_lost_rank(error: Exception) -> bool:
-    """Tell whether an error is a collective operation's whose other side is gone."""
-    # Gloo says it by no type of its own.
+    """Return whether an error is a collective operation's whose other side is gone."""
+    # Gloo has no type of its own for it.
     return isinstance(error, torch.distributed.DistError) or "/gloo/transport/" in str(error)
 
 

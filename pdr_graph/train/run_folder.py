@@ -1,14 +1,14 @@
-"""A training run's folder: what was asked, and who works in it.
+"""A training run's folder: what was asked, and which process works in it.
 
     train.json          the header: settings, data, versions; written once, never changed
-    train.lock          held by the process that writes here
-    metrics.jsonl       figures of every update (`metrics.py`); tensorboard/ has them too
+    train.lock          locked by the process that writes here
+    metrics.jsonl       figures of every update (`metrics.py`); also in tensorboard/
     trajectories.jsonl  every run of the graph, if asked for
-    checkpoint-N        the state after N updates (`saving.py`)
-    warm_start/         the same of the warm start, and its model
-    model               the trained model, once the run is done
+    checkpoint-N        the state after N updates (`checkpoint.py`)
+    warm_start/         checkpoints of the warm start, and its model
+    model               the trained model with its card, once the run is done
 
-Under `accelerate launch` the main process alone writes header, lock and metrics.
+Under `accelerate launch` only the main process writes header, lock and metrics.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ Header = dict[str, Any]
 
 
 def header_of(settings: TrainSettings, problems: Problems | None) -> Header:
-    """Return the header of a run that begins now."""
+    """Return the header of a new run."""
     warm = settings.warm_start
     return {
         "schema": SCHEMA,
@@ -55,7 +55,7 @@ def header_of(settings: TrainSettings, problems: Problems | None) -> Header:
 
 
 def read_header(folder: Path) -> Header | None:
-    """Read what a run was asked to do; None where there is no run.
+    """Read the header of a run; None if there is no run.
 
     Raises:
         ConfigError: it is damaged, or of another schema version.
@@ -77,7 +77,7 @@ def read_header(folder: Path) -> Header | None:
 
 
 def refuse_changes(folder: Path, asked: Header) -> None:
-    """Refuse to go on with a run that was begun with other settings, or in a folder of another.
+    """Refuse to resume a run with other settings, or to train in the folder of another run.
 
     Raises:
         ConfigError: the sentence names every difference.
@@ -104,28 +104,28 @@ def refuse_changes(folder: Path, asked: Header) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainFolder:
-    """A run that goes on."""
+    """The folder of a run."""
 
     path: Path
 
     @property
     def model(self) -> Path:
-        """Where the trained model is, once the run is done."""
+        """Where the trained model goes."""
         return self.path / MODEL
 
     @property
     def warm_start(self) -> Path:
-        """Folder of the warm start."""
+        """Where the warm start's checkpoints and model go."""
         return self.path / WARM_START
 
     @property
     def finished(self) -> bool:
-        """Whether the run is done; its model is moved to its place whole."""
+        """Whether the run is done; the model is moved to its place when it is complete."""
         return self.model.is_dir()
 
     @contextmanager
     def claimed(self, header: Header) -> Iterator[None]:
-        """Hold the folder for as long as the block lasts, and begin the run if there is none.
+        """Lock the folder for as long as the block lasts, and write the header of a new run.
 
         Raises:
             ConfigError: it cannot be made, or another process has it.

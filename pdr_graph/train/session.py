@@ -1,41 +1,35 @@
 """One training run from its settings: a warm start if asked for, then RL, then the model's place.
 
-Every part can be stopped after an update, or killed at any instant, and goes on from its last
-checkpoint. Under `accelerate launch` every rank runs this; the main one writes and tells.
+A run can be stopped after an update, or killed at any moment, and goes on from its last checkpoint.
+Under `accelerate launch` every rank runs this; only the main one writes and reports.
 """
 
 import gc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pdr_graph.errors import ConfigError
-from pdr_graph.train.arguments import training_arguments
-from pdr_graph.train.checkpoint import last_checkpoint, update_of
-from pdr_graph.train.drift import DriftGuard
-from pdr_graph.train.engine import drawing
+from pdr_graph.train.card import model_card
+from pdr_graph.train.checkpoint import StopWhenAsked, last_checkpoint, update_of
+from pdr_graph.train.engine import open_policy
 from pdr_graph.train.metrics import MetricsLog, Stage, TrainWatcher
-from pdr_graph.train.models import open_model, open_tokenizer, quiet_libraries, save_model, uses_cpu
-from pdr_graph.train.plan import Schedule
+from pdr_graph.train.models import (
+    OnUpdate,
+    open_model,
+    open_tokenizer,
+    quiet_libraries,
+    save_model,
+    uses_cpu,
+)
 from pdr_graph.train.preparation import Prepared
 from pdr_graph.train.ranks import meet
 from pdr_graph.train.rollouts import forget_after
 from pdr_graph.train.run_folder import MODEL, TrainFolder
-from pdr_graph.train.settings import TrainSettings
-from pdr_graph.train.trainer import OperatorTrainer, StopWhenAsked
-from pdr_graph.train.warm_start import (
-    Rows,
-    WarmStartTrainer,
-    fitting,
-    read_conversations,
-    warm_start_arguments,
-)
-
-try:
-    from trl import GRPOConfig
-except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+from pdr_graph.train.trainer import OperatorTrainer
+from pdr_graph.train.warm_start import WarmStartTrainer, fitting, read_conversations
 
 
 @dataclass(slots=True)
@@ -45,19 +39,19 @@ class TrainSession:
     prepared: Prepared
     folder: TrainFolder
     watcher: TrainWatcher | None
-    """None on all ranks but the main one, which write nothing either."""
+    """None on all ranks but the main one, which also write nothing."""
     stop_asked: Callable[[], bool]
     begun: bool = False
-    """Whether a trainer was started: from there on something may be lost, or is to be resumed."""
+    """Whether a trainer was started: from then on there may be something to lose or to resume."""
     updating: bool = False
-    """Whether one is at work on every rank: only then a stop waits for the end of an update."""
+    """Whether a trainer is at work on every rank: only then a stop waits for an update's end."""
 
     def run(self) -> bool:
-        """Do what is left of the run; returns whether all is done, or it was asked to stop.
+        """Do what is left of the run; return whether it is done, or was asked to stop.
 
         Raises:
             ConfigError: model or data cannot be used.
-            DriftError: the policy that draws is not the model that is trained.
+            DriftError: the policy that draws is not the trained model.
             PushError, EndpointError, CallError: the policy failed.
         """
         quiet_libraries()
@@ -81,89 +75,68 @@ class TrainSession:
         tokenizer = open_tokenizer(settings.model)
         window = self.prepared.shape.window
         most = min(each for each in (warm.max_tokens, window, math.inf) if each is not None)
-        variables = settings.policy.chat_template
-        conversations = read_conversations(warm.data)
-        rows = fitting(conversations, tokenizer, int(min(most, 1 << 30)), variables)
-        self._phase(_reading(rows))
+        rows = fitting(
+            read_conversations(warm.data),
+            tokenizer,
+            int(min(most, 1 << 30)),
+            settings.policy.chat_template,
+        )
+        left = f", {rows.too_long} of them too long" if rows.too_long else ""
+        self._phase(f"warm start on {len(rows.conversations)} rows{left}")
         model = open_model(settings, settings.model)
         folder = self.folder.warm_start
-        last = last_checkpoint(folder)
-        log = self._log("warm_start", 1, 0 if last is None else update_of(last))
-        stop = StopWhenAsked(self.stop_asked)
-        trainer = WarmStartTrainer(
-            model,
-            tokenizer,
-            rows,
-            warm_start_arguments(
-                folder,
-                epochs=warm.epochs,
-                rows_at_once=warm.micro_batch_rows,
-                accumulation=warm.batch_rows // warm.micro_batch_rows // settings.devices.processes,
-                learning_rate=warm.learning_rate,
-                warmup_share=warm.warmup_share,
-                save_every=warm.save_every,
-                seed=settings.seed,
-                bf16=settings.devices.precision == "bf16",
-                gradient_checkpointing=settings.optimiser.gradient_checkpointing,
-                cpu=uses_cpu(),
-            ),
-            variables=variables,
-            keep=settings.keep_checkpoints,
-            on_update=None if log is None else self._telling(log),
-        )
-        trainer.add_callback(stop)
-        self._begins("warm_start", folder, trainer.num_updates, 1)
-        try:
+        with self._reported("warm_start", folder, 1) as on_update:
+            trainer = WarmStartTrainer(
+                model, tokenizer, rows, settings, folder, on_update=on_update
+            )
+            stop = StopWhenAsked(self.stop_asked)
+            trainer.add_callback(stop)
+            self._begins("warm_start", folder, trainer.num_updates, 1)
             trainer.go_on()
-        finally:
-            _close(log)
         if stop.stopped:
             return False
-        save_model(trainer, tokenizer, place)
+        self._save(trainer, tokenizer, place)
         self.updating = False
         del trainer, model
         gc.collect()
         return True
 
     def _reinforce(self, start: Path) -> bool:
-        settings, rl = self.prepared.settings, self.prepared.rl
+        settings, rl, path = self.prepared.settings, self.prepared.rl, self.folder.path
         assert rl is not None  # there are steps
         self._phase(f"opening {start}")
         tokenizer = open_tokenizer(settings.model)
         model = open_model(settings, start)
-        last = last_checkpoint(self.folder.path)
-        update = 0 if last is None else update_of(last)
+        last = last_checkpoint(path)
         if self.watcher is not None:
-            forget_after(self.folder.path, update)
-        log = self._log("rl", settings.optimiser.updates_per_step, update)
-        stop = StopWhenAsked(self.stop_asked)
-        with drawing(self.prepared, model, tokenizer, self.folder.path) as collect:
-            schedule = _schedule(settings, len(rl.problems.problems))
+            forget_after(path, update_of(last))
+        per_step = settings.optimiser.updates_per_step
+        with (
+            self._reported("rl", path, per_step) as on_update,
+            open_policy(self.prepared, model, tokenizer, path) as policy,
+        ):
             trainer = OperatorTrainer(
                 model,
                 tokenizer,
                 rl.problems.problems,
-                collect,
-                schedule=schedule,
-                arguments=_arguments(settings, schedule, self.folder.path),
-                push=collect.push,
-                guard=_guard(settings),
-                alpha=settings.objective.alpha,
-                epsilon_max=settings.objective.epsilon_max,
-                keep=settings.keep_checkpoints,
-                on_update=None if log is None else self._telling_update(log),
+                policy.collect,
+                settings,
+                path,
+                push=policy.push,
+                on_update=on_update,
             )
+            stop = StopWhenAsked(self.stop_asked)
             trainer.add_callback(stop)
-            per_step = settings.optimiser.updates_per_step
-            self._begins("rl", self.folder.path, settings.steps * per_step, per_step)
-            try:
-                trainer.train(resume_from_checkpoint=last)
-            finally:
-                _close(log)
+            self._begins("rl", path, settings.steps * per_step, per_step)
+            trainer.train(last)
             if stop.stopped:
                 return False
-            save_model(trainer, tokenizer, self.folder.model)
+            self._save(trainer, tokenizer, self.folder.model)
         return True
+
+    def _save(self, trainer: Any, tokenizer: Any, place: Path) -> None:
+        settings, folder = self.prepared.settings, self.folder
+        save_model(trainer, tokenizer, place, lambda: model_card(settings, folder, place))
 
     def _phase(self, what: str) -> None:
         if self.watcher is not None:
@@ -172,76 +145,27 @@ class TrainSession:
     def _begins(self, stage: Stage, folder: Path, total: int, updates_per_step: int) -> None:
         self.begun = True
         if self.watcher is not None:
-            last = last_checkpoint(folder)
-            update = 0 if last is None else update_of(last)
+            update = update_of(last_checkpoint(folder))
             self.watcher.begins(stage, update, total, updates_per_step)
         meet(cpu=uses_cpu())
         self.updating = True
 
-    def _log(self, stage: Stage, updates_per_step: int, update: int) -> MetricsLog | None:
-        if self.watcher is None:
-            return None
-        log = MetricsLog(self.folder.path, stage, updates_per_step)
-        log.open(update)
-        return log
-
-    def _telling(self, log: MetricsLog) -> Callable[[int, Mapping[str, float]], None]:
+    @contextmanager
+    def _reported(
+        self, stage: Stage, folder: Path, updates_per_step: int
+    ) -> Iterator[OnUpdate | None]:
+        """Write and show the figures of a stage; on the main process."""
         watcher = self.watcher
-        assert watcher is not None
-        return lambda update, figures: watcher.told(log.write(update, figures))
+        if watcher is None:
+            yield None
+            return
+        log = MetricsLog(self.folder.path, stage, updates_per_step)
+        log.open(update_of(last_checkpoint(folder)))
 
-    def _telling_update(self, log: MetricsLog) -> Callable[[Mapping[str, float]], None]:
-        tell = self._telling(log)
-        return lambda figures: tell(int(figures["update"]), figures)
+        def on_update(update: int, figures: Mapping[str, float]) -> None:
+            watcher.told(log.write(update, figures))
 
-
-def _close(log: MetricsLog | None) -> None:
-    if log is not None:
-        log.close()
-
-
-def _reading(rows: Rows) -> str:
-    left = f", {rows.too_long} of them too long" if rows.too_long else ""
-    return f"warm start on {len(rows.conversations)} rows{left}"
-
-
-def _schedule(settings: TrainSettings, num_problems: int) -> Schedule:
-    return Schedule(
-        num_problems,
-        settings.rollouts.problems_per_step,
-        settings.direct_plan,
-        settings.operator_plan,
-        settings.rollouts.operator_fraction,
-        settings.seed,
-    )
-
-
-def _arguments(settings: TrainSettings, schedule: Schedule, folder: Path) -> GRPOConfig:
-    optimiser = settings.optimiser
-    return training_arguments(
-        folder,
-        schedule,
-        num_steps=settings.steps,
-        updates_per_step=optimiser.updates_per_step,
-        rows_at_once=optimiser.micro_batch_rows,
-        learning_rate=optimiser.learning_rate,
-        learning_rate_schedule=optimiser.schedule,
-        warmup_updates=optimiser.warmup_updates,
-        weight_decay=optimiser.weight_decay,
-        beta2=optimiser.beta2,
-        max_grad_norm=optimiser.max_grad_norm,
-        temperature=settings.config.temperature,
-        save_every=settings.save_every,
-        bf16=settings.devices.precision == "bf16",
-        gradient_checkpointing=optimiser.gradient_checkpointing,
-        cpu=uses_cpu(),
-    )
-
-
-def _guard(settings: TrainSettings) -> DriftGuard | None:
-    drift = settings.drift
-    if not drift.every:
-        return None
-    return DriftGuard.at(
-        settings.devices.precision, rows=drift.rows, every=drift.every, tolerance=drift.tolerance
-    )
+        try:
+            yield on_update
+        finally:
+            log.close()

@@ -1,8 +1,6 @@
-"""What a training run is asked to do, as its TOML file says it; `settings_file.py` reads one.
+"""What a training run is asked to do: a TOML file, and what the command line says instead of it.
 
 Nothing here needs torch: a run that cannot work is refused before anything heavy is imported.
-
-Reads a training run's settings: a TOML file, and what the command line says instead of it.
 """
 
 import tomllib
@@ -10,18 +8,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
-from pdr_graph.train.advantage import DistillCredit, DraftCredit
-from pdr_graph.train.plan import ProblemPlan
+from pdr_graph.train.plan import ProblemPlan, Schedule
 from pdr_graph.validation import Fault
 
 PolicyKind = Literal["transformers", "vllm-http", "vllm-colocate"]
-Push = Literal["none", "colocate", "lora", "nccl", "disk"]
+Push = Literal["none", "colocate", "lora", "disk"]
 Precision = Literal["fp32", "bf16"]
+DraftCredit = Literal["outcome", "own", "none"]
+DistillCredit = Literal["outcome", "none"]
 
 _SET_BY_TRAINING = frozenset(
     {
@@ -30,7 +36,7 @@ _SET_BY_TRAINING = frozenset(
         "thinking_token_budget",
     }
 )
-"""Fields that a plan decides, or that would end a run early or prolong it."""
+"""Fields that a plan decides, or that would end a run early or make it longer."""
 
 
 class Table(BaseModel):
@@ -40,17 +46,17 @@ class Table(BaseModel):
 
 
 class PolicySettings(Table):
-    """Who draws the tokens, and how it gets the new weights."""
+    """The policy that draws the tokens, and how it gets the new weights."""
 
     kind: PolicyKind = "transformers"
     """`transformers`: the trained model itself, in this process. `vllm-http`: a vLLM server.
     `vllm-colocate`: vLLM in this process, on the same device."""
     push: Push | Literal["auto"] = "auto"
-    """How weights reach it; `auto` is the way that fits, see `PUSHES`."""
+    """How new weights reach it; `auto` picks the way that fits policy and adapters."""
     base_url: str | None = None
-    """OpenAI endpoint of the server, with its `/v1`; for `vllm-http` alone."""
+    """OpenAI endpoint of the server, with its `/v1`; only for `vllm-http`."""
     served_model: str | None = None
-    """Name that the server gives the model; not needed where it serves only one."""
+    """The server's name for the model; not needed if it serves only one."""
     max_in_flight: int = Field(64, ge=1)
     """Calls at once, in each process."""
     chat_template: dict[str, Any] = Field(default_factory=dict)  # Any: the template's own
@@ -58,59 +64,69 @@ class PolicySettings(Table):
     gpu_memory_share: float = Field(0.35, gt=0.0, lt=1.0)
     """Share of the device that `vllm-colocate` takes."""
 
+    @field_validator("push", mode="before")
+    @classmethod
+    def _nccl_is_gone(cls, push: object) -> object:
+        if push == "nccl":
+            raise ValueError(
+                "this push was never run and was removed; set 'auto', and the table [lora] to "
+                "train adapters"
+            )
+        return push
+
 
 class RolloutSettings(Table):
-    """How many problems a step has, and how the rows of each are spent; see `plan.py`."""
+    """How many problems a step has, and how the rows of each are spent (`plan.py`)."""
 
     problems_per_step: int = Field(8, ge=1)
     """Problems of one step, over all processes."""
     rows_per_problem: int = Field(8, ge=2)
-    """K, calls of a problem that are trained on."""
+    """K, the calls of a problem that are trained on."""
     num_drafts: int = Field(4, ge=1)
-    """M, drafts that a workspace is made of."""
+    """M, the drafts in one workspace."""
     operator_plan: Literal["workspace", "rounds"] = "workspace"
-    """`workspace`: M drafts, K − M refinements of the one workspace. `rounds`: K/(M + 1) runs."""
+    """`workspace`: M drafts, and K − M refinements of one workspace. `rounds`: K/(M + 1) runs."""
     operator_fraction: float = Field(0.5, ge=0.0, le=1.0)
-    """Share of a step's problems that are spent on PDR; the others on long CoT."""
+    """Share of a step's problems that run PDR; the others run long CoT."""
     record: bool = False
-    """Whether every trajectory is kept, in `trajectories.jsonl`."""
+    """Whether to keep every trajectory, in `trajectories.jsonl`."""
 
 
 class ObjectiveSettings(Table):
-    """The loss and its rewards; see `objective.py` and `advantage.py`."""
+    """The loss and its rewards (`objective.py`, `rows.py`)."""
 
     alpha: float = Field(0.1, ge=0.0)
     """Weight of the likelihood of correct rollouts."""
     epsilon_max: float = Field(5.0, ge=1.0)
-    """Bound on the ratio of the policy to the one that drew a token."""
+    """Upper bound on the ratio of the policy to the one that drew a token."""
     draft_credit: DraftCredit = "own"
-    """What a draft is rewarded for: its own answer, the run's (`outcome`, with the plan `rounds`
-    alone), or nothing (`none`: it is not trained on)."""
+    """What a draft is rewarded for: its own answer, the run's (`outcome`, only with the plan
+    `rounds`), or nothing (`none`: drafts are not trained on)."""
     distill_credit: DistillCredit = "none"
-    """What a distiller's call is rewarded for."""
+    """What a distiller's call is rewarded for: the run's answer, or nothing."""
 
 
 class OptimiserSettings(Table):
-    """AdamW, its schedule, and how a step's rows are cut up."""
+    """AdamW, its schedule, and how a step's rows are split."""
 
     updates_per_step: int = Field(1, ge=1)
     """Updates of the weights on one step's rows."""
     micro_batch_rows: int = Field(8, ge=1)
-    """Rows in one forward pass of one process; changes memory, and nothing else."""
+    """Rows in one forward pass of one process; changes only memory."""
     learning_rate: float = Field(1e-6, gt=0.0)
-    """At its peak."""
+    """Peak rate."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the rate falls after warm-up."""
     warmup_updates: int = Field(0, ge=0)
     """Updates over which the rate rises from 0."""
     weight_decay: float = Field(0.0, ge=0.0)
-    """As AdamW has it."""
+    """AdamW's weight decay."""
     max_grad_norm: float = Field(1.0, ge=0.0)
-    """Bound on the norm of an update's gradient; 0 sets none."""
+    """Largest norm of an update's gradient; 0 does not clip."""
     beta2: float = Field(0.95, gt=0.0, lt=1.0)
     """Decay of AdamW's second moment."""
     gradient_checkpointing: bool = True
-    """Whether activations are computed again instead of kept."""
+    """Whether activations are recomputed instead of kept."""
 
 
 class LoraSettings(Table):
@@ -118,36 +134,36 @@ class LoraSettings(Table):
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0.0)
-    """Scale: the adapter counts `alpha / rank` times."""
+    """Scale: the adapter is multiplied by `alpha / rank`."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Left at 0 for RL: with it, the policy that is trained is not the one that drew."""
+    """Leave it at 0 for RL: with dropout, the trained policy is not the one that drew."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Linear modules by the end of their name, or all but the head."""
+    """Linear modules by the end of their names, or all but the head."""
 
 
 class DriftSettings(Table):
-    """When the policy that draws is held against the one that is trained; see `drift.py`."""
+    """How often the policy that draws is compared with the trained model (`steps.py`)."""
 
     every: int = Field(1, ge=0)
     """Steps between checks; 0 never checks."""
     rows: int = Field(4, ge=1)
-    """Rows that are computed again."""
+    """Rows that each process scores again."""
     tolerance: float | None = Field(None, gt=0.0)
-    """Bound on the difference of log-probabilities: the largest in fp32, the mean in bf16. None is
-    1e-3 and 0.05."""
+    """Bound on the difference of log-probabilities, in nats: of the largest in fp32 (None is 1e-3),
+    of the mean in bf16 (None is 0.05)."""
 
 
 class DeviceSettings(Table):
-    """What it is run on; `accelerate launch` starts the processes."""
+    """What training runs on; `accelerate launch` starts the processes."""
 
     processes: int = Field(1, ge=1)
     """One for each device, over all machines."""
     sharded: bool = False
-    """Whether FSDP or DeepSpeed spreads weights, gradients and optimiser over them."""
+    """Whether FSDP shards weights, gradients and optimiser; only for a warm start."""
     memory_gib: float | None = Field(None, gt=0.0)
-    """Of one device, for the estimate to be held against; None says nothing of what fits."""
+    """Memory of one device, to compare the estimate with; None does not compare."""
     precision: Precision = "fp32"
-    """`bf16` computes in bfloat16; weights that are trained stay fp32, others become bf16."""
+    """`bf16` computes in bfloat16; trained weights stay fp32, frozen ones become bf16."""
 
 
 class WarmStartSettings(Table):
@@ -162,11 +178,11 @@ class WarmStartSettings(Table):
     micro_batch_rows: int = Field(4, ge=1)
     """Rows in one forward pass of one process."""
     learning_rate: float = Field(1e-5, gt=0.0)
-    """At its peak; it falls linearly."""
+    """Peak rate; it falls linearly to 0."""
     warmup_share: float = Field(0.03, ge=0.0, lt=1.0)
-    """Share of the updates over which the rate rises."""
+    """Share of the updates over which the rate rises from 0."""
     max_tokens: int | None = Field(None, ge=2)
-    """Rows with more tokens are left out, and counted; None is the model's window."""
+    """Longer rows are left out and counted; None is the model's window."""
     save_every: int = Field(100, ge=1)
     """Updates between checkpoints."""
 
@@ -175,21 +191,21 @@ class TrainSettings(Table):
     """One training run."""
 
     model: Path
-    """Folder of the model to start from, as transformers saves one."""
+    """Folder of the model to start from, as transformers saves it."""
     data: str | None = None
-    """Problems, as `pdr-graph eval` reads them; not needed where `steps` is 0."""
+    """Problems, as `pdr-graph eval` reads them; not needed if `steps` is 0."""
     limit: int | None = Field(None, ge=1)
-    """The first so many problems only."""
+    """Use only the first so many problems."""
     steps: int = Field(100, ge=0)
-    """Steps: rollouts and the updates made of them. 0 leaves it at the warm start."""
+    """Steps, each of rollouts and the updates on them. 0 ends after the warm start."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """From which the order of problems and every draw derive."""
+    """Decides the order of problems and every draw."""
     save_every: int = Field(10, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Checkpoints that are kept, the newest."""
+    """Newest checkpoints to keep."""
     strategy: dict[str, Any] = Field(default_factory=dict)  # Any: checked by make_config
-    """Fields of `PDRConfig` for both kinds of plan: kappa, max_tokens, distiller, answer …"""
+    """Fields of `PDRConfig` for both plans: kappa, max_tokens, distiller, answer …"""
     policy: PolicySettings = PolicySettings()
     rollouts: RolloutSettings = RolloutSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
@@ -225,17 +241,32 @@ class TrainSettings(Table):
 
     @property
     def direct_plan(self) -> ProblemPlan:
-        """Return how the rows of a problem in trace mode are spent."""
+        """Return how a problem that runs long CoT spends its rows."""
         return ProblemPlan("direct", self.rollouts.rows_per_problem)
 
     @property
     def operator_plan(self) -> ProblemPlan:
-        """Return how the rows of a problem in operator mode are spent; no matter without any."""
+        """Return how a problem that runs PDR spends its rows."""
         rollouts = self.rollouts
         if not rollouts.operator_fraction:
             return self.direct_plan
         plan = rollouts.operator_plan
         return ProblemPlan(plan, rollouts.rows_per_problem, rollouts.num_drafts, self._num_distills)
+
+    def schedule(self, num_problems: int) -> Schedule:
+        """Return which problems each step asks, and by which plans.
+
+        Raises:
+            ConfigError: there are fewer problems than a step has.
+        """
+        return Schedule(
+            num_problems,
+            self.rollouts.problems_per_step,
+            self.direct_plan,
+            self.operator_plan,
+            self.rollouts.operator_fraction,
+            self.seed,
+        )
 
     @property
     def rows_per_step(self) -> int:
@@ -243,8 +274,14 @@ class TrainSettings(Table):
         return self.rollouts.problems_per_step * self.rollouts.rows_per_problem
 
     @property
+    def micro_batches(self) -> int:
+        """Return the micro-batches of an update in one process."""
+        rows = self.rows_per_step // self.devices.processes // self.optimiser.updates_per_step
+        return rows // self.optimiser.micro_batch_rows
+
+    @property
     def _num_distills(self) -> int:
-        """Return how many calls of one workspace's distiller are trained on."""
+        """Return how many distiller calls of one workspace are trained on."""
         if self.objective.distill_credit == "none":
             return 0
         config = self.config
@@ -258,7 +295,7 @@ class TrainSettings(Table):
 HOW_ONLY = frozenset(
     {"policy.base_url", "policy.max_in_flight", "devices.memory_gib", "keep_checkpoints"}
 )
-"""Settings that a run may go on with others of: what is learnt does not depend on them."""
+"""Settings that may change when a run is resumed: what is learnt does not depend on them."""
 
 
 def load_train_settings(
@@ -267,13 +304,13 @@ def load_train_settings(
     """Read the settings of a run.
 
     Args:
-        file: TOML, or the name of one that comes with the package; None is an empty one.
-        given: Top-level settings by name, before the file's.
-        overrides: `table.field=value` each, before both; the value is read as TOML, else as text.
+        file: A TOML file, or the name of one that comes with the package; None is an empty one.
+        given: Settings by name; they override the file.
+        overrides: Items `table.field=value`; they override both. A value is read as TOML, or else
+            as text.
 
     Raises:
-        ConfigError: the file cannot be read, or a setting is unknown or impossible; one sentence
-            names it.
+        ConfigError: the file cannot be read, or a setting is unknown or impossible.
     """
     values = _read(file) if file is not None else {}
     for name, value in given.items():
@@ -282,7 +319,7 @@ def load_train_settings(
         name, equals, text = override.partition("=")
         if not (equals and name.strip()):
             raise ConfigError(
-                f"--set {override!r} is no TABLE.FIELD=VALUE; write --set optimiser.alpha=0.1"
+                f"--set {override!r} is no TABLE.FIELD=VALUE; write --set objective.alpha=0.1"
             )
         _put(values, name.strip().split("."), _value(text), f"--set {name.strip()}")
     if "model" not in values:
@@ -296,7 +333,7 @@ def load_train_settings(
 
 
 def reference_configs() -> dict[str, Path]:
-    """Return the files that come with the package, by name."""
+    """Return the settings files that come with the package, by name."""
     return {file.stem: file for file in sorted(Path(__file__).with_name("configs").glob("*.toml"))}
 
 

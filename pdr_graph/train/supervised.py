@@ -1,24 +1,14 @@
-r"""Supervised data from recorded runs: what was said in runs that ended in the right answer.
+r"""Supervised data from recorded runs: what was said in runs that ended with the right answer.
 
-Read are folders of `pdr-graph eval` (their trace holds prompts and replies), and trajectories of
-training. A line of the file, as TRL's SFTTrainer takes it::
+Sources are folders of `pdr-graph eval`, whose trace holds prompts and replies, and trajectories of
+training, whose tokens a tokenizer reads back. A line of the data, as TRL's SFTTrainer takes it::
 
     {"prompt": [{"role": "user", "content": "What is 6 x 7? …"}],
      "completion": [{"role": "assistant", "content": "<think>\n6 x 7 …\n</think>\n\n\\boxed{42}"}],
      "call": "draft", "problem_id": "q7", "source": "runs/first"}
 
-Left out are calls of a judge, calls that the token limit cut, and runs that saw the gold answer.
-
-The calls of recorded runs that ended in the right answer, as texts.
-
-Read are folders of `pdr-graph eval`, whose trace holds prompts and replies, and trajectories of
-training, whose tokens a tokenizer reads back. A run that saw the gold answer (an oracle's, or one
-that the verifier `gold` sent back) is not among them.
-
-Reads tokens back as what was said: the prompt without the chat template around it.
-
-Trajectories hold tokens, and a supervised trainer wants messages. What the template puts around a
-user's message is found by rendering one, and must be there again, word for word.
+Left out are calls of a judge, calls that the token limit cut, and runs that saw the gold answer (an
+oracle's, or one that the verifier `gold` sent back).
 """
 
 import json
@@ -37,23 +27,27 @@ from pdr_graph.train.run_folder import read_header
 from pdr_graph.train.trajectory import Role, read_trajectories
 
 _MARK = "Q7f1c"
-"""A message that no template holds."""
+"""A message that no template contains."""
 
 
 @dataclass(slots=True)
 class ChatText:
-    """Texts of one tokenizer's prompts and replies."""
+    """Reads tokens back as messages, by one tokenizer and its chat template.
+
+    What the template puts around a user's message is found by rendering one, and must be there
+    again, word for word.
+    """
 
     tokenizer: Any  # Any: transformers is too heavy to be typed against here
     name: str
-    """Of its folder, for messages."""
+    """Of the tokenizer's folder, for error messages."""
     variables: Mapping[str, Any] = field(default_factory=dict)  # Any: the template's own
     """Of the template."""
     _before: str = field(init=False)
     _after: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Learn the template's surroundings."""
+        """Find what the template puts around a message."""
         messages = [{"role": "user", "content": _MARK}]
         rendered = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **self.variables
@@ -93,7 +87,7 @@ class ChatText:
         return text[len(self._before) : len(text) - len(self._after)]
 
     def reply(self, token_ids: tuple[int, ...]) -> str:
-        """Return what was drawn, thought included, without the special tokens that ended it."""
+        """Return what was drawn, thought included, without the special tokens at its end."""
         special = set(self.tokenizer.all_special_ids)
         end = len(token_ids)
         while end and token_ids[end - 1] in special:
@@ -109,13 +103,13 @@ class ChatText:
 
 
 TRAJECTORIES = "trajectories.jsonl"
-"""Where a training run keeps its own."""
+"""The file of a training run's trajectories."""
 _CUT = frozenset({"length", "max_tokens"})
 
 
 @dataclass(slots=True)
 class RunCount:
-    """Samples, or trajectories, that were read."""
+    """Number of samples or trajectories that were read."""
 
     read: int = 0
     correct: int = 0
@@ -131,7 +125,7 @@ class Said:
     reply: str
     cut: bool
     right: bool
-    """Whether its own answer is; a call that has none is as right as its run."""
+    """Whether its own answer is right; a call without one is as right as its run."""
     source: str
 
 
@@ -142,13 +136,13 @@ def calls_of(
 
     Args:
         source: Folder of `pdr-graph eval` or `pdr-graph train`, or a file of trajectories.
-        count: Counts along.
+        count: Is counted up.
         thoughts: Whether the reasoning is part of a reply.
         model: Folder whose tokenizer reads trajectories back.
 
     Raises:
-        ConfigError: it holds no run or is damaged, its trace was not kept, or trajectories are to
-            be read without a tokenizer.
+        ConfigError: it holds no run or is damaged, its trace was not kept, or trajectories come
+            without a tokenizer.
     """
     if (source / HEADER).is_file() and (source / TRACE).is_dir():
         return _of_evaluation(source, count, thoughts)
@@ -209,10 +203,9 @@ def _right(record: TraceRecord, sample: SampleRecord) -> bool:
 
 
 def _trace_of(folder: Path, threads: Iterable[str]) -> list[TraceRecord]:
-    """Return the calls of some threads that brought a reply.
+    """Return the calls of some threads that have a reply.
 
-    A call that was made again after a death counts once, as it was the last time: that is the
-    reply that the run went on with.
+    Of a call that was repeated after a crash, the last one counts: the run went on with its reply.
     """
     wanted = set(threads)
     latest: dict[tuple[object, ...], TraceRecord] = {}
@@ -232,7 +225,7 @@ def _trace_of(folder: Path, threads: Iterable[str]) -> list[TraceRecord]:
 
 
 def _variables(file: Path) -> Mapping[str, Any]:
-    """Return what the run that recorded a file gave to the chat template; nothing without one."""
+    """Return the chat template's variables in the run that recorded a file."""
     header = read_header(file.parent) or {}
     policy: dict[str, Any] = header.get("settings", {}).get("policy", {})
     found: dict[str, Any] = policy.get("chat_template", {})
@@ -283,26 +276,26 @@ class ExampleChoice:
 
     roles: frozenset[Role] = frozenset({"direct", "draft", "refine"})
     per_problem: int | None = None
-    """Calls of each role that a problem gives at most, the first; None is all."""
+    """Largest number of calls of each role from one problem, the first ones; None is all."""
     duplicates: bool = False
-    """Whether the same prompt with the same reply is taken more than once."""
+    """Whether to take the same prompt with the same reply more than once."""
     wrong_drafts: bool = False
-    """Whether drafts count whose own answer is wrong, if the run's is right."""
+    """Whether to take drafts with a wrong answer, if the run's is right."""
     thoughts: bool = True
     """Whether the reasoning is part of the reply."""
 
 
 @dataclass(slots=True)
 class RoleTally:
-    """What became of the calls that were read."""
+    """Counts of the calls that were read."""
 
     taken: Counter[Role] = field(default_factory=Counter)
     """By role."""
     problems: set[str] = field(default_factory=set)
-    """Those that gave something."""
+    """Problems with at least one taken call."""
     runs: RunCount = field(default_factory=RunCount)
     left_out: Counter[str] = field(default_factory=Counter)
-    """Calls of correct runs, by why."""
+    """Calls of correct runs that were left out, by reason."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -323,7 +316,7 @@ def examples_of(
     Args:
         sources: Folders of `pdr-graph eval`, folders of `pdr-graph train`, or trajectory files.
         choice: Which calls.
-        tally: Counts along.
+        tally: Is counted up.
         model: Folder whose tokenizer reads trajectories back.
 
     Raises:
@@ -351,7 +344,7 @@ def examples_of(
 
 
 def _refusal(said: Said, choice: ExampleChoice, seen: set[tuple[str, str]], so_far: int) -> str:
-    """Say why a call is not taken; empty if it is."""
+    """Return why a call is not taken; empty if it is."""
     if said.role not in choice.roles:
         return f"of role {said.role}"
     if said.cut:

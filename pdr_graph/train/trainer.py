@@ -1,49 +1,92 @@
-"""Operator-consistent RL on TRL's GRPO trainer (paper section 4).
+"""Operator-consistent RL on the trainer of transformers (paper section 4).
 
-Of TRL it takes the set-up of model and adapter, the chunked head and, below it, the loop of
-transformers (Accelerate, DDP, FSDP, DeepSpeed). Rollouts come from the graph in place of TRL's
-generation, and the loss is `objective.py`'s. One *step* collects rollouts and makes one or several
-*updates* of the weights, each of which may be several micro-batches on every rank.
+transformers has the loop (Accelerate, DDP); rollouts come from the graph, the loss is
+`objective.py`'s. One *step* draws rollouts and makes one or several *updates* of the weights on
+them, each of which may be several micro-batches on every rank.
 
-A run that is resumed does what it would have done: data and seeds are functions of the step's
-number, and a checkpoint between two updates of a step holds the rows that are left of it.
-
-Stops a trainer where it can go on: after an update, with a checkpoint.
+A resumed run does what it would have done without the interruption: data and seeds are functions of
+the step's number, and a checkpoint between two updates of a step holds the step's batches.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.problems import Problem
-from pdr_graph.train.arguments import check_trl
-from pdr_graph.train.batch import Batch, Scores, StepRows, score, score_quietly
-from pdr_graph.train.checkpoint import TrainRunRecord, saved_whole, sweep
-from pdr_graph.train.drift import DriftGuard
-from pdr_graph.train.figures import Figures, UpdateFigures
-from pdr_graph.train.objective import objective
-from pdr_graph.train.plan import Schedule
+from pdr_graph.train.checkpoint import WholeCheckpoints, sweep, writable
+from pdr_graph.train.metrics import Figures
+from pdr_graph.train.models import OnUpdate, shared_arguments, uses_cpu
+from pdr_graph.train.objective import (
+    Batch,
+    Objective,
+    load_batches,
+    objective,
+    save_batches,
+    score,
+)
 from pdr_graph.train.push import InProcess, WeightPush
-from pdr_graph.train.rollout_source import Collect, RolloutSource
+from pdr_graph.train.rollouts import Collect
+from pdr_graph.train.settings import TrainSettings
+from pdr_graph.train.steps import StepSource
 
 try:
     import torch
-    from datasets import Dataset
+    from accelerate import Accelerator, PartialState
+    from peft import PeftModel
     from torch import Tensor, nn
-    from torch.utils.data import DataLoader
-    from transformers import Trainer
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from torch.utils.data import DataLoader, IterableDataset
+    from transformers import Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+    from trl.trainer import add_fused_lm_head, disable_dropout_in_model
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
 
-MICRO_STEP = "micro_step"
-"""Key of a micro-step's number, from 0, in what the data loader gives."""
+def _arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
+    """Return the arguments of RL.
+
+    Raises:
+        ConfigError: there are other processes than the settings say, or several GPUs for one.
+    """
+    optimiser = settings.optimiser
+    processes = PartialState(cpu=uses_cpu()).num_processes
+    if processes != settings.devices.processes:
+        raise ConfigError(
+            f"devices.processes is {settings.devices.processes}, and {processes} are running; "
+            "start as many"
+        )
+    schedule: str = optimiser.schedule
+    if schedule == "constant" and optimiser.warmup_updates:
+        # The library's `constant` leaves out warm-up without a word.
+        schedule = "constant_with_warmup"
+    arguments = TrainingArguments(
+        **shared_arguments(settings, folder),
+        max_steps=settings.steps * optimiser.updates_per_step,
+        per_device_train_batch_size=optimiser.micro_batch_rows,
+        gradient_accumulation_steps=settings.micro_batches,
+        learning_rate=optimiser.learning_rate,
+        lr_scheduler_type=schedule,
+        warmup_steps=optimiser.warmup_updates,
+        weight_decay=optimiser.weight_decay,
+        adam_beta2=optimiser.beta2,
+        max_grad_norm=optimiser.max_grad_norm,
+        save_steps=settings.save_every * optimiser.updates_per_step,
+        # `_micro_batches` begins where the run is.
+        ignore_data_skip=True,
+        remove_unused_columns=False,
+    )
+    if arguments.n_gpu > 1:
+        # transformers would split batches over them, and each copy run the first one's forward.
+        raise ConfigError(
+            f"{arguments.n_gpu} GPUs are visible to one process; start one process for each by "
+            "`accelerate launch`, or set CUDA_VISIBLE_DEVICES to one"
+        )
+    return arguments
 
 
-class OperatorTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
+class OperatorTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trains a model on the rollouts of the graph that it is used in."""
 
     def __init__(
@@ -52,220 +95,191 @@ class OperatorTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types
         tokenizer: Any,  # Any: transformers' tokenizer
         problems: Sequence[Problem],
         collect: Collect,
+        settings: TrainSettings,
+        folder: Path,
         *,
-        schedule: Schedule,
-        arguments: GRPOConfig,
         push: WeightPush | None = None,
-        guard: DriftGuard | None = None,
-        alpha: float = 0.1,
-        epsilon_max: float = 5.0,
-        keep: int = 2,
-        on_update: Callable[[Mapping[str, float]], None] | None = None,
-        adapter: Any = None,  # Any: peft's config
+        on_update: OnUpdate | None = None,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         """Make a trainer; `train()` runs it.
 
         Args:
-            model: The model, in memory; with an adapter of peft's, only that is trained.
+            model: In memory; of one with an adapter of peft's, only the adapter is trained.
             tokenizer: Its tokenizer.
-            problems: What is asked.
+            problems: Problems with gold answers.
             collect: Draws rollouts from the policy.
-            schedule: Which problems each step asks, and how.
-            arguments: Made by `training_arguments` of the same schedule.
+            settings: Of the run.
+            folder: Of the run; checkpoints go there.
             push: How the policy gets new weights; None is for one that holds `model` itself.
-            guard: Checks that it did; None does not check.
-            alpha: Weight of the likelihood of correct rollouts.
-            epsilon_max: Bound on the ratio of the policy to the one that drew a token.
-            keep: Checkpoints that are kept, the newest.
-            on_update: Receives the figures of every update, on the main process.
-            adapter: A config of peft's: a fresh adapter is put on `model`, and trained alone.
-            optimizer: None is AdamW as in `arguments`.
+            on_update: Receives the figures of every update.
+            optimizer: None is AdamW as in the settings.
 
         Raises:
-            ConfigError: TRL is another than this is written for, or numbers do not fit.
+            ConfigError: the settings do not fit the problems, or the running processes.
         """
-        check_trl()
+        arguments = _arguments(settings, folder)
+        disable_dropout_in_model(model)
+        adapted = isinstance(model, PeftModel)
+        add_fused_lm_head(
+            model.get_base_model() if adapted else model,
+            temperature=settings.config.temperature,
+            outputs=("log_probs", "entropy"),
+        )
+        if adapted and arguments.gradient_checkpointing:
+            # Else the input of the first layer has no gradient, and nothing would be recomputed.
+            model.enable_input_require_grads()
         super().__init__(
             model,
-            reward_funcs=_judged_by_the_graph,
-            args=arguments,
-            # A place holder: the data of a step is the schedule's.
-            train_dataset=Dataset.from_dict({"prompt": [""]}),
+            arguments,
             processing_class=tokenizer,
-            peft_config=adapter,
             optimizers=(optimizer, None),
+            # That there is one says that losses are not to be divided by the micro-batches.
+            compute_loss_func=objective,
         )
-        for callback in (PrinterCallback, ProgressCallback):
-            self.remove_callback(callback)
-        self.alpha, self.epsilon_max = alpha, epsilon_max
-        self._keep, self._on_update = keep, on_update
-        self._micro_steps = arguments.steps_per_generation
-        self._source = RolloutSource(
-            problems=problems,
-            schedule=schedule,
-            collect=collect,
-            push=push or InProcess(),
-            guard=guard,
-            num_updates=self._micro_steps // arguments.gradient_accumulation_steps,
-            rows_at_once=arguments.per_device_train_batch_size,
-            pad_id=tokenizer.pad_token_id,
-            accelerator=self.accelerator,
+        self.remove_callback(PrinterCallback)
+        self.settings, self.folder = settings, folder
+        self._on_update = on_update
+        self._source = StepSource(
+            problems,
+            settings,
+            collect,
+            push or InProcess(),
+            tokenizer.pad_token_id,
+            self.accelerator,
         )
-        self._record = TrainRunRecord(
-            schedule,
-            self._source.num_updates,
-            self.accelerator.num_processes,
-            self._source.rows_at_once,
-        )
-        self._folder = Path(arguments.output_dir)
-        self._output_dir = self._folder
-        self._resumed_from: Path | None = None
-        self._rows: StepRows | None = None
+        self._update = UpdateSums(self.accelerator)
+        self._batches: list[Batch] = []
         self._figures: Figures = {}
-        self._update = UpdateFigures(self.accelerator)
+        self._resumed_from: Path | None = None
+        self.add_callback(
+            WholeCheckpoints(
+                folder, settings.keep_checkpoints, self.accelerator, self._save_batches
+            )
+        )
 
-    def train(self, resume_from_checkpoint: str | Path | None = None) -> Any:
+    def train(self, resume_from_checkpoint: Path | None = None) -> Any:
         """Train to the last step; from a checkpoint, as if there had been no interruption.
 
         Raises:
-            ConfigError: the checkpoint is of another run.
+            ConfigError: the checkpoint cannot be read, or the disk takes no further one.
         """
         if self.accelerator.is_main_process:
-            sweep(self._folder)
+            sweep(self.folder)
         self.accelerator.wait_for_everyone()
-        if resume_from_checkpoint is not None:
-            self._resumed_from = Path(resume_from_checkpoint)
-            self._record.check(self._resumed_from)
-        return super().train(
-            resume_from_checkpoint=None if self._resumed_from is None else str(self._resumed_from)
-        )
+        self._resumed_from = resume_from_checkpoint
+        with writable(self.folder):
+            return super().train(resume_from_checkpoint and str(resume_from_checkpoint))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the numbers of the micro-steps, from which all else follows."""
-        number = self.args.max_steps * self.args.gradient_accumulation_steps
-        return DataLoader([{MICRO_STEP: index} for index in range(number)])
+        """Return the micro-batches from the current update on, drawn when they are asked for."""
+        return DataLoader(_Stream(self._micro_batches), batch_size=None)
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """Return this micro-batch's part of the loss of its update."""
-        batch: Batch = inputs["batch"]
-        scores = score(model, batch)
-        part = objective(
-            scores.logprobs_B_T,
-            batch.behaviour_B_T,
-            batch.advantages_B,
-            batch.correct_B,
-            batch.mask_B_T,
-            inputs["counts"],
-            epsilon_max=self.epsilon_max,
-            alpha=self.alpha,
-        )
-        self._update.add(batch, scores, part)
+        self._update.begin()
+        batch = Batch(**inputs)
+        logprobs, entropy = score(model, batch)
+        part = objective(logprobs, batch, self.settings.objective)
+        self._update.add(batch, entropy, part)
         # Gradients are averaged over ranks, and parts of a loss are added.
         return part.loss * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Hand out the figures of an update, beside whatever callbacks do with them."""
+        """Hand out the figures of an update."""
         if "loss" in logs:
-            logs |= {"update": self.state.global_step, **self._figures, **self._update.finish()}
+            logs |= {**self._figures, **self._update.finish()}
             self._figures = {}
             if self._on_update is not None and self.accelerator.is_main_process:
-                self._on_update(dict(logs))
+                self._on_update(self.state.global_step, dict(logs))
         super().log(logs, start_time)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none: what a run is, its own files say."""
+    def _micro_batches(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the micro-batches of this rank, step after step."""
+        step, done = divmod(self.state.global_step, self.settings.optimiser.updates_per_step)
+        if done:  # resumed within a step
+            assert self._resumed_from is not None
+            self._batches = load_batches(self._batches_file(self._resumed_from))
+        for number in range(step, self.settings.steps):
+            if not done:
+                self._batches, self._figures = self._source.draw(number, self.model, self._logprobs)
+            for batch in self._batches[done * self.settings.micro_batches :]:
+                yield batch.tensors()
+            done = 0
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Turn the number of a micro-step into its batch; the first of a step collects."""
-        step, turn = divmod(int(inputs[MICRO_STEP]), self._micro_steps)
-        if self._rows is None or self._rows.step != step:
-            if turn == 0:
-                self._rows, self._figures = self._source.draw(step, self.model, self._score_quietly)
-            else:
-                self._rows = self._rows_left(step)
-        update, first = divmod(turn, self.args.gradient_accumulation_steps)
-        if first == 0:
-            self._update.begin()
-        batch = self._rows.batches[turn].to(self.accelerator.device)
-        return {"batch": batch, "counts": self._rows.counts[update]}
+    def _logprobs(self, batch: Batch) -> Tensor:
+        """Return the log-probabilities of a batch without gradient, as the model is used."""
+        training = self.model_wrapped.training
+        self.model_wrapped.eval()
+        try:
+            with torch.no_grad():
+                return score(self.model_wrapped, batch, self.accelerator.autocast())[0]
+        finally:
+            self.model_wrapped.train(training)
 
-    def _score_quietly(self, batch: Batch) -> Scores:
-        scores: Scores = score_quietly(self.model_wrapped, batch, self.accelerator.autocast())
-        return scores
+    def _save_batches(self, checkpoint: Path) -> None:
+        """Keep the step's batches in a checkpoint between two of its updates."""
+        if self.state.global_step % self.settings.optimiser.updates_per_step:
+            save_batches(self._batches, self._batches_file(checkpoint))
 
-    def _rows_left(self, step: int) -> StepRows:
-        assert self._resumed_from is not None  # else a step begins at its first micro-step
-        rows = StepRows.load(self._rows_file(self._resumed_from))
-        assert rows.step == step
-        return rows
-
-    def _rows_file(self, checkpoint: Path) -> Path:
+    def _batches_file(self, checkpoint: Path) -> Path:
         return checkpoint / f"rows-{self.accelerator.process_index}.pt"
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint that is there whole or not at all."""
-        update = self.state.global_step
-        with saved_whole(self._folder, update, self._keep, self.accelerator) as self._output_dir:
-            # Past TRL's own, which adds a card.
-            Trainer._save_checkpoint(self, model, trial)
-            written = self._output_dir / f"checkpoint-{update}"
-            if update % self._source.num_updates and self._rows is not None:
-                self._rows.save(self._rows_file(written))
-            if self.accelerator.is_main_process:
-                self._record.save(written)
-        self._output_dir = self._folder
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._output_dir)
+class _Stream(IterableDataset[Any]):  # type: ignore[misc]  # torch has no types here
+    """What a generator yields, as the data of a loader."""
 
-    def _send_telemetry(self) -> None:
-        """Send none."""
+    def __init__(self, items: Callable[[], Iterator[Any]]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._items()
 
 
-def _judged_by_the_graph(**_: Any) -> list[float]:
-    """Stand where TRL wants a reward; rows come with theirs."""
-    raise AssertionError("TRL's own rollouts are never drawn")
+class UpdateSums:
+    """Sums over the micro-batches of one update after another, then over the ranks."""
 
+    _NAMES = ("tokens", "clipped", "entropy", "policy_loss", "likelihood_loss")
 
-try:
-    import torch
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._sums: Tensor | None = None
+        """None between two updates."""
+        self._began = 0.0
 
+    def begin(self) -> None:
+        """Begin an update, unless one is under way."""
+        if self._sums is None:
+            self._sums = torch.zeros(len(self._NAMES), device=self._accelerator.device)
+            self._began = perf_counter()
 
-class StopWhenAsked(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Asks after every update whether to stop; where one rank is told to, all do."""
+    def add(self, batch: Batch, entropy_B_T: Tensor, part: Objective) -> None:
+        """Add a micro-batch."""
+        assert self._sums is not None
+        tokens, entropy = batch.mask_B_T.sum(), entropy_B_T[batch.mask_B_T].sum()
+        sums = (tokens, part.clipped_tokens, entropy, part.policy_loss, part.likelihood_loss)
+        self._sums += torch.stack([each.detach().float() for each in sums])
 
-    def __init__(self, asked: Callable[[], bool]) -> None:
-        self._asked = asked
-        self.stopped = False
-        """Whether it did."""
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **more: Any,
-    ) -> TrainerControl:
-        """Have a checkpoint written, and the loop left; transformers calls an update a step."""
-        if state.global_step < state.max_steps and self._told(args):
-            self.stopped = True
-            control.should_save = True
-            control.should_training_stop = True
-        return control
-
-    def _told(self, args: TrainingArguments) -> bool:
-        if not torch.distributed.is_initialized():
-            return self._asked()
-        flag = torch.tensor([self._asked()], dtype=torch.int, device=args.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
+    def finish(self) -> Figures:
+        """End the update and return its figures; called on every rank."""
+        assert self._sums is not None
+        seconds = perf_counter() - self._began
+        totals = self._accelerator.reduce(self._sums, reduction="sum").tolist()
+        self._sums = None
+        sums = dict(zip(self._NAMES, totals, strict=True))
+        tokens = sums["tokens"]
+        return {
+            "tokens/trained": tokens,
+            "policy/clipped": sums["clipped"] / max(1.0, tokens),
+            "policy/entropy": sums["entropy"] / max(1.0, tokens),
+            "loss/policy": sums["policy_loss"],
+            "loss/likelihood": sums["likelihood_loss"],
+            "seconds/update": seconds,
+            "tokens_per_second/trained": tokens / seconds,
+        }

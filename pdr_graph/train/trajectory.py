@@ -25,8 +25,8 @@ SCHEMA: Final = 1
 """Version of a trajectory's fields."""
 
 Role = Literal["direct", "draft", "distill", "refine", "select", "judge"]
-"""What a call was for. `direct` answers without a workspace and is the run's answer (long CoT);
-`refine` answers with one; `draft` is what a distiller reads, in whichever round."""
+"""What a call was for. `direct` is the answer of a run without a workspace (long CoT), `refine` an
+answer that read one, `draft` what a distiller reads, in any round."""
 
 
 class Call(BaseModel):
@@ -38,20 +38,20 @@ class Call(BaseModel):
     round: int = Field(ge=0)
     """0 in a run without rounds."""
     rollout: str
-    """Its name, which no other call of a training run has."""
+    """Name of the call, unique in a training run."""
     prompt_ids: tuple[int, ...] = Field(min_length=1)
     token_ids: tuple[int, ...]
-    """What was drawn, the token that ended it included."""
+    """Drawn tokens, with the one that ended the reply."""
     logprobs: tuple[FiniteFloat, ...]
-    """Of each of `token_ids` under the policy that drew it, at the run's temperature."""
+    """Of each of `token_ids`, under the policy that drew it, at the run's temperature."""
     text: str
-    """The solution part; the thought is in the tokens."""
+    """The solution part; the thought is only in the tokens."""
     finish_reason: str
     seed: int
     policy_version: int = Field(ge=0)
-    """Number of weight updates before the policy that drew it."""
+    """Weight updates before the policy that drew it."""
     reward: FiniteFloat | None
-    """Of its own answer; None for a call that is not asked for one (a distiller's)."""
+    """Of its own answer; None for a call that does not answer (a distiller's)."""
 
     @model_validator(mode="after")
     def _each_token_has_its_logprob(self) -> Self:
@@ -75,20 +75,20 @@ class Trajectory(BaseModel):
     preset: str
     temperature: FiniteFloat = Field(gt=0)
     calls: tuple[Call, ...]
-    """In the order of rounds; calls made side by side by their index."""
+    """In the order of rounds; parallel calls by their index."""
     failed_calls: int = Field(ge=0)
-    """Calls that failed or were cancelled: they drew nothing that could be learnt from."""
+    """Calls that failed or were cancelled, of which there is nothing to learn."""
     answer: str | None
     reason: Reason
     reward: FiniteFloat
     """Of the run's answer: 1 or -1."""
     correct: bool
     stopped: str = ""
-    """Why the run ended without an answer; empty where it has one."""
+    """Why the run ended without an answer; empty if it has one."""
 
 
 def append_trajectories(file: Path, trajectories: Iterable[Trajectory]) -> None:
-    """Append trajectories to a file, to the disk, one line each.
+    """Append trajectories to a file, one line each, and sync it to the disk.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -104,10 +104,10 @@ def append_trajectories(file: Path, trajectories: Iterable[Trajectory]) -> None:
 
 
 def read_trajectories(file: Path) -> Iterator[Trajectory]:
-    """Yield the trajectories of a file; a last line whose writer died is left out.
+    """Yield the trajectories of a file; a torn last line is left out.
 
     Raises:
-        ConfigError: it cannot be read, or a line is none; the sentence names the line.
+        ConfigError: it cannot be read, or a line is no trajectory; the sentence names the line.
     """
     try:
         with file.open("rb") as lines:

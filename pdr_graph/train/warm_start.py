@@ -1,33 +1,35 @@
-"""Supervised training before RL, or alone: TRL's SFTTrainer on what a reply holds.
+"""Supervised training before RL, or alone: TRL's SFTTrainer on recorded replies.
 
-The loss is of the completion's tokens alone. A run that was killed goes on from its last
-checkpoint with the rows that it would have had.
+Only the tokens of the completion are learnt. A run that was killed goes on from its last checkpoint
+with the rows that it would have had. Its data are conversations, as `supervised.py` writes them::
 
-The rows of a warm start: conversations, as `supervised.py` writes them.
+    {"prompt": [{"role": "user", "content": "What is 6 x 7?"}],
+     "completion": [{"role": "assistant", "content": "42"}]}
 
-A line: `{"prompt": [{"role": "user", "content": "What is 6 x 7?"}],
-"completion": [{"role": "assistant", "content": "42"}]}`; any other field is left aside.
+Other fields of a line are ignored.
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from torch import nn
-
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.checkpoint import (
-    keep_last,
-    last_checkpoint,
-    publish,
-    staging,
-    sweep,
-    update_of,
-)
+from pdr_graph.train.checkpoint import WholeCheckpoints, last_checkpoint, sweep, writable
+from pdr_graph.train.models import OnUpdate, shared_arguments
+from pdr_graph.train.settings import TrainSettings
+
+try:
+    from datasets import Dataset
+    from huggingface_hub import constants
+    from transformers import TrainerCallback
+    from transformers.trainer_callback import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+except ImportError:
+    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
 Conversation = dict[str, list[dict[str, str]]]
 """`prompt` and `completion`, each a list of messages."""
@@ -38,18 +40,18 @@ _SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What there is to learn from."""
+    """Conversations to learn from."""
 
     conversations: list[Conversation]
     too_long: int
-    """Rows that were left out."""
+    """Number of rows that were left out."""
 
 
 def read_conversations(file: Path) -> list[Conversation]:
     """Read a file of `pdr-graph train-data`.
 
     Raises:
-        ConfigError: it cannot be read, or a line is none; the sentence names the line.
+        ConfigError: it cannot be read, or a line is no conversation.
     """
     try:
         lines = file.read_bytes().split(b"\n")
@@ -101,7 +103,7 @@ def fitting(
     """Leave out the rows of more than `most` tokens, as the chat template writes them.
 
     Raises:
-        ConfigError: none is left, or the template does not write rows as the model is asked.
+        ConfigError: no row is left, or the template rewrites rows.
     """
     _refuse_rewritten(conversations, tokenizer, variables)
     kept = [each for each in conversations if _length(each, tokenizer, variables) <= most]
@@ -127,14 +129,13 @@ def _whole(conversation: Conversation, tokenizer: Any, variables: Mapping[str, A
 def _refuse_rewritten(
     conversations: list[Conversation], tokenizer: Any, variables: Mapping[str, Any]
 ) -> None:
-    """Refuse a template by which less, or something else, is learnt than what was said.
+    """Refuse a template that drops or changes a part of what would be learnt.
 
-    TRL learns what follows the prompt, as far as the whole row begins with it. Templates that are
-    made for chat rewrite the assistant's turns: they leave thoughts out, or end a prompt by the
-    opening of a thought.
+    TRL learns what follows the prompt, if the whole row begins with the prompt. Some chat templates
+    rewrite the assistant's turns: they drop thoughts, or end a prompt by the opening of a thought.
 
     Raises:
-        ConfigError: it does; the sentence has the first such row, and how many there are.
+        ConfigError: it does; the sentence names the first such row and their number.
     """
     left_out, otherwise = [], []
     for number, row in enumerate(conversations, start=1):
@@ -164,59 +165,48 @@ def _refuse_rewritten(
 
 
 def _solid(text: str) -> str:
-    """Return a text without its blanks, which templates trim and add."""
+    """Return a text without white space, which templates trim and add."""
     return "".join(text.split())
 
 
-try:
-    from datasets import Dataset
-    from transformers import TrainerCallback
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-    from trl import SFTConfig, SFTTrainer
-except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
-
-
 class WarmStartTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
-    """Trains on conversations, with checkpoints that are there whole or not at all."""
+    """Trains on conversations."""
 
     def __init__(
         self,
         model: Any,  # Any: a transformers model, or one with an adapter
         tokenizer: Any,  # Any: transformers' tokenizer
         rows: Rows,
-        arguments: SFTConfig,
+        settings: TrainSettings,
+        folder: Path,
         *,
-        variables: Mapping[str, Any] = MappingProxyType({}),  # Any: the template's own
-        keep: int = 2,
-        on_update: Callable[[int, Mapping[str, float]], None] | None = None,
+        on_update: OnUpdate | None = None,
     ) -> None:
-        """Make a trainer.
+        """Make a trainer; `go_on()` runs it.
 
         Args:
-            model: In memory; with an adapter of peft's, only that is trained.
+            model: In memory; of one with an adapter of peft's, only the adapter is trained.
             tokenizer: Its tokenizer.
             rows: What is learnt.
-            arguments: By `warm_start_arguments`.
-            variables: Of the chat template, the same for every row.
-            keep: Checkpoints that are kept, the newest.
-            on_update: Receives an update's number and figures, on the main process.
+            settings: Of the run; they have a warm start.
+            folder: Where checkpoints go.
+            on_update: Receives the figures of every update.
         """
+        # Else TRL reports each trainer that is made to its authors.
+        constants.HF_HUB_DISABLE_TELEMETRY = True
+        variables = settings.policy.chat_template
+        column = {"chat_template_kwargs": dict(variables)} if variables else {}
         super().__init__(
             model,
-            args=arguments,
-            train_dataset=Dataset.from_list(
-                [{**row, **_by(variables)} for row in rows.conversations]
-            ),
+            args=_arguments(settings, folder),
+            train_dataset=Dataset.from_list([{**row, **column} for row in rows.conversations]),
             processing_class=tokenizer,
         )
-        for callback in (PrinterCallback, ProgressCallback):
-            self.remove_callback(callback)
+        self.remove_callback(PrinterCallback)
         if on_update is not None:
             self.add_callback(_Telling(on_update))
-        self._keep = keep
-        self._folder = Path(arguments.output_dir)
-        self._output_dir = self._folder
+        self.add_callback(WholeCheckpoints(folder, settings.keep_checkpoints, self.accelerator))
+        self._folder = folder
 
     @property
     def num_updates(self) -> int:
@@ -227,120 +217,54 @@ class WarmStartTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         return math.ceil(epochs * each)
 
     def go_on(self) -> int:
-        """Train to the end, from the last checkpoint if there is one; returns the updates made.
+        """Train to the end, from the last checkpoint if there is one; return the updates made.
 
         A run that was asked to stop returns before its end, with a checkpoint.
+
+        Raises:
+            ConfigError: the disk takes no further checkpoint.
         """
-        main = self.accelerator.is_main_process
-        if main:
+        if self.accelerator.is_main_process:
             sweep(self._folder)
         self.accelerator.wait_for_everyone()
         last = last_checkpoint(self._folder)
-        self.train(resume_from_checkpoint=None if last is None else str(last))
+        with writable(self._folder):
+            self.train(resume_from_checkpoint=last and str(last))
         return int(self.state.global_step)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none: what a run is, its own files say."""
-
-    def _send_telemetry(self) -> None:
-        """Send none."""
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._output_dir)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint beside its place, and move it there when all ranks are done."""
-        update, main = self.state.global_step, self.accelerator.is_main_process
-        self._output_dir = staging(self._folder, update)
-        self.accelerator.wait_for_everyone()
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            written = self._output_dir / f"checkpoint-{update}"
-            self._output_dir = self._folder
-        self.accelerator.wait_for_everyone()
-        if main:
-            publish(written, self._folder)
-            written.parent.rmdir()
-            keep_last(self._folder, self._keep)
-        self.accelerator.wait_for_everyone()
+        """Write none into checkpoints; `card.py` makes the trained model's."""
 
 
-def begun_at(folder: Path) -> int:
-    """Return how many updates the last checkpoint of a warm start has behind it."""
-    last = last_checkpoint(folder)
-    return 0 if last is None else update_of(last)
-
-
-def warm_start_arguments(
-    folder: Path,
-    *,
-    epochs: float,
-    rows_at_once: int,
-    accumulation: int,
-    learning_rate: float,
-    warmup_share: float,
-    save_every: int,
-    seed: int,
-    bf16: bool,
-    gradient_checkpointing: bool,
-    cpu: bool,
-) -> SFTConfig:
-    """Return what TRL's trainer is told.
-
-    Args:
-        folder: Where checkpoints go.
-        epochs: Passes over the rows.
-        rows_at_once: Rows of a micro-batch on each rank.
-        accumulation: Micro-batches of an update.
-        learning_rate: At its peak; it falls linearly to 0.
-        warmup_share: Share of the updates over which it rises.
-        save_every: Updates between checkpoints.
-        seed: Of the order of rows.
-        bf16: Whether the model computes in bfloat16.
-        gradient_checkpointing: Whether activations are computed again instead of kept.
-        cpu: Whether to leave accelerators alone.
-    """
+def _arguments(settings: TrainSettings, folder: Path) -> SFTConfig:
+    warm = settings.warm_start
+    assert warm is not None
+    rows_at_once = warm.micro_batch_rows * settings.devices.processes
     return SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=rows_at_once,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=learning_rate,
+        **shared_arguments(settings, folder),
+        num_train_epochs=warm.epochs,
+        per_device_train_batch_size=warm.micro_batch_rows,
+        gradient_accumulation_steps=warm.batch_rows // rows_at_once,
+        learning_rate=warm.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=warmup_share,
-        save_strategy="steps",
-        save_steps=save_every,
-        seed=seed,
-        bf16=bf16,
-        gradient_checkpointing=gradient_checkpointing,
-        use_cpu=cpu,
+        warmup_steps=warm.warmup_share,
+        save_steps=warm.save_every,
         completion_only_loss=True,
         max_length=None,
         packing=False,
-        logging_steps=1,
-        report_to=[],
-        disable_tqdm=True,
-        log_level_replica="error",  # as `quiet_libraries` has it on the main one
-        ddp_find_unused_parameters=False,
     )
-
-
-def _by(variables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the column from which TRL takes a row's variables; none without any."""
-    return {"chat_template_kwargs": dict(variables)} if variables else {}
 
 
 class _Telling(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Hands out the figures of each update."""
 
-    def __init__(self, tell: Callable[[int, Mapping[str, float]], None]) -> None:
+    def __init__(self, tell: OnUpdate) -> None:
         self._tell = tell
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Hand out what was logged, on the main process."""
         logs = more.get("logs") or {}
         if "loss" in logs and state.is_world_process_zero:
-            # This one begins anew in a process that goes on.
+            # `num_tokens` starts again in a process that resumes.
             logs = {name: value for name, value in logs.items() if name != "num_tokens"}
             self._tell(int(state.global_step), logs)

@@ -125,7 +125,9 @@ def test_a_thread_is_used_once(stored, mock):
     solved = stored("solve", "x", *SMALL, "--thread", "once", "--json").json()
     again = stored("solve", "y", "--thread", "once")
     assert (again.code, again.out) == (1, "")
-    assert "error: thread 'once' already holds a run; `pdr-graph resume once` goes on" in again.err
+    assert (
+        "error: thread 'once' already holds a run; `pdr-graph resume once` continues" in again.err
+    )
     resumed = stored("resume", "once", "--json").json()
     assert {**resumed, "seconds": 0} == {**solved, "seconds": 0}
     assert mock.stats()["calls"] == CALLS

@@ -124,6 +124,9 @@ def test_a_run_leaves_model_metrics_and_trajectories(toy, whole):
     assert len(trajectories) == 4 * (2 * 6 + 2)
     assert len({each["thread_id"] for each in trajectories}) == len(trajectories)
     assert open_folder(whole / "model").name == "model"
+    card = (whole / "model" / "README.md").read_text()
+    assert card.startswith('---\nbase_model: "model"\n')
+    assert "| rl | reward/run |" in card
 
 
 def test_killed_three_times_it_ends_the_same(toy, whole, tmp_path):
@@ -272,6 +275,7 @@ def test_a_warm_start_alone_leaves_its_model(toy, tmp_path):
     assert "warm start on 10 rows" in said
     assert {line["stage"] for line in figures(out)} == {"warm_start"}
     assert not same(out / "model", toy.model)
+    assert "| warm_start | loss |" in (out / "model" / "README.md").read_text()
     assert "warm start, 30 updates" in Path(f"{out}.out").read_text()
 
 

@@ -83,7 +83,7 @@ def test_a_page_holds_tables_plots_and_caveats(forgetful, tmp_path):
     assert forgetful("compare", str(run), "--html", str(page)).code == 0
     text = page.read_text("utf-8")
     assert text.count("data:image/svg+xml;base64,") == 2
-    assert "samples are finished" in text
+    assert "Not all samples are finished" in text
     assert "Where it is won and lost" in text
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
@@ -113,7 +113,7 @@ def test_a_run_under_way_is_compared_as_far_as_it_is(forgetful, run):
     done = forgetful("compare", str(run))
     assert done.code == 0, done.err
     said = " ".join(done.out.split())
-    assert "majority: 11 of 12 samples are finished" in said
+    assert "Not all samples are finished (majority: 11 of 12)" in said
     assert "on the 11 problems that both tried, without 1 that only pdr tried" in said
 
 

@@ -86,7 +86,7 @@ async def test_what_cannot_be_drawn_is_one_sentence(fields, sentence):
 
 async def test_messages_and_stops_without_a_place_are_refused():
     """Rather than left out."""
-    with pytest.raises(ConfigError, match="type 'tool' has no place"):
+    with pytest.raises(ConfigError, match="type 'tool' cannot be rendered"):
         await chat_of("yes").ainvoke([ToolMessage("4", tool_call_id="1")])
     with pytest.raises(ConfigError, match=r"stop \['x'\]"):
         await chat_of("yes").ainvoke("6 x 7?", stop=["x"])

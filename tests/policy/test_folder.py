@@ -11,8 +11,10 @@ from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.client import Sampling
 from pdr_graph.llm.usage import Spent
-from pdr_graph.policy.folder import open_folder
+from pdr_graph.policy.folder import open_folder, tokenizer_of
 from pdr_graph.settings import load_settings
+from pdr_graph.train.models import open_tokenizer
+from pdr_graph.train.supervised import ChatText
 from tests.policy.forward_pass import scored
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer, write_tiny_model
 
@@ -157,3 +159,32 @@ def test_a_broken_folder_is_one_sentence(tmp_path, damage, sentence):
         open_folder(folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+# ------------------------------------------------------------------------------ the tokenizer
+
+TEXT = "a b  12\n"
+
+
+@pytest.fixture
+def qwen(tmp_path):
+    """A Qwen2 whose tokenizer is none of Qwen2's."""
+    tiny_model().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_tokenizer_of_a_folder_is_the_one_that_it_holds(qwen):
+    """Whatever kind of model stands beside it, and with the blanks that it knows."""
+    tokenizer, own = tokenizer_of(qwen), tiny_tokenizer()
+    assert tokenizer.encode(TEXT, add_special_tokens=False) == own.encode(TEXT)
+    assert tokenizer.chat_template == own.chat_template
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (own.eos_token_id, own.pad_token_id)
+
+
+def test_what_trains_draws_and_reads_back_has_one_tokenizer(qwen):
+    """Else prompts would be trained on that no evaluation asks."""
+    tokens = tiny_tokenizer().encode(TEXT)
+    opened = open_tokenizer(qwen), open_folder(qwen).tokenizer, ChatText.of_folder(qwen)
+    assert [each.encode(TEXT, add_special_tokens=False) for each in opened[:2]] == [tokens] * 2
+    assert opened[2].reply(tuple(tokens)) == TEXT

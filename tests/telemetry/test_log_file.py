@@ -10,6 +10,7 @@ from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError
 from pdr_graph.settings import load_settings
 from pdr_graph.telemetry import logged_to
+from tests.embed.parent import CONFIG, node_parent
 
 SECRET = "the marmalade question"
 
@@ -75,3 +76,17 @@ def test_afterwards_the_package_logs_as_before(tmp_path):
     with logged_to(tmp_path / "runs.jsonl"):
         assert package.isEnabledFor(logging.INFO)
     assert (package.level, package.handlers) == before
+
+
+async def test_a_run_inside_a_graph_is_logged_whole(connect, tmp_path):
+    """From begin to end, under the thread of the graph around it."""
+    file = tmp_path / "runs.jsonl"
+    graph = node_parent(connect()).compile()
+    with logged_to(file):
+        await graph.ainvoke(
+            {"messages": [("user", SECRET)]}, {"configurable": {"thread_id": "outer"}}
+        )
+    told = lines(file)
+    assert [told[0]["event"], told[-1]["event"]] == ["run.begin", "run.end"]
+    assert sum(each["event"] == "run.draft" for each in told) == sum(CONFIG.widths)
+    assert {each["thread"] for each in told} == {"outer"}

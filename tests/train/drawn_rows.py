@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
+from transformers import TrainerCallback
 
 from pdr_graph.eval.problems import Problem
-from pdr_graph.train.advantage import TrainRow
-from pdr_graph.train.arguments import training_arguments
 from pdr_graph.train.checkpoint import last_checkpoint, staging
-from pdr_graph.train.drift import DriftGuard
-from pdr_graph.train.plan import ProblemPlan, Schedule
+from pdr_graph.train.plan import ProblemPlan
+from pdr_graph.train.rollouts import Rollouts
+from pdr_graph.train.rows import TrainRow
 from pdr_graph.train.trainer import OperatorTrainer
 from pdr_graph.train.trajectory import Call
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer
-from tests.train.given_rows import SMALL, Collected, make_problems
+from tests.train.given_rows import SMALL, make_problems, make_settings
 
 NUM_PROBLEMS, NUM_STEPS, NUM_UPDATES = 10, 4, 2
-DIRECT, OPERATOR = ProblemPlan("direct", 4), ProblemPlan("workspace", 4, num_drafts=2)
+ROLLOUTS = {"rows_per_problem": 4, "num_drafts": 2}
 
 
 @dataclass
@@ -45,7 +45,7 @@ class DrawnRows:
         *,
         seed: int,
         policy_version: int,
-    ) -> Collected:
+    ) -> Rollouts:
         """Draw the rows of some problems."""
         rows = [
             [
@@ -66,7 +66,7 @@ class DrawnRows:
                 "logprobs": [[list(row.call.logprobs) for row in group] for group in rows],
             }
         )
-        return Collected(rows)
+        return Rollouts(rows)
 
     def _row(self, problem: Problem, role: str, index: int, seed: int, version: int) -> TrainRow:
         name = f"{seed}:{problem.id}:{index}"
@@ -87,7 +87,7 @@ class DrawnRows:
             policy_version=version,
             reward=reward,
         )
-        return TrainRow(problem.id, call, reward, correct=reward > 0)
+        return TrainRow(problem.id, call, reward)
 
 
 class Copying:
@@ -129,6 +129,18 @@ def stand_still(folder: Path) -> None:
         time.sleep(60.0)
 
 
+class SaveAfter(TrainerCallback):
+    """Writes a checkpoint after every so many updates, which may be within a step."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_step_end(self, args, state, control, **more):
+        """Transformers calls an update a step."""
+        control.should_save = state.global_step % self.every == 0
+        return control
+
+
 class StillAdamW(torch.optim.AdamW):
     """AdamW that stands still when its state is asked for amid the writing of a checkpoint."""
 
@@ -139,7 +151,7 @@ class StillAdamW(torch.optim.AdamW):
     def state_dict(self) -> dict[str, object]:
         """Return the state, unless this is the moment."""
         if self.amid is not None and self.amid.exists():
-            stand_still(self.amid.parent)
+            stand_still(self.amid.parent.parent)
         return super().state_dict()
 
 
@@ -159,6 +171,7 @@ def _train(
     still_amid_save: int | None = None,
     lora: bool = False,
     bf16: bool = False,
+    ranks: int = 1,
 ) -> None:
     """Train by options.
 
@@ -166,46 +179,48 @@ def _train(
     """
     folder.mkdir(exist_ok=True)
     model = tiny_model(**SMALL)
-    amid = None if still_amid_save is None else staging(folder, still_amid_save)
-    schedule = Schedule(NUM_PROBLEMS, 4, DIRECT, OPERATOR, seed=5)
+    if lora:
+        torch.manual_seed(1)
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    amid = None if still_amid_save is None else staging(folder) / f"checkpoint-{still_amid_save}"
     # Accelerate has a module compute in bfloat16 whoever calls it; a copy of it does not.
     copied = tiny_model(**SMALL) if bf16 else None
     collect = DrawnRows(copied or model)
     told: list[dict[str, float]] = []
 
-    def on_update(figures: Mapping[str, float]) -> None:
+    def on_update(update: int, figures: Mapping[str, float]) -> None:
         told.append(dict(figures))
-        if figures["update"] == still_after:
+        if update == still_after:
             stand_still(folder)
 
+    settings = make_settings(
+        NUM_STEPS,
+        rollouts=ROLLOUTS,
+        objective={"epsilon_max": 5.0},
+        optimiser={
+            "updates_per_step": NUM_UPDATES,
+            "micro_batch_rows": 2,
+            "learning_rate": 1e-2,
+            "schedule": "linear",
+            "warmup_updates": 2,
+            "max_grad_norm": 1.0,
+        },
+        drift={"every": 1},
+        devices={"processes": ranks, "precision": "bf16" if bf16 else "fp32"},
+        seed=5,
+    )
     trainer = OperatorTrainer(
         model,
         tiny_tokenizer(),
         make_problems(NUM_PROBLEMS),
         collect,
-        schedule=schedule,
-        arguments=training_arguments(
-            folder,
-            schedule,
-            num_steps=NUM_STEPS,
-            updates_per_step=NUM_UPDATES,
-            rows_at_once=2,
-            learning_rate=1e-2,
-            learning_rate_schedule="linear",
-            warmup_updates=2,
-            cpu=True,
-            bf16=bf16,
-            save_strategy="steps",
-            save_steps=save_every,
-        ),
-        guard=DriftGuard.at("bf16" if bf16 else "fp32"),
+        settings,
+        folder,
         push=None if copied is None else Copying(copied),
         on_update=on_update,
-        adapter=LoraConfig(r=4, target_modules="all-linear") if lora else None,
         optimizer=None if lora else StillAdamW(model.parameters(), amid),
     )
-    if copied is None:
-        collect.model = trainer.model
+    trainer.add_callback(SaveAfter(save_every))
     trainer.train(last_checkpoint(folder))
     rank = trainer.accelerator.process_index
     (folder / f"drawn-{rank}.json").write_text(json.dumps(collect.drawn))

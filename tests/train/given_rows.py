@@ -5,18 +5,19 @@ The reference knows no padding, batches, ranks or fillers and shares no code wit
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
 
 from pdr_graph.eval.problems import Problem
-from pdr_graph.train.advantage import TrainRow
-from pdr_graph.train.arguments import training_arguments
-from pdr_graph.train.plan import ProblemPlan, Schedule
+from pdr_graph.train.plan import ProblemPlan
+from pdr_graph.train.rollouts import Rollouts
+from pdr_graph.train.rows import TrainRow
+from pdr_graph.train.settings import TrainSettings
 from pdr_graph.train.trainer import OperatorTrainer
-from pdr_graph.train.trajectory import Call, Trajectory
+from pdr_graph.train.trajectory import Call
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer
 
 EPSILON_MAX, ALPHA = 2.0, 0.1
@@ -24,10 +25,22 @@ NUM_PROBLEMS, NUM_ROWS = 4, 6
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 
 
-@dataclass(frozen=True)
-class Collected:
-    rows: Sequence[Sequence[TrainRow]]
-    trajectories: Sequence[Trajectory] = ()
+def make_settings(steps: int = 1, **tables: Any) -> TrainSettings:  # Any: fields of each table
+    """Return settings of 4 problems of 6 rows a step; fields of the tables replace the usual ones.
+
+    There is no drift guard, since made-up rows are drawn from no model, and no checkpoint.
+    """
+    usual: dict[str, dict[str, Any]] = {
+        "rollouts": {"problems_per_step": 4, "rows_per_problem": NUM_ROWS, "num_drafts": 2},
+        "objective": {"alpha": ALPHA, "epsilon_max": EPSILON_MAX},
+        "optimiser": {"micro_batch_rows": 6, "max_grad_norm": 0.0, "gradient_checkpointing": False},
+        "drift": {"every": 0},
+    }
+    fields = {
+        name: {**usual.pop(name, {}), **given} if isinstance(given, dict) else given
+        for name, given in tables.items()
+    }
+    return TrainSettings(model=Path("none"), steps=steps, save_every=1000, **fields, **usual)
 
 
 def given_rows(problem: Problem, plan: ProblemPlan) -> list[TrainRow]:
@@ -51,7 +64,7 @@ def given_rows(problem: Problem, plan: ProblemPlan) -> list[TrainRow]:
             policy_version=0,
             reward=reward,
         )
-        rows.append(TrainRow(problem.id, call, reward, correct=reward > 0))
+        rows.append(TrainRow(problem.id, call, reward))
     return rows
 
 
@@ -61,31 +74,21 @@ class GivenRows:
     def __init__(self) -> None:
         self.given: list[TrainRow] = []
 
-    def __call__(self, problems, plans, *, seed: int, policy_version: int) -> Collected:
+    def __call__(self, problems, plans, *, seed: int, policy_version: int) -> Rollouts:
         rows = [given_rows(*each) for each in zip(problems, plans, strict=True)]
         self.given += [row for group in rows for row in group]
-        return Collected(rows)
+        return Rollouts(rows)
 
 
 def make_problems(number: int = NUM_PROBLEMS) -> list[Problem]:
     return [Problem(id=f"q{index}", text=f"{index}?", gold="4") for index in range(number)]
 
 
-def make_schedule(**fields) -> Schedule:
-    direct, operator = (
-        ProblemPlan("direct", NUM_ROWS),
-        ProblemPlan("workspace", NUM_ROWS, num_drafts=2),
-    )
-    numbers = {"num_problems": NUM_PROBLEMS, "problems_per_step": NUM_PROBLEMS, **fields}
-    return Schedule(**{"direct": direct, "operator": operator, **numbers})
-
-
-def all_rows(schedule: Schedule, step: int = 0) -> list[TrainRow]:
+def rows_by_problem(settings: TrainSettings, step: int = 0) -> list[list[TrainRow]]:
     """Return the rows of a step over all ranks."""
-    problems = make_problems(schedule.num_problems)
-    asked = [problems[index] for index in schedule.problems(step)]
-    groups = [given_rows(*each) for each in zip(asked, schedule.plans(step), strict=True)]
-    return [row for group in groups for row in group]
+    schedule = settings.schedule(NUM_PROBLEMS)
+    asked = [make_problems()[index] for index in schedule.problems(step)]
+    return [given_rows(*each) for each in zip(asked, schedule.plans(step), strict=True)]
 
 
 def double_model(**fields):
@@ -93,30 +96,38 @@ def double_model(**fields):
     return tiny_model(**{**SMALL, **fields}).double()
 
 
-def row_logprobs(model, row: TrainRow) -> torch.Tensor:
+def row_logprobs(model, row: TrainRow, temperature: float = 1.0) -> torch.Tensor:
     """Return the log-probability of each drawn token, of one row alone."""
     prompt, tokens = row.call.prompt_ids, row.call.token_ids
     logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
-    return logits.log_softmax(-1)[range(len(tokens)), list(tokens)]
+    return (logits / temperature).log_softmax(-1)[range(len(tokens)), list(tokens)]
+
+
+def reference_advantages(rows: Sequence[TrainRow]) -> dict[str, float]:
+    """Return the advantage of each row by the name of its call."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row.problem_id, row.call.role), []).append(row.reward)
+    found = {}
+    for row in rows:
+        rewards = groups[row.problem_id, row.call.role]
+        spread = stdev(rewards) if len(rewards) > 1 else 0.0
+        found[row.call.rollout] = (row.reward - fmean(rewards)) / (spread + 1e-4)
+    return found
 
 
 def reference_gradient(model, rows: Sequence[TrainRow]) -> dict[str, torch.Tensor]:
     """Return the gradient of the formula by parameter, one token after another."""
-    groups: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        groups.setdefault((row.problem_id, row.call.role), []).append(row.reward)
+    advantages = reference_advantages(rows)
     num_all = sum(len(row.call.token_ids) for row in rows)
     num_correct = sum(len(row.call.token_ids) for row in rows if row.correct)
     named = {name: each for name, each in model.named_parameters() if each.requires_grad}
     total = {name: torch.zeros_like(each) for name, each in named.items()}
     for row in rows:
-        rewards = groups[row.problem_id, row.call.role]
-        spread = stdev(rewards) if len(rewards) > 1 else 0.0
-        advantage = (row.reward - fmean(rewards)) / (spread + 1e-4)
         loss = torch.zeros((), dtype=torch.float64)
         for logprob, behaviour in zip(row_logprobs(model, row), row.call.logprobs, strict=True):
             ratio = min(torch.exp(logprob - behaviour).item(), EPSILON_MAX)
-            loss = loss - ratio * advantage * logprob / num_all
+            loss = loss - ratio * advantages[row.call.rollout] * logprob / num_all
             if row.correct:
                 loss = loss - ALPHA * logprob / num_correct
         for name, part in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True):
@@ -125,7 +136,7 @@ def reference_gradient(model, rows: Sequence[TrainRow]) -> dict[str, torch.Tenso
 
 
 def trained_gradient(
-    folder: Path, schedule: Schedule, collect: GivenRows, model=None, **numbers
+    folder: Path, collect, settings: TrainSettings, model=None
 ) -> dict[str, torch.Tensor]:
     """Run one update of a real trainer by plain descent at rate 1: what moved is the gradient."""
     model = model or double_model()
@@ -133,14 +144,10 @@ def trained_gradient(
     trainer = OperatorTrainer(
         model,
         tiny_tokenizer(),
-        make_problems(schedule.num_problems),
+        make_problems(),
         collect,
-        schedule=schedule,
-        arguments=training_arguments(
-            folder, schedule, num_steps=1, max_grad_norm=0.0, cpu=True, **numbers
-        ),
-        alpha=ALPHA,
-        epsilon_max=EPSILON_MAX,
+        settings,
+        folder,
         optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
     )
     trainer.train()
@@ -148,7 +155,8 @@ def trained_gradient(
 
 
 def be_a_rank(folder: Path) -> None:
-    """Be one rank of a trainer, as the environment says, and write the gradient."""
-    gradient = trained_gradient(folder, make_schedule(), GivenRows(), rows_at_once=4)
+    """Be one of two ranks of a trainer, as the environment says, and write the gradient."""
+    settings = make_settings(optimiser={"micro_batch_rows": 4}, devices={"processes": 2})
+    gradient = trained_gradient(folder, GivenRows(), settings)
     torch.save(gradient, folder / f"gradient-{torch.distributed.get_rank()}.pt")
     torch.distributed.destroy_process_group()

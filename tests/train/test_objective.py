@@ -1,78 +1,136 @@
-"""The loss and its gradient, beside a reference that knows no padding, batches or ranks."""
+"""Rows as tensors, and their loss; its gradient beside a reference is in `test_trainer.py`."""
 
 import math
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.train.objective import TokenCounts, count_tokens, objective
-from tests.train.model_rows import (
-    Rollout,
-    TinyPolicy,
-    draw_rollouts,
-    gradient_of,
-    padded,
-    reference_gradient,
-    run_rank,
-    step_gradient,
-)
-from tests.train.processes import exit_code, start
+from pdr_graph.errors import ConfigError
+from pdr_graph.train.objective import Batch, load_batches, objective, padded, save_batches
+from pdr_graph.train.rows import TrainRow
+from pdr_graph.train.settings import ObjectiveSettings
+from tests.train.test_trajectory import make_call
 
-ROLLOUTS = draw_rollouts(12, seed=3)
+PAD = 99
 
 
-def gap(one, other) -> float:
-    """Return the largest difference of two gradients."""
-    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+def row(
+    prompt: int, drawn: int, *, problem: str = "p", reward: float = 1.0, advantage: float = 0.0
+) -> TrainRow:
+    """Return a row of different tokens."""
+    call = make_call(
+        role="direct",
+        prompt_ids=tuple(range(1, prompt + 1)),
+        token_ids=tuple(range(50, 50 + drawn)),
+        logprobs=tuple(-0.5 * (index + 1) for index in range(drawn)),
+    )
+    return TrainRow(problem, call, reward, advantage)
 
 
-def test_the_gradient_is_that_of_the_formula_token_by_token():
-    """Rows of 1 to 9 tokens, padded to one length, against one token after another in a loop."""
-    reference = reference_gradient(TinyPolicy(), ROLLOUTS)
-    assert gap(step_gradient(TinyPolicy(), ROLLOUTS, rows_at_once=12), reference) < 1e-6
-    assert max(float(each.abs().max()) for each in reference) > 1e-3
+rows = st.builds(row, st.integers(1, 5), st.integers(0, 6), reward=st.sampled_from([1.0, -1.0]))
+slots = st.lists(st.one_of(st.none(), rows), min_size=1, max_size=8)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 5])
-def test_accumulating_over_micro_batches_changes_nothing(rows_at_once):
-    """Uneven ones, of different lengths: each token counts the same wherever it stands."""
-    reference = reference_gradient(TinyPolicy(), ROLLOUTS)
-    assert gap(step_gradient(TinyPolicy(), ROLLOUTS, rows_at_once), reference) < 1e-6
+@given(slots)
+@settings(deadline=None)
+def test_the_tokens_that_are_trained_are_those_that_were_drawn(drawn):
+    """Each with the log-probability it was drawn with, and in its row."""
+    batch = padded(drawn, pad_id=PAD)
+    for index, each in enumerate(drawn):
+        mask = batch.mask_B_T[index]
+        tokens = batch.input_ids[index, 1:][mask].tolist()
+        assert tokens == ([] if each is None else list(each.call.token_ids))
+        logprobs = batch.behaviour_B_T[index][mask].tolist()
+        assert logprobs == ([] if each is None else list(each.call.logprobs))
+        assert batch.attention_mask[index].sum() == (each.num_tokens if each else 1)
 
 
-def test_two_ranks_have_the_gradient_of_one(tmp_path):
-    """Two processes over gloo, 3 rows on one and 9 on the other, counts and gradients summed."""
-    ranks = [start(run_rank, rank, tmp_path) for rank in range(2)]
-    assert [exit_code(rank) for rank in ranks] == [0, 0]
-    reference = reference_gradient(TinyPolicy(), ROLLOUTS)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"gradient-{rank}.pt")
-        assert gap(found, reference) < 1e-6
+@given(slots)
+@settings(deadline=None)
+def test_what_is_attended_to_is_the_row_without_its_padding(drawn):
+    """From the first position on, so that a token stands where it stood when it was drawn."""
+    batch = padded(drawn, pad_id=PAD)
+    for index, each in enumerate(drawn):
+        attended = batch.attention_mask[index].bool()
+        if each is None:
+            assert batch.input_ids[index].unique().tolist() == [PAD]
+        else:
+            expected = [*each.call.prompt_ids, *each.call.token_ids]
+            assert batch.input_ids[index, : len(expected)].tolist() == expected
+            assert set(batch.input_ids[index, len(expected) :].tolist()) <= {PAD}
+        assert attended.tolist() == sorted(attended.tolist(), reverse=True)
+
+
+def test_a_batch_counts_its_tokens_and_those_of_correct_rows():
+    """Fillers count for nothing."""
+    batch = padded([row(2, 3), row(1, 4, reward=-1.0), None], pad_id=PAD)
+    assert batch.counts.tolist() == batch.own_counts().tolist() == [7, 3]
+
+
+def test_batches_are_read_as_they_were_saved(tmp_path):
+    """As a checkpoint between two updates does."""
+    batches = [
+        padded([row(2, 3, advantage=0.5), None], pad_id=PAD),
+        padded([row(1, 1)], pad_id=PAD),
+    ]
+    save_batches(batches, tmp_path / "rows-0.pt")
+    again = load_batches(tmp_path / "rows-0.pt")
+    for one, other in zip(batches, again, strict=True):
+        assert all(torch.equal(other.tensors()[k], v) for k, v in one.tensors().items())
+
+
+def test_a_checkpoint_without_the_rows_of_its_step_is_a_sentence(tmp_path):
+    """Whether they are missing, are something else, or are of an older version."""
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+    (folder / "rows-1.pt").write_text("something else")
+    torch.save({"step": 1, "batches": [], "counts": []}, folder / "rows-2.pt")
+    for name in ("rows-0.pt", "rows-1.pt", "rows-2.pt"):
+        with pytest.raises(ConfigError, match=f"{name}' does not hold the rows .*checkpoint-3 to"):
+            load_batches(folder / name)
+
+
+ONE = ObjectiveSettings(alpha=0.0, epsilon_max=5.0)
+
+
+def batch_of(logprobs, *, advantages, correct, behaviour=None, mask=None, counts=None) -> Batch:
+    """Return a batch whose tokens were drawn with the given log-probabilities."""
+    mask = torch.ones_like(logprobs, dtype=torch.bool) if mask is None else mask
+    made = Batch(
+        input_ids=torch.zeros(0),
+        attention_mask=torch.zeros(0),
+        mask_B_T=mask,
+        behaviour_B_T=logprobs.detach() if behaviour is None else behaviour,
+        advantages_B=torch.tensor(advantages),
+        correct_B=torch.tensor(correct),
+        counts=torch.zeros(2, dtype=torch.long),
+    )
+    return replace(made, counts=made.own_counts() if counts is None else torch.tensor(counts))
 
 
 def test_what_stands_in_the_padding_does_not_matter():
     """Not even NaN or infinity."""
-    logprobs, behaviour, *rest, mask = padded(TinyPolicy(), ROLLOUTS[:4])
-    counts = count_tokens(mask, rest[1])
-    plain = objective(logprobs, behaviour, *rest, mask, counts).loss
+    batch = padded([row(2, 3, advantage=1.0), row(1, 5, reward=-1.0, advantage=-1.0)], pad_id=PAD)
+    logprobs = torch.linspace(-3.0, -1.0, batch.mask_B_T.numel()).view_as(batch.mask_B_T)
+    plain = objective(logprobs, batch, ObjectiveSettings()).loss
     for odd in (math.nan, math.inf, -math.inf):
-        dirty = [each.masked_fill(~mask, odd) for each in (logprobs, behaviour)]
-        assert objective(*dirty, *rest, mask, counts).loss.item() == plain.item()
+        dirty = replace(batch, behaviour_B_T=batch.behaviour_B_T.masked_fill(~batch.mask_B_T, odd))
+        found = objective(
+            logprobs.masked_fill(~batch.mask_B_T, odd), dirty, ObjectiveSettings()
+        ).loss
+        assert found.item() == plain.item()
 
 
 def test_a_clipped_token_keeps_its_gradient():
     """PPO would drop it; here its weight is the bound times its advantage."""
     logprob = torch.tensor([[-1.0]], requires_grad=True)
-    found = objective(
-        logprob,
-        torch.tensor([[-9.0]]),  # the ratio is e to the 8th
-        torch.tensor([2.0]),
-        torch.tensor([False]),
-        torch.tensor([[True]]),
-        TokenCounts(1, 0),
-        epsilon_max=5.0,
-    )
+    # The ratio is e to the 8th.
+    batch = batch_of(logprob, advantages=[2.0], correct=[False], behaviour=torch.tensor([[-9.0]]))
+    found = objective(logprob, batch, ONE)
     found.loss.backward()
     assert (float(logprob.grad), int(found.clipped_tokens)) == (-10.0, 1)
 
@@ -80,11 +138,8 @@ def test_a_clipped_token_keeps_its_gradient():
 def test_the_likelihood_is_of_correct_rows_alone():
     """Without a difference in reward only they are learnt from, by alpha over their own tokens."""
     logprobs = torch.full((2, 3), -1.0, requires_grad=True)
-    correct, mask = torch.tensor([True, False]), torch.ones(2, 3)
-    found = objective(
-        logprobs, torch.full((2, 3), -1.0), torch.zeros(2), correct, mask, TokenCounts(6, 3),
-        alpha=0.3,
-    )  # fmt: skip
+    batch = batch_of(logprobs, advantages=[0.0, 0.0], correct=[True, False])
+    found = objective(logprobs, batch, ObjectiveSettings(alpha=0.3))
     found.loss.backward()
     assert logprobs.grad[0].tolist() == pytest.approx([-0.1] * 3)
     assert logprobs.grad[1].tolist() == [0.0] * 3
@@ -95,36 +150,17 @@ def test_a_batch_without_a_correct_row_or_a_token_is_no_division_by_zero():
     """It has a loss of 0 and a gradient of 0."""
     logprobs = torch.full((2, 2), -1.0, requires_grad=True)
     nothing = torch.zeros(2, 2, dtype=torch.bool)
-    found = objective(
-        logprobs, logprobs.detach(), torch.ones(2), nothing[0], nothing, TokenCounts(0, 0)
-    )
+    batch = batch_of(logprobs, advantages=[1.0, 1.0], correct=[False, False], mask=nothing)
+    found = objective(logprobs, batch, ObjectiveSettings())
     found.loss.backward()
     assert (found.loss.item(), logprobs.grad.abs().sum().item()) == (0.0, 0.0)
 
 
 def test_shapes_and_counts_that_cannot_be_are_refused():
-    """A mean over the micro-batch in place of the step's is the usual mistake."""
-    matrix, vector = torch.zeros(2, 3), torch.zeros(2)
-    with pytest.raises(ValueError, match="these rows alone have"):
-        objective(matrix, matrix, vector, vector, torch.ones(2, 3), TokenCounts(5, 0))
-    with pytest.raises(ValueError, match="shapes do not fit"):
-        objective(matrix, matrix[:, :2], vector, vector, matrix, TokenCounts(6, 0))
-    with pytest.raises(ValueError, match="shapes do not fit"):
-        objective(matrix, matrix, vector[:1], vector, matrix, TokenCounts(6, 0))
-
-
-def test_the_reference_itself_follows_a_difference_quotient():
-    """Where no token is off-policy, its gradient is that of a plain weighted log-likelihood."""
-    policy = TinyPolicy()
-    rollout = Rollout([1, 2], [3], [0.0], advantage=2.0, correct=False)
-    with torch.no_grad():
-        rollout.behaviour[0] = float(policy.logprobs(rollout)[0])
-    gradient = gradient_of(policy, reference_gradient, [rollout])
-    weight, step = policy.head.weight, 1e-5
-    with torch.no_grad():
-        weight[3, 0] += step
-        above = -2.0 * float(policy.logprobs(rollout)[0])
-        weight[3, 0] -= 2 * step
-        below = -2.0 * float(policy.logprobs(rollout)[0])
-    position = [name for name, _ in policy.named_parameters()].index("head.weight")
-    assert float(gradient[position][3, 0]) == pytest.approx((above - below) / (2 * step), abs=1e-6)
+    """A mean over the micro-batch in place of the update's is the usual mistake."""
+    matrix = torch.zeros(2, 3)
+    few = batch_of(matrix, advantages=[0.0, 0.0], correct=[False, True], counts=[5, 3])
+    with pytest.raises(ValueError, match=r"the update has \[5, 3\] tokens, and these .* \[6, 3\]"):
+        objective(matrix, few, ONE)
+    with pytest.raises(ValueError, match="log-probabilities of"):
+        objective(matrix[:, :2], few, ONE)

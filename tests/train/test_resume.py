@@ -8,14 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.errors import ConfigError
-from pdr_graph.train.batch import StepRows
-from pdr_graph.train.checkpoint import TrainRunRecord, last_checkpoint, update_of
+from pdr_graph.train.checkpoint import last_checkpoint, staging, update_of
 from tests.train.drawn_rows import NUM_STEPS, NUM_UPDATES, run, run_with
-from tests.train.given_rows import make_schedule
 from tests.train.processes import exit_code, start, start_ranks
 
 KILLED = -9
+TWO = {"ranks": 2}
 
 
 def killed_at(folder: Path, processes) -> None:
@@ -78,7 +76,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path, whole, how, 
         version: step for version, step in drawn(whole).items() if version >= resumed_at
     }
     assert again
-    assert not list(tmp_path.glob(".saving-*"))
+    assert not staging(tmp_path).exists()
 
 
 def test_an_adapter_is_resumed_as_well(tmp_path):
@@ -95,32 +93,12 @@ def test_an_adapter_is_resumed_as_well(tmp_path):
 def test_ranks_are_resumed_together(tmp_path):
     """Each has its own rows left of the step, and draws its own from then on."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert [exit_code(each) for each in start_ranks(2, run, whole)] == [0, 0]
-    killed_at(killed, start_ranks(2, run_with, killed, {"save_every": 3, "still_after": 4}))
-    assert [exit_code(each) for each in start_ranks(2, run, killed)] == [0, 0]
+    assert [exit_code(each) for each in start_ranks(2, run_with, whole, TWO)] == [0, 0]
+    killed_at(killed, start_ranks(2, run_with, killed, {**TWO, "save_every": 3, "still_after": 4}))
+    assert [exit_code(each) for each in start_ranks(2, run_with, killed, TWO)] == [0, 0]
     for rank in range(2):
         assert equal(weights(killed, rank), weights(whole, rank))
         expected = {version: step for version, step in drawn(whole, rank).items() if version > 3}
         assert drawn(killed, rank) == expected
     assert equal(weights(whole, 0), weights(whole, 1))
     assert drawn(whole, 0) != drawn(whole, 1)
-
-
-def test_a_checkpoint_without_the_rows_of_its_step_is_a_sentence(tmp_path):
-    """Whether they are missing or are something else."""
-    (tmp_path / "rows-1.pt").write_text("something else")
-    for name in ("rows-0.pt", "rows-1.pt"):
-        with pytest.raises(ConfigError, match=f"{name}' cannot be read: the checkpoint lacks"):
-            StepRows.load(tmp_path / name)
-
-
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    """The sentence says what has changed; a folder that is no checkpoint is none."""
-    record = TrainRunRecord(make_schedule(), updates_per_step=4, num_ranks=2, rows_at_once=8)
-    record.save(tmp_path)
-    record.check(tmp_path)
-    other = TrainRunRecord(make_schedule(), updates_per_step=4, num_ranks=1, rows_at_once=8)
-    with pytest.raises(ConfigError, match="is of another run: num_ranks was 2 and is 1"):
-        other.check(tmp_path)
-    with pytest.raises(ConfigError, match="holds no run that can be resumed"):
-        record.check(tmp_path / "nowhere")

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdr_graph import solve
-from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import CallError, ConfigError, ContextWindowError
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
@@ -16,13 +15,17 @@ from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import Sampling
 from pdr_graph.policy.chat import policy_client
 from pdr_graph.policy.policy import Drawn, ScriptedPolicy
-from pdr_graph.train.advantage import advantages
 from pdr_graph.train.plan import ProblemPlan
-from pdr_graph.train.rollouts import Collector, Rollouts
+from pdr_graph.train.recorder import run_name, version_of
+from pdr_graph.train.rollouts import Collector, Rollouts, forget_after, keep
+from pdr_graph.train.settings import TrainSettings
+from pdr_graph.train.supervised import TRAJECTORIES
+from pdr_graph.train.trajectory import read_trajectories
 from tests.policy.letters import LetterTokenizer
+from tests.train.test_trajectory import make_call, make_trajectory
 
 LETTERS = LetterTokenizer()
-CONFIG = make_config(distiller="answers", max_tokens=40, kappa=400, solution_tokens=64)
+STRATEGY = {"distiller": "answers", "max_tokens": 40, "kappa": 400, "solution_tokens": 64}
 PROBLEMS = [Problem(f"q{index}", f"What is {index} x 7?", str(7 * index)) for index in range(4)]
 DIRECT, ROUNDS, WORKSPACE = (
     ProblemPlan("direct", 6),
@@ -55,15 +58,18 @@ class FailingPolicy(ScriptedPolicy):
         return await super().draw(prompt_ids, sampling)
 
 
-def collector_of(policy, config: PDRConfig = CONFIG, **fields) -> Collector:
-    return Collector(policy_client(policy, LETTERS), Judge.of_kind("math", None), config, **fields)
+def settings_of(credit: dict[str, str] | None = None, **strategy) -> TrainSettings:
+    return TrainSettings(model="none", strategy=STRATEGY | strategy, objective=credit or {})
 
 
-async def collected(
-    plans, policy=None, config: PDRConfig = CONFIG, seed: int = 1, **fields
-) -> Rollouts:
+def collector_of(policy, **fields) -> Collector:
+    client = policy_client(policy, LETTERS)
+    return Collector(client, Judge.of_kind("math", None), settings_of(**fields))
+
+
+async def collected(plans, policy=None, seed: int = 1, **fields) -> Rollouts:
     """Collect the rows of as many problems as there are plans."""
-    collector = collector_of(policy or ScriptedPolicy(answer, LETTERS), config, **fields)
+    collector = collector_of(policy or ScriptedPolicy(answer, LETTERS), **fields)
     return await collector.collect(PROBLEMS[: len(plans)], plans, seed=seed, policy_version=2)
 
 
@@ -80,9 +86,7 @@ async def test_every_row_of_a_plan_is_a_call_and_every_call_a_row(plan):
     policy = ScriptedPolicy(["So \\boxed{7}"], LETTERS)
     rollouts = await collected([plan, plan], policy)
     assert len(policy.asked) == 2 * plan.num_rows
-    for found in rollouts.problems:
-        assert roles_of(found.rows) == plan.rows
-        assert found.num_missing == 0
+    assert [roles_of(rows) for rows in rollouts.rows] == [plan.rows] * 2
     assert len(rollouts.trajectories) == 2 * plan.num_runs
 
 
@@ -96,7 +100,8 @@ async def test_refinements_of_a_workspace_are_of_one_prompt():
     drafts = [row.call for row in rollouts.rows[0] if row.call.role == "draft"]
     said = {call.seed: call.text for call in drafts}
     same = ScriptedPolicy(lambda _, sampling: said.get(sampling.seed, "\\boxed{1}"), LETTERS)
-    config = CONFIG.model_copy(update={"widths": (2,), "seed": derived_seed(1, 0, "q0", 0)})
+    update = {"widths": (2,), "seed": derived_seed(1, 0, "q0", 0)}
+    config = settings_of().config.model_copy(update=update)
     await solve(PROBLEMS[0].text, config, model=policy_client(same, LETTERS))
     assert same.asked[-1][0] == prompt_ids
 
@@ -126,12 +131,17 @@ async def test_rounds_have_runs_that_read_workspaces_of_their_own():
 @pytest.mark.parametrize(("credit", "draft_rows"), [("own", 4), ("outcome", 4), ("none", 0)])
 async def test_drafts_are_credited_as_asked(credit, draft_rows):
     """For their own answers, for their run's, or not at all: then their rows are missing."""
-    rollouts = await collected([ROUNDS], draft_credit=credit)
-    (found,) = rollouts.problems
+    # The settings refuse an outcome with their own plan, of one workspace.
+    rounds = {"operator_plan": "rounds", "rows_per_problem": 10}
+    settings = TrainSettings(
+        model="none", strategy=STRATEGY, objective={"draft_credit": credit}, rollouts=rounds
+    )
+    client = policy_client(ScriptedPolicy(answer, LETTERS), LETTERS)
+    collector = Collector(client, Judge.of_kind("math", None), settings)
+    rollouts = await collector.collect(PROBLEMS[:1], [ROUNDS], seed=1, policy_version=2)
     runs = {each.thread_id: each for each in rollouts.trajectories}
-    drafts = [row for row in found.rows if row.call.role == "draft"]
+    drafts = [row for row in rollouts.rows[0] if row.call.role == "draft"]
     assert len(drafts) == draft_rows
-    assert found.num_missing == 4 - draft_rows
     for row in drafts:
         run = runs[row.call.rollout.partition(":")[0]]
         assert row.reward == (row.call.reward if credit == "own" else run.reward)
@@ -140,8 +150,17 @@ async def test_drafts_are_credited_as_asked(credit, draft_rows):
 async def test_a_distiller_that_asks_the_model_is_a_role_of_its_own():
     """With the run's reward; its rows are counted among the K."""
     plan = ProblemPlan("rounds", 8, 2, num_distills=1)
-    config = CONFIG.model_copy(update={"distiller": "summary"})
-    rollouts = await collected([plan], config=config, distill_credit="outcome")
+    rounds = {"operator_plan": "rounds", "rows_per_problem": 8, "num_drafts": 2}
+    settings = TrainSettings(
+        model="none",
+        strategy=STRATEGY | {"distiller": "summary"},
+        objective={"distill_credit": "outcome"},
+        rollouts=rounds,
+    )
+    assert settings.operator_plan == plan
+    client = policy_client(ScriptedPolicy(answer, LETTERS), LETTERS)
+    collector = Collector(client, Judge.of_kind("math", None), settings)
+    rollouts = await collector.collect(PROBLEMS[:1], [plan], seed=1, policy_version=2)
     assert roles_of(rollouts.rows[0]) == {"draft": 4, "distill": 2, "refine": 2}
     runs = {each.thread_id: each for each in rollouts.trajectories}
     for row in rollouts.rows[0]:
@@ -167,10 +186,11 @@ async def test_rollouts_of_a_server_are_collected_like_those_of_this_process(moc
     """The model is ChatVLLM there; as many calls and tokens as the server served."""
     mock.configure(answers=["42"])
     client = connect(model_fields={"return_token_ids": True, "logprobs": True})
-    collector = Collector(client, Judge.of_kind("math", None), CONFIG)
+    collector = Collector(client, Judge.of_kind("math", None), settings_of())
     found = await collector.collect(PROBLEMS[:2], [DIRECT, WORKSPACE], seed=1, policy_version=0)
     assert [roles_of(rows) for rows in found.rows] == [DIRECT.rows, WORKSPACE.rows]
-    assert found.num_tokens == mock.stats()["completion_tokens"]
+    calls = [call for each in found.trajectories for call in each.calls]
+    assert sum(len(call.token_ids) for call in calls) == mock.stats()["completion_tokens"]
 
 
 # ------------------------------------------------------------------------------ losses
@@ -182,8 +202,7 @@ async def test_a_failed_call_is_counted_and_its_row_is_missing():
     bad = whole.rows[0][2].call.seed
     policy = FailingPolicy(lambda seed: seed == bad)
     rollouts = await collected([DIRECT], policy)
-    assert rollouts.failed_calls == rollouts.problems[0].num_missing == 1
-    assert rollouts.stopped_runs == 1
+    assert sum(each.failed_calls for each in rollouts.trajectories) == 1
     assert rollouts.rows[0] == whole.rows[0][:2] + whole.rows[0][3:]
     (stopped,) = [each for each in rollouts.trajectories if each.stopped]
     assert "the engine is out of memory" in stopped.stopped
@@ -193,10 +212,10 @@ async def test_a_failed_call_is_counted_and_its_row_is_missing():
 async def test_what_a_run_drew_before_it_stopped_is_learnt_from():
     """Drafts that say nothing leave no quorum; that they said nothing earns -1."""
     rollouts = await collected([WORKSPACE], ScriptedPolicy([""], LETTERS))
-    (found,) = rollouts.problems
-    assert [(row.call.role, row.reward) for row in found.rows] == [("draft", -1.0)] * 2
-    assert [row.call.token_ids for row in found.rows] == [(0,)] * 2
-    assert (found.num_missing, rollouts.stopped_runs, rollouts.failed_calls) == (4, 1, 0)
+    (rows,), (run,) = rollouts.rows, rollouts.trajectories
+    assert [(row.call.role, row.reward) for row in rows] == [("draft", -1.0)] * 2
+    assert [row.call.token_ids for row in rows] == [(0,)] * 2
+    assert (bool(run.stopped), run.failed_calls) == (True, 0)
 
 
 async def test_a_step_in_which_no_call_succeeds_is_an_error():
@@ -227,72 +246,69 @@ async def test_whatever_fails_rows_are_calls_and_calls_are_counted(plans, seed, 
     """At most K of a problem, in no role more than the plan has, each with the tokens drawn."""
     policy = FailingPolicy(lambda number: number % every == 0)
     try:
-        rollouts = await collected(plans, policy, seed=seed, draft_credit=credit)
+        rollouts = await collected(plans, policy, seed=seed, credit={"draft_credit": credit})
     except CallError:
         assert not policy.asked
         return
     calls = {call.rollout: call for each in rollouts.trajectories for call in each.calls}
     assert len(calls) == sum(len(each.calls) for each in rollouts.trajectories)
     assert len(calls) == len(policy.asked)
-    assert rollouts.failed_calls == policy.num_failed
+    assert sum(each.failed_calls for each in rollouts.trajectories) == policy.num_failed
     drawn = Counter((prompt, sampling.seed) for prompt, sampling in policy.asked)
     assert Counter((call.prompt_ids, call.seed) for call in calls.values()) == drawn
-    assert [each.plan for each in rollouts.problems] == plans
-    for problem, found in zip(PROBLEMS, rollouts.problems, strict=False):
-        assert len(found.rows) + found.num_missing == found.plan.num_rows
-        assert found.num_missing >= 0
-        assert all(count <= found.plan.rows[role] for role, count in roles_of(found.rows).items())
-        for row in found.rows:
-            assert row.problem_id == found.problem_id == problem.id
+    assert len(rollouts.rows) == len(plans)
+    for problem, plan, rows in zip(PROBLEMS, plans, rollouts.rows, strict=False):
+        assert len(rows) <= plan.num_rows
+        assert all(count <= plan.rows[role] for role, count in roles_of(rows).items())
+        for row in rows:
+            assert row.problem_id == problem.id
             assert row.call is calls[row.call.rollout]
             assert len(row.call.token_ids) == len(row.call.logprobs)
-            assert row.correct == (row.reward > 0)
-    rows = [row for found in rollouts.rows for row in found]
-    assert len(advantages(rows).values) == len(rows)
 
 
-# ------------------------------------------------------------------------------ refusals
+# ------------------------------------------------------------------------------ the file
 
 
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({"stop_on_consensus": 0.5}, r"stop_on_consensus 0\.5: a run that is trained on"),
-        ({"quorum": 0.5}, r"leave quorum at 1\.0"),
-        ({"max_total_tokens": 10_000}, "max_total_tokens 10000"),
-        ({"thinking_token_budget": 8}, "each drawn from the model alone"),
-        ({"verifier": "judge"}, "verifier 'judge'"),
-    ],
-)
-def test_a_config_that_cuts_plans_short_is_refused(fields, sentence):
-    """Before anything is drawn; the sentence names field and remedy."""
-    config = make_config(**{**CONFIG.model_dump(), **fields})
-    with pytest.raises(ConfigError, match=sentence):
-        collector_of(ScriptedPolicy(answer, LETTERS), config)
+def drawn(version: int, index: int = 0, *, failed: bool = False):
+    """Return a run that the weights after some updates drew; with all of its calls, or none."""
+    calls = () if failed else (make_call(policy_version=version),)
+    return make_trajectory(thread_id=run_name(version, 7, 0, index), calls=calls)
 
 
-@pytest.mark.parametrize(
-    ("plan", "config", "fields", "sentence"),
-    [
-        (WORKSPACE, {}, {"draft_credit": "outcome"}, "share one workspace"),
-        (WORKSPACE, {"distiller": "random_k"}, {}, "a workspace for each refinement"),
-        (ROUNDS, {"distiller": "summary"}, {"distill_credit": "outcome"}, "set num_distills 1"),
-        (ProblemPlan("rounds", 8, 2, num_distills=1), {}, {}, "set num_distills 0"),
-        (DIRECT, {"temperature": 0.0}, {}, "temperature 0"),
-        (DIRECT, {"top_p": 0.5}, {}, r"top_p 0\.5"),
-    ],
-)
-async def test_a_plan_that_its_config_does_not_suit_is_refused(plan, config, fields, sentence):
-    """No call is made."""
-    policy = ScriptedPolicy(answer, LETTERS)
-    with pytest.raises(ConfigError, match=sentence):
-        await collected([plan], policy, make_config(**{**CONFIG.model_dump(), **config}), **fields)
-    assert not policy.asked
+def kept_after(folder, update: int) -> list[str]:
+    """Return the names of the runs that are left for a run going on after an update."""
+    forget_after(folder, update)
+    return [each.thread_id for each in read_trajectories(folder / TRAJECTORIES)]
 
 
-async def test_each_problem_has_a_plan():
-    """Neither more nor fewer."""
-    with pytest.raises(ConfigError, match="2 problems have 1 plans"):
-        await collector_of(ScriptedPolicy(answer, LETTERS)).collect(
-            PROBLEMS[:2], [DIRECT], seed=1, policy_version=0
-        )
+def test_what_is_drawn_again_is_forgotten(tmp_path):
+    """A step whose weights the checkpoint has not gone beyond; runs of earlier ones stay."""
+    keep(tmp_path, [drawn(0), drawn(2), drawn(4)])
+    assert kept_after(tmp_path, 3) == ["v0-s7-p0-r0", "v2-s7-p0-r0"]
+    assert kept_after(tmp_path, 2) == ["v0-s7-p0-r0"]
+    assert kept_after(tmp_path, 0) == []
+
+
+def test_a_run_without_calls_is_forgotten_as_well(tmp_path):
+    """All of them failed, so that only its name tells which weights drew it."""
+    keep(tmp_path, [drawn(0, failed=True), drawn(2, 0), drawn(2, 1, failed=True)])
+    assert kept_after(tmp_path, 2) == ["v0-s7-p0-r0"]
+
+
+def test_a_torn_line_is_dropped_and_a_damaged_one_named(tmp_path):
+    """The writer of the first was killed; the second is not of a training run."""
+    keep(tmp_path, [drawn(0)])
+    with (tmp_path / TRAJECTORIES).open("a") as file:
+        file.write('{"thread_id": "v0-s7-p0')
+    assert kept_after(tmp_path, 2) == ["v0-s7-p0-r0"]
+    keep(tmp_path, [make_trajectory(thread_id="mine")])
+    with pytest.raises(ConfigError, match=r"trajectories\.jsonl line 2 is no trajectory; remove"):
+        forget_after(tmp_path, 2)
+
+
+def test_a_name_tells_the_version():
+    """And nothing else does."""
+    assert version_of(run_name(12, 81923, 0, 3)) == 12
+    for name in ("12", "v12", "xv1-s2-p3-r4", "v1-s2-p3-r4x"):
+        with pytest.raises(ValueError, match="is no name of a run"):
+            version_of(name)

@@ -104,7 +104,7 @@ def test_shards_on_cpus_are_refused(toy, tmp_path):
     if not uses_cpu():
         pytest.skip("there is an accelerator here")
     warm = (f"warm_start.data={str(toy.supervised)!r}", "steps=0", "devices.sharded=true")
-    with pytest.raises(ConfigError, match="Accelerate shards nothing on CPUs; leave it out"):
+    with pytest.raises(ConfigError, match="Accelerate does not shard on CPUs; leave it out"):
         session_of(toy, tmp_path, Watching(), *warm).run()
 
 

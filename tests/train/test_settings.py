@@ -97,6 +97,10 @@ REFUSED = {
     "no setting": (["optimiser"], "is no TABLE.FIELD=VALUE"),
     "a setting as a table": (["seed.x=1"], "seed {'x': 1}: input should be a valid"),
     "a wrong type": (["steps=many"], "steps 'many': input should be a valid integer"),
+    "the push that was removed": (
+        ["policy.push=nccl"],
+        "policy.push 'nccl': this push was never run and was removed; set 'auto', and the table",
+    ),
     "a negative number": (["steps=-1"], "steps -1: input should be greater than or equal to 0"),
     "an unknown policy": (["policy.kind=sglang"], "policy.kind 'sglang': input should be "),
     "an unknown strategy field": (
@@ -104,6 +108,14 @@ REFUSED = {
         "unknown setting 'kapa'; perhaps 'kappa'; kno",
     ),
     "a field of training's": (["strategy.widths=[4]"], "strategy.widths is set by training itself"),
+    "an early end": (["strategy.stop_on_consensus=0.5"], "strategy.stop_on_consensus is set by"),
+    "a quorum": (["strategy.quorum=0.5"], "strategy.quorum is set by training itself"),
+    "a budget of tokens": (["strategy.max_total_tokens=9"], "strategy.max_total_tokens is set by"),
+    "tokens that nobody drew": (
+        ["strategy.thinking_token_budget=8"],
+        "strategy.thinking_token_budget is set by training itself",
+    ),
+    "a verifier": (["strategy.verifier=judge"], "strategy.verifier is set by training itself"),
     "a small kappa": (["strategy.kappa=2"], "kappa 2: a workspace must hold at least one line"),
     "rounds that do not fit": (
         ["rollouts.operator_plan=rounds", "rollouts.num_drafts=4", "rollouts.rows_per_problem=8"],
@@ -153,8 +165,8 @@ IMPOSSIBLE = {
     ),
     "a workspace each": (["data=x", "strategy.distiller=random_k"], "makes a workspace for each"),
     "a push that does not reach": (
-        ["data=x", "policy.push=nccl"],
-        "policy.push 'nccl' does not reach policy 'transformers'; set 'none', or 'auto'",
+        ["data=x", "policy.push=disk"],
+        "policy.push 'disk' does not reach policy 'transformers'; set 'none', or 'auto'",
     ),
     "adapters that are not there": (
         ["data=x", "policy.kind=vllm-http", "policy.base_url=http://h/v1", "policy.push=lora"],
@@ -172,20 +184,13 @@ IMPOSSIBLE = {
         ["data=x", "policy.base_url=http://h/v1"],
         "policy.base_url 'http://h/v1' is for policy 'vllm-http'",
     ),
-    "shards that draw": (
+    "RL in shards": (
         ["data=x", "devices.sharded=true", "devices.processes=2"],
-        "policy 'transformers' draws by the weights of its own process",
+        "devices.sharded spreads the weights, and RL hands over those of one process; set steps 0",
     ),
-    "shards that are handed over": (
-        ["data=x", "policy.kind=vllm-colocate", "devices.sharded=true", "devices.processes=2"],
-        "policy.push 'colocate' hands over the weights of one process, of which devices.sharded",
-    ),
-    "adapters in shards": (
-        [
-            *("data=x", "policy.kind=vllm-http", "policy.base_url=http://h/v1", "lora.rank=4"),
-            *("devices.sharded=true", "devices.processes=2"),
-        ],
-        "policy.push 'lora' hands over the weights of one process, of which devices.sharded",
+    "several engines": (
+        ["data=x", "policy.kind=vllm-colocate", "devices.processes=2"],
+        "policy 'vllm-colocate' runs in one process, and devices.processes is 2; set policy.kind",
     ),
     "problems that do not divide": (
         ["data=x", "devices.processes=3"],
@@ -223,7 +228,7 @@ def test_a_tied_model_is_not_reloaded_from_the_disk(tmp_path):
     tied = write_model(tmp_path / "tied", tie_word_embeddings=True)
     overrides = ["policy.kind=vllm-http", "policy.base_url=http://h/v1", "policy.push=disk"]
     settings = settings_of(tied, *overrides, data="x")
-    with pytest.raises(ConfigError, match=r"tied to the embedding.*set policy.push 'nccl'"):
+    with pytest.raises(ConfigError, match=r"tied to the embedding.*train adapters by \[lora\]"):
         check_settings(settings, read_shape(tied))
     untied = write_model(tmp_path / "untied")
     check_settings(settings_of(untied, *overrides, data="x"), read_shape(untied))
@@ -235,7 +240,7 @@ def test_a_tied_model_is_not_reloaded_from_the_disk(tmp_path):
         ([], "none"),
         (["policy.kind=vllm-colocate"], "colocate"),
         (["policy.kind=vllm-http", "lora.rank=4"], "lora"),
-        (["policy.kind=vllm-http"], "nccl"),
+        (["policy.kind=vllm-http"], "disk"),
         (["policy.kind=vllm-http", "policy.push=disk"], "disk"),
     ],
 )
@@ -307,11 +312,13 @@ def test_the_launcher_and_the_settings_agree(model):
         check_launch(Launch(world_size=1, accelerate_mixed_precision="no"), two)
     check_launch(Launch(world_size=2), two)
     sharded = settings_of(model, "devices.processes=2", "devices.sharded=true")
-    with pytest.raises(ConfigError, match=r"devices.sharded needs FSDP or DeepSpeed"):
+    with pytest.raises(ConfigError, match=r"devices.sharded needs FSDP: `accelerate"):
         check_launch(Launch(world_size=2), sharded)
     with pytest.raises(ConfigError, match="the launcher shards the model"):
         check_launch(Launch(world_size=2, accelerate_use_fsdp=True), two)
-    check_launch(Launch(world_size=2, accelerate_use_deepspeed=True), sharded)
+    check_launch(Launch(world_size=2, accelerate_use_fsdp=True), sharded)
+    with pytest.raises(ConfigError, match=r"launcher uses DeepSpeed, which .*; use FSDP"):
+        check_launch(Launch(world_size=2, accelerate_use_deepspeed=True), sharded)
 
 
 def test_a_difference_is_named_with_both_values(model):

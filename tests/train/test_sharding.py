@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 from pdr_graph.errors import ConfigError
 from pdr_graph.train.checkpoint import last_checkpoint, update_of
 from pdr_graph.train.models import save_model
-from pdr_graph.train.warm_start import Rows, WarmStartTrainer, warm_start_arguments
+from pdr_graph.train.settings import TrainSettings
+from pdr_graph.train.warm_start import Rows, WarmStartTrainer
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer
 from tests.train.given_rows import SMALL
 from tests.train.processes import exit_code, start_ranks
@@ -30,7 +31,16 @@ SHARDED = {
 """As `accelerate launch --use_fsdp --fsdp_version 2` sets them."""
 
 
-def trainer_of(folder: Path, *, sharded: bool) -> WarmStartTrainer:
+class ShardingTrainer(WarmStartTrainer):
+    """Shards on CPUs."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Accelerate shards on GPUs alone; what such ranks do over gloo is otherwise the same."""
+        PartialState().distributed_type = DistributedType.MULTI_GPU
+        super().create_accelerator_and_postprocess()
+
+
+def trainer_of(folder: Path, *, sharded: bool, processes: int) -> WarmStartTrainer:
     """Return a trainer of four rows, two updates an epoch on two ranks of one row each."""
     rows = [
         {
@@ -39,23 +49,22 @@ def trainer_of(folder: Path, *, sharded: bool) -> WarmStartTrainer:
         }
         for index in range(4)
     ]
-    arguments = warm_start_arguments(
-        folder,
-        epochs=2.0,
-        rows_at_once=1,
-        accumulation=1,
-        learning_rate=1e-2,
-        warmup_share=0.0,
-        save_every=1,
-        seed=0,
-        bf16=False,
-        gradient_checkpointing=False,
-        cpu=True,
+    settings = TrainSettings(
+        model="none",
+        warm_start={
+            "data": "none",
+            "epochs": 2.0,
+            "batch_rows": processes,
+            "micro_batch_rows": 1,
+            "learning_rate": 1e-2,
+            "warmup_share": 0.0,
+            "save_every": 1,
+        },
+        optimiser={"gradient_checkpointing": False},
+        devices={"processes": processes, "sharded": sharded},
     )
-    if sharded:
-        # Accelerate shards on GPUs alone; what such ranks do over gloo is otherwise the same.
-        PartialState().distributed_type = DistributedType.MULTI_GPU
-    return WarmStartTrainer(tiny_model(**SMALL), tiny_tokenizer(), Rows(rows, 0), arguments)
+    kind = ShardingTrainer if sharded else WarmStartTrainer
+    return kind(tiny_model(**SMALL), tiny_tokenizer(), Rows(rows, 0), settings, folder)
 
 
 def be_a_rank(folder: Path, sharded: bool) -> None:
@@ -67,11 +76,11 @@ def be_a_rank(folder: Path, sharded: bool) -> None:
 
 def train(folder: Path, sharded: bool) -> None:
     """Train to the end and save."""
-    trainer = trainer_of(folder, sharded=sharded)
+    trainer = trainer_of(folder, sharded=sharded, processes=2)
     trainer.go_on()
     shards = {isinstance(each, DTensor) for each in trainer.model.parameters()}
     (folder / f"shards-{trainer.accelerator.process_index}").write_text(str(shards))
-    save_model(trainer, tiny_tokenizer(), folder / "model")
+    save_model(trainer, tiny_tokenizer(), folder / "model", lambda: "# A card")
 
 
 def weights(folder: Path):
@@ -112,8 +121,8 @@ def start_shards(folder: Path):
 
 def test_a_model_without_weights_is_not_saved(tmp_path):
     """A sharding that does not gather them leaves none; a model's place then stays empty."""
-    trainer = trainer_of(tmp_path, sharded=False)
-    trainer.save_model = lambda folder: Path(folder).mkdir()  # as DeepSpeed may have it
-    with pytest.raises(ConfigError, match=r"no weights to put at .*zero3_save_16bit_model true"):
-        save_model(trainer, tiny_tokenizer(), tmp_path / "model")
+    trainer = trainer_of(tmp_path, sharded=False, processes=1)
+    trainer.save_model = lambda folder: Path(folder).mkdir()
+    with pytest.raises(ConfigError, match=r"no weights to write to .*the same command goes on"):
+        save_model(trainer, tiny_tokenizer(), tmp_path / "model", lambda: "# A card")
     assert not (tmp_path / "model").exists()

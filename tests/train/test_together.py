@@ -12,16 +12,10 @@ torch = pytest.importorskip("torch", reason="needs torch, of the extra train: ma
 from accelerate import Accelerator
 
 from pdr_graph.errors import CallError, ConfigError
-from pdr_graph.train.arguments import training_arguments
 from pdr_graph.train.ranks import is_of_a_lost_rank, together
 from pdr_graph.train.trainer import OperatorTrainer
 from tests.policy.tiny_model import tiny_tokenizer
-from tests.train.given_rows import (
-    GivenRows,
-    double_model,
-    make_problems,
-    make_schedule,
-)
+from tests.train.given_rows import GivenRows, double_model, make_problems, make_settings
 from tests.train.processes import exit_code, start_ranks
 
 BROKEN = "the server closed the connection"
@@ -72,14 +66,13 @@ def collect_on_one(folder: Path) -> None:
                 raise CallError(BROKEN)
             return super().__call__(problems, plans, seed=seed, policy_version=policy_version)
 
-    schedule = make_schedule()
     trainer = OperatorTrainer(
         double_model(),
         tiny_tokenizer(),
         make_problems(),
         Failing(),
-        schedule=schedule,
-        arguments=training_arguments(folder, schedule, num_steps=3, rows_at_once=6, cpu=True),
+        make_settings(3, devices={"processes": 2}),
+        folder,
     )
     found = outcome(trainer.train)
     found["updates"] = trainer.state.global_step

@@ -1,5 +1,7 @@
 """The trainer itself, update after update, beside a reference that goes token by token."""
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
@@ -7,27 +9,31 @@ torch = pytest.importorskip("torch", reason="needs torch, of the extra train: ma
 from peft import LoraConfig, get_peft_model
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.arguments import check_trl, training_arguments
+from pdr_graph.train.rollouts import Rollouts
+from pdr_graph.train.rows import filled
 from pdr_graph.train.trainer import OperatorTrainer
-from tests.policy.tiny_model import tiny_tokenizer
+from tests.policy.tiny_model import tiny_model, tiny_tokenizer
 from tests.train.given_rows import (
+    ALPHA,
+    EPSILON_MAX,
+    NUM_PROBLEMS,
     NUM_ROWS,
-    Collected,
+    SMALL,
     GivenRows,
-    all_rows,
     be_a_rank,
     double_model,
     make_problems,
-    make_schedule,
+    make_settings,
+    reference_advantages,
     reference_gradient,
+    row_logprobs,
+    rows_by_problem,
     trained_gradient,
 )
 from tests.train.processes import exit_code, start_ranks
 
 # peft asks transformers by a name that is to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
-
-SCHEDULE = make_schedule()
 
 
 def gap(found, reference) -> float:
@@ -36,24 +42,48 @@ def gap(found, reference) -> float:
     return max(float((found[name] - reference[name]).abs().max()) for name in reference)
 
 
+def all_rows():
+    return [row for rows in rows_by_problem(make_settings()) for row in rows]
+
+
 def reference():
-    gradient = reference_gradient(double_model(), all_rows(SCHEDULE))
+    gradient = reference_gradient(double_model(), all_rows())
     assert max(float(each.abs().max()) for each in gradient.values()) > 1e-2
     return gradient
 
 
+def trainer_of(folder: Path, collect, settings, *, model=None, problems=9, **fields):
+    """Return a trainer."""
+    return OperatorTrainer(
+        model or double_model(),
+        tiny_tokenizer(),
+        make_problems(problems),
+        collect,
+        settings,
+        folder,
+        **fields,
+    )
+
+
+TWO_BY_TWO = make_settings(
+    2, optimiser={"updates_per_step": 2, "micro_batch_rows": 4, "learning_rate": 1e-2}
+)
+"""Two steps of two updates each."""
+
+
 @pytest.mark.parametrize(
-    "numbers",
+    "optimiser",
     [
-        {"rows_at_once": 24},
-        {"rows_at_once": 3},
-        {"rows_at_once": 6, "gradient_checkpointing": True},
+        {"micro_batch_rows": 24},
+        {"micro_batch_rows": 3},
+        {"micro_batch_rows": 6, "gradient_checkpointing": True},
     ],
     ids=["in one batch", "accumulated", "checkpointed"],
 )
-def test_an_update_has_the_gradient_of_the_formula(tmp_path, numbers):
-    """Padded, over eight micro-batches, activations computed again; both modes, with fillers."""
-    assert gap(trained_gradient(tmp_path, SCHEDULE, GivenRows(), **numbers), reference()) < 1e-6
+def test_an_update_has_the_gradient_of_the_formula(tmp_path, optimiser):
+    """Padded, over eight micro-batches, activations recomputed; both plans, with fillers."""
+    settings = make_settings(optimiser=optimiser)
+    assert gap(trained_gradient(tmp_path, GivenRows(), settings), reference()) < 1e-6
 
 
 def test_two_ranks_have_the_gradient_of_one(tmp_path):
@@ -64,17 +94,102 @@ def test_two_ranks_have_the_gradient_of_one(tmp_path):
         assert gap(torch.load(tmp_path / f"gradient-{rank}.pt"), reference()) < 1e-6
 
 
+def test_the_reference_itself_follows_a_difference_quotient():
+    """For on-policy rows without a likelihood, where the loss is a weighted log-likelihood."""
+    model = double_model()
+    rows = [row for row in all_rows() if row.problem_id == "q0" and not row.correct]
+    rows += [row for row in all_rows() if row.problem_id == "q0" and row.correct][:1]
+    with torch.no_grad():
+        rows = [_on_policy(model, row) for row in rows]
+    advantages = reference_advantages(rows)
+    num_all = sum(len(row.call.token_ids) for row in rows)
+    num_correct = len(rows[-1].call.token_ids)
+
+    def loss() -> float:
+        with torch.no_grad():
+            sums = [float(row_logprobs(model, row).sum()) for row in rows]
+        weighted = sum(
+            advantages[row.call.rollout] * each for row, each in zip(rows, sums, strict=True)
+        )
+        return -weighted / num_all - ALPHA * sums[-1] / num_correct
+
+    gradient = reference_gradient(model, rows)["model.norm.weight"]
+    weight, step = model.model.norm.weight, 1e-5
+    with torch.no_grad():
+        weight[0] += step
+        above = loss()
+        weight[0] -= 2 * step
+        below = loss()
+    assert float(gradient[0]) == pytest.approx((above - below) / (2 * step), abs=1e-6)
+
+
+def _on_policy(model, row):
+    """Return a row as if the model had drawn it."""
+    from dataclasses import replace
+
+    logprobs = tuple(row_logprobs(model, row).tolist())
+    return replace(row, call=row.call.model_copy(update={"logprobs": logprobs}))
+
+
+def test_later_updates_compare_with_what_drew_the_rows(tmp_path):
+    """Ratios are to the drawing policy, advantages of the step, and counts of the update."""
+    temperature, rate, updates = 0.7, 0.3, 3
+    settings = make_settings(
+        2,
+        optimiser={"updates_per_step": updates, "micro_batch_rows": 2},
+        strategy={"temperature": temperature},
+    )
+    model, reference = double_model(), double_model()
+    descent = torch.optim.SGD(model.parameters(), lr=rate)
+    trainer_of(
+        tmp_path, GivenRows(), settings, model=model, problems=NUM_PROBLEMS, optimizer=descent
+    ).train()
+    descent = torch.optim.SGD(reference.parameters(), lr=rate)
+    for step in range(2):
+        groups = rows_by_problem(settings, step)
+        advantages = reference_advantages([row for rows in groups for row in rows])
+        rows = filled(groups, NUM_ROWS)
+        order = settings.schedule(NUM_PROBLEMS).shuffled(len(rows), step, 0)
+        each = len(rows) // updates
+        for start in range(0, len(rows), each):
+            chosen = [rows[index] for index in order[start : start + each]]
+            descent.zero_grad()
+            loss_of(reference, [row for row in chosen if row], advantages, temperature).backward()
+            descent.step()
+    expected, first = dict(reference.named_parameters()), dict(double_model().named_parameters())
+    found = {name: each.detach() for name, each in model.named_parameters()}
+    moved = {name: each.detach() - first[name].detach() for name, each in expected.items()}
+    assert max(float(each.abs().max()) for each in moved.values()) > 0.1
+    assert gap(found, {name: each.detach() for name, each in expected.items()}) < 1e-6
+
+
+def loss_of(model, rows, advantages, temperature):
+    """Return −J of an update's rows, one after another, at the temperature."""
+    num_all = sum(len(row.call.token_ids) for row in rows)
+    num_correct = sum(len(row.call.token_ids) for row in rows if row.correct)
+    loss = torch.zeros((), dtype=torch.float64)
+    for row in rows:
+        logprobs = row_logprobs(model, row, temperature)
+        behaviour = torch.tensor(row.call.logprobs, dtype=torch.float64)
+        ratio = (logprobs.detach() - behaviour).exp().clamp(max=EPSILON_MAX)
+        loss = loss - (ratio * advantages[row.call.rollout] * logprobs).sum() / num_all
+        if row.correct:
+            loss = loss - ALPHA * logprobs.sum() / num_correct
+    return loss
+
+
 def test_rows_in_are_rows_trained(tmp_path):
     """Each drawn token once, whatever fillers and padding stand beside it."""
-    collect, figures = GivenRows(), []
-    trainer = make_trainer(tmp_path, collect, on_update=figures.append)
-    trainer.train()
+    collect, told = GivenRows(), []
+    trainer_of(
+        tmp_path, collect, TWO_BY_TWO, on_update=lambda number, each: told.append((number, each))
+    ).train()
+    figures = [each for _, each in told]
     assert sum(each["tokens/trained"] for each in figures) == sum(
         len(row.call.token_ids) for row in collect.given
     )
-    assert len(figures) == 4
-    steps = [each for each in figures if "step" in each]
-    assert [each["step"] for each in steps] == [0, 1]
+    assert [number for number, _ in told] == [1, 2, 3, 4]
+    steps = [each for each in figures if "policy_version" in each]
     assert [each["policy_version"] for each in steps] == [0, 2]
     assert sum(each["rows/trained"] for each in steps) == len(collect.given)
     assert all(each["rows/trained"] + each["rows/fillers"] == 4 * NUM_ROWS for each in steps)
@@ -85,20 +200,24 @@ def test_a_step_of_fillers_moves_nothing(tmp_path):
     """All calls failed: no gradient, no NaN."""
 
     def nothing(problems, plans, *, seed, policy_version):
-        return Collected([[] for _ in problems])
+        return Rollouts([[] for _ in problems])
 
-    gradient = trained_gradient(tmp_path, SCHEDULE, nothing, rows_at_once=6)
+    gradient = trained_gradient(tmp_path, nothing, make_settings())
     assert all(float(each.abs().max()) == 0.0 for each in gradient.values())
 
 
-def test_an_adapter_is_trained_alone(tmp_path):
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_an_adapter_is_trained_alone(tmp_path, checkpointed):
     """The base weights are the same to the last bit, and the adapter has moved."""
     model = double_model()
     before = {name: each.detach().clone() for name, each in model.named_parameters()}
-    adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = make_trainer(tmp_path, GivenRows(), model=model, adapter=adapter)
-    trainer.train()
-    after = dict(trainer.model.named_parameters())
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    settings = make_settings(
+        2, optimiser={"learning_rate": 1e-2, "gradient_checkpointing": checkpointed}
+    )
+    adapted = get_peft_model(model, config)
+    trainer_of(tmp_path, GivenRows(), settings, model=adapted).train()
+    after = dict(adapted.named_parameters())
     adapters = {name: each for name, each in after.items() if "lora_" in name}
     base = {
         name.removeprefix("base_model.model.").replace(".base_layer", ""): each
@@ -126,26 +245,11 @@ def test_an_adapter_has_the_gradient_of_the_formula(tmp_path):
                 torch.nn.init.normal_(each, std=0.1)
         return model
 
-    found = trained_gradient(tmp_path, SCHEDULE, GivenRows(), model=adapted(), rows_at_once=4)
-    expected = reference_gradient(adapted(), all_rows(SCHEDULE))
+    settings = make_settings(optimiser={"micro_batch_rows": 4})
+    found = trained_gradient(tmp_path, GivenRows(), settings, adapted())
+    expected = reference_gradient(adapted(), all_rows())
     assert expected
     assert gap({name: found[name] for name in expected}, expected) < 1e-6
-
-
-def test_another_trl_is_refused():
-    """By its version, and by what its trainer lacks; with the command that helps."""
-    check_trl()
-    with pytest.raises(ConfigError, match=r"for trl 1\.16, and 1\.17\.0 is .* 'trl==1\.16\.\*'"):
-        check_trl("1.17.0")
-    with pytest.raises(ConfigError, match="whose trainer has no _save_checkpoint and no _get_out"):
-        check_trl("1.16.9", object)
-
-
-def test_rows_that_cannot_be_cut_up_are_refused(tmp_path):
-    """24 rows are not 5 updates, nor micro-batches of 7."""
-    for numbers in ({"updates_per_step": 5}, {"rows_at_once": 7}):
-        with pytest.raises(ConfigError, match="24 rows a step cannot be cut"):
-            training_arguments(tmp_path, SCHEDULE, num_steps=1, cpu=True, **numbers)
 
 
 def test_more_rows_than_a_plan_has_are_refused(tmp_path):
@@ -153,25 +257,39 @@ def test_more_rows_than_a_plan_has_are_refused(tmp_path):
 
     def generous(problems, plans, *, seed, policy_version):
         rows = GivenRows()(problems, plans, seed=seed, policy_version=policy_version).rows
-        return Collected([[*each, *each] for each in rows])
+        return Rollouts([[*each, *each] for each in rows])
 
     with pytest.raises(ConfigError, match="has room for 6 of each"):
-        make_trainer(tmp_path, generous).train()
+        trainer_of(tmp_path, generous, TWO_BY_TWO).train()
 
 
-def make_trainer(folder, collect, *, model=None, **fields) -> OperatorTrainer:
-    """Return a trainer of two steps of two updates each."""
-    schedule = make_schedule(num_problems=9)
-    arguments = training_arguments(
-        folder, schedule, num_steps=2, updates_per_step=2, rows_at_once=4, learning_rate=1e-2,
-        cpu=True,
-    )  # fmt: skip
-    return OperatorTrainer(
-        model or double_model(),
-        tiny_tokenizer(),
-        make_problems(9),
-        collect,
-        schedule=schedule,
-        arguments=arguments,
-        **fields,
-    )
+def test_other_processes_than_the_settings_say_are_refused(tmp_path):
+    """The rows would be split for as many."""
+    with pytest.raises(ConfigError, match="processes is 2, and 1 are running; start as many"):
+        trainer_of(tmp_path, GivenRows(), make_settings(devices={"processes": 2}))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.0, 0.5, 1.0, 1.0]),
+        ("linear", [0.0, 0.5, 1.0, 0.5]),
+    ],
+)
+def test_the_learning_rate_rises_before_it_does_what_its_schedule_says(tmp_path, schedule, rates):
+    """From 0 over the updates that are asked for, under every schedule."""
+    told = []
+    optimiser = {
+        "updates_per_step": 4,
+        "learning_rate": 1.0,
+        "schedule": schedule,
+        "warmup_updates": 2,
+    }
+    trainer_of(
+        tmp_path,
+        GivenRows(),
+        make_settings(optimiser=optimiser),
+        model=tiny_model(**SMALL),
+        on_update=lambda number, figures: told.append(figures["learning_rate"]),
+    ).train()
+    assert told == pytest.approx(rates)

@@ -12,13 +12,7 @@ from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.judge import Judge, Judgement
 from pdr_graph.eval.problems import Problem, load_problems
 from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.train.recorder import (
-    Recorder,
-    judged_reward,
-    record_trajectory,
-    reward_of,
-    telling_tokens,
-)
+from pdr_graph.train.recorder import Recorder, reward_of, telling_tokens
 from pdr_graph.train.trajectory import Call, Trajectory, append_trajectories, read_trajectories
 from tests.fakes import ScriptedChat
 from tests.mock_endpoint import token_ids
@@ -30,6 +24,11 @@ PDR = preset("pdr", widths=(3,), distiller="summary", seed=5, max_tokens=256)
 
 def math_judge() -> Judge:
     return Judge.of_kind("math", None)
+
+
+async def recorded(client, config, **fields) -> Trajectory:
+    """Run the graph on the problem once, and return what is kept."""
+    return await Recorder(client, math_judge()).record(PROBLEM, config, **fields)
 
 
 def make_call(**fields) -> Call:
@@ -74,9 +73,7 @@ async def test_every_call_of_a_run_is_kept_with_its_tokens(mock, connect):
     """As many calls and completion tokens as the endpoint served, role by role."""
     mock.configure(answers=["42"])
     client = connect(model_fields=TELLING)
-    found = await record_trajectory(
-        PROBLEM, PDR, client=client, judge=math_judge(), policy_version=3
-    )
+    found = await recorded(client, PDR, policy_version=3)
     served = mock.stats()
     assert [call.role for call in found.calls] == ["draft"] * 3 + ["distill", "refine"]
     assert sum(len(call.token_ids) for call in found.calls) == served["completion_tokens"]
@@ -91,9 +88,7 @@ async def test_tokens_and_log_probabilities_are_those_that_the_server_drew(mock,
     """Of one reply, id by id, its reasoning included; the text is the solution alone."""
     mock.configure(reasoning="reasoning", reasoning_tokens=8)
     client = connect(model_fields=TELLING)
-    found = await record_trajectory(
-        PROBLEM, preset("long_cot", seed=1), client=client, judge=math_judge()
-    )
+    found = await recorded(client, preset("long_cot", seed=1))
     (call,) = found.calls
     body = mock.requests()[-1]["body"]
     message = await client.model.ainvoke(body["messages"], seed=body["seed"], max_tokens=10240)
@@ -115,7 +110,7 @@ async def test_a_run_is_the_same_run_whether_it_is_recorded_or_not(mock, connect
     plain = sent()
     mock.reset()
     client = connect(model_fields=TELLING)
-    await record_trajectory(PROBLEM, PDR, client=client, judge=math_judge())
+    await recorded(client, PDR)
     assert sent() == plain
 
 
@@ -123,7 +118,7 @@ async def test_a_failed_draft_is_counted_and_draws_nothing(mock, connect):
     """The group has one row less; the row is not made up."""
     mock.configure(status=[{"match": {"call": 2}, "status": 400, "times": 1}])
     client = connect(model_fields=TELLING)
-    found = await record_trajectory(PROBLEM, PDR, client=client, judge=math_judge())
+    found = await recorded(client, PDR)
     assert found.failed_calls == 1
     assert [call.role for call in found.calls] == ["draft"] * 2 + ["distill", "refine"]
 
@@ -132,7 +127,7 @@ async def test_a_wrong_answer_earns_less_than_nothing(mock, connect):
     """Drafts are judged on their own answers, the run on its last."""
     mock.configure(replies=[{"contains": "<notes>", "answers": ["41"]}], answers=["42"])
     client = connect(model_fields=TELLING)
-    found = await record_trajectory(PROBLEM, PDR, client=client, judge=math_judge())
+    found = await recorded(client, PDR)
     assert (found.reward, found.reason) == (-1.0, "wrong")
     assert [call.reward for call in found.calls] == [1.0, 1.0, 1.0, None, -1.0]
 
@@ -141,7 +136,7 @@ async def test_a_run_that_stops_leaves_what_it_drew(mock, connect):
     """The refinement failed, the drafts did not: no answer, and why is said."""
     mock.configure(status=[{"match": {"contains": "<notes>"}, "status": 400, "times": 1}])
     client = connect(model_fields=TELLING)
-    found = await record_trajectory(PROBLEM, PDR, client=client, judge=math_judge())
+    found = await recorded(client, PDR)
     assert [call.role for call in found.calls] == ["draft"] * 3 + ["distill"]
     assert (found.answer, found.reason, found.reward) == (None, "failed", -1.0)
     assert found.failed_calls == 1
@@ -166,7 +161,7 @@ async def test_a_model_that_is_asked_for_tokens_keeps_its_connections(mock, conn
     client = connect()
     telling = ModelClient(telling_tokens(client.model))
     long_cot = preset("long_cot", seed=1)
-    found = await record_trajectory(PROBLEM, long_cot, client=telling, judge=math_judge())
+    found = await recorded(telling, long_cot)
     assert len(found.calls[0].token_ids) == mock.stats()["completion_tokens"]
     assert telling.model.http_async_client is client.model.http_async_client
 
@@ -178,9 +173,7 @@ async def test_a_server_that_sends_no_token_ids_is_refused(mock):
     """In one sentence that says how to start one that does."""
     plain = ScriptedVLLM(base_url=mock.url, model="mock-model", **TELLING)
     with pytest.raises(EndpointError, match=r"sent no token ids .* start it as `vllm serve MODEL"):
-        await record_trajectory(
-            PROBLEM, preset("long_cot"), client=ModelClient(plain), judge=math_judge()
-        )
+        await recorded(ModelClient(plain), preset("long_cot"))
     await plain.aclose()
 
 
@@ -203,7 +196,7 @@ class ScriptedVLLM(ChatVLLM):
 async def test_a_model_without_tokens_is_refused_before_any_call(model, sentence):
     """A run costs tokens; nothing is spent on one that cannot be learnt from."""
     with pytest.raises(ConfigError, match=sentence):
-        await record_trajectory(PROBLEM, PDR, client=ModelClient(model), judge=math_judge())
+        await recorded(ModelClient(model), PDR)
 
 
 @pytest.mark.parametrize("fields", [{"top_p": 0.9}, {"temperature": 0.0}])
@@ -211,12 +204,7 @@ async def test_sampling_that_is_cut_is_refused(connect, fields):
     """Log-probabilities would be of another distribution than the trainer's."""
     name = next(iter(fields))
     with pytest.raises(ConfigError, match=f"{name} .*; set"):
-        await record_trajectory(
-            PROBLEM,
-            PDR.model_copy(update=fields),
-            client=connect(model_fields=TELLING),
-            judge=math_judge(),
-        )
+        await recorded(connect(model_fields=TELLING), PDR.model_copy(update=fields))
 
 
 # ------------------------------------------------------------------------------ the file
@@ -300,5 +288,5 @@ async def test_a_task_of_reasoning_gym_is_judged_by_its_own_scorer():
     judge = Judge.of_kind("math", problems.score)
     first = problems.problems[0]
     right, wrong = f"\\boxed{{{first.gold}}}", f"\\boxed{{{int(first.gold) + 1}}}"
-    assert await judged_reward(judge, first, right, truncated=False) == 1.0
-    assert await judged_reward(judge, first, wrong, truncated=False) == -1.0
+    assert reward_of(await judge.solution(first, right, truncated=False)) == 1.0
+    assert reward_of(await judge.solution(first, wrong, truncated=False)) == -1.0

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
+torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.warm_start import fitting, read_conversations
+from pdr_graph.train.settings import TrainSettings
+from pdr_graph.train.supervised import RunCount, calls_of
+from pdr_graph.train.trajectory import append_trajectories
+from pdr_graph.train.warm_start import Rows, WarmStartTrainer, fitting, read_conversations
+from tests.policy.tiny_model import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
+from tests.train.test_trajectory import make_call, make_trajectory
 
 
 def written(file: Path, *rows: object) -> Path:
@@ -55,9 +60,6 @@ def test_what_is_no_conversation_is_named(tmp_path):
 
 def test_rows_that_do_not_fit_are_counted():
     """With the tokens that the template adds; if none is left, the sentence says what to raise."""
-    pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
-    from tests.policy.tiny_model import tiny_tokenizer
-
     tokenizer = tiny_tokenizer()
     rows = [row("1+1", "2"), row("1+1", "2" * 30)]
     # A user's mark, three characters, the assistant's mark, one character, and the end.
@@ -92,9 +94,6 @@ CUT = "(m['content'].split('</think>') | last)"
 )
 def test_a_template_that_rewrites_replies_is_refused(template, sentence):
     """Less would be learnt than was said; the sentence names a row, how many, and what helps."""
-    pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
-    from tests.policy.tiny_model import tiny_tokenizer
-
     thought = "<think>one more</think>"
     rows = [
         row("1+1", "<think>two"),
@@ -110,9 +109,6 @@ def test_a_template_that_rewrites_replies_is_refused(template, sentence):
 
 def test_blanks_that_a_template_adds_are_no_rewriting():
     """Nor those that it takes away around what was said."""
-    pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
-    from tests.policy.tiny_model import tiny_tokenizer
-
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
         REPLIES.replace("TEXT", "m['content'].strip() + ' '")
@@ -124,23 +120,10 @@ def test_blanks_that_a_template_adds_are_no_rewriting():
 @pytest.mark.filterwarnings("ignore")  # of the libraries below
 def test_only_the_reply_is_learnt(tmp_path):
     """The labels of a batch are the reply and the token that ends it; the prompt has none."""
-    pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
-    from pdr_graph.train.warm_start import Rows, WarmStartTrainer, warm_start_arguments
-    from tests.policy.tiny_model import tiny_model, tiny_tokenizer
-
     tokenizer = tiny_tokenizer()
-    arguments = warm_start_arguments(
-        tmp_path,
-        epochs=2.0,
-        rows_at_once=2,
-        accumulation=1,
-        learning_rate=1e-3,
-        warmup_share=0.0,
-        save_every=100,
-        seed=0,
-        bf16=False,
-        gradient_checkpointing=False,
-        cpu=True,
+    warm = {"data": "none", "epochs": 2.0, "batch_rows": 2, "micro_batch_rows": 2}
+    settings = TrainSettings(
+        model="none", warm_start=warm, optimiser={"gradient_checkpointing": False}
     )
     rows = Rows([row("1+1=", "two"), row("2+2=", "four"), row("3+3=", "six")], 0)
     heard: list[int] = []
@@ -148,7 +131,8 @@ def test_only_the_reply_is_learnt(tmp_path):
         tiny_model(),
         tokenizer,
         rows,
-        arguments,
+        settings,
+        tmp_path,
         on_update=lambda update, figures: heard.append(update),
     )
     labels = [
@@ -160,3 +144,53 @@ def test_only_the_reply_is_learnt(tmp_path):
     assert trainer.num_updates == 4
     assert trainer.go_on() == 4
     assert heard == [1, 2, 3, 4]
+
+
+# ------------------------------------------------------------------------------ template variables
+
+QUIET = "{% if quiet %}quiet {% endif %}" + CHAT_TEMPLATE
+ROW = row("1+1=", "two")
+
+
+def quiet_tokenizer():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = QUIET
+    return tokenizer
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries below
+def test_a_warm_start_reads_the_prompt_that_rollouts_ask(tmp_path):
+    """And learns the reply alone; with what the variables add a row is longer."""
+    tokenizer, variables = quiet_tokenizer(), {"quiet": True}
+    rows = fitting([ROW] * 2, tokenizer, 100, variables)
+    assert fitting([ROW], tokenizer, 10).too_long == 0
+    with pytest.raises(ConfigError, match="more than 10 tokens"):
+        fitting([ROW], tokenizer, 10, variables)
+    settings = TrainSettings(
+        model="none",
+        warm_start={"data": "none", "batch_rows": 2, "micro_batch_rows": 2},
+        optimiser={"gradient_checkpointing": False},
+        policy={"chat_template": variables},
+    )
+    trainer = WarmStartTrainer(tiny_model(), tokenizer, rows, settings, tmp_path)
+    (batch,) = trainer.get_train_dataloader()
+    for inputs, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        assert tokenizer.decode(inputs[labels == -100]) == "quiet <user>1+1=<assistant>"
+        assert tokenizer.decode(labels[labels != -100]) == "two<end>"
+
+
+def test_trajectories_of_such_a_run_are_read_back(tmp_path):
+    """Its header holds the variables; the message is what the user said."""
+    model, run = tmp_path / "model", tmp_path / "run"
+    tokenizer = quiet_tokenizer()
+    tokenizer.save_pretrained(model)
+    run.mkdir()
+    settings = {"policy": {"chat_template": {"quiet": True}}}
+    (run / "train.json").write_text(json.dumps({"schema": 1, "settings": settings}))
+    prompt = tokenizer.apply_chat_template(
+        ROW["prompt"], tokenize=False, add_generation_prompt=True, quiet=True
+    )
+    call = make_call(role="direct", prompt_ids=tuple(tokenizer.encode(prompt)), reward=1.0)
+    append_trajectories(run / "trajectories.jsonl", [make_trajectory(calls=(call,))])
+    (said,) = calls_of(run, RunCount(), thoughts=False, model=model)
+    assert said.prompt == "1+1="

@@ -26,8 +26,8 @@ def _found(folder: Path, kind: str) -> dict[str, object]:
     from transformers import AutoModelForCausalLM
     from vllm import LLM
 
-    from pdr_graph.train.colocate import ColocatePush
-    from pdr_graph.train.drift import DriftError
+    from pdr_graph.train.push import ColocatePush
+    from pdr_graph.train.steps import DriftError
     from tests.policy.tiny_model import write_tiny_model
     from tests.vllm.served_policy import SHAPE, Withheld, train
 
@@ -72,9 +72,9 @@ class FromTheEngine:
         """Draw the rows of some problems, side by side."""
         from vllm import SamplingParams
 
-        from pdr_graph.train.advantage import TrainRow
+        from pdr_graph.train.rollouts import Rollouts
+        from pdr_graph.train.rows import TrainRow
         from pdr_graph.train.trajectory import Call
-        from tests.vllm.served_policy import Rewarded
 
         asked = [
             (problem, role, f"{seed}:{problem.id}:{role}:{index}")
@@ -111,8 +111,8 @@ class FromTheEngine:
                 policy_version=policy_version,
                 reward=reward,
             )
-            rows[problem.id].append(TrainRow(problem.id, call, reward, correct=reward > 0))
-        return Rewarded(list(rows.values()), [])
+            rows[problem.id].append(TrainRow(problem.id, call, reward))
+        return Rollouts(list(rows.values()))
 
 
 if __name__ == "__main__":

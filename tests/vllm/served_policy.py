@@ -1,7 +1,7 @@
 """A tiny model served by real vLLM, and a trainer whose rollouts the graph draws from it."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,22 +9,17 @@ from pathlib import Path
 from engine.cache import say
 from engine.environment import vllm_environment
 from engine.server import ON_CPU, VLLMServer
-from pdr_graph.config import make_config
 from pdr_graph.connect import open_client
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.settings import load_settings
-from pdr_graph.train.advantage import TrainRow
-from pdr_graph.train.arguments import training_arguments
-from pdr_graph.train.drift import DriftGuard
-from pdr_graph.train.plan import ProblemPlan, Schedule
 from pdr_graph.train.push import WeightPush
 from pdr_graph.train.recorder import telling_tokens
-from pdr_graph.train.rollout_source import Collect
-from pdr_graph.train.rollouts import Collector
+from pdr_graph.train.rollouts import Collect, Collector, Rollouts
+from pdr_graph.train.rows import TrainRow
+from pdr_graph.train.settings import TrainSettings
 from pdr_graph.train.trainer import OperatorTrainer
-from pdr_graph.train.trajectory import Trajectory
 from tests.policy.tiny_model import tiny_tokenizer, write_tiny_model
 
 WINDOW = 4096
@@ -35,8 +30,25 @@ SHAPE = {
     "max_position_embeddings": WINDOW,
 }
 PROBLEMS = [Problem(id=f"q{index}", text=f"{index} + 2 = ?", gold="4") for index in range(4)]
-SCHEDULE = Schedule(
-    len(PROBLEMS), 2, ProblemPlan("direct", 4), ProblemPlan("rounds", 4, num_drafts=1), seed=1
+SETTINGS = TrainSettings(
+    model="none",
+    seed=1,
+    save_every=1000,
+    strategy={
+        "distiller": "random_k",
+        "k": 1,
+        "max_tokens": 8,
+        "kappa": 32,
+        "solution_tokens": 32,
+    },
+    rollouts={
+        "problems_per_step": 2,
+        "rows_per_problem": 4,
+        "num_drafts": 1,
+        "operator_plan": "rounds",
+    },
+    optimiser={"micro_batch_rows": 4, "learning_rate": 1e-2, "gradient_checkpointing": False},
+    drift={"rows": 8},
 )
 
 
@@ -63,14 +75,6 @@ def served(folder: Path, *options: str, tied: bool) -> Iterator[VLLMServer]:
 
 
 @dataclass
-class Rewarded:
-    """Rollouts with rewards that a model without sense can earn."""
-
-    rows: Sequence[Sequence[TrainRow]]
-    trajectories: Sequence[Trajectory]
-
-
-@dataclass
 class FromTheGraph:
     """Draws rollouts by running the graph on a server; even tokens earn a reward."""
 
@@ -78,16 +82,15 @@ class FromTheGraph:
     client: ModelClient
     asked: list[str]
 
-    def __call__(self, problems, plans, *, seed: int, policy_version: int) -> Rewarded:
+    def __call__(self, problems, plans, *, seed: int, policy_version: int) -> Rollouts:
         """Draw the rollouts of some problems."""
-        config = make_config(distiller="random_k", k=1, max_tokens=8, kappa=32, solution_tokens=32)
-        collector = Collector(self.client, Judge.of_kind("math", None), config)
+        collector = Collector(self.client, Judge.of_kind("math", None), SETTINGS)
         drawn = self.runner.run(
             collector.collect(problems, plans, seed=seed, policy_version=policy_version)
         )
         self.asked.append(self.client.name)
         rows = [[_rewarded(row) for row in group] for group in drawn.rows]
-        return Rewarded(rows, drawn.trajectories)
+        return Rollouts(rows, drawn.trajectories)
 
     def use(self, name: str) -> None:
         """Have further calls ask for another model of the server."""
@@ -96,7 +99,7 @@ class FromTheGraph:
 
 def _rewarded(row: TrainRow) -> TrainRow:
     reward = 1.0 if sum(row.call.token_ids) % 2 == 0 else -1.0
-    return replace(row, reward=reward, correct=reward > 0)
+    return replace(row, reward=reward)
 
 
 @dataclass
@@ -144,13 +147,10 @@ def train(
         tiny_tokenizer(),
         PROBLEMS,
         collect,
-        schedule=SCHEDULE,
-        arguments=training_arguments(
-            folder, SCHEDULE, num_steps=steps, rows_at_once=4, learning_rate=1e-2, cpu=True
-        ),
+        SETTINGS.model_copy(update={"steps": steps}),
+        folder,
         push=push,
-        guard=DriftGuard(rows=8),
-        on_update=figures.append,
+        on_update=lambda update, found: figures.append(found),
     )
     trainer.train()
     return figures

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from engine.server import VLLMServer
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.drift import DriftError
 from pdr_graph.train.push import DiskReload, LoraPush, VLLMAdmin
+from pdr_graph.train.steps import DriftError
 from tests.vllm.served_policy import Withheld, graph_on, served, train
 
 # peft asks transformers by a name that is to go.

@@ -1,4 +1,4 @@
-"""Draws are of the whole distribution, at the temperature, and of each row by itself."""
+"""Draws are of the whole distribution, of each row by itself; the cache holds what it should."""
 
 import math
 
@@ -8,9 +8,11 @@ torch = pytest.importorskip("torch", reason="needs torch, of the extra train: ma
 
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Qwen2Config
+from transformers.cache_utils import DynamicLayer
 
-from pdr_graph.policy import generation as sampling
-from pdr_graph.policy.generation import sample
+from pdr_graph.policy import generation
+from pdr_graph.policy.generation import GrowingLayer, growing_cache, sample
 
 logit_lists = st.lists(st.floats(-20, 20), min_size=1, max_size=40)
 uniforms = st.floats(0.0, 1.0, exclude_max=True)
@@ -77,10 +79,62 @@ def test_a_token_without_probability_is_never_drawn():
 def test_a_large_vocabulary_is_drawn_a_few_rows_at_a_time():
     """With the same tokens, in an amount of memory that does not grow with the batch."""
     torch.manual_seed(0)
-    width = sampling._MOST_NUMBERS // 2 + 1  # one row at a time
+    width = generation._MOST_NUMBERS // 2 + 1  # one row at a time
     logits = torch.randn(2, width)
     numbers = torch.tensor([0.25, 0.75]).double()
     tokens, logprobs = sample(logits, torch.ones(2), numbers)
     whole = logits.log_softmax(-1)
     assert tokens.shape == logprobs.shape == (2,)
     assert logprobs.tolist() == pytest.approx(whole[range(2), tokens].tolist(), abs=1e-6)
+
+
+# ------------------------------------------------------------------------------ the cache
+
+
+def states(rows: int, tokens: int):
+    return torch.randn(rows, 2, tokens, 3), torch.randn(rows, 2, tokens, 3)
+
+
+def test_it_holds_the_same_keys_and_values_step_by_step():
+    """Prompt, tokens beyond its room, rows that leave and rows that are doubled."""
+    torch.manual_seed(0)
+    ours, stock = GrowingLayer(), DynamicLayer()
+
+    def both(rows: int, tokens: int) -> None:
+        new = states(rows, tokens)
+        for mine, theirs in zip(ours.update(*new), stock.update(*new), strict=True):
+            assert torch.equal(mine, theirs)
+        assert ours.get_seq_length() == stock.get_seq_length()
+        assert ours.get_mask_sizes(1) == stock.get_mask_sizes(1)
+
+    both(2, 5)
+    for layer in (ours, stock):
+        layer.batch_select_indices(torch.tensor([0, 1, 1, 0]))
+    for _ in range(150):
+        both(4, 1)
+    for layer in (ours, stock):
+        layer.batch_select_indices(torch.tensor([3, 1]))
+    for _ in range(10):
+        both(2, 1)
+
+
+def test_a_token_more_copies_nothing():
+    """As long as there is room, keys stay where they are."""
+    layer = GrowingLayer()
+    layer.update(*states(2, 5))
+    place = layer.keys.data_ptr()
+    for _ in range(20):
+        layer.update(*states(2, 1))
+    assert layer.keys.data_ptr() == place
+
+
+def test_layers_of_other_kinds_stay_as_they_are():
+    """A window that slides is the library's own."""
+    plain = growing_cache(Qwen2Config(num_hidden_layers=2))
+    sliding = growing_cache(
+        Qwen2Config(
+            num_hidden_layers=2, use_sliding_window=True, sliding_window=8, max_window_layers=1
+        )
+    )
+    assert [type(layer) for layer in plain.layers] == [GrowingLayer] * 2
+    assert [isinstance(layer, GrowingLayer) for layer in sliding.layers] == [True, False]

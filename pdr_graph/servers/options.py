@@ -5,15 +5,18 @@ from typing import Literal
 
 from platformdirs import user_cache_path
 from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pdr_graph.settings import EnvironmentSettings
+from pdr_graph.settings import Settings
 
 Engine = Literal["auto", "vllm", "embedded"]
 Store = Literal["auto", "redis", "embedded", "none"]
 
 
-class UpOptions(EnvironmentSettings, env_prefix="PDR_UP_"):
+class UpOptions(BaseSettings):
     """What to start: options first, then the variables `PDR_UP_…`, then `.env`."""
+
+    model_config = Settings.model_config | SettingsConfigDict(env_prefix="PDR_UP_")
 
     engine: Engine = "auto"
     """Server of the model: `vllm`, `embedded`, or `auto`, which is vLLM if a model is named."""

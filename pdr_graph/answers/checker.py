@@ -97,10 +97,6 @@ class _Pair:
     both_ways: bool = False
     """Whether neither is gold: they are equivalent if either is correct for the other."""
 
-    @property
-    def longest_answer(self) -> int:
-        return _LONGEST_TEXT if self.in_text else LONGEST_ANSWER
-
     def request(self) -> Message:
         """Write the request for `worker.py`."""
         gold, answer = exact.readable(self.gold), exact.readable(self.answer)
@@ -155,7 +151,8 @@ class Checker:
             decided = exact.equal(pair.gold, found) or None
         if decided is not None:
             return _Judgement(CheckVerdict.CORRECT if decided else CheckVerdict.WRONG)
-        if len(pair.gold) > _LONGEST_TEXT or len(pair.answer) > pair.longest_answer:
+        longest = _LONGEST_TEXT if pair.in_text else LONGEST_ANSWER
+        if len(pair.gold) > _LONGEST_TEXT or len(pair.answer) > longest:
             return _Judgement(CheckVerdict.UNPARSEABLE, "too long to be an answer")
         with self._lock:
             if known := self._known.get(pair):

@@ -194,7 +194,7 @@ async def clip(text: str, limit: int, counter: TokenCounter, *, keep: str = "") 
     if keep and not surely_fits(keep, limit // 2) and await counter.count(keep) > limit:
         keep = ""
     while True:
-        shorter = _joined(text[:size].rstrip(), keep)
+        shorter = "\n".join(filter(None, (text[:size].rstrip(), CUT, keep)))
         tokens = await counter.count(shorter)
         if tokens <= limit:
             return shorter
@@ -211,7 +211,3 @@ def surely_fits(text: str, limit: int) -> bool:
     models add.
     """
     return len(text) < limit and len(text.encode("utf-8", "surrogatepass")) < limit
-
-
-def _joined(head: str, keep: str) -> str:
-    return "\n".join(part for part in (head, CUT, keep) if part)

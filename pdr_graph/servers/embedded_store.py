@@ -99,11 +99,7 @@ class _Store:
         self.log = home / "valkey.log"
 
     async def url(self, deadline: float) -> str:
-        """Return the address of the server, which is started if there is none.
-
-        Raises:
-            LocalError: It does not start.
-        """
+        """Return the address of the server, which is started if there is none."""
         supervisor: Outliving | None = None
         while True:
             url = f"unix://{quote(noted_address(self.home))}"
@@ -131,11 +127,7 @@ class _Store:
                     logger.warning("store.restart_failed reason=%s", self.reason(status))
 
     def start(self) -> Outliving | None:
-        """Start a supervisor; None if somebody holds the lock of the server.
-
-        Raises:
-            LocalError: The supervisor cannot be started.
-        """
+        """Start a supervisor; None if somebody holds the lock of the server."""
         with FileLock(self.home / "server.lock") as lock:
             if not lock.try_exclusive():
                 return None
@@ -159,11 +151,7 @@ class _Store:
 
 
 async def _until(deadline: float, why_not: str) -> None:
-    """Wait a little; give up when the time is over.
-
-    Raises:
-        LocalError: `deadline` has passed.
-    """
+    """Wait a little; give up when the time is over."""
     if time.monotonic() > deadline:
         raise LocalError(why_not)
     await asyncio.sleep(POLL_S)

@@ -138,6 +138,20 @@ async def embedded_model(
         await process.wait()
 
 
+def model_file(model: str | None) -> Path | None:
+    """Return the .gguf file that a model's name is, None if it is none.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    if model is None or Path(model).suffix != ".gguf":
+        return None
+    file = Path(model).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"model file {model!r} does not exist")
+    return file.resolve()
+
+
 async def _weights(data_dir: Path, say: Announce) -> Path:
     if found := await asyncio.to_thread(find_weights, data_dir):
         return found
@@ -157,11 +171,7 @@ def _open_log(data_dir: Path) -> tuple[Path, BinaryIO]:
 
 
 async def _started(process: Process, log: Path, timeout_s: float, say: Announce) -> str:
-    """Wait until the server answers, and return its address, `http://127.0.0.1:PORT`.
-
-    Raises:
-        LocalError: It ended, or took longer than `timeout_s` seconds.
-    """
+    """Wait until the server answers, and return its address, `http://127.0.0.1:PORT`."""
     try:
         async with asyncio.timeout(timeout_s):
             address = await _address(process, log, say)

@@ -14,6 +14,7 @@ from pdr_graph.servers.choice import (
     store_plan,
     unanswered_port,
 )
+from pdr_graph.servers.options import UpOptions
 from pdr_graph.servers.valkey import redis_folder
 from pdr_graph.servers.vllm import Gpu, Size, Vllm, find_vllm, window_of
 
@@ -24,7 +25,8 @@ FOR_CPU = Vllm("/cpu/python", "0.31.0", for_cpu=True)
 
 
 def wanted(**changes) -> Wanted:
-    return Wanted(**{"size": SIZE, "port": None, **changes})
+    named = {name: changes.pop(name) for name in UpOptions.model_fields if name in changes}
+    return Wanted(UpOptions(**named), **{"size": SIZE, **changes})
 
 
 def value(plan, flag: str) -> str:

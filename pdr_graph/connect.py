@@ -20,7 +20,7 @@ from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.servers.data_dir import Announce
-from pdr_graph.servers.llama import embedded_model, model_file
+from pdr_graph.servers.llama import embedded_model, gguf_file
 from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.telemetry import exported, logged_to
@@ -72,7 +72,7 @@ async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[Model
     if folder is not None:
         yield await _in_process(settings, folder, announce)
         return
-    file = model_file(model)
+    file = gguf_file(model)
     if model is not None and file is None:
         raise ConfigError(
             f"no endpoint is named that serves model {model!r}; set --base-url / PDR_BASE_URL, or "

@@ -158,7 +158,8 @@ class Checker:
             if known := self._known.get(pair):
                 self._known.move_to_end(pair)
                 return known
-            if pair.both_ways and self._is_hopeless(pair):
+            most = max(self._timeouts[pair.gold], self._timeouts[pair.answer])
+            if pair.both_ways and most >= _MOST_TIMEOUTS:
                 return _Judgement(CheckVerdict.TIMEOUT, "one of the answers has timed out before")
         judged = await self._ask(pair, watch)
         with self._lock:
@@ -168,9 +169,6 @@ class Checker:
             if len(self._known) > _CACHE_SIZE:
                 self._known.popitem(last=False)
         return judged
-
-    def _is_hopeless(self, pair: _Pair) -> bool:
-        return any(self._timeouts[each] >= _MOST_TIMEOUTS for each in (pair.gold, pair.answer))
 
     async def _ask(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         deadline_s = self.pool.limits.deadline_s

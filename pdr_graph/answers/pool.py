@@ -58,11 +58,7 @@ class Child:
         """The beginning of a line that has not come whole yet."""
 
     def wait_until_ready(self) -> None:
-        """Wait for the line that says that it is ready.
-
-        Raises:
-            PDRError: The line did not come.
-        """
+        """Wait for the line that says that it is ready."""
         if self.reply(_START_TIMEOUT_S) is None:
             raise PDRError(
                 f"the answer checker's worker did not start within {_START_TIMEOUT_S:g} s: "

@@ -195,9 +195,9 @@ class ModelClient:
         self, prompt: str, sampling: Sampling, spent: Spent, on_chunk: OnChunk | None
     ) -> AIMessage:
         async with self._slots.get():
-            # One call in each turn of the event loop, in order of arrival. To build and send it takes
-            # a millisecond or two without a pause: a round of a thousand drafts would do that a
-            # thousand times in one turn, and stall everything else in the process for seconds.
+            # One call in each turn of the event loop, in order of arrival. Building and sending it
+            # takes a millisecond or two without a pause: a round of a thousand drafts would do that
+            # a thousand times in one turn, and stall all else in the process for seconds.
             async with self._turn.get():
                 await asyncio.sleep(0)
             spent.requests += 1

@@ -43,10 +43,9 @@ class Retry:
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         named = retry_after_s(error) if error else None
-        if named is None:
-            backoff = wait_random_exponential(multiplier=self.backoff_s, max=self.max_wait_s)
-            return backoff(state)
-        return min(named, self.max_wait_s)
+        if named is not None:
+            return min(named, self.max_wait_s)
+        return wait_random_exponential(multiplier=self.backoff_s, max=self.max_wait_s)(state)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.servers.llama import EMBEDDED_SLOTS, LONGEST_CONTEXT, model_file
+from pdr_graph.servers.llama import EMBEDDED_SLOTS, LONGEST_CONTEXT, gguf_file
 from pdr_graph.servers.options import Store, UpOptions
 from pdr_graph.servers.record import ServerPlan
 from pdr_graph.servers.valkey import (
@@ -20,7 +20,6 @@ from pdr_graph.servers.valkey import (
     store_server,
 )
 from pdr_graph.servers.vllm import (
-    Gpu,
     Serving,
     Size,
     Vllm,
@@ -112,14 +111,14 @@ class Wanted:
     asked: Mapping[str, str] = field(default_factory=dict)
 
 
-def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[Gpu]) -> ServerPlan:
+def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[str]) -> ServerPlan:
     """Choose what serves the model.
 
     Raises:
         ConfigError: The model cannot be served here; the sentence says what is missing.
         LocalError: The port is taken.
     """
-    engine, file = wanted.options.engine, model_file(wanted.model)
+    engine, file = wanted.options.engine, gguf_file(wanted.model)
     is_embedded = wanted.model is None or file is not None or wanted.model == SMOLLM2.name
     if engine == "embedded" or (engine == "auto" and is_embedded):
         if not is_embedded:
@@ -136,7 +135,7 @@ def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[Gpu]) -> Server
     return _served(wanted, wanted.model, _usable(vllm, gpus, wanted.model), gpus)
 
 
-def _usable(vllm: Vllm | None, gpus: Sequence[Gpu], model: str) -> Vllm:
+def _usable(vllm: Vllm | None, gpus: Sequence[str], model: str) -> Vllm:
     if vllm is None:
         raise ConfigError(f"model {model!r} needs vLLM, which no Python here has; {INSTALL}")
     if not gpus and not vllm.for_cpu:
@@ -147,7 +146,7 @@ def _usable(vllm: Vllm | None, gpus: Sequence[Gpu], model: str) -> Vllm:
     return vllm
 
 
-def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[Gpu]) -> ServerPlan:
+def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[str]) -> ServerPlan:
     config = config_file(vllm, model)
     window, notes = _fitted(wanted, None if config is None else window_of(config), model)
     serving = Serving(
@@ -161,7 +160,7 @@ def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[Gpu]) -> Serv
     )
     plan = vllm_server(vllm, serving, wanted.options.start_timeout_s)
     if gpus and vllm.for_cpu:
-        notes.append(f"vLLM {vllm.version} is a build for CPUs: {gpus[0].name} stays idle")
+        notes.append(f"vLLM {vllm.version} is a build for CPUs: {gpus[0]} stays idle")
     elif len(gpus) > 1 and not any("parallel" in flag for flag in wanted.further):
         notes.append(
             f"{len(gpus)} GPUs are here and one is used; for all: -- --tensor-parallel-size "
@@ -171,7 +170,7 @@ def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[Gpu]) -> Serv
 
 
 def _embedded(
-    wanted: Wanted, file: Path | None, vllm: Vllm | None, gpus: Sequence[Gpu]
+    wanted: Wanted, file: Path | None, vllm: Vllm | None, gpus: Sequence[str]
 ) -> ServerPlan:
     if wanted.further or wanted.options.gpu_memory_utilization is not None:
         what = wanted.further[0] if wanted.further else "--gpu-memory-utilization"
@@ -199,12 +198,12 @@ def _embedded(
     )
 
 
-def _way_to_vllm(vllm: Vllm | None, gpus: Sequence[Gpu]) -> list[str]:
+def _way_to_vllm(vllm: Vllm | None, gpus: Sequence[str]) -> list[str]:
     if vllm is not None:
         where = f"vLLM {vllm.version} is here"
         return [f"{where}, but no model is named (--model / PDR_MODEL): the embedded one runs"]
     if gpus:
-        return [f"{gpus[0].name} is here, but no vLLM: {INSTALL}, then name a --model"]
+        return [f"{gpus[0]} is here, but no vLLM: {INSTALL}, then name a --model"]
     return []
 
 

@@ -138,7 +138,7 @@ async def embedded_model(
         await process.wait()
 
 
-def model_file(model: str | None) -> Path | None:
+def gguf_file(model: str | None) -> Path | None:
     """Return the .gguf file that a model's name is, None if it is none.
 
     Raises:

@@ -129,19 +129,18 @@ def find_vllm(named: Path | None, cache_dir: Path) -> Vllm | None:
     return next(filter(None, map(_vllm_of, _candidates(cache_dir))), None)
 
 
-def config_file(vllm: Vllm, model: str, timeout_s: float = 60.0) -> Path | None:
+def config_file(vllm: Vllm, model: str) -> Path | None:
     """Return the `config.json` of a model, None if it cannot be had.
 
     Args:
-        vllm: Asks the Hugging Face hub for it if `model` is no folder.
+        vllm: Asks the Hugging Face hub for it if `model` is no folder, for at most a minute.
         model: A folder, or a name on the hub.
-        timeout_s: Longest wait for the hub.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         file = folder / "config.json"
         return file if file.is_file() else None
-    said = output_of([vllm.python, "-c", _ASK_CONFIG, model], timeout_s).strip()
+    said = output_of([vllm.python, "-c", _ASK_CONFIG, model], timeout_s=60.0).strip()
     found = Path(said.rpartition("\n")[2])
     return found if found.is_file() else None
 
@@ -201,16 +200,10 @@ def output_of(command: Sequence[str], timeout_s: float = 30.0) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU that a process started here would see."""
+def gpus(environment: Mapping[str, str], program: str = "nvidia-smi") -> list[str]:
+    """Name NVIDIA's GPUs that a process started here would see.
 
-    name: str
-    memory_gib: float
-
-
-def gpus(environment: Mapping[str, str], program: str = "nvidia-smi") -> list[Gpu]:
-    """List NVIDIA's GPUs; none if the driver's program is missing or fails.
+    There are none if the driver's program is missing or fails.
 
     Args:
         environment: `CUDA_VISIBLE_DEVICES` in it may hide some or all.
@@ -220,15 +213,13 @@ def gpus(environment: Mapping[str, str], program: str = "nvidia-smi") -> list[Gp
     shown = None if visible is None else [each.strip() for each in visible.split(",")]
     if shown is not None and (not shown[0] or shown[0] == "-1"):
         return []
-    query = ["--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
+    query = ["--query-gpu=index,uuid,name", "--format=csv,noheader"]
     found = []
     for line in output_of([program, *query]).splitlines():
-        # "0, GPU-6d1e…, NVIDIA H100 80GB HBM3, 81559"
-        index, uuid, *name, memory = [part.strip() for part in line.split(",")]
-        if memory.isdigit() and (
-            shown is None or index in shown or any(each and uuid.startswith(each) for each in shown)
-        ):
-            found.append(Gpu(", ".join(name), int(memory) / 1024))
+        # "0, GPU-6d1e…, NVIDIA H100 80GB HBM3"
+        index, uuid, name = line.split(", ", maxsplit=2)
+        if shown is None or index in shown or any(each and uuid.startswith(each) for each in shown):
+            found.append(name)
     return found
 
 

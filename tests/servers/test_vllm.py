@@ -12,13 +12,12 @@ from pdr_graph.errors import ContextWindowError
 from pdr_graph.servers.vllm import (
     LEAST_CALLS,
     ROUNDING,
-    Gpu,
     gpus,
     has_fast_bfloat16,
     size_of,
 )
 
-H100 = Gpu("NVIDIA H100 80GB HBM3", 81559 / 1024)
+H100 = "NVIDIA H100 80GB HBM3"
 
 
 async def test_a_run_fits_the_window_that_it_needs(mock, connect):
@@ -67,8 +66,8 @@ def smi(tmp_path: Path) -> str:
     script = tmp_path / "nvidia-smi"
     script.write_text(
         "#!/bin/sh\n"
-        "echo '0, GPU-aa11, NVIDIA H100 80GB HBM3, 81559'\n"
-        "echo '1, GPU-bb22, NVIDIA H100 80GB HBM3, 81559'\n"
+        "echo '0, GPU-aa11, NVIDIA H100 80GB HBM3'\n"
+        "echo '1, GPU-bb22, NVIDIA H100 80GB HBM3'\n"
     )
     script.chmod(0o755)
     return str(script)

@@ -70,11 +70,6 @@ class Child:
         """Process id of the child's guard, which leads its process group."""
         return self._process.pid
 
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return self._process.poll() is not None
-
     def ask(self, request: Message) -> None:
         """Send a request; if the child has ended there will be no reply."""
         self.num_requests += 1
@@ -219,7 +214,7 @@ class _State:
         end = time.monotonic() + self.limits.deadline_s
         child.ask(request)
         reply = child.reply(self.limits.deadline_s * _SPARE_AFTER)
-        if reply is not None or child.ended:
+        if reply is not None:
             return reply
         if hands.spare is None:
             with suppress(PDRError, OSError):

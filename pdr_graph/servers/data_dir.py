@@ -7,6 +7,7 @@ that has the file open is gone, however it ended. Nothing has to be cleaned up.
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -53,11 +54,9 @@ def fresh_log(path: Path) -> Path:
     Returns:
         `path`.
     """
-    try:
+    with suppress(FileNotFoundError):  # another process may be doing the same
         if path.stat().st_size > LOG_LIMIT:
             path.replace(path.with_name(path.name + ".1"))
-    except FileNotFoundError:
-        pass
     return path
 
 

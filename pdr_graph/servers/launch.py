@@ -21,9 +21,6 @@ END_S = 2 * GRACE_S + 5.0
 MISSING_S = 5.0
 """Seconds without a keeper after which none is expected any more."""
 
-Tell = Callable[[ServerRecord], None]
-"""Takes the record of a part that is not ready yet."""
-
 
 @dataclass(slots=True)
 class Start:
@@ -77,14 +74,17 @@ def _taken(lock: FileLock, shelf: Shelf, part: Part) -> bool:
 
 
 async def until_ready(
-    shelf: Shelf, part: Part, tell: Tell, process: Outliving | None = None
+    shelf: Shelf,
+    part: Part,
+    tell: Callable[[ServerRecord], None],
+    process: Outliving | None = None,
 ) -> ServerRecord:
     """Wait until a part that is being started answers.
 
     Args:
         shelf: The folder of its record.
         part: The part.
-        tell: Told how it is, several times a second.
+        tell: Receives its record several times a second.
         process: Its keeper, if this process started it.
 
     Raises:

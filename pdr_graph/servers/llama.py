@@ -226,9 +226,8 @@ def free_cores(root: Path = Path("/"), busy: Callable[[], Sequence[float]] = bus
         root: The parent of `sys/`; tests hand in a tree of their own.
         busy: Says how busy each processor is, 0 to 1.
     """
-    if not hasattr(os, "sched_getaffinity"):  # macOS, which has no /sys either
-        return max(1, min(os.cpu_count() or 1, MOST_THREADS))
-    cpus = os.sched_getaffinity(0)
+    has_affinity = hasattr(os, "sched_getaffinity")  # macOS has neither that nor /sys
+    cpus = os.sched_getaffinity(0) if has_affinity else set(range(os.cpu_count() or 1))
     # Two hyper-threads of one core list the same siblings, and share the units that matter here.
     cores = len({_siblings(root, cpu) for cpu in cpus})
     shares = [share for cpu, share in enumerate(busy()) if cpu in cpus]

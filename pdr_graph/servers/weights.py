@@ -313,7 +313,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

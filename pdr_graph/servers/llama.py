@@ -212,8 +212,11 @@ def _ended(status: int, log: Path) -> LocalError:
 
 
 def busy_shares() -> list[float]:
-    """Measure for `LOOK_S` seconds how busy each processor is, 0 to 1."""
-    return [percent / 100 for percent in psutil.cpu_percent(LOOK_S, percpu=True)]
+    """Measure for `LOOK_S` seconds how busy each processor is, 0 to 1; empty if it is not told."""
+    try:
+        return [percent / 100 for percent in psutil.cpu_percent(LOOK_S, percpu=True)]
+    except OSError:
+        return []
 
 
 def free_cores(root: Path = Path("/"), busy: Callable[[], Sequence[float]] = busy_shares) -> int:
@@ -224,7 +227,7 @@ def free_cores(root: Path = Path("/"), busy: Callable[[], Sequence[float]] = bus
 
     Args:
         root: The parent of `sys/`; tests hand in a tree of their own.
-        busy: Says how busy each processor is, 0 to 1.
+        busy: Says how busy each processor is, 0 to 1; one that is not told of counts as free.
     """
     has_affinity = hasattr(os, "sched_getaffinity")  # macOS has neither that nor /sys
     cpus = os.sched_getaffinity(0) if has_affinity else set(range(os.cpu_count() or 1))

@@ -1,7 +1,6 @@
 """`pdr-graph check`: predictions against gold answers, as JSON lines in and out."""
 
 import asyncio
-import json
 import statistics
 import sys
 import threading
@@ -17,6 +16,7 @@ from pdr_graph.answers import Checker, CheckResult, Limits, Mode, WorkerPool
 from pdr_graph.cli.commands import CheckCommand
 from pdr_graph.cli.output import Output, joined
 from pdr_graph.errors import ConfigError
+from pdr_graph.eval.json_lines import json_object
 
 HEARTBEAT_S = 10.0
 CHUNK_BYTES = 1 << 16
@@ -97,14 +97,7 @@ def parse_case(line: bytes, where: str, number: int, default: Mode) -> Case:
     Raises:
         ConfigError: it is no case; the sentence begins with `where`.
     """
-    try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{where} is not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is no JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise ConfigError(f'{where} is no JSON object; write {{"gold": …, "pred": …}}')
+    row = json_object(line, where, 'write {"gold": …, "pred": …}')
     mode, identity, truncated = row.get("mode"), row.get("id"), row.get("truncated")
     if mode not in {*MODES, None}:
         raise ConfigError(f"{where}: mode {mode!r} is none; known are {', '.join(MODES)}")

@@ -9,7 +9,6 @@ with the rows that it would have had. Its data are conversations, as `supervised
 Other fields of a line are ignored.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.eval.json_lines import json_object
 from pdr_graph.train.checkpoint import WholeCheckpoints, last_checkpoint, sweep, writable
 from pdr_graph.train.models import OnUpdate, shared_arguments
 from pdr_graph.train.settings import TrainSettings
@@ -70,12 +70,7 @@ def read_conversations(file: Path) -> list[Conversation]:
 
 
 def _conversation(line: bytes, where: str) -> Conversation:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where} is no JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} is no JSON object")
+    row = json_object(line, where, "`pdr-graph train-data` writes such files")
     for name in ("prompt", "completion"):
         turns = row.get(name)
         if not (isinstance(turns, list) and turns and all(map(_is_turn, turns))):

@@ -65,9 +65,9 @@ def test_a_cut_prediction_without_an_answer_is_truncated(cli):
 
 
 BAD = {
-    "not JSON": (b"{", "is no JSON: "),
+    "not JSON": (b"{", "is not JSON ("),
     "not UTF-8": (b'{"gold": "\xff"}', "is not UTF-8 text"),
-    "no object": (b"[1, 2]", 'is no JSON object; write {"gold": …, "pred": …}'),
+    "no object": (b"[1, 2]", 'is not a JSON object; write {"gold": …, "pred": …}'),
     "no gold": (b'{"pred": "1"}', "has no 'gold'; it has 'pred'"),
     "no prediction": (b'{"gold": "1"}', "has no 'pred'; it has 'gold'"),
     "empty gold": (b'{"gold": " ", "pred": "1"}', "'gold' is empty"),
@@ -75,7 +75,7 @@ BAD = {
     "unknown mode": (b'{"gold": 1, "pred": 1, "mode": "row"}', "mode 'row' is none; known are an"),
     "id that is a list": (b'{"gold": 1, "pred": 1, "id": []}', "id [] must be text or a whole"),
     "truncated that is text": (b'{"gold":1,"pred":1,"truncated":"y"}', "it must be true or false"),
-    "nested too deep": (b"[" * 100_000, "is no JSON: "),
+    "nested too deep": (b"[" * 100_000, "is not JSON ("),
 }
 
 

@@ -41,8 +41,8 @@ def test_what_is_no_conversation_is_named(tmp_path):
     """By file and line."""
     good = row("1+1", "2")
     for bad, sentence in {
-        "[]": "line 2 is no JSON object",
-        "{": "line 2 is no JSON: ",
+        "[]": "line 2 is not a JSON object",
+        "{": "line 2 is not JSON (",
         '{"prompt": "text", "completion": "text"}': "line 2: 'prompt' is no list of messages",
         json.dumps({**good, "completion": []}): "line 2: 'completion' is no list of messages",
     }.items():

@@ -30,10 +30,7 @@ def default_data_dir() -> Path:
 
 
 def own_folder(path: Path) -> Path:
-    """Make `path` and its parents if they are missing, readable by their owner alone.
-
-    Returns:
-        `path`, absolute.
+    """Make a folder and its parents, readable by their owner alone; return its absolute path.
 
     Raises:
         LocalError: The folder cannot be made.
@@ -49,11 +46,7 @@ def own_folder(path: Path) -> Path:
 
 
 def fresh_log(path: Path) -> Path:
-    """Set aside a log that has grown beyond `LOG_LIMIT`; one earlier log is kept.
-
-    Returns:
-        `path`.
-    """
+    """Set aside a log above `LOG_LIMIT` bytes, in place of an earlier one; return `path`."""
     with suppress(FileNotFoundError):  # another process may be doing the same
         if path.stat().st_size > LOG_LIMIT:
             path.replace(path.with_name(path.name + ".1"))
@@ -63,10 +56,7 @@ def fresh_log(path: Path) -> Path:
 def last_lines(log: Path, number: int = 1, begin: int = 0) -> list[str]:
     """Return the last lines of a log that are not empty; none if it cannot be read.
 
-    Args:
-        log: The file.
-        number: Most lines to return.
-        begin: Where to begin, in bytes.
+    They are `number` at most, and begin at byte `begin` or later.
     """
     try:
         with log.open("rb") as file:

@@ -144,12 +144,7 @@ def _pongs(url: str) -> bool:
 
 
 def cause(log: Path, begin: int = 0) -> str:
-    """Find the line of a log that most likely says why a server ended.
-
-    Args:
-        log: The file.
-        begin: Start of the server's own part of it, in bytes.
-    """
+    """Find the line of a log, from byte `begin` on, that most likely says why a server ended."""
     lines = last_lines(log, 400, begin)
     found = [match[0] for line in lines if (match := _CAUSE.search(line))]
     # vLLM's engine ends with an error, and its server then with another that only says so.

@@ -52,7 +52,6 @@ class Contrast:
 
     reference: str
     arm: str
-    num_problems: int
     accuracy: PairedDifference
     p_holm: float
     """Corrected for all contrasts of the comparison."""
@@ -64,7 +63,7 @@ class Contrast:
         return {
             "reference": self.reference,
             "arm": self.arm,
-            "num_problems": self.num_problems,
+            "num_problems": self.accuracy.estimate.num_problems,
             "difference": {**self.accuracy.to_json(), "p_holm": self.p_holm},
             "ratios": plain(self.ratios),
         }
@@ -119,11 +118,11 @@ async def compare(runs: Sequence[EvalRun], request: ComparisonRequest | None = N
                 f"{fewest.fewest_samples} samples; choose 1 to {fewest.fewest_samples}"
             )
     matched = [await matched_vote(arm, request) for arm in arms]
-    anchored = [await anchoring(arm, confidence=request.confidence) for arm in arms]
+    anchored = [await anchoring(arm, request.confidence) for arm in arms]
     return Comparison(
         request=request,
         ks=ks,
-        arms=[await summarize(arm, ks, confidence=request.confidence) for arm in arms],
+        arms=[await summarize(arm, ks, request.confidence) for arm in arms],
         contrasts=_contrasts(pairs, request),
         decompositions=[await decompose(arm) for arm in arms],
         matched=[each for each in matched if each is not None],
@@ -166,7 +165,6 @@ def _contrasts(
         Contrast(
             reference=reference.name,
             arm=arm.name,
-            num_problems=difference.estimate.num_problems,
             accuracy=difference,
             p_holm=p_holm,
             ratios=_ratios(reference, arm, options),
@@ -179,12 +177,11 @@ def _ratios(
     reference: ArmSamples, arm: ArmSamples, options: IntervalOptions
 ) -> dict[str, TokenRatio]:
     problems = finished_by_both(reference, arm)
-    spent = {what: reference.cost_P(what, problems) for what in RATIOS}
-    return {
-        what: token_ratio(spent_P, arm.cost_P(what, problems), options)
-        for what, spent_P in spent.items()
-        if spent_P.any()
+    ratios = {
+        what: token_ratio(reference.cost_P(what, problems), arm.cost_P(what, problems), options)
+        for what in RATIOS
     }
+    return {what: ratio for what, ratio in ratios.items() if ratio is not None}
 
 
 # ------------------------------------------------------------------------------------- caveats
@@ -211,16 +208,13 @@ def _caveats(
 
 
 def _finished(arm: ArmSamples) -> str:
-    return _part(len(arm.samples), len(arm.samples) + arm.num_owed) if arm.num_owed else ""
+    done = len(arm.samples)
+    return f"{done} of {done + arm.num_owed}" if arm.num_owed else ""
 
 
 def _with_reason(arm: ArmSamples, reason: Reason) -> str:
     number = sum(sample["reason"] == reason for sample in arm.samples)
-    return _part(number, len(arm.samples)) if number else ""
-
-
-def _part(number: int, total: int) -> str:
-    return f"{number} of {total}"
+    return f"{number} of {len(arm.samples)}" if number else ""
 
 
 def _sizes(arm: ArmSamples) -> str:

@@ -103,7 +103,7 @@ def _contrasts(comparison: Comparison) -> Sheet:
             (
                 each.arm,
                 each.reference,
-                f"{each.num_problems:,}",
+                f"{each.accuracy.estimate.num_problems:,}",
                 _points(each.accuracy.estimate),
                 _interval(each.accuracy.bootstrap),
                 _p(each.accuracy.p_value),

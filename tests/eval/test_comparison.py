@@ -127,7 +127,7 @@ async def test_anchoring_tells_what_the_last_workspace_admitted(tmp_path):
         sample(number=2, answer="9", drafts=drafts, workspaces=[workspace(True, sources=[0, 1])]),
     ]
     (arm,) = arms_of([recorded(tmp_path / "run", made, num_samples=3)])
-    rows = {row.admitted: row for row in await anchoring(arm)}
+    rows = {row.admitted: row for row in await anchoring(arm, 0.95)}
     assert {admitted: row.accuracy.value for admitted, row in rows.items()} == {
         Admitted.CORRECT: 1.0,
         Admitted.MIXED: 0.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,6 @@ from pdr_graph.eval.stats import (
     TokenRatio,
     holm,
     paired_difference,
-    plain,
     token_ratio,
 )
 from pdr_graph.eval.summary import ArmSummary, MatchedVote, matched_vote, summarize
@@ -63,9 +62,9 @@ class Contrast:
         return {
             "reference": self.reference,
             "arm": self.arm,
-            "num_problems": self.accuracy.estimate.num_problems,
-            "difference": {**self.accuracy.to_json(), "p_holm": self.p_holm},
-            "ratios": plain(self.ratios),
+            "num_problems": self.accuracy.num_problems,
+            "difference": {**asdict(self.accuracy), "p_holm": self.p_holm},
+            "ratios": {what: asdict(ratio) for what, ratio in self.ratios.items()},
         }
 
 
@@ -90,11 +89,13 @@ class Comparison:
             "confidence": self.request.confidence,
             "seed": self.request.seed,
             "num_resamples": self.request.num_resamples,
-            "arms": {each.pop("name"): each for each in plain(self.arms)},
-            "contrasts": plain(self.contrasts),
-            "outcomes": {each.arm: plain(each) for each in self.decompositions},
-            "matched_b_total": {each.arm: plain(each) for each in self.matched},
-            "anchoring": plain(self.anchoring),
+            "arms": {each.pop("name"): each for each in map(asdict, self.arms)},
+            "contrasts": [each.to_json() for each in self.contrasts],
+            "outcomes": {each.arm: each.to_json() for each in self.decompositions},
+            "matched_b_total": {each.arm: asdict(each) for each in self.matched},
+            "anchoring": [
+                {**asdict(each), "admitted": each.admitted.name.lower()} for each in self.anchoring
+            ],
             "caveats": self.caveats,
         }
 

@@ -103,8 +103,8 @@ def _contrasts(comparison: Comparison) -> Sheet:
             (
                 each.arm,
                 each.reference,
-                f"{each.accuracy.estimate.num_problems:,}",
-                _points(each.accuracy.estimate),
+                f"{each.accuracy.num_problems:,}",
+                _points(each.accuracy),
                 _interval(each.accuracy.bootstrap),
                 _p(each.accuracy.p_value),
                 _p(each.p_holm),
@@ -149,7 +149,7 @@ def _matched(comparison: Comparison) -> Sheet:
                 _share(each.accuracy),
                 _share(each.vote),
                 _share(each.best),
-                _points(each.over_vote.estimate),
+                _points(each.over_vote),
             )
             for each in comparison.matched
         ],

@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,37 +65,16 @@ class Estimate:
     """A mean over problems, and how far it can be trusted."""
 
     value: float
-    interval: Interval | None
-    """None for a single problem, which does not show how much problems differ."""
+    low: float | None
+    """Ends of the confidence interval. None for a single problem, which does not show how much
+    problems differ."""
+    high: float | None
     num_problems: int
 
-    def to_json(self) -> dict[str, float | int | None]:
-        """Return it as plain data."""
-        return {
-            "value": self.value,
-            "low": None if self.interval is None else self.interval.low,
-            "high": None if self.interval is None else self.interval.high,
-            "num_problems": self.num_problems,
-        }
-
-
-def plain(value: object) -> Any:  # Any: plain JSON data
-    """Return figures as plain JSON data.
-
-    A dataclass becomes an object of its fields, unless it has a `to_json` of its own; a member of
-    an enumeration becomes its name in lower case.
-    """
-    if hasattr(value, "to_json"):
-        return value.to_json()
-    if isinstance(value, Enum):
-        return value.name.lower()
-    if is_dataclass(value):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(plain(key)): plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [plain(each) for each in value]
-    return value
+    @property
+    def interval(self) -> Interval | None:
+        """Both ends, or neither."""
+        return None if self.low is None or self.high is None else Interval(self.low, self.high)
 
 
 # ------------------------------------------------------------------------------------ one arm
@@ -124,17 +101,17 @@ def mean_by_problem(
     values = np.asarray(values_P, dtype=np.float64)
     mean = float(values.mean())
     if values.size == 1:
-        return Estimate(mean, None, 1)
+        return Estimate(mean, None, None, 1)
     if np.ptp(values) == 0.0 and bounds is not None:
         # At most this share of all problems can differ from every one that was tried.
         share = 1.0 - (1.0 - confidence) ** (1.0 / values.size)
         low, high = mean - share * (mean - bounds[0]), mean + share * (bounds[1] - mean)
-        return Estimate(mean, Interval(low, high), values.size)
+        return Estimate(mean, low, high, values.size)
     half = float(stats.t.ppf((1.0 + confidence) / 2.0, values.size - 1) * stats.sem(values))
     low, high = mean - half, mean + half
     if bounds is not None:
         low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Estimate(mean, Interval(low, high), values.size)
+    return Estimate(mean, low, high, values.size)
 
 
 def share_by_problem(values_P: Sequence[float] | Floats, confidence: float) -> Estimate:
@@ -218,23 +195,13 @@ def _not_above(wrong: tuple[int, ...], num_votes: int, most: int) -> Counter[tup
 
 
 @dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """How much more accurate one arm is than another, on the problems that both tried."""
+class PairedDifference(Estimate):
+    """Mean over problems of how much more accurate one arm is than another, in [-1, 1]."""
 
-    estimate: Estimate
-    """Mean over problems of the difference of their mean accuracies, in [-1, 1]."""
     bootstrap: Interval | None
     """None if the difference is the same on every problem."""
     p_value: float
     """Two-sided sign-flip p, not corrected."""
-
-    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
-        """Return it as plain data."""
-        return {
-            **self.estimate.to_json(),
-            "bootstrap": plain(self.bootstrap),
-            "p_value": self.p_value,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +219,9 @@ def paired_difference(
 ) -> PairedDifference:
     """Compare the mean accuracy of two arms on the same problems, `other` minus `reference`."""
     difference_P = other_P - reference_P
+    mean = mean_by_problem(difference_P, confidence=options.confidence, bounds=(-1.0, 1.0))
     return PairedDifference(
-        estimate=mean_by_problem(difference_P, confidence=options.confidence, bounds=(-1.0, 1.0)),
+        **asdict(mean),
         bootstrap=_bootstrap((difference_P,), np.mean, options),
         p_value=sign_flip_p(difference_P, seed=options.seed),
     )

@@ -106,7 +106,7 @@ async def summarize(arm: ArmSamples, ks: Sequence[int], confidence: float) -> Ar
         no_answer_rate=fmean(sample["reason"] in NO_ANSWER for sample in samples),
         truncation_rate=fmean(sample["truncated"] for sample in samples),
         failure_rate=fmean(sample["reason"] == "failed" for sample in samples),
-        reasons=Counter(sample["reason"] for sample in samples),
+        reasons=dict(Counter(sample["reason"] for sample in samples)),
         cost=_costs(arm, confidence),
         estimated=arm.estimated,
     )

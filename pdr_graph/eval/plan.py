@@ -134,22 +134,16 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
             f"{now['sha256'][:12]}…)"
         )
     if recorded["arms"].keys() != asked["arms"].keys():
-        return f"other arms ({_names(recorded)}; now {_names(asked)})"
+        return f"other arms ({', '.join(recorded['arms'])}; now {', '.join(asked['arms'])})"
     for name, arm in recorded["arms"].items():
-        changed = differences(arm["config"], asked["arms"][name]["config"])
-        if changed:
+        if changed := differences(arm["config"], asked["arms"][name]["config"]):
             return f"another {_listed(changed)} in arm {name!r}"
     if recorded["model"] != asked["model"]:
         return f"another model ({recorded['model']!r}, now {asked['model']!r})"
-    if recorded["prompts_sha256"] != asked["prompts_sha256"]:
-        changed = differences(recorded["prompts_sha256"], asked["prompts_sha256"])
+    if changed := differences(recorded["prompts_sha256"], asked["prompts_sha256"]):
         return f"other prompts ({_listed(changed)})"
     changed = differences(_options(recorded), _options(asked))
     return f"another --{changed[0]}" if changed else None
-
-
-def _names(header: HeaderRecord) -> str:
-    return ", ".join(header["arms"])
 
 
 def _options(header: HeaderRecord) -> dict[str, object]:

@@ -1,10 +1,8 @@
 """Runs compared: each arm by itself, and pairs of arms problem by problem."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from pdr_graph.errors import ConfigError
@@ -16,7 +14,7 @@ from pdr_graph.eval.attempts import (
     same_gold,
 )
 from pdr_graph.eval.decomposition import Anchoring, Decomposition, anchoring, decompose
-from pdr_graph.eval.records import EvalRun, Reason
+from pdr_graph.eval.records import EvalRun
 from pdr_graph.eval.stats import (
     IntervalOptions,
     PairedDifference,
@@ -191,8 +189,9 @@ def _ratios(
 def _caveats(
     arms: Sequence[ArmSamples], pairs: Sequence[tuple[ArmSamples, ArmSamples]]
 ) -> Iterator[str]:
-    for fact, sentence in _ARM_CAVEATS:
-        named = [f"{arm.name}: {found}" for arm in arms if (found := fact(arm))]
+    facts = {arm.name: _facts(arm) for arm in arms}
+    for sentence in _facts(arms[0]):
+        named = [f"{name}: {said[sentence]}" for name, said in facts.items() if said[sentence]]
         if named:
             yield sentence.format(arms=", ".join(named))
     if estimated := [arm.name for arm in arms if arm.estimated]:
@@ -208,47 +207,28 @@ def _caveats(
         yield from _of_pair(*pair)
 
 
-def _finished(arm: ArmSamples) -> str:
-    done = len(arm.samples)
-    return f"{done} of {done + arm.num_owed}" if arm.num_owed else ""
-
-
-def _with_reason(arm: ArmSamples, reason: Reason) -> str:
-    number = sum(sample["reason"] == reason for sample in arm.samples)
-    return f"{number} of {len(arm.samples)}" if number else ""
-
-
-def _sizes(arm: ArmSamples) -> str:
+def _facts(arm: ArmSamples) -> dict[str, str]:
+    """Return what each sentence says of an arm; empty if there is nothing to say."""
+    num_samples = len(arm.samples)
+    reasons = Counter(sample["reason"] for sample in arm.samples)
+    failed, unjudged = (
+        f"{reasons[each]} of {num_samples}" if reasons[each] else ""
+        for each in ("failed", "timeout")
+    )
+    finished = f"{num_samples} of {num_samples + arm.num_owed}" if arm.num_owed else ""
     sizes = {len(group) for group in arm.by_problem.values()}
-    return f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else ""
-
-
-def _single_problem(arm: ArmSamples) -> str:
-    return "1 problem" if len(arm.by_problem) == 1 else ""
-
-
-_ARM_CAVEATS: tuple[tuple[Callable[[ArmSamples], str], str], ...] = (
-    (
-        _finished,
+    uneven = f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else ""
+    single = "1 problem" if len(arm.by_problem) == 1 else ""
+    return {
         "Not all samples are finished ({arms}), and those that finish first may be easier; the "
-        "same `pdr-graph eval` command goes on with the rest",
-    ),
-    (
-        partial(_with_reason, reason="failed"),
+        "same `pdr-graph eval` command goes on with the rest": finished,
         "Some samples failed ({arms}); a failed sample counts as not correct, and costs leave it "
-        "out",
-    ),
-    (
-        partial(_with_reason, reason="timeout"),
-        "Some answers could not be judged in time ({arms}); they count as not correct",
-    ),
-    (
-        _sizes,
-        "Problems differ in their number of samples ({arms}); each problem has the same weight",
-    ),
-    (_single_problem, "A single problem gives no interval ({arms})"),
-)
-"""What an arm's part of the sentence says, empty if there is nothing to say; and the sentence."""
+        "out": failed,
+        "Some answers could not be judged in time ({arms}); they count as not correct": unjudged,
+        "Problems differ in their number of samples ({arms}); each problem has the same "
+        "weight": uneven,
+        "A single problem gives no interval ({arms})": single,
+    }
 
 
 def _of_pair(reference: ArmSamples, arm: ArmSamples) -> Iterator[str]:

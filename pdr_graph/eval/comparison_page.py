@@ -6,8 +6,6 @@ confidence intervals of both means. The colours are Okabe and Ito's, which colou
 tell apart; every arm also has its own marker.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from dataclasses import dataclass

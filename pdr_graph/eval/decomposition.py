@@ -13,8 +13,6 @@ oracle distillers (arXiv 2510.01123, section 5) admit only correct, or only wron
 fill one row each; other distillers fill the rows by what they happened to admit.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

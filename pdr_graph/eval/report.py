@@ -1,7 +1,5 @@
 """A comparison as tables of text, for the terminal, Markdown and the page; and as Markdown."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

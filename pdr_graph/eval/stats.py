@@ -14,8 +14,6 @@ evaluations, arXiv 2411.00640; Efron 1987 for BCa; Holm 1979; the last two as in
 statsmodels.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -47,9 +45,6 @@ class IntervalOptions:
     seed: int = 0
     """Of the bootstrap, and of random sign flips."""
     num_resamples: int = NUM_RESAMPLES
-
-
-DEFAULT_OPTIONS = IntervalOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +101,9 @@ def mean_by_problem(
         # At most this share of all problems can differ from every one that was tried.
         share = 1.0 - (1.0 - confidence) ** (1.0 / values.size)
         low, high = mean - share * (mean - bounds[0]), mean + share * (bounds[1] - mean)
-        return Estimate(mean, low, high, values.size)
-    half = float(stats.t.ppf((1.0 + confidence) / 2.0, values.size - 1) * stats.sem(values))
-    low, high = mean - half, mean + half
+    else:
+        half = float(stats.t.ppf((1.0 + confidence) / 2.0, values.size - 1) * stats.sem(values))
+        low, high = mean - half, mean + half
     if bounds is not None:
         low, high = max(low, bounds[0]), min(high, bounds[1])
     return Estimate(mean, low, high, values.size)
@@ -215,7 +210,7 @@ class TokenRatio:
 
 
 def paired_difference(
-    reference_P: Floats, other_P: Floats, options: IntervalOptions = DEFAULT_OPTIONS
+    reference_P: Floats, other_P: Floats, options: IntervalOptions
 ) -> PairedDifference:
     """Compare the mean accuracy of two arms on the same problems, `other` minus `reference`."""
     difference_P = other_P - reference_P
@@ -228,7 +223,7 @@ def paired_difference(
 
 
 def token_ratio(
-    reference_P: Floats, other_P: Floats, options: IntervalOptions = DEFAULT_OPTIONS
+    reference_P: Floats, other_P: Floats, options: IntervalOptions
 ) -> TokenRatio | None:
     """Compare what two arms spend on the same problems, `other` over `reference`.
 

@@ -13,8 +13,6 @@ drawing one or the other by lot attains at exactly this budget. If a pool holds 
 all of them vote and the problem is counted as short: the vote then gets less than its budget.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +24,6 @@ import numpy as np
 from pdr_graph.eval.attempts import ArmSamples, cost, count_votes, ended
 from pdr_graph.eval.records import NO_ANSWER, DraftRecord, SampleRecord
 from pdr_graph.eval.stats import (
-    DEFAULT_OPTIONS,
     Estimate,
     IntervalOptions,
     PairedDifference,
@@ -156,9 +153,7 @@ class _Pool:
         return min(max(1.0, self.affordable), float(len(self.drafts)))
 
 
-async def matched_vote(
-    arm: ArmSamples, options: IntervalOptions = DEFAULT_OPTIONS
-) -> MatchedVote | None:
+async def matched_vote(arm: ArmSamples, options: IntervalOptions) -> MatchedVote | None:
     """Return what a vote of an arm's first drafts attains for the arm's B_total.
 
     None if the arm has no drafts, or no answers to vote on.

@@ -183,13 +183,14 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
 
 def test_the_token_ratio_is_that_of_the_means():
     """Without spread it has no interval; otherwise the interval holds it."""
-    even = token_ratio(np.array([1, 2, 3]), np.array([2, 4, 6]))
+    even = token_ratio(np.array([1, 2, 3]), np.array([2, 4, 6]), IntervalOptions())
     assert (even.value, even.bootstrap) == (pytest.approx(2), None)
-    found = token_ratio(np.array([100, 200, 300, 400]), np.array([90, 50, 160, 100]))
+    costs = np.array([100, 200, 300, 400]), np.array([90, 50, 160, 100])
+    found = token_ratio(*costs, IntervalOptions())
     assert found.value == pytest.approx(0.4)
     assert found.bootstrap.low < 0.4 < found.bootstrap.high
 
 
 def test_there_is_no_ratio_to_nothing():
     """A reference may have spent no tokens."""
-    assert token_ratio(np.zeros(2), np.array([1, 2])) is None
+    assert token_ratio(np.zeros(2), np.array([1, 2]), IntervalOptions()) is None

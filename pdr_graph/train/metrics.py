@@ -79,7 +79,8 @@ class StepTally:
     def figures(self) -> Figures:
         """Return all figures by name."""
         means = {name: self.sums[name] / number for name, number in self.numbers.items()}
-        return {**self.totals, **means, **self.largest}
+        found = {**self.totals, **means, **self.largest}
+        return {name: float(value) for name, value in found.items()}
 
     def _observe(self, name: str, value: float) -> None:
         self.sums[name] += value  # type: ignore[assignment]  # a Counter of floats

@@ -114,6 +114,7 @@ def test_a_run_leaves_model_metrics_and_trajectories(toy, whole):
     """The model moved, every update has its figures, every run of the graph is kept."""
     assert not same(whole / "model", toy.model)
     assert [line["update"] for line in figures(whole)] == list(range(1, 9))
+    assert [line["step"] for line in figures(whole)] == [1, 1, 2, 2, 3, 3, 4, 4]
     first = figures(whole)[0]
     assert first["drift/largest"] < 1e-4
     wanted = {"reward/direct", "reward/refine", "reward/run", "policy/entropy", "policy/clipped"}

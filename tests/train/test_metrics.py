@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.metrics import MetricsLog, read_metrics
+from pdr_graph.train.metrics import MetricsLog, StepTally, read_metrics
+from tests.train.test_rows import row
+from tests.train.test_trajectory import make_call, make_trajectory
 
 
 @pytest.fixture
@@ -103,3 +105,18 @@ def test_a_torn_line_is_left_out_and_other_damage_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"metrics.jsonl line 1 is damaged"):
         list(read_metrics(file))
     assert list(read_metrics(tmp_path / "none.jsonl")) == []
+
+
+def test_the_figures_of_ranks_are_those_of_all_their_rows_together():
+    """Means weigh each row alike, however many a rank has; fillers are counted apart."""
+    run = make_trajectory(calls=(make_call(), make_call(token_ids=(5,), logprobs=(-1.0,))))
+    one = [row("p", "draft", 1.0, tokens=4), row("p", "draft", -1.0), row("p", "refine", 1.0)]
+    other = [row("q", "draft", 1.0), None]
+    ranks = [StepTally.of([run], one), StepTally.of([run, run], other), StepTally.of([], [])]
+    figures = StepTally.together(ranks).figures()
+    assert figures == StepTally.of([run] * 3, [*one, *other]).figures()
+    assert figures["reward/draft"] == pytest.approx(1 / 3)
+    assert (figures["rows/trained"], figures["rows/fillers"]) == (4.0, 1.0)
+    assert (figures["tokens/sampled"], figures["length/largest"]) == (9.0, 6.0)
+    assert figures["groups/flat"] == pytest.approx(2 / 3)
+    assert "reward/direct" not in figures

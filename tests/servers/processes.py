@@ -55,16 +55,22 @@ class Holder:
         self.process.communicate()
 
 
-def servers(data_dir: Path) -> list[psutil.Process]:
-    """List the processes that work for a data directory, its holders not among them."""
+def servers(
+    data_dir: Path, wanted: Callable[[psutil.Process], bool] = lambda process: True
+) -> list[psutil.Process]:
+    """List the processes that work for a data directory, its holders not among them.
+
+    Any of them may end meanwhile, also while `wanted` looks at it.
+    """
     found = []
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
             ours = any(str(data_dir) in word for word in [process.cwd(), *words])
+            ours = ours and SCRIPT not in words and wanted(process)
         except psutil.Error:
             continue
-        if ours and SCRIPT not in words:
+        if ours:
             found.append(process)
     return found
 

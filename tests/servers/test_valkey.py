@@ -34,15 +34,15 @@ async def read(url: str, key: str) -> str | None:
 
 
 def valkeys(data_dir: Path) -> list[Process]:
-    return [process for process in servers(data_dir) if process.name() == "valkey-server"]
+    return servers(data_dir, lambda process: process.name() == "valkey-server")
 
 
 def guards(data_dir: Path) -> list[Process]:
-    return [each for each in servers(data_dir) if "process_guard.py" in " ".join(each.cmdline())]
+    return servers(data_dir, lambda process: "process_guard.py" in " ".join(process.cmdline()))
 
 
 def supervisors(data_dir: Path) -> list[Process]:
-    return [each for each in servers(data_dir) if "valkey_supervisor" in " ".join(each.cmdline())]
+    return servers(data_dir, lambda process: "valkey_supervisor" in " ".join(process.cmdline()))
 
 
 PARTIES = {"server": valkeys, "guard": guards, "supervisor": supervisors}

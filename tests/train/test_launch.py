@@ -81,7 +81,7 @@ def test_a_process_that_is_killed_ends_the_run_and_the_same_command_goes_on(toy,
     assert exit_code(launch(toy, out, *RL)) == 0, Path(f"{out}.err").read_text()
     lines = told(out)
     assert lines[:2] == ["loading torch, transformers and trl", f"opening {toy.model}"]
-    assert lines[2].startswith("training: going on after ")
+    assert lines[2].startswith("training: continues after ")
     assert [line.split()[1] for line in lines if "tokens/s" in line].count("4/4") == 1
     left_alone = start_ranks(2, command, words_of(toy, whole, *RL), str(whole))
     assert [exit_code(each) for each in left_alone] == [0, 0]

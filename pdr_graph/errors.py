@@ -24,7 +24,7 @@ the package raises is defined there; its file is named behind it::
     ├── WorkersDiedError (RuntimeError)      the Ray workers of an evaluation died
     │                                        (eval/ray_cluster.py)
     ├── DriftError (RuntimeError)            the policy that draws differs from the model that is
-    │                                        trained (train/drift.py)
+    │                                        trained (train/steps.py)
     ├── PushError (ConnectionError)          the policy did not take new weights (train/push.py)
     ├── RankError (RuntimeError)             another process of a training run failed
     │                                        (train/launch.py)

@@ -227,7 +227,7 @@ async def test_no_reply_is_too_late():
 
 
 async def test_a_timeout_of_the_callers_own_holds():
-    """Who wants a limit gives one."""
+    """A caller that wants a limit sets one."""
     limits: list[dict] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -239,7 +239,7 @@ async def test_a_timeout_of_the_callers_own_holds():
 
 
 async def test_it_never_retries_by_itself():
-    """Whoever counts tokens decides about another request."""
+    """`ModelClient` counts the tokens, and decides about a further request."""
     requests: list[httpx2.Request] = []
 
     def refuse(request: httpx2.Request) -> httpx2.Response:

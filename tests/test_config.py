@@ -118,7 +118,7 @@ def test_a_config_cannot_be_changed():
 
 
 def test_a_config_error_is_a_value_error():
-    """A caller that knows nothing of this package can catch it all the same."""
+    """A caller that knows nothing of this package can catch it."""
     with pytest.raises(ValueError, match="kappa 1"):
         make_config(kappa=1)
 
@@ -130,7 +130,7 @@ def test_nothing_has_changed_between_equal_configs(config):
 
 
 def test_changed_fields_are_named():
-    """A resume that asks for something else can be told what."""
+    """A refused resume can say what differs."""
     recorded = make_config(seed=7)
     asked = make_config(seed=8, kappa=64, widths=(2,))
     assert changed_fields(recorded, asked) == ["widths", "kappa", "seed"]

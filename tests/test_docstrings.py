@@ -1,4 +1,4 @@
-"""The code in docstrings is run: whoever copies it gets what it says."""
+"""The code in docstrings is run, so that a copy of it works."""
 
 import ast
 import doctest

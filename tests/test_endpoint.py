@@ -82,7 +82,7 @@ async def test_a_dead_endpoint_is_named_with_the_remedy(http):
 
 
 async def test_an_unknown_host_is_named(http):
-    """A misspelt host is told apart from a server that is down."""
+    """A misspelt host has another message than a server that is down."""
     sentence = await refusal(http, "http://nowhere.invalid/v1")
     assert sentence.startswith("no model endpoint answers at http://nowhere.invalid/v1 (")
 

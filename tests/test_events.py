@@ -1,4 +1,4 @@
-"""What a run tells of itself while it goes on."""
+"""What a run reports while it runs."""
 
 import asyncio
 from typing import get_args, get_type_hints
@@ -53,7 +53,7 @@ async def test_events_are_of_their_types(mock, connect):
 
 @pytest.mark.parametrize("written", [{"mine": 1}, {"event": "mine"}, "text"])
 async def test_a_step_of_the_users_own_may_write_anything(written, caplog):
-    """It is handed on as it is, and stops nobody who listens."""
+    """It is passed on unchanged, and the run goes on."""
 
     async def shout(step):
         get_stream_writer()(written)
@@ -107,7 +107,7 @@ async def test_a_streamed_call_is_charged_like_a_plain_one(mock, connect):
 
 
 async def test_a_stream_that_breaks_begins_anew(mock, connect):
-    """The second attempt is told apart, and both are charged."""
+    """The second attempt has a number of its own, and both are charged."""
     mock.configure(status=[{"match": {"call": 4}, "status": "drop", "after_chunks": 3}])
     result, events = await run(connect())
     assert 0 < len(chunks_of(events)) < len(result.solution)

@@ -153,7 +153,7 @@ async def test_when_nobody_has_an_answer_the_first_draft_is_handed_in():
 
 
 async def test_a_cut_draft_that_wins_is_still_marked_as_cut():
-    """Whoever reads the solution knows that it stops in the middle."""
+    """The solution says that it stops in the middle."""
     drafts = drafts_with("1", "2", "2")
     drafts[1]["truncated"] = True
     solution = await vote(make_step(drafts, finish="vote"))

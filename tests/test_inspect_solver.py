@@ -79,7 +79,7 @@ def test_usage_epochs_and_calls_are_inspects_own(tmp_path):
 
 
 def test_its_options_hold_where_the_solver_is_told_nothing(tmp_path):
-    """What the solver is told comes first, then the evaluation's options, then the preset."""
+    """The solver's settings win over the evaluation's options, and these over the preset."""
     seen = []
 
     def reply(messages, tools, choice, config):
@@ -109,7 +109,7 @@ def test_a_failing_model_is_a_failed_sample(tmp_path):
 
 
 def test_choices_are_answered_by_their_letter(tmp_path):
-    """The scorer `choice` reads what the run decided, system messages and turns are told."""
+    """The scorer `choice` reads the run's answer; the problem holds system messages and choices."""
     from inspect_ai.dataset import Sample
     from inspect_ai.model import ChatMessageSystem, ChatMessageUser
     from inspect_ai.scorer import choice

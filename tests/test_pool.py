@@ -139,7 +139,7 @@ async def test_a_body_that_is_closed_twice_frees_its_connection_once(server, htt
 
 
 async def test_a_body_that_is_left_half_read_frees_a_usable_connection(server, http):
-    """Whoever stops reading early leaves no rest of a reply to the next call."""
+    """A reader that stops early leaves no rest of its reply to the next call."""
     async with http.stream("GET", server.url) as reply:
         assert reply.status_code == 200
     assert (await http.get(server.url)).text == "ok"

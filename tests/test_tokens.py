@@ -85,7 +85,7 @@ async def test_a_server_that_does_not_count_leaves_the_estimate(mock, server_cou
 
 
 async def test_no_text_is_no_request(mock, server_counter):
-    """Nothing has no tokens, whoever counts."""
+    """An empty text has no tokens, by any counter."""
     assert await server_counter.count("") == 0
     assert mock.stats()["tokenize_calls"] == 0
 
@@ -233,7 +233,7 @@ def test_a_missing_library_is_told_with_its_command(tokenizer_file, monkeypatch)
 
 
 async def test_the_estimate_says_that_it_is_one():
-    """Whoever reads the ledger knows."""
+    """The ledger says so."""
     counter = EstimateCounter()
     assert await counter.count(TEXT) == estimate_tokens(TEXT)
     assert counter.source == "estimate"
@@ -340,7 +340,7 @@ lengths = st.sampled_from(sorted(LENGTHS))
 
 @given(text=odd_texts, limit=st.integers(0, 128), name=lengths, keep=st.sampled_from(["", LINE]))
 async def test_clip_never_exceeds_its_limit(text, limit, name, keep):
-    """Whatever the text and whoever counts, what comes out fits."""
+    """For any text and any counter, the result fits."""
     count = LENGTHS[name]
     assert count(await clip(text, limit, CountBy(count), keep=keep)) <= limit
 

@@ -73,7 +73,7 @@ def test_attempts_of_one_call_add_up_on_its_path():
 
 
 def test_failed_and_aborted_calls_are_counted():
-    """Whatever did not come back is in the row all the same."""
+    """Calls that did not come back are in the row too."""
     meter = Meter("drafter", 2, 5)
     meter.add([call(1, failed=1), call(1, aborted=1), call(1)])
     row = meter.row()

@@ -1,4 +1,4 @@
-"""Who judges the solution, and what is said where nobody can."""
+"""The verifiers, and their verdict where they cannot judge."""
 
 import pytest
 

@@ -174,8 +174,8 @@ class EvalCommand(Command):
     out: Annotated[Path, Flag(metavar="FOLDER")]
     """Folder of the run, such as runs/NAME."""
     arms: Annotated[tuple[str, ...], Flag("--arm", "ARM")]
-    """`[NAME=]PRESET[@FIELD=VALUE;FIELD=VALUE…]`, such as
-    `narrow=pdr@widths=8,4;distiller=top_k;T=8192`. Repeat it for each arm."""
+    """A preset, with other fields after `@`, as in `pdr@widths=8,4;T=8192`. A name may come first,
+    as in `narrow=pdr@widths=8,4`. Repeat it for each arm."""
     samples: int = Field(1, ge=1)
     """Attempts of each arm at each problem."""
     seed: int = Field(0, ge=0)

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from pdr_graph.cli.commands import CompareCommand
-from pdr_graph.cli.output import Output, one_line, plain_table
+from pdr_graph.cli.output import Output, one_line, table_of
 from pdr_graph.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,14 +102,9 @@ def _tables(found: "Comparison") -> list[RenderableType]:
 
 def _section(sheet: "Sheet", width: int) -> list[RenderableType]:
     head = [Text(sheet.title, "bold"), Text(sheet.note, "dim"), Text()]
-    table = plain_table()
     # Titles of two words take two lines, which is what makes the table fit 80 columns.
     titles = [title.replace(" ", "\n", 1) for title in sheet.columns[1:]]
-    table.add_column(sheet.columns[0], overflow="fold")
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True, vertical="bottom")
-    for row in sheet.rows:
-        table.add_row(*map(one_line, row))
+    table = table_of([sheet.columns[0], *titles], (map(one_line, row) for row in sheet.rows))
     columns = zip([sheet.columns[0], *titles], *sheet.rows, strict=True)
     needed = sum(
         2 + max(cell_len(line) for each in column for line in each.split("\n"))

@@ -82,9 +82,9 @@ def _told_by_main(error: Exception) -> int | None:
     """Return the exit code of a rank whose main process says what ended both; else None."""
     from pdr_graph.train.launch import RankError
 
+    if isinstance(error, RunEndedError) and error.cause is None:
+        return error.exit_code
     cause = error.cause if isinstance(error, RunEndedError) else error
-    if cause is None:
-        return error.exit_code if isinstance(error, RunEndedError) else FAILED
     return explain(cause).exit_code if isinstance(cause, RankError) else None
 
 

@@ -202,7 +202,7 @@ def table_of(
         if index == 0 or title in text:
             table.add_column(title, overflow="fold")
         else:
-            table.add_column(title, justify="right", no_wrap=True)
+            table.add_column(title, justify="right", no_wrap=True, vertical="bottom")
     for row in rows:
         table.add_row(*row)
     return table

@@ -141,6 +141,8 @@ def test_the_help_fits_its_terminal(cli, monkeypatch, command, columns):
     outcome = cli(command, "--help")
     assert outcome.code == 0
     assert max(map(len, outcome.out.splitlines())) <= int(columns)
+    if int(columns) >= 80:
+        assert not re.search(r"…\s*│$", outcome.out, re.M), "a word is cut"
     for parameter in get_command(make_app()).commands[command].params:
         assert parameter.help, parameter.name
 

@@ -44,7 +44,7 @@ async def test_tools_called_side_by_side_are_charged_as_such(mock, connect):
 @pytest.mark.parametrize("subgraphs", [False, True])
 @pytest.mark.parametrize("parent", [node_parent, tool_parent])
 async def test_progress_reaches_the_parents_stream_once(connect, parent, subgraphs):
-    """Every draft is told of once; under the subgraph's namespace where subgraphs are shown."""
+    """Every draft is reported once; under the subgraph's namespace where subgraphs are shown."""
     graph = parent(connect()).compile()
     parts = [
         part
@@ -107,7 +107,7 @@ async def test_a_run_inside_is_read_while_it_goes_on(mock, connect):
 
 
 async def test_a_thread_without_a_run_of_ours_is_refused():
-    """Another graph's thread is told from a run, and nothing is made up of it."""
+    """A thread of another graph is recognised, and not read as a run."""
     saver = InMemorySaver()
     builder = StateGraph(MessagesState)
     builder.add_node("echo", lambda state: {"messages": [("ai", "Yes.")]})
@@ -184,7 +184,7 @@ async def test_a_mapping_that_does_not_fit_is_named(mapping, sentence):
 
 
 async def test_a_tool_is_called_by_hand():
-    """Its answer is the solution; a call that does not wait is told how to."""
+    """Its answer is the solution; a synchronous call is refused with the remedy."""
     tool = as_tool(preset("long_cot"), model=MODEL)
     assert await tool.ainvoke({"question": "2 + 2?"}) == "It is 4."
     assert await tool.ainvoke({"question": " "}) == "the question is empty; state it in full"

@@ -159,7 +159,7 @@ async def test_the_graph_shows_each_draft_of_each_round():
     ("accepted", "tone"), [(True, "good"), (False, "bad"), (None, "warn")], ids=str
 )
 async def test_an_answer_looks_as_it_was_judged(accepted, tone):
-    """Whoever glances at the page does not take a rejected answer for a right one."""
+    """A glance at the page does not take a rejected answer for a right one."""
     past = past_with()
     judged = replace(
         past,

@@ -75,7 +75,7 @@ async def test_a_stream_tells_progress_and_then_the_answer(serve, mock):
 
 
 async def test_progress_comes_while_the_run_goes_on(serve, mock):
-    """The first draft is told before the last one is in."""
+    """The first draft is reported before the last one is in."""
     mock.configure(status=[{"match": {"call": 3}, "status": 200, "delay_s": 30}])
     served = await serve()
     chunks = await ask(served, stream=True)

@@ -62,7 +62,7 @@ async def test_a_run_survives_the_server(spawn, mock, data_dir):
 
 
 async def test_the_first_signal_drains(spawn, mock):
-    """Calls in flight are waited for, the client is told the way on, and the exit is clean."""
+    """Calls in flight are waited for, the client learns how to resume, and the exit is clean."""
     mock.configure(delay_s=1.0)
     process, address = await asyncio.to_thread(start, spawn)
     body = {**NAMED, "metadata": {"thread_id": "drained"}}
@@ -78,7 +78,7 @@ async def test_the_first_signal_drains(spawn, mock):
 
 
 async def test_the_second_signal_stops_at_once(spawn, mock):
-    """Calls are cancelled at the model, and the client is told the way on all the same."""
+    """Calls are cancelled at the model, and the client still learns how to resume."""
     mock.configure(delay_s=60)
     process, address = await asyncio.to_thread(start, spawn)
     async with client(address) as api:
@@ -100,7 +100,7 @@ async def test_the_second_signal_stops_at_once(spawn, mock):
 
 
 def test_a_taken_port(cli):
-    """Is told at once, with the way out."""
+    """It is refused at once, with the remedy."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         outcome = cli("serve", "--port", str(port))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdr_graph.answers.extract import split_text
 from pdr_graph.errors import CallError, ConfigError
-from pdr_graph.llm.client import split_text
 from pdr_graph.serve.refusal import RefusalError, refusal_of
 from pdr_graph.serve.reply import Answer
 from pdr_graph.serve.request import Catalogue, Repeats
@@ -31,7 +31,7 @@ def test_settings_in_a_name():
 
 
 def test_defaults_that_no_preset_can_take():
-    """Are the operator's mistake, told at the start."""
+    """They are the operator's mistake, refused at the start."""
     with pytest.raises(ConfigError, match="unknown setting 'kapa'"):
         Catalogue(make, {"kapa": 1}, max_drafts=50)
 
@@ -81,7 +81,7 @@ async def test_who_leaves_the_queue_leaves_no_gap():
 
 
 async def test_closed_doors():
-    """Who waits is turned away, who is in stays."""
+    """Waiting requests are rejected, running ones finish."""
     admission = Admission(max_runs=1, max_waiting=10)
     async with admission.place():
         waiting = asyncio.ensure_future(admission.place().__aenter__())

@@ -57,7 +57,7 @@ async def test_a_run_whose_client_left_is_resumed(serve, mock, streamed):
     ],
 )
 async def test_a_thread_answers_only_what_it_was_asked(serve, mock, fields, sentence):
-    """Who knows a thread's name gets nobody else's answer by it."""
+    """The name of a thread does not give access to its answer."""
     served = await serve()
     await ask(served, **NAMED)
     with pytest.raises(openai.ConflictError, match=sentence):
@@ -66,7 +66,7 @@ async def test_a_thread_answers_only_what_it_was_asked(serve, mock, fields, sent
 
 
 async def test_a_thread_is_run_by_one_request_at_a_time(serve, mock):
-    """The second is told to wait."""
+    """The second is refused, and asked to wait."""
     mock.configure(delay_s=0.3)
     served = await serve()
     run = asyncio.ensure_future(ask(served, **NAMED))
@@ -95,7 +95,7 @@ async def test_runs_without_a_name_need_not_be_kept(serve, mock):
 
 
 async def test_a_drained_run_goes_on_elsewhere(serve, mock):
-    """The client is told how, calls in flight are waited for, and none is made again."""
+    """The client learns how; calls in flight are waited for, and none is made again."""
     mock.configure(delay_s=0.3)
     saver = InMemorySaver()
     served = await serve(saver)
@@ -115,7 +115,7 @@ async def test_a_drained_run_goes_on_elsewhere(serve, mock):
 
 
 async def test_a_run_that_outlasts_the_drain_is_stopped(serve, mock):
-    """Its client is told how to go on, as one whose run has stopped by itself."""
+    """Its client learns how to resume, as if the run had stopped by itself."""
     mock.configure(delay_s=60)
     served = await serve(drain_s=0.2)
     run = asyncio.ensure_future(ask(served))

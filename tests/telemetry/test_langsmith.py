@@ -67,7 +67,7 @@ class Collector(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def langsmith() -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    """A server's address, and the runs that it was told of, by their ids."""
+    """A server's address, and the runs that were sent to it, by their ids."""
     handler = type("OwnCollector", (Collector,), {"runs": {}})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -113,7 +113,7 @@ async def test_outside_the_block_there_are_no_spans(mock, connect, provider, exp
 
 
 def test_without_the_switch_nothing_of_it_is_imported():
-    """Who does not observe does not pay for it: no exporter, no handler."""
+    """Without observation there is no cost: no exporter, no handler."""
     code = (
         "import sys, pdr_graph.connect, pdr_graph.telemetry; "
         "sys.exit('opentelemetry.exporter.otlp' in sys.modules"

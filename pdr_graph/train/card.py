@@ -85,8 +85,8 @@ def _method(settings: TrainSettings, stages: Sequence[Stage]) -> list[str]:
             f"share of {rollouts.operator_fraction:g} of the problems runs PDR with "
             f"{rollouts.num_drafts} drafts (plan `{rollouts.operator_plan}`), the others run long "
             "CoT. Each call is compared with the calls of its role on its problem. The loss is "
-            f"CISPO (ε_max {loss.epsilon_max:g}) plus {loss.alpha:g} times the likelihood of correct "
-            "calls; the reward is 1 for a right answer, else −1."
+            f"CISPO (ε_max {loss.epsilon_max:g}) plus {loss.alpha:g} times the likelihood of "
+            "correct calls; the reward is 1 for a right answer, else −1."
         )
     return said
 

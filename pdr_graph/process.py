@@ -141,14 +141,9 @@ class Outliving(subprocess.Popen[bytes]):
     def __init__(
         self, module: str, *arguments: str, log: Path, lock: int, stdin: int = subprocess.DEVNULL
     ) -> None:
-        """Start it.
+        """Start it in the folder of `log`, which receives its output.
 
-        Args:
-            module: The module, which is run as a script.
-            arguments: Its arguments, before the number of the lock's descriptor.
-            log: Receives its output; it works in the folder of this file.
-            lock: Descriptor of a lock that it holds from the start.
-            stdin: Its standard input, as `subprocess.Popen` takes it.
+        From its start it holds a lock, whose descriptor is its last argument.
 
         Raises:
             OSError: The log cannot be opened, or the process cannot be started.

@@ -67,7 +67,6 @@ class Meter:
     """
 
     def __init__(self, node: str, round_number: int, step: int) -> None:
-        """Begin at zero."""
         self._row = empty_row(round_number, node, step)
 
     def add(self, parallel: list[Spent]) -> None:

@@ -133,10 +133,7 @@ def stop(shelf: Shelf, begun: Start) -> None:
 
 
 def end(shelf: Shelf, part: Part) -> ServerRecord | None:
-    """End a part in whatever state it is, and remove its record.
-
-    Returns:
-        Its record, None if there was nothing.
+    """End a part in whatever state it is; return its record, now removed, None if it had none.
 
     Raises:
         LocalError: Its keeper does not end.

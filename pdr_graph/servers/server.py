@@ -37,10 +37,7 @@ class CommandServer:
         """Bytes that the log held before the start."""
 
     def start(self, keep_open: Sequence[int] = ()) -> None:
-        """Run the command.
-
-        Args:
-            keep_open: Descriptors that the server is to hold as long as it lives.
+        """Run the command, which holds the descriptors `keep_open` as long as it lives.
 
         Raises:
             LocalError: The log cannot be written.
@@ -93,8 +90,7 @@ class CommandServer:
     def end(self, grace_s: float = GRACE_S) -> None:
         """End the server and whatever it has started; nothing happens the second time.
 
-        Args:
-            grace_s: Seconds for an orderly end; 0 kills at once.
+        It has `grace_s` seconds for an orderly end; 0 kills at once.
         """
         if self.process is not None:
             self.process.end_group(grace_s, self.log.parent.resolve())

@@ -132,9 +132,7 @@ def find_vllm(named: Path | None, cache_dir: Path) -> Vllm | None:
 def config_file(vllm: Vllm, model: str) -> Path | None:
     """Return the `config.json` of a model, None if it cannot be had.
 
-    Args:
-        vllm: Asks the Hugging Face hub for it if `model` is no folder, for at most a minute.
-        model: A folder, or a name on the hub.
+    If the model is no folder, vLLM's Python asks the Hugging Face hub, for at most a minute.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():

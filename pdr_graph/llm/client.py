@@ -180,7 +180,8 @@ class ModelClient:
         finally:
             spent.seconds += perf_counter() - started
         parts = split_message(message)
-        reason = _finish_reason(message)
+        metadata = message.response_metadata
+        reason = str(metadata.get("finish_reason") or metadata.get("stop_reason") or "stop")
         return Reply(
             solution=wellformed(parts.solution),
             thought=wellformed(parts.thought),
@@ -270,8 +271,3 @@ def _joined(chunks: list[AIMessage]) -> AIMessage:
     """Return the whole message; a model that cannot stream sends it as one chunk."""
     pieces = [each for each in chunks if isinstance(each, AIMessageChunk)]
     return add_ai_message_chunks(pieces[0], *pieces[1:]) if pieces else chunks[-1]
-
-
-def _finish_reason(message: AIMessage) -> str:
-    metadata = message.response_metadata
-    return str(metadata.get("finish_reason") or metadata.get("stop_reason") or "stop")

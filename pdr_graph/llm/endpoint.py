@@ -39,8 +39,10 @@ async def probe_endpoint(
             url, headers={"Authorization": f"Bearer {api_key}"}, timeout=httpx2.Timeout(10.0)
         )
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        text = str(error) or type(error).__name__
+        cause = text.removeprefix("All connection attempts failed") or "connection refused"
         raise EndpointError(
-            f"no model endpoint answers at {base_url} ({_cause(error)}); start the server or set "
+            f"no model endpoint answers at {base_url} ({cause}); start the server or set "
             "--base-url / PDR_BASE_URL"
         ) from None
     if reply.status_code in {401, 403}:
@@ -91,8 +93,3 @@ async def _window(http: httpx2.AsyncClient, base_url: str, entry: dict[str, Any]
         return int(reply.raise_for_status().json()["default_generation_settings"]["n_ctx"])
     except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _cause(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    return text.removeprefix("All connection attempts failed") or "connection refused"

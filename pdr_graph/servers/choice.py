@@ -132,10 +132,10 @@ def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[str]) -> Server
             "vLLM needs a model; name a folder, or a name on the Hugging Face hub, by --model / "
             "PDR_MODEL"
         )
-    return _served(wanted, wanted.model, _usable(vllm, gpus, wanted.model), gpus)
+    return _served(wanted, wanted.model, vllm, gpus)
 
 
-def _usable(vllm: Vllm | None, gpus: Sequence[str], model: str) -> Vllm:
+def _served(wanted: Wanted, model: str, vllm: Vllm | None, gpus: Sequence[str]) -> ServerPlan:
     if vllm is None:
         raise ConfigError(f"model {model!r} needs vLLM, which no Python here has; {INSTALL}")
     if not gpus and not vllm.for_cpu:
@@ -143,10 +143,6 @@ def _usable(vllm: Vllm | None, gpus: Sequence[str], model: str) -> Vllm:
             f"vLLM {vllm.version} of {vllm.python} is a build for GPUs, and this machine shows "
             "none (nvidia-smi); name a Python with vLLM for CPUs by --vllm-python"
         )
-    return vllm
-
-
-def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[str]) -> ServerPlan:
     config = config_file(vllm, model)
     window, notes = _fitted(wanted, None if config is None else window_of(config), model)
     serving = Serving(

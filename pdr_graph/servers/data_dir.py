@@ -7,9 +7,8 @@ that has the file open is gone, however it ended. Nothing has to be cleaned up.
 import fcntl
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Self
 
 from platformdirs import user_data_path
 
@@ -68,8 +67,8 @@ def last_lines(log: Path, number: int = 1, begin: int = 0) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()][-number:]
 
 
-class FileLock:
-    """An open lock file; closing it gives up whatever lock it holds."""
+class FileLock(AbstractContextManager["FileLock"]):
+    """A lock file that is open for as long as the block lasts, and holds its lock no longer."""
 
     def __init__(self, path: Path) -> None:
         """Open the file, made if it is missing; nothing is locked yet.
@@ -105,9 +104,6 @@ class FileLock:
                 "choose a data directory on a local disk"
             ) from error
         return True
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         # A process that has inherited the file keeps the lock.

@@ -25,7 +25,8 @@ Figures = dict[str, float]
 """By name; a slash separates the subject from what is said of it."""
 Line = dict[str, Any]
 """Update, step, stage and seconds; any other field is a figure."""
-_FIXED = frozenset({"update", "step", "stage", "seconds"})
+FIXED = frozenset({"update", "step", "stage", "seconds"})
+"""Fields of a line that are no figures."""
 
 
 @dataclass(slots=True)
@@ -100,7 +101,7 @@ def read_metrics(file: Path) -> Iterator[Line]:
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             value = json.loads(line)
-            if _FIXED - value.keys():
+            if FIXED - value.keys():
                 raise ValueError("fields are missing")
         except (ValueError, AttributeError) as error:
             raise ConfigError(
@@ -122,23 +123,19 @@ class MetricsLog:
     _began: float = field(default_factory=monotonic)
     _events: Any = None  # Any: TensorBoard's writer, which has no types
 
-    @property
-    def file(self) -> Path:
-        """Where the lines are."""
-        return self.folder / METRICS
-
     def open(self, update: int) -> None:
         """Begin after an update, 0 for none; cut off what this stage wrote later.
 
         Raises:
             ConfigError: the file is damaged.
         """
-        lines = list(read_metrics(self.file))
+        file = self.folder / METRICS
+        lines = list(read_metrics(file))
         kept = [line for line in lines if line["stage"] != self.stage or line["update"] <= update]
         if len(kept) < len(lines):
-            whole = self.file.with_suffix(".part")
+            whole = file.with_suffix(".part")
             whole.write_bytes(b"".join(map(_encoded, kept)))
-            whole.replace(self.file)
+            whole.replace(file)
         self._seconds = max((line["seconds"] for line in kept), default=0.0)
         self._began = monotonic()
         self._events = _event_writer(self.folder / EVENTS / self.stage, update + 1)
@@ -152,7 +149,7 @@ class MetricsLog:
             "seconds": round(self._seconds + monotonic() - self._began, 3),
             **figures,
         }
-        append_lines(self.file, _encoded(line))
+        append_lines(self.folder / METRICS, _encoded(line))
         for name, value in figures.items():
             self._events.add_scalar(name, value, update)
         self._events.flush()

@@ -56,10 +56,11 @@ class RefusalError(PDRError):
 
     def body(self) -> dict[str, object]:
         """Return OpenAI's error object."""
+        default = "invalid_request_error" if self.status < 500 else "api_error"
         return {
             "error": {
                 "message": str(self),
-                "type": _TYPES.get(self.status, "api_error"),
+                "type": _TYPES.get(self.status, default),
                 "param": self.param,
                 "code": self.code,
             }
@@ -67,15 +68,9 @@ class RefusalError(PDRError):
 
 
 _TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
-    404: "invalid_request_error",
-    405: "invalid_request_error",
-    408: "invalid_request_error",
     409: "conflict_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }

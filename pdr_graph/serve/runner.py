@@ -2,10 +2,9 @@
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from time import perf_counter
 
 from langchain_core.runnables import RunnableConfig
@@ -34,18 +33,15 @@ class Admission:
     def __init__(self, *, max_runs: int, max_waiting: int) -> None:
         self._max_runs = max_runs
         self._max_waiting = max_waiting
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._places = asyncio.Semaphore(max_runs)
         self._run_s = 1.0
         """Moving average of the seconds that a run takes."""
         self.running = 0
         """Requests that were admitted and have not ended."""
+        self.waiting = 0
+        """Requests that wait for their turn."""
         self.closed = False
         """Whether no more requests are admitted."""
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for their turn."""
-        return sum(not each.done() for each in self._waiting)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -54,53 +50,41 @@ class Admission:
         Raises:
             RefusalError: 429 where too many requests wait, 503 where the server shuts down.
         """
-        await self._enter()
+        if self.closed:
+            raise shutting_down()
+        if self._places.locked() and self.waiting >= self._max_waiting:
+            raise self._full()
+        self.waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self.waiting -= 1
+        if self.closed:
+            raise shutting_down()
+        self.running += 1
         began = perf_counter()
         try:
             yield
         finally:
             self._run_s += 0.2 * (perf_counter() - began - self._run_s)
-            self._leave()
+            self.running -= 1
+            self._places.release()
 
     def close(self) -> None:
         """Reject waiting and new requests; running ones finish."""
         self.closed = True
-        for turn in self._waiting:
-            if not turn.done():
-                turn.set_exception(shutting_down())
+        for _ in range(self.waiting):
+            self._places.release()  # wakes a waiting request, which finds the server closed
 
-    async def _enter(self) -> None:
-        if self.closed:
-            raise shutting_down()
-        if self.running < self._max_runs:
-            self.running += 1
-            return
-        if self.waiting >= self._max_waiting:
-            ahead = (self.waiting + 1) / self._max_runs
-            raise RefusalError(
-                429,
-                f"the server is full: {self.running} requests run and {self.waiting} wait; try "
-                "again later",
-                code="server_busy",
-                retry_after_s=min(LONGEST_RETRY_S, max(1, math.ceil(self._run_s * ahead))),
-            )
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            # It may have been given a place just before it was cancelled.
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._leave()
-            raise
-
-    def _leave(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)  # the place goes straight to the next
-                return
-        self.running -= 1
+    def _full(self) -> RefusalError:
+        ahead = (self.waiting + 1) / self._max_runs
+        return RefusalError(
+            429,
+            f"the server is full: {self.running} requests run and {self.waiting} wait; try again "
+            "later",
+            code="server_busy",
+            retry_after_s=min(LONGEST_RETRY_S, max(1, math.ceil(self._run_s * ahead))),
+        )
 
 
 _SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -170,19 +154,14 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-@asynccontextmanager
-async def unguarded(thread_id: str) -> AsyncIterator[None]:
-    """Guard nothing: for stores that no other process shares."""
-    yield
-
-
 @dataclass(frozen=True, slots=True)
 class RunStore:
     """Where runs are kept, and the right to run one of its threads."""
 
     saver: BaseCheckpointSaver[str]
-    alone: Callable[[str], AbstractAsyncContextManager[None]] = unguarded
-    """Keeps other processes from running a thread; raises `RefusalError` where one does."""
+    alone: Callable[[str], AbstractAsyncContextManager[object]] = nullcontext
+    """Keeps other processes from running a thread; raises `RefusalError` where one does. The
+    default is for stores that no other process shares."""
     keeps_unnamed: bool = True
     """Whether runs without a name of the client's are kept; in memory they would only pile up."""
 
@@ -217,9 +196,8 @@ class SolveRunner:
         self.metrics = Metrics(self.admission)
         self._store = store
         self._prompts = prompts or Prompts.load()
-        self._controls: dict[str, RunControl] = {}
-        """Of the running threads."""
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._runs: dict[str, tuple[RunControl, asyncio.Task[object]]] = {}
+        """By thread."""
         self._stopped = False
         """Whether runs are cancelled by this server, and not by their clients."""
 
@@ -231,18 +209,40 @@ class SolveRunner:
             DrainedError: the server stops.
             PDRError: as `solve` and `resume`.
         """
+        store = self._store if self.can_resume(asked) else None
         try:
             async with (
                 self.admission.place(),
                 self._claimed(asked.thread_id) as control,
+                store.alone(asked.thread_id) if store else nullcontext(),
             ):
+                recorded = await self._recorded(asked) if asked.named else None
+                config = recorded or asked.config
+                begin(config)
                 parts = Parts(
-                    prompts=self._prompts, trace=self.metrics, on_event=on_event, control=control
+                    prompts=self._prompts,
+                    trace=self.metrics,
+                    on_event=on_event,
+                    control=control,
+                    # What is written may be sent at once only if no verdict can reject it.
+                    stream_answer=config.max_extra_rounds == 0,
                 )
-                if not self.can_resume(asked):
-                    return await self._start(asked, begin, parts)
-                async with self._store.alone(asked.thread_id):
-                    return await self._start_or_resume(asked, begin, parts)
+                if recorded is not None:
+                    return await resume(
+                        asked.thread_id,
+                        model=self.model,
+                        checkpointer=self._store.saver,
+                        changes=asked.insisted,
+                        parts=parts,
+                    )
+                return await solve(
+                    asked.problem,
+                    config,
+                    model=self.model,
+                    checkpointer=store.saver if store else None,
+                    thread_id=asked.thread_id,
+                    parts=parts,
+                )
         except asyncio.CancelledError:
             if self._stopped:
                 raise DrainedError(asked.thread_id) from None
@@ -255,62 +255,30 @@ class SolveRunner:
     def drain(self) -> None:
         """Take no more requests, and stop the runs at their next step."""
         self.admission.close()
-        for control in self._controls.values():
+        for control, _ in self._runs.values():
             control.request_drain()
 
     def cancel(self) -> None:
         """Stop all runs at once; their clients learn how to resume them."""
         self._stopped = True
-        for task in self._tasks:
+        for _, task in self._runs.values():
             task.cancel()
 
     async def ended(self) -> None:
         """Wait until all runs have ended and their calls are closed."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _start_or_resume(self, asked: SolveRequest, begin: OnBegin, parts: Parts) -> Result:
-        recorded = await self._recorded(asked) if asked.named else None
-        if recorded is None:
-            return await self._start(asked, begin, parts, self._store.saver)
-        begin(recorded)
-        return await resume(
-            asked.thread_id,
-            model=self.model,
-            checkpointer=self._store.saver,
-            changes=asked.insisted,
-            parts=replace(parts, stream_answer=_can_stream(recorded)),
-        )
-
-    async def _start(
-        self,
-        asked: SolveRequest,
-        begin: OnBegin,
-        parts: Parts,
-        saver: BaseCheckpointSaver[str] | None = None,
-    ) -> Result:
-        begin(asked.config)
-        return await solve(
-            asked.problem,
-            asked.config,
-            model=self.model,
-            checkpointer=saver,
-            thread_id=asked.thread_id,
-            parts=replace(parts, stream_answer=_can_stream(asked.config)),
-        )
+        await asyncio.gather(*(task for _, task in self._runs.values()), return_exceptions=True)
 
     @asynccontextmanager
     async def _claimed(self, thread_id: str) -> AsyncIterator[RunControl]:
-        if thread_id in self._controls:
+        if thread_id in self._runs:
             raise thread_busy(thread_id)
-        control = self._controls[thread_id] = RunControl()
-        task = asyncio.current_task()
+        control, task = RunControl(), asyncio.current_task()
         assert task is not None  # we are in a coroutine
-        self._tasks.add(task)
+        self._runs[thread_id] = control, task
         try:
             yield control
         finally:
-            self._tasks.discard(task)
-            del self._controls[thread_id]
+            del self._runs[thread_id]
 
     async def _recorded(self, asked: SolveRequest) -> PDRConfig | None:
         """Return the config that the thread was started with, None for a new thread.
@@ -332,8 +300,3 @@ class SolveRunner:
                 code="thread_differs",
             )
         return make_config(**config)
-
-
-def _can_stream(config: PDRConfig) -> bool:
-    """Tell whether the refinement may be sent while it is written: no verdict can reject it."""
-    return config.max_extra_rounds == 0

@@ -157,9 +157,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Write what TensorBoard still holds."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        self._events.close()
 
 
 def _encoded(line: Line) -> bytes:

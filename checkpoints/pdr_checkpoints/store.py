@@ -212,11 +212,7 @@ class Store:
         return await self._try(lambda: self.connection.exchange(command))
 
     async def ping(self, for_s: float) -> None:
-        """Make sure that the server answers.
-
-        Raises:
-            StoreUnreachableError: It did not within `for_s` seconds.
-        """
+        """Make sure that the server answers within `for_s` seconds."""
         await self._try(lambda: self.connection.client.execute_command("PING"), for_s)
 
     async def write(

@@ -31,14 +31,15 @@ FIXED = frozenset({"update", "step", "stage", "seconds"})
 
 @dataclass(slots=True)
 class StepTally:
-    """Totals, means and maxima over the calls and rows of a step, of one rank or of several."""
+    """Totals and means over the calls and rows of a step, of one rank or of several."""
 
     totals: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
     """Of the values of each mean."""
     numbers: Counter[str] = field(default_factory=Counter)
     """How many values each mean has."""
-    largest: dict[str, int] = field(default_factory=dict)
+    longest: int = 0
+    """Tokens of the longest row; 0 without rows."""
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory], slots: Sequence[TrainRow | None]) -> Self:
@@ -61,8 +62,7 @@ class StepTally:
         tally.totals["rows/fillers"] = len(slots) - len(rows)
         for group in groups_of(rows):
             tally._observe("groups/flat", is_flat(group))
-        if rows:
-            tally.largest["length/largest"] = max(row.num_tokens for row in rows)
+        tally.longest = max((row.num_tokens for row in rows), default=0)
         return tally
 
     @classmethod
@@ -73,14 +73,15 @@ class StepTally:
             whole.totals.update(tally.totals)
             whole.sums.update(tally.sums)
             whole.numbers.update(tally.numbers)
-            for name, value in tally.largest.items():
-                whole.largest[name] = max(value, whole.largest.get(name, value))
+            whole.longest = max(whole.longest, tally.longest)
         return whole
 
     def figures(self) -> Figures:
         """Return all figures by name."""
         means = {name: self.sums[name] / number for name, number in self.numbers.items()}
-        found = {**self.totals, **means, **self.largest}
+        found = {**self.totals, **means}
+        if self.longest:
+            found["length/largest"] = self.longest
         return {name: float(value) for name, value in found.items()}
 
     def _observe(self, name: str, value: float) -> None:

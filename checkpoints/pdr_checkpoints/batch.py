@@ -13,6 +13,7 @@ that one is acknowledged.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -152,15 +153,13 @@ class CommitBatcher:
 
     def __init__(self, apply: Callable[[str, Change, Fence | None], Awaitable[None]]) -> None:
         self._apply = apply
-        self._queues: dict[str, _ThreadQueue] = {}
+        self._queues: defaultdict[str, _ThreadQueue] = defaultdict(_ThreadQueue)
         self._tasks: set[asyncio.Task[None]] = set()
         """The event loop itself holds its tasks only weakly."""
 
     async def submit(self, thread_id: str, change: Change, fence: Fence | None) -> None:
         """Send a change and wait until it is stored."""
-        queue = self._queues.get(thread_id)
-        if queue is None:
-            queue = self._queues[thread_id] = _ThreadQueue()
+        queue = self._queues[thread_id]
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.waiting.append(_Waiting(change, fence, change.touched, change.num_bytes, done))
         # A super-step makes one checkpoint, so no other will join this one.
@@ -185,7 +184,8 @@ class CommitBatcher:
             except asyncio.CancelledError:
                 done.cancel()
                 if batch.is_given_up:
-                    self._arrived(thread_id, queue, batch)
+                    queue.under_way.remove(batch)
+                    self._go_on(thread_id, queue)
                 else:
                     # Others wait for it too; to store what is stored already does no harm.
                     self._start(thread_id, queue, batch)
@@ -211,10 +211,6 @@ class CommitBatcher:
             batch.finish(error)
         else:
             batch.finish(None)
-        self._arrived(thread_id, queue, batch)
-
-    def _arrived(self, thread_id: str, queue: _ThreadQueue, batch: _Batch) -> None:
-        """Note that a batch is stored, or failed, or that nobody waits for it any more."""
         queue.under_way.remove(batch)
         self._go_on(thread_id, queue)
 

@@ -13,15 +13,10 @@ from typing import Final
 from urllib.parse import quote
 
 RECORD = b"c"
-"""A checkpoint without its values: `c, ns, checkpoint id`."""
 CELL = b"v"
-"""One channel's value: `v, ns, channel, version`."""
 WRITE = b"w"
-"""Pending writes: `w, ns, checkpoint id, task id, number`."""
 PART = b"p"
-"""A large value: `p` and the 16 bytes of its digest."""
 RUN = b"r"
-"""A checkpoint that a run made, in the index only: `r, run id, ns, checkpoint id`."""
 HEAD = b"m"
 """Format version and time of creation."""
 UPDATED = b"u"

@@ -7,12 +7,12 @@ written to the thread since the reading began, so a run that goes on meanwhile l
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.envelope import Envelope
 from pdr_checkpoints.errors import StoreConfigError
 from pdr_checkpoints.records import (
     CheckpointRecord,
@@ -23,7 +23,7 @@ from pdr_checkpoints.records import (
     references,
     unpack_cell,
 )
-from pdr_checkpoints.store import Command, Store, chunks
+from pdr_checkpoints.store import Command, chunks
 from pdr_checkpoints.threads import ThreadMethods
 from pdr_checkpoints.writer import registration
 
@@ -90,8 +90,8 @@ class RetentionMethods(ThreadMethods):
 
     async def _prune(self, thread_id: str, rule: Rule) -> None:
         """Remove from a thread all that a rule does not keep."""
-        sweep = _Sweep(self._store, self._session.envelope, self.serde, thread_id, rule)
-        await self._store.swap(thread_id, sweep.plan, self._session.leases.fence(thread_id))
+        removal = partial(self._removal, thread_id, rule)
+        await self._store.swap(thread_id, removal, self._session.leases.fence(thread_id))
         if await self._store.call("EXISTS", self._store.thread(thread_id).data):
             return
         await self._store.call("ZREM", self._store.registry, keys.encode(thread_id))
@@ -99,37 +99,26 @@ class RetentionMethods(ThreadMethods):
         if await self._store.call("EXISTS", self._store.thread(thread_id).data):
             await self._store.call(*registration(self._store, thread_id))
 
-
-@dataclass(frozen=True, slots=True)
-class _Sweep:
-    """Finds what to remove from a thread."""
-
-    store: Store
-    envelope: Envelope
-    serde: SerializerProtocol
-    thread_id: str
-    rule: Rule
-
-    async def plan(self) -> list[Command]:
+    async def _removal(self, thread_id: str, rule: Rule) -> list[Command]:
         """Make the commands that remove all that the rule does not keep."""
-        thread = self.store.thread(self.thread_id)
-        head, members, names = await self.store.pipeline(
+        thread = self._store.thread(thread_id)
+        head, members, names = await self._store.pipeline(
             [
                 ("HGET", thread.data, keys.HEAD),
                 ("ZRANGE", thread.index, 0, -1),
                 ("HKEYS", thread.data),
             ]
         )
-        check_head(head, self.thread_id)
+        check_head(head, thread_id)
         records = [member for member in members if member[:1] == keys.RECORD]
         snapshot = {
-            Place.of(self.thread_id, name): CheckpointRecord.unpack(blob, self.envelope, name)
+            Place.of(thread_id, name): CheckpointRecord.unpack(blob, self._session.envelope, name)
             for name, blob in (await self._fetch(thread.data, records)).items()
         }
-        kept = self.rule(snapshot)
+        kept = rule(snapshot)
         if not kept.records:
             return [("UNLINK", thread.data, thread.index)]
-        stays = _members_that_stay(members, self.thread_id, snapshot, kept)
+        stays = _members_that_stay(members, thread_id, snapshot, kept)
         live = await self._live_fields(thread.data, stays, snapshot, kept)
         dead = [name for name in names if name not in live]
         gone = [member for member in members if member not in stays and member not in live]
@@ -140,7 +129,7 @@ class _Sweep:
         self, data_key: str, stays: set[bytes], snapshot: Snapshot, kept: Kept
     ) -> set[bytes]:
         """Return every field that the kept checkpoints refer to."""
-        cells = set()
+        envelope, cells = self._session.envelope, set()
         for place in kept.records:
             record = snapshot[place]
             bare = load(record.checkpoint, self.serde, place.described)
@@ -150,16 +139,16 @@ class _Sweep:
         live = {keys.HEAD, keys.UPDATED, *cells, *stays}
         for name, blob in (await self._fetch(data_key, [*cells, *writes])).items():
             if name[:1] == keys.WRITE:
-                found = [cell for *_, cell in Writes.unpack(blob, self.envelope, name).cells]
+                found = [cell for *_, cell in Writes.unpack(blob, envelope, name).cells]
             else:
-                found = [unpack_cell(blob, self.envelope, name)]
+                found = [unpack_cell(blob, envelope, name)]
             live |= {keys.part(digest) for cell in found for digest in references(cell)}
         return live
 
     async def _fetch(self, data_key: str, names: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         for chunk in chunks(names):
-            blobs = await self.store.call("HMGET", data_key, *chunk)
+            blobs = await self._store.call("HMGET", data_key, *chunk)
             pairs = zip(chunk, blobs, strict=True)
             found |= {name: blob for name, blob in pairs if blob is not None}
         return found

@@ -1,9 +1,9 @@
 """Opens a saver's session: its options, its connections in one event loop, what the server is."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import ResponseError
 
@@ -103,9 +103,12 @@ class Health:
 async def examine(store: Store) -> Health:
     """Ask the server what it is."""
     where = store.connection.where
-    info = await _info(store)
-    appendonly = await _config(store, "appendonly")
-    policy = await _config(store, "maxmemory-policy")
+    info = await _ask(store, "INFO", "server")
+    settings: dict[str, str] = {}
+    for name in ("appendonly", "appendfsync", "maxmemory-policy"):
+        settings |= await _ask(store, "CONFIG GET", name)
+    appendonly = settings.get("appendonly", UNKNOWN)
+    policy = settings.get("maxmemory-policy", UNKNOWN)
     warnings = []
     if appendonly == "no":
         warnings.append(
@@ -121,37 +124,31 @@ async def examine(store: Store) -> Health:
                 f"Redis at {where} has maxmemory-policy {policy}: when memory is full it "
                 f"deletes {loss}; set noeviction"
             )
-    name = str(info.get("server_name", "redis"))
+    name = info.get("server_name", "redis")
     version = info.get(f"{name}_version", info.get("redis_version", UNKNOWN))
     return Health(
         where=where,
         server=f"{name} {version}",
-        mode=str(info.get("redis_mode", info.get("server_mode", UNKNOWN))),
+        mode=info.get("redis_mode", info.get("server_mode", UNKNOWN)),
         appendonly=appendonly,
-        appendfsync=await _config(store, "appendfsync"),
+        appendfsync=settings.get("appendfsync", UNKNOWN),
         maxmemory_policy=policy,
         persistent=None if appendonly == UNKNOWN else appendonly == "yes",
         warnings=tuple(warnings),
     )
 
 
-async def _info(store: Store) -> Mapping[str, Any]:  # Any: INFO mixes text and numbers
+async def _ask(store: Store, command: str, subject: str) -> dict[str, str]:
+    """Return the answer of one node; empty where a managed server forbids the command."""
     try:
-        return _of_one_node(await store.call("INFO", "server"))
+        reply = await store.call(command, subject) or {}
     except ResponseError:
         return {}
+    # A cluster client may answer by node.
+    first = next(iter(reply.values()), None)
+    facts = first if isinstance(first, dict) else reply
+    return {_text(name): _text(value) for name, value in facts.items()}
 
 
-async def _config(store: Store, name: str) -> str:
-    try:
-        found = _of_one_node(await store.call("CONFIG GET", name))
-    except ResponseError:
-        return UNKNOWN
-    value = found.get(name, found.get(name.encode(), UNKNOWN))
+def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _of_one_node(reply: Mapping[Any, Any]) -> Mapping[Any, Any]:  # Any: as above
-    """Return one node's reply: a cluster client may answer by node."""
-    first = next(iter(reply.values()), None) if reply else None
-    return first if isinstance(first, dict) else reply or {}

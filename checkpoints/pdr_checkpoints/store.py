@@ -174,7 +174,6 @@ class Store:
     """A reply that takes longer counts as a lost connection."""
     gate: asyncio.Semaphore
     """Bounds operations in flight, and so connections: redis-py's pools would raise."""
-    closed: bool = False
     pid: int | None = None
     """Process that the connections belong to; None before the first."""
 
@@ -213,11 +212,7 @@ class Store:
         return await self._try(lambda: self.connection.exchange(command))
 
     async def ping(self, for_s: float) -> None:
-        """Make sure that the server answers.
-
-        Raises:
-            StoreUnreachableError: It did not within `for_s` seconds.
-        """
+        """Make sure that the server answers within `for_s` seconds."""
         await self._try(lambda: self.connection.client.execute_command("PING"), for_s)
 
     async def write(
@@ -277,9 +272,7 @@ class Store:
 
     async def close(self) -> None:
         """Close every connection."""
-        if not self.closed:
-            self.closed = True
-            await self.connection.close()
+        await self.connection.close()
 
     async def _try(self, operation: Callable[[], Awaitable[T]], total_s: float | None = None) -> T:
         async def timed() -> T:

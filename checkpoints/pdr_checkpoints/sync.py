@@ -1,4 +1,4 @@
-"""LangGraph's sync methods: each is the async one of the same name, run in another event loop.
+"""The event loop in which a saver's sync methods run the async ones.
 
 Connections belong to the loop that opened them, so the sync methods use a session of their own,
 whose loop runs in a thread. It starts at the first sync call and ends with `close`. A sync call

@@ -39,6 +39,8 @@ from pdr_graph.strategies import preset as preset_config
 
 KEY = "pdr"
 """Under which the metadata of a sample holds what its run was."""
+_LETTERS = "ABCDEFGHIJ"
+"""Of the choices that the answer kind `choice` tells apart."""
 
 
 def problem_of_sample(state: TaskState) -> str:
@@ -58,7 +60,7 @@ def problem_of_sample(state: TaskState) -> str:
         problem = problem_of([Turn(each.role, each.text) for each in state.messages])
     except ConfigError as error:
         raise ConfigError(f"sample {state.sample_id!r}: {error}") from None
-    options = [f"({_letter(index)}) {each.value}" for index, each in enumerate(state.choices)]
+    options = [f"({_LETTERS[index]}) {each.value}" for index, each in enumerate(state.choices)]
     return "\n\n".join([problem, "\n".join(options)]) if options else problem
 
 
@@ -83,12 +85,8 @@ def hand_in(state: TaskState, result: Result) -> TaskState:
     }
     for index in range(len(state.choices)):
         # What the scorer `choice` reads.
-        state.choices.mark_choice(index, result.answer == _letter(index))
+        state.choices.mark_choice(index, result.answer == _LETTERS[index])
     return state
-
-
-def _letter(index: int) -> str:
-    return chr(ord("A") + index)
 
 
 class InspectChat(BaseChatModel):
@@ -178,8 +176,6 @@ def _usage(usage: ModelUsage) -> UsageMetadata:
 
 _SAMPLING = ("max_tokens", "temperature", "top_p")
 """Settings that inspect-ai's own options may set (`--temperature`, …)."""
-_MOST_CHOICES = 10
-"""Choices that the answer kind `choice` tells apart, A to J."""
 _NO_LIMIT = 1 << 16
 """Calls at once: in effect no limit, since inspect-ai limits connections itself."""
 
@@ -238,9 +234,9 @@ def _config(preset: str, given: Mapping[str, object], model: Model, state: TaskS
     asked = _sampling_of(model)
     fields = {name: value for name in _SAMPLING if (value := getattr(asked, name)) is not None}
     if state.choices:
-        if len(state.choices) > _MOST_CHOICES:
+        if len(state.choices) > len(_LETTERS):
             raise ConfigError(
-                f"sample {state.sample_id!r} has {len(state.choices)} choices, {_MOST_CHOICES} "
+                f"sample {state.sample_id!r} has {len(state.choices)} choices, {len(_LETTERS)} "
                 "can be told apart"
             )
         fields["answer"] = "choice"

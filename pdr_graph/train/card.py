@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pdr_graph.train.metrics import METRICS, Line, Stage, read_metrics
+from pdr_graph.train.metrics import FIXED, METRICS, Line, Stage, read_metrics
+from pdr_graph.train.model_shape import CONFIG
 from pdr_graph.train.run_folder import TrainFolder, read_header
 from pdr_graph.train.settings import TrainSettings
 
 _PAPER = "2510.01123"
-_FIXED = frozenset({"update", "step", "stage", "seconds"})
 
 
 def model_card(settings: TrainSettings, folder: TrainFolder, place: Path) -> str:
@@ -64,7 +64,7 @@ def model_card(settings: TrainSettings, folder: TrainFolder, place: Path) -> str
 def _base_model(folder: Path) -> str:
     """Return the name of the model that training started from, as far as its folder tells."""
     try:
-        named = json.loads((folder / "config.json").read_text("utf-8")).get("_name_or_path", "")
+        named = json.loads((folder / CONFIG).read_text("utf-8")).get("_name_or_path", "")
     except (OSError, ValueError):
         named = ""
     return str(named) if named and not Path(named).is_absolute() else folder.resolve().name
@@ -111,7 +111,7 @@ def _metrics(lines: Sequence[Line]) -> str:
     for stage in dict.fromkeys(line["stage"] for line in lines):
         own = [line for line in lines if line["stage"] == stage]
         for name in dict.fromkeys(name for line in own for name in line):
-            if name not in _FIXED and not name.startswith(("seconds/", "tokens_per_second/")):
+            if name not in FIXED and not name.startswith(("seconds/", "tokens_per_second/")):
                 values = [line[name] for line in own if name in line]
                 rows.append(f"| {stage} | {name} | {values[0]:.4g} | {values[-1]:.4g} |")
     return "\n".join(rows)

@@ -25,19 +25,21 @@ Figures = dict[str, float]
 """By name; a slash separates the subject from what is said of it."""
 Line = dict[str, Any]
 """Update, step, stage and seconds; any other field is a figure."""
-_FIXED = frozenset({"update", "step", "stage", "seconds"})
+FIXED = frozenset({"update", "step", "stage", "seconds"})
+"""Fields of a line that are no figures."""
 
 
 @dataclass(slots=True)
 class StepTally:
-    """Totals, means and maxima over the calls and rows of a step, of one rank or of several."""
+    """Totals and means over the calls and rows of a step, of one rank or of several."""
 
     totals: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
     """Of the values of each mean."""
     numbers: Counter[str] = field(default_factory=Counter)
     """How many values each mean has."""
-    largest: dict[str, int] = field(default_factory=dict)
+    longest: int = 0
+    """Tokens of the longest row; 0 without rows."""
 
     @classmethod
     def of(cls, trajectories: Iterable[Trajectory], slots: Sequence[TrainRow | None]) -> Self:
@@ -60,8 +62,7 @@ class StepTally:
         tally.totals["rows/fillers"] = len(slots) - len(rows)
         for group in groups_of(rows):
             tally._observe("groups/flat", is_flat(group))
-        if rows:
-            tally.largest["length/largest"] = max(row.num_tokens for row in rows)
+        tally.longest = max((row.num_tokens for row in rows), default=0)
         return tally
 
     @classmethod
@@ -72,14 +73,15 @@ class StepTally:
             whole.totals.update(tally.totals)
             whole.sums.update(tally.sums)
             whole.numbers.update(tally.numbers)
-            for name, value in tally.largest.items():
-                whole.largest[name] = max(value, whole.largest.get(name, value))
+            whole.longest = max(whole.longest, tally.longest)
         return whole
 
     def figures(self) -> Figures:
         """Return all figures by name."""
         means = {name: self.sums[name] / number for name, number in self.numbers.items()}
-        found = {**self.totals, **means, **self.largest}
+        found = {**self.totals, **means}
+        if self.longest:
+            found["length/largest"] = self.longest
         return {name: float(value) for name, value in found.items()}
 
     def _observe(self, name: str, value: float) -> None:
@@ -100,7 +102,7 @@ def read_metrics(file: Path) -> Iterator[Line]:
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             value = json.loads(line)
-            if _FIXED - value.keys():
+            if FIXED - value.keys():
                 raise ValueError("fields are missing")
         except (ValueError, AttributeError) as error:
             raise ConfigError(
@@ -122,23 +124,19 @@ class MetricsLog:
     _began: float = field(default_factory=monotonic)
     _events: Any = None  # Any: TensorBoard's writer, which has no types
 
-    @property
-    def file(self) -> Path:
-        """Where the lines are."""
-        return self.folder / METRICS
-
     def open(self, update: int) -> None:
         """Begin after an update, 0 for none; cut off what this stage wrote later.
 
         Raises:
             ConfigError: the file is damaged.
         """
-        lines = list(read_metrics(self.file))
+        file = self.folder / METRICS
+        lines = list(read_metrics(file))
         kept = [line for line in lines if line["stage"] != self.stage or line["update"] <= update]
         if len(kept) < len(lines):
-            whole = self.file.with_suffix(".part")
+            whole = file.with_suffix(".part")
             whole.write_bytes(b"".join(map(_encoded, kept)))
-            whole.replace(self.file)
+            whole.replace(file)
         self._seconds = max((line["seconds"] for line in kept), default=0.0)
         self._began = monotonic()
         self._events = _event_writer(self.folder / EVENTS / self.stage, update + 1)
@@ -152,7 +150,7 @@ class MetricsLog:
             "seconds": round(self._seconds + monotonic() - self._began, 3),
             **figures,
         }
-        append_lines(self.file, _encoded(line))
+        append_lines(self.folder / METRICS, _encoded(line))
         for name, value in figures.items():
             self._events.add_scalar(name, value, update)
         self._events.flush()
@@ -160,9 +158,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Write what TensorBoard still holds."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        self._events.close()
 
 
 def _encoded(line: Line) -> bytes:

@@ -121,7 +121,9 @@ def read_shape(folder: Path) -> ModelShape:
         )
     if not isinstance(values, dict):
         raise ConfigError(f"{str(file)!r} is no JSON object; restore it")
-    return shape_of(values.get("text_config", values) | _tie(values), str(file))
+    # Of two nested configs, the outer one says whether the head is tied.
+    tie = {name: values[name] for name in ("tie_word_embeddings",) if name in values}
+    return shape_of(values.get("text_config", values) | tie, str(file))
 
 
 def shape_of(values: Mapping[str, Any], where: str) -> ModelShape:
@@ -156,12 +158,6 @@ def shape_of(values: Mapping[str, Any], where: str) -> ModelShape:
         ) from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{where} does not describe a model ({error}); restore it") from None
-
-
-def _tie(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the outer of two nested configs says about the head."""
-    name = "tie_word_embeddings"
-    return {name: values[name]} if name in values else {}
 
 
 def _absent(folder: Path) -> str:

@@ -110,11 +110,7 @@ def check_settings(settings: TrainSettings, shape: ModelShape) -> None:
 
 
 def _check_template(folder: Path) -> None:
-    """Refuse a tokenizer without a chat template.
-
-    Raises:
-        ConfigError: it has none.
-    """
+    """Refuse a tokenizer without a chat template."""
     if any((folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
         return
     try:
@@ -131,11 +127,7 @@ def _check_template(folder: Path) -> None:
 def _check_problems(
     settings: TrainSettings, shape: ModelShape, problems: Problems, size: PromptSize
 ) -> None:
-    """Refuse too few problems for a step, and problems whose calls would not fit the window.
-
-    Raises:
-        ConfigError: one sentence names the number and what would do.
-    """
+    """Refuse too few problems for a step, and problems whose calls would not fit the window."""
     wanted, there = settings.rollouts.problems_per_step, len(problems.problems)
     if there < wanted:
         raise ConfigError(

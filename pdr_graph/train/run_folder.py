@@ -49,7 +49,7 @@ def header_of(settings: TrainSettings, problems: Problems | None) -> Header:
             "sha256": problems.sha256,
             "num_problems": len(problems.problems),
         },
-        "warm_start": warm and {"sha256": _sha256(warm.data)},
+        "warm_start": warm and {"sha256": hashlib.sha256(warm.data.read_bytes()).hexdigest()},
         "versions": _versions(),
     }
 
@@ -160,10 +160,6 @@ def _hold(lock: int, path: Path) -> None:
             f"another process trains in {str(path)!r}; wait until it has ended, or name another "
             "--out"
         ) from None
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _versions() -> Mapping[str, str]:

@@ -128,9 +128,6 @@ def _refuse_rewritten(
 
     TRL learns what follows the prompt, if the whole row begins with the prompt. Some chat templates
     rewrite the assistant's turns: they drop thoughts, or end a prompt by the opening of a thought.
-
-    Raises:
-        ConfigError: it does; the sentence names the first such row and their number.
     """
     left_out, otherwise = [], []
     for number, row in enumerate(conversations, start=1):

@@ -7,7 +7,7 @@ from pdr_graph.distill.selection import candidates, picked
 from pdr_graph.step import Step
 from pdr_graph.types import Draft, Solution
 
-__all__ = ["DRAFT_FINISHES", "FINISHES", "Finish"]
+__all__ = ["FINISHES", "Finish"]
 
 
 async def refine(step: Step) -> Solution:
@@ -79,6 +79,3 @@ Finish = Callable[[Step], Awaitable[Solution]]
 FINISHES: Mapping[str, Finish] = MappingProxyType(
     {"refine": refine, "vote": vote, "select": select}
 )
-
-DRAFT_FINISHES = frozenset({"vote", "select"})
-"""Finishes that read the last drafts themselves, which then need no distilling."""

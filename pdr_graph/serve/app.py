@@ -5,7 +5,7 @@ Every chat request is accounted for: its status, its seconds and a line in the l
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -67,29 +67,12 @@ class Chat:
         """
         if body.stream:
             return _Streamed(self, body)
-        with self._accounted(body) as (reply, _):
+        with self.accounted(body) as (reply, _):
             whole = await while_present(request.receive, reply.whole(), self.timeout_s)
         return JSONResponse(whole, headers={THREAD_HEADER: reply.asked.thread_id})
 
-    async def stream(self, body: ChatRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request by a stream.
-
-        Raises:
-            RefusalError: it gets no answer, and the stream has not begun.
-        """
-        with self._accounted(body) as (reply, account):
-
-            def failed(error: BaseException) -> RefusalError:
-                refusal = self._refusal(error, reply.asked)
-                account.status = refusal.status
-                return refusal
-
-            headers = {THREAD_HEADER: reply.asked.thread_id}
-            stream = EventStream(reply.chunks(), failed, headers=headers, timeout_s=self.timeout_s)
-            await stream(scope, receive, send)
-
     @contextmanager
-    def _accounted(self, body: ChatRequest) -> Iterator[tuple[RunReply, Account]]:
+    def accounted(self, body: ChatRequest) -> Iterator[tuple[RunReply, Account]]:
         """Understand a request, turn every error into a refusal, and count how it ends."""
         name = body.model.partition("?")[0]
         account = Account(name if name in self.catalogue.names else "unknown")
@@ -108,7 +91,7 @@ class Chat:
             account.status = refusal.status
             raise
         except Exception as error:
-            refused = self._refusal(error, asked)
+            refused = self.refusal(error, asked)
             account.status = refused.status
             raise refused from error
         except BaseException:
@@ -127,7 +110,8 @@ class Chat:
                 bool(body.stream),
             )
 
-    def _refusal(self, error: BaseException, asked: SolveRequest | None) -> RefusalError:
+    def refusal(self, error: BaseException, asked: SolveRequest | None) -> RefusalError:
+        """Return how a request is refused for an error; a run that is kept can be resumed."""
         if isinstance(error, ClientGoneError):
             return RefusalError(CLIENT_LEFT, "the client left")
         if asked is None or not self.runner.can_resume(asked):
@@ -144,7 +128,16 @@ class _Streamed(Response):
         self._request = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._chat.stream(self._request, scope, receive, send)
+        chat = self._chat
+        with chat.accounted(self._request) as (reply, account):
+
+            def failed(error: BaseException) -> RefusalError:
+                refusal = chat.refusal(error, reply.asked)
+                account.status = refusal.status
+                return refusal
+
+            headers = {THREAD_HEADER: reply.asked.thread_id}
+            await EventStream(reply.chunks(), failed, headers, chat.timeout_s)(scope, receive, send)
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -190,10 +183,8 @@ def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions)
         log_prompts=options.log_prompts,
     )
     _add_routes(app, chat)
-    app.add_exception_handler(Exception, _refuse)
-    app.add_exception_handler(RefusalError, _refuse)
-    app.add_exception_handler(HTTPException, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse)
+    for kind in (RefusalError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _refuse)
     app.add_middleware(
         Guard,
         key=options.key.get_secret_value() if options.key is not None else None,
@@ -262,15 +253,15 @@ def _only(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
+    headers: Mapping[str, str] = {}
     if isinstance(error, RequestValidationError):
         refusal = _malformed(error)
     elif isinstance(error, HTTPException):
-        headers = dict(error.headers or {})
         refusal = RefusalError(error.status_code, _sentence(request, error))
-        return JSONResponse(refusal.body(), error.status_code, headers)
+        headers = error.headers or {}
     else:
         refusal = refusal_of(error)
-    return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+    return JSONResponse(refusal.body(), refusal.status, {**refusal.headers, **headers})
 
 
 def _sentence(request: Request, error: HTTPException) -> str:

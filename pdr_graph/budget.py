@@ -94,7 +94,9 @@ class Ledger:
             "calls": total["calls"],
             "failed": total["failed"],
             "aborted": total["aborted"],
-            "rows": [{name: row.get(name) for name in _REPORTED} for row in self.per_round_and_node()],
+            "rows": [
+                {name: row.get(name) for name in _REPORTED} for row in self.per_round_and_node()
+            ],
         }
 
     def per_round_and_node(self) -> list[LedgerRow]:
@@ -179,7 +181,9 @@ def _call_cost(config: PDRConfig, input_tokens: int) -> int:
     return input_tokens + TEMPLATE_TOKENS + config.max_tokens
 
 
-def _merged(rows: Iterable[LedgerRow], key: Callable[[LedgerRow], object], along: Along) -> list[LedgerRow]:
+def _merged(
+    rows: Iterable[LedgerRow], key: Callable[[LedgerRow], object], along: Along
+) -> list[LedgerRow]:
     """Join the rows of each key, in the order in which the keys first come."""
     merged: dict[object, LedgerRow] = {}
     for row in rows:

@@ -3,6 +3,7 @@
 It is started as `pdr-graph up` starts it (`pdr_graph.servers`); what differs is said below.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from engine.cache import cache_dir, say
 from engine.metrics import Counters, counters, read_metrics
 from pdr_graph.errors import LocalError
 from pdr_graph.servers.choice import free_port
-from pdr_graph.servers.server import CommandServer
+from pdr_graph.servers.server import LOOK_S, CommandServer, not_up
 from pdr_graph.servers.vllm import Serving, find_vllm, vllm_server
 
 ON_CPU = ("--dtype", "float32")
@@ -74,18 +75,17 @@ class VLLMServer:
         plan = vllm_server(vllm, serving, START_TIMEOUT_S)
         environment = {**plan.environment, **ENVIRONMENT, **self.environment}
         self._running = CommandServer(replace(plan, environment=environment), self.log)
-        told = 0.0
-
-        def tell(seconds: float) -> None:
-            nonlocal told
-            self.started_in_s = seconds
-            if seconds - told >= TELL_EVERY_S:
-                told = seconds
-                say(f"waiting for vLLM on {self.root}: {seconds:.0f} s")
-
+        began, told_s = time.monotonic(), 0.0
         try:
             self._running.start()
-            self._running.wait_until_ready(tell)
+            while not self._running.is_ready():
+                self.started_in_s = time.monotonic() - began
+                if self.started_in_s > START_TIMEOUT_S:
+                    raise not_up(plan, self.log)
+                if self.started_in_s - told_s >= TELL_EVERY_S:
+                    told_s = self.started_in_s
+                    say(f"waiting for vLLM on {self.root}: {told_s:.0f} s")
+                time.sleep(LOOK_S)
         except LocalError:
             self.kill()
             raise

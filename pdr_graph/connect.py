@@ -8,7 +8,7 @@ The connection is open while the block lasts:
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -19,20 +19,16 @@ from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
-from pdr_graph.servers import embedded_model
+from pdr_graph.servers.data_dir import Announce
+from pdr_graph.servers.llama import embedded_model, gguf_file
 from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.telemetry import exported, logged_to
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_SLOTS = 8
-"""Calls that the embedded model works on at once; further ones wait."""
 EMBEDDED_WINDOW = 2048
-"""Context window of each of these calls, in model tokens."""
-
-Announce = Callable[[str], None]
-"""Receives a sentence on each thing that is started for the user."""
+"""Context window of each call to the embedded model, in tokens."""
 
 
 @asynccontextmanager
@@ -71,16 +67,22 @@ async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[Model
         async with _connected(settings, settings.base_url, settings.model) as client:
             yield client
         return
-    folder = _model_folder(settings.model)
+    model = None if settings.model == SMOLLM2.name else settings.model
+    folder = _model_folder(model)
     if folder is not None:
         yield await _in_process(settings, folder, announce)
         return
+    file = gguf_file(model)
+    if model is not None and file is None:
+        raise ConfigError(
+            f"no endpoint is named that serves model {model!r}; set --base-url / PDR_BASE_URL, or "
+            "name a .gguf file or a model folder"
+        )
     async with (
         embedded_model(
             settings.data_dir,
-            slots=EMBEDDED_SLOTS,
             context_per_slot=EMBEDDED_WINDOW,
-            model_file=_model_file(settings.model),
+            model_file=file,
             announce=announce,
         ) as endpoint,
         # llama.cpp notices at once that a caller has left only if the call is streamed.
@@ -107,26 +109,8 @@ async def _in_process(settings: Settings, folder: Path, announce: Announce) -> M
 
 
 def _model_folder(model: str | None) -> Path | None:
-    """Return the folder that the model is, None if it is none."""
-    if model is None or model == SMOLLM2.name:
-        return None
-    folder = Path(model).expanduser()
-    return folder if folder.is_dir() else None
-
-
-def _model_file(model: str | None) -> Path | None:
-    """Return the file that the embedded server is to load, None for the built-in one."""
-    if model is None or model == SMOLLM2.name:
-        return None
-    file = Path(model)
-    if file.suffix != ".gguf":
-        raise ConfigError(
-            f"no endpoint is named that serves model {model!r}; set --base-url / PDR_BASE_URL, or "
-            "name a .gguf file or a model folder"
-        )
-    if not file.is_file():
-        raise ConfigError(f"model file {model!r} does not exist")
-    return file.resolve()
+    folder = None if model is None else Path(model).expanduser()
+    return folder if folder is not None and folder.is_dir() else None
 
 
 @asynccontextmanager

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -66,14 +65,14 @@ class Process:
             time.sleep(POLL_S)
         return True
 
-    def end_group(self, grace_s: float, home: Path | None = None) -> None:
+    def end_group(self, grace_s: float, home: Path) -> None:
         """End it and the process group that it leads.
 
         Args:
             grace_s: Seconds between SIGTERM to the leader and SIGKILL to the group; 0 kills at
                 once.
             home: The directory in which it was started. If the leader is gone already, members of
-                its group that still work there are killed; None leaves them.
+                its group that still work there are killed.
         """
         if self.is_alive():
             if grace_s > 0 and self.signal(signal.SIGTERM):
@@ -82,10 +81,11 @@ class Process:
             if self.is_alive() or Process.of(self.pid) is None:
                 kill_group(self.pid)
             self.wait(KILLED_S)
-        elif home is not None:
-            for member in _members(self.pid, home):
-                with suppress(psutil.Error):
-                    member.kill()
+            return
+        for each in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if os.getpgid(each.pid) == self.pid and each.cwd() == str(home):
+                    each.kill()
 
     def _found(self) -> psutil.Process | None:
         try:
@@ -101,16 +101,6 @@ def kill_group(leader: int) -> None:
     """Kill a process group that was started here; nothing happens where it is gone."""
     with suppress(ProcessLookupError, PermissionError):  # the latter is macOS's word for a zombie
         os.killpg(leader, signal.SIGKILL)
-
-
-def _members(group: int, home: Path) -> list[psutil.Process]:
-    """List the processes of a group that work in a directory."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if os.getpgid(process.pid) == group and process.cwd() == str(home):
-                found.append(process)
-    return found
 
 
 def guarded(command: Sequence[str], grace_s: float = 0.0) -> list[str]:
@@ -148,13 +138,32 @@ def module_environment() -> dict[str, str]:
 class Outliving(subprocess.Popen[bytes]):
     """A module of this package in a process that goes on when this one ends."""
 
-    def __init__(self, module: str, *arguments: str, **options: Any) -> None:  # Any: Popen's own
-        super().__init__(
-            module_command(module, *arguments),
-            env=module_environment(),
-            start_new_session=True,
-            **options,
-        )
+    def __init__(
+        self, module: str, *arguments: str, log: Path, lock: int, stdin: int = subprocess.DEVNULL
+    ) -> None:
+        """Start it.
+
+        Args:
+            module: The module, which is run as a script.
+            arguments: Its arguments, before the number of the lock's descriptor.
+            log: Receives its output; it works in the folder of this file.
+            lock: Descriptor of a lock that it holds from the start.
+            stdin: Its standard input, as `subprocess.Popen` takes it.
+
+        Raises:
+            OSError: The log cannot be opened, or the process cannot be started.
+        """
+        with log.open("ab") as out:
+            super().__init__(
+                module_command(module, *arguments, str(lock)),
+                cwd=log.parent,
+                env=module_environment(),
+                stdin=stdin,
+                stdout=out,
+                stderr=out,
+                pass_fds=[lock],
+                start_new_session=True,
+            )
 
     def __del__(self) -> None:
         """Stay silent; the standard class warns about a process that still runs."""

@@ -11,18 +11,14 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage
 
+from pdr_graph.answers.extract import CLOSE, OPEN, ReplyParts, split_text
 from pdr_graph.errors import CallError, ContextWindowError
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import (
-    CLOSE,
-    OPEN,
     ModelClient,
     Reply,
-    ReplyParts,
     Sampling,
-    Turnstile,
     split_message,
-    split_text,
 )
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import estimate_tokens
@@ -437,48 +433,29 @@ def test_the_model_is_named_in_the_record():
     assert ModelClient(FakeListChatModel(responses=["x"])).name == "FakeListChatModel"
 
 
-async def test_no_two_callers_pass_in_one_turn_of_the_loop():
-    """Between two of them whatever else is ready gets its turn."""
-    turnstile = Turnstile()
-    passed = 0
+async def test_calls_are_sent_one_in_each_turn_of_the_loop():
+    """In the order in which they were made; between two, whatever else is ready gets its turn."""
+    model = ScriptedChat(replies=["x"])
+    client = ModelClient(model)
+    calls = [asyncio.create_task(ask(client, f"{number}")) for number in range(50)]
     most = 0
-
-    async def caller() -> None:
-        nonlocal passed
-        await turnstile.turn()
-        passed += 1
-
-    callers = [asyncio.create_task(caller()) for _ in range(100)]
-    while passed < 100:
-        before = passed
+    while not all(call.done() for call in calls):
+        before = len(model.prompts)
         await asyncio.sleep(0)
-        most = max(most, passed - before)
-    await asyncio.gather(*callers)
+        most = max(most, len(model.prompts) - before)
     assert most == 1
+    assert model.prompts == [f"{number}" for number in range(50)]
 
 
-async def test_callers_pass_in_the_order_in_which_they_came():
-    """The first draft of a round is not the last to be asked for."""
-    turnstile = Turnstile()
-    order: list[int] = []
-
-    async def caller(number: int) -> None:
-        await turnstile.turn()
-        order.append(number)
-
-    await asyncio.gather(*(caller(number) for number in range(20)))
-    assert order == list(range(20))
-
-
-async def test_a_caller_that_gives_up_lets_the_others_pass():
+async def test_a_call_that_is_given_up_lets_the_others_pass():
     """A cancelled draft holds up nobody."""
-    turnstile = Turnstile()
-    callers = [asyncio.create_task(turnstile.turn()) for _ in range(10)]
+    client = ModelClient(ScriptedChat(replies=["x"]))
+    calls = [asyncio.create_task(ask(client)) for _ in range(10)]
     await asyncio.sleep(0)
-    for caller in callers[:5]:
-        caller.cancel()
-    done = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), 5)
-    assert done[5:] == [None] * 5
+    for call in calls[:5]:
+        call.cancel()
+    done = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+    assert [reply.solution for reply, _ in done[5:]] == ["x"] * 5
 
 
 replies = st.lists(st.sampled_from([OPEN, CLOSE]) | odd_texts, max_size=8).map("".join)

@@ -12,7 +12,7 @@ from benchmarks.studies.settings import PAIRS, SWEEPS, comparisons
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.problems import load_problems
-from pdr_graph.eval.stats import Estimate, Interval
+from pdr_graph.eval.stats import Estimate
 
 ASKED = argparse.Namespace(
     problems=3, samples=2, seed=5, kappa=300, call_tokens=200, max_in_flight=9, data=[], gsm8k=None,
@@ -107,6 +107,6 @@ def test_every_number_of_a_sweep_has_an_arm_that_is_measured(tmp_path):
     """The plot of the sweeps finds its arms by name."""
     measured = {parse_arm(text).name for text in comparisons(200, quick=False)[2].arms}
     assert {name for names in SWEEPS.values() for name in names.values()} == measured
-    accuracy = Estimate(0.5, Interval(0.4, 0.6), 10)
+    accuracy = Estimate(0.5, 0.4, 0.6, 10)
     draw_sweeps(dict.fromkeys(measured, accuracy), tmp_path / "sweeps.png")
     assert (tmp_path / "sweeps.png").stat().st_size > 1000

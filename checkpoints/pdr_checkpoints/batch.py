@@ -12,8 +12,6 @@ they were made in. A change that touches what an earlier one touches (a field or
 that one is acknowledged.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field

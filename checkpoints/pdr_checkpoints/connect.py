@@ -9,8 +9,6 @@ those of the data servers. Its pools do not wait: with 16 runs of 16 drafts they
 waiting one takes 7 µs more for an operation. `Store` bounds what is in flight instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final

@@ -11,8 +11,6 @@ Not covered: thread ids, namespaces, channel names, task ids and the sizes of va
 Nonces are random: rotate a key before it has written 2^32 blobs (NIST SP 800-38D, 8.3).
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import os
@@ -103,7 +101,7 @@ def _key_id(key: bytes) -> bytes:
     return hashlib.sha256(b"id" + key).digest()[:KEY_ID_BYTES]
 
 
-def _cipher(key: bytes) -> AESGCM:
+def _cipher(key: bytes) -> "AESGCM":
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as error:

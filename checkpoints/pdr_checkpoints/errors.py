@@ -15,8 +15,6 @@ SaverError
     └── DecryptionError                      no key opens them
 """
 
-from __future__ import annotations
-
 
 class SaverError(Exception):
     """Any failure of the saver for a reason that it can name."""

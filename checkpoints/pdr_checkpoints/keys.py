@@ -6,15 +6,11 @@ and any other character is safe. NUL joins the names in a field. NUL and SOH wit
 escaped, so a prefix of names is a prefix of bytes and a range scan is exact.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
-
-from pdr_checkpoints.errors import StoreConfigError
 
 RECORD = b"c"
 """A checkpoint without its values: `c, ns, checkpoint id`."""
@@ -42,28 +38,9 @@ class ThreadKeys:
     fence: str
 
 
-@dataclass(frozen=True, slots=True)
-class Keyspace:
-    """All keys under one prefix."""
-
-    prefix: str = "checkpoint"
-
-    def __post_init__(self) -> None:
-        if not self.prefix or set(self.prefix) & set("{}"):
-            raise StoreConfigError(f"key prefix {self.prefix!r} must be non-empty, without braces")
-
-    @property
-    def registry(self) -> str:
-        """The sorted set of thread ids, scored by the time of their last checkpoint in ms."""
-        return f"{self.prefix}:threads"
-
-    def thread(self, thread_id: str) -> ThreadKeys:
-        """Return the keys of a thread."""
-        return _thread(self.prefix, thread_id)
-
-
 @lru_cache(maxsize=1024)
-def _thread(prefix: str, thread_id: str) -> ThreadKeys:
+def thread_keys(prefix: str, thread_id: str) -> ThreadKeys:
+    """Return the keys of a thread under a prefix without braces."""
     # The leading dot keeps the tag non-empty: Redis hashes the whole key when it is empty.
     tag = quote(thread_id, safe="", errors="surrogatepass")
     stem = f"{prefix}:{{.{tag}}}"

@@ -9,8 +9,6 @@ paused container) cannot write over its successor's work.
 After Kleppmann, "How to do distributed locking": the token is checked where the data is.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -105,7 +103,8 @@ class Leases:
         if ttl_s <= 0:
             raise StoreConfigError(f"lease ttl_s is {ttl_s}, it must be above 0")
         keys = self.store.thread(thread_id)
-        lease = await self._acquire(thread_id, keys, ttl_s, wait_s, owner or whoami())
+        owner = owner or f"{socket.gethostname()}:{os.getpid()}"
+        lease = await self._acquire(thread_id, keys, ttl_s, wait_s, owner)
         self.held[thread_id] = lease.fence
         _begun.set(((self.held, lease.fence), *_begun.get()))
         renewal = asyncio.create_task(self._renew(lease, keys, ttl_s))
@@ -156,11 +155,6 @@ class Leases:
             await self.store.script(RELEASE, [keys.lease], [lease.fence.value])
         except SaverError as error:
             logger.warning("lease.unreleased thread=%s error=%s", lease.thread_id, error)
-
-
-def whoami() -> str:
-    """Name this process to the others."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def holder_of(value: bytes) -> str:

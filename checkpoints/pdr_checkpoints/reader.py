@@ -1,7 +1,5 @@
 """Reads checkpoints back: the latest, an exact one, or a page of history."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -148,19 +146,16 @@ class Reader:
             return await self._tuples(again)
 
     async def page(
-        self, places: Sequence[Place], filters: Mapping[str, object], limit: int | None
+        self, places: Sequence[Place], filters: Mapping[str, object], limit: int
     ) -> AsyncGenerator[CheckpointTuple, None]:
         """Read checkpoints of one thread, a page at a time; yield those whose metadata match."""
-        left = len(places) if limit is None else limit
-        position = 0
-        while left > 0 and position < len(places):
-            size = PAGE if filters else min(PAGE, left)
-            chosen = places[position : position + size]
-            position += size
+        while limit > 0 and places:
+            size = PAGE if filters else min(PAGE, limit)
+            chosen, places = places[:size], places[size:]
             if filters:
                 chosen = await self._matching(chosen, filters)
-            for found in await self.get(chosen[:left]):
-                left -= 1
+            for found in await self.get(chosen[:limit]):
+                limit -= 1
                 yield found
 
     async def _matching(

@@ -5,8 +5,6 @@ write of its task, and one super-step later in the channel that collects all dra
 has the same bytes, so it is stored and hashed once.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,9 +5,6 @@ and parts they refer to, remove every other field. The removal is applied only i
 written to the thread since the reading began, so a run that goes on meanwhile loses nothing.
 """
 
-from __future__ import annotations
-
-import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +25,7 @@ from pdr_checkpoints.records import (
 )
 from pdr_checkpoints.store import Command, Store, chunks
 from pdr_checkpoints.threads import ThreadMethods
+from pdr_checkpoints.writer import registration
 
 STRATEGIES: Final = ("keep_latest", "inspection", "delete")
 DELTA_COUNTERS: Final = "counters_since_delta_snapshot"
@@ -96,12 +94,10 @@ class RetentionMethods(ThreadMethods):
         await self._store.swap(thread_id, sweep.plan, self._session.leases.fence(thread_id))
         if await self._store.call("EXISTS", self._store.thread(thread_id).data):
             return
-        registry, member = self._store.keyspace.registry, keys.encode(thread_id)
-        now_ms = time.time_ns() // 1_000_000
-        await self._store.call("ZREM", registry, member)
+        await self._store.call("ZREM", self._store.registry, keys.encode(thread_id))
         # The thread may have begun anew meanwhile.
         if await self._store.call("EXISTS", self._store.thread(thread_id).data):
-            await self._store.call("ZADD", registry, "NX", now_ms, member)
+            await self._store.call(*registration(self._store, thread_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,16 @@
 """`RedisSaver`, the checkpoint saver, and `open_checkpointer`, which `langgraph.json` names."""
 
-from __future__ import annotations
-
 import copy
+import functools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
-    BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
@@ -27,16 +26,33 @@ from pdr_checkpoints.records import Place
 from pdr_checkpoints.retention import RetentionMethods
 from pdr_checkpoints.session import Health, SaverOptions, examine, open_session
 from pdr_checkpoints.store import Fence
-from pdr_checkpoints.sync import Call, SyncMethods, SyncSession
+from pdr_checkpoints.sync import Call, SyncSession
+from pdr_checkpoints.threads import ThreadMethods
 
 T = TypeVar("T")
+P = ParamSpec("P")
 logger = logging.getLogger(__name__)
 
 URL_VARIABLE: Final = "REDIS_URL"
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 
 
-class RedisSaver(RetentionMethods, SyncMethods):
+def _blocking(
+    method: Callable[Concatenate[Any, P], Call[T]],  # Any: a saver
+) -> Callable[Concatenate[Any, P], T]:
+    """Make the sync form of a saver's async method."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def run(saver: "RedisSaver", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = saver._in_other_loop(lambda other: getattr(other, name)(*args, **kwargs))
+        return result
+
+    run.__name__ = name.removeprefix("a")
+    return run
+
+
+class RedisSaver(RetentionMethods):
     """Keeps LangGraph checkpoints in Redis or Valkey, with core commands only.
 
     Opening it (`async with`, `with`, or `open_checkpointer`) makes sure that the server answers
@@ -54,11 +70,12 @@ class RedisSaver(RetentionMethods, SyncMethods):
         super().__init__(serde=serde)
         self.url = url
         self.options = options or SaverOptions()
-        # By thread. Clones and sync methods share it, so that all write under the lease.
-        self._held: dict[str, Fence] = {}
-        self._session = open_session(url, self.options, self._held)
+        # Clones and sync methods share the leases, by thread, so that all write under them.
+        held: dict[str, Fence] = {}
+        make = functools.partial(open_session, url, self.options, held)
+        self._session = make()
         # Clones made by `with_allowlist` share it too, so that any of them closes it.
-        self._sync = SyncSession()
+        self._sync = SyncSession(make)
 
     async def aopen(self) -> Self:
         """Check the server and warn about its settings.
@@ -95,7 +112,7 @@ class RedisSaver(RetentionMethods, SyncMethods):
 
     def __enter__(self) -> Self:
         try:
-            self._in_other_loop(lambda saver: cast(RedisSaver, saver)._check())
+            self._in_other_loop(RedisSaver._check)
         except BaseException:
             self.close()
             raise
@@ -159,7 +176,7 @@ class RedisSaver(RetentionMethods, SyncMethods):
     ) -> AsyncIterator[CheckpointTuple]:
         """Read checkpoints, newest first: of a thread, a namespace, an exact id, or all threads."""
         before_id = get_checkpoint_id(before) if before else None
-        left = limit
+        left = sys.maxsize if limit is None else limit
         async for thread_id, ns, exact in self._targets(config):
             places = await self._reader.places(thread_id, ns, before_id)
             if exact:
@@ -167,8 +184,8 @@ class RedisSaver(RetentionMethods, SyncMethods):
             async with aclosing(self._reader.page(places, filter or {}, left)) as page:
                 async for found in page:
                     yield found
-                    left = None if left is None else left - 1
-            if left is not None and left <= 0:
+                    left -= 1
+            if left <= 0:
                 return
 
     async def _targets(
@@ -232,8 +249,38 @@ class RedisSaver(RetentionMethods, SyncMethods):
         counter = 0 if current is None else int(str(current).split(".", 1)[0])
         return f"{counter + 1:08}.{os.urandom(6).hex()}"
 
-    def _in_other_loop(self, call: Callable[[BaseCheckpointSaver[str]], Call[T]]) -> T:
-        loop, session = self._sync.start(lambda: open_session(self.url, self.options, self._held))
+    # The same from sync code
+
+    get_tuple = _blocking(aget_tuple)
+    put = _blocking(aput)
+    put_writes = _blocking(aput_writes)
+    delete_thread = _blocking(ThreadMethods.adelete_thread)
+    copy_thread = _blocking(ThreadMethods.acopy_thread)
+    delete_for_runs = _blocking(RetentionMethods.adelete_for_runs)
+    prune = _blocking(RetentionMethods.aprune)
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # LangGraph's signature
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Read history, newest first; see `alist`."""
+        pages: AsyncIterator[CheckpointTuple] | None = None
+
+        async def following(saver: Self) -> CheckpointTuple | None:
+            nonlocal pages
+            if pages is None:
+                pages = saver.alist(config, filter=filter, before=before, limit=limit)
+            return await anext(pages, None)
+
+        while (found := self._in_other_loop(following)) is not None:
+            yield found
+
+    def _in_other_loop(self, call: Callable[[Self], Call[T]]) -> T:
+        loop, session = self._sync.start()
         other = copy.copy(self)
         other._session = session
         return loop.run(call(other))

@@ -1,7 +1,5 @@
 """Opens a saver's session: its options, its connections in one event loop, what the server is."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from redis.exceptions import ResponseError
 from pdr_checkpoints.connect import connect
 from pdr_checkpoints.envelope import Compression, Envelope
 from pdr_checkpoints.errors import StoreConfigError
-from pdr_checkpoints.keys import Keyspace
 from pdr_checkpoints.lease import Leases
 from pdr_checkpoints.store import Fence, Store, StoreRetry
 from pdr_checkpoints.writer import Writer
@@ -45,6 +42,8 @@ class SaverOptions:
     """Seconds after which the thread of a dead process may be taken over."""
 
     def __post_init__(self) -> None:
+        if not self.prefix or set(self.prefix) & set("{}"):
+            raise StoreConfigError(f"key prefix {self.prefix!r} must be non-empty, without braces")
         for name in ("max_connections", "reply_timeout_s", "open_for_s", "lease_ttl_s"):
             if getattr(self, name) <= 0:
                 raise StoreConfigError(f"{name} is {getattr(self, name)}, it must be above 0")
@@ -69,7 +68,7 @@ def open_session(url: str, options: SaverOptions, held: dict[str, Fence]) -> Loo
     )
     store = Store(
         connection,
-        Keyspace(options.prefix),
+        options.prefix,
         StoreRetry(connection.where, options.retry_for_s),
         options.reply_timeout_s,
         asyncio.Semaphore(connection.num_at_once),

@@ -9,8 +9,6 @@ answers READONLY or CLUSTERDOWN for a moment. Every operation of the saver can b
 harm (`HSET`, `HSETNX`, `ZADD` and compare-and-set scripts), so a lost reply is asked for again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -29,7 +27,7 @@ from pdr_checkpoints.errors import (
     StoreUnreachableError,
     ThreadContendedError,
 )
-from pdr_checkpoints.keys import UPDATED, Keyspace, ThreadKeys
+from pdr_checkpoints.keys import UPDATED, ThreadKeys, thread_keys
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -169,7 +167,8 @@ class Store:
     """Commands on one connection pool, retried, in one event loop."""
 
     connection: Connection
-    keyspace: Keyspace
+    prefix: str
+    """First part of every key."""
     retry: StoreRetry
     timeout_s: float
     """A reply that takes longer counts as a lost connection."""
@@ -180,13 +179,13 @@ class Store:
     """Process that the connections belong to; None before the first."""
 
     @property
-    def is_cluster(self) -> bool:
-        """Whether no script spans two threads."""
-        return self.connection.is_cluster
+    def registry(self) -> str:
+        """Key of the sorted set of thread ids, scored by the ms of their last checkpoint."""
+        return f"{self.prefix}:threads"
 
     def thread(self, thread_id: str) -> ThreadKeys:
         """Return the keys of a thread."""
-        return self.keyspace.thread(thread_id)
+        return thread_keys(self.prefix, thread_id)
 
     async def call(self, *command: Argument) -> Any:  # Any: a reply is what it is
         """Run one command."""

@@ -5,8 +5,6 @@ package's docstring describes the file. A copy or import writes the index last, 
 cut short shows no checkpoint at all.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
@@ -114,7 +112,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         await self._session.writer.batcher.settle(thread_id)
         thread = self._store.thread(thread_id)
         await self._store.call("UNLINK", thread.data, thread.index)
-        await self._store.call("ZREM", self._store.keyspace.registry, keys.encode(thread_id))
+        await self._store.call("ZREM", self._store.registry, keys.encode(thread_id))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints and writes of a thread into another.
@@ -205,7 +203,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
     async def _thread_ids(self) -> AsyncIterator[str]:
         """Yield the ids of all threads, the last written first."""
         offset, seen = 0, set[bytes]()
-        registry = self._store.keyspace.registry
+        registry = self._store.registry
         while members := await self._store.call("ZREVRANGE", registry, offset, offset + PAGE - 1):
             offset += len(members)
             for member in members:
@@ -279,7 +277,7 @@ async def _fields(store: Store, thread_id: str) -> AsyncIterator[dict[bytes, byt
 
 async def _forget(store: Store, thread_id: str) -> None:
     """Remove an old registry entry whose thread is gone."""
-    registry, member = store.keyspace.registry, keys.encode(thread_id)
+    registry, member = store.registry, keys.encode(thread_id)
     score = await store.call("ZSCORE", registry, member)
     if score is not None and time.time() * 1000 - float(score) > FORGET_AFTER_MS:
         await store.call("ZREM", registry, member)

@@ -6,8 +6,6 @@ or a deletion elsewhere removes it. So a write that relies on stored parts is ap
 is still there; otherwise all are sent again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import time
@@ -142,7 +140,7 @@ class Writer:
         """Apply a change, sending only the parts that the server does not hold."""
         data_key = self.store.thread(thread_id).data
         held = [digest for digest in change.parts if self._ledger.has(data_key, digest)]
-        if change.is_checkpoint and self.store.is_cluster:
+        if change.is_checkpoint and self.store.connection.is_cluster:
             await self._register(thread_id)
         commands = await self._commands(thread_id, change, change.parts.keys() - set(held))
         needed = [keys.part(digest) for digest in held]
@@ -171,7 +169,7 @@ class Writer:
             ("HSETNX", thread.data, name, blob) for name, blob in change.new_fields.items()
         ]
         commands += listing(thread, (*change.members, *bodies), self.ttl_s)
-        if change.is_checkpoint and not self.store.is_cluster:
+        if change.is_checkpoint and not self.store.connection.is_cluster:
             commands.append(registration(self.store, thread_id))
         return commands
 
@@ -194,7 +192,7 @@ class Writer:
 
 def registration(store: Store, thread_id: str) -> Command:
     """Make the command that lists a thread as just written."""
-    return ("ZADD", store.keyspace.registry, _now_ms(), keys.encode(thread_id))
+    return ("ZADD", store.registry, _now_ms(), keys.encode(thread_id))
 
 
 def listing(thread: ThreadKeys, members: Sequence[bytes], ttl_s: float | None) -> list[Command]:

@@ -97,10 +97,6 @@ class _Pair:
     both_ways: bool = False
     """Whether neither is gold: they are equivalent if either is correct for the other."""
 
-    @property
-    def longest_answer(self) -> int:
-        return _LONGEST_TEXT if self.in_text else LONGEST_ANSWER
-
     def request(self) -> Message:
         """Write the request for `worker.py`."""
         gold, answer = exact.readable(self.gold), exact.readable(self.answer)
@@ -155,13 +151,15 @@ class Checker:
             decided = exact.equal(pair.gold, found) or None
         if decided is not None:
             return _Judgement(CheckVerdict.CORRECT if decided else CheckVerdict.WRONG)
-        if len(pair.gold) > _LONGEST_TEXT or len(pair.answer) > pair.longest_answer:
+        longest = _LONGEST_TEXT if pair.in_text else LONGEST_ANSWER
+        if len(pair.gold) > _LONGEST_TEXT or len(pair.answer) > longest:
             return _Judgement(CheckVerdict.UNPARSEABLE, "too long to be an answer")
         with self._lock:
             if known := self._known.get(pair):
                 self._known.move_to_end(pair)
                 return known
-            if pair.both_ways and self._is_hopeless(pair):
+            most = max(self._timeouts[pair.gold], self._timeouts[pair.answer])
+            if pair.both_ways and most >= _MOST_TIMEOUTS:
                 return _Judgement(CheckVerdict.TIMEOUT, "one of the answers has timed out before")
         judged = await self._ask(pair, watch)
         with self._lock:
@@ -171,9 +169,6 @@ class Checker:
             if len(self._known) > _CACHE_SIZE:
                 self._known.popitem(last=False)
         return judged
-
-    def _is_hopeless(self, pair: _Pair) -> bool:
-        return any(self._timeouts[each] >= _MOST_TIMEOUTS for each in (pair.gold, pair.answer))
 
     async def _ask(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         deadline_s = self.pool.limits.deadline_s

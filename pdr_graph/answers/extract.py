@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 LONGEST_ANSWER = 4000
@@ -102,13 +103,42 @@ def answer_in_text(text: str) -> str | None:
     return tidy(formulas[0].group()) if len(formulas) == 1 else None
 
 
+OPEN, CLOSE = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyParts:
+    """One reply, taken apart into thought and solution."""
+
+    thought: str
+    solution: str
+    closed: bool
+    """False where the reply ended inside its thought; it then has no solution."""
+
+
+def split_text(text: str) -> ReplyParts:
+    r"""Split a text at the tags of its thought.
+
+    A template may open the thought in the prompt, so that a closing tag alone ends it.
+
+    >>> split_text("<think>2 + 2</think>\nIt is 4.")
+    ReplyParts(thought='2 + 2', solution='It is 4.', closed=True)
+    """
+    before, closing, after = text.rpartition(CLOSE)
+    if closing and OPEN not in after:
+        thought = before.strip().removeprefix(OPEN)
+        return ReplyParts(thought.strip(), after.strip(), True)
+    head, opening, rest = (after if closing else text).partition(OPEN)
+    if opening:
+        # Text before a thought that never ended is no solution: the model was not done.
+        return ReplyParts(f"{before}{head}{rest}".strip(), "", False)
+    return ReplyParts("", text.strip(), True)
+
+
 def without_thought(text: str) -> str | None:
     """Return what follows the thinking; None if the thinking never ended."""
-    opened, closed = text.rfind("<think>"), text.rfind("</think>")
-    if opened > closed:
-        return None
-    # Some chat templates open the thought in the prompt, so the reply has its end only.
-    return text if closed < 0 else text[closed + len("</think>") :]
+    parts = split_text(text)
+    return parts.solution if parts.closed else None
 
 
 def boxed_answer(text: str) -> str | None:

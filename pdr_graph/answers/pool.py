@@ -58,11 +58,7 @@ class Child:
         """The beginning of a line that has not come whole yet."""
 
     def wait_until_ready(self) -> None:
-        """Wait for the line that says that it is ready.
-
-        Raises:
-            PDRError: The line did not come.
-        """
+        """Wait for the line that says that it is ready."""
         if self.reply(_START_TIMEOUT_S) is None:
             raise PDRError(
                 f"the answer checker's worker did not start within {_START_TIMEOUT_S:g} s: "
@@ -73,11 +69,6 @@ class Child:
     def pid(self) -> int:
         """Process id of the child's guard, which leads its process group."""
         return self._process.pid
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process has ended."""
-        return self._process.poll() is not None
 
     def ask(self, request: Message) -> None:
         """Send a request; if the child has ended there will be no reply."""
@@ -223,7 +214,7 @@ class _State:
         end = time.monotonic() + self.limits.deadline_s
         child.ask(request)
         reply = child.reply(self.limits.deadline_s * _SPARE_AFTER)
-        if reply is not None or child.ended:
+        if reply is not None:
             return reply
         if hands.spare is None:
             with suppress(PDRError, OSError):

@@ -25,7 +25,7 @@ from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver
-from pdr_graph.connect import EMBEDDED_SLOTS, open_client
+from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
@@ -42,7 +42,7 @@ from pdr_graph.llm.endpoint import probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
-from pdr_graph.servers.llama import BUDGETS
+from pdr_graph.servers.llama import BUDGETS, EMBEDDED_SLOTS
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace
 

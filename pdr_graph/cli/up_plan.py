@@ -108,15 +108,12 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
             )
     key = settings.api_key.get_secret_value()
     wanted = Wanted(
+        options=options.model_copy(update={"port": port}),
         size=size_of(request.config, problem_tokens=options.problem_tokens, runs=options.runs),
         strategy_given=bool(request.strategy),
-        engine=options.engine,
         model=settings.model,
-        port=port,
-        gpu_memory_utilization=options.gpu_memory_utilization,
         api_key="" if key == NO_KEY else key,
         further=request.further,
-        timeout_s=options.start_timeout_s,
         asked=request.model_asked,
     )
     vllm = (

@@ -5,6 +5,7 @@ is PaCoRe's workspace (2601.05593), here bounded by kappa.
 """
 
 import re
+from dataclasses import replace
 
 from pdr_graph.answers import clusters
 from pdr_graph.distill.selection import candidates
@@ -84,9 +85,8 @@ async def answers(step: Step) -> list[list[Entry]]:
 
 def _conclusion(draft: Draft) -> Entry:
     """Return the last paragraph, and the final answer if that paragraph does not state it."""
-    last = draft["solution"].rstrip().rpartition("\n\n")[2].strip()
+    entry = draft_entry(draft, title="Conclusion of an attempt:")
+    last = entry.text.rstrip().rpartition("\n\n")[2].strip()
     answer = draft["answer"]
-    line = f"Final answer: {answer}" if answer else ""
-    stated = answer and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", last)
-    text = last if stated or not answer else f"{last}\n{line}"
-    return Entry(text, line, (draft["index"],), "Conclusion of an attempt:")
+    stated = not answer or re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", last)
+    return replace(entry, text=last if stated else f"{last}\n{entry.keep}")

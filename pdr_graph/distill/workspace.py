@@ -2,7 +2,7 @@
 
 from asyncio import gather
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
 
 from pdr_graph.errors import WorkspaceOverflowError
@@ -66,7 +66,6 @@ async def pack(entries: Sequence[Entry], kappa: int, counter: TokenCounter) -> W
 async def _cut_to_fit(
     entries: list[Entry], kappa: int, counter: TokenCounter
 ) -> tuple[list[Entry], str]:
-    first = entries[0] if entries else Entry("")
     least = list(await gather(*(_least(entry, counter) for entry in entries)))
     while len(entries) > 1:
         while len(entries) > 1 and sum(least) > kappa:
@@ -95,9 +94,8 @@ async def _cut_to_fit(
             spare //= 2
         half = len(entries) // 2
         entries, least = entries[:half], least[:half]
-    only = entries[0] if entries else first
-    text = await clip(only.text, kappa, counter, keep=only.keep)
-    return ([only], text) if text else ([], "")
+    text = await clip(entries[0].text, kappa, counter, keep=entries[0].keep)
+    return (entries, text) if text else ([], "")
 
 
 async def _least(entry: Entry, counter: TokenCounter) -> int:
@@ -122,8 +120,7 @@ def _shares(lengths: Sequence[int], floors: list[int], spare: int) -> list[int]:
 async def _cut(entry: Entry, length: int, limit: int, counter: TokenCounter) -> Entry:
     if length <= limit and len(entry.text) <= limit * 16:
         return entry
-    text = await clip(entry.text, limit, counter, keep=entry.keep)
-    return Entry(text, entry.keep, entry.sources, entry.title)
+    return replace(entry, text=await clip(entry.text, limit, counter, keep=entry.keep))
 
 
 def _keeps(cut: Entry, whole: Entry) -> bool:

@@ -10,7 +10,7 @@ the tokens of the solution. A sweep `FIELD=VALUE,VALUE…` replaces each arm by 
 value. Values that contain commas are separated by semicolons (`widths=16;8,4`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from types import NoneType
@@ -54,7 +54,8 @@ class Sweep:
     """One field, and the values that it takes in turn."""
 
     field: str
-    values: tuple[str, ...]
+    values: Mapping[str, object]
+    """As read, by how they are written."""
 
 
 def parse_arm(text: str) -> ArmSpec:
@@ -81,7 +82,7 @@ def parse_arm(text: str) -> ArmSpec:
             raise ConfigError(f"arm {text!r}: {part!r} is not FIELD=VALUE")
         if field in fields:
             raise ConfigError(f"arm {text!r} sets {field} twice")
-        fields[field] = read_value(field, value, f"arm {text!r}")
+        fields[field] = _read_value(field, value, f"arm {text!r}")
     return ArmSpec(name or text.strip(), text, preset_name, fields)
 
 
@@ -94,19 +95,18 @@ def parse_sweep(text: str) -> Sweep:
     field, equals, tail = text.partition("=")
     field = field.strip()
     parts = tail.split(";") if ";" in tail else tail.split(",")
-    values = tuple(part.strip() for part in parts if part.strip())
-    if not equals or not values:
+    written = [part.strip() for part in parts if part.strip()]
+    if not equals or not written:
         raise ConfigError(
             f"sweep {text!r} is not FIELD=VALUE,VALUE…, for example kappa=256,512,1024"
         )
-    for value in values:
-        read_value(field, value, f"sweep {text!r}")
-    if len(set(values)) < len(values):
+    values = {value: _read_value(field, value, f"sweep {text!r}") for value in written}
+    if len(values) < len(written):
         raise ConfigError(f"sweep {text!r} names a value twice")
     return Sweep(field, values)
 
 
-def read_value(field: str, text: str, where: str) -> object:
+def _read_value(field: str, text: str, where: str) -> object:
     """Read what pydantic would not read from the text of a field: lists, and None.
 
     Raises:
@@ -132,13 +132,10 @@ def swept(specs: Sequence[ArmSpec], sweeps: Sequence[Sweep]) -> list[ArmSpec]:
     arms: list[ArmSpec] = []
     for spec in specs:
         fitting = [each for each in sweeps if _has_effect(each.field, spec)]
-        for values in product(*(each.values for each in fitting)):
+        for values in product(*(each.values.items() for each in fitting)):
             chosen = dict(zip((each.field for each in fitting), values, strict=True))
-            shown = ";".join(f"{field}={value}" for field, value in chosen.items())
-            read = {
-                field: read_value(field, value, f"sweep of {spec.name!r}")
-                for field, value in chosen.items()
-            }
+            shown = ";".join(f"{field}={written}" for field, (written, _) in chosen.items())
+            read = {field: value for field, (_, value) in chosen.items()}
             name = f"{spec.name}[{shown}]" if shown else spec.name
             text = f"{spec.text} swept {shown}" if shown else spec.text
             arms.append(replace(spec, name=name, text=text, fields={**spec.fields, **read}))

@@ -4,8 +4,6 @@ Correct attempts at one problem are one group, since each equals the gold answer
 grouped by the equivalence of their answer kind, as the `vote` finish groups drafts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,10 +1,8 @@
 """Runs compared: each arm by itself, and pairs of arms problem by problem."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pdr_graph.errors import ConfigError
@@ -16,14 +14,13 @@ from pdr_graph.eval.attempts import (
     same_gold,
 )
 from pdr_graph.eval.decomposition import Anchoring, Decomposition, anchoring, decompose
-from pdr_graph.eval.records import EvalRun, Reason
+from pdr_graph.eval.records import EvalRun
 from pdr_graph.eval.stats import (
     IntervalOptions,
     PairedDifference,
     TokenRatio,
     holm,
     paired_difference,
-    plain,
     token_ratio,
 )
 from pdr_graph.eval.summary import ArmSummary, MatchedVote, matched_vote, summarize
@@ -52,7 +49,6 @@ class Contrast:
 
     reference: str
     arm: str
-    num_problems: int
     accuracy: PairedDifference
     p_holm: float
     """Corrected for all contrasts of the comparison."""
@@ -64,9 +60,9 @@ class Contrast:
         return {
             "reference": self.reference,
             "arm": self.arm,
-            "num_problems": self.num_problems,
-            "difference": {**self.accuracy.to_json(), "p_holm": self.p_holm},
-            "ratios": plain(self.ratios),
+            "num_problems": self.accuracy.num_problems,
+            "difference": {**asdict(self.accuracy), "p_holm": self.p_holm},
+            "ratios": {what: asdict(ratio) for what, ratio in self.ratios.items()},
         }
 
 
@@ -91,11 +87,13 @@ class Comparison:
             "confidence": self.request.confidence,
             "seed": self.request.seed,
             "num_resamples": self.request.num_resamples,
-            "arms": {each.pop("name"): each for each in plain(self.arms)},
-            "contrasts": plain(self.contrasts),
-            "outcomes": {each.arm: plain(each) for each in self.decompositions},
-            "matched_b_total": {each.arm: plain(each) for each in self.matched},
-            "anchoring": plain(self.anchoring),
+            "arms": {each.pop("name"): each for each in map(asdict, self.arms)},
+            "contrasts": [each.to_json() for each in self.contrasts],
+            "outcomes": {each.arm: each.to_json() for each in self.decompositions},
+            "matched_b_total": {each.arm: asdict(each) for each in self.matched},
+            "anchoring": [
+                {**asdict(each), "admitted": each.admitted.name.lower()} for each in self.anchoring
+            ],
             "caveats": self.caveats,
         }
 
@@ -119,11 +117,11 @@ async def compare(runs: Sequence[EvalRun], request: ComparisonRequest | None = N
                 f"{fewest.fewest_samples} samples; choose 1 to {fewest.fewest_samples}"
             )
     matched = [await matched_vote(arm, request) for arm in arms]
-    anchored = [await anchoring(arm, confidence=request.confidence) for arm in arms]
+    anchored = [await anchoring(arm, request.confidence) for arm in arms]
     return Comparison(
         request=request,
         ks=ks,
-        arms=[await summarize(arm, ks, confidence=request.confidence) for arm in arms],
+        arms=[await summarize(arm, ks, request.confidence) for arm in arms],
         contrasts=_contrasts(pairs, request),
         decompositions=[await decompose(arm) for arm in arms],
         matched=[each for each in matched if each is not None],
@@ -166,7 +164,6 @@ def _contrasts(
         Contrast(
             reference=reference.name,
             arm=arm.name,
-            num_problems=difference.estimate.num_problems,
             accuracy=difference,
             p_holm=p_holm,
             ratios=_ratios(reference, arm, options),
@@ -179,12 +176,11 @@ def _ratios(
     reference: ArmSamples, arm: ArmSamples, options: IntervalOptions
 ) -> dict[str, TokenRatio]:
     problems = finished_by_both(reference, arm)
-    spent = {what: reference.cost_P(what, problems) for what in RATIOS}
-    return {
-        what: token_ratio(spent_P, arm.cost_P(what, problems), options)
-        for what, spent_P in spent.items()
-        if spent_P.any()
+    ratios = {
+        what: token_ratio(reference.cost_P(what, problems), arm.cost_P(what, problems), options)
+        for what in RATIOS
     }
+    return {what: ratio for what, ratio in ratios.items() if ratio is not None}
 
 
 # ------------------------------------------------------------------------------------- caveats
@@ -193,8 +189,9 @@ def _ratios(
 def _caveats(
     arms: Sequence[ArmSamples], pairs: Sequence[tuple[ArmSamples, ArmSamples]]
 ) -> Iterator[str]:
-    for fact, sentence in _ARM_CAVEATS:
-        named = [f"{arm.name}: {found}" for arm in arms if (found := fact(arm))]
+    facts = {arm.name: _facts(arm) for arm in arms}
+    for sentence in _facts(arms[0]):
+        named = [f"{name}: {said[sentence]}" for name, said in facts.items() if said[sentence]]
         if named:
             yield sentence.format(arms=", ".join(named))
     if estimated := [arm.name for arm in arms if arm.estimated]:
@@ -210,50 +207,28 @@ def _caveats(
         yield from _of_pair(*pair)
 
 
-def _finished(arm: ArmSamples) -> str:
-    return _part(len(arm.samples), len(arm.samples) + arm.num_owed) if arm.num_owed else ""
-
-
-def _with_reason(arm: ArmSamples, reason: Reason) -> str:
-    number = sum(sample["reason"] == reason for sample in arm.samples)
-    return _part(number, len(arm.samples)) if number else ""
-
-
-def _part(number: int, total: int) -> str:
-    return f"{number} of {total}"
-
-
-def _sizes(arm: ArmSamples) -> str:
+def _facts(arm: ArmSamples) -> dict[str, str]:
+    """Return what each sentence says of an arm; empty if there is nothing to say."""
+    num_samples = len(arm.samples)
+    reasons = Counter(sample["reason"] for sample in arm.samples)
+    failed, unjudged = (
+        f"{reasons[each]} of {num_samples}" if reasons[each] else ""
+        for each in ("failed", "timeout")
+    )
+    finished = f"{num_samples} of {num_samples + arm.num_owed}" if arm.num_owed else ""
     sizes = {len(group) for group in arm.by_problem.values()}
-    return f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else ""
-
-
-def _single_problem(arm: ArmSamples) -> str:
-    return "1 problem" if len(arm.by_problem) == 1 else ""
-
-
-_ARM_CAVEATS: tuple[tuple[Callable[[ArmSamples], str], str], ...] = (
-    (
-        _finished,
+    uneven = f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else ""
+    single = "1 problem" if len(arm.by_problem) == 1 else ""
+    return {
         "Not all samples are finished ({arms}), and those that finish first may be easier; the "
-        "same `pdr-graph eval` command goes on with the rest",
-    ),
-    (
-        partial(_with_reason, reason="failed"),
+        "same `pdr-graph eval` command goes on with the rest": finished,
         "Some samples failed ({arms}); a failed sample counts as not correct, and costs leave it "
-        "out",
-    ),
-    (
-        partial(_with_reason, reason="timeout"),
-        "Some answers could not be judged in time ({arms}); they count as not correct",
-    ),
-    (
-        _sizes,
-        "Problems differ in their number of samples ({arms}); each problem has the same weight",
-    ),
-    (_single_problem, "A single problem gives no interval ({arms})"),
-)
-"""What an arm's part of the sentence says, empty if there is nothing to say; and the sentence."""
+        "out": failed,
+        "Some answers could not be judged in time ({arms}); they count as not correct": unjudged,
+        "Problems differ in their number of samples ({arms}); each problem has the same "
+        "weight": uneven,
+        "A single problem gives no interval ({arms})": single,
+    }
 
 
 def _of_pair(reference: ArmSamples, arm: ArmSamples) -> Iterator[str]:

@@ -6,17 +6,17 @@ confidence intervals of both means. The colours are Okabe and Ito's, which colou
 tell apart; every arm also has its own marker.
 """
 
-from __future__ import annotations
-
 import base64
+import math
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pdr_graph.eval.comparison import Comparison
 from pdr_graph.eval.report import percent, sheets
@@ -85,28 +85,24 @@ def plot(comparison: Comparison, what: str) -> Figure:
 
 
 def _bars(
-    estimate: Estimate, *, scale: float = 1.0, least: float | None = None
+    estimate: Estimate, *, scale: float = 1.0, least: float = -math.inf
 ) -> list[list[float]] | None:
     """Return the lengths below and above; for a log axis, none reaches below `least`."""
-    if estimate.interval is None:
+    ends = estimate.interval
+    if ends is None:
         return None
-    low = estimate.interval.low if least is None else max(least, estimate.interval.low)
-    return [
-        [scale * max(0.0, estimate.value - low)],
-        [scale * max(0.0, estimate.interval.high - estimate.value)],
-    ]
+    below, above = estimate.value - max(least, ends.low), ends.high - estimate.value
+    return [[scale * max(0.0, below)], [scale * max(0.0, above)]]
 
 
-def _plain_ticks(axes: Any) -> None:  # Any: matplotlib's own class
+def _plain_ticks(axes: Axes) -> None:
     """Label the axis 2,000 and 5,000 instead of powers of ten, with few enough labels."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
     axes.margins(x=0.15)
     low, high = axes.get_xlim()
     subs = (1.0,) if high > WIDE * low else (1.0, 2.0, 5.0)
     narrow = high < NARROW * low
     axes.xaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(base=10, subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 

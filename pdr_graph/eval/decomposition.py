@@ -13,18 +13,17 @@ oracle distillers (arXiv 2510.01123, section 5) admit only correct, or only wron
 fill one row each; other distillers fill the rows by what they happened to admit.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import fmean
 from typing import Any
 
 from pdr_graph.answers import AnswerKind
 from pdr_graph.eval.attempts import ArmSamples, majority_is_correct
 from pdr_graph.eval.records import NO_ANSWER, DraftRecord, SampleRecord
-from pdr_graph.eval.stats import CONFIDENCE, Estimate, share_by_problem
+from pdr_graph.eval.stats import Estimate, share_by_problem
 
 
 class Outcome(StrEnum):
@@ -121,7 +120,7 @@ async def _gain(sample: SampleRecord, kind: AnswerKind, *, pooled: bool) -> Outc
         return Outcome.CORRECT_ALONE
     if not any(draft["correct"] for draft in drafts):
         return Outcome.CORRECT_WITHOUT_DRAFT
-    if await majority_is_correct(kind, drafts if pooled else last_drafts(sample)):
+    if await majority_is_correct(kind, drafts if pooled else _last_drafts(sample)):
         return Outcome.CORRECT_WITH_MAJORITY
     return Outcome.CORRECT_AGAINST_MAJORITY
 
@@ -147,7 +146,7 @@ def _loss(sample: SampleRecord, *, pooled: bool) -> Outcome:
     return Outcome.LOST_IN_DISTILLATION
 
 
-def last_drafts(sample: SampleRecord) -> list[DraftRecord]:
+def _last_drafts(sample: SampleRecord) -> list[DraftRecord]:
     """Return the drafts of the last round that has drafts."""
     last = max((draft["round"] for draft in sample["drafts"]), default=0)
     return [draft for draft in sample["drafts"] if draft["round"] == last]
@@ -179,17 +178,21 @@ class Anchoring:
     """How many of these answers are an admitted draft's."""
 
 
-async def anchoring(arm: ArmSamples, *, confidence: float = CONFIDENCE) -> list[Anchoring]:
+_Read = tuple[SampleRecord, list[DraftRecord]]
+"""A sample, and the drafts that its last workspace admitted."""
+
+
+async def anchoring(arm: ArmSamples, confidence: float) -> list[Anchoring]:
     """Group an arm's samples by what their last workspace admitted.
 
     Left out are samples that failed, whose last drafts were not distilled, or whose distiller does
     not tell what it admitted.
     """
-    groups: dict[Admitted, list[SampleRecord]] = defaultdict(list)
+    groups: dict[Admitted, list[_Read]] = defaultdict(list)
     for sample in arm.finished:
-        drafts = admitted_drafts(sample)
+        drafts = _admitted_drafts(sample)
         if drafts is not None:
-            groups[_mixture(drafts)].append(sample)
+            groups[_mixture(drafts)].append((sample, drafts))
     return [
         await _row(arm, admitted, groups[admitted], confidence)
         for admitted in Admitted
@@ -197,20 +200,17 @@ async def anchoring(arm: ArmSamples, *, confidence: float = CONFIDENCE) -> list[
     ]
 
 
-def admitted_drafts(sample: SampleRecord) -> list[DraftRecord] | None:
+def _admitted_drafts(sample: SampleRecord) -> list[DraftRecord] | None:
     """Return the drafts that the final call's workspace admitted; None if that is unknown."""
-    drafts = last_drafts(sample)
-    if not drafts:
-        return None
+    drafts = _last_drafts(sample)
     read = [
-        each
+        each["sources"]
         for each in sample["workspaces"]
-        if each["round"] == drafts[0]["round"] and each["index"] == 0
+        if drafts and each["round"] == drafts[0]["round"] and each["index"] == 0
     ]
-    if not read or read[0]["sources"] is None:
+    if not read or read[0] is None:
         return None
-    sources = set(read[0]["sources"])
-    return [draft for draft in drafts if draft["index"] in sources]
+    return [draft for draft in drafts if draft["index"] in read[0]]
 
 
 def _mixture(drafts: Sequence[DraftRecord]) -> Admitted:
@@ -223,34 +223,31 @@ def _mixture(drafts: Sequence[DraftRecord]) -> Admitted:
 
 
 async def _row(
-    arm: ArmSamples, admitted: Admitted, samples: Sequence[SampleRecord], confidence: float
+    arm: ArmSamples, admitted: Admitted, group: Sequence[_Read], confidence: float
 ) -> Anchoring:
     by_problem: dict[str, list[bool]] = defaultdict(list)
-    for sample in samples:
+    copied = []
+    for sample, drafts in group:
         by_problem[sample["problem_id"]].append(sample["correct"])
-    wrong = [each for each in samples if not each["correct"] and each["answer"] is not None]
-    copied = [await _is_copied(sample, arm.kind) for sample in wrong]
+        if not sample["correct"] and sample["answer"] is not None:
+            copied.append(await _is_stated(sample["answer"], drafts, arm.kind))
     return Anchoring(
         arm=arm.name,
         distiller=arm.config.distiller,
         admitted=admitted,
-        num_samples=len(samples),
-        accuracy=share_by_problem(
-            [sum(group) / len(group) for group in by_problem.values()], confidence
-        ),
-        num_wrong=len(wrong),
+        num_samples=len(group),
+        accuracy=share_by_problem([fmean(each) for each in by_problem.values()], confidence),
+        num_wrong=len(copied),
         num_copied=sum(copied),
     )
 
 
-async def _is_copied(sample: SampleRecord, kind: AnswerKind) -> bool:
-    final = sample["answer"]
-    assert final is not None
-    stated = {draft["answer"] for draft in admitted_drafts(sample) or []} - {None}
-    if final in stated:
+async def _is_stated(answer: str, drafts: Sequence[DraftRecord], kind: AnswerKind) -> bool:
+    stated = {draft["answer"] for draft in drafts if draft["answer"] is not None}
+    if answer in stated:
         return True
     # One after another: equivalence may need a worker, and most searches end early.
-    for answer in sorted(each for each in stated if each is not None):
-        if await kind.same(answer, final):
+    for each in sorted(stated):
+        if await kind.same(each, answer):
             return True
     return False

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.json_lines import append_lines
@@ -34,16 +35,13 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.samples = path / SAMPLES
+        """The file of finished samples."""
         self.finished: dict[Key, SampleRecord] = {}
         """By arm, problem and sample. If a sample has two lines, the later one."""
         self._offset = 0
         self._lines = 0
-        self._claims: int | None = None
-
-    @property
-    def samples(self) -> Path:
-        """The file of finished samples."""
-        return self.path / SAMPLES
+        self._claims: BinaryIO | None = None
 
     def open(self, header: HeaderRecord) -> HeaderRecord:
         """Create the folder, or find the run in it; returns the header of the folder.
@@ -108,8 +106,7 @@ class RunFolder:
         """
         if self._claims is None:
             # Stays open: closing any descriptor of the file would release every POSIX lock on it.
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._claims = os.open(self.path / LOCK, flags, 0o666)
+            self._claims = (self.path / LOCK).open("ab")
         try:
             fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
         except (BlockingIOError, PermissionError):
@@ -123,5 +120,5 @@ class RunFolder:
     def close(self) -> None:
         """Release every claim."""
         if self._claims is not None:
-            os.close(self._claims)
+            self._claims.close()
             self._claims = None

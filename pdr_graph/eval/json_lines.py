@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -21,30 +22,16 @@ def append_lines(file: Path, lines: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    opened = os.open(file, flags, 0o666)
-    try:
+    with file.open("a+b") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
-        _remove_partial_line(opened)
-        while lines:
-            lines = lines[os.write(opened, lines) :]
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def _remove_partial_line(file: int) -> None:
-    end = os.fstat(file).st_size
-    if not end or os.pread(file, 1, end - 1) == b"\n":
-        return
-    while end:
-        start = max(0, end - 65_536)
-        newline = os.pread(file, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            os.ftruncate(file, start + newline + 1)
-            return
-        end = start
-    os.ftruncate(file, 0)
+        if size := opened.seek(0, os.SEEK_END):
+            with mmap.mmap(opened.fileno(), size, access=mmap.ACCESS_READ) as written:
+                whole = written.rfind(b"\n") + 1
+            if whole < size:
+                opened.truncate(whole)
+        opened.write(lines)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def json_object(line: bytes, where: str, remedy: str) -> dict[str, Any]:

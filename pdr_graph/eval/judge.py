@@ -13,6 +13,7 @@ What needs the gold answer inside a run, its oracles, is made here too:
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from pdr_graph.answers import AnswerKind, MathAnswers, answer_kind, check
 from pdr_graph.distill import Distiller, Entry, no_calls
@@ -105,12 +106,6 @@ def oracles(judge: Judge, problem: Problem) -> Extensions:
         k = min(step.config.k, len(fit))
         return [numbered(step.rng.sample(fit, k)) for _ in range(step.next_width)]
 
-    async def oracle_correct(step: Step) -> list[list[Entry]]:
-        return await admit(step, correct=True)
-
-    async def oracle_wrong(step: Step) -> list[list[Entry]]:
-        return await admit(step, correct=False)
-
     async def gold(step: Step) -> Verdict:
         assert step.solution is not None  # a verifier runs after the finish
         judged = await judge.solution(
@@ -122,8 +117,8 @@ def oracles(judge: Judge, problem: Problem) -> Extensions:
 
     return Extensions(
         distillers={
-            "oracle_correct": Distiller(oracle_correct, no_calls),
-            "oracle_wrong": Distiller(oracle_wrong, no_calls),
+            "oracle_correct": Distiller(partial(admit, correct=True), no_calls),
+            "oracle_wrong": Distiller(partial(admit, correct=False), no_calls),
         },
         verifiers={"gold": gold},
     )

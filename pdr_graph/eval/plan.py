@@ -2,7 +2,7 @@
 
 import platform
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from pdr_graph.eval.sample import Sample
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.plan import check_window
-from pdr_graph.validation import Difference, differences
+from pdr_graph.validation import differences
 
 _PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
 """Distributions that decide what is asked and what counts as right."""
@@ -134,22 +134,16 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
             f"{now['sha256'][:12]}…)"
         )
     if recorded["arms"].keys() != asked["arms"].keys():
-        return f"other arms ({_names(recorded)}; now {_names(asked)})"
+        return f"other arms ({', '.join(recorded['arms'])}; now {', '.join(asked['arms'])})"
     for name, arm in recorded["arms"].items():
-        changed = differences(arm["config"], asked["arms"][name]["config"])
-        if changed:
-            return f"another {_listed(changed)} in arm {name!r}"
+        if changed := differences(arm["config"], asked["arms"][name]["config"]):
+            return f"another {', '.join(map(str, changed))} in arm {name!r}"
     if recorded["model"] != asked["model"]:
         return f"another model ({recorded['model']!r}, now {asked['model']!r})"
-    if recorded["prompts_sha256"] != asked["prompts_sha256"]:
-        changed = differences(recorded["prompts_sha256"], asked["prompts_sha256"])
-        return f"other prompts ({_listed(changed)})"
+    if changed := differences(recorded["prompts_sha256"], asked["prompts_sha256"]):
+        return f"other prompts ({', '.join(map(str, changed))})"
     changed = differences(_options(recorded), _options(asked))
     return f"another --{changed[0]}" if changed else None
-
-
-def _names(header: HeaderRecord) -> str:
-    return ", ".join(header["arms"])
 
 
 def _options(header: HeaderRecord) -> dict[str, object]:
@@ -158,7 +152,3 @@ def _options(header: HeaderRecord) -> dict[str, object]:
         "seed": header["seed"],
         "share-first-round": header["share_first_round"],
     }
-
-
-def _listed(changed: Sequence[Difference]) -> str:
-    return ", ".join(map(str, changed))

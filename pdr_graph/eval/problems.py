@@ -18,6 +18,7 @@ import asyncio
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -110,13 +111,11 @@ def _checked(problems: Sequence[Problem], source: str) -> tuple[Problem, ...]:
     """Return the problems if there are any and their ids differ."""
     if not problems:
         raise ConfigError(f"{source!r} holds no problems")
-    seen: set[str] = set()
-    for each in problems:
-        if each.id in seen:
-            raise ConfigError(
-                f"{source!r} has two problems with id {each.id!r}; give every problem its own id"
-            )
-        seen.add(each.id)
+    [(most, count)] = Counter(each.id for each in problems).most_common(1)
+    if count > 1:
+        raise ConfigError(
+            f"{source!r} has two problems with id {most!r}; give every problem its own id"
+        )
     return tuple(problems)
 
 
@@ -247,18 +246,10 @@ class GymScorer:
             return CheckVerdict.CORRECT
         key = problem.index, answer
         if key not in self._known:
-            self._known[key] = await self._ask(problem.index, answer)
+            request = {"task": self._task, "knobs": self._knobs, "index": key[0], "answer": answer}
+            reply = await asyncio.wrap_future(self._pool.submit(request))
+            self._known[key] = CheckVerdict(reply["verdict"] if reply else "timeout")
         return self._known[key]
-
-    async def _ask(self, index: int, answer: str) -> CheckVerdict:
-        request = {
-            "task": self._task,
-            "knobs": self._knobs,
-            "index": index,
-            "answer": answer,
-        }
-        reply = await asyncio.wrap_future(self._pool.submit(request))
-        return CheckVerdict.TIMEOUT if reply is None else CheckVerdict(reply["verdict"])
 
 
 def _from_gym(source: str) -> Problems:

@@ -112,8 +112,6 @@ class RayExecutor:
     actors: list[_Actor]
     control: RunControl
     trace: Trace | None
-    is_death: Callable[[Exception], bool]
-    """Tells whether an error says that a worker died."""
     say: Callable[[str], None]
 
     async def pass_on_drain(self) -> None:
@@ -156,6 +154,8 @@ class RayExecutor:
 
     async def _ask(self, sample: Sample) -> WorkerOutcome | None:
         """Return what the least busy worker says; None if it died."""
+        from ray.exceptions import RayActorError
+
         now = monotonic()
         actor = min(self.actors, key=lambda each: (each.restarts_until > now, each.load))
         await asyncio.sleep(max(0.0, actor.restarts_until - now))
@@ -163,10 +163,7 @@ class RayExecutor:
         actor.load += size
         try:
             outcome: WorkerOutcome = await actor.handle.run.remote(sample)
-        # Ray's own errors; only `is_death` knows their types.
-        except Exception as error:
-            if not self.is_death(error):
-                raise
+        except RayActorError:
             actor.restarts_until = monotonic() + _RESTART_S
             return None
         finally:
@@ -190,7 +187,7 @@ async def ray_executor(
         EndpointError: a worker cannot start, or cannot reach model or store.
     """
     import ray
-    from ray.exceptions import RayActorError, RayError
+    from ray.exceptions import RayError
 
     remote = ray.remote(Worker).options(
         num_cpus=0,  # workers wait for the model, so they need no processor to themselves
@@ -217,15 +214,9 @@ async def ray_executor(
                 )
             if "error" in each:
                 raise EndpointError(f"the Ray worker on {each['host']}: {each['error']}")
-        hosts = {each["host"] for each in about}
-        say(f"ray: {num_workers} workers on {', '.join(sorted(hosts))}")
-        executor = RayExecutor(
-            actors=[_Actor(handle) for handle in handles],
-            control=control,
-            trace=trace,
-            is_death=lambda error: isinstance(error, RayActorError),
-            say=say,
-        )
+        hosts = sorted({each["host"] for each in about})
+        say(f"ray: {num_workers} workers on {', '.join(hosts)}")
+        executor = RayExecutor(list(map(_Actor, handles)), control, trace, say)
         draining = asyncio.create_task(executor.pass_on_drain())
         try:
             yield executor

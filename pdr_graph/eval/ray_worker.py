@@ -47,15 +47,17 @@ class WorkerKit:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOutcome:
-    """What came of a sample; exactly one of the first three is set."""
+    """What came of a sample.
 
-    record: SampleRecord | None = None
+    Without record and error it is still owed: the worker was asked to stop, or another process has
+    the thread.
+    """
+
+    record: SampleRecord | None
     """Of a finished sample, failed or not."""
-    error: str | None = None
+    error: str | None
     """Why this worker cannot run any sample, in a sentence."""
-    left: bool = False
-    """The sample is still owed: the worker was asked to stop, or another process has the thread."""
-    calls: list[TraceRecord] = field(default_factory=list)
+    calls: list[TraceRecord]
     """Every model call in full, if `traced`."""
 
 
@@ -97,6 +99,7 @@ class Worker:
     async def run(self, sample: Sample) -> WorkerOutcome:
         """Run a sample to its end, from its last checkpoint if it was begun before."""
         trace = _CollectedTrace()
+        record, why = None, None
         try:
             # A worker that Ray restarted is not open yet.
             executor = await self._ready()
@@ -104,14 +107,13 @@ class Worker:
                 executor = replace(executor, parts=replace(executor.parts, trace=trace))
             async with AsyncExitStack() as held:
                 claim = self._claim
-                if claim and not await held.enter_async_context(claim(sample.thread_id)):
-                    return WorkerOutcome(left=True)
-                record = await executor.run(sample, lambda event: None)
-                return WorkerOutcome(record=record, calls=trace.calls)
+                if not claim or await held.enter_async_context(claim(sample.thread_id)):
+                    record = await executor.run(sample, lambda event: None)
         except DrainedError:
-            return WorkerOutcome(left=True, calls=trace.calls)
+            pass
         except PDRError as error:
-            return WorkerOutcome(error=str(error), calls=trace.calls)
+            why = str(error)
+        return WorkerOutcome(record, why, trace.calls)
 
     async def drain(self) -> None:
         """Stop every sample at its next step; it can be resumed from there."""

@@ -1,7 +1,5 @@
 """A comparison as tables of text, for the terminal, Markdown and the page; and as Markdown."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,8 +101,8 @@ def _contrasts(comparison: Comparison) -> Sheet:
             (
                 each.arm,
                 each.reference,
-                f"{each.num_problems:,}",
-                _points(each.accuracy.estimate),
+                f"{each.accuracy.num_problems:,}",
+                _points(each.accuracy),
                 _interval(each.accuracy.bootstrap),
                 _p(each.accuracy.p_value),
                 _p(each.p_holm),
@@ -149,7 +147,7 @@ def _matched(comparison: Comparison) -> Sheet:
                 _share(each.accuracy),
                 _share(each.vote),
                 _share(each.best),
-                _points(each.over_vote.estimate),
+                _points(each.over_vote),
             )
             for each in comparison.matched
         ],

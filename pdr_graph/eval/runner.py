@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from langgraph.runtime import RunControl
@@ -157,8 +158,7 @@ class EvalRunner:
 
     async def _run(self, sample: Sample) -> None:
         self.watcher.started(sample)
-        on_event: OnEvent = lambda event: self.watcher.event(sample, event)  # noqa: E731
-        record = await self.executor.run(sample, on_event)
+        record = await self.executor.run(sample, partial(self.watcher.event, sample))
         if record["reason"] != "failed":
             await self._record(sample, record)
             await self._record_failures()

@@ -14,22 +14,16 @@ evaluations, arXiv 2411.00640; Efron 1987 for BCa; Holm 1979; the last two as in
 statsmodels.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-
-from pdr_graph.errors import ConfigError
 
 Floats = NDArray[np.float64]
 
@@ -53,9 +47,6 @@ class IntervalOptions:
     num_resamples: int = NUM_RESAMPLES
 
 
-DEFAULT_OPTIONS = IntervalOptions()
-
-
 @dataclass(frozen=True, slots=True)
 class Interval:
     """Both ends of a confidence interval."""
@@ -69,37 +60,16 @@ class Estimate:
     """A mean over problems, and how far it can be trusted."""
 
     value: float
-    interval: Interval | None
-    """None for a single problem, which does not show how much problems differ."""
+    low: float | None
+    """Ends of the confidence interval. None for a single problem, which does not show how much
+    problems differ."""
+    high: float | None
     num_problems: int
 
-    def to_json(self) -> dict[str, float | int | None]:
-        """Return it as plain data."""
-        return {
-            "value": self.value,
-            "low": None if self.interval is None else self.interval.low,
-            "high": None if self.interval is None else self.interval.high,
-            "num_problems": self.num_problems,
-        }
-
-
-def plain(value: object) -> Any:  # Any: plain JSON data
-    """Return figures as plain JSON data.
-
-    A dataclass becomes an object of its fields, unless it has a `to_json` of its own; a member of
-    an enumeration becomes its name in lower case.
-    """
-    if hasattr(value, "to_json"):
-        return value.to_json()
-    if isinstance(value, Enum):
-        return value.name.lower()
-    if is_dataclass(value):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(plain(key)): plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [plain(each) for each in value]
-    return value
+    @property
+    def interval(self) -> Interval | None:
+        """Both ends, or neither."""
+        return None if self.low is None or self.high is None else Interval(self.low, self.high)
 
 
 # ------------------------------------------------------------------------------------ one arm
@@ -118,46 +88,30 @@ def mean_by_problem(
     probability of at least 1 - confidence.
 
     Args:
-        values_P: One value for each problem: the mean of its attempts, or a difference of two.
+        values_P: One value for each of one or more problems: the mean of its attempts, or a
+            difference of two.
         confidence: Coverage that the interval aims at.
         bounds: The least and greatest possible value; the interval is cut to them.
-
-    Raises:
-        ConfigError: there are no values.
     """
     values = np.asarray(values_P, dtype=np.float64)
-    if values.size == 0:
-        raise ConfigError("no problem has a value, so there is nothing to average")
     mean = float(values.mean())
     if values.size == 1:
-        return Estimate(mean, None, 1)
+        return Estimate(mean, None, None, 1)
     if np.ptp(values) == 0.0 and bounds is not None:
         # At most this share of all problems can differ from every one that was tried.
         share = 1.0 - (1.0 - confidence) ** (1.0 / values.size)
         low, high = mean - share * (mean - bounds[0]), mean + share * (bounds[1] - mean)
-        return Estimate(mean, Interval(low, high), values.size)
-    half = float(stats.t.ppf((1.0 + confidence) / 2.0, values.size - 1) * stats.sem(values))
-    low, high = mean - half, mean + half
+    else:
+        half = float(stats.t.ppf((1.0 + confidence) / 2.0, values.size - 1) * stats.sem(values))
+        low, high = mean - half, mean + half
     if bounds is not None:
         low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Estimate(mean, Interval(low, high), values.size)
+    return Estimate(mean, low, high, values.size)
 
 
 def share_by_problem(values_P: Sequence[float] | Floats, confidence: float) -> Estimate:
     """Return the mean over problems of shares, which lie between 0 and 1."""
     return mean_by_problem(values_P, confidence=confidence, bounds=(0.0, 1.0))
-
-
-def pass_at_k(num_attempts: int, num_correct: int, k: int) -> float:
-    """Return the chance that k of the attempts, drawn without replacement, hold a correct one.
-
-    This is 1 - C(n-c, k) / C(n, k): unbiased, unlike 1 - (1 - c/n)^k.
-
-    Raises:
-        ConfigError: there are fewer than k attempts.
-    """
-    _check_k(num_attempts, k)
-    return 1.0 - math.comb(num_attempts - num_correct, k) / math.comb(num_attempts, k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,19 +130,25 @@ class Votes:
         return self.num_correct + sum(self.wrong) + self.num_silent
 
 
+def pass_at_k(votes: Votes, k: int) -> float:
+    """Return the chance that k of the attempts, drawn without replacement, hold a correct one.
+
+    This is 1 - C(n-c, k) / C(n, k): unbiased, unlike 1 - (1 - c/n)^k. There must be k attempts.
+    """
+    attempts = votes.num_attempts
+    return 1.0 - math.comb(attempts - votes.num_correct, k) / math.comb(attempts, k)
+
+
 @lru_cache(maxsize=65_536)
 def maj_at_k(votes: Votes, k: int) -> float:
     """Return the chance that the vote of k attempts, drawn without replacement, is correct.
 
-    It is exact over all C(n, k) draws, and so unbiased for a vote of k new attempts. A silent
+    There must be k attempts. It is exact over all C(n, k) draws, and so unbiased for a vote of k
+    new attempts. A silent
     attempt takes one of the k places and does not vote. A tie is broken by lot; over random draws
     the `vote` finish, which takes the earliest, does the same. If nobody votes, the answer is not
     correct.
-
-    Raises:
-        ConfigError: there are fewer than k attempts.
     """
-    _check_k(votes.num_attempts, k)
     won = Fraction(0)
     for num_votes in range(1, min(votes.num_correct, k) + 1):
         ways = math.comb(votes.num_correct, num_votes)
@@ -226,35 +186,17 @@ def _not_above(wrong: tuple[int, ...], num_votes: int, most: int) -> Counter[tup
     return ways
 
 
-def _check_k(num_attempts: int, k: int) -> None:
-    if not 1 <= k <= num_attempts:
-        raise ConfigError(
-            f"k {k} does not fit {num_attempts} attempts at a problem; "
-            f"choose 1 to {num_attempts}, or take more samples"
-        )
-
-
 # ------------------------------------------------------------------------------- pairs of arms
 
 
 @dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """How much more accurate one arm is than another, on the problems that both tried."""
+class PairedDifference(Estimate):
+    """Mean over problems of how much more accurate one arm is than another, in [-1, 1]."""
 
-    estimate: Estimate
-    """Mean over problems of the difference of their mean accuracies, in [-1, 1]."""
     bootstrap: Interval | None
     """None if the difference is the same on every problem."""
     p_value: float
     """Two-sided sign-flip p, not corrected."""
-
-    def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
-        """Return it as plain data."""
-        return {
-            **self.estimate.to_json(),
-            "bootstrap": plain(self.bootstrap),
-            "p_value": self.p_value,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,63 +210,47 @@ class TokenRatio:
 
 
 def paired_difference(
-    reference_P: Sequence[float] | Floats,
-    other_P: Sequence[float] | Floats,
-    options: IntervalOptions = DEFAULT_OPTIONS,
+    reference_P: Floats, other_P: Floats, options: IntervalOptions
 ) -> PairedDifference:
-    """Compare two arms on the same problems, `other` minus `reference`.
-
-    Args:
-        reference_P: Mean accuracy of the reference on each problem.
-        other_P: Mean accuracy of the other arm, in the same order.
-        options: How the intervals and p are computed.
-
-    Raises:
-        ConfigError: the lengths differ, or there are no problems.
-    """
-    reference, other = _aligned(reference_P, other_P)
-    difference_P = other - reference
+    """Compare the mean accuracy of two arms on the same problems, `other` minus `reference`."""
+    difference_P = other_P - reference_P
+    mean = mean_by_problem(difference_P, confidence=options.confidence, bounds=(-1.0, 1.0))
     return PairedDifference(
-        estimate=mean_by_problem(difference_P, confidence=options.confidence, bounds=(-1.0, 1.0)),
+        **asdict(mean),
         bootstrap=_bootstrap((difference_P,), np.mean, options),
         p_value=sign_flip_p(difference_P, seed=options.seed),
     )
 
 
 def token_ratio(
-    reference_P: Sequence[float] | Floats,
-    other_P: Sequence[float] | Floats,
-    options: IntervalOptions = DEFAULT_OPTIONS,
-) -> TokenRatio:
+    reference_P: Floats, other_P: Floats, options: IntervalOptions
+) -> TokenRatio | None:
     """Compare what two arms spend on the same problems, `other` over `reference`.
 
-    Raises:
-        ConfigError: the lengths differ, there are no problems, or the reference spends nothing.
+    None if the reference spends nothing.
     """
-    reference, other = _aligned(reference_P, other_P)
-    if not reference.any():
-        raise ConfigError("the reference spent no tokens, so there is no ratio to it")
+    if not reference_P.any():
+        return None
 
     def ratio(other: Floats, reference: Floats, axis: int = -1) -> Floats:
         return np.mean(other, axis=axis) / np.mean(reference, axis=axis)  # type: ignore[no-any-return]  # numpy types a mean as Any
 
     # BCa leaves out each problem in turn; a reference that spends on one alone has no ratio then.
-    usable = np.count_nonzero(reference) > 1 and not _same_ratio(other, reference)
+    usable = np.count_nonzero(reference_P) > 1 and not np.allclose(
+        other_P * reference_P.sum(), reference_P * other_P.sum(), rtol=1e-12, atol=0
+    )
     return TokenRatio(
-        float(ratio(other, reference)),
-        _bootstrap((other, reference), ratio, options) if usable else None,
+        float(ratio(other_P, reference_P)),
+        _bootstrap((other_P, reference_P), ratio, options) if usable else None,
     )
 
 
-def sign_flip_p(
-    difference_P: Sequence[float] | Floats, *, seed: int = 0, num_flips: int = NUM_FLIPS
-) -> float:
+def sign_flip_p(difference_P: Floats, *, seed: int = 0, num_flips: int = NUM_FLIPS) -> float:
     """Return the two-sided p of a mean difference under random signs.
 
     Exact if at most `MOST_EXACT_FLIPS` problems differ, else from `num_flips` random patterns.
     """
-    values = np.asarray(difference_P, dtype=np.float64)
-    values = values[values != 0.0]  # a zero stays zero under either sign
+    values = difference_P[difference_P != 0.0]  # a zero stays zero under either sign
     if values.size < 2:
         return 1.0  # of one difference, either sign is as likely
     exact = values.size <= MOST_EXACT_FLIPS
@@ -352,25 +278,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = running
     return corrected
-
-
-def _aligned(
-    reference_P: Sequence[float] | Floats, other_P: Sequence[float] | Floats
-) -> tuple[Floats, Floats]:
-    reference = np.asarray(reference_P, dtype=np.float64)
-    other = np.asarray(other_P, dtype=np.float64)
-    if reference.shape != other.shape:
-        raise ConfigError(
-            f"one arm has {reference.size} problems and the other {other.size}; "
-            "a paired comparison needs the same ones"
-        )
-    if reference.size == 0:
-        raise ConfigError("the arms have no problem in common, so there is nothing to compare")
-    return reference, other
-
-
-def _same_ratio(other: Floats, reference: Floats) -> bool:
-    return bool(np.allclose(other * reference.sum(), reference * other.sum(), rtol=1e-12, atol=0))
 
 
 def _bootstrap(

@@ -13,8 +13,6 @@ drawing one or the other by lot attains at exactly this budget. If a pool holds 
 all of them vote and the problem is counted as short: the vote then gets less than its budget.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +24,6 @@ import numpy as np
 from pdr_graph.eval.attempts import ArmSamples, cost, count_votes, ended
 from pdr_graph.eval.records import NO_ANSWER, DraftRecord, SampleRecord
 from pdr_graph.eval.stats import (
-    CONFIDENCE,
-    DEFAULT_OPTIONS,
     Estimate,
     IntervalOptions,
     PairedDifference,
@@ -82,39 +78,32 @@ class ArmSummary:
     """Whether any token count is an estimate."""
 
 
-async def summarize(
-    arm: ArmSamples, ks: Sequence[int], *, confidence: float = CONFIDENCE
-) -> ArmSummary:
+async def summarize(arm: ArmSamples, ks: Sequence[int], confidence: float) -> ArmSummary:
     """Summarize one arm.
 
     Args:
         arm: Its samples.
-        ks: The k of pass@k and maj@k.
-        confidence: Of every interval.
-
-    Raises:
-        ConfigError: a problem has fewer samples than a k.
+        ks: The k of pass@k and maj@k; every problem has so many samples.
+        confidence: Coverage that every interval aims at.
     """
     samples, groups = arm.samples, arm.by_problem.values()
     votes = [await count_votes(arm.kind, group) for group in groups]
 
-    def share(values: Sequence[float]) -> Estimate:
-        return share_by_problem(values, confidence)
+    def share(attained: Callable[[Votes, int], float], k: int) -> Estimate:
+        return share_by_problem([attained(each, k) for each in votes], confidence)
 
     return ArmSummary(
         name=arm.name,
         num_problems=len(groups),
         num_samples=len(samples),
         num_owed=arm.num_owed,
-        accuracy=share([each.num_correct / each.num_attempts for each in votes]),
-        pass_at_k={k: share([_pass_at_k(each, k) for each in votes]) for k in ks},
-        maj_at_k={
-            k: share([maj_at_k(each, k) for each in votes]) for k in ks if arm.kind.has_short_answer
-        },
+        accuracy=share_by_problem(arm.accuracy_P(list(arm.by_problem)), confidence),
+        pass_at_k={k: share(pass_at_k, k) for k in ks},
+        maj_at_k={k: share(maj_at_k, k) for k in ks if arm.kind.has_short_answer},
         no_answer_rate=fmean(sample["reason"] in NO_ANSWER for sample in samples),
         truncation_rate=fmean(sample["truncated"] for sample in samples),
         failure_rate=fmean(sample["reason"] == "failed" for sample in samples),
-        reasons=Counter(sample["reason"] for sample in samples),
+        reasons=dict(Counter(sample["reason"] for sample in samples)),
         cost=_costs(arm, confidence),
         estimated=arm.estimated,
     )
@@ -164,9 +153,7 @@ class _Pool:
         return min(max(1.0, self.affordable), float(len(self.drafts)))
 
 
-async def matched_vote(
-    arm: ArmSamples, options: IntervalOptions = DEFAULT_OPTIONS
-) -> MatchedVote | None:
+async def matched_vote(arm: ArmSamples, options: IntervalOptions) -> MatchedVote | None:
     """Return what a vote of an arm's first drafts attains for the arm's B_total.
 
     None if the arm has no drafts, or no answers to vote on.
@@ -176,10 +163,9 @@ async def matched_vote(
     pools = {problem: pool for problem, group in arm.by_problem.items() if (pool := _pool(group))}
     if not pools:
         return None
-    votes_P = [await count_votes(arm.kind, pool.drafts) for pool in pools.values()]
-    drawn_P = [pool.num_drawn for pool in pools.values()]
-    vote_P = [_between(maj_at_k, *each) for each in zip(votes_P, drawn_P, strict=True)]
-    best_P = [_between(_pass_at_k, *each) for each in zip(votes_P, drawn_P, strict=True)]
+    drawn = [(await count_votes(arm.kind, pool.drafts), pool.num_drawn) for pool in pools.values()]
+    vote_P = np.array([_between(maj_at_k, *each) for each in drawn])
+    best_P = np.array([_between(pass_at_k, *each) for each in drawn])
     own_P = arm.accuracy_P(list(pools))
     return MatchedVote(
         arm=arm.name,
@@ -221,7 +207,3 @@ def _between(attained: Callable[[Votes, int], float], votes: Votes, num_drawn: f
     share = num_drawn - low
     value = (1.0 - share) * attained(votes, low)
     return value + share * attained(votes, low + 1) if share else value
-
-
-def _pass_at_k(votes: Votes, k: int) -> float:
-    return pass_at_k(votes.num_attempts, votes.num_correct, k)

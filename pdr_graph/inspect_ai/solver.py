@@ -24,7 +24,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
-from pydantic import PrivateAttr
+from pydantic import Field
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.conversation import Turn, problem_of
@@ -100,23 +100,13 @@ class InspectChat(BaseChatModel):
     top_p: float | None = None
     seed: int | None = None
 
-    _model: Any = PrivateAttr()  # Any: no type of inspect-ai may be part of a pydantic schema here
-    _limit: LimitExceededError | None = PrivateAttr(default=None)
+    # Any: no type of inspect-ai may be part of a pydantic schema here.
+    inspected: Any = Field(exclude=True, repr=False)
+    """The model of inspect-ai."""
+    limit: Any = Field(default=None, exclude=True, repr=False)
+    """The `LimitExceededError` of a call, None if the sample is within its limits.
 
-    @classmethod
-    def of(cls, model: Model) -> "InspectChat":
-        """Wrap a model."""
-        chat = cls(model_name=str(model))
-        chat._model = model
-        return chat
-
-    @property
-    def limit(self) -> LimitExceededError | None:
-        """The limit of the sample that a call exceeded, None if none did.
-
-        The graph takes it for a failed call, and the solver has to raise it again.
-        """
-        return self._limit
+    The graph takes it for a failed call, and the solver has to raise it again."""
 
     @property
     def _llm_type(self) -> str:
@@ -138,13 +128,13 @@ class InspectChat(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # Any: sampling parameters, each under its own name
     ) -> ChatResult:
-        if self._limit is not None:
-            raise self._limit  # the sample is over: ask no more
+        if self.limit is not None:
+            raise self.limit  # the sample is over: ask no more
         config = GenerateConfig(stop_seqs=stop, **kwargs)
         try:
-            output = await self._model.generate(_translated(messages), config=config)
+            output = await self.inspected.generate(_translated(messages), config=config)
         except LimitExceededError as error:
-            self._limit = error
+            self.limit = error
             raise
         return ChatResult(generations=[ChatGeneration(message=_reply(output))])
 
@@ -224,7 +214,7 @@ def pdr(
     async def run(state: TaskState, generate: Generate) -> TaskState:
         model = get_model()
         config = _config(preset, given, model, state)
-        chat = InspectChat.of(model)
+        chat = InspectChat(model_name=str(model), inspected=model)
         client = ModelClient(
             chat, counter=counter, retry=Retry(attempts=1), max_in_flight=_NO_LIMIT
         )

@@ -119,9 +119,6 @@ class ChatVLLM(ChatOpenAI):
         The SDK's typed method looks at every value of payload and reply, which is half of what a
         call costs, and LangChain then undoes the types. Its `post` sends, checks and raises the
         same.
-
-        Raises:
-            ValueError: the reply is not a JSON object.
         """
         options: RequestOptions = {}
         if (headers := payload.pop("extra_headers", None)) is not None:
@@ -156,12 +153,10 @@ class ChatVLLM(ChatOpenAI):
             if choice.get("logprobs"):
                 # As a stream and the SDK's types have it where the server leaves it out.
                 choice["logprobs"].setdefault("refusal", None)
-            for name, value in (
-                ("token_ids", choice.get("token_ids")),
-                ("prompt_token_ids", body.get("prompt_token_ids")),
-            ):
-                if value is not None:
-                    message.response_metadata[name] = value
+            if choice.get("token_ids") is not None:
+                message.response_metadata["token_ids"] = choice["token_ids"]
+            if body.get("prompt_token_ids") is not None:
+                message.response_metadata["prompt_token_ids"] = body["prompt_token_ids"]
         return result
 
     def _convert_chunk_to_generation_chunk(

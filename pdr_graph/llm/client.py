@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +17,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.messages.ai import add_ai_message_chunks
 
+from pdr_graph.answers.extract import ReplyParts, split_text
 from pdr_graph.errors import CallError, ContextWindowError
 from pdr_graph.llm.pool import PerLoop
 from pdr_graph.llm.retry import Retry, is_connection_error, never_sent, status_of
@@ -37,15 +38,8 @@ class Sampling:
 
     def parameters(self, model: BaseChatModel) -> dict[str, Any]:
         """Return the parameters that this model's class declares; providers refuse others."""
-        asked = {
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "thinking_token_budget": self.thinking_token_budget,
-        }
         known = type(model).model_fields
-        return {name: v for name, v in asked.items() if v is not None and name in known}
+        return {name: v for name, v in asdict(self).items() if v is not None and name in known}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +82,6 @@ OnChunk = Callable[[int, AIMessage], None]
 attempt begins the reply anew."""
 
 
-OPEN, CLOSE = "<think>", "</think>"
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyParts:
-    """One reply, taken apart into thought and solution."""
-
-    thought: str
-    solution: str
-    closed: bool
-    """False where the reply ended inside its thought; it then has no solution."""
-
-
 def split_message(message: AIMessage) -> ReplyParts:
     """Take a message apart, whether its reasoning is separate or in the text."""
     parts = split_text(message.text)
@@ -108,25 +89,6 @@ def split_message(message: AIMessage) -> ReplyParts:
     if not reasoning:
         return parts
     return ReplyParts(f"{reasoning}{parts.thought}", parts.solution, parts.closed)
-
-
-def split_text(text: str) -> ReplyParts:
-    r"""Split a text at the tags of its thought.
-
-    A template may open the thought in the prompt, so that a closing tag alone ends it.
-
-    >>> split_text("<think>2 + 2</think>\nIt is 4.")
-    ReplyParts(thought='2 + 2', solution='It is 4.', closed=True)
-    """
-    before, closing, after = text.rpartition(CLOSE)
-    if closing and OPEN not in after:
-        thought = before.strip().removeprefix(OPEN)
-        return ReplyParts(thought.strip(), after.strip(), True)
-    head, opening, rest = (after if closing else text).partition(OPEN)
-    if opening:
-        # Text before a thought that never ended is no solution: the model was not done.
-        return ReplyParts(f"{before}{head}{rest}".strip(), "", False)
-    return ReplyParts("", text.strip(), True)
 
 
 def _reasoning_blocks(message: AIMessage) -> str:
@@ -138,23 +100,6 @@ def _reasoning_blocks(message: AIMessage) -> str:
         for block in blocks
         if block.get("type") in {"thinking", "reasoning"}
     )
-
-
-class Turnstile:
-    """Lets one caller pass in each turn of the event loop, in order of arrival.
-
-    Building and sending a request takes a millisecond or two without a pause. A round of a thousand
-    drafts would do that a thousand times in one turn, and stall everything else in the process for
-    seconds.
-    """
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-
-    async def turn(self) -> None:
-        """Wait for this caller's turn."""
-        async with self._lock:
-            await asyncio.sleep(0)
 
 
 _WINDOW = re.compile(r"context\b.*\b(length|size)|max_model_len")
@@ -194,7 +139,7 @@ class ModelClient:
         self.window = window
         self.streamed = streamed
         self._slots = PerLoop(lambda: asyncio.Semaphore(max_in_flight))
-        self._turnstile = PerLoop(Turnstile)
+        self._turn = PerLoop(asyncio.Lock)
         self._pace = _FIRST_PACE
         self._prompt_tokens: OrderedDict[int, int] = OrderedDict()
 
@@ -250,7 +195,11 @@ class ModelClient:
         self, prompt: str, sampling: Sampling, spent: Spent, on_chunk: OnChunk | None
     ) -> AIMessage:
         async with self._slots.get():
-            await self._turnstile.get().turn()
+            # One call in each turn of the event loop, in order of arrival. Building and sending it
+            # takes a millisecond or two without a pause: a round of a thousand drafts would do that
+            # a thousand times in one turn, and stall all else in the process for seconds.
+            async with self._turn.get():
+                await asyncio.sleep(0)
             spent.requests += 1
             began = perf_counter()
             try:

@@ -6,6 +6,7 @@ ends in an error and not in silence.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -43,10 +44,9 @@ class Retry:
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         named = retry_after_s(error) if error else None
-        if named is None:
-            backoff = wait_random_exponential(multiplier=self.backoff_s, max=self.max_wait_s)
-            return backoff(state)
-        return min(named, self.max_wait_s)
+        if named is not None:
+            return min(named, self.max_wait_s)
+        return wait_random_exponential(multiplier=self.backoff_s, max=self.max_wait_s)(state)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -83,10 +83,8 @@ def retry_after_s(error: BaseException) -> float | None:
     value = headers.get("retry-after")
     if value is None:
         return None
-    try:
+    with suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
     except (ValueError, OverflowError):

@@ -122,12 +122,8 @@ class ServerCounter:
         self._model = model
         self._headers = {"Authorization": f"Bearer {api_key}"}
         self._form: Literal["vllm", "llama.cpp", "none"] | None = None
-        self._source: Source = "estimate"
-
-    @property
-    def source(self) -> Source:
+        self.source: Source = "estimate"
         """`server`; `estimate` where the server did not count the last text."""
-        return self._source
 
     async def count(self, text: str) -> int:
         """Return the server's count, else the estimate."""
@@ -136,7 +132,7 @@ class ServerCounter:
         if self._form is None:
             self._form = await self._find_form()
         tokens = await self._ask(self._form, text) if self._form != "none" else None
-        self._source = "estimate" if tokens is None else "server"
+        self.source = "estimate" if tokens is None else "server"
         return estimate_tokens(text) if tokens is None else tokens
 
     async def _find_form(self) -> Literal["vllm", "llama.cpp", "none"]:
@@ -194,7 +190,7 @@ async def clip(text: str, limit: int, counter: TokenCounter, *, keep: str = "") 
     if keep and not surely_fits(keep, limit // 2) and await counter.count(keep) > limit:
         keep = ""
     while True:
-        shorter = _joined(text[:size].rstrip(), keep)
+        shorter = "\n".join(filter(None, (text[:size].rstrip(), CUT, keep)))
         tokens = await counter.count(shorter)
         if tokens <= limit:
             return shorter
@@ -211,7 +207,3 @@ def surely_fits(text: str, limit: int) -> bool:
     models add.
     """
     return len(text) < limit and len(text.encode("utf-8", "surrogatepass")) < limit
-
-
-def _joined(head: str, keep: str) -> str:
-    return "\n".join(part for part in (head, CUT, keep) if part)

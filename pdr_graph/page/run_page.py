@@ -100,24 +100,14 @@ async def run_page(past: RunHistory) -> str:
 async def _lane(view: RoundView, kind: str) -> Lane:
     answers = [draft["answer"] if draft["error"] is None else None for draft in view.drafts]
     groups = await clusters(answer_kind(kind), answers)
-    rank_of = {index: rank for rank, group in enumerate(groups) for index in group}
+    rank_of = {index: min(rank, COLORS - 1) for rank, group in enumerate(groups) for index in group}
     admitted = {index for workspace in view.workspaces for index in workspace["sources"]}
-    return Lane(
-        view,
-        [
-            DraftCard(
-                draft,
-                min(rank_of[position], COLORS - 1) if position in rank_of else None,
-                draft["index"] in admitted,
-            )
-            for position, draft in enumerate(view.drafts)
-        ],
-        [
-            Share(str(answers[group[0]]), len(group), min(rank, COLORS - 1))
-            for rank, group in enumerate(groups)
-        ],
-        len(view.drafts) - sum(map(len, groups)),
-    )
+    cards = [
+        DraftCard(draft, rank_of.get(position), draft["index"] in admitted)
+        for position, draft in enumerate(view.drafts)
+    ]
+    shares = [Share(str(answers[group[0]]), len(group), rank_of[group[0]]) for group in groups]
+    return Lane(view, cards, shares, num_silent=len(cards) - len(rank_of))
 
 
 def _legs(ledger: Ledger, lanes: list[Lane]) -> list[Leg]:

@@ -13,10 +13,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pdr_graph.answers.extract import CLOSE, OPEN
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
 from pdr_graph.events import Narration, RunEvent, is_event
-from pdr_graph.llm.client import CLOSE, OPEN
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import Result
 from pdr_graph.serve.request import SolveRequest

@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pdr_graph.errors import ConfigError, LocalError
-from pdr_graph.servers.llama import LONGEST_CONTEXT
-from pdr_graph.servers.options import Engine, Store
+from pdr_graph.servers.llama import EMBEDDED_SLOTS, LONGEST_CONTEXT, gguf_file
+from pdr_graph.servers.options import Store, UpOptions
 from pdr_graph.servers.record import ServerPlan
 from pdr_graph.servers.valkey import (
     TIMEOUT_S,
@@ -20,7 +20,6 @@ from pdr_graph.servers.valkey import (
     store_server,
 )
 from pdr_graph.servers.vllm import (
-    Gpu,
     Serving,
     Size,
     Vllm,
@@ -94,7 +93,6 @@ def _can_bind(port: int) -> bool:
 
 PORT = 8000
 """vLLM's own default."""
-EMBEDDED_SLOTS = 8
 INSTALL = "pip install 'pdr-graph[vllm]', or name an environment by --vllm-python"
 
 
@@ -102,30 +100,27 @@ INSTALL = "pip install 'pdr-graph[vllm]', or name an environment by --vllm-pytho
 class Wanted:
     """The model server that the user wants."""
 
+    options: UpOptions
     size: Size
     strategy_given: bool = False
     """Whether the user named the strategy or budgets that `size` comes from."""
-    engine: Engine = "auto"
     model: str | None = None
-    port: int | None = None
-    gpu_memory_utilization: float | None = None
     api_key: str = ""
     further: tuple[str, ...] = ()
     """vLLM flags of the user's own."""
-    timeout_s: float = 1800.0
     asked: Mapping[str, str] = field(default_factory=dict)
 
 
-def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[Gpu]) -> ServerPlan:
+def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[str]) -> ServerPlan:
     """Choose what serves the model.
 
     Raises:
         ConfigError: The model cannot be served here; the sentence says what is missing.
         LocalError: The port is taken.
     """
-    file = _embedded_file(wanted.model)
+    engine, file = wanted.options.engine, gguf_file(wanted.model)
     is_embedded = wanted.model is None or file is not None or wanted.model == SMOLLM2.name
-    if wanted.engine == "embedded" or (wanted.engine == "auto" and is_embedded):
+    if engine == "embedded" or (engine == "auto" and is_embedded):
         if not is_embedded:
             raise ConfigError(
                 f"the embedded server reads .gguf files, and model {wanted.model!r} is none; "
@@ -140,7 +135,7 @@ def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[Gpu]) -> Server
     return _served(wanted, wanted.model, _usable(vllm, gpus, wanted.model), gpus)
 
 
-def _usable(vllm: Vllm | None, gpus: Sequence[Gpu], model: str) -> Vllm:
+def _usable(vllm: Vllm | None, gpus: Sequence[str], model: str) -> Vllm:
     if vllm is None:
         raise ConfigError(f"model {model!r} needs vLLM, which no Python here has; {INSTALL}")
     if not gpus and not vllm.for_cpu:
@@ -151,21 +146,21 @@ def _usable(vllm: Vllm | None, gpus: Sequence[Gpu], model: str) -> Vllm:
     return vllm
 
 
-def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[Gpu]) -> ServerPlan:
+def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[str]) -> ServerPlan:
     config = config_file(vllm, model)
     window, notes = _fitted(wanted, None if config is None else window_of(config), model)
     serving = Serving(
         model=model,
-        port=free_port(wanted.port, PORT),
+        port=free_port(wanted.options.port, PORT),
         window=window,
         calls=wanted.size.calls,
-        gpu_memory_utilization=wanted.gpu_memory_utilization,
+        gpu_memory_utilization=wanted.options.gpu_memory_utilization,
         api_key=wanted.api_key,
         further=wanted.further,
     )
-    plan = vllm_server(vllm, serving, wanted.timeout_s)
+    plan = vllm_server(vllm, serving, wanted.options.start_timeout_s)
     if gpus and vllm.for_cpu:
-        notes.append(f"vLLM {vllm.version} is a build for CPUs: {gpus[0].name} stays idle")
+        notes.append(f"vLLM {vllm.version} is a build for CPUs: {gpus[0]} stays idle")
     elif len(gpus) > 1 and not any("parallel" in flag for flag in wanted.further):
         notes.append(
             f"{len(gpus)} GPUs are here and one is used; for all: -- --tensor-parallel-size "
@@ -175,19 +170,19 @@ def _served(wanted: Wanted, model: str, vllm: Vllm, gpus: Sequence[Gpu]) -> Serv
 
 
 def _embedded(
-    wanted: Wanted, file: Path | None, vllm: Vllm | None, gpus: Sequence[Gpu]
+    wanted: Wanted, file: Path | None, vllm: Vllm | None, gpus: Sequence[str]
 ) -> ServerPlan:
-    if wanted.further or wanted.gpu_memory_utilization is not None:
+    if wanted.further or wanted.options.gpu_memory_utilization is not None:
         what = wanted.further[0] if wanted.further else "--gpu-memory-utilization"
         raise ConfigError(f"{what} is vLLM's, and the embedded model would run; name a --model")
     model = wanted.model or SMOLLM2.name
     window, notes = _fitted(wanted, None if file else LONGEST_CONTEXT, model)
-    if wanted.model is None and wanted.engine == "auto":
+    if wanted.model is None and wanted.options.engine == "auto":
         notes = [*_way_to_vllm(vllm, gpus), *notes]
     settings: dict[str, int | str] = {
         "slots": EMBEDDED_SLOTS,
         "context_per_slot": window or wanted.size.needed,
-        "port": free_port(wanted.port, PORT),
+        "port": free_port(wanted.options.port, PORT),
     }
     if file is not None:
         settings["model_file"] = str(file)
@@ -198,17 +193,17 @@ def _embedded(
         model=model,
         settings=settings,
         asked=wanted.asked,
-        timeout_s=wanted.timeout_s,
+        timeout_s=wanted.options.start_timeout_s,
         notes=tuple(notes),
     )
 
 
-def _way_to_vllm(vllm: Vllm | None, gpus: Sequence[Gpu]) -> list[str]:
+def _way_to_vllm(vllm: Vllm | None, gpus: Sequence[str]) -> list[str]:
     if vllm is not None:
         where = f"vLLM {vllm.version} is here"
         return [f"{where}, but no model is named (--model / PDR_MODEL): the embedded one runs"]
     if gpus:
-        return [f"{gpus[0].name} is here, but no vLLM: {INSTALL}, then name a --model"]
+        return [f"{gpus[0]} is here, but no vLLM: {INSTALL}, then name a --model"]
     return []
 
 
@@ -229,15 +224,6 @@ def _fitted(wanted: Wanted, window: int | None, model: str) -> tuple[int | None,
             f"{window}: long drafts will be cut to fit"
         ]
     return size.wished, []
-
-
-def _embedded_file(model: str | None) -> Path | None:
-    if model is None or Path(model).suffix != ".gguf":
-        return None
-    file = Path(model).expanduser()
-    if not file.is_file():
-        raise ConfigError(f"model file {model!r} does not exist")
-    return file.resolve()
 
 
 def store_plan(

@@ -7,8 +7,8 @@ that has the file open is gone, however it ended. Nothing has to be cleaned up.
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from platformdirs import user_data_path
@@ -30,10 +30,7 @@ def default_data_dir() -> Path:
 
 
 def own_folder(path: Path) -> Path:
-    """Make `path` and its parents if they are missing, readable by their owner alone.
-
-    Returns:
-        `path`, absolute.
+    """Make a folder and its parents, readable by their owner alone; return its absolute path.
 
     Raises:
         LocalError: The folder cannot be made.
@@ -49,26 +46,17 @@ def own_folder(path: Path) -> Path:
 
 
 def fresh_log(path: Path) -> Path:
-    """Set aside a log that has grown beyond `LOG_LIMIT`; one earlier log is kept.
-
-    Returns:
-        `path`.
-    """
-    try:
+    """Set aside a log above `LOG_LIMIT` bytes, in place of an earlier one; return `path`."""
+    with suppress(FileNotFoundError):  # another process may be doing the same
         if path.stat().st_size > LOG_LIMIT:
             path.replace(path.with_name(path.name + ".1"))
-    except FileNotFoundError:
-        pass
     return path
 
 
 def last_lines(log: Path, number: int = 1, begin: int = 0) -> list[str]:
     """Return the last lines of a log that are not empty; none if it cannot be read.
 
-    Args:
-        log: The file.
-        number: Most lines to return.
-        begin: Where to begin, in bytes.
+    They are `number` at most, and begin at byte `begin` or later.
     """
     try:
         with log.open("rb") as file:
@@ -118,17 +106,9 @@ class FileLock:
             ) from error
         return True
 
-    def close(self) -> None:
-        """Close the file here; a process that has inherited it keeps the lock."""
-        os.close(self.descriptor)
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        # A process that has inherited the file keeps the lock.
+        os.close(self.descriptor)

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -100,11 +99,7 @@ class _Store:
         self.log = home / "valkey.log"
 
     async def url(self, deadline: float) -> str:
-        """Return the address of the server, which is started if there is none.
-
-        Raises:
-            LocalError: It does not start.
-        """
+        """Return the address of the server, which is started if there is none."""
         supervisor: Outliving | None = None
         while True:
             url = f"unix://{quote(noted_address(self.home))}"
@@ -132,30 +127,18 @@ class _Store:
                     logger.warning("store.restart_failed reason=%s", self.reason(status))
 
     def start(self) -> Outliving | None:
-        """Start a supervisor; None if somebody holds the lock of the server.
-
-        Raises:
-            LocalError: The supervisor cannot be started.
-        """
+        """Start a supervisor; None if somebody holds the lock of the server."""
         with FileLock(self.home / "server.lock") as lock:
             if not lock.try_exclusive():
                 return None
-            words = {
-                "--binary": str(self.binary),
-                "--home": str(self.home),
-                "--lock": str(lock.descriptor),
-            }
             try:
-                with fresh_log(self.log).open("ab") as out:
-                    return Outliving(
-                        "pdr_graph.servers.valkey_supervisor",
-                        *(word for pair in words.items() for word in pair),
-                        cwd=self.home,
-                        stdin=subprocess.DEVNULL,
-                        stdout=out,
-                        stderr=out,
-                        pass_fds=[lock.descriptor],
-                    )
+                return Outliving(
+                    "pdr_graph.servers.valkey_supervisor",
+                    str(self.binary),
+                    str(self.home),
+                    log=fresh_log(self.log),
+                    lock=lock.descriptor,
+                )
             except OSError as error:
                 raise LocalError(
                     f"the embedded Valkey cannot be started in {self.home}: {error.strerror}"
@@ -168,11 +151,7 @@ class _Store:
 
 
 async def _until(deadline: float, why_not: str) -> None:
-    """Wait a little; give up when the time is over.
-
-    Raises:
-        LocalError: `deadline` has passed.
-    """
+    """Wait a little; give up when the time is over."""
     if time.monotonic() > deadline:
         raise LocalError(why_not)
     await asyncio.sleep(POLL_S)

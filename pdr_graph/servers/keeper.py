@@ -5,15 +5,13 @@ its open files, so that it is known from its first instant. It leads a session o
 the terminal's signals do not reach it, and ends at SIGTERM.
 """
 
-import argparse
 import asyncio
 import dataclasses
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from pdr_graph.errors import LocalError, PDRError
@@ -27,28 +25,10 @@ MISSES = 5
 """Looks in a row, a second or more apart, after which a server that does not answer is dead."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A server that answers."""
-
-    url: str
-    model: str
-    watch: Callable[[], Awaitable[None]]
-    """Returns at once while the server is well.
-
-    Raises:
-        LocalError: It has ended, or does not answer any more.
-    """
-
-
-def main() -> int:
+def main(data_dir: Path, lock: int) -> int:
     """Keep one part until told to end, or until it ends by itself."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--lock", type=int, required=True, help="descriptor that holds it")
-    asked = parser.parse_args()
-    os.set_inheritable(asked.lock, False)  # so that it is free as soon as the keeper is gone
-    shelf = Shelf(asked.data_dir).made()
+    os.set_inheritable(lock, False)  # so that it is free as soon as the keeper is gone
+    shelf = Shelf(data_dir).made()
     plan = ServerPlan.from_json(sys.stdin.read())
     os.umask(0o077)
     before = shelf.read(plan.part)
@@ -65,9 +45,21 @@ class _Keeper:
         self.plan = plan
         self.shelf = shelf
         self.log = shelf.log(plan.part)
+        self.server: CommandServer | None = None
+        """None for an embedded part."""
         this = Process.of(os.getpid())
         assert this is not None  # it runs
-        self.record = ServerRecord.begin(plan, this, self.log)
+        self.record = ServerRecord(
+            part=plan.part,
+            kind=plan.kind,
+            state="starting",
+            keeper=this,
+            url=plan.url,
+            model=plan.model,
+            log=str(self.log),
+            command=plan.command,
+            asked=plan.asked,
+        )
 
     async def keep(self) -> int:
         """Return the exit status."""
@@ -90,23 +82,28 @@ class _Keeper:
     async def _serve(self) -> None:
         try:
             opened = self._command() if self.plan.command else self._embedded()
-            async with asyncio.timeout(self.plan.timeout_s) as limit, opened as server:
+            async with asyncio.timeout(self.plan.timeout_s) as limit, opened as (url, model):
                 limit.reschedule(None)
-                self._note(state="ready", url=server.url, model=server.model, doing="")
-                while True:
-                    await asyncio.sleep(WATCH_S)
-                    await server.watch()
+                self._note(state="ready", url=url, model=model, doing="")
+                await self._watch(url)
         except TimeoutError:
             raise not_up(self.plan, self.log) from None
 
+    async def _watch(self, url: str) -> None:
+        """Wait until the server has ended, or does not answer any more; then raise."""
+        misses = 0
+        while misses < MISSES:
+            await asyncio.sleep(WATCH_S)
+            if self.server is not None:
+                self.server.check()
+            else:
+                misses = 0 if await asyncio.to_thread(answers, url) else misses + 1
+        raise LocalError(f"{TITLES[self.plan.kind]} at {url} does not answer any more")
+
     @asynccontextmanager
-    async def _command(self) -> AsyncIterator[Served]:
-        """Run the command of the plan."""
-        server = CommandServer(self.plan, self.log)
-
-        async def watch() -> None:
-            server.check()
-
+    async def _command(self) -> AsyncIterator[tuple[str, str]]:
+        """Run the command of the plan; lend URL and model."""
+        self.server = server = CommandServer(self.plan, self.log)
         try:
             server.start()
             self._note(server=server.process)
@@ -114,32 +111,31 @@ class _Keeper:
             while not ready:
                 await asyncio.sleep(LOOK_S)
                 ready = await asyncio.to_thread(server.is_ready)
-            yield Served(self.plan.url, self.plan.model, watch)
+            yield self.plan.url, self.plan.model
         finally:
             await asyncio.to_thread(server.end)
 
     @asynccontextmanager
-    async def _embedded(self) -> AsyncIterator[Served]:
-        """Hold an embedded part."""
+    async def _embedded(self) -> AsyncIterator[tuple[str, str]]:
+        """Hold an embedded part; lend URL and model."""
         plan, data_dir = self.plan, self.shelf.data_dir
         if plan.kind == "embedded valkey":
             async with embedded_valkey(
                 data_dir, announce=self._tell, startup_timeout_s=plan.timeout_s
             ) as url:
-                yield Served(url, "", _EmbeddedWatch(url, plan))
+                yield url, ""
             return
-        file = plan.settings.get("model_file")
+        settings = dict(plan.settings)
+        if "model_file" in settings:
+            settings["model_file"] = Path(settings["model_file"])
         async with embedded_model(
             data_dir,
-            slots=int(plan.settings["slots"]),
-            context_per_slot=int(plan.settings["context_per_slot"]),
-            port=int(plan.settings["port"]),
-            model_file=None if file is None else Path(file),
+            **settings,
             served_name=plan.model,
             announce=self._tell,
             startup_timeout_s=plan.timeout_s,
         ) as endpoint:
-            yield Served(endpoint.base_url, endpoint.model, _EmbeddedWatch(endpoint.base_url, plan))
+            yield endpoint.base_url, endpoint.model
 
     def _tell(self, line: str) -> None:
         self._note(doing=line)
@@ -149,20 +145,5 @@ class _Keeper:
         self.shelf.write(self.record)
 
 
-class _EmbeddedWatch:
-    """Looks whether a server still answers."""
-
-    def __init__(self, url: str, plan: ServerPlan) -> None:
-        self.url = url
-        self.title = TITLES[plan.kind]
-        self.misses = 0
-
-    async def __call__(self) -> None:
-        well = await asyncio.to_thread(answers, self.url)
-        self.misses = 0 if well else self.misses + 1
-        if self.misses >= MISSES:
-            raise LocalError(f"{self.title} at {self.url} does not answer any more")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

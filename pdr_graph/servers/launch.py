@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from pdr_graph.errors import LocalError
 from pdr_graph.process import Outliving, Process
@@ -21,9 +20,6 @@ END_S = 2 * GRACE_S + 5.0
 
 MISSING_S = 5.0
 """Seconds without a keeper after which none is expected any more."""
-
-Tell = Callable[[ServerRecord], None]
-"""Takes the record of a part that is not ready yet."""
 
 
 @dataclass(slots=True)
@@ -42,11 +38,23 @@ def start(shelf: Shelf, plan: ServerPlan) -> Start:
         LocalError: It cannot be started.
     """
     log = fresh_log(shelf.made().log(plan.part))
+    data_dir = str(shelf.data_dir.absolute())
     try:
-        with shelf.lock(plan.part) as lock, log.open("ab") as out:
+        with shelf.lock(plan.part) as lock:
             if not _taken(lock, shelf, plan.part):
                 return Start(plan, None)
-            return Start(plan, _run(shelf, plan, lock.descriptor, out))
+            process = Outliving(
+                "pdr_graph.servers.keeper",
+                data_dir,
+                log=log,
+                lock=lock.descriptor,
+                stdin=subprocess.PIPE,
+            )
+        assert process.stdin is not None  # we asked for a pipe
+        # Not on the command line, which others can read: a plan may hold a key.
+        with process.stdin:
+            process.stdin.write(plan.to_json().encode())
+        return Start(plan, process)
     except OSError as error:
         raise LocalError(
             f"{TITLES[plan.kind]} cannot be started: {error.strerror or error}; its log is {log}"
@@ -65,33 +73,18 @@ def _taken(lock: FileLock, shelf: Shelf, part: Part) -> bool:
     return True
 
 
-def _run(shelf: Shelf, plan: ServerPlan, lock: int, out: BinaryIO) -> Outliving:
-    words = ("--data-dir", str(shelf.data_dir.absolute()), "--lock", str(lock))
-    process = Outliving(
-        "pdr_graph.servers.keeper",
-        *words,
-        cwd=shelf.home,
-        stdin=subprocess.PIPE,
-        stdout=out,
-        stderr=out,
-        pass_fds=[lock],
-    )
-    assert process.stdin is not None  # we asked for a pipe
-    # On standard input, not on the command line, which others can read: a plan may hold a key.
-    with process.stdin:
-        process.stdin.write(plan.to_json().encode())
-    return process
-
-
 async def until_ready(
-    shelf: Shelf, part: Part, tell: Tell, process: Outliving | None = None
+    shelf: Shelf,
+    part: Part,
+    tell: Callable[[ServerRecord], None],
+    process: Outliving | None = None,
 ) -> ServerRecord:
     """Wait until a part that is being started answers.
 
     Args:
         shelf: The folder of its record.
         part: The part.
-        tell: Told how it is, several times a second.
+        tell: Receives its record several times a second.
         process: Its keeper, if this process started it.
 
     Raises:

@@ -18,29 +18,33 @@ import importlib.util
 import json
 import os
 import threading
-import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from types import MappingProxyType
+from typing import BinaryIO
+
+import psutil
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.process import guarded, kill_group, module_command, module_environment
 from pdr_graph.servers.data_dir import Announce, fresh_log, last_lines, own_folder
 from pdr_graph.servers.server import answers
-from pdr_graph.servers.weights import SMOLLM2, fetch_weights, find_weights
+from pdr_graph.servers.weights import ANNOUNCE_EVERY_S, SMOLLM2, fetch_weights, find_weights
 from pdr_graph.strategies import preset
 
 LONGEST_CONTEXT = 8192
 """Model tokens that SmolLM2 was trained to read."""
-ANNOUNCE_EVERY_S = 5.0
 MOST_THREADS = 8
 """A model of 135 M parameters gains nothing from more: its operations are too short to divide."""
 LOOK_S = 0.1
-"""Seconds in which it is measured how busy the processors are; also between looks at a server."""
+"""Seconds for a look at how busy the processors are; also between looks at a server."""
+EMBEDDED_SLOTS = 8
+"""Calls that the embedded model works on at once; further ones wait."""
 BUDGETS: Mapping[str, object] = MappingProxyType(
     {"max_tokens": 256, "solution_tokens": 192, "kappa": 384}
 )
@@ -64,9 +68,8 @@ class Endpoint:
 async def embedded_model(
     data_dir: Path,
     *,
-    slots: int = 8,
+    slots: int = EMBEDDED_SLOTS,
     context_per_slot: int = 4096,
-    threads: int | None = None,
     port: int = 0,
     model_file: Path | None = None,
     served_name: str | None = None,
@@ -82,7 +85,6 @@ async def embedded_model(
         slots: Calls that are answered at the same time; further ones wait.
         context_per_slot: Prompt and answer of one call, in model tokens. A token takes about
             23 KB of memory, so 8 slots of 4096 take 0.8 GB.
-        threads: Of the server; None is one for each physical core that is free when it starts.
         port: Of the server; 0 takes a free one.
         model_file: A GGUF file to serve in place of SmolLM2.
         served_name: The model's name there; None is the file's name without its ending.
@@ -104,18 +106,25 @@ async def embedded_model(
         raise LocalError("the embedded model needs xllamacpp: pip install 'pdr-graph[local]'")
     weights = model_file or await _weights(data_dir, say)
     name = served_name or (model_file.stem if model_file else SMOLLM2.name)
-    # In threads: some servers that open a graph check that nothing blocks their event loop.
-    log = await asyncio.to_thread(_log_in, data_dir)
-    threads = threads or await asyncio.to_thread(free_cores)
-    words = {
-        "--weights": str(weights.absolute()),
-        "--name": name,
-        "--slots": str(slots),
-        "--context-per-slot": str(context_per_slot),
-        "--threads": str(threads),
-        "--port": str(port),
+    asked = {
+        "weights": str(weights.absolute()),
+        "name": name,
+        "slots": slots,
+        "context_per_slot": context_per_slot,
+        # In threads: some servers that open a graph check that nothing blocks their event loop.
+        "threads": await asyncio.to_thread(free_cores),
+        "port": port,
     }
-    process = await _spawn([word for pair in words.items() for word in pair], log)
+    log, out = await asyncio.to_thread(_open_log, data_dir)
+    with out:
+        process = await asyncio.create_subprocess_exec(
+            *guarded(module_command("pdr_graph.servers.model_server", json.dumps(asked))),
+            env=module_environment(),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=out,
+            start_new_session=True,
+        )
     try:
         address = await _started(process, log, startup_timeout_s, say)
         say(
@@ -129,6 +138,20 @@ async def embedded_model(
         await process.wait()
 
 
+def gguf_file(model: str | None) -> Path | None:
+    """Return the .gguf file that a model's name is, None if it is none.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    if model is None or Path(model).suffix != ".gguf":
+        return None
+    file = Path(model).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"model file {model!r} does not exist")
+    return file.resolve()
+
+
 async def _weights(data_dir: Path, say: Announce) -> Path:
     if found := await asyncio.to_thread(find_weights, data_dir):
         return found
@@ -139,38 +162,16 @@ async def _weights(data_dir: Path, say: Announce) -> Path:
         stop.set()  # a cancelled task leaves its thread behind: end the download too
 
 
-def _log_in(data_dir: Path) -> Path:
-    return fresh_log(own_folder(data_dir) / "model-server.log")
-
-
-def _open(log: Path) -> int:
+def _open_log(data_dir: Path) -> tuple[Path, BinaryIO]:
+    log = fresh_log(own_folder(data_dir) / "model-server.log")
     try:
-        return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return log, os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
     except OSError as error:
         raise LocalError(f"the log {log} cannot be written: {error.strerror}") from error
 
 
-async def _spawn(words: list[str], log: Path) -> Process:
-    descriptor = await asyncio.to_thread(_open, log)
-    try:
-        return await asyncio.create_subprocess_exec(
-            *guarded(module_command("pdr_graph.servers.model_server", *words)),
-            env=module_environment(),
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=descriptor,
-            start_new_session=True,
-        )
-    finally:
-        os.close(descriptor)
-
-
 async def _started(process: Process, log: Path, timeout_s: float, say: Announce) -> str:
-    """Wait until the server answers, and return its address, `http://127.0.0.1:PORT`.
-
-    Raises:
-        LocalError: It ended, or took longer than `timeout_s` seconds.
-    """
+    """Wait until the server answers, and return its address, `http://127.0.0.1:PORT`."""
     try:
         async with asyncio.timeout(timeout_s):
             address = await _address(process, log, say)
@@ -210,24 +211,31 @@ def _ended(status: int, log: Path) -> LocalError:
     )
 
 
-def free_cores(root: Path = Path("/"), look_s: float = LOOK_S) -> int:
+def busy_shares() -> list[float]:
+    """Measure for `LOOK_S` seconds how busy each processor is, 0 to 1; empty if it is not told."""
+    try:
+        return [percent / 100 for percent in psutil.cpu_percent(LOOK_S, percpu=True)]
+    except OSError:
+        return []
+
+
+def free_cores(root: Path = Path("/"), busy: Callable[[], Sequence[float]] = busy_shares) -> int:
     """Count the physical cores that this process may use and nobody else uses, at least 1.
 
     llama.cpp waits for all its threads after every operation, so a thread that shares its core
-    stalls the others: more threads than free cores are far slower than fewer. It blocks for
-    `look_s` seconds. Every core counts as free where the machine does not tell.
+    stalls the others: more threads than free cores are far slower than fewer.
 
     Args:
-        root: The parent of `proc/` and `sys/`; tests hand in a tree of their own.
-        look_s: Seconds to measure; 0 takes what the machine did since it started.
+        root: The parent of `sys/`; tests hand in a tree of their own.
+        busy: Says how busy each processor is, 0 to 1; one that is not told of counts as free.
     """
-    if not hasattr(os, "sched_getaffinity"):  # macOS, which has no /proc and no /sys either
-        return max(1, min(os.cpu_count() or 1, MOST_THREADS))
-    cpus = os.sched_getaffinity(0)
+    has_affinity = hasattr(os, "sched_getaffinity")  # macOS has neither that nor /sys
+    cpus = os.sched_getaffinity(0) if has_affinity else set(range(os.cpu_count() or 1))
     # Two hyper-threads of one core list the same siblings, and share the units that matter here.
     cores = len({_siblings(root, cpu) for cpu in cpus})
-    idle = round(cores * _idle_share(root, cpus, look_s))
-    return max(1, min(idle, _quota(root), MOST_THREADS))
+    shares = [share for cpu, share in enumerate(busy()) if cpu in cpus]
+    free = round(cores * (1 - fmean(shares or [0.0])))
+    return max(1, min(free, _quota(root), MOST_THREADS))
 
 
 def _siblings(root: Path, cpu: int) -> str:
@@ -235,26 +243,6 @@ def _siblings(root: Path, cpu: int) -> str:
         return (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
     except OSError:
         return str(cpu)
-
-
-def _idle_share(root: Path, cpus: set[int], look_s: float) -> float:
-    """Return the share of the processors' time that nobody used, 0 to 1."""
-    before = _times(root, cpus) if look_s else (0, 0)
-    time.sleep(look_s)
-    idle, total = (now - then for now, then in zip(_times(root, cpus), before, strict=True))
-    return idle / total if total else 1.0
-
-
-def _times(root: Path, cpus: set[int]) -> tuple[int, int]:
-    """Return idle and total time of some processors, in ticks since the machine started."""
-    try:
-        lines = [line.split() for line in (root / "proc/stat").read_text().splitlines()]
-    except OSError:
-        return 0, 0
-    names = {f"cpu{cpu}" for cpu in cpus}
-    # "cpu0 user nice system idle iowait irq …"
-    ticks = [[int(word) for word in words[1:]] for words in lines if words[0] in names]
-    return sum(each[3] + each[4] for each in ticks), sum(sum(each[:8]) for each in ticks)
 
 
 def _quota(root: Path) -> int:

@@ -1,26 +1,18 @@
 """The process in which llama.cpp serves the embedded model.
 
-`embedded_model` runs it under a guard, and kills it when it is done. It writes one line of JSON to
-its standard output: `{"address": …}` or `{"error": …}`.
+`embedded_model` runs it under a guard, and kills it when it is done. Its argument is a JSON object.
+It writes one line of JSON to its standard output: `{"address": …}` or `{"error": …}`.
 """
 
-import argparse
 import json
 import os
+import sys
 import threading
 from typing import Any
 
 
-def main() -> None:
+def main(asked: dict[str, Any]) -> None:  # Any: JSON
     """Serve until killed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--slots", type=int, required=True)
-    parser.add_argument("--context-per-slot", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--port", type=int, default=0)
-    asked = parser.parse_args()
     # Whatever a library prints goes to the log; only our one line reaches the parent.
     with os.fdopen(os.dup(1), "w") as report:
         os.dup2(2, 1)
@@ -34,7 +26,7 @@ def main() -> None:
     threading.Event().wait()
 
 
-def _serve(asked: argparse.Namespace) -> Any:  # a compiled class without types
+def _serve(asked: dict[str, Any]) -> Any:  # a compiled class without types
     """Load the weights and listen on the loopback interface."""
     # libgomp spins for 300 000 turns at every barrier, about a millisecond, before it sleeps. If
     # another program wants the core, the awaited thread cannot run meanwhile: with two busy loops
@@ -45,14 +37,14 @@ def _serve(asked: argparse.Namespace) -> Any:  # a compiled class without types
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = asked.weights
-    params.model_alias = {asked.name}
+    params.model.path = asked["weights"]
+    params.model_alias = {asked["name"]}
     params.hostnames = ["127.0.0.1"]
-    params.port = asked.port
-    params.n_parallel = asked.slots
-    params.n_ctx = asked.slots * asked.context_per_slot
-    params.cpuparams.n_threads = asked.threads
-    params.cpuparams_batch.n_threads = asked.threads
+    params.port = asked["port"]
+    params.n_parallel = asked["slots"]
+    params.n_ctx = asked["slots"] * asked["context_per_slot"]
+    params.cpuparams.n_threads = asked["threads"]
+    params.cpuparams_batch.n_threads = asked["threads"]
     params.cont_batching = True
     # Every open connection holds one of these. With the default, a few, a /tokenize waits until
     # generations end. They sleep, so many cost nothing.
@@ -64,4 +56,4 @@ def _serve(asked: argparse.Namespace) -> Any:  # a compiled class without types
 
 
 if __name__ == "__main__":
-    main()
+    main(json.loads(sys.argv[1]))

@@ -69,8 +69,9 @@ class ServerPlan:
     def from_json(cls, text: str) -> "ServerPlan":
         """Read what `to_json` wrote."""
         fields = json.loads(text)
-        lists = {name: tuple(fields[name]) for name in ("command", "notes")}
-        return cls(**{**fields, **lists})
+        for name in ("command", "notes"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
 
     def shown(self) -> str:
         """Return the command as a shell takes it, without keys; a comment for an embedded part."""
@@ -105,21 +106,6 @@ class ServerRecord:
     """The step that it is at while it starts, in a line."""
     error: str = ""
     """The reason for a failure, in a sentence."""
-
-    @classmethod
-    def begin(cls, plan: ServerPlan, keeper: Process, log: Path) -> "ServerRecord":
-        """Return the record of a part that begins to start."""
-        return cls(
-            part=plan.part,
-            kind=plan.kind,
-            state="starting",
-            keeper=keeper,
-            url=plan.url,
-            model=plan.model,
-            log=str(log),
-            command=plan.command,
-            asked=dict(plan.asked),
-        )
 
 
 class Shelf:
@@ -161,7 +147,12 @@ class Shelf:
         """
         file = self._file(part)
         try:
-            return _parsed(json.loads(file.read_text("utf-8")))
+            fields = json.loads(file.read_text("utf-8"))
+            fields["keeper"] = Process(**fields["keeper"])
+            if fields["server"] is not None:
+                fields["server"] = Process(**fields["server"])
+            fields["command"] = tuple(fields["command"])
+            return ServerRecord(**fields)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -185,15 +176,3 @@ class Shelf:
 
     def _file(self, part: Part) -> Path:
         return self.home / f"{part}.json"
-
-
-def _parsed(fields: dict[str, Any]) -> ServerRecord:  # Any: JSON
-    server = fields["server"]
-    return ServerRecord(
-        **{
-            **fields,
-            "keeper": Process(**fields["keeper"]),
-            "server": None if server is None else Process(**server),
-            "command": tuple(fields["command"]),
-        }
-    )

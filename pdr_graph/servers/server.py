@@ -5,8 +5,7 @@ import os
 import re
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,8 +17,8 @@ from pdr_graph.servers.record import TITLES, ServerPlan
 PROBE_TIMEOUT_S = 5.0
 GRACE_S = 20.0
 """For an orderly end: vLLM gives its memory back, Redis writes its files."""
-FIRST_LOOK_S, LOOK_S = 0.005, 0.2
-"""Wait between two looks whether a server answers; it doubles from the first to the second."""
+LOOK_S = 0.2
+"""Between two looks whether a server answers."""
 
 _CAUSE = re.compile(r"\w*(?:Error|Exception): \S.*|(?<=# )\S.*|error: \S.*")
 _NOT_THE_CAUSE = "Engine core initialization failed"
@@ -63,7 +62,7 @@ class CommandServer:
                 )
         except OSError as error:
             raise LocalError(
-                f"{self._title} cannot be started with the log {self.log}: "
+                f"{TITLES[self.plan.kind]} cannot be started with the log {self.log}: "
                 f"{error.strerror or error}"
             ) from error
         self.process = Process.of(self._started.pid)
@@ -76,8 +75,9 @@ class CommandServer:
         """
         status = None if self._started is None else self._started.poll()
         if status is not None:
+            said = cause(self.log, self._log_size)
             raise LocalError(
-                f"{self._title} ended with status {status} ({cause(self.log, self._log_size)}); "
+                f"{TITLES[self.plan.kind]} ended with status {status} ({said}); "
                 f"its log is {self.log}"
             )
 
@@ -90,24 +90,6 @@ class CommandServer:
         self.check()
         return answers(self.plan.url)
 
-    def wait_until_ready(self, tell: Callable[[float], None] = lambda seconds: None) -> None:
-        """Block until the server answers.
-
-        Args:
-            tell: Told the seconds that have passed, at every look.
-
-        Raises:
-            LocalError: It has ended, or takes longer than its plan allows.
-        """
-        begin, pause = time.monotonic(), FIRST_LOOK_S
-        while not self.is_ready():
-            seconds = time.monotonic() - begin
-            if seconds > self.plan.timeout_s:
-                raise not_up(self.plan, self.log)
-            tell(seconds)
-            time.sleep(pause)
-            pause = min(2 * pause, LOOK_S)
-
     def end(self, grace_s: float = GRACE_S) -> None:
         """End the server and whatever it has started; nothing happens the second time.
 
@@ -118,10 +100,6 @@ class CommandServer:
             self.process.end_group(grace_s, self.log.parent.resolve())
         if self._started is not None:
             self._started.wait()
-
-    @property
-    def _title(self) -> str:
-        return TITLES[self.plan.kind]
 
 
 def not_up(plan: ServerPlan, log: Path) -> LocalError:
@@ -166,12 +144,7 @@ def _pongs(url: str) -> bool:
 
 
 def cause(log: Path, begin: int = 0) -> str:
-    """Find the line of a log that most likely says why a server ended.
-
-    Args:
-        log: The file.
-        begin: Start of the server's own part of it, in bytes.
-    """
+    """Find the line of a log, from byte `begin` on, that most likely says why a server ended."""
     lines = last_lines(log, 400, begin)
     found = [match[0] for line in lines if (match := _CAUSE.search(line))]
     # vLLM's engine ends with an error, and its server then with another that only says so.

@@ -4,7 +4,6 @@
 last line that a supervisor writes to its log says why it has failed.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -19,24 +18,19 @@ POLL_S = 0.25
 """About how long the server outlives its last client."""
 
 
-def main() -> int:
+def main(binary: str, home: Path, lock: int) -> int:
     """Run the server until no client is left, or until it ends by itself."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--binary", required=True)
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--lock", type=int, required=True, help="descriptor that holds it")
-    asked = parser.parse_args()
     os.umask(0o077)
     try:
         # Opened first: a user may remove the folder while we run.
-        with FileLock(asked.home / "clients.lock") as clients:
-            address = socket_of(asked.home)
-            note_address(asked.home, address)
-            plan = store_server("embedded valkey", asked.binary, asked.home, address)
-            server = CommandServer(plan, asked.home / "valkey.log")
+        with FileLock(home / "clients.lock") as clients:
+            address = socket_of(home)
+            note_address(home, address)
+            plan = store_server("embedded valkey", binary, home, address)
+            server = CommandServer(plan, home / "valkey.log")
             try:
                 # The server holds the lock too, so that it is free only when both are gone.
-                server.start(keep_open=[asked.lock])
+                server.start(keep_open=[lock])
                 while not clients.try_exclusive():
                     server.check()
                     time.sleep(POLL_S)
@@ -49,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS, workspace_limit
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
@@ -27,7 +29,6 @@ MOST_CACHE_GIB = 32
 """Of the cache in memory that vLLM gets on a CPU."""
 OURS = {"--host": "", "--port": "--port", "--model": "--model", "--served-model-name": "--model"}
 """Flags that must agree with what we print, and which of our options sets them."""
-PROC = Path("/proc")
 GIB = 2**30
 STAMP = "complete.json"
 """A file in an environment of the cache folder, written when the environment is whole."""
@@ -125,26 +126,21 @@ def find_vllm(named: Path | None, cache_dir: Path) -> Vllm | None:
                 "environment that has it"
             )
         return found
-    for python in _candidates(cache_dir):
-        found = _vllm_of(python)
-        if found is not None:
-            return found
-    return None
+    return next(filter(None, map(_vllm_of, _candidates(cache_dir))), None)
 
 
-def config_file(vllm: Vllm, model: str, timeout_s: float = 60.0) -> Path | None:
+def config_file(vllm: Vllm, model: str) -> Path | None:
     """Return the `config.json` of a model, None if it cannot be had.
 
     Args:
-        vllm: Asks the Hugging Face hub for it if `model` is no folder.
+        vllm: Asks the Hugging Face hub for it if `model` is no folder, for at most a minute.
         model: A folder, or a name on the hub.
-        timeout_s: Longest wait for the hub.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         file = folder / "config.json"
         return file if file.is_file() else None
-    said = output_of([vllm.python, "-c", _ASK_CONFIG, model], timeout_s).strip()
+    said = output_of([vllm.python, "-c", _ASK_CONFIG, model], timeout_s=60.0).strip()
     found = Path(said.rpartition("\n")[2])
     return found if found.is_file() else None
 
@@ -204,16 +200,10 @@ def output_of(command: Sequence[str], timeout_s: float = 30.0) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU that a process started here would see."""
+def gpus(environment: Mapping[str, str], program: str = "nvidia-smi") -> list[str]:
+    """Name NVIDIA's GPUs that a process started here would see.
 
-    name: str
-    memory_gib: float
-
-
-def gpus(environment: Mapping[str, str], program: str = "nvidia-smi") -> list[Gpu]:
-    """List NVIDIA's GPUs; none if the driver's program is missing or fails.
+    There are none if the driver's program is missing or fails.
 
     Args:
         environment: `CUDA_VISIBLE_DEVICES` in it may hide some or all.
@@ -223,35 +213,23 @@ def gpus(environment: Mapping[str, str], program: str = "nvidia-smi") -> list[Gp
     shown = None if visible is None else [each.strip() for each in visible.split(",")]
     if shown is not None and (not shown[0] or shown[0] == "-1"):
         return []
-    query = ["--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
+    query = ["--query-gpu=index,uuid,name", "--format=csv,noheader"]
     found = []
     for line in output_of([program, *query]).splitlines():
-        # "0, GPU-6d1e…, NVIDIA H100 80GB HBM3, 81559"
-        index, uuid, *name, memory = [part.strip() for part in line.split(",")]
-        if memory.isdigit() and (
-            shown is None or index in shown or any(each and uuid.startswith(each) for each in shown)
-        ):
-            found.append(Gpu(", ".join(name), int(memory) / 1024))
+        # "0, GPU-6d1e…, NVIDIA H100 80GB HBM3"
+        index, uuid, name = line.split(", ", maxsplit=2)
+        if shown is None or index in shown or any(each and uuid.startswith(each) for each in shown):
+            found.append(name)
     return found
 
 
-def has_fast_bfloat16(cpuinfo: Path = PROC / "cpuinfo") -> bool:
+def has_fast_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Tell whether the processor multiplies bfloat16; others emulate it, 8 times slower."""
     try:
         text = cpuinfo.read_text()
     except OSError:
         return False
     return "avx512_bf16" in text or "amx_bf16" in text
-
-
-def available_gib(meminfo: Path = PROC / "meminfo") -> float | None:
-    """Return the memory that new programs may take, None if the machine does not tell."""
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return None
-    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if kib is None else int(kib) * 1024 / GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,8 +311,7 @@ def _environment(vllm: Vllm, serving: Serving) -> dict[str, str]:
     if Path(serving.model).expanduser().is_dir():
         variables["HF_HUB_OFFLINE"] = "1"  # a folder has all that it takes
     if vllm.for_cpu:
-        available = available_gib()
-        share = 2 if available is None else int(available / 4)
+        share = psutil.virtual_memory().available // (4 * GIB)
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(min(MOST_CACHE_GIB, max(1, share)))
     if serving.api_key:
         # Not a flag: everybody on the machine can read the command lines of others.

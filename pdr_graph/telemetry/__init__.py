@@ -12,6 +12,7 @@ does, so that no step of the method knows of it. When it is off, a run reads one
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import TYPE_CHECKING
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -21,14 +22,17 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.telemetry.log_file import logged_to
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.trace import TracerProvider
 
 __all__ = ["exported", "logged_to", "observed"]
 
 _handler: ContextVar[BaseCallbackHandler | None] = ContextVar("pdr_graph_spans", default=None)
-_hooked: list[bool] = []
-"""Not empty once LangChain knows the variable: a hook cannot be removed, nor set twice."""
+
+
+@cache
+def _hook() -> None:
+    """Tell LangChain of the variable, once: a hook cannot be removed."""
+    register_configure_hook(_handler, inheritable=True)
 
 
 @contextmanager
@@ -48,9 +52,7 @@ def observed(provider: "TracerProvider | None" = None, *, content: bool = False)
         from pdr_graph.telemetry.spans import SpanHandler
     except ImportError:
         raise _missing() from None
-    if not _hooked:
-        register_configure_hook(_handler, inheritable=True)
-        _hooked.append(True)
+    _hook()
     tracer = trace.get_tracer("pdr_graph", tracer_provider=provider)
     before = _handler.get()
     _handler.set(SpanHandler(tracer, content=content))
@@ -73,7 +75,7 @@ def exported(*, content: bool = False) -> Iterator[None]:
     try:
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
@@ -84,19 +86,13 @@ def exported(*, content: bool = False) -> Iterator[None]:
         return
     # OTEL_SERVICE_NAME wins over the name here.
     own = Resource({"service.name": "pdr-graph"})
-    provider = TracerProvider(resource=own.merge(_named_by_environment()))
+    provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     try:
         with observed(provider, content=content):
             yield
     finally:
         provider.shutdown()
-
-
-def _named_by_environment() -> "Resource":
-    from opentelemetry.sdk.resources import OTELResourceDetector
-
-    return OTELResourceDetector().detect()
 
 
 def _missing() -> ConfigError:

@@ -157,7 +157,7 @@ def test_a_million_characters_take_milliseconds(piece: str) -> None:
     text = (piece * (1_000_000 // len(piece) + 1))[:1_000_000]
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         final_answer(text)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.05

@@ -1,7 +1,5 @@
 """Servers and savers for the tests of `checkpoints`."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any

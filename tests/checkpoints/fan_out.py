@@ -3,8 +3,6 @@
 Run as a program it is the client that a test kills: `fan_out.py URL PREFIX THREAD FOLDER nested`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import operator
 import sys

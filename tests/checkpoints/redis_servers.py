@@ -1,7 +1,5 @@
 """Real servers for tests: the embedded Valkey, and whatever Redis the machine has."""
 
-from __future__ import annotations
-
 import importlib.util
 import random
 import shutil
@@ -11,6 +9,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import redis
 
@@ -73,7 +72,7 @@ class Server:
     def socket_url(self) -> str:
         return f"unix://{self.folder}/s.sock"
 
-    def start(self) -> Server:
+    def start(self) -> Self:
         """Start, the first time on whatever port is free, later on the same one."""
         arguments = ["--bind", "127.0.0.1", "--dir", str(self.folder)]
         arguments += ["--save", "", "--unixsocket", f"{self.folder}/s.sock", *self.extra]

@@ -1,7 +1,5 @@
 """Changes that are made at the same time leave together, and fail together."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Ways to a server: TCP, a Unix socket, Sentinel, Cluster; and what is wrong with a URL."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Stored bytes that are not what was written give a named error, never a wrong state."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A killed client and a killed server: no finished draft is made again, none is lost."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import subprocess

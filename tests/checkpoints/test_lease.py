@@ -1,7 +1,5 @@
 """One process runs a thread at a time, and a process that lost it cannot write."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """LangGraph's conformance suite, and what it does not look at: forks, subgraphs, order, expiry."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import subprocess

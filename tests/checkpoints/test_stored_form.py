@@ -1,7 +1,5 @@
 """The stored form: names that keep apart, digests, and threads that version 0.1 stored."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from langgraph.checkpoint.serde.types import ERROR
 from langgraph.types import Send
 from pdr_checkpoints import RedisSaver, keys
-from pdr_checkpoints.keys import Keyspace
+from pdr_checkpoints.keys import thread_keys
 from pdr_checkpoints.records import SAMPLE, Digests
 from test_saver import put
 
@@ -38,10 +36,10 @@ def test_a_range_holds_what_begins_with_its_names(one: list[str], two: list[str]
 @given(one=NAMES, two=NAMES)
 def test_threads_share_no_key(one: str, two: str) -> None:
     """Two ids have the same keys only if they are the same, and one brace-tag each."""
-    keyspace = Keyspace("p")
-    assert (keyspace.thread(one) == keyspace.thread(two)) == (one == two)
-    assert keyspace.thread(one).data.count("{") == 1
-    assert keyspace.thread(one).data.split("{")[1].split("}")[0] != ""
+    first, second = thread_keys("p", one), thread_keys("p", two)
+    assert (first == second) == (one == two)
+    assert first.data.count("{") == 1
+    assert first.data.split("{")[1].split("}")[0] != ""
 
 
 class CountingDigest:

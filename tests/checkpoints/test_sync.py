@@ -1,7 +1,5 @@
 """The sync API: every method, in plain code, in threads, and inside a running loop."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys
@@ -121,6 +119,17 @@ def test_closing_ends_the_thread(redis_url: str, prefix: str) -> None:
         put(clone, "t", a=1)
     assert threading.active_count() == before
     RedisSaver(redis_url).close()
+
+
+def test_a_process_ends_with_a_saver_that_was_not_closed(redis_url: str, prefix: str) -> None:
+    """The thread of the loop does not keep the process alive."""
+    code = (
+        "import sys; from pdr_checkpoints import *; from test_sync import put\n"
+        "saver = RedisSaver(sys.argv[1], options=SaverOptions(prefix=sys.argv[2]))\n"
+        "put(saver, 't', a=1)"
+    )
+    command = [sys.executable, "-c", code, redis_url, prefix]
+    subprocess.run(command, cwd=Path(__file__).parent, timeout=120, check=True)
 
 
 def test_unreachable_server_is_reported() -> None:

@@ -1,7 +1,5 @@
 """Pruning, deleting, copying, exporting and listing whole threads."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import time
@@ -277,8 +275,8 @@ async def test_damaged_export_is_refused(open_saver: Callable[..., RedisSaver]) 
         with pytest.raises(CorruptCheckpointError, match="the exported thread"):
             await other.import_thread(each([bad]))
         assert await other.aget_tuple({"configurable": {"thread_id": "t"}}) is None
-        keyspace = other._session.store.keyspace
-        assert not await other._session.store.call("EXISTS", keyspace.thread("t").data)
+        store = other._session.store
+        assert not await store.call("EXISTS", store.thread("t").data)
     with pytest.raises(ThreadNotFoundError):
         await anext(saver.export_thread("absent"))
 

@@ -1,7 +1,5 @@
 """What is sent: once, in few round trips, and never without what it refers to."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields

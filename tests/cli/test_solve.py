@@ -199,3 +199,16 @@ def test_solve_with_nothing_configured(cli, data_dir, monkeypatch):
     assert said[1].startswith("store: embedded Valkey, kept in ")
     assert said[2].startswith("model: SmolLM2-135M-Instruct in llama.cpp at http://127.0.0.1:")
     assert cli("resume", "embedded", "--json").json()["thread_id"] == "embedded"
+
+
+def test_demo_compares_four_strategies(forgetful, mock):
+    """For people a table and the last run in full; for programs all four results."""
+    mock.configure(answers=["12"])
+    outcome = forgetful("demo")
+    assert outcome.code == 0, outcome.err
+    for name in ("long_cot", "sr", "majority", "pdr"):
+        assert any(line.startswith(name) and " 12 " in line for line in outcome.out.splitlines())
+    assert "pdr, in full" in outcome.out
+    results = forgetful("demo", "What is 6 x 2?", "--json", "--quiet").json()
+    assert [each["preset"] for each in results] == ["long_cot", "sr", "majority", "pdr"]
+    assert [each["ledger"]["calls"] for each in results] == [1, 2, 4, 9]

@@ -106,8 +106,9 @@ def test_a_malformed_sweep_is_refused(text):
 
 def test_values_of_a_sweep_that_hold_commas_are_parted_by_semicolons():
     """Without semicolons, commas separate the values."""
-    assert parse_sweep("widths=16;8,4") == Sweep("widths", ("16", "8,4"))
-    assert parse_sweep("kappa= 1 ,2") == Sweep("kappa", ("1", "2"))
+    widths = {"16": ("16",), "8,4": ("8", "4")}
+    assert parse_sweep("widths=16;8,4") == Sweep("widths", widths)
+    assert parse_sweep("kappa= 1 ,2") == Sweep("kappa", {"1": "1", "2": "2"})
 
 
 def fitted(spec: str, b_seq: int | None = None, b_total: int | None = None) -> Arm:

@@ -16,6 +16,7 @@ from pdr_graph.eval.decomposition import (
     decompose,
     outcome_of,
 )
+from pdr_graph.eval.stats import IntervalOptions
 from pdr_graph.eval.summary import matched_vote
 from tests.eval.recorded import draft, recorded, sample, workspace
 
@@ -127,7 +128,7 @@ async def test_anchoring_tells_what_the_last_workspace_admitted(tmp_path):
         sample(number=2, answer="9", drafts=drafts, workspaces=[workspace(True, sources=[0, 1])]),
     ]
     (arm,) = arms_of([recorded(tmp_path / "run", made, num_samples=3)])
-    rows = {row.admitted: row for row in await anchoring(arm)}
+    rows = {row.admitted: row for row in await anchoring(arm, 0.95)}
     assert {admitted: row.accuracy.value for admitted, row in rows.items()} == {
         Admitted.CORRECT: 1.0,
         Admitted.MIXED: 0.0,
@@ -144,7 +145,7 @@ async def test_a_vote_of_as_many_tokens_is_drawn_from_the_first_drafts(tmp_path)
         sample(number=1, answer="8", drafts=[draft(0, "8"), draft(1, "7")]),
     ]
     (arm,) = arms_of([recorded(tmp_path / "run", made, num_samples=2)])
-    found = await matched_vote(arm)
+    found = await matched_vote(arm, IntervalOptions())
     assert (found.num_drafts, found.num_short) == (4.0, 0)
     assert (found.accuracy.value, found.vote.value, found.best.value) == (0.0, 1.0, 1.0)
 

@@ -154,7 +154,7 @@ async def test_a_run_of_version_0_1_is_read_and_compared():
     assert [draft["answer"] for draft in right["drafts"]] == ["42", "42"]
     assert right["workspaces"][0]["sources"] == [0, 1]
     compared = await compare([run])
-    assert compared.contrasts[0].accuracy.estimate.value == 0.0
+    assert compared.contrasts[0].accuracy.value == 0.0
     outcomes = {each.arm: each.counts for each in compared.decompositions}
     assert outcomes["pdr@widths=2"][Outcome.CORRECT_WITH_MAJORITY] == 1
 

@@ -105,7 +105,7 @@ async def test_a_worker_that_is_drained_leaves_its_sample(mock, clean):
     await worker.drain()
     outcome = await running
     await worker.close()
-    assert (outcome.left, outcome.record) == (True, None)
+    assert (outcome.record, outcome.error) == (None, None)
     assert len(outcome.calls) == 2
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -58,11 +59,12 @@ def samples(number: int, *specs: str) -> list[Sample]:
 
 
 @pytest.fixture
-def folder(tmp_path) -> RunFolder:
+def folder(tmp_path) -> Iterator[RunFolder]:
     """A run that has begun."""
     folder = RunFolder(tmp_path / "run")
     folder.open(recorded.header())
-    return folder
+    yield folder
+    folder.close()
 
 
 def runner(folder: RunFolder, executor: FakeExecutor, at_once: int = 2, **options) -> EvalRunner:
@@ -122,6 +124,7 @@ async def test_samples_at_once_make_no_more_calls_than_there_are_slots(
     executor = Counting()
     specs = [f"a{index}=majority@widths={width}" for index, width in enumerate(widths)]
     await runner(folder, executor, max_calls).work(samples(12, *specs))
+    folder.close()
     assert len(executor.ran) == 12
     assert most <= max_calls
 

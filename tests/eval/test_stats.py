@@ -10,7 +10,6 @@ from scipy import stats as scipy_stats
 from statsmodels.api import OLS
 from statsmodels.stats.multitest import multipletests
 
-from pdr_graph.errors import ConfigError
 from pdr_graph.eval.stats import (
     IntervalOptions,
     Votes,
@@ -35,16 +34,16 @@ def test_pass_at_k_is_the_share_of_draws_that_hold_a_correct_one(num_attempts, d
     num_correct = data.draw(st.integers(0, num_attempts))
     k = data.draw(st.integers(1, num_attempts))
     draws = list(combinations([1] * num_correct + [0] * (num_attempts - num_correct), k))
-    assert pass_at_k(num_attempts, num_correct, k) == pytest.approx(
-        sum(map(any, draws)) / len(draws)
-    )
+    votes = Votes(num_correct, num_silent=num_attempts - num_correct)
+    assert pass_at_k(votes, k) == pytest.approx(sum(map(any, draws)) / len(draws))
 
 
 @given(st.integers(1, 200), st.data())
 def test_pass_at_1_is_the_mean_and_pass_at_k_grows(num_attempts, data):
     """More draws never make success less likely."""
     num_correct = data.draw(st.integers(0, num_attempts))
-    values = [pass_at_k(num_attempts, num_correct, k) for k in range(1, num_attempts + 1)]
+    votes = Votes(num_correct, num_silent=num_attempts - num_correct)
+    values = [pass_at_k(votes, k) for k in range(1, num_attempts + 1)]
     assert values[0] == pytest.approx(num_correct / num_attempts)
     assert all(before <= after + 1e-12 for before, after in pairwise(values))
 
@@ -63,14 +62,6 @@ def test_maj_at_k_is_the_share_of_draws_that_the_correct_answer_wins(correct, wr
         best = [each for each, count in counts.items() if count == max(counts.values())]
         won.append(best.count("right") / len(best) if best else 0.0)
     assert maj_at_k(Votes(correct, tuple(wrong), silent), k) == pytest.approx(np.mean(won))
-
-
-@pytest.mark.parametrize("k", [0, 4, -1])
-def test_a_k_that_does_not_fit_is_named(k):
-    """Three attempts allow draws of one to three."""
-    for function in (lambda: pass_at_k(3, 1, k), lambda: maj_at_k(Votes(1, (2,)), k)):
-        with pytest.raises(ConfigError, match=f"k {k} does not fit 3 attempts"):
-            function()
 
 
 # ------------------------------------------------------------------------------ one arm
@@ -126,11 +117,9 @@ def test_a_mean_without_spread_still_has_an_interval():
     assert estimate.interval.low == pytest.approx(0.05 ** (1 / 30))
 
 
-def test_one_problem_has_no_interval_and_none_no_mean():
+def test_one_problem_has_no_interval():
     """One problem does not show how much problems differ."""
     assert mean_by_problem([0.5]).interval is None
-    with pytest.raises(ConfigError, match="nothing to average"):
-        mean_by_problem([])
 
 
 # ------------------------------------------------------------------------------ pairs of arms
@@ -146,7 +135,7 @@ def test_the_sign_flip_p_is_exact_for_few_problems(differences):
         for signs in product([-1, 1], repeat=len(differences))
     ]
     expected = np.mean([mean >= seen - 1e-12 for mean in means])
-    assert sign_flip_p(differences) == pytest.approx(expected)
+    assert sign_flip_p(np.array(differences)) == pytest.approx(expected)
 
 
 def test_the_drawn_sign_flip_p_is_near_students():
@@ -173,9 +162,10 @@ def test_holm_is_statsmodels_holm(p_values):
 def test_a_difference_changes_its_sign_with_its_order(reference, data):
     """The p stays the same."""
     other = data.draw(st.lists(SHARE, min_size=len(reference), max_size=len(reference)))
-    there = paired_difference(reference, other, IntervalOptions(num_resamples=99))
-    back = paired_difference(other, reference, IntervalOptions(num_resamples=99))
-    assert there.estimate.value == pytest.approx(-back.estimate.value)
+    arms = np.array(reference), np.array(other)
+    there = paired_difference(*arms, IntervalOptions(num_resamples=99))
+    back = paired_difference(*reversed(arms), IntervalOptions(num_resamples=99))
+    assert there.value == pytest.approx(-back.value)
     assert there.p_value == pytest.approx(back.p_value, abs=0.02)
 
 
@@ -193,16 +183,14 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
 
 def test_the_token_ratio_is_that_of_the_means():
     """Without spread it has no interval; otherwise the interval holds it."""
-    assert token_ratio([1, 2, 3], [2, 4, 6]).bootstrap is None
-    assert token_ratio([1, 2, 3], [2, 4, 6]).value == pytest.approx(2)
-    found = token_ratio([100, 200, 300, 400], [90, 50, 160, 100])
+    even = token_ratio(np.array([1, 2, 3]), np.array([2, 4, 6]), IntervalOptions())
+    assert (even.value, even.bootstrap) == (pytest.approx(2), None)
+    costs = np.array([100, 200, 300, 400]), np.array([90, 50, 160, 100])
+    found = token_ratio(*costs, IntervalOptions())
     assert found.value == pytest.approx(0.4)
     assert found.bootstrap.low < 0.4 < found.bootstrap.high
-    with pytest.raises(ConfigError, match="no ratio"):
-        token_ratio([0, 0], [1, 2])
 
 
-def test_arms_of_other_lengths_are_refused():
-    """A paired comparison needs the same problems."""
-    with pytest.raises(ConfigError, match="one arm has 2 problems and the other 3"):
-        paired_difference([0, 1], [0, 1, 1])
+def test_there_is_no_ratio_to_nothing():
+    """A reference may have spent no tokens."""
+    assert token_ratio(np.zeros(2), np.array([1, 2]), IntervalOptions()) is None

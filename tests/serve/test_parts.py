@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdr_graph.answers.extract import split_text
 from pdr_graph.errors import CallError, ConfigError
-from pdr_graph.llm.client import split_text
 from pdr_graph.serve.refusal import RefusalError, refusal_of
 from pdr_graph.serve.reply import Answer
 from pdr_graph.serve.request import Catalogue, Repeats

@@ -14,17 +14,19 @@ from pdr_graph.servers.choice import (
     store_plan,
     unanswered_port,
 )
+from pdr_graph.servers.options import UpOptions
 from pdr_graph.servers.valkey import redis_folder
-from pdr_graph.servers.vllm import Gpu, Size, Vllm, find_vllm, window_of
+from pdr_graph.servers.vllm import Size, Vllm, find_vllm, window_of
 
 SIZE = Size(needed=2048, wished=3072, calls=16)
-GPU = Gpu("H100", 80.0)
+GPU = "H100"
 FOR_GPU = Vllm("/gpu/python", "0.31.0", for_cpu=False)
 FOR_CPU = Vllm("/cpu/python", "0.31.0", for_cpu=True)
 
 
 def wanted(**changes) -> Wanted:
-    return Wanted(**{"size": SIZE, "port": None, **changes})
+    named = {name: changes.pop(name) for name in UpOptions.model_fields if name in changes}
+    return Wanted(UpOptions(**named), **{"size": SIZE, **changes})
 
 
 def value(plan, flag: str) -> str:

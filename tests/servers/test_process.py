@@ -65,12 +65,12 @@ def test_a_process_is_known_again(sleeper) -> None:
     assert known.signal(signal.SIGKILL) is False
 
 
-def test_a_number_in_use_again_is_left_alone(sleeper) -> None:
+def test_a_number_in_use_again_is_left_alone(sleeper, tmp_path) -> None:
     """A process that started at another time is a stranger."""
     former = Process(sleeper.pid, 0.0)
     assert not former.is_alive()
     assert former.signal(signal.SIGKILL) is False
-    former.end_group(grace_s=0.1)
+    former.end_group(grace_s=0.1, home=tmp_path)
     assert sleeper.poll() is None
 
 
@@ -79,11 +79,11 @@ def test_no_such_process() -> None:
     assert Process.of(2**22 + 1) is None
 
 
-def test_the_group_ends_with_its_leader() -> None:
+def test_the_group_ends_with_its_leader(tmp_path) -> None:
     """A child that ignores SIGTERM is killed after its parent has gone."""
     with run(WITH_A_STUBBORN_CHILD) as guard:
         child = psutil.Process(int(guard.stdout.readline()))
-        Process.of(guard.pid).end_group(grace_s=5)
+        Process.of(guard.pid).end_group(grace_s=5, home=tmp_path)
     eventually(lambda: gone(child))
 
 

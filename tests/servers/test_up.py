@@ -199,8 +199,12 @@ def test_killed_while_it_starts(up, stand_in, data_dir):
 def test_a_keeper_that_is_killed(vllm, up, stand_in, data_dir):
     """Its server ends with it, children too; `up` starts another, and tells the state before."""
     assert vllm().code == 0
-    os.kill(record(data_dir, "store")["keeper"]["pid"], signal.SIGKILL)
-    os.kill(record(data_dir, "model")["keeper"]["pid"], signal.SIGKILL)
+    keepers = [
+        psutil.Process(record(data_dir, part)["keeper"]["pid"]) for part in ("store", "model")
+    ]
+    for keeper in keepers:
+        keeper.kill()
+    psutil.wait_procs(keepers, timeout=60)
     status = up("up", "--status", "--json")
     assert status.code == 1
     assert status.json()["model"]["state"] == "lost"

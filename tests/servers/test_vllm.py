@@ -12,14 +12,12 @@ from pdr_graph.errors import ContextWindowError
 from pdr_graph.servers.vllm import (
     LEAST_CALLS,
     ROUNDING,
-    Gpu,
-    available_gib,
     gpus,
     has_fast_bfloat16,
     size_of,
 )
 
-H100 = Gpu("NVIDIA H100 80GB HBM3", 81559 / 1024)
+H100 = "NVIDIA H100 80GB HBM3"
 
 
 async def test_a_run_fits_the_window_that_it_needs(mock, connect):
@@ -68,8 +66,8 @@ def smi(tmp_path: Path) -> str:
     script = tmp_path / "nvidia-smi"
     script.write_text(
         "#!/bin/sh\n"
-        "echo '0, GPU-aa11, NVIDIA H100 80GB HBM3, 81559'\n"
-        "echo '1, GPU-bb22, NVIDIA H100 80GB HBM3, 81559'\n"
+        "echo '0, GPU-aa11, NVIDIA H100 80GB HBM3'\n"
+        "echo '1, GPU-bb22, NVIDIA H100 80GB HBM3'\n"
     )
     script.chmod(0o755)
     return str(script)
@@ -93,11 +91,9 @@ def test_no_driver(tmp_path):
     assert gpus({}, str(failing)) == []
 
 
-def test_processor_and_memory(tmp_path):
-    """Flags and memory are those of /proc; a machine without it tells nothing."""
+def test_the_processor(tmp_path):
+    """Its flags are those of /proc; a machine without it tells nothing."""
     file = tmp_path / "file"
     assert not has_fast_bfloat16(file)
-    assert available_gib(file) is None
-    file.write_text("flags : fpu avx2 avx512_bf16\nMemAvailable:  8388608 kB\n")
+    file.write_text("flags : fpu avx2 avx512_bf16\n")
     assert has_fast_bfloat16(file)
-    assert available_gib(file) == 8.0

@@ -26,7 +26,7 @@ from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.nodes.verifier import Verifier
 from pdr_graph.prompts import Prompts
 from pdr_graph.state import DraftTask, PDRState, ProblemInput, missing_drafts, rounds_left
-from pdr_graph.trace import NoTrace, Trace
+from pdr_graph.trace import Trace
 
 
 def after_plan(state: PDRState) -> list[Send] | Literal["refiner"]:
@@ -80,7 +80,7 @@ def build_graph(
         client=ModelClient.of(model),
         extensions=extensions or Extensions(),
         prompts=prompts or Prompts.load(),
-        trace=trace or NoTrace(),
+        trace=trace,
         stream_answer=stream_answer,
     )
     default = default or PDRConfig()

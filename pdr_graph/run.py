@@ -283,15 +283,10 @@ async def drive(
 async def with_input(
     state: PDRState, place: RunnableConfig, checkpointer: BaseCheckpointSaver[str]
 ) -> PDRState:
-    """Return a run's state, read from the store where it does not hold the config.
+    """Return the state at a checkpoint, read from the store where it does not hold the config.
 
     A run that was killed before its first step has an input and no state. LangGraph keeps the
     input as a checkpoint of its own and takes it over in a step without a node.
-
-    Args:
-        state: As far as it is known.
-        place: The checkpoint.
-        checkpointer: Where it is kept.
     """
     if "config" in state:
         return state

@@ -17,7 +17,7 @@ from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import Parts, Result, solve
+from pdr_graph.run import Parts, solve
 from pdr_graph.trace import Trace
 
 DESCRIPTION = (
@@ -84,7 +84,11 @@ def as_tool(
             result = await solve(question, config, model=model, parts=parts)
             return result.solution, report(result)
         result = await subrun(graph, question, config, write=get_stream_writer())
-        return _command(result, runtime), None
+        message = ToolMessage(
+            result.solution, tool_call_id=runtime.tool_call_id, artifact=report(result)
+        )
+        # LangGraph ignores keys that are no channel of the agent.
+        return Command(update={"messages": [message], "ledger": [charge(result)]}), None
 
     def refuse(
         question: str,
@@ -102,11 +106,3 @@ def as_tool(
         response_format="content_and_artifact",
         handle_tool_error=True,
     )
-
-
-def _command(result: Result, runtime: ToolRuntime) -> Command[Any]:
-    message = ToolMessage(
-        result.solution, tool_call_id=runtime.tool_call_id, artifact=report(result)
-    )
-    # LangGraph ignores keys that are no channel of the agent.
-    return Command(update={"messages": [message], "ledger": [charge(result)]})

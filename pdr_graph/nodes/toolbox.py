@@ -27,7 +27,7 @@ class Toolbox:
     client: ModelClient
     extensions: Extensions
     prompts: Prompts
-    trace: Trace
+    trace: Trace | None
     stream_answer: bool
     """Whether the refinement is streamed, as `chunk` events, while it is written."""
 

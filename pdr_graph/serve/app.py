@@ -39,25 +39,13 @@ CLIENT_LEFT = 499
 
 
 @dataclass(slots=True)
-class Account:
-    """What is counted of one request."""
-
-    model: str
-    """The preset; `unknown` for any other name, so that clients cannot make up labels."""
-    thread_id: str = "-"
-    """`-` until the request is understood."""
-    status: int = 200
-
-
-@dataclass(slots=True)
 class Chat:
     """The endpoint `/v1/chat/completions`."""
 
     runner: SolveRunner
     catalogue: Catalogue
     repeats: Repeats
-    timeout_s: float
-    log_prompts: bool = False
+    options: ServeOptions
 
     async def answer(self, body: ChatRequest, request: Request) -> Response:
         """Answer one request.
@@ -67,45 +55,48 @@ class Chat:
         """
         if body.stream:
             return _Streamed(self, body)
-        with self.accounted(body) as (reply, _):
-            whole = await while_present(request.receive, reply.whole(), self.timeout_s)
+        with self.accounted(body) as reply:
+            whole = await while_present(request.receive, reply.whole(), self.options.timeout_s)
         return JSONResponse(whole, headers={THREAD_HEADER: reply.asked.thread_id})
 
     @contextmanager
-    def accounted(self, body: ChatRequest) -> Iterator[tuple[RunReply, Account]]:
+    def accounted(self, body: ChatRequest) -> Iterator[RunReply]:
         """Understand a request, turn every error into a refusal, and count how it ends."""
         name = body.model.partition("?")[0]
-        account = Account(name if name in self.catalogue.names else "unknown")
+        # Clients must not be able to make up labels.
+        model = name if name in self.catalogue.names else "unknown"
         metrics, began = self.runner.metrics, perf_counter()
         asked: SolveRequest | None = None
+        status = 200
         try:
             asked = understand(body, self.catalogue, self.repeats)
-            account.thread_id = asked.thread_id
-            if self.log_prompts:
+            if self.options.log_prompts:
                 logger.info("request.prompt thread=%s text=%r", asked.thread_id, asked.problem)
             reply = RunReply(self.runner, asked)
-            yield reply, account
+            yield reply
+            if reply.refused is not None:
+                status = reply.refused.status
             if (result := reply.result) is not None:
                 metrics.b_seq.labels(result.config.preset).observe(result.ledger.b_seq)
         except RefusalError as refusal:
-            account.status = refusal.status
+            status = refusal.status
             raise
         except Exception as error:
             refused = self.refusal(error, asked)
-            account.status = refused.status
+            status = refused.status
             raise refused from error
         except BaseException:
-            account.status = 503  # the server was told to stop at once
+            status = 503  # the server was told to stop at once
             raise
         finally:
             seconds = perf_counter() - began
-            metrics.requests.labels(account.model, account.status).inc()
-            metrics.seconds.labels(account.model).observe(seconds)
+            metrics.requests.labels(model, status).inc()
+            metrics.seconds.labels(model).observe(seconds)
             logger.info(
                 "request.done model=%s thread=%s status=%d seconds=%.2f stream=%s",
-                account.model,
-                account.thread_id,
-                account.status,
+                model,
+                asked.thread_id if asked is not None else "-",
+                status,
                 seconds,
                 bool(body.stream),
             )
@@ -129,15 +120,15 @@ class _Streamed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         chat = self._chat
-        with chat.accounted(self._request) as (reply, account):
+        with chat.accounted(self._request) as reply:
 
             def failed(error: BaseException) -> RefusalError:
-                refusal = chat.refusal(error, reply.asked)
-                account.status = refusal.status
-                return refusal
+                reply.refused = chat.refusal(error, reply.asked)
+                return reply.refused
 
             headers = {THREAD_HEADER: reply.asked.thread_id}
-            await EventStream(reply.chunks(), failed, headers, chat.timeout_s)(scope, receive, send)
+            stream = EventStream(reply.chunks(), failed, headers, chat.options.timeout_s)
+            await stream(scope, receive, send)
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -166,23 +157,10 @@ _STREAM: dict[str, Any] = {
 
 
 def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions) -> FastAPI:
-    """Return the application.
-
-    Args:
-        runner: Carries out its runs.
-        catalogue: The models on offer.
-        options: Its limits; address and port are for the server.
-    """
+    """Return the application; the address and port of its options are for the server."""
     # FastAPI's pages of documentation load scripts from another site.
     app = FastAPI(title="pdr-graph", version=version("pdr-graph"), docs_url=None, redoc_url=None)
-    chat = Chat(
-        runner=runner,
-        catalogue=catalogue,
-        repeats=Repeats(repeatable=options.repeatable),
-        timeout_s=options.timeout_s,
-        log_prompts=options.log_prompts,
-    )
-    _add_routes(app, chat)
+    _add_routes(app, Chat(runner, catalogue, Repeats(repeatable=options.repeatable), options))
     for kind in (RefusalError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _refuse)
     app.add_middleware(

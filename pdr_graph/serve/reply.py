@@ -19,6 +19,7 @@ from pdr_graph.errors import CallError
 from pdr_graph.events import Narration, RunEvent, is_event
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import Result
+from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.serve.request import SolveRequest
 from pdr_graph.serve.runner import SolveRunner
 
@@ -208,6 +209,8 @@ class RunReply:
     asked: SolveRequest
     result: Result | None = None
     """None until the run has ended."""
+    refused: RefusalError | None = None
+    """What ended the stream after it had begun; None if nothing did."""
     _objects: ReplyObjects = field(init=False)
     _answer: Answer = field(init=False)
     _narration: Narration = field(init=False)

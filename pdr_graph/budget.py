@@ -159,18 +159,14 @@ def why_not_another_round(
             f"{spent} of max_total_tokens {limit} are spent"
         )
     elapsed = elapsed_s(rows)
-    expected = _last_round_s(rows)
+    last = max((row["round"] for row in rows), default=0)
+    expected = elapsed_s(row for row in rows if row["round"] == last)
     if config.deadline_s is not None and elapsed + expected >= config.deadline_s:
         return (
             f"the next round may take {expected:.1f} s; {elapsed:.1f} s of deadline_s "
             f"{config.deadline_s:g} are gone"
         )
     return None
-
-
-def _last_round_s(rows: Sequence[LedgerRow]) -> float:
-    last = max((row["round"] for row in rows), default=0)
-    return elapsed_s(row for row in rows if row["round"] == last)
 
 
 def _candidate_cost(config: PDRConfig) -> int:

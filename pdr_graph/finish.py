@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from pdr_graph.distill.selection import candidates, picked
-from pdr_graph.step import Step
+from pdr_graph.step import Step, attempt
 from pdr_graph.types import Draft, Solution
 
 __all__ = ["FINISHES", "Finish"]
@@ -12,14 +12,8 @@ __all__ = ["FINISHES", "Finish"]
 
 async def refine(step: Step) -> Solution:
     """Ask for the solution, with the workspace in view; without a workspace this is long CoT."""
-    answer_format = step.ask.prompts.render(f"answer_{step.config.answer}")
-    text = step.workspaces[0]["text"] if step.workspaces else ""
-    if text:
-        reply = await step.ask.one(
-            "improve", problem=step.problem, workspace=text, answer_format=answer_format
-        )
-    else:
-        reply = await step.ask.one("draft", problem=step.problem, answer_format=answer_format)
+    template, values = attempt(step.ask, step.problem, step.workspaces)
+    reply = await step.ask.one(template, index=0, **values)
     if not reply.solution:
         step.notes.append(
             "the final call spent its max_tokens on thought and states no solution"

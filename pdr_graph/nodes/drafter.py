@@ -22,7 +22,8 @@ from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.nodes.toolbox import RunKey, Toolbox, run_key
-from pdr_graph.state import DraftTask, PDRState, config_of, read_shared
+from pdr_graph.state import DraftTask, config_of, read_shared
+from pdr_graph.step import attempt, closing_line
 from pdr_graph.strategies import drafts_awaited
 from pdr_graph.types import Draft, DraftError
 
@@ -72,9 +73,10 @@ class Drafter:
         config = config_of(shared)
         ask = self.toolbox.asker("drafter", state["round"], config)
         gate = self.gates.setdefault(run_key(), Gate(drafts_awaited(config, state["round"])))
-        template, values = self._prompt(shared, config, state)
-        draft = _blank(state, ask.sampling(template, state["index"]).seed)
-        call = ask.one(template, index=state["index"], **values)
+        index, workspaces = state["index"], shared.get("workspaces", [])
+        template, values = attempt(ask, shared["problem"], workspaces, index)
+        draft = _blank(state, ask.sampling(template, index).seed)
+        call = ask.one(template, index=index, **values)
         try:
             reply = await (gate.race(call) if config.quorum < 1 else call)
         except CallError as error:
@@ -102,19 +104,6 @@ class Drafter:
         )
         return {"drafts": [draft], "ledger": [row]}
 
-    def _prompt(
-        self, state: PDRState, config: PDRConfig, task: DraftTask
-    ) -> tuple[str, dict[str, object]]:
-        values: dict[str, object] = {
-            "problem": state["problem"],
-            "answer_format": self.toolbox.prompts.render(f"answer_{config.answer}"),
-        }
-        workspaces = state.get("workspaces") or []
-        if not workspaces:
-            return "draft", values
-        text = workspaces[task["index"] % len(workspaces)]["text"]
-        return ("improve", {**values, "workspace": text}) if text else ("draft", values)
-
     async def _fill(self, draft: Draft, reply: Reply, ask: Asker) -> None:
         draft["tokens"] = reply.usage.completion
         draft["truncated"] = reply.truncated
@@ -129,8 +118,7 @@ class Drafter:
         if not reply.usage.estimated and reply.usage.completion <= limit:
             draft["solution"] = reply.solution
             return
-        keep = f"Final answer: {draft['answer']}" if draft["answer"] else ""
-        counter = self.toolbox.client.counter
+        keep, counter = closing_line(draft["answer"]), self.toolbox.client.counter
         draft["solution"] = await clip(reply.solution, limit, counter, keep=keep)
 
 

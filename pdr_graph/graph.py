@@ -50,9 +50,6 @@ def after_verifier(state: PDRState) -> Literal["plan", "__end__"]:
 
 PDRGraph = CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]
 
-_STEPS_PER_ROUND = 3
-"""Super-steps of one round: plan, drafters, distiller."""
-
 
 def build_graph(
     model: BaseChatModel | ModelClient,
@@ -102,4 +99,4 @@ def build_graph(
 def max_supersteps(config: PDRConfig) -> int:
     """Return a recursion limit that no run of this config reaches."""
     rounds = len(config.widths) + config.max_extra_rounds + 1
-    return _STEPS_PER_ROUND * rounds + 10
+    return 3 * rounds + 10  # a round is three: plan, drafters, distiller

@@ -17,7 +17,7 @@ from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import Parts, solve
+from pdr_graph.run import drive, new_thread_id
 from pdr_graph.trace import Trace
 
 DESCRIPTION = (
@@ -72,7 +72,6 @@ def as_tool(
     extensions = extensions or Extensions()
     check_given(config, model, extensions)
     graph = build_graph(model, extensions=extensions, prompts=prompts, trace=trace)
-    parts = Parts(extensions=extensions, prompts=prompts, trace=trace)
 
     async def think(
         question: str,
@@ -81,7 +80,7 @@ def as_tool(
         if not question.strip():
             raise ToolException("the question is empty; state it in full")
         if runtime is None:
-            result = await solve(question, config, model=model, parts=parts)
+            result = await drive(graph, question, config, new_thread_id())
             return result.solution, report(result)
         result = await subrun(graph, question, config, write=get_stream_writer())
         message = ToolMessage(

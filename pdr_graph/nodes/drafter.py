@@ -21,7 +21,7 @@ from pdr_graph.events import DraftEvent
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import Reply
 from pdr_graph.llm.tokens import clip
-from pdr_graph.nodes.toolbox import RunKey, Toolbox, run_key
+from pdr_graph.nodes.toolbox import Toolbox, run_key
 from pdr_graph.state import DraftTask, config_of, read_shared
 from pdr_graph.step import attempt, closing_line
 from pdr_graph.strategies import drafts_awaited
@@ -64,7 +64,7 @@ class Drafter:
     """Asks for one attempt at the problem; a failure becomes part of the draft."""
 
     toolbox: Toolbox
-    gates: WeakValueDictionary[RunKey, Gate] = field(default_factory=WeakValueDictionary)
+    gates: WeakValueDictionary[object, Gate] = field(default_factory=WeakValueDictionary)
     """Of all rounds in this process; a gate is forgotten with its last draft."""
 
     async def __call__(self, state: DraftTask, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:

@@ -72,12 +72,8 @@ def thread_id() -> str:
     return str(get_config().get("configurable", {}).get("thread_id", ""))
 
 
-RunKey = tuple[str, str, int]
-"""A super-step: its thread, the subgraph in it, and its number."""
-
-
-def run_key() -> RunKey:
-    """Return the key of the calling super-step."""
+def run_key() -> tuple[str, str, int]:
+    """Return a key of the calling super-step: its thread, the subgraph in it, and its number."""
     namespace = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
     return thread_id(), namespace.rpartition("|")[0], superstep()
 

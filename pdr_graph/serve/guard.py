@@ -27,8 +27,8 @@ class Guard:
         """Guard an application.
 
         Args:
-            app: What is guarded.
-            key: The key that clients must send as a bearer token; None asks for none.
+            app: The application.
+            key: The bearer token that clients must send; None asks for none.
             max_body_bytes: Size of the largest body.
             local_only: Whether requests must name this machine as their host, so that a web page
                 cannot reach a server without a key through a name of its own (DNS rebinding).

@@ -100,7 +100,6 @@ class Metrics:
     """
 
     def __init__(self, admission: Admission) -> None:
-        """Begin at zero."""
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "pdr_requests",

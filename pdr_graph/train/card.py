@@ -80,13 +80,13 @@ def _method(settings: TrainSettings, stages: Sequence[Stage]) -> list[str]:
     if "rl" in stages:
         rollouts, loss = settings.rollouts, settings.objective
         said.append(
-            f"Reinforcement learning, {settings.steps} steps of {rollouts.problems_per_step} "
-            f"problems with {rollouts.rows_per_problem} rows each: a share of "
-            f"{rollouts.operator_fraction:g} of the problems runs PDR with {rollouts.num_drafts} "
-            f"drafts (plan `{rollouts.operator_plan}`), the others run long CoT. Each call is "
-            "compared with the calls of its role on its problem. The loss is CISPO "
-            f"(ε_max {loss.epsilon_max:g}) plus {loss.alpha:g} times the likelihood of correct "
-            "calls; the reward is 1 for a right answer, else −1."
+            f"Reinforcement learning, number of steps: {settings.steps}. A step has "
+            f"{rollouts.problems_per_step} problems of {rollouts.rows_per_problem} rows. A "
+            f"share of {rollouts.operator_fraction:g} of the problems runs PDR with "
+            f"{rollouts.num_drafts} drafts (plan `{rollouts.operator_plan}`), the others run long "
+            "CoT. Each call is compared with the calls of its role on its problem. The loss is "
+            f"CISPO (ε_max {loss.epsilon_max:g}) plus {loss.alpha:g} times the likelihood of "
+            "correct calls; the reward is 1 for a right answer, else −1."
         )
     return said
 

@@ -72,7 +72,7 @@ def test_a_card_has_settings_data_method_metrics_and_versions(tmp_path):
     card = card_of(tmp_path, settings)
     assert "| warm_start | loss | 3 | 3 |" in card
     assert "| rl | reward/run | -0.5 | 0.25 |" in card
-    assert "2 steps of 8 problems with 8 rows each: a share of 0.5 of the problems runs PDR" in card
+    assert "steps: 2. A step has 8 problems of 8 rows. A share of 0.5 of the problems runs" in card
     assert "CISPO (ε_max 5) plus 0.1 times the likelihood" in card
     assert '"learning_rate": 1e-06' in card
     assert "- Warm start: `" in card

@@ -6,12 +6,12 @@ completion tokens that were allotted instead of those used, as the paper's plots
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
-from operator import add
+from operator import add, itemgetter
 from typing import Any, cast
 
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import DRAFT_FINISHES, PDRConfig
 from pdr_graph.types import LedgerRow
 
 TEMPLATE_TOKENS = 192
@@ -20,6 +20,8 @@ TEMPLATE_TOKENS = 192
 CANDIDATE_TOKENS = 20
 """Tokens charged for the lines around each candidate of a prompt."""
 
+Along = Callable[[float, float], float]
+"""Joins two figures of the critical path: `max` for rows in parallel, `add` in sequence."""
 
 _COUNTS = (
     *("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
@@ -39,21 +41,13 @@ def empty_row(round_number: int, node: str, step: int) -> LedgerRow:
 
 def merge_rows(rows: list[LedgerRow], new: list[LedgerRow]) -> list[LedgerRow]:
     """Add rows to a ledger: rows of one node in one super-step ran in parallel and become one."""
-    merged = {_key(row): row for row in rows}
-    for row in new:
-        known = merged.get(_key(row))
-        merged[_key(row)] = row if known is None else _joined(known, row, max)
-    return sorted(merged.values(), key=lambda row: row["step"])
+    merged = _merged([*rows, *new], itemgetter("round", "node", "step"), max)
+    return sorted(merged, key=itemgetter("step"))
 
 
 def b_total(rows: Iterable[LedgerRow]) -> int:
     """Return prompt and completion tokens of all calls."""
     return sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
-
-
-def b_seq(rows: Iterable[LedgerRow]) -> int:
-    """Return prompt and completion tokens on the critical path."""
-    return sum(row["critical_tokens"] for row in rows)
 
 
 def elapsed_s(rows: Iterable[LedgerRow]) -> float:
@@ -65,7 +59,7 @@ def elapsed_s(rows: Iterable[LedgerRow]) -> float:
 class Ledger:
     """What a run cost, per node and round and in all."""
 
-    rows: tuple[LedgerRow, ...] = field(default=())
+    rows: tuple[LedgerRow, ...] = ()
 
     @property
     def b_total(self) -> int:
@@ -75,7 +69,7 @@ class Ledger:
     @property
     def b_seq(self) -> int:
         """Prompt and completion tokens on the critical path."""
-        return b_seq(self.rows)
+        return sum(row["critical_tokens"] for row in self.rows)
 
     @property
     def estimated(self) -> bool:
@@ -90,7 +84,6 @@ class Ledger:
     def to_json(self) -> dict[str, object]:
         """Return the ledger as plain data, with one row per round and node."""
         total = self.total()
-        rows = self.per_round_and_node()
         return {
             "b_total": self.b_total,
             "b_seq": self.b_seq,
@@ -101,16 +94,14 @@ class Ledger:
             "calls": total["calls"],
             "failed": total["failed"],
             "aborted": total["aborted"],
-            "rows": [{name: row.get(name) for name in _REPORTED} for row in rows],
+            "rows": [
+                {name: row.get(name) for name in _REPORTED} for row in self.per_round_and_node()
+            ],
         }
 
     def per_round_and_node(self) -> list[LedgerRow]:
         """Return one row per round and node; what was asked again after a failure is added."""
-        merged: dict[tuple[int, str], LedgerRow] = {}
-        for row in self.rows:
-            key = (row["round"], row["node"])
-            merged[key] = _joined(merged[key], row, add) if key in merged else row
-        return list(merged.values())
+        return _merged(self.rows, itemgetter("round", "node"), add)
 
 
 _REPORTED = (
@@ -132,7 +123,7 @@ def workspace_limit(config: PDRConfig) -> int:
     Long CoT has no round before its one call. A single round whose drafts are voted on or selected
     from has no later call that reads a workspace.
     """
-    never = not config.widths or (len(config.widths) == 1 and config.finish in {"vote", "select"})
+    never = not config.widths or (len(config.widths) == 1 and config.finish in DRAFT_FINISHES)
     return 0 if never and not config.max_extra_rounds else config.kappa
 
 
@@ -168,18 +159,14 @@ def why_not_another_round(
             f"{spent} of max_total_tokens {limit} are spent"
         )
     elapsed = elapsed_s(rows)
-    expected = _last_round_s(rows)
+    last = max((row["round"] for row in rows), default=0)
+    expected = elapsed_s(row for row in rows if row["round"] == last)
     if config.deadline_s is not None and elapsed + expected >= config.deadline_s:
         return (
             f"the next round may take {expected:.1f} s; {elapsed:.1f} s of deadline_s "
             f"{config.deadline_s:g} are gone"
         )
     return None
-
-
-def _last_round_s(rows: Sequence[LedgerRow]) -> float:
-    last = max((row["round"] for row in rows), default=0)
-    return elapsed_s(row for row in rows if row["round"] == last)
 
 
 def _candidate_cost(config: PDRConfig) -> int:
@@ -190,12 +177,19 @@ def _call_cost(config: PDRConfig, input_tokens: int) -> int:
     return input_tokens + TEMPLATE_TOKENS + config.max_tokens
 
 
-def _key(row: LedgerRow) -> tuple[int, str, int]:
-    return row["round"], row["node"], row["step"]
+def _merged(
+    rows: Iterable[LedgerRow], key: Callable[[LedgerRow], object], along: Along
+) -> list[LedgerRow]:
+    """Join the rows of each key, in the order in which the keys first come."""
+    merged: dict[object, LedgerRow] = {}
+    for row in rows:
+        known = merged.get(key(row))
+        merged[key(row)] = row if known is None else _joined(known, row, along)
+    return list(merged.values())
 
 
-def _joined(left: LedgerRow, right: LedgerRow, along: Callable[[float, float], float]) -> LedgerRow:
-    """Add two rows; `along` the critical path they are parallel (`max`) or in sequence (`add`)."""
+def _joined(left: LedgerRow, right: LedgerRow, along: Along) -> LedgerRow:
+    """Add two rows."""
     was, new = cast(dict[str, Any], left), cast(dict[str, Any], right)
     counts = {name: was[name] + new[name] for name in _COUNTS}
     critical = {name: along(was[name], new[name]) for name in _CRITICAL}

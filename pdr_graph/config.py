@@ -29,6 +29,9 @@ def _prompt(*nodes: str) -> Any:  # Any: what pydantic's Field returns
 MIN_KAPPA = 16
 """Model tokens that one line of text with an answer in it needs."""
 
+DRAFT_FINISHES = frozenset({"vote", "select"})
+"""Finishes that read the last drafts themselves, which then need no distilling."""
+
 
 class PDRConfig(BaseModel):
     """What one run is asked to do; also the form that LangGraph Studio shows."""
@@ -126,7 +129,7 @@ class PDRConfig(BaseModel):
                     "choose answer 'math' or 'choice', or another way to end"
                 )
         needs_drafts = {
-            f"finish {self.finish!r}": self.finish in {"vote", "select"},
+            f"finish {self.finish!r}": self.finish in DRAFT_FINISHES,
             "verifier 'consensus'": self.verifier == "consensus",
         }
         for what, asked in needs_drafts.items():

@@ -7,7 +7,7 @@ the form `package.module:attribute` is imported, also on the command line.
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from pdr_graph.answers import answer_kind
 from pdr_graph.config import PDRConfig
@@ -15,6 +15,8 @@ from pdr_graph.distill import DISTILLERS, Distil, Distiller
 from pdr_graph.errors import ConfigError
 from pdr_graph.finish import FINISHES, Finish
 from pdr_graph.verify import VERIFIERS, Verify
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,7 @@ class Extensions:
         Raises:
             ConfigError: there is none of this name.
         """
-        finish: Finish = _find("finish", name, {**FINISHES, **self.finishes})
-        return finish
+        return _find("finish", name, {**FINISHES, **self.finishes})
 
     def verifier(self, name: str) -> Verify:
         """Return the verifier `name`.
@@ -49,8 +50,7 @@ class Extensions:
         Raises:
             ConfigError: there is none of this name.
         """
-        verify: Verify = _find("verifier", name, {**VERIFIERS, **self.verifiers})
-        return verify
+        return _find("verifier", name, {**VERIFIERS, **self.verifiers})
 
     def check(self, config: PDRConfig) -> None:
         """Refuse a config that names an unknown part.
@@ -64,7 +64,7 @@ class Extensions:
         self.verifier(config.verifier)
 
 
-def _find(kind: str, name: str, known: Mapping[str, Any]) -> Any:  # Any: one of three callables
+def _find(kind: str, name: str, known: Mapping[str, T]) -> T:
     if name in known:
         return known[name]
     module, colon, attribute = name.partition(":")
@@ -73,7 +73,7 @@ def _find(kind: str, name: str, known: Mapping[str, Any]) -> Any:  # Any: one of
             f"unknown {kind} {name!r}; known: {', '.join(known)}, or package.module:attribute"
         )
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found: T = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{kind} {name!r} cannot be imported: {error}") from None
     if not callable(found) and not isinstance(found, Distiller):

@@ -4,22 +4,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from pdr_graph.distill.selection import candidates, picked
-from pdr_graph.step import Step
+from pdr_graph.step import Step, attempt
 from pdr_graph.types import Draft, Solution
 
-__all__ = ["DRAFT_FINISHES", "FINISHES", "Finish"]
+__all__ = ["FINISHES", "Finish"]
 
 
 async def refine(step: Step) -> Solution:
     """Ask for the solution, with the workspace in view; without a workspace this is long CoT."""
-    answer_format = step.ask.prompts.render(f"answer_{step.config.answer}")
-    text = step.workspaces[0]["text"] if step.workspaces else ""
-    if text:
-        reply = await step.ask.one(
-            "improve", problem=step.problem, workspace=text, answer_format=answer_format
-        )
-    else:
-        reply = await step.ask.one("draft", problem=step.problem, answer_format=answer_format)
+    template, values = attempt(step.ask, step.problem, step.workspaces)
+    reply = await step.ask.one(template, index=0, **values)
     if not reply.solution:
         step.notes.append(
             "the final call spent its max_tokens on thought and states no solution"
@@ -79,6 +73,3 @@ Finish = Callable[[Step], Awaitable[Solution]]
 FINISHES: Mapping[str, Finish] = MappingProxyType(
     {"refine": refine, "vote": vote, "select": select}
 )
-
-DRAFT_FINISHES = frozenset({"vote", "select"})
-"""Finishes that read the last drafts themselves, which then need no distilling."""

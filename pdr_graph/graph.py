@@ -26,7 +26,7 @@ from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.nodes.verifier import Verifier
 from pdr_graph.prompts import Prompts
 from pdr_graph.state import DraftTask, PDRState, ProblemInput, missing_drafts, rounds_left
-from pdr_graph.trace import NoTrace, Trace
+from pdr_graph.trace import Trace
 
 
 def after_plan(state: PDRState) -> list[Send] | Literal["refiner"]:
@@ -49,9 +49,6 @@ def after_verifier(state: PDRState) -> Literal["plan", "__end__"]:
 
 
 PDRGraph = CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]
-
-_STEPS_PER_ROUND = 3
-"""Super-steps of one round: plan, drafters, distiller."""
 
 
 def build_graph(
@@ -80,7 +77,7 @@ def build_graph(
         client=ModelClient.of(model),
         extensions=extensions or Extensions(),
         prompts=prompts or Prompts.load(),
-        trace=trace or NoTrace(),
+        trace=trace,
         stream_answer=stream_answer,
     )
     default = default or PDRConfig()
@@ -102,4 +99,4 @@ def build_graph(
 def max_supersteps(config: PDRConfig) -> int:
     """Return a recursion limit that no run of this config reaches."""
     rounds = len(config.widths) + config.max_extra_rounds + 1
-    return _STEPS_PER_ROUND * rounds + 10
+    return 3 * rounds + 10  # a round is three: plan, drafters, distiller

@@ -15,7 +15,6 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained
 from langgraph.graph import START
 from langgraph.runtime import RunControl
-from langgraph.types import Durability
 
 from pdr_graph.budget import Ledger, elapsed_s
 from pdr_graph.config import PDRConfig, changed_fields, make_config
@@ -137,7 +136,7 @@ async def solve(
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
     (parts.extensions or Extensions()).check(config)
-    graph = _graph(ModelClient.of(model), checkpointer, parts)
+    graph = _graph(model, checkpointer, parts)
     thread_id = thread_id or new_thread_id()
     if checkpointer is not None and (await graph.aget_state(_place(thread_id))).created_at:
         raise ThreadExistsError(thread_id)
@@ -149,12 +148,13 @@ async def solve(
             thread_id,
             on_event=parts.on_event,
             control=parts.control,
-            durability="sync" if checkpointer is not None else None,
         )
     except (ConfigError, ContextWindowError):
         # Refused in its first step: the thread must be free for the corrected run.
-        if checkpointer is not None and not await _has_opened(graph, thread_id):
-            await checkpointer.adelete_thread(thread_id)
+        if checkpointer is not None:
+            state = (await graph.aget_state(_place(thread_id))).values
+            if "record" not in state:
+                await checkpointer.adelete_thread(thread_id)
         raise
 
 
@@ -208,7 +208,6 @@ async def resume(
         thread_id,
         on_event=parts.on_event,
         control=parts.control,
-        durability="sync",
         worked_s=worked_s,
     )
 
@@ -223,7 +222,6 @@ async def drive(
     events: bool = True,
     on_event: OnEvent | None = None,
     control: RunControl | None = None,
-    durability: Durability | None = None,
     worked_s: float = 0.0,
 ) -> Result:
     """Run the compiled graph to its end, or to the error that stops it.
@@ -238,7 +236,6 @@ async def drive(
             shows subgraphs takes the events itself, and would lose them to a second reader.
         on_event: Receives the events; None drops them.
         control: Stops the run at the next super-step when asked to; None never does.
-        durability: When checkpoints are written; None is LangGraph's own choice.
         worked_s: Seconds that earlier processes have worked on the run.
 
     Raises:
@@ -260,7 +257,7 @@ async def drive(
             context=config if entry is not None else None,
             stream_mode=["custom", "values"] if events else ["values"],
             control=control,
-            durability=durability,
+            durability=None if graph.checkpointer is None else "sync",
             version="v2",
         ):
             if part["type"] == "values":
@@ -286,15 +283,10 @@ async def drive(
 async def with_input(
     state: PDRState, place: RunnableConfig, checkpointer: BaseCheckpointSaver[str]
 ) -> PDRState:
-    """Return a run's state, read from the store where it does not hold the config.
+    """Return the state at a checkpoint, read from the store where it does not hold the config.
 
     A run that was killed before its first step has an input and no state. LangGraph keeps the
     input as a checkpoint of its own and takes it over in a step without a node.
-
-    Args:
-        state: As far as it is known.
-        place: The checkpoint.
-        checkpointer: Where it is kept.
     """
     if "config" in state:
         return state
@@ -310,10 +302,12 @@ def new_thread_id() -> str:
 
 
 def _graph(
-    client: ModelClient, checkpointer: BaseCheckpointSaver[str] | None, parts: Parts
+    model: BaseChatModel | ModelClient,
+    checkpointer: BaseCheckpointSaver[str] | None,
+    parts: Parts,
 ) -> PDRGraph:
     return build_graph(
-        client,
+        model,
         checkpointer=checkpointer,
         extensions=parts.extensions,
         prompts=parts.prompts,
@@ -343,7 +337,3 @@ def _refuse_changes(
             changed.append("set of prompts")
     if changed:
         raise ConfigChangedError(thread_id, changed)
-
-
-async def _has_opened(graph: PDRGraph, thread_id: str) -> bool:
-    return "record" in (await graph.aget_state(_place(thread_id))).values

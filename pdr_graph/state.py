@@ -101,17 +101,12 @@ def read_shared(*channels: str) -> PDRState:
     return values
 
 
-def has_solution(draft: Draft) -> bool:
-    """Tell whether a draft has a solution."""
-    return draft["error"] is None
-
-
 def succeeded(state: PDRState) -> list[Draft]:
     """Return the drafts of the current round that have a solution, by index."""
     return [
         draft
         for draft in state.get("drafts", [])
-        if draft["round"] == state["round"] and has_solution(draft)
+        if draft["round"] == state["round"] and draft["error"] is None
     ]
 
 

@@ -57,3 +57,21 @@ class Step:
         order = [index for group in groups for index in group]
         order += [index for index in range(len(self.drafts)) if index not in order]
         return [self.drafts[index] for index in order]
+
+
+def attempt(
+    ask: Asker, problem: str, workspaces: Sequence[Workspace], index: int = 0
+) -> tuple[str, dict[str, object]]:
+    """Return template and values of an attempt at the problem: a draft, or the refinement.
+
+    Of several workspaces each attempt reads its own, by its index.
+    """
+    answer_format = ask.prompts.render(f"answer_{ask.config.answer}")
+    values: dict[str, object] = {"problem": problem, "answer_format": answer_format}
+    text = workspaces[index % len(workspaces)]["text"] if workspaces else ""
+    return ("improve", {**values, "workspace": text}) if text else ("draft", values)
+
+
+def closing_line(answer: str | None) -> str:
+    """Return the line that a solution keeps where its text is cut; empty without an answer."""
+    return f"Final answer: {answer}" if answer else ""

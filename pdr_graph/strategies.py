@@ -71,6 +71,14 @@ def width_of(config: PDRConfig, round_number: int) -> int:
 
 def drafts_needed(config: PDRConfig, round_number: int) -> int:
     """Return how many drafts of a round must have a solution for the run to go on."""
+    return _share_of(config, round_number, min(config.min_success, config.quorum))
+
+
+def drafts_awaited(config: PDRConfig, round_number: int) -> int:
+    """Return how many drafts of a round with a solution are waited for before the rest is cut."""
+    return _share_of(config, round_number, config.quorum)
+
+
+def _share_of(config: PDRConfig, round_number: int, share: float) -> int:
     # The tolerance keeps 0.1 * 30 from asking for a fourth draft.
-    share = min(config.min_success, config.quorum)
     return max(1, math.ceil(share * width_of(config, round_number) - 1e-9))

@@ -49,13 +49,6 @@ class Trace(Protocol):
         """Keep one call; must not raise."""
 
 
-class NoTrace:
-    """Keeps nothing."""
-
-    async def record(self, call: TraceRecord) -> None:
-        """Drop the call."""
-
-
 class JsonLinesTrace:
     """Appends one JSON object a line to a file; the folder must exist."""
 

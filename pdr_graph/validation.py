@@ -3,15 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
-
-
-class _Errors(Protocol):
-    """What pydantic raises, and FastAPI after it."""
-
-    def errors(self) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +22,7 @@ class Fault:
     """What was given."""
 
     @classmethod
-    def of(cls, error: _Errors) -> "Fault":
+    def of(cls, error: Any) -> "Fault":  # Any: what pydantic raises, and FastAPI after it
         """Read the first fault of a validation error."""
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")

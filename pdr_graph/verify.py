@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from pdr_graph.llm.tokens import clip
-from pdr_graph.step import Step
+from pdr_graph.step import Step, closing_line
 from pdr_graph.types import Verdict
 
 __all__ = ["VERIFIERS", "Verify"]
@@ -47,7 +47,7 @@ async def judge(step: Step) -> Verdict:
     if not solution:
         return Verdict(verifier="judge", accepted=False, reason="there is no solution to judge")
     answer = step.solution["answer"] if step.solution else None
-    keep = f"Final answer: {answer}" if answer else ""
+    keep = closing_line(answer)
     text = await clip(solution, step.candidate_tokens(1), step.counter, keep=keep)
     reply = await step.ask.one("judge", problem=step.problem, candidates=text)
     found = _VERDICT.findall(reply.solution[-2000:])

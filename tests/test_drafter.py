@@ -7,7 +7,11 @@ from typing import TypeVar
 
 import pytest
 
-from pdr_graph.nodes.drafter import Gate, Gates
+from pdr_graph.extensions import Extensions
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.nodes.drafter import Drafter, Gate
+from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.prompts import Prompts
 
 T = TypeVar("T")
 
@@ -111,41 +115,14 @@ async def test_no_task_is_left_behind():
     assert asyncio.all_tasks() == before
 
 
-@pytest.mark.parametrize(
-    ("width", "quorum", "needed"), [(4, 0.75, 3), (16, 1.0, 16), (100, 0.07, 7), (3, 0.5, 2)]
-)
-async def test_a_quorum_is_a_share_of_the_width(width, quorum, needed):
-    """Rounded up, but 0.07 of 100 is 7."""
-    gate = Gates().of_round("run", 1, width=width, quorum=quorum)
-    race = asyncio.ensure_future(gate.race(slow()))
-    await asyncio.sleep(0)
-    for _ in range(needed - 1):
-        gate.arrived()
-    await asyncio.sleep(0)
-    assert not race.done()
-    gate.arrived()
-    assert await soon(race) is None
-
-
-async def test_drafts_of_one_round_meet_at_one_gate():
-    """Another round, run or super-step has a gate of its own."""
-    gates = Gates()
-    gate = gates.of_round("run", "ns", 1, width=4, quorum=0.5)
-    assert gates.of_round("run", "ns", 1, width=4, quorum=0.5) is gate
-    assert gates.of_round("run", "ns", 2, width=4, quorum=0.5) is not gate
-    assert gates.of_round("other", "ns", 1, width=4, quorum=0.5) is not gate
-
-
-async def test_a_gate_goes_with_its_last_draft():
+async def test_a_gate_goes_with_its_last_draft(mock, connect):
     """A process that serves runs for weeks keeps no gates of finished rounds."""
-    gates = Gates()
-    gate = gates.of_round("run", 1, width=1, quorum=1.0)
-    gate.arrived()
+    toolbox = Toolbox(
+        ModelClient.of(connect()), Extensions(), Prompts.load(), None, stream_answer=False
+    )
+    gates = Drafter(toolbox).gates
+    gate = gates.setdefault(("run", "", 1), Gate(1))
+    assert gates.setdefault(("run", "", 1), Gate(1)) is gate
     del gate
     gc.collect()
-    again = gates.of_round("run", 1, width=1, quorum=1.0)
-    race = asyncio.ensure_future(again.race(slow()))
-    await asyncio.sleep(0.02)
-    assert not race.done()
-    again.arrived()
-    assert await soon(race) is None
+    assert dict(gates) == {}

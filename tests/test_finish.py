@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from pdr_graph.answers import answer_kind
+from pdr_graph.config import DRAFT_FINISHES
 from pdr_graph.errors import CallError
-from pdr_graph.finish import DRAFT_FINISHES, FINISHES, refine, select, vote
+from pdr_graph.finish import FINISHES, refine, select, vote
 from pdr_graph.nodes.distiller import MAX_ANSWERS, add_votes, is_decided
 from pdr_graph.types import Workspace
 from tests.fakes import drafts_with, make_draft, make_step, prompts_of

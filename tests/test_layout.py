@@ -68,6 +68,7 @@ ALONE = {
         pdr_graph.policy.generation
         pdr_graph.serve.app
         pdr_graph.serve.guard
+        pdr_graph.serve.stream
         pdr_graph.servers.choice
         pdr_graph.servers.launch
         pdr_graph.train.engine

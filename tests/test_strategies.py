@@ -8,7 +8,14 @@ from pdr_graph.config import make_config
 from pdr_graph.distill import DISTILLERS
 from pdr_graph.errors import ConfigError
 from pdr_graph.finish import FINISHES
-from pdr_graph.strategies import PRESETS, drafts_needed, num_rounds, preset, width_of
+from pdr_graph.strategies import (
+    PRESETS,
+    drafts_awaited,
+    drafts_needed,
+    num_rounds,
+    preset,
+    width_of,
+)
 
 
 def test_the_design_names_these_presets():
@@ -135,3 +142,4 @@ def test_drafts_needed_is_within_the_round_and_what_the_gate_lets_in(width, min_
 def test_a_share_is_rounded_up_but_not_past_itself(width, share, needed):
     """0.07 of 100 is 7, though the product of the floats is above it."""
     assert drafts_needed(make_config(widths=(width,), min_success=share), 1) == needed
+    assert drafts_awaited(make_config(widths=(width,), quorum=share), 1) == needed

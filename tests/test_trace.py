@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from pdr_graph.trace import JsonLinesTrace, NoTrace, TraceRecord
+from pdr_graph.trace import JsonLinesTrace, TraceRecord
 from tests.fakes import odd_texts
 
 
@@ -62,11 +62,6 @@ async def test_any_text_reads_back_as_it_was(tmp_path, thought, solution):
     # JSON itself takes two halves of a character that meet for the whole one.
     assert read(trace.file) == [json.loads(json.dumps(record))]
     trace.file.unlink()
-
-
-async def test_no_trace_keeps_nothing():
-    """The default costs nothing and takes any record."""
-    assert await NoTrace().record(make_record()) is None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")

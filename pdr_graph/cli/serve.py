@@ -62,13 +62,7 @@ async def _serve(
         open_saver(settings, say, ttl_s=ttl_s) as saver,
         open_client(settings, announce=say) as client,
     ):
-        runner = SolveRunner(
-            client,
-            _store(saver, settings, output),
-            max_runs=options.max_runs,
-            max_waiting=options.max_waiting,
-            prompts=prompts,
-        )
+        runner = SolveRunner(client, _store(saver, settings, output), options, prompts=prompts)
         server = SolveServer(
             create_app(runner, catalogue, options), runner, drain_s=options.drain_s, say=output.tell
         )

@@ -7,6 +7,7 @@ from statistics import median_low
 
 from pdr_graph.errors import WorkspaceOverflowError
 from pdr_graph.llm.tokens import CUT, TokenCounter, clip
+from pdr_graph.step import closing_line
 from pdr_graph.types import Draft, Workspace
 
 
@@ -25,9 +26,7 @@ class Entry:
 
 def draft_entry(draft: Draft, *, title: str = "") -> Entry:
     """Return a draft's whole solution as an entry."""
-    answer = draft["answer"]
-    keep = f"Final answer: {answer}" if answer else ""
-    return Entry(draft["solution"], keep, (draft["index"],), title)
+    return Entry(draft["solution"], closing_line(draft["answer"]), (draft["index"],), title)
 
 
 def numbered(drafts: list[Draft]) -> list[Entry]:

@@ -1,7 +1,7 @@
 """PDR as a node of any graph: `builder.add_node("reason", pdr_node(config, model=model))`."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.runtime import Runtime
@@ -16,32 +16,19 @@ from pdr_graph.prompts import Prompts
 from pdr_graph.run import Result
 from pdr_graph.trace import Trace
 
-ReadProblem = Callable[[Any], str]
-"""From the parent's state to the problem."""
-WriteResult = Callable[[Result], Mapping[str, Any]]
-"""From the result to an update of the parent's state."""
-
-
-class Node(Protocol):
-    """The kind of function that `add_node` takes."""
-
-    # Any: the parent's own types of state and update, which LangGraph leaves open.
-    async def __call__(self, state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
-        """Return the parent's update."""
-        ...
-
 
 def pdr_node(
     config: PDRConfig | None = None,
     *,
     model: BaseChatModel | ModelClient,
-    input: ReadProblem = read_messages,
-    output: WriteResult = as_message,
+    # Any: the parent's own types of state and update, which LangGraph leaves open.
+    input: Callable[[Any], str] = read_messages,
+    output: Callable[[Result], Mapping[str, Any]] = as_message,
     extensions: Extensions | None = None,
     prompts: Prompts | None = None,
     trace: Trace | None = None,
     stream_answer: bool = False,
-) -> Node:
+) -> Callable[..., Awaitable[dict[str, Any]]]:
     """Return a node that answers by a run of PDR, as a subgraph of the graph it is added to.
 
     If the parent is compiled with a checkpointer, the run is kept with it. After a crash or an
@@ -70,13 +57,13 @@ def pdr_node(
     # To draw the subgraph and show its state, LangGraph looks for it among the names that this
     # function closes over.
     async def reason(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
-        asked = config or _context(runtime)
+        context = runtime.context if isinstance(runtime.context, PDRConfig) else PDRConfig()
         problem = input(state)
         if not isinstance(problem, str):
             raise ConfigError(
                 f"input must return the problem as text, not {type(problem).__name__}"
             )
-        result = await subrun(graph, problem, asked, write=runtime.stream_writer)
+        result = await subrun(graph, problem, config or context, write=runtime.stream_writer)
         update = output(result)
         if not isinstance(update, Mapping):
             raise ConfigError(
@@ -87,7 +74,3 @@ def pdr_node(
         return {"ledger": [charge(result)], **update}
 
     return reason
-
-
-def _context(runtime: Runtime[Any]) -> PDRConfig:
-    return runtime.context if isinstance(runtime.context, PDRConfig) else PDRConfig()

@@ -150,10 +150,6 @@ def as_message(result: Result) -> dict[str, Any]:  # Any: the parent's own type 
 
 def report(result: Result) -> dict[str, Any]:  # Any: plain JSON data
     """Return a run without its text, as plain data that any store keeps."""
-    return {
-        "preset": result.config.preset,
-        "answer": result.answer,
-        "verdict": dict(result.verdict),
-        "ledger": result.ledger.to_json(),
-        "notes": list(result.notes),
-    }
+    whole = result.to_json()
+    kept = {name: whole[name] for name in ("preset", "answer", "verdict", "ledger")}
+    return kept | {"notes": list(result.notes)}

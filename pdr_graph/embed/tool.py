@@ -17,7 +17,7 @@ from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import Parts, Result, solve
+from pdr_graph.run import drive, new_thread_id
 from pdr_graph.trace import Trace
 
 DESCRIPTION = (
@@ -72,7 +72,6 @@ def as_tool(
     extensions = extensions or Extensions()
     check_given(config, model, extensions)
     graph = build_graph(model, extensions=extensions, prompts=prompts, trace=trace)
-    parts = Parts(extensions=extensions, prompts=prompts, trace=trace)
 
     async def think(
         question: str,
@@ -81,10 +80,14 @@ def as_tool(
         if not question.strip():
             raise ToolException("the question is empty; state it in full")
         if runtime is None:
-            result = await solve(question, config, model=model, parts=parts)
+            result = await drive(graph, question, config, new_thread_id())
             return result.solution, report(result)
         result = await subrun(graph, question, config, write=get_stream_writer())
-        return _command(result, runtime), None
+        message = ToolMessage(
+            result.solution, tool_call_id=runtime.tool_call_id, artifact=report(result)
+        )
+        # LangGraph ignores keys that are no channel of the agent.
+        return Command(update={"messages": [message], "ledger": [charge(result)]}), None
 
     def refuse(
         question: str,
@@ -102,11 +105,3 @@ def as_tool(
         response_format="content_and_artifact",
         handle_tool_error=True,
     )
-
-
-def _command(result: Result, runtime: ToolRuntime) -> Command[Any]:
-    message = ToolMessage(
-        result.solution, tool_call_id=runtime.tool_call_id, artifact=report(result)
-    )
-    # LangGraph ignores keys that are no channel of the agent.
-    return Command(update={"messages": [message], "ledger": [charge(result)]})

@@ -22,7 +22,7 @@ class Asker:
 
     client: ModelClient
     prompts: Prompts
-    trace: Trace
+    trace: Trace | None
     config: PDRConfig
     meter: Meter
     node: str
@@ -118,7 +118,8 @@ class Asker:
                 record["prompt_ids"] = reply.sampled.prompt_ids
                 record["token_ids"] = reply.sampled.token_ids
                 record["logprobs"] = reply.sampled.logprobs
-            await self.trace.record(record)
+            if self.trace is not None:
+                await self.trace.record(record)
 
 
 def derived_seed(seed: int, *parts: object) -> int:

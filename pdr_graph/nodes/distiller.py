@@ -15,11 +15,10 @@ from langgraph.types import Overwrite
 
 from pdr_graph.answers import AnswerKind, agreement, clusters
 from pdr_graph.budget import b_total
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import DRAFT_FINISHES, PDRConfig
 from pdr_graph.distill.workspace import pack
 from pdr_graph.errors import QuorumError
 from pdr_graph.events import NoteEvent, WorkspaceEvent
-from pdr_graph.finish import DRAFT_FINISHES
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.state import PDRState, config_of, more_drafts, rounds_left, succeeded
 from pdr_graph.step import Step

@@ -6,7 +6,6 @@ anew, and at worst waits for all the drafts that it still owes.
 """
 
 import asyncio
-import math
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,8 +22,9 @@ from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.nodes.toolbox import Toolbox, run_key
-from pdr_graph.state import DraftTask, PDRState, config_of, read_shared
-from pdr_graph.strategies import width_of
+from pdr_graph.state import DraftTask, config_of, read_shared
+from pdr_graph.step import attempt, closing_line
+from pdr_graph.strategies import drafts_awaited
 from pdr_graph.types import Draft, DraftError
 
 T = TypeVar("T")
@@ -59,41 +59,24 @@ class Gate:
             await asyncio.gather(task, opened, return_exceptions=True)
 
 
-class Gates:
-    """The gates of all rounds in this process; a gate is forgotten with its last draft."""
-
-    def __init__(self) -> None:
-        self._gates: WeakValueDictionary[tuple[object, ...], Gate] = WeakValueDictionary()
-
-    def of_round(self, *key: object, width: int, quorum: float) -> Gate:
-        """Return the gate that all drafts of one round share."""
-        gate = self._gates.get(key)
-        if gate is None:
-            # The tolerance keeps 0.1 * 30 from asking for a fourth draft.
-            gate = self._gates[key] = Gate(math.ceil(quorum * width - 1e-9))
-        return gate
-
-
 @dataclass(frozen=True, slots=True)
 class Drafter:
     """Asks for one attempt at the problem; a failure becomes part of the draft."""
 
     toolbox: Toolbox
-    gates: Gates = field(default_factory=Gates)
+    gates: WeakValueDictionary[object, Gate] = field(default_factory=WeakValueDictionary)
+    """Of all rounds in this process; a gate is forgotten with its last draft."""
 
     async def __call__(self, state: DraftTask, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the draft and what it cost."""
         shared = read_shared("problem", "config", "workspaces")
         config = config_of(shared)
         ask = self.toolbox.asker("drafter", state["round"], config)
-        gate = self.gates.of_round(
-            *run_key(),
-            width=width_of(config, state["round"]),
-            quorum=config.quorum,
-        )
-        template, values = self._prompt(shared, config, state)
-        draft = _blank(state, ask.sampling(template, state["index"]).seed)
-        call = ask.one(template, index=state["index"], **values)
+        gate = self.gates.setdefault(run_key(), Gate(drafts_awaited(config, state["round"])))
+        index, workspaces = state["index"], shared.get("workspaces", [])
+        template, values = attempt(ask, shared["problem"], workspaces, index)
+        draft = _blank(state, ask.sampling(template, index).seed)
+        call = ask.one(template, index=index, **values)
         try:
             reply = await (gate.race(call) if config.quorum < 1 else call)
         except CallError as error:
@@ -121,19 +104,6 @@ class Drafter:
         )
         return {"drafts": [draft], "ledger": [row]}
 
-    def _prompt(
-        self, state: PDRState, config: PDRConfig, task: DraftTask
-    ) -> tuple[str, dict[str, object]]:
-        values: dict[str, object] = {
-            "problem": state["problem"],
-            "answer_format": self.toolbox.prompts.render(f"answer_{config.answer}"),
-        }
-        workspaces = state.get("workspaces") or []
-        if not workspaces:
-            return "draft", values
-        text = workspaces[task["index"] % len(workspaces)]["text"]
-        return ("improve", {**values, "workspace": text}) if text else ("draft", values)
-
     async def _fill(self, draft: Draft, reply: Reply, ask: Asker) -> None:
         draft["tokens"] = reply.usage.completion
         draft["truncated"] = reply.truncated
@@ -148,8 +118,7 @@ class Drafter:
         if not reply.usage.estimated and reply.usage.completion <= limit:
             draft["solution"] = reply.solution
             return
-        keep = f"Final answer: {draft['answer']}" if draft["answer"] else ""
-        counter = self.toolbox.client.counter
+        keep, counter = closing_line(draft["answer"]), self.toolbox.client.counter
         draft["solution"] = await clip(reply.solution, limit, counter, keep=keep)
 
 

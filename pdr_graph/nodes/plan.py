@@ -31,14 +31,12 @@ class Planner:
         """Return the update that opens a run, a round, or the finish."""
         # `done` is left by an earlier run of the thread, and this input asks for a new one.
         if state.get("phase") in {None, "done"}:
-            opening = await self._open(state, runtime.context or self._given(state))
+            given = state.get("config")
+            asked = runtime.context or (make_config(**given) if given else self.default)
+            opening = await self._open(state, asked)
             state = state_of({**state, **opening})
             return {**opening, **self._next(state, runtime), "ledger": Overwrite([])}
         return self._next(state, runtime)
-
-    def _given(self, state: PDRState) -> PDRConfig:
-        given = state.get("config")
-        return make_config(**given) if given else self.default
 
     async def _open(self, state: PDRState, config: PDRConfig) -> dict[str, object]:
         problem = wellformed(state.get("problem", "")).strip()

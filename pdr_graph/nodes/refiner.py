@@ -7,9 +7,9 @@ from langgraph.runtime import Runtime
 from langgraph.types import StreamWriter
 
 from pdr_graph.budget import b_total
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import DRAFT_FINISHES, PDRConfig
 from pdr_graph.events import ChunkEvent, FinishEvent, SolutionEvent
-from pdr_graph.finish import DRAFT_FINISHES, FINISHES
+from pdr_graph.finish import FINISHES
 from pdr_graph.llm.client import OnChunk
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.state import PDRState

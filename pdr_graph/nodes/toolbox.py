@@ -1,7 +1,7 @@
 """What all nodes of a graph share: their dependencies, and where in a run they are called."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from langgraph.config import get_config
 
@@ -17,7 +17,7 @@ from pdr_graph.prompts import Prompts
 from pdr_graph.state import PDRState, config_of, next_width, succeeded
 from pdr_graph.step import Step
 from pdr_graph.strategies import width_of
-from pdr_graph.trace import NoTrace, Trace
+from pdr_graph.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class Toolbox:
     """The dependencies of one graph: what this process owns."""
 
     client: ModelClient
-    extensions: Extensions = field(default_factory=Extensions)
-    prompts: Prompts = field(default_factory=Prompts.load)
-    trace: Trace = field(default_factory=NoTrace)
-    stream_answer: bool = False
+    extensions: Extensions
+    prompts: Prompts
+    trace: Trace | None
+    stream_answer: bool
     """Whether the refinement is streamed, as `chunk` events, while it is written."""
 
     def asker(self, node: str, round_number: int, config: PDRConfig) -> Asker:

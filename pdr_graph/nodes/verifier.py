@@ -9,7 +9,7 @@ from pdr_graph.distill.workspace import Entry, pack
 from pdr_graph.events import VerdictEvent
 from pdr_graph.nodes.toolbox import Toolbox, why_not_round
 from pdr_graph.state import PDRState, state_of
-from pdr_graph.step import Step
+from pdr_graph.step import Step, closing_line
 from pdr_graph.types import Verdict, Workspace
 
 
@@ -48,10 +48,13 @@ class Verifier:
 async def _feedback(step: Step, verdict: Verdict) -> Workspace:
     solution = step.solution
     assert solution is not None  # the refiner has just written it
-    answer = f"Final answer: {solution['answer']}" if solution["answer"] else ""
     return await pack(
         [
-            Entry(solution["text"], answer, title="A solution that was rejected:"),
+            Entry(
+                solution["text"],
+                closing_line(solution["answer"]),
+                title="A solution that was rejected:",
+            ),
             Entry(verdict["reason"], title="Why it was rejected:"),
         ],
         step.config.kappa,

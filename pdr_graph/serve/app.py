@@ -5,7 +5,7 @@ Every chat request is accounted for: its status, its seconds and a line in the l
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -39,25 +39,13 @@ CLIENT_LEFT = 499
 
 
 @dataclass(slots=True)
-class Account:
-    """What is counted of one request."""
-
-    model: str
-    """The preset; `unknown` for any other name, so that clients cannot make up labels."""
-    thread_id: str = "-"
-    """`-` until the request is understood."""
-    status: int = 200
-
-
-@dataclass(slots=True)
 class Chat:
     """The endpoint `/v1/chat/completions`."""
 
     runner: SolveRunner
     catalogue: Catalogue
     repeats: Repeats
-    timeout_s: float
-    log_prompts: bool = False
+    options: ServeOptions
 
     async def answer(self, body: ChatRequest, request: Request) -> Response:
         """Answer one request.
@@ -67,67 +55,54 @@ class Chat:
         """
         if body.stream:
             return _Streamed(self, body)
-        with self._accounted(body) as (reply, _):
-            whole = await while_present(request.receive, reply.whole(), self.timeout_s)
+        with self.accounted(body) as reply:
+            whole = await while_present(request.receive, reply.whole(), self.options.timeout_s)
         return JSONResponse(whole, headers={THREAD_HEADER: reply.asked.thread_id})
 
-    async def stream(self, body: ChatRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request by a stream.
-
-        Raises:
-            RefusalError: it gets no answer, and the stream has not begun.
-        """
-        with self._accounted(body) as (reply, account):
-
-            def failed(error: BaseException) -> RefusalError:
-                refusal = self._refusal(error, reply.asked)
-                account.status = refusal.status
-                return refusal
-
-            headers = {THREAD_HEADER: reply.asked.thread_id}
-            stream = EventStream(reply.chunks(), failed, headers=headers, timeout_s=self.timeout_s)
-            await stream(scope, receive, send)
-
     @contextmanager
-    def _accounted(self, body: ChatRequest) -> Iterator[tuple[RunReply, Account]]:
+    def accounted(self, body: ChatRequest) -> Iterator[RunReply]:
         """Understand a request, turn every error into a refusal, and count how it ends."""
         name = body.model.partition("?")[0]
-        account = Account(name if name in self.catalogue.names else "unknown")
+        # Clients must not be able to make up labels.
+        model = name if name in self.catalogue.names else "unknown"
         metrics, began = self.runner.metrics, perf_counter()
         asked: SolveRequest | None = None
+        status = 200
         try:
             asked = understand(body, self.catalogue, self.repeats)
-            account.thread_id = asked.thread_id
-            if self.log_prompts:
+            if self.options.log_prompts:
                 logger.info("request.prompt thread=%s text=%r", asked.thread_id, asked.problem)
             reply = RunReply(self.runner, asked)
-            yield reply, account
+            yield reply
+            if reply.refused is not None:
+                status = reply.refused.status
             if (result := reply.result) is not None:
                 metrics.b_seq.labels(result.config.preset).observe(result.ledger.b_seq)
         except RefusalError as refusal:
-            account.status = refusal.status
+            status = refusal.status
             raise
         except Exception as error:
-            refused = self._refusal(error, asked)
-            account.status = refused.status
+            refused = self.refusal(error, asked)
+            status = refused.status
             raise refused from error
         except BaseException:
-            account.status = 503  # the server was told to stop at once
+            status = 503  # the server was told to stop at once
             raise
         finally:
             seconds = perf_counter() - began
-            metrics.requests.labels(account.model, account.status).inc()
-            metrics.seconds.labels(account.model).observe(seconds)
+            metrics.requests.labels(model, status).inc()
+            metrics.seconds.labels(model).observe(seconds)
             logger.info(
                 "request.done model=%s thread=%s status=%d seconds=%.2f stream=%s",
-                account.model,
-                account.thread_id,
-                account.status,
+                model,
+                asked.thread_id if asked is not None else "-",
+                status,
                 seconds,
                 bool(body.stream),
             )
 
-    def _refusal(self, error: BaseException, asked: SolveRequest | None) -> RefusalError:
+    def refusal(self, error: BaseException, asked: SolveRequest | None) -> RefusalError:
+        """Return how a request is refused for an error; a run that is kept can be resumed."""
         if isinstance(error, ClientGoneError):
             return RefusalError(CLIENT_LEFT, "the client left")
         if asked is None or not self.runner.can_resume(asked):
@@ -144,7 +119,16 @@ class _Streamed(Response):
         self._request = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._chat.stream(self._request, scope, receive, send)
+        chat = self._chat
+        with chat.accounted(self._request) as reply:
+
+            def failed(error: BaseException) -> RefusalError:
+                reply.refused = chat.refusal(error, reply.asked)
+                return reply.refused
+
+            headers = {THREAD_HEADER: reply.asked.thread_id}
+            stream = EventStream(reply.chunks(), failed, headers, chat.options.timeout_s)
+            await stream(scope, receive, send)
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -173,27 +157,12 @@ _STREAM: dict[str, Any] = {
 
 
 def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions) -> FastAPI:
-    """Return the application.
-
-    Args:
-        runner: Carries out its runs.
-        catalogue: The models on offer.
-        options: Its limits; address and port are for the server.
-    """
+    """Return the application; the address and port of its options are for the server."""
     # FastAPI's pages of documentation load scripts from another site.
     app = FastAPI(title="pdr-graph", version=version("pdr-graph"), docs_url=None, redoc_url=None)
-    chat = Chat(
-        runner=runner,
-        catalogue=catalogue,
-        repeats=Repeats(repeatable=options.repeatable),
-        timeout_s=options.timeout_s,
-        log_prompts=options.log_prompts,
-    )
-    _add_routes(app, chat)
-    app.add_exception_handler(Exception, _refuse)
-    app.add_exception_handler(RefusalError, _refuse)
-    app.add_exception_handler(HTTPException, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse)
+    _add_routes(app, Chat(runner, catalogue, Repeats(repeatable=options.repeatable), options))
+    for kind in (RefusalError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _refuse)
     app.add_middleware(
         Guard,
         key=options.key.get_secret_value() if options.key is not None else None,
@@ -262,15 +231,15 @@ def _only(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
+    headers: Mapping[str, str] = {}
     if isinstance(error, RequestValidationError):
         refusal = _malformed(error)
     elif isinstance(error, HTTPException):
-        headers = dict(error.headers or {})
         refusal = RefusalError(error.status_code, _sentence(request, error))
-        return JSONResponse(refusal.body(), error.status_code, headers)
+        headers = error.headers or {}
     else:
         refusal = refusal_of(error)
-    return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+    return JSONResponse(refusal.body(), refusal.status, {**refusal.headers, **headers})
 
 
 def _sentence(request: Request, error: HTTPException) -> str:

@@ -2,25 +2,20 @@
 
 import asyncio
 import hmac
-from collections.abc import Mapping
 from contextlib import suppress
 
-from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pdr_graph.serve.options import LOOPBACK
 from pdr_graph.serve.refusal import RefusalError
-from pdr_graph.serve.stream import ClientGoneError
 
 BODY_TIMEOUT_S = 30.0
 """Seconds in which a request's body must arrive."""
 
 DISCARD_TIMEOUT_S = 2.0
 """Seconds for which the body of a refused request is read on."""
-
-_OPEN_PATHS = frozenset({"/health"})
-"""Answered without a key: a supervisor of the process need not have one."""
 
 
 class Guard:
@@ -32,8 +27,8 @@ class Guard:
         """Guard an application.
 
         Args:
-            app: What is guarded.
-            key: The key that clients must send as a bearer token; None asks for none.
+            app: The application.
+            key: The bearer token that clients must send; None asks for none.
             max_body_bytes: Size of the largest body.
             local_only: Whether requests must name this machine as their host, so that a web page
                 cannot reach a server without a key through a name of its own (DNS rebinding).
@@ -48,15 +43,15 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        request, has_body = Request(scope, receive), scope["method"] not in {"GET", "HEAD"}
         try:
-            self._check(scope["path"], headers)
-            body = b"" if scope["method"] in {"GET", "HEAD"} else await self._body(headers, receive)
-        except ClientGoneError:
+            self._check(request)
+            body = await self._body(request) if has_body else b""
+        except ClientDisconnect:
             return
         except RefusalError as refusal:
-            if scope["method"] not in {"GET", "HEAD"}:
-                await _discard(receive, 8 * self._max_body_bytes)
+            if has_body:
+                await _discard(Request(scope, receive), 8 * self._max_body_bytes)
             # The rest of the body would be taken for the next request.
             error = JSONResponse(
                 refusal.body(), refusal.status, {**refusal.headers, "Connection": "close"}
@@ -65,12 +60,14 @@ class Guard:
             return
         await self._app(scope, _replay(body, receive), send)
 
-    def _check(self, path: str, headers: Mapping[str, str]) -> None:
+    def _check(self, request: Request) -> None:
+        headers = request.headers
         if self._local_only and _host_of(headers.get("host", "")) not in LOOPBACK:
             raise RefusalError(
                 403, "this server answers requests to localhost only; give it a key to serve others"
             )
-        if self._key is None or path in _OPEN_PATHS:
+        # A supervisor of the process need not have the key.
+        if self._key is None or request.scope["path"] == "/health":
             return
         scheme, _, sent = headers.get("authorization", "").partition(" ")
         given = sent.strip().encode("utf-8", "surrogateescape")
@@ -80,7 +77,8 @@ class Guard:
                 401, "no or wrong API key; send it as a bearer token", code="invalid_api_key"
             )
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+    async def _body(self, request: Request) -> bytes:
+        headers = request.headers
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             raise self._too_large()
@@ -88,23 +86,16 @@ class Guard:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and (length != "0" or "transfer-encoding" in headers):
             raise RefusalError(415, f"the body is {kind or 'of no type'}, not application/json")
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGoneError
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > self._max_body_bytes:
+                async for part in request.stream():
+                    body += part
+                    if len(body) > self._max_body_bytes:
                         raise self._too_large()
-                    if not message.get("more_body"):
-                        break
         except TimeoutError:
             raise RefusalError(408, f"the body took longer than {BODY_TIMEOUT_S:g} s") from None
-        return b"".join(parts)
+        return bytes(body)
 
     def _too_large(self) -> RefusalError:
         return RefusalError(
@@ -112,14 +103,13 @@ class Guard:
         )
 
 
-async def _discard(receive: Receive, most: int) -> None:
+async def _discard(request: Request, most: int) -> None:
     """Read the rest of a body: a client that is still writing would miss the answer."""
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(DISCARD_TIMEOUT_S):
-            while most > 0:
-                message = await receive()
-                most -= len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body"):
+            async for part in request.stream():
+                most -= len(part)
+                if most <= 0:
                     return
 
 

@@ -19,6 +19,7 @@ from pdr_graph.errors import CallError
 from pdr_graph.events import Narration, RunEvent, is_event
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import Result
+from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.serve.request import SolveRequest
 from pdr_graph.serve.runner import SolveRunner
 
@@ -200,10 +201,6 @@ def _thought(text: str) -> Json:
     return {"reasoning": text, "reasoning_content": text}
 
 
-_TEXT, _THOUGHT = "text", "thought"
-"""Kinds of pieces: of the answer, and of what leads to it."""
-
-
 @dataclass(slots=True)
 class RunReply:
     """Runs one request and makes a reply of what the run tells."""
@@ -212,12 +209,17 @@ class RunReply:
     asked: SolveRequest
     result: Result | None = None
     """None until the run has ended."""
+    refused: RefusalError | None = None
+    """What ended the stream after it had begun; None if nothing did."""
+    _objects: ReplyObjects = field(init=False)
     _answer: Answer = field(init=False)
     _narration: Narration = field(init=False)
-    _queue: asyncio.Queue[tuple[str, str] | None] = field(default_factory=asyncio.Queue)
+    _chunks: asyncio.Queue[Json | None] = field(default_factory=asyncio.Queue)
+    """None is the last: the run has ended."""
     _reasoning: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._objects = ReplyObjects(self.asked)
         self._begin(self.asked.config)
 
     async def whole(self) -> Json:
@@ -225,7 +227,7 @@ class RunReply:
         self.result = await self._run()
         text = Answer(self.asked.stops).finish(self.result.solution)
         reasoning = "".join(self._reasoning)
-        return ReplyObjects(self.asked).whole(self.result, text, reasoning, cut=self._is_cut)
+        return self._objects.whole(self.result, text, reasoning, cut=self._is_cut)
 
     async def chunks(self) -> AsyncGenerator[Json]:
         """Run, and yield the reply in chunks as it comes.
@@ -233,23 +235,21 @@ class RunReply:
         Raises:
             PDRError: whatever ended the run; before the first chunk if it never began.
         """
-        objects = ReplyObjects(self.asked)
         run = asyncio.ensure_future(self._run())
-        run.add_done_callback(lambda _: self._queue.put_nowait(None))
+        run.add_done_callback(lambda _: self._chunks.put_nowait(None))
         try:
             opened = False
-            while (piece := await self._queue.get()) is not None:
+            while (chunk := await self._chunks.get()) is not None:
                 if not opened:
                     opened = True
-                    yield objects.opening()
-                kind, text = piece
-                yield objects.text(text) if kind == _TEXT else objects.thought(text)
+                    yield self._objects.opening()
+                yield chunk
             self.result = await run
             if not opened:
-                yield objects.opening()
+                yield self._objects.opening()
             if rest := self._answer.finish(self.result.solution):
-                yield objects.text(rest)
-            for last in objects.closing(self.result, cut=self._is_cut):
+                yield self._objects.text(rest)
+            for last in self._objects.closing(self.result, cut=self._is_cut):
                 yield last
         finally:
             run.cancel()
@@ -271,7 +271,7 @@ class RunReply:
                 event["attempt"], event["text"], thought_apart=bool(event["thought"])
             )
             if piece:
-                self._queue.put_nowait((_TEXT, piece))
+                self._chunks.put_nowait(self._objects.text(piece))
             return
         if event["event"] == "finish":
             # Until a reply has shown whether this model thinks in its text, it may.
@@ -284,7 +284,7 @@ class RunReply:
     def _tell(self, text: str) -> None:
         if text:
             self._reasoning.append(text)
-            self._queue.put_nowait((_THOUGHT, text))
+            self._chunks.put_nowait(self._objects.thought(text))
 
     @property
     def _is_cut(self) -> bool:

@@ -14,7 +14,7 @@ from pdr_graph.llm.asker import derived_seed
 from pdr_graph.run import new_thread_id
 from pdr_graph.serve.protocol import ChatRequest, refuse_unsupported
 from pdr_graph.serve.refusal import RefusalError
-from pdr_graph.strategies import PRESETS
+from pdr_graph.strategies import PRESETS, num_rounds, width_of
 
 MakeConfig = Callable[[str, Mapping[str, object]], PDRConfig]
 """From a preset's name and fields to its config."""
@@ -88,12 +88,8 @@ class Catalogue:
         fields.pop("preset", None)
         config = self._make(name, {**self._defaults, **fields})
         Extensions().check(config)
-        self._check_size(config)
-        return config, {"preset": name, **fields}
-
-    def _check_size(self, config: PDRConfig) -> None:
-        last = config.widths[-1] if config.widths else 1
-        drafts = sum(config.widths) + config.max_extra_rounds * last
+        most = num_rounds(config, config.max_extra_rounds)
+        drafts = sum(width_of(config, number) for number in range(1, most + 1))
         if drafts > self._max_drafts:
             raise RefusalError(
                 400,
@@ -102,6 +98,7 @@ class Catalogue:
                 param="pdr",
                 code="too_many_drafts",
             )
+        return config, {"preset": name, **fields}
 
 
 def _settings(query: str) -> dict[str, object]:

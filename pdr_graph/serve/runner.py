@@ -19,6 +19,7 @@ from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, resume, solve, with_input
+from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.refusal import RefusalError, shutting_down, thread_busy
 from pdr_graph.serve.request import SolveRequest
 from pdr_graph.trace import TraceRecord
@@ -99,7 +100,6 @@ class Metrics:
     """
 
     def __init__(self, admission: Admission) -> None:
-        """Begin at zero."""
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "pdr_requests",
@@ -177,22 +177,13 @@ class SolveRunner:
         self,
         model: ModelClient,
         store: RunStore,
+        options: ServeOptions,
         *,
-        max_runs: int,
-        max_waiting: int,
         prompts: Prompts | None = None,
     ) -> None:
-        """Begin without runs.
-
-        Args:
-            model: What all runs ask.
-            store: Where they are kept.
-            max_runs: Runs at once.
-            max_waiting: Requests that may wait for a run.
-            prompts: None is the built-in ones.
-        """
+        """Begin without runs; `prompts` None is the built-in ones."""
         self.model = model
-        self.admission = Admission(max_runs=max_runs, max_waiting=max_waiting)
+        self.admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
         self.metrics = Metrics(self.admission)
         self._store = store
         self._prompts = prompts or Prompts.load()

@@ -79,9 +79,15 @@ class SolveServer:
             ready: Called once signals are handled.
         """
         _allow_many_files()
-        with self._signals():
+        loop = asyncio.get_running_loop()
+        for each in SIGNALS:
+            loop.add_signal_handler(each, self.stop)
+        try:
             ready()
             await self._server.serve(sockets=[listener])
+        finally:
+            for each in SIGNALS:
+                loop.remove_signal_handler(each)
         self._runner.cancel()
         await self._runner.ended()
 
@@ -104,17 +110,6 @@ class SolveServer:
 
     def _leave(self) -> None:
         self._server.force_exit = True
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for each in SIGNALS:
-            loop.add_signal_handler(each, self.stop)
-        try:
-            yield
-        finally:
-            for each in SIGNALS:
-                loop.remove_signal_handler(each)
 
 
 class _Server(uvicorn.Server):

@@ -8,8 +8,10 @@ from taking a long thought for a dead connection.
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from pdr_graph.serve.refusal import RefusalError
@@ -61,40 +63,26 @@ async def _departure(receive: Receive) -> None:
 KEEP_ALIVE_S = 10.0
 """Longest silence on a connection, in seconds."""
 
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-
-Failed = Callable[[BaseException], RefusalError]
-"""From an error to the refusal that the client receives."""
+_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
 
 
+@dataclass(slots=True)
 class EventStream:
     """Sends objects as they come; the ASGI application of one response."""
 
-    def __init__(
-        self,
-        objects: AsyncGenerator[Json],
-        failed: Failed,
-        *,
-        headers: dict[str, str],
-        timeout_s: float,
-    ) -> None:
-        """Take what the stream is made of.
-
-        Args:
-            objects: What is sent, one event each.
-            failed: Makes the last event of a stream that an error ends.
-            headers: Sent before the first event.
-            timeout_s: Seconds that the whole stream may take.
-        """
-        self._objects = objects
-        self._failed = failed
-        self._headers = headers
-        self._timeout_s = timeout_s
-        self._begun = False
+    objects: AsyncGenerator[Json]
+    """What is sent, one event each."""
+    failed: Callable[[BaseException], RefusalError]
+    """Makes the last event of a stream that an error ends."""
+    headers: dict[str, str]
+    """Sent before the first event."""
+    timeout_s: float
+    """Seconds that the whole stream may take."""
+    _begun: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the whole stream.
@@ -104,15 +92,15 @@ class EventStream:
             Exception: whatever went wrong before the first event.
         """
         try:
-            await while_present(receive, self._write(send), self._timeout_s)
+            await while_present(receive, self._write(send), self.timeout_s)
         except Exception as error:
             if not self._begun:
                 raise
-            await self._event(send, self._failed(error).body())
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._event(send, self.failed(error).body())
+            await self._send(send, b"", more=False)
 
     async def _write(self, send: Send) -> None:
-        following = asyncio.ensure_future(anext(self._objects, None))
+        following = asyncio.ensure_future(anext(self.objects, None))
         try:
             while True:
                 done, _ = await asyncio.wait({following}, timeout=KEEP_ALIVE_S)
@@ -121,25 +109,23 @@ class EventStream:
                     if each is None:
                         break
                     await self._event(send, each)
-                    following = asyncio.ensure_future(anext(self._objects, None))
+                    following = asyncio.ensure_future(anext(self.objects, None))
                 else:
                     await self._send(send, b": waiting\n\n")
             await self._send(send, b"data: [DONE]\n\n")
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send(send, b"", more=False)
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             # A generator that is left in the middle keeps its run going until it is collected.
-            await self._objects.aclose()
+            await self.objects.aclose()
 
     async def _event(self, send: Send, value: Json) -> None:
         await self._send(send, b"data: " + json.dumps(value).encode() + b"\n\n")
 
-    async def _send(self, send: Send, data: bytes) -> None:
+    async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
         if not self._begun:
             self._begun = True
-            headers = [(k.lower().encode(), v.encode()) for k, v in self._headers.items()]
-            await send(
-                {"type": "http.response.start", "status": 200, "headers": _HEADERS + headers}
-            )
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+            head = Headers(_HEADERS | self.headers).raw
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": data, "more_body": more})

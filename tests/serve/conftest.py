@@ -52,8 +52,7 @@ async def serve(connect) -> AsyncIterator[Serve]:
         runner = SolveRunner(
             client or connect(window=131_072),
             RunStore(saver or InMemorySaver(), keeps_unnamed=keeps_unnamed),
-            max_runs=options.max_runs,
-            max_waiting=options.max_waiting,
+            options,
         )
         catalogue = Catalogue(
             lambda name, given: preset(name, **given),

@@ -17,7 +17,7 @@ demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a
 install: $(VENV)/.dev ## the package with everything that developing it needs
 
 test: $(VENV)/.dev ## the tests, at most five minutes
-	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-vllm: $(VENV)/.vllm ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)
 	@$(RUN) -m engine > /dev/null
@@ -52,7 +52,7 @@ test-browser: $(VENV)/.local ## the pages under axe-core in Chromium, which the 
 
 test-train: $(VENV)/.train ## the tests of training, with torch's CPU build in an environment of its own (2 GB at first)
 	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m pytest -p no:cacheprovider -n 2 --dist loadfile \
-	  tests/train tests/policy tests/cli/test_training_run.py tests/test_docstrings.py \
+	  tests/train tests/policy tests/cli/test_train_run.py tests/test_docstrings.py \
 	  tests/test_study_training.py $(ARGS)
 
 test-train-vllm: $(VENV)/.train ## training against real vLLM: pushes, drift, an engine beside the trainer (minutes)

@@ -17,6 +17,31 @@ MODEL = "mock-model"
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
+LONGEST = (
+    "tests/test_study_evaluation.py",
+    "tests/test_study_adaptive.py",
+    "tests/test_notebook.py",
+    "tests/test_killed.py",
+    "tests/test_presets_on_model.py",
+    "tests/test_bench_checkpoints.py",
+    "tests/test_docs.py",
+    "tests/test_docker.py",
+    "tests/eval/",
+    "tests/cli/",
+    "tests/servers/",
+)
+"""Files and folders that take longest. They are begun first, so that all processes end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first."""
+
+    def place(item: pytest.Item) -> int:
+        found = (at for at, name in enumerate(LONGEST) if item.nodeid.startswith(name))
+        return next(found, len(LONGEST))
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def _mock_process() -> Iterator[MockEndpoint]:

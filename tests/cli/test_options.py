@@ -186,14 +186,12 @@ def test_it_works_beside_modules_of_the_user(clean, mock, data_dir, called):
     words = [script] if called == "pdr-graph" else [sys.executable, "-m", "pdr_graph.cli"]
     environment = {**os.environ, "PDR_BASE_URL": mock.url, "PDR_DATA_DIR": str(data_dir)}
     (clean / "q.jsonl").write_text(json.dumps({"problem": "What is 6 x 7?", "answer": "42"}))
-    for command in (
-        ["--version"],
-        ["solve", "x", "--widths", "2", "--thread", called],
-        ["inspect", called],
-        ["threads", called, "--delete"],
-        ["eval", "q.jsonl", "--arm", "long_cot", "--out", "run", "--quiet"],
-        ["doctor"],
-    ):
+    solve = ["solve", "x", "--widths", "2", "--thread", called]
+    others = {
+        "pdr-graph": [["inspect", called]],
+        "python -m pdr_graph.cli": [["eval", "q.jsonl", "--arm", "long_cot", "--out", "run"]],
+    }
+    for command in (solve, *others[called]):
         done = subprocess.run(
             [*words, *command], env=environment, capture_output=True, text=True, check=False
         )

@@ -141,3 +141,10 @@ def test_the_page_of_the_method_names_every_part():
         listed = PRESETS[name]["widths"]
         said = {"none": (), "ten of 16": (16,) * 10}.get(widths)
         assert listed == (said if said is not None else tuple(map(int, widths.split(", "))))
+
+
+def test_the_makefile_names_tests_that_are_there():
+    """A renamed file must not leave a target without tests."""
+    named = re.findall(r"\btests/[\w/]+(?:\.py)?", (ROOT / "Makefile").read_text("utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []

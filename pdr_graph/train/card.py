@@ -43,7 +43,7 @@ def model_card(settings: TrainSettings, folder: TrainFolder, place: Path) -> str
         + "---",
         f"# {folder.path.resolve().name}",
         f"{'A LoRA adapter for' if adapter else 'A model trained from'} `{base}` by "
-        f"[pdr-graph](https://pypi.org/project/pdr-graph/), which uses models for "
+        f"[pdr-graph](https://github.com/pdr-graph/pdr-graph), which uses models for "
         f"Parallel-Distill-Refine reasoning ([arXiv {_PAPER}](https://arxiv.org/abs/{_PAPER})).",
         "## Method",
         *_method(settings, stages),

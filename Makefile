@@ -16,7 +16,7 @@ demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a
 
 install: $(VENV)/.dev ## the package with everything that developing it needs
 
-test: $(VENV)/.dev ## the tests, at most five minutes
+test: $(VENV)/.dev ## the tests, about five minutes
 	@$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-vllm: $(VENV)/.vllm ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)

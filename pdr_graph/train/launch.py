@@ -76,8 +76,8 @@ def check_launch(launch: Launch, settings: TrainSettings) -> None:
         )
     if launch.accelerate_use_deepspeed:
         raise ConfigError(
-            "the launcher uses DeepSpeed, which this package was never tried with; use FSDP: "
-            "`accelerate launch --use_fsdp …`"
+            "the launcher uses DeepSpeed, which training does not support; use `accelerate launch "
+            "--multi_gpu …`, or for a warm start alone `--use_fsdp`"
         )
     if settings.devices.sharded and not launch.accelerate_use_fsdp:
         raise ConfigError(

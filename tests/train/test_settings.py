@@ -317,7 +317,7 @@ def test_the_launcher_and_the_settings_agree(model):
     with pytest.raises(ConfigError, match="the launcher shards the model"):
         check_launch(Launch(world_size=2, accelerate_use_fsdp=True), two)
     check_launch(Launch(world_size=2, accelerate_use_fsdp=True), sharded)
-    with pytest.raises(ConfigError, match=r"launcher uses DeepSpeed, which .*; use FSDP"):
+    with pytest.raises(ConfigError, match=r"launcher uses DeepSpeed, which .*--multi_gpu"):
         check_launch(Launch(world_size=2, accelerate_use_deepspeed=True), sharded)
 
 

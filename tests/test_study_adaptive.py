@@ -17,31 +17,13 @@ def test_its_problems_are_two_tasks_and_gsm8k_where_it_is_given():
     assert [len(load_problems(source).problems) for source in named.values()] == [3, 3]
 
 
-def test_it_measures_and_compares(mock, monkeypatch, tmp_path, capfd):
-    """The table has both contrasts, and the adaptive arm stops when its drafts agree."""
-    monkeypatch.setenv("PDR_REDIS_URL", "memory")
-    monkeypatch.setenv("PDR_DATA_DIR", str(tmp_path / "data"))
-    mock.configure(answers=["42"])
-    file = tmp_path / "sums.jsonl"
-    lines = [
-        {"id": f"q{i}", "problem": f"What is {i} + 42 - {i}?", "answer": "42"} for i in range(3)
-    ]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    out = tmp_path / "out"
-    assert (
-        main(["--base-url", mock.url, "--data", str(file), "--problems", "3", "--out", str(out)])
-        == 0
-    )
-    table = (out / "sums" / "table.md").read_text()
-    assert "| pdr_adaptive | pdr | 3 | +0.0 " in table
-    assert "| pdr_adaptive | majority | 3 | +0.0 " in table
-    # The vote's 16 drafts are also the first 4 of one arm and the first 8 of the other.
-    assert mock.stats()["calls"] == 3 * (16 + (15 - 8))
-    assert (out / "sums" / "plots" / "accuracy-b-total.png").stat().st_size > 1000
+def test_it_measures_compares_and_lays_out_the_sources_of_a_folder(
+    mock, monkeypatch, tmp_path, capfd
+):
+    """Each command makes a table of both contrasts; the last one's holds the first's problems too.
 
-
-def test_sources_of_one_folder_are_laid_out_beside_each_other(mock, monkeypatch, tmp_path):
-    """The second command's table and plots include the first one's problems."""
+    The adaptive arm stops when its drafts agree.
+    """
     monkeypatch.setenv("PDR_REDIS_URL", "memory")
     monkeypatch.setenv("PDR_DATA_DIR", str(tmp_path / "data"))
     mock.configure(answers=["42"])
@@ -50,7 +32,14 @@ def test_sources_of_one_folder_are_laid_out_beside_each_other(mock, monkeypatch,
         file = tmp_path / f"{name}.jsonl"
         rows = [{"id": f"q{i}", "problem": f"{name} {i}", "answer": "42"} for i in range(2)]
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        assert main(["--base-url", mock.url, "--data", str(file), "--out", str(out)]) == 0
+        words = ["--base-url", mock.url, "--data", str(file), "--problems", "2", "--out", str(out)]
+        assert main(words) == 0
+        table = (out / name / "table.md").read_text()
+        assert "| pdr_adaptive | pdr | 2 | +0.0 " in table
+        assert "| pdr_adaptive | majority | 2 | +0.0 " in table
+        assert (out / name / "plots" / "accuracy-b-total.png").stat().st_size > 1000
+    # The vote's 16 drafts are also the first 4 of one arm and the first 8 of the other.
+    assert mock.stats()["calls"] == 2 * 2 * (16 + (15 - 8))
     table = (out / "table.md").read_text()
     for name in ("first", "second"):
         assert f"| {name}/pdr_adaptive | {name}/majority | 2 | +0.0 " in table

@@ -18,6 +18,7 @@ the package raises is defined there; its file is named behind it::
     ├── CheckpointError (ConnectionError)    the checkpoint store cannot be reached or read
     ├── LocalError (RuntimeError)            an embedded server or its weights
     ├── DrainedError (RuntimeError)          the run was asked to stop, and can be resumed
+    ├── WaitingError (RuntimeError)          the run waits for a person's answer
     ├── RefusalError                         a request that `serve` answers with an error object
     │                                        (serve/refusal.py)
     ├── ElsewhereError (RuntimeError)        another process works on a sample (eval/runner.py)
@@ -143,3 +144,18 @@ class DrainedError(PDRError, RuntimeError):
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
         super().__init__(f"stopped; `pdr-graph resume {thread_id}` continues it")
+
+
+class WaitingError(PDRError, RuntimeError):
+    """The run stopped to ask a person, or at a breakpoint; it can be resumed."""
+
+    def __init__(
+        self, thread_id: str, questions: Sequence[object] = (), next_nodes: Sequence[str] = ()
+    ) -> None:
+        self.thread_id = thread_id
+        self.questions = tuple(questions)
+        """What the run's `interrupt` calls ask for; empty at a breakpoint."""
+        asks = "; ".join(map(str, questions))
+        why = f"it asks: {asks}" if asks else f"breakpoint before {', '.join(next_nodes) or 'END'}"
+        how = " --answer TEXT" if asks else ""
+        super().__init__(f"the run waits ({why}); `pdr-graph resume {thread_id}{how}` continues it")

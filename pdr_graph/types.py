@@ -4,7 +4,7 @@ All of it is `TypedDict`s of text, numbers and lists, so that any saver stores i
 strict serialiser, and Studio can edit it.
 """
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -60,6 +60,8 @@ class Solution(TypedDict):
     """Whether the model ran into its token limit."""
     finish: str
     """The finish that produced it: `refine`, `vote`, `select` or a user's own."""
+    message_id: NotRequired[str]
+    """Id of the model's message that holds the text; absent where no one message does."""
 
 
 class Vote(TypedDict):
@@ -119,6 +121,14 @@ class LedgerRow(TypedDict):
     """Completion tokens allotted to all calls, as the paper plots budgets."""
     critical_nominal: int
     """Completion tokens allotted on the critical path."""
+    run: NotRequired[str]
+    """The run that spent it; in the ledger of a graph around it, the super-step of that graph.
+    Rows of version 0.1 lack this field and the next two."""
+    attempt: NotRequired[str]
+    """Names an attempt that ended without a result; empty for the one whose result counts."""
+    parts: NotRequired[list[str]]
+    """What the row has counted: drafts by index, or runs by name. It is counted once, however often
+    it is merged."""
 
 
 class RunRecord(TypedDict):

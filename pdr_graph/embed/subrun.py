@@ -5,30 +5,26 @@ ledger, where its state has a channel `ledger: Annotated[list[LedgerRow], merge_
 """
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, convert_to_messages
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.runnables import RunnableConfig
-from langgraph._internal._constants import (
-    CONFIG_KEY_CHECKPOINTER,
-    CONFIG_KEY_RESUMING,
-    CONFIG_KEY_STREAM,
-)
+from langgraph._internal._constants import CONFIG_KEY_CHECKPOINT_MAP, CONFIG_KEY_STREAM
 from langgraph.config import get_config
 from langgraph.types import StreamWriter
 
-from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig
 from pdr_graph.conversation import Turn, problem_of
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph
+from pdr_graph.invocation import SUBRUN, at, takes_ledger
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.toolbox import superstep, thread_id
 from pdr_graph.run import Result, drive
-from pdr_graph.state import owes_drafts, state_of
 from pdr_graph.types import LedgerRow
 
 
@@ -51,49 +47,43 @@ def check_given(config: object, model: object, extensions: Extensions) -> None:
 
 
 async def subrun(
-    graph: PDRGraph, problem: str, config: PDRConfig, *, write: StreamWriter
+    graph: PDRGraph,
+    problem: str,
+    config: PDRConfig,
+    *,
+    write: StreamWriter,
+    call_id: str | None = None,
 ) -> Result:
-    """Run the graph within the calling node, or resume the run that the node had begun.
+    """Run the graph within the calling node, or continue the run that the node had begun.
 
     Args:
         graph: Compiled without a checkpointer, so that it takes the parent's.
-        problem: The task; a resumed run keeps its own.
-        config: What is asked for; a resumed run keeps its own.
+        problem: The task; a run of another task that stopped here is abandoned.
+        config: What is asked for; a continued run keeps its own.
         write: Receives the events where the parent's stream leaves out subgraphs. Where it shows
             them, the events arrive under the subgraph's namespace.
+        call_id: Tells apart several runs of one task, such as tools called side by side; None where
+            the task has this one alone.
 
     Raises:
         ConfigError: the request cannot be carried out as asked.
         ContextWindowError, QuorumError, CallError: as for `solve`; run the parent again with the
-            input None, and it resumes here.
+            input None, and it continues here.
     """
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
-    outer = get_config()
+    keys: dict[str, Any] = get_config()["configurable"]  # Any: LangGraph's own keys
+    # Digits alone: LangGraph takes them for the number of a subgraph in its task.
+    number = "" if call_id is None else str(int(sha256(call_id.encode()).hexdigest()[:15], 16))
     return await drive(
         graph,
         problem,
         config,
         thread_id(),
-        inside=True,
-        events=CONFIG_KEY_STREAM not in outer["configurable"],
+        keys={**at(keys, number), SUBRUN: True},
+        events=CONFIG_KEY_STREAM not in keys,
         on_event=write,
-        worked_s=await _take_up(graph, outer),
     )
-
-
-async def _take_up(graph: PDRGraph, outer: RunnableConfig) -> float:
-    """Return the seconds already worked on the run that the node had begun, 0 if there is none.
-
-    A round that stopped below its quorum will ask for its missing drafts.
-    """
-    known: dict[str, Any] = outer["configurable"]  # Any: LangGraph's own keys
-    if not (known.get(CONFIG_KEY_RESUMING) and known.get(CONFIG_KEY_CHECKPOINTER)):
-        return 0.0
-    snapshot = await graph.aget_state(outer)
-    if snapshot.created_at and owes_drafts(snapshot):
-        await graph.aupdate_state(outer, {"phase": "draft"}, as_node="plan")
-    return elapsed_s(state_of(snapshot.values).get("ledger", []))
 
 
 def charge(result: Result) -> LedgerRow:
@@ -102,8 +92,39 @@ def charge(result: Result) -> LedgerRow:
     Runs side by side in one super-step of the parent merge into the longest of them, as calls of
     one step do. What each node of the run cost is in the run's own ledger.
     """
-    node = str(get_config().get("metadata", {}).get("langgraph_node", ""))
-    return result.ledger.total(node, superstep())
+    config = get_config()
+    keys = config.get("configurable", {})
+    node = str(config.get("metadata", {}).get("langgraph_node", ""))
+    around = str(keys.get("checkpoint_ns", "")).rpartition("|")[0]
+    checkpoint = str(keys.get(CONFIG_KEY_CHECKPOINT_MAP, {}).get(around, ""))
+    row = result.ledger.total(node, superstep())
+    run = result.state.get("run", result.thread_id)
+    return LedgerRow({**row, "run": checkpoint, "parts": [run]})
+
+
+def ledger_channel(named: str | None) -> str | None:
+    """Return the channel of the calling graph that takes the cost; None if it has none.
+
+    Args:
+        named: The channel that the user names; None looks for `pdr_ledger`, then for `ledger`.
+
+    Raises:
+        ConfigError: the named channel is absent, or holds something else.
+    """
+    keys = get_config().get("configurable", {})
+    if named is None:
+        return next((name for name in CHANNELS if takes_ledger(keys, name)), None)
+    if (fits := takes_ledger(keys, named)) is not True:
+        what = "has no such channel" if fits is None else "uses it for something else"
+        raise ConfigError(
+            f"ledger={named!r}: the graph {what}; declare it as "
+            "Annotated[list[LedgerRow], merge_rows], or name another"
+        )
+    return named
+
+
+CHANNELS = ("pdr_ledger", "ledger")
+"""Where a parent may keep what its runs of PDR cost."""
 
 
 _ROLES = {"human": "user", "ai": "assistant"}
@@ -134,8 +155,12 @@ def as_message(result: Result) -> dict[str, Any]:  # Any: the parent's own type 
     """
     total = result.ledger.total()
     prompt, completion = total["prompt_tokens"], total["completion_tokens"]
+    solution = result.state["solution"]
+    assert solution is not None  # the run has ended
     message = AIMessage(
         result.solution,
+        # The refinement is streamed under this id: it is the same message.
+        id=solution.get("message_id") or f"pdr-{result.state.get('run', uuid4().hex)}",
         usage_metadata=UsageMetadata(
             input_tokens=prompt,
             output_tokens=completion,

@@ -1,17 +1,19 @@
 """PDR as a tool of agents: `create_agent(model, tools=[as_tool(preset("pdr"), model=model)])`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import AIMessage, ToolCall, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langgraph._internal._constants import PUSH
 from langgraph.config import get_stream_writer
 from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command
 from pydantic import BaseModel, ConfigDict
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.embed.subrun import charge, check_given, report, subrun
+from pdr_graph.embed.subrun import charge, check_given, ledger_channel, report, subrun
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
@@ -46,14 +48,15 @@ def as_tool(
     extensions: Extensions | None = None,
     prompts: Prompts | None = None,
     trace: Trace | None = None,
+    ledger: str | None = None,
 ) -> BaseTool:
     """Return a tool that answers a question by a run of PDR.
 
     In an agent of LangGraph (`create_agent`, `ToolNode`) the run is a subgraph: the agent's
     checkpointer keeps it, the agent's stream tells it, and a resumed agent resumes it half-way. Its
-    cost goes to the channel `ledger: Annotated[list[LedgerRow], merge_rows]` of the agent's state,
-    if there is one. Called by hand, the run is not kept. The artifact of the tool's message holds
-    answer, verdict and ledger.
+    cost goes to the channel `pdr_ledger: Annotated[list[LedgerRow], merge_rows]` of the agent's
+    state, or to `ledger` if that is declared so. Called by hand, the run is not kept. The artifact
+    of the tool's message holds answer, verdict and ledger.
 
     Args:
         config: None is `PDRConfig()`.
@@ -64,6 +67,7 @@ def as_tool(
         extensions: Distillers, finishes and verifiers of your own.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
+        ledger: The channel for the cost; None looks for the two above.
 
     Raises:
         ConfigError: the config names an unknown part, or the model is none.
@@ -82,12 +86,21 @@ def as_tool(
         if runtime is None:
             result = await drive(graph, question, config, new_thread_id())
             return result.solution, report(result)
-        result = await subrun(graph, question, config, write=get_stream_writer())
+        channel = ledger_channel(ledger)
+        result = await subrun(
+            graph,
+            question,
+            config,
+            write=get_stream_writer(),
+            call_id=None if _is_alone(runtime) else runtime.tool_call_id,
+        )
+        messages = _messages_key(runtime)
+        if channel is None or messages is None:
+            return result.solution, report(result)
         message = ToolMessage(
             result.solution, tool_call_id=runtime.tool_call_id, artifact=report(result)
         )
-        # LangGraph ignores keys that are no channel of the agent.
-        return Command(update={"messages": [message], "ledger": [charge(result)]}), None
+        return Command(update={messages: [message], channel: [charge(result)]}), None
 
     def refuse(
         question: str,
@@ -105,3 +118,30 @@ def as_tool(
         response_format="content_and_artifact",
         handle_tool_error=True,
     )
+
+
+def _is_alone(runtime: ToolRuntime) -> bool:
+    """Tell whether the calling task runs this tool and no other beside it."""
+    path = runtime.config.get("metadata", {}).get("langgraph_path", ())
+    if path and path[0] == PUSH:
+        return True  # an agent of LangChain sends each call to a task of its own
+    return any(len(calls) == 1 for calls in _calls(runtime).values())
+
+
+def _messages_key(runtime: ToolRuntime) -> str | None:
+    """Return the state's key of the messages that the tool is called from; None for a list."""
+    return next(iter(_calls(runtime)), None) if isinstance(runtime.state, Mapping) else None
+
+
+def _calls(runtime: ToolRuntime) -> dict[str, list[ToolCall]]:
+    """Return the calls of the message that calls the tool, by the state's key of that message."""
+    state = runtime.state if isinstance(runtime.state, Mapping) else {"": runtime.state}
+    found: dict[str, list[ToolCall]] = {}
+    for key, value in state.items():
+        for message in reversed(value if isinstance(value, list) else []):
+            if isinstance(message, AIMessage) and runtime.tool_call_id in [
+                call["id"] for call in message.tool_calls
+            ]:
+                found[key] = message.tool_calls
+                break
+    return found

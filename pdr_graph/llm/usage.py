@@ -1,10 +1,11 @@
 """What calls to the model cost: one call, its attempts together, and one node in one super-step."""
 
+import uuid
 from dataclasses import dataclass, field
 
 from langchain_core.messages import AIMessage
 
-from pdr_graph.budget import empty_row
+from pdr_graph.budget import empty_row, merge_rows
 from pdr_graph.types import LedgerRow
 
 
@@ -66,8 +67,13 @@ class Meter:
     calls made in sequence the sum.
     """
 
-    def __init__(self, node: str, round_number: int, step: int) -> None:
+    def __init__(
+        self, node: str, round_number: int, step: int, *, run: str = "", part: str = ""
+    ) -> None:
+        """Begin at zero; `part` tells tasks of one super-step apart."""
         self._row = empty_row(round_number, node, step)
+        if run:
+            self._row |= {"run": run, "parts": [part]}
 
     def add(self, parallel: list[Spent]) -> None:
         """Charge calls that were made in parallel, after all that were charged before."""
@@ -91,3 +97,36 @@ class Meter:
         """Return the row; `estimated` marks a workspace whose length is an estimate."""
         self._row["estimated"] |= estimated
         return self._row.copy()
+
+
+class Charges:
+    """The meters of one call of the graph, until their rows are in a ledger."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Meter] = {}
+        self._settled: list[LedgerRow] = []
+
+    def meter(self, task: str, new: Meter) -> Meter:
+        """Return the meter of a task; a further attempt at the task goes on with the first's."""
+        return self._open.setdefault(task, new)
+
+    def settle(self, task: str, row: LedgerRow) -> None:
+        """Note that a task returns its row."""
+        self._open.pop(task, None)
+        self._settled.append(row)
+
+    def lost(self, ledger: list[LedgerRow] | None = None) -> list[LedgerRow]:
+        """Return the rows of tasks that returned nothing, under a name of their own.
+
+        Their tasks will be done again, and are charged under the usual one. With a ledger, the rows
+        that a task returned and that are not in it are lost as well.
+        """
+        attempt = uuid.uuid4().hex[:8]
+        rows = [meter.row() for meter in self._open.values()]
+        if ledger is not None:
+            rows += [row for row in self._settled if merge_rows(ledger, [row]) != ledger]
+        return [LedgerRow({**row, "attempt": attempt}) for row in rows if row["calls"]]
+
+    def rows(self) -> list[LedgerRow]:
+        """Return all rows of the call."""
+        return merge_rows(self._settled, self.lost())

@@ -11,7 +11,7 @@ from pdr_graph.config import DRAFT_FINISHES, PDRConfig
 from pdr_graph.events import ChunkEvent, FinishEvent, SolutionEvent
 from pdr_graph.finish import FINISHES
 from pdr_graph.llm.client import OnChunk
-from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.nodes.toolbox import Toolbox, charged, tell
 from pdr_graph.state import PDRState
 
 
@@ -29,19 +29,20 @@ class Refiner:
             name = "vote"
         elif name in DRAFT_FINISHES and not step.drafts:
             name = "refine"  # the budget ended the rounds after the drafts had been distilled
-        runtime.stream_writer(FinishEvent(event="finish", finish=name))
+        tell(runtime.stream_writer, FinishEvent(event="finish", finish=name))
         if name == "refine" and self.toolbox.stream_answer:
             step = replace(step, ask=replace(step.ask, on_chunk=_teller(runtime.stream_writer)))
         finish = FINISHES["refine"] if name == "refine" else self.toolbox.extensions.finish(name)
         solution = await finish(step)
-        row = step.ask.meter.row()
-        runtime.stream_writer(
+        row = charged(step.ask.meter)
+        tell(
+            runtime.stream_writer,
             SolutionEvent(
                 event="solution",
                 answer=solution["answer"],
                 spent=b_total([row]),
                 seconds=round(row["seconds"], 3),
-            )
+            ),
         )
         return {
             "solution": solution,
@@ -51,9 +52,9 @@ class Refiner:
 
 
 def _teller(write: StreamWriter) -> OnChunk:
-    def tell(attempt: int, chunk: AIMessage) -> None:
+    def tell_chunk(attempt: int, chunk: AIMessage) -> None:
         thought = chunk.additional_kwargs.get("reasoning_content") or ""
         if thought or chunk.text:
             write(ChunkEvent(event="chunk", attempt=attempt, thought=thought, text=chunk.text))
 
-    return tell
+    return tell_chunk

@@ -28,7 +28,6 @@ from langgraph.graph import START
 from langgraph.types import Command
 
 from pdr_graph.budget import merge_rows
-from pdr_graph.config import PDRConfig
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.llm.usage import Charges
 from pdr_graph.types import LedgerRow
@@ -39,7 +38,7 @@ SUBRUN = "__pdr_subrun"
 """Set where `pdr_node` or `as_tool` calls the graph, which then wants the whole state back."""
 Keys = dict[str, Any]
 """The `configurable` of a config: LangGraph's own keys, and what the user adds."""
-_WHOLE = PDRConfig.model_fields.keys()
+_WHOLE = {"preset", "widths", "kappa"}
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -137,7 +136,7 @@ def input_of(given: Mapping[str, Any], *, nested: bool) -> dict[str, Any]:
     """Return the graph's own input: the problem, and the config if one is meant for it.
 
     Called as a node, the graph is handed its parent's whole state, whose `config` may be another's:
-    it counts where it is a whole `PDRConfig`.
+    it counts where it has the fields of a `PDRConfig`.
     """
     found = {name: given[name] for name in ("problem",) if name in given}
     config = given.get("pdr_config")

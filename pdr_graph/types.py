@@ -4,7 +4,7 @@ All of it is `TypedDict`s of text, numbers and lists, so that any saver stores i
 strict serialiser, and Studio can edit it.
 """
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -32,6 +32,8 @@ class Draft(TypedDict):
     """None where there is a solution."""
     detail: str
     """A sentence on the error; empty without one."""
+    refused: NotRequired[bool]
+    """Whether a failed call would be refused again, as with a wrong key."""
     seed: int
     """Seed of the call."""
     seconds: float

@@ -32,6 +32,8 @@ class Draft(TypedDict):
     """None where there is a solution."""
     detail: str
     """A sentence on the error; empty without one."""
+    refused: NotRequired[bool]
+    """Whether a failed call would be refused again, as with a wrong key."""
     seed: int
     """Seed of the call."""
     seconds: float

@@ -10,14 +10,14 @@ from typing import Any
 from uuid import uuid4
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, convert_to_messages
+from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langgraph._internal._constants import CONFIG_KEY_CHECKPOINT_MAP, CONFIG_KEY_STREAM
 from langgraph.config import get_config
 from langgraph.types import StreamWriter
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.conversation import Turn, problem_of
+from pdr_graph.conversation import problem_of, turns_of_messages
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph
@@ -127,14 +127,12 @@ CHANNELS = ("pdr_ledger", "ledger")
 """Where a parent may keep what its runs of PDR cost."""
 
 
-_ROLES = {"human": "user", "ai": "assistant"}
-
-
 def read_messages(state: Any) -> str:  # Any: the parent's own type of state
     """Return what the state's `messages` ask for, as `problem_of` puts it.
 
     Raises:
-        ConfigError: the state has no `messages`, or none of a user with any text.
+        ConfigError: the state has no `messages`, none of a user with any text, or a picture or the
+            like in the task.
     """
     messages = state.get("messages") if isinstance(state, Mapping) else None
     messages = getattr(state, "messages", None) if messages is None else messages
@@ -143,8 +141,7 @@ def read_messages(state: Any) -> str:  # Any: the parent's own type of state
             "the state has no `messages` to read the problem from; pass pdr_node(…, input=…) a "
             "function from the state to the problem"
         )
-    turns = [Turn(_ROLES.get(m.type, m.type), m.text) for m in convert_to_messages(messages)]
-    return problem_of(turns)
+    return problem_of(turns_of_messages(messages))
 
 
 def as_message(result: Result) -> dict[str, Any]:  # Any: the parent's own type of update

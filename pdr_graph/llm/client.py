@@ -18,9 +18,9 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.messages.ai import add_ai_message_chunks
 
 from pdr_graph.answers.extract import ReplyParts, split_text
-from pdr_graph.errors import CallError, ContextWindowError
+from pdr_graph.errors import CallError, CallLostError, ContextWindowError
 from pdr_graph.llm.pool import PerLoop
-from pdr_graph.llm.retry import Retry, is_connection_error, never_sent, status_of
+from pdr_graph.llm.retry import Retry, is_connection_error, is_transient, never_sent, status_of
 from pdr_graph.llm.tokens import EstimateCounter, TokenCounter, estimate_tokens, wellformed
 from pdr_graph.llm.usage import Spent, Usage, read_usage
 
@@ -258,13 +258,14 @@ def call_error(error: Exception) -> CallError:
     body = getattr(error, "body", None)
     text = str(body.get("message") or "") if isinstance(body, dict) else ""
     text = " ".join((text or str(error) or type(error).__name__).split())[:400]
+    made = CallLostError if is_transient(error) else CallError
     if status is None:
         kind = "connection to the model lost" if is_connection_error(error) else "call failed"
-        return CallError(f"{kind}: {text}")
+        return made(f"{kind}: {text}")
     lowered = text.lower()
     if status == 400 and _WINDOW.search(lowered):
         return ContextWindowError(f"HTTP 400: {text}", status=status)
-    return CallError(f"HTTP {status}: {text}", status=status)
+    return made(f"HTTP {status}: {text}", status=status)
 
 
 def _joined(chunks: list[AIMessage]) -> AIMessage:

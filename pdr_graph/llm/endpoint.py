@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from pdr_graph.errors import EndpointError
+from pdr_graph.errors import EndpointAwayError, EndpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ async def probe_endpoint(
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         text = str(error) or type(error).__name__
         cause = text.removeprefix("All connection attempts failed") or "connection refused"
-        raise EndpointError(
+        raise EndpointAwayError(
             f"no model endpoint answers at {base_url} ({cause}); start the server or set "
             "--base-url / PDR_BASE_URL"
         ) from None

@@ -17,7 +17,7 @@ from pdr_graph.answers import AnswerKind, agreement, clusters
 from pdr_graph.budget import b_total
 from pdr_graph.config import DRAFT_FINISHES, PDRConfig
 from pdr_graph.distill.workspace import pack
-from pdr_graph.errors import QuorumError
+from pdr_graph.errors import QuorumError, QuorumLostError
 from pdr_graph.events import NoteEvent, WorkspaceEvent
 from pdr_graph.nodes.toolbox import Toolbox, charged, is_continued, tell
 from pdr_graph.state import PDRState, config_of, more_drafts, rounds_left, succeeded
@@ -148,4 +148,6 @@ def _shortage(state: PDRState) -> QuorumError | None:
     lost = [draft for draft in state.get("drafts", []) if draft["error"] is not None]
     reasons = Counter(draft["detail"] for draft in lost).most_common(2)
     why = "; ".join(f"{count} x {detail}" for detail, count in reasons) or "none were asked for"
-    return QuorumError(state["round"], len(good), needed, width, why)
+    refused = not good and bool(lost) and all(draft.get("refused") for draft in lost)
+    made = QuorumError if refused else QuorumLostError
+    return made(state["round"], len(good), needed, width, why)

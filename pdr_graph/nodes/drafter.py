@@ -16,7 +16,7 @@ from langgraph.runtime import Runtime
 from pdr_graph.answers import answer_kind
 from pdr_graph.budget import b_total
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import CallError
+from pdr_graph.errors import CallError, TransientError
 from pdr_graph.events import DraftEvent
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import Reply
@@ -81,6 +81,7 @@ class Drafter:
             reply = await (gate.race(call) if config.quorum < 1 else call)
         except CallError as error:
             _fail(draft, "failed", str(error))
+            draft["refused"] = error.status is not None and not isinstance(error, TransientError)
         else:
             if reply is None:
                 _fail(draft, "cut", f"a quorum of {config.quorum:g} was in before it")

@@ -128,9 +128,9 @@ class LedgerRow(TypedDict):
     Rows of version 0.1 lack this field and the next two."""
     attempt: NotRequired[str]
     """Names an attempt that ended without a result; empty for the one whose result counts."""
-    parts: NotRequired[list[str]]
-    """What the row has counted: drafts by index, or runs by name. It is counted once, however often
-    it is merged."""
+    parts: NotRequired[dict[str, list[float]]]
+    """What the row has counted, by draft or by run, so that each is counted once, however often
+    rows are merged; the row's other numbers follow from these."""
 
 
 class RunRecord(TypedDict):

@@ -6,7 +6,6 @@ time until it ends by itself, and each time goes on in every way.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +13,12 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
+from langgraph.types import Command, interrupt
 
-from pdr_graph import PDRConfig, resume
+from pdr_graph import Extensions, Parts, PDRConfig, resume
 from pdr_graph.errors import DrainedError, PDRError
+from pdr_graph.step import Step
+from pdr_graph.types import Verdict
 from tests.embed.trials import (
     FIRST,
     FIRST_CALLS,
@@ -36,30 +38,99 @@ QUIET_TURNS = 40
 """Turns of the event loop after which a graph whose calls are held has nothing left to do."""
 
 
+async def person(step: Step) -> Verdict:
+    """Ask a person whether the solution is right."""
+    said = interrupt("Is it right?")
+    return Verdict(verifier="person", accepted=said == "yes", reason="a person said so")
+
+
+ASKING = Extensions(verifiers={"person": person})
+
+
+class KilledError(Exception):
+    """What a mortal saver dies of."""
+
+
+class MortalSaver(InMemorySaver):
+    """Stores nothing from some write on, as if the process had been killed there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dies_at: int | None = None
+        self.num_writes = 0
+
+    async def aput(self, *arguments: Any) -> Any:
+        """Store a checkpoint."""
+        self._live()
+        return await super().aput(*arguments)
+
+    async def aput_writes(self, *arguments: Any) -> None:
+        """Store what a task wrote."""
+        self._live()
+        await super().aput_writes(*arguments)
+
+    def _live(self) -> None:
+        self.num_writes += 1
+        if self.dies_at is not None and self.num_writes >= self.dies_at:
+            raise KilledError
+
+
 @dataclass
 class Trial:
     """One parent on one thread."""
 
     parent: Parent
-    saver: Saver = field(default_factory=InMemorySaver)
+    saver: Saver = field(default_factory=MortalSaver)
     oracle: Oracle = field(default_factory=Oracle)
-    extensions: Any = None
+    first: PDRConfig = FIRST
+    restarts: bool = True
+    """Whether it goes on in a graph compiled anew, as another process does."""
+    lost: int = 0
+    """Calls that the stop may have finished in vain, since nothing could keep their reply."""
+    unpaid: int = 0
+    """Calls that no ledger can know of."""
+    unsent: int = 0
+    """Calls that were cut off on their way, so that a ledger counts what never arrived."""
+    _made: tuple[PDRConfig, Graph] | None = None
 
-    def graph(self, config: PDRConfig = FIRST) -> Graph:
-        """Compile the parent anew, as another process would."""
-        return self.parent.build(client_of(self.oracle), config, self.saver, self.extensions)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The questions that are asked first."""
+        return self.parent.questions
 
-    async def ask(self, names: tuple[str, ...], config: PDRConfig = FIRST, **options: Any) -> Any:
-        """Ask questions on the thread."""
+    def graph(self, config: PDRConfig | None = None, *, same: bool = False) -> Graph:
+        """Return the parent; `same` is the one of the last call, if it has the same config."""
+        config = config or self.first
+        if not same or self._made is None or self._made[0] != config:
+            graph = self.parent.build(client_of(self.oracle), config, self.saver, ASKING)
+            self._made = config, graph
+        return self._made[1]
+
+    async def ask(self, **options: Any) -> Any:
+        """Ask the first questions."""
+        return await self._invoke(self.names, self.first, options)
+
+    async def ask_anew(self) -> Any:
+        """Ask other questions on the same thread, with another config."""
+        return await self._invoke(self.parent.new, OTHER, {})
+
+    async def _invoke(
+        self, names: tuple[str, ...], config: PDRConfig, options: dict[str, Any]
+    ) -> Any:
+        entry = self.parent.entry(names)
         if self.parent.by_context:
             options["context"] = config
-        entry = self.parent.entry(names)
+            # A context is not stored, so a run that stops before its first step keeps the input's.
+            entry["config"] = config.model_dump(mode="json")
         return await self.graph(config).ainvoke(entry, RUN, durability="sync", **options)
 
-    async def go_on(self, **options: Any) -> Any:
-        """Continue with no input."""
-        return await self.graph().ainvoke(None, RUN, durability="sync", **options)
+    async def go_on(self, entry: object = None, **options: Any) -> Any:
+        """Continue with no input, or with an answer."""
+        graph = self.graph(same=not self.restarts)
+        return await graph.ainvoke(entry, RUN, durability="sync", **options)
 
+
+# ------------------------------------------------------------------------------------------- stops
 
 Stop = Callable[[Trial, int], Awaitable[bool]]
 """Stops a trial at a point, counted from 1; False where the run ended before it."""
@@ -68,47 +139,49 @@ Stop = Callable[[Trial, int], Awaitable[bool]]
 async def cancelled_in_a_call(trial: Trial, at: int) -> bool:
     """Cancel while a call waits for its reply, and all before it have been answered."""
     trial.oracle.holds_from = at
-    run = asyncio.create_task(trial.ask(trial.parent.questions))
+    run = asyncio.create_task(trial.ask())
     arrived = asyncio.create_task(trial.oracle.arrived(at))
     await asyncio.wait({run, arrived}, return_when=asyncio.FIRST_COMPLETED)
     if not run.done():
-        for _ in range(QUIET_TURNS):
-            await asyncio.sleep(0)
+        await _quiet(trial)
         run.cancel()
     arrived.cancel()
-    return await _stopped(run)
+    return await _is_stopped(run)
 
 
-def cancelled_after_a_reply(turns: int) -> Stop:
-    """Return a stop that cancels some turns of the event loop after a call was answered."""
+REPLIES = [(call, turns) for call in (1, 3) for turns in range(0, 48, 5)]
+"""Calls, and turns of the event loop after their reply: until a super-step later, in leaps."""
 
-    async def stop(trial: Trial, at: int) -> bool:
-        run = asyncio.create_task(trial.ask(trial.parent.questions))
-        loop = asyncio.get_running_loop()
 
-        def later(left: int) -> None:
-            if left:
-                loop.call_soon(later, left - 1)
-            else:
-                run.cancel()
+async def cancelled_after_a_reply(trial: Trial, at: int) -> bool:
+    """Cancel some turns of the event loop after a draft or a distillation was answered."""
+    if at > len(REPLIES):
+        return False
+    number, turns = REPLIES[at - 1]
+    run = asyncio.create_task(trial.ask())
+    loop = asyncio.get_running_loop()
 
-        def answered(call: Asked) -> None:
-            if call.number == at:
-                later(turns)
+    def later(left: int) -> None:
+        if left:
+            loop.call_soon(later, left - 1)
+        else:
+            run.cancel()
 
-        trial.oracle.on_reply(answered)
-        return await _stopped(run)
-
-    return stop
+    trial.oracle.on_reply(lambda call: later(turns) if call.number == number else None)
+    # The calls of one super-step may have been answered, and their node not yet have ended.
+    trial.lost, trial.unsent = 2, 2
+    return await _is_stopped(run)
 
 
 async def refused(trial: Trial, at: int) -> bool:
     """Refuse every call from some number on: a quorum is missed, or a call of its own fails."""
     trial.oracle.refuses_from = at
-    with suppress(PDRError):
-        await trial.ask(trial.parent.questions)
-        return False
-    return True
+    try:
+        await trial.ask()
+    except PDRError:
+        await _quiet(trial)
+        return True
+    return False
 
 
 async def drained(trial: Trial, at: int) -> bool:
@@ -120,71 +193,122 @@ async def drained(trial: Trial, at: int) -> bool:
             control.request_drain()
 
     trial.oracle.on_reply(answered)
-    with suppress(GraphDrained, DrainedError):
-        await trial.ask(trial.parent.questions, control=control)
-        return False
+    try:
+        await trial.ask(control=control)
+    except (GraphDrained, DrainedError):
+        await _quiet(trial)
+        return True
+    return False
+
+
+async def killed(trial: Trial, at: int) -> bool:
+    """Store nothing from some write on, but the input."""
+    assert isinstance(trial.saver, MortalSaver)
+    trial.saver.dies_at = at + 1
+    try:
+        await trial.ask()
+    except KilledError:
+        await _quiet(trial)
+    else:
+        return trial.saver.num_writes > at
+    finally:
+        trial.saver.dies_at = None
+    # What was answered since the last write that was stored is lost, and so is its price: at most
+    # the drafts of a round, and the call that a process which is not really killed then makes.
+    trial.lost = trial.unpaid = 3 * len(trial.names)
     return True
+
+
+async def asking(trial: Trial, at: int) -> bool:
+    """Let the verifier ask a person."""
+    trial.first = FIRST.model_copy(update={"verifier": "person"})
+    return at == 1 and "__interrupt__" in await trial.ask()
 
 
 def breakpoint(when: str) -> Stop:
     """Return a stop that halts at every breakpoint, and goes on from all but the last."""
 
     async def stop(trial: Trial, at: int) -> bool:
-        await trial.ask(trial.parent.questions, **{when: "*"})
+        await trial.ask(**{when: "*"})
+        graph = trial.graph(same=True)
         for _ in range(at - 1):
-            await trial.go_on(**{when: "*"})
-        return bool((await trial.graph().aget_state(RUN)).next)
+            await graph.ainvoke(None, RUN, durability="sync", **{when: "*"})
+        return bool((await graph.aget_state(RUN)).next)
 
     return stop
 
 
-async def _stopped(run: asyncio.Task[Any]) -> bool:
-    with suppress(asyncio.CancelledError):
+async def _is_stopped(run: asyncio.Task[Any]) -> bool:
+    try:
         await run
-        return False
-    return True
+    except asyncio.CancelledError:
+        return True
+    return False
+
+
+async def _quiet(trial: Trial) -> None:
+    """Wait until nothing is left to do but to wait for held calls."""
+    if not isinstance(trial.saver, InMemorySaver):
+        await asyncio.sleep(0.05)  # a store in another process tells nobody that it is done
+    for _ in range(QUIET_TURNS):
+        await asyncio.sleep(0)
 
 
 STOPS: dict[str, Stop] = {
     "cancel": cancelled_in_a_call,
+    "cancel-late": cancelled_after_a_reply,
     "refuse": refused,
     "drain": drained,
+    "kill": killed,
+    "ask": asking,
     "before": breakpoint("interrupt_before"),
     "after": breakpoint("interrupt_after"),
 }
 
+# -------------------------------------------------------------------------------------------- ways
+
 
 async def with_none(trial: Trial) -> None:
-    """The graph run again with no input continues."""
+    """The graph run again with no input continues; what waits for a person goes on waiting."""
     state = await trial.go_on()
-    check(trial, state, trial.parent.questions)
-    calls = len(trial.parent.questions) * FIRST_CALLS
+    while asked := state.get("__interrupt__"):
+        before = trial.oracle.num_calls
+        state = await trial.go_on(Command(resume={asked[0].id: "yes"}))
+        assert trial.oracle.num_calls == before
+    check(trial, state, trial.names)
     # A round may go on without a draft that was refused.
-    assert sum(each.finished for each in trial.oracle.asked) <= calls
+    finished = sum(each.finished for each in trial.oracle.asked)
+    assert finished <= len(trial.names) * FIRST_CALLS + trial.lost
 
 
 async def with_resume(trial: Trial) -> None:
-    """`resume` continues a run that is a graph of its own."""
-    model = client_of(trial.oracle)
-    result = await resume("t", model=model, checkpointer=trial.saver)
-    check(trial, dict(result.state), trial.parent.questions)
+    """`resume` continues a run that is a graph of its own, and takes a person's answer."""
+    waits = bool((await trial.graph(same=True).aget_state(RUN)).interrupts)
+    result = await resume(
+        "t",
+        model=client_of(trial.oracle),
+        checkpointer=trial.saver,
+        answer="yes" if waits else None,
+        parts=Parts(extensions=ASKING),
+    )
+    check(trial, dict(result.state), trial.names)
     assert result.config.widths == FIRST.widths
 
 
 async def with_a_new_question(trial: Trial) -> None:
     """New input is a new run: its own question, its own config, and what the old one cost."""
     before = trial.oracle.num_calls
-    names = trial.parent.new
-    state = await trial.ask(names, OTHER)
-    check(trial, state, names)
-    assert trial.oracle.num_calls - before == len(names) * OTHER_CALLS
+    check(trial, await trial.ask_anew(), trial.parent.new)
+    assert trial.oracle.num_calls - before == len(trial.parent.new) * OTHER_CALLS
 
 
 def check(trial: Trial, state: dict[str, Any], names: tuple[str, ...]) -> None:
     """Hold a finished run to what holds for all."""
     assert trial.parent.answers(state, names) == {name: name for name in names}
-    assert trial.oracle.repeated() == {}
-    assert sum(row["calls"] for row in state["ledger"]) == trial.oracle.num_calls
+    assert trial.oracle.num_repeated() <= trial.lost
+    charged = sum(row["calls"] for row in state["ledger"])
+    served = trial.oracle.num_calls
+    assert served - trial.unpaid <= charged <= served + trial.unsent
 
 
 WAYS: dict[str, Callable[[Trial], Awaitable[None]]] = {
@@ -193,26 +317,58 @@ WAYS: dict[str, Callable[[Trial], Awaitable[None]]] = {
     "new": with_a_new_question,
 }
 
+# ------------------------------------------------------------------------------------------- table
 
-@pytest.mark.xfail(strict=False, reason="the mechanism of embedding is being rebuilt")
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("stop", STOPS)
-@pytest.mark.parametrize("parent", PARENTS)
-async def test_stopped_anywhere_a_parent_goes_on_right(parent, stop, way):
-    """At every point: right answers, no finished call again, the ledger is the endpoint's count."""
-    if way == "resume" and parent != "root":
-        pytest.skip("resume leaves a graph around ours alone")
+TABLE = {
+    "root": "cancel cancel-late:resume refuse drain kill:none,new ask before after:none",
+    "graph-node": "cancel refuse:new ask",
+    "node": "cancel cancel-late:none refuse drain ask before",
+    "between": "cancel",
+    "tool": "cancel refuse:none drain:new kill:none ask",
+    "tools": "cancel refuse drain:none ask:none",
+}
+"""The stops of each parent, with the ways that go on from it; all of them where none is named. What
+is left out comes to another parent of the table in the same way."""
+CELLS = [
+    (parent, stop, way)
+    for parent, stops in TABLE.items()
+    for stop, _, ways in (each.partition(":") for each in stops.split())
+    for way in (ways.split(",") if ways else WAYS)
+    if way != "resume" or parent == "root"  # `resume` leaves a graph around ours alone
+]
+
+
+async def at_every_point(
+    parent: str, stop: str, way: str, savers: Callable[[], Saver] = MortalSaver
+) -> None:
+    """Stop a parent at one point after the other, and go on from each."""
     at = 0
     while True:
         at += 1
-        trial = Trial(PARENTS[parent])
+        trial = Trial(PARENTS[parent], savers(), restarts=at % 2 == 0)
         if not await STOPS[stop](trial, at):
             break
         trial.oracle.behave()
         try:
             await WAYS[way](trial)
         except BaseException as error:
-            error.add_note(f"stopped at {at}")
+            error.add_note(f"{parent} stopped by {stop} at point {at}, continued by {way}")
             raise
-    # A parent of one node has no point after it.
-    assert at > 1 or stop == "after"
+    assert at > 1
+
+
+NOT_YET = pytest.mark.xfail(
+    strict=False, reason="a parent's ledger leaves out the run that a new question put an end to"
+)
+
+
+@pytest.mark.parametrize(
+    ("parent", "stop", "way"),
+    [
+        pytest.param(*cell, marks=[NOT_YET] if cell[2] == "new" and cell[0] != "root" else [])
+        for cell in CELLS
+    ],
+)
+async def test_stopped_anywhere_a_parent_goes_on_right(parent, stop, way):
+    """At every point: right answers, no finished call again, the ledger is the endpoint's count."""
+    await at_every_point(parent, stop, way)

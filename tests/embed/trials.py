@@ -95,10 +95,10 @@ class Oracle(BaseChatModel):
         """Return how many calls were about a question."""
         return sum(each.name == name for each in self._asked)
 
-    def repeated(self) -> dict[tuple[str, object], int]:
-        """Return the calls that were finished more than once."""
+    def num_repeated(self) -> int:
+        """Return how many calls were answered that had been answered before."""
         finished = Counter(each.key for each in self._asked if each.finished)
-        return {key: times for key, times in finished.items() if times > 1}
+        return finished.total() - len(finished)
 
     def behave(self) -> None:
         """Hold and refuse nothing any more."""
@@ -161,8 +161,8 @@ def client_of(oracle: Oracle) -> ModelClient:
     return ModelClient(oracle, retry=Retry(attempts=1), counter=CountBy(num_words))
 
 
-FIRST = preset("pdr", widths=(2, 2), kappa=64, max_tokens=64, solution_tokens=32, seed=7)
-FIRST_CALLS = 2 + 1 + 2 + 1 + 1
+FIRST = preset("pdr", widths=(2, 1), kappa=64, max_tokens=64, solution_tokens=32, seed=7)
+FIRST_CALLS = 2 + 1 + 1 + 1 + 1
 OTHER = preset("pdr", widths=(1,), kappa=64, max_tokens=64, solution_tokens=32, seed=8)
 """The config of a new question, so that a run that kept the old one shows."""
 OTHER_CALLS = 1 + 1 + 1
@@ -260,7 +260,7 @@ class Parent:
     new: tuple[str, ...] = ("BETA",)
     """Asked by the input that comes after the stop."""
     by_context: bool = False
-    """Whether the config is the graph's context."""
+    """Whether the config is the graph's context, and the state names a problem."""
 
     def entry(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the input that asks these questions."""

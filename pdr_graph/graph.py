@@ -94,7 +94,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             stream_mode = "values" if called else self.stream_mode
         full = ensure_config(self.config, config)
         keys: Keys = dict(full["configurable"])
-        nested, subrun = invocation.is_nested(keys), keys.pop(invocation.SUBRUN, False)
+        nested, subrun = invocation.is_nested(keys), keys.pop(invocation.SUBRUN, None)
         if nested and not subrun:
             keys = self.calls.claimed(keys)
             fits = invocation.takes_ledger(keys, "ledger")
@@ -123,7 +123,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             if isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):
                 await self._bill(call, keys, caller)
             raise
-        if call.b_total is None or call.charges.lost():
+        # The task comes to nothing, and the run's result with it, if a run beside this one fails.
+        if call.b_total is None or call.charges.lost() or subrun == "beside others":
             await self._bill(call, keys, caller)
         if call.b_total is not None:
             seconds = round(worked_s + perf_counter() - begun, 3)

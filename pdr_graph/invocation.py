@@ -36,7 +36,8 @@ from pdr_graph.types import LedgerRow
 KEY = "__pdr_invocation"
 """Where a call's `Invocation` is in its nodes' config; LangGraph stores no key that begins so."""
 SUBRUN = "__pdr_subrun"
-"""Set where `pdr_node` or `as_tool` calls the graph, which then wants the whole state back."""
+"""Set where `pdr_node` or `as_tool` calls the graph, and wants the whole state back: `alone` in its
+task, or `beside others`."""
 _MOST_TRIES = 100
 """To store a row beside others that do so at once; each try that fails lets another succeed."""
 CHANNELS = ("pdr_ledger", "ledger")

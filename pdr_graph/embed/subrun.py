@@ -80,7 +80,7 @@ async def subrun(
         problem,
         config,
         thread_id(),
-        keys={**at(keys, number), SUBRUN: True},
+        keys={**at(keys, number), SUBRUN: "alone" if call_id is None else "beside others"},
         events=CONFIG_KEY_STREAM not in keys,
         on_event=write,
     )

@@ -201,7 +201,11 @@ class Envelope:
             if method == 1:
                 return zlib.decompress(body)
             if method == 2:
-                return zstandard.ZstdDecompressor().decompress(body)
+                context = getattr(self._contexts, "decompressor", None)
+                if context is None:
+                    context = self._contexts.decompressor = zstandard.ZstdDecompressor()
+                whole: bytes = context.decompress(body)
+                return whole
         except (zlib.error, zstandard.ZstdError) as error:
             raise CorruptCheckpointError(what, f"it does not decompress: {error}") from error
         raise CorruptCheckpointError(what, f"its compression {method} is unknown")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from langgraph.checkpoint.base import writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
@@ -26,6 +27,8 @@ Cell = list[Any]
 """A channel's value as it is stored; a large one is a reference to a part."""
 Parts = dict[bytes, bytes]
 """Bodies by digest."""
+OrderedWrites = list[tuple[tuple[str, str, int], str, Cell]]
+"""Sort key (task path, task id, index), channel and value of each write, in order."""
 
 FORMAT_VERSION: Final = 1
 """Version of the layout of a thread, in its head field."""
@@ -133,6 +136,20 @@ class Writes:
             ):
                 return cls(time_ns, task_path, [tuple(cell) for cell in cells])
         raise unknown_shape(field)
+
+
+def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: Envelope) -> OrderedWrites:
+    """Unpack the pending writes of one checkpoint, given by field."""
+    calls = []
+    for field, blob in blobs.items():
+        writes = Writes.unpack(blob, envelope, field)
+        calls.append((writes.time_ns, keys.split(field)[2], writes))
+    found: dict[tuple[str, int], tuple[tuple[str, str, int], str, Cell]] = {}
+    for _, task_id, writes in sorted(calls, key=lambda call: call[:2]):
+        for index, channel, cell in writes.cells:
+            key = writes_sort_key(writes.task_path, task_id, index)
+            found.setdefault((task_id, index), (key, channel, cell))
+    return sorted(found.values(), key=lambda write: write[0])
 
 
 def unpack_cell(blob: bytes | None, envelope: Envelope, field: bytes) -> Cell:

@@ -21,6 +21,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from pdr_checkpoints.delta import DeltaReader
 from pdr_checkpoints.lease import Lease
 from pdr_checkpoints.reader import Reader, config_of
 from pdr_checkpoints.records import Place
@@ -200,7 +201,8 @@ class RedisSaver(RetentionMethods):
         if not channels:
             return {}
         thread_id, ns, checkpoint_id = _target(config)
-        return await self._reader.delta_history(thread_id, ns or "", checkpoint_id, channels)
+        reader = DeltaReader(self._session.store, self._session.envelope, self.serde)
+        return await reader.history(thread_id, ns or "", checkpoint_id, channels)
 
     async def _targets(
         self, config: RunnableConfig | None

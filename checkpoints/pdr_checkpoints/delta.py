@@ -267,13 +267,15 @@ def delta_ancestors(
         if unseeded:
             # A channel without a version was never written: nothing rebuilds it.
             unseeded &= set(_versions(place, record, serde))
+        line: set[Place] = set()
         while unseeded and record.parent_id:
             ancestor = Place(place.thread_id, place.ns, record.parent_id)
-            if ancestor not in snapshot:
+            if ancestor not in snapshot or ancestor in line:
                 break
-            needed.add(ancestor)
+            line.add(ancestor)
             record = snapshot[ancestor]
             unseeded -= set(record.channels)
+        needed |= line
     return frozenset(needed)
 
 

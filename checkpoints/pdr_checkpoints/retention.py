@@ -73,7 +73,10 @@ class RetentionMethods(ThreadMethods):
                 await self._prune(thread_id, rule)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Remove what the given runs stored, in whatever thread."""
+        """Remove what the given runs stored, in whatever thread.
+
+        What rebuilds a delta channel of a later run stays, or its value would change.
+        """
         ranges = [keys.below(keys.RUN, run_id) for run_id in run_ids]
         if not ranges:
             return
@@ -85,7 +88,8 @@ class RetentionMethods(ThreadMethods):
             )
             names = [keys.split(member)[1:] for members in found for member in members]
             if names:
-                await self._prune(thread_id, _all_but({Place(thread_id, *name) for name in names}))
+                removed = {Place(thread_id, *name) for name in names}
+                await self._prune(thread_id, _all_but(removed, self.serde))
 
     async def _prune(self, thread_id: str, rule: Rule) -> None:
         """Remove from a thread all that a rule does not keep."""
@@ -170,9 +174,10 @@ def _rule(strategy: str, keep: int, serde: SerializerProtocol) -> Rule:
     return rule
 
 
-def _all_but(removed: Set[Place]) -> Rule:
+def _all_but(removed: Set[Place], serde: SerializerProtocol) -> Rule:
     def rule(snapshot: Snapshot) -> Kept:
         left = frozenset(snapshot) - removed
+        left |= delta_ancestors(left, snapshot, serde)
         return Kept(left, left)
 
     return rule

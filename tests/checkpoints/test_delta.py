@@ -337,10 +337,11 @@ async def test_damage_on_the_line_is_reported(
 async def test_a_later_format_and_a_circle_are_refused(saver: RedisSaver) -> None:
     """A thread of layout 2 is named as such; ancestors in a circle end the walk."""
     (root,) = await store(saver, "t", a_line(1))
-    again = {**empty_checkpoint(), "id": root}
-    await saver.aput(where("t", root), again, {"step": 0}, {})
+    again = {**empty_checkpoint(), "id": root, "channel_versions": {"items": "1"}}
+    await saver.aput(where("t", root), again, {COUNTERS: {"items": (1, 1)}}, {})
     with pytest.raises(CorruptCheckpointError, match=f"{root}.* is an ancestor of itself"):
         await saver.aget_delta_channel_history(config=where("t"), channels=["items"])
+    await saver.aprune(["t"])
     data = saver._session.store.thread("t").data
     await saver._session.store.call("HSET", data, keys.HEAD, b"2 0")
     with pytest.raises(FormatVersionError, match="thread 't'"):
@@ -473,3 +474,27 @@ async def test_a_pruned_run_goes_on_as_if_it_were_whole(saver: RedisSaver, keep:
     for graph in (pruned, whole):
         await graph.ainvoke({"items": ["on"]}, where("t"), durability="sync")
     assert (await states(pruned))[0] == (await states(whole))[0]
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+async def test_deleting_a_run_spares_what_later_runs_are_rebuilt_from(saver: RedisSaver) -> None:
+    """The later run's states are the same; what nothing needs any more goes."""
+    graph = build(saver)
+    for number in range(3):
+        run = {**where("t"), "metadata": {"run_id": f"run-{number}"}}
+        await graph.ainvoke({"items": [f"of run {number}"]}, run, durability="sync")
+
+    async def by_run() -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {f"run-{number}": [] for number in range(3)}
+        async for one in graph.aget_state_history(where("t")):
+            found[one.metadata["run_id"]].append(one.values)
+        return found
+
+    before = await by_run()
+    await saver.adelete_for_runs(["run-0", "run-1"])
+    after = await by_run()
+    assert after["run-2"] == before["run-2"]
+    assert after["run-0"] == []
+    assert 0 < len(after["run-1"]) < len(before["run-1"])
+    await saver.adelete_for_runs(["run-0", "run-1", "run-2"])
+    assert await saver.aget_tuple(where("t")) is None

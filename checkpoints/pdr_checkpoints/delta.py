@@ -43,7 +43,7 @@ from pdr_checkpoints.records import (
 )
 from pdr_checkpoints.store import Store
 
-COUNTERS: Final = "counters_since_delta_snapshot"
+DELTA_COUNTERS: Final = "counters_since_delta_snapshot"
 """Metadata key that names the delta channels of a checkpoint which did not store their value."""
 FIRST_PAGE: Final = 16
 """Checkpoints in the first page of a line."""
@@ -209,23 +209,24 @@ class DeltaReader:
 
     async def _line(self, thread_id: str, ns: str, checkpoint_id: str | None) -> Line:
         """Yield a checkpoint and its ancestors, up to the root or to one that was removed."""
-        name = Place(thread_id, ns, checkpoint_id).record if checkpoint_id else b""
-        page, size, passed = await self._page(thread_id, ns, name, FIRST_PAGE), PAGE, set[bytes]()
-        name = name or next(iter(page), b"")
-        while name in page:
-            place, (blob, writes) = Place.of(thread_id, name), page[name]
-            if name in passed:
+        place = Place(thread_id, ns, checkpoint_id) if checkpoint_id else None
+        page = await self._page(thread_id, ns, place.record if place else b"", FIRST_PAGE)
+        if place is None:
+            name = next(iter(page), b"")
+            place = Place.of(thread_id, name) if name else None
+        passed: set[str] = set()
+        while place is not None and (name := place.record) in page:
+            if place.checkpoint_id in passed:
                 raise CorruptCheckpointError(place.described, "it is an ancestor of itself")
-            passed.add(name)
+            passed.add(place.checkpoint_id)
+            blob, writes = page[name]
             if not blob:
                 raise CorruptCheckpointError(describe(name), "it is missing")
             record = CheckpointRecord.unpack(blob, self.envelope, name)
             yield place, record, ordered_writes(writes, self.envelope)
-            if not record.parent_id:
-                return
-            name = Place(thread_id, ns, record.parent_id).record
-            if name not in page:
-                page = await self._page(thread_id, ns, name, size)
+            place = Place(thread_id, ns, record.parent_id) if record.parent_id else None
+            if place is not None and place.record not in page:
+                page = await self._page(thread_id, ns, place.record, PAGE)
 
     async def _page(self, thread_id: str, ns: str, first: bytes, size: int) -> LinePage:
         """Read a checkpoint (b"" is the latest) and those before it, with their writes."""
@@ -263,7 +264,7 @@ def delta_ancestors(
     for place in places:
         record = snapshot[place]
         metadata = load(record.metadata, serde, f"metadata of {place.described}")
-        unseeded = set(metadata.get(COUNTERS) or ()) - set(record.channels)
+        unseeded = set(metadata.get(DELTA_COUNTERS) or ()) - set(record.channels)
         if unseeded:
             # A channel without a version was never written: nothing rebuilds it.
             unseeded &= set(_versions(place, record, serde))

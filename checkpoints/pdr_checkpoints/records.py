@@ -8,6 +8,7 @@ has the same bytes, so it is stored and hashed once.
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, Self
 
 from langgraph.checkpoint.base import writes_sort_key
@@ -143,13 +144,15 @@ def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: Envelope) -> O
     calls = []
     for field, blob in blobs.items():
         writes = Writes.unpack(blob, envelope, field)
-        calls.append((writes.time_ns, keys.split(field)[2], writes))
+        calls.append((writes.time_ns, keys.name_at(field, 2), writes))
+    calls.sort(key=itemgetter(0, 1))
     found: dict[tuple[str, int], tuple[tuple[str, str, int], str, Cell]] = {}
-    for _, task_id, writes in sorted(calls, key=lambda call: call[:2]):
+    for _, task_id, writes in calls:
         for index, channel, cell in writes.cells:
-            key = writes_sort_key(writes.task_path, task_id, index)
-            found.setdefault((task_id, index), (key, channel, cell))
-    return sorted(found.values(), key=lambda write: write[0])
+            if (task_id, index) not in found:
+                key = writes_sort_key(writes.task_path, task_id, index)
+                found[task_id, index] = key, channel, cell
+    return sorted(found.values(), key=itemgetter(0))
 
 
 def unpack_cell(blob: bytes | None, envelope: Envelope, field: bytes) -> Cell:

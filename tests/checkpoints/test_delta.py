@@ -23,8 +23,9 @@ from pdr_checkpoints import (
     keys,
     open_checkpointer,
 )
-from pdr_checkpoints.delta import COUNTERS, FIRST_PAGE, PAGE, PAGE_BYTES, SEEDS, DeltaReader
+from pdr_checkpoints.delta import DELTA_COUNTERS, FIRST_PAGE, PAGE, PAGE_BYTES, SEEDS, DeltaReader
 from pdr_checkpoints.keys import ThreadKeys
+from pdr_checkpoints.records import Place
 from pdr_checkpoints.store import Store
 from redis_servers import Server
 from typing_extensions import TypedDict
@@ -77,12 +78,14 @@ class Step:
     """One checkpoint of a history that a test makes."""
 
     parent: int | None
-    """Which earlier checkpoint it follows; None is a root, and -1 one that was never stored."""
+    """Which earlier checkpoint it follows; None is a root."""
     values: dict[str, Any]
     writes: Sequence[tuple[str, str, Sequence[tuple[str, Any]]]]
     """Task id, task path and what it wrote, of each call."""
     written: Sequence[str] = ("items", "notes")
     """Channels that have a version: those ever written to."""
+    removed: bool = False
+    """Whether it is gone when the history is read, as after a pruning of another kind."""
 
 
 async def store(
@@ -91,7 +94,7 @@ async def store(
     """Store a history and return the ids of its checkpoints."""
     ids: list[str] = []
     for step in steps:
-        parent = None if step.parent is None else "0" if step.parent < 0 else ids[step.parent]
+        parent = None if step.parent is None else ids[step.parent]
         written = {name: saver.get_next_version(None, None) for name in step.written}
         versions = {name: saver.get_next_version(None, None) for name in step.values} | written
         checkpoint = {
@@ -100,11 +103,17 @@ async def store(
             "channel_versions": versions,
         }
         # What LangGraph notes of delta channels that it did not store.
-        metadata = {"step": 0, COUNTERS: dict.fromkeys({*CHANNELS} - {*step.values}, (1, 1))}
+        metadata = {"step": 0, DELTA_COUNTERS: dict.fromkeys({*CHANNELS} - {*step.values}, (1, 1))}
         stored = await saver.aput(where(thread_id, parent, ns), checkpoint, metadata, versions)
         ids.append(stored["configurable"]["checkpoint_id"])
         for task_id, path, writes in step.writes:
             await saver.aput_writes(stored, writes, task_id, path)
+    thread = saver._session.store.thread(thread_id)
+    for step, checkpoint_id in zip(steps, ids, strict=True):
+        if step.removed:
+            name = Place(thread_id, ns, checkpoint_id).record
+            await saver._session.store.call("ZREM", thread.index, name)
+            await saver._session.store.call("HDEL", thread.data, name)
     return ids
 
 
@@ -141,18 +150,19 @@ WRITES = st.tuples(
 )
 HISTORIES = st.lists(
     st.tuples(
-        # Mostly the one before, so that lines grow long; else a fork, a root or a lost parent.
-        st.sampled_from([1, 1, 1, 1, 1, 1, 2, 5, 0, -1]),
+        # Mostly the one before, so that lines grow long; else a fork, or a root.
+        st.sampled_from([1, 1, 1, 1, 1, 1, 2, 5, 0]),
         st.dictionaries(st.sampled_from(["items", "notes", "other"]), VALUES, max_size=1)
         | st.just({}),
         st.lists(WRITES, max_size=3),
+        st.sampled_from([False] * 15 + [True]),
     ),
     min_size=1,
     max_size=30,
 ).map(
     lambda rows: [
-        Step(-1 if back < 0 else None if back == 0 or back > at else at - back, values, writes)
-        for at, (back, values, writes) in enumerate(rows)
+        Step(at - back if 0 < back <= at else None, values, writes, removed=removed)
+        for at, (back, values, writes, removed) in enumerate(rows)
     ]
 )
 
@@ -338,7 +348,7 @@ async def test_a_later_format_and_a_circle_are_refused(saver: RedisSaver) -> Non
     """A thread of layout 2 is named as such; ancestors in a circle end the walk."""
     (root,) = await store(saver, "t", a_line(1))
     again = {**empty_checkpoint(), "id": root, "channel_versions": {"items": "1"}}
-    await saver.aput(where("t", root), again, {COUNTERS: {"items": (1, 1)}}, {})
+    await saver.aput(where("t", root), again, {DELTA_COUNTERS: {"items": (1, 1)}}, {})
     with pytest.raises(CorruptCheckpointError, match=f"{root}.* is an ancestor of itself"):
         await saver.aget_delta_channel_history(config=where("t"), channels=["items"])
     await saver.aprune(["t"])
@@ -423,7 +433,7 @@ def build(saver: BaseCheckpointSaver[Any]) -> Any:
 async def states(graph: Any) -> list[Any]:
     """Return values and counters of every checkpoint, newest first."""
     found = [one async for one in graph.aget_state_history(where("t"))]
-    return [(one.values, one.next, one.metadata.get(COUNTERS)) for one in found]
+    return [(one.values, one.next, one.metadata.get(DELTA_COUNTERS)) for one in found]
 
 
 async def live(graph: Any, durability: str) -> None:

@@ -32,7 +32,6 @@ from pdr_checkpoints.records import (
     REFERENCE,
     Cell,
     CheckpointRecord,
-    OrderedWrites,
     Place,
     assemble,
     check_head,
@@ -114,9 +113,9 @@ return table.concat(out)
 REFERENCE_BEGINS: Final = ormsgpack.packb([REFERENCE, bytes(DIGEST_BYTES)])[:-DIGEST_BYTES]
 
 LinePage = Mapping[bytes, tuple[bytes, Mapping[bytes, bytes]]]
-"""Blob of each record, and of its writes by field; by field of the record."""
-Line = AsyncGenerator[tuple[Place, CheckpointRecord, OrderedWrites], None]
-"""A checkpoint and its ancestors, nearest first."""
+"""Blob of each record, and those of its writes by field; by field of the record."""
+Line = AsyncGenerator[tuple[Place, CheckpointRecord, Mapping[bytes, bytes]], None]
+"""A checkpoint and its ancestors, nearest first, with the blobs of their writes by field."""
 
 
 @dataclass(slots=True)
@@ -195,7 +194,8 @@ class DeltaReader:
             # The checkpoint itself: its writes belong to the next super-step.
             await anext(line, None)
             async for place, record, writes in line:
-                for (_, task_id, _), channel, cell in reversed(writes):
+                ordered = ordered_writes(writes, self.envelope)
+                for (_, task_id, _), channel, cell in reversed(ordered):
                     if channel in unseeded:
                         gathered[channel].writes.append((place, task_id, cell))
                 stored = unseeded.intersection(record.channels)
@@ -223,7 +223,7 @@ class DeltaReader:
             if not blob:
                 raise CorruptCheckpointError(describe(name), "it is missing")
             record = CheckpointRecord.unpack(blob, self.envelope, name)
-            yield place, record, ordered_writes(writes, self.envelope)
+            yield place, record, writes
             place = Place(thread_id, ns, record.parent_id) if record.parent_id else None
             if place is not None and place.record not in page:
                 page = await self._page(thread_id, ns, place.record, PAGE)

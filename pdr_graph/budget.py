@@ -27,12 +27,9 @@ _COUNTS = (
     *("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
     *("failed", "aborted", "nominal_tokens"),
 )
-"""Fields of a row that add up over all calls."""
+"""Fields of a row that add up over all calls; the parts of a row hold them in this order."""
 _CRITICAL = ("seconds", "critical_tokens", "critical_nominal")
 """Fields that add up over calls in sequence; of parallel calls the largest counts."""
-_NUMBERS = (*_COUNTS, *_CRITICAL, "estimated")
-"""Fields of each of a row's parts, in their order there; the number of calls is the first."""
-
 
 ABANDONED = "abandoned"
 """Node of the row that holds what an earlier run cost, which new input has put an end to."""
@@ -65,22 +62,20 @@ def _identity(row: LedgerRow) -> object:
 
 def _once(known: LedgerRow, row: LedgerRow) -> LedgerRow:
     """Merge two rows of one identity, and count what is in both of them once."""
+    joined = _joined(known, row, max)
     was, new = known.get("parts"), row.get("parts")
     if not was or not new:
-        return _joined(known, row, max)
+        return joined
     # A run that was stopped and went on has cost more since.
     parts = was | {name: max(part, was.get(name, part)) for name, part in new.items()}
-    columns = dict(zip(_NUMBERS, zip(*parts.values(), strict=True), strict=True))
-    counts = {name: sum(columns[name]) for name in _COUNTS}
-    critical = {name: max(columns[name]) for name in _CRITICAL}
-    both = {"estimated": any(columns["estimated"]), "parts": parts}
-    return cast(LedgerRow, cast(dict[str, Any], known) | counts | critical | both)
+    counts = dict(zip(_COUNTS, map(sum, zip(*parts.values(), strict=True)), strict=True))
+    return cast(LedgerRow, cast(dict[str, Any], joined) | counts | {"parts": parts})
 
 
 def with_part(row: LedgerRow, name: str) -> LedgerRow:
     """Return a row that is counted once under this name, however often it is merged."""
     numbers = cast(dict[str, Any], row)
-    return LedgerRow({**row, "parts": {name: [numbers[field] for field in _NUMBERS]}})
+    return LedgerRow({**row, "parts": {name: [numbers[field] for field in _COUNTS]}})
 
 
 def abandoned_row(rows: Iterable[LedgerRow], step: int) -> LedgerRow:

@@ -10,6 +10,7 @@ edited (`update_state`, a fork in Studio), where there is no runtime.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from hashlib import sha256
 from time import perf_counter
 from typing import Any, Literal
 
@@ -75,9 +76,22 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
     new run, None continues the one that stopped, and each call is in a ledger once.
     """
 
-    def __init__(self, *, calls: Calls | None = None, **parts: Any) -> None:  # Any: LangGraph's own
+    def __init__(
+        self,
+        *,
+        calls: Calls | None = None,
+        digest: str = "",
+        **parts: Any,  # Any: LangGraph's own
+    ) -> None:
         super().__init__(**parts)
         self.calls = calls or Calls()
+        self.digest = digest
+        """Short name of all that an answer depends on beside problem and config."""
+
+    @property
+    def __name__(self) -> str:
+        # LangGraph keeps what a cached node returned under this name.
+        return f"PDRGraph.{self.digest}"
 
     async def astream(
         self,
@@ -199,6 +213,12 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             logger.warning("ledger.incomplete thread=%s error=%s", keys["thread_id"], error)
 
 
+def _digest(toolbox: Toolbox, default: PDRConfig) -> str:
+    hashes = toolbox.prompts.of_run(default).hashes()
+    what = (default.model_dump_json(), toolbox.client.name, hashes, toolbox.extensions)
+    return sha256(repr(what).encode()).hexdigest()[:16]
+
+
 def _router(route: Callable[[PDRState], Any], ends: Sequence[str]) -> tuple[Any, list[str]]:
     """Return a router for both of LangGraph's worlds, and where it leads.
 
@@ -254,7 +274,8 @@ def build_graph(
     builder.add_conditional_edges("distiller", *_router(after_distiller, ["plan", "refiner"]))
     builder.add_edge("refiner", "verifier")
     builder.add_conditional_edges("verifier", *_router(after_verifier, ["plan", END]))
-    return PDRGraph(**vars(builder.compile(checkpointer=checkpointer, name="pdr")))
+    parts = vars(builder.compile(checkpointer=checkpointer, name="pdr"))
+    return PDRGraph(**parts, digest=_digest(toolbox, default))
 
 
 def max_supersteps(config: PDRConfig) -> int:

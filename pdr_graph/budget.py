@@ -27,10 +27,9 @@ _COUNTS = (
     *("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
     *("failed", "aborted", "nominal_tokens"),
 )
-"""Fields of a row that add up over all calls."""
+"""Fields of a row that add up over all calls; the parts of a row hold them in this order."""
 _CRITICAL = ("seconds", "critical_tokens", "critical_nominal")
 """Fields that add up over calls in sequence; of parallel calls the largest counts."""
-
 
 ABANDONED = "abandoned"
 """Node of the row that holds what an earlier run cost, which new input has put an end to."""
@@ -40,7 +39,7 @@ def empty_row(round_number: int, node: str, step: int) -> LedgerRow:
     """Return the row of a node that has spent nothing."""
     counts = dict.fromkeys((*_COUNTS, "critical_tokens", "critical_nominal"), 0)
     row = {"round": round_number, "node": node, "step": step, "seconds": 0.0, "estimated": False}
-    return cast(LedgerRow, row | counts | {"run": "", "attempt": "", "parts": []})
+    return cast(LedgerRow, row | counts | {"run": "", "attempt": "", "parts": {}})
 
 
 def merge_rows(rows: list[LedgerRow], new: list[LedgerRow]) -> list[LedgerRow]:
@@ -63,15 +62,20 @@ def _identity(row: LedgerRow) -> object:
 
 def _once(known: LedgerRow, row: LedgerRow) -> LedgerRow:
     """Merge two rows of one identity, and count what is in both of them once."""
-    was, new = set(known.get("parts", [])), set(row.get("parts", []))
-    if new and new <= was:
-        return known
-    if was and was < new:
-        return row
     joined = _joined(known, row, max)
-    if was | new:
-        joined["parts"] = sorted(was | new)
-    return joined
+    was, new = known.get("parts"), row.get("parts")
+    if not was or not new:
+        return joined
+    # A run that was stopped and went on has cost more since.
+    parts = was | {name: max(part, was.get(name, part)) for name, part in new.items()}
+    counts = dict(zip(_COUNTS, map(sum, zip(*parts.values(), strict=True)), strict=True))
+    return cast(LedgerRow, cast(dict[str, Any], joined) | counts | {"parts": parts})
+
+
+def with_part(row: LedgerRow, name: str) -> LedgerRow:
+    """Return a row that is counted once under this name, however often it is merged."""
+    numbers = cast(dict[str, Any], row)
+    return LedgerRow({**row, "parts": {name: [numbers[field] for field in _COUNTS]}})
 
 
 def abandoned_row(rows: Iterable[LedgerRow], step: int) -> LedgerRow:

@@ -9,7 +9,7 @@ The connection is open while the block lasts:
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from pdr_graph.errors import ConfigError
@@ -52,13 +52,15 @@ async def open_client(
         LocalError: the embedded model cannot be started.
     """
     settings = settings or load_settings()
-    with ExitStack() as observers:
+    async with AsyncExitStack() as observers:
         if settings.log_file is not None:
-            observers.enter_context(logged_to(settings.log_file))
+            # In threads: a server may forbid work on files in its event loop.
+            log = logged_to(settings.log_file)
+            await asyncio.to_thread(log.__enter__)
+            observers.push_async_callback(asyncio.to_thread, log.__exit__, None, None, None)
         if settings.otel:
             observers.enter_context(exported(content=settings.otel_content))
-        async with _opened(settings, announce) as client:
-            yield client
+        yield await observers.enter_async_context(_opened(settings, announce))
 
 
 @asynccontextmanager

@@ -94,13 +94,19 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             stream_mode = "values" if called else self.stream_mode
         full = ensure_config(self.config, config)
         keys: Keys = dict(full["configurable"])
-        nested, subrun = invocation.is_nested(keys), keys.pop(invocation.SUBRUN, False)
+        nested, subrun = invocation.is_nested(keys), keys.pop(invocation.SUBRUN, None)
         if nested and not subrun:
             keys = self.calls.claimed(keys)
             fits = invocation.takes_ledger(keys, "ledger")
             output_keys = [name for name in OUTPUTS if name != "ledger" or fits is not False]
         begun = perf_counter()
+        if isinstance(input, dict) and input.get("config") is None and not nested:
+            # LangGraph stores the input and not the context, and may be stopped before `plan`.
+            input = self._with_context(input, options.get("context"))
         call, given, keys = await self._enter(input, full, keys)
+        caller: RunnableConfig | None = None
+        if subrun:
+            caller = {"metadata": full["metadata"], "configurable": keys}
         worked_s, thread_id = call.worked_s, invocation.place(keys)[0]
         try:
             async for part in super().astream(
@@ -115,9 +121,11 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             log_event(thread_id, StoppedEvent(event="stopped", error=type(error).__name__))
             # Any other error ends the process.
             if isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):
-                await self._bill(call, keys)
+                await self._bill(call, keys, caller)
             raise
-        await self._bill(call, keys, ended=call.b_total is not None)
+        # The task comes to nothing, and the run's result with it, if a run beside this one fails.
+        if call.b_total is None or call.charges.lost() or subrun == "beside others":
+            await self._bill(call, keys, caller)
         if call.b_total is not None:
             seconds = round(worked_s + perf_counter() - begun, 3)
             log_event(thread_id, EndEvent(event="end", seconds=seconds, b_total=call.b_total))
@@ -150,6 +158,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             call.abandoned = invocation.unfinished_rows(saved)
             return call, input, keys
         state = state_of(saved.checkpoint["channel_values"])
+        call.run = state.get("run", "")
         call.worked_s = elapsed_s(state.get("ledger", []))
         preset = make_config(**state.get("config", {})).preset
         begin = BeginEvent(event="begin", preset=preset, resumed=True)
@@ -162,17 +171,29 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
                 keys["checkpoint_id"] = after["configurable"]["checkpoint_id"]
         return call, input, keys
 
-    async def _bill(self, call: Invocation, keys: Keys, *, ended: bool = False) -> None:
-        """Keep what the call has cost and no node has written to the ledger."""
+    @staticmethod
+    def _with_context(input: dict[str, Any], context: object) -> dict[str, Any]:
+        if isinstance(context, PDRConfig):
+            return {**input, "config": context.model_dump(mode="json")}
+        return {**input, "config": context} if isinstance(context, dict) and context else input
+
+    async def _bill(self, call: Invocation, keys: Keys, caller: RunnableConfig | None) -> None:
+        """Keep what the call has cost and no node has written to the ledger.
+
+        `caller` is the config of the node that will return the run as one row; None where it
+        returns the rows themselves.
+        """
         saver = invocation.saver_of(keys, self.checkpointer)
         if saver is None or keys.get("thread_id") is None:
-            if not ended:
+            if call.b_total is None:
                 self.calls.failed(keys, [*call.abandoned, *call.charges.rows()])
             return
-        if ended and not call.charges.lost():
-            return
         try:
-            await invocation.settle(saver, {"configurable": keys}, call.charges)
+            rows = await invocation.settle(saver, keys, call.charges)
+            if rows and invocation.is_nested(keys):
+                if caller is not None:
+                    rows = [invocation.charge_of(caller, call.run, rows)]
+                await invocation.settle_around(saver, keys, rows)
         # The store may be what stopped the run; its error is the one to be raised.
         except Exception as error:  # noqa: BLE001
             logger.warning("ledger.incomplete thread=%s error=%s", keys["thread_id"], error)

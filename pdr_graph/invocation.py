@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph._internal._constants import (
+    CONFIG_KEY_CHECKPOINT_MAP,
     CONFIG_KEY_CHECKPOINTER,
     CONFIG_KEY_READ,
     CONFIG_KEY_REPLAY_STATE,
@@ -27,7 +28,7 @@ from langgraph.config import get_config
 from langgraph.graph import START
 from langgraph.types import Command
 
-from pdr_graph.budget import merge_rows
+from pdr_graph.budget import Ledger, merge_rows, with_part
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.llm.usage import Charges
 from pdr_graph.types import LedgerRow
@@ -35,7 +36,13 @@ from pdr_graph.types import LedgerRow
 KEY = "__pdr_invocation"
 """Where a call's `Invocation` is in its nodes' config; LangGraph stores no key that begins so."""
 SUBRUN = "__pdr_subrun"
-"""Set where `pdr_node` or `as_tool` calls the graph, which then wants the whole state back."""
+"""Set where `pdr_node` or `as_tool` calls the graph, and wants the whole state back: `alone` in its
+task, or `beside others`."""
+_MOST_TRIES = 100
+"""To store a row beside others that do so at once; each try that fails lets another succeed."""
+CHANNELS = ("pdr_ledger", "ledger")
+"""Where a parent may keep what its runs of PDR cost."""
+
 Keys = dict[str, Any]
 """The `configurable` of a config: LangGraph's own keys, and what the user adds."""
 _WHOLE = {"preset", "widths", "kappa"}
@@ -49,6 +56,8 @@ class Invocation:
 
     opens: bool = False
     """Whether its first step is to open a run; False once that is done, or where it continues."""
+    run: str = ""
+    """Name of the run, once it is known."""
     abandoned: list[LedgerRow] = field(default_factory=list)
     """What the run has cost that this one puts an end to."""
     context: Any = None  # Any: whatever the graph around declares
@@ -250,20 +259,80 @@ def at(keys: Keys, part: str) -> Keys:
     return {**keys, "checkpoint_ns": namespace, CONFIG_KEY_SCRATCHPAD: fixed}
 
 
-async def settle(saver: BaseCheckpointSaver[str], config: RunnableConfig, charges: Charges) -> None:
+async def settle(
+    saver: BaseCheckpointSaver[str], keys: Mapping[str, Any], charges: Charges
+) -> list[LedgerRow]:
     """Store what calls have cost whose node's result was not stored, with the last checkpoint.
 
-    They are writes of no task, which LangGraph applies when the run is continued.
+    They are writes of no task, which LangGraph applies when the run is continued or abandoned.
+
+    Returns:
+        All that the run has cost so far.
     """
-    saved = await saver.aget_tuple(config)
+    thread_id, namespace = place(keys)
+    saved = await saver.aget_tuple(_at(thread_id, namespace))
     if saved is None:
+        return charges.rows()
+    rows = _rows(saved)
+    lost = charges.lost(rows)
+    await _write(saver, saved, "ledger", lost)
+    return merge_rows(rows, lost)
+
+
+async def settle_around(
+    saver: BaseCheckpointSaver[str], keys: Mapping[str, Any], rows: list[LedgerRow]
+) -> None:
+    """Store what a run that stopped has cost so far in the ledgers of the graphs around it.
+
+    The rows are those that the run itself will return, which then count instead.
+    """
+    channel = next((name for name in CHANNELS if takes_ledger(keys, name)), None)
+    if channel is None:
         return
-    if not (lost := charges.lost(_rows(saved))):
-        return
-    known = [
-        (channel, value)
-        for task, channel, value in saved.pending_writes or []
-        if task == NULL_TASK_ID
-    ]
-    # A saver keeps the first write at each position.
-    await saver.aput_writes(saved.config, [*known, ("ledger", lost)], NULL_TASK_ID)
+    thread_id, own = place(keys)
+    for namespace in keys.get(CONFIG_KEY_CHECKPOINT_MAP, {}):
+        if namespace == own:
+            continue
+        saved = await saver.aget_tuple(_at(thread_id, namespace))
+        # A graph further out shares the channel with the graph that calls the run, or has none.
+        if saved is not None and _is_ledger(saved.checkpoint["channel_values"].get(channel, [])):
+            await _write(saver, saved, channel, rows)
+
+
+def _at(thread_id: str, namespace: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace}}
+
+
+def _is_ledger(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, Mapping) and "critical_tokens" in each for each in value
+    )
+
+
+async def _write(
+    saver: BaseCheckpointSaver[str], saved: CheckpointTuple, channel: str, rows: list[LedgerRow]
+) -> None:
+    for _ in range(_MOST_TRIES if rows else 0):
+        known = [
+            (name, value)
+            for task, name, value in saved.pending_writes or []
+            if task == NULL_TASK_ID
+        ]
+        if (channel, rows) in known:
+            return
+        # A saver keeps the first write at each position: that of a run beside this one, perhaps.
+        await saver.aput_writes(saved.config, [*known, (channel, rows)], NULL_TASK_ID)
+        saved = await saver.aget_tuple(saved.config) or saved
+
+
+def charge_of(config: RunnableConfig, run: str, rows: Iterable[LedgerRow]) -> LedgerRow:
+    """Return a run as one row of the node and super-step that calls it, by that node's config.
+
+    Runs side by side in one super-step merge into the longest of them, as calls of one step do.
+    """
+    keys, metadata = config.get("configurable", {}), config.get("metadata", {})
+    around = str(metadata.get("langgraph_checkpoint_ns", "")).rpartition("|")[0]
+    checkpoint = str(keys.get(CONFIG_KEY_CHECKPOINT_MAP, {}).get(around, ""))
+    node, step = str(metadata.get("langgraph_node", "")), int(metadata.get("langgraph_step", 0))
+    row = Ledger(tuple(rows)).total(node, step)
+    return with_part(LedgerRow({**row, "run": checkpoint}), run)

@@ -128,9 +128,9 @@ class LedgerRow(TypedDict):
     Rows of version 0.1 lack this field and the next two."""
     attempt: NotRequired[str]
     """Names an attempt that ended without a result; empty for the one whose result counts."""
-    parts: NotRequired[list[str]]
-    """What the row has counted: drafts by index, or runs by name. It is counted once, however often
-    it is merged."""
+    parts: NotRequired[dict[str, list[int]]]
+    """What each draft, or each run, has added to the counts of the row, so that it is counted once,
+    however often rows are merged."""
 
 
 class RunRecord(TypedDict):

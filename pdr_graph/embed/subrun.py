@@ -12,7 +12,7 @@ from uuid import uuid4
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langgraph._internal._constants import CONFIG_KEY_CHECKPOINT_MAP, CONFIG_KEY_STREAM
+from langgraph._internal._constants import CONFIG_KEY_STREAM
 from langgraph.config import get_config
 from langgraph.types import StreamWriter
 
@@ -21,9 +21,9 @@ from pdr_graph.conversation import problem_of, turns_of_messages
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph
-from pdr_graph.invocation import SUBRUN, at, takes_ledger
+from pdr_graph.invocation import CHANNELS, SUBRUN, at, charge_of, takes_ledger
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.nodes.toolbox import superstep, thread_id
+from pdr_graph.nodes.toolbox import thread_id
 from pdr_graph.run import Result, drive
 from pdr_graph.types import LedgerRow
 
@@ -80,7 +80,7 @@ async def subrun(
         problem,
         config,
         thread_id(),
-        keys={**at(keys, number), SUBRUN: True},
+        keys={**at(keys, number), SUBRUN: "alone" if call_id is None else "beside others"},
         events=CONFIG_KEY_STREAM not in keys,
         on_event=write,
     )
@@ -89,17 +89,10 @@ async def subrun(
 def charge(result: Result) -> LedgerRow:
     """Return a run as one row of the calling node and super-step.
 
-    Runs side by side in one super-step of the parent merge into the longest of them, as calls of
-    one step do. What each node of the run cost is in the run's own ledger.
+    What each node of the run cost is in the run's own ledger.
     """
-    config = get_config()
-    keys = config.get("configurable", {})
-    node = str(config.get("metadata", {}).get("langgraph_node", ""))
-    around = str(keys.get("checkpoint_ns", "")).rpartition("|")[0]
-    checkpoint = str(keys.get(CONFIG_KEY_CHECKPOINT_MAP, {}).get(around, ""))
-    row = result.ledger.total(node, superstep())
     run = result.state.get("run", result.thread_id)
-    return LedgerRow({**row, "run": checkpoint, "parts": [run]})
+    return charge_of(get_config(), run, result.ledger.rows)
 
 
 def ledger_channel(named: str | None) -> str | None:
@@ -121,10 +114,6 @@ def ledger_channel(named: str | None) -> str | None:
             "Annotated[list[LedgerRow], merge_rows], or name another"
         )
     return named
-
-
-CHANNELS = ("pdr_ledger", "ledger")
-"""Where a parent may keep what its runs of PDR cost."""
 
 
 def read_messages(state: Any) -> str:  # Any: the parent's own type of state

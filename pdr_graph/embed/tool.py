@@ -1,6 +1,8 @@
 """PDR as a tool of agents: `create_agent(model, tools=[as_tool(preset("pdr"), model=model)])`."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -18,6 +20,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.nodes.toolbox import task_id
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import drive, new_thread_id
 from pdr_graph.trace import Trace
@@ -76,6 +79,7 @@ def as_tool(
     extensions = extensions or Extensions()
     check_given(config, model, extensions)
     graph = build_graph(model, extensions=extensions, prompts=prompts, trace=trace)
+    beside = _RunsOfTasks()
 
     async def think(
         question: str,
@@ -87,13 +91,14 @@ def as_tool(
             result = await drive(graph, question, config, new_thread_id())
             return result.solution, report(result)
         channel = ledger_channel(ledger)
-        result = await subrun(
-            graph,
-            question,
-            config,
-            write=get_stream_writer(),
-            call_id=None if _is_alone(runtime) else runtime.tool_call_id,
-        )
+        async with beside.run():
+            result = await subrun(
+                graph,
+                question,
+                config,
+                write=get_stream_writer(),
+                call_id=None if _is_alone(runtime) else runtime.tool_call_id,
+            )
         messages = _messages_key(runtime)
         if channel is None or messages is None:
             return result.solution, report(result)
@@ -118,6 +123,39 @@ def as_tool(
         response_format="content_and_artifact",
         handle_tool_error=True,
     )
+
+
+class _RunsOfTasks:
+    """The runs that a tool makes side by side in one task of the agent.
+
+    `ToolNode` ends with the first error and leaves the other tools running, beyond the end of the
+    agent. So a run that fails waits for those beside it before it says so.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, set[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Make a run of the calling task."""
+        runs, ended = self._under_way.setdefault(task_id(), set()), asyncio.Future[None]()
+        runs.add(ended)
+        try:
+            yield
+        except Exception:
+            self._end(runs, ended)
+            if runs:
+                await asyncio.wait(runs.copy())
+            raise
+        finally:
+            self._end(runs, ended)
+
+    def _end(self, runs: set[asyncio.Future[None]], ended: asyncio.Future[None]) -> None:
+        runs.discard(ended)
+        if not ended.done():
+            ended.set_result(None)
+        if not runs:
+            self._under_way.pop(task_id(), None)
 
 
 def _is_alone(runtime: ToolRuntime) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from langchain_core.messages import AIMessage
 
-from pdr_graph.budget import empty_row, merge_rows
+from pdr_graph.budget import empty_row, merge_rows, with_part
 from pdr_graph.types import LedgerRow
 
 
@@ -72,8 +72,7 @@ class Meter:
     ) -> None:
         """Begin at zero; `part` tells tasks of one super-step apart."""
         self._row = empty_row(round_number, node, step)
-        if run:
-            self._row |= {"run": run, "parts": [part]}
+        self._row["run"], self._part = run, part
 
     def add(self, parallel: list[Spent]) -> None:
         """Charge calls that were made in parallel, after all that were charged before."""
@@ -96,7 +95,7 @@ class Meter:
     def row(self, *, estimated: bool = False) -> LedgerRow:
         """Return the row; `estimated` marks a workspace whose length is an estimate."""
         self._row["estimated"] |= estimated
-        return self._row.copy()
+        return with_part(self._row, self._part) if self._row.get("run") else self._row.copy()
 
 
 class Charges:

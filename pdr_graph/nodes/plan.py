@@ -40,7 +40,7 @@ class Planner:
         # A run that stopped is left behind as it is where the call brings a new problem.
         if call.opens or state.get("phase") in {None, "done"}:
             opening = await self._open(state, self._asked(state, runtime))
-            opening["run"] = run_name()
+            opening["run"] = call.run = run_name()
             old = abandoned_row(call.abandoned, superstep())
             opening["ledger"] = [old] if old["calls"] else []
             state = state_of({**state, **opening})

@@ -76,6 +76,10 @@ class Oracle(BaseChatModel):
     """Calls from this number on never get a reply; None replies to all."""
     refuses_from: int | None = None
     """Calls from this number on are refused; None refuses none."""
+    refuses: frozenset[int] = frozenset()
+    """Numbers of single calls that are refused."""
+    refuses_about: str = ""
+    """A question that is refused whenever it is asked."""
     status: int = 503
     _asked: list[Asked] = PrivateAttr(default_factory=list)
     _arrived: asyncio.Condition = PrivateAttr(default_factory=asyncio.Condition)
@@ -103,6 +107,7 @@ class Oracle(BaseChatModel):
     def behave(self) -> None:
         """Hold and refuse nothing any more."""
         self.holds_from = self.refuses_from = self._after = None
+        self.refuses, self.refuses_about = frozenset(), ""
 
     def on_reply(self, then: Callable[[Asked], None] | None) -> None:
         """Call a function at the end of each call, just before its reply is returned."""
@@ -141,7 +146,8 @@ class Oracle(BaseChatModel):
             self._arrived.notify_all()
         if self.holds_from is not None and call.number >= self.holds_from:
             await asyncio.Event().wait()
-        if self.refuses_from is not None and call.number >= self.refuses_from:
+        late = self.refuses_from is not None and call.number >= self.refuses_from
+        if late or call.number in self.refuses or name == self.refuses_about:
             raise RefusedError(self.status)
         await asyncio.sleep(0)
         call.finished = True
@@ -224,19 +230,18 @@ def between(client: ModelClient, config: PDRConfig, saver: Saver | None, extensi
     return builder.compile(checkpointer=saver)
 
 
-def calls_of(names: Sequence[str], turn: int) -> list[ToolCall]:
-    """Return one call of the tool for each question."""
+def calls_for(messages: Sequence[BaseMessage]) -> list[ToolCall]:
+    """Return a call of the tool for each question of the user's last message."""
+    asked = next(each for each in reversed(messages) if isinstance(each, HumanMessage))
     return [
-        ToolCall(name="think_hard", args={"question": question(each)}, id=f"{each}-{turn}")
-        for each in names
+        ToolCall(name="think_hard", args={"question": question(name)}, id=f"{name}-{len(messages)}")
+        for name in _ASKED.findall(asked.text)
     ]
 
 
 def caller(state: Charged) -> dict[str, Any]:
-    """Call the tool for all questions of the user's last message, as an agent's model would."""
-    asked = next(m for m in reversed(state["messages"]) if isinstance(m, HumanMessage))
-    calls = calls_of(_ASKED.findall(asked.text), len(state["messages"]))
-    return {"messages": [AIMessage("", tool_calls=calls)]}
+    """Call the tool as an agent's model would."""
+    return {"messages": [AIMessage("", tool_calls=calls_for(state["messages"]))]}
 
 
 def tool(client: ModelClient, config: PDRConfig, saver: Saver | None, extensions: Any) -> Graph:
@@ -261,6 +266,8 @@ class Parent:
     """Asked by the input that comes after the stop."""
     by_context: bool = False
     """Whether the config is the graph's context, and the state names a problem."""
+    is_ours: bool = False
+    """Whether it is the graph itself, without a parent."""
 
     def entry(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the input that asks these questions."""
@@ -274,7 +281,7 @@ class Parent:
         called = {
             each.tool_call_id.partition("-")[0]: answer_in(each.text)
             for each in state["messages"]
-            if isinstance(each, ToolMessage)
+            if isinstance(each, ToolMessage) and each.name == "think_hard"
         }
         if called:
             return {name: called[name] for name in names if name in called}
@@ -282,7 +289,7 @@ class Parent:
 
 
 PARENTS = {
-    "root": Parent(root, by_context=True),
+    "root": Parent(root, by_context=True, is_ours=True),
     "graph-node": Parent(graph_node, by_context=True),
     "node": Parent(node),
     "between": Parent(between),

@@ -29,7 +29,7 @@ from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig, form_of, make_config
 from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
 from pdr_graph.extensions import Extensions
-from pdr_graph.invocation import Calls, Invocation, Keys
+from pdr_graph.invocation import GraphCalls, Invocation, Keys
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.distiller import DistillerNode
 from pdr_graph.nodes.drafter import Drafter
@@ -79,12 +79,12 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
     def __init__(
         self,
         *,
-        calls: Calls | None = None,
+        calls: GraphCalls | None = None,
         digest: str = "",
         **parts: Any,  # Any: LangGraph's own
     ) -> None:
         super().__init__(**parts)
-        self.calls = calls or Calls()
+        self.calls = calls or GraphCalls()
         self.digest = digest
         """Short name of all that an answer depends on beside problem and config."""
 

@@ -306,3 +306,47 @@ async def test_runs_side_by_side_without_a_thread_have_quorums_of_their_own():
     names = ("ALPHA", "BETA", "GAMMA", "DELTA")
     states = await asyncio.gather(*(graph.ainvoke({"problem": question(name)}) for name in names))
     assert [state["solution"]["answer"] for state in states] == ["1", "2", "3", "4"]
+
+
+# ------------------------------------------------------------------------------------ streams
+
+
+async def test_an_answer_that_is_streamed_twice_has_one_id(connect):
+    """The refinement, streamed below its subgraph, and the node's message are the same message."""
+    streamed: dict[str, str] = {}
+    last: Any = None
+    async for part in node(connect(), OTHER, None, None).astream(
+        {"messages": [("user", "What is 6 x 7?")]},
+        stream_mode=["messages", "values"],
+        subgraphs=True,
+        version="v2",
+    ):
+        if part["type"] == "values" and not part["ns"]:
+            last = part["data"]["messages"][-1]
+        elif part["type"] == "messages" and part["ns"]:
+            message = part["data"][0]
+            streamed[message.id] = streamed.get(message.id, "") + message.text
+    assert streamed[last.id] == last.text
+
+
+async def test_a_step_reads_the_context_of_the_graph_around_it():
+    """`step.context` is the parent's; in a run of its own there is none."""
+    seen: list[Any] = []
+
+    async def distil(step: Any) -> list[list[Any]]:
+        seen.append(step.context)
+        return [[]]
+
+    config = OTHER.model_copy(update={"distiller": "spy"})
+    extensions = Extensions(distillers={"spy": distil})
+
+    class Tenant(TypedDict):
+        name: str
+
+    builder = StateGraph(Charged, context_schema=Tenant)
+    client = client_of(Oracle())
+    builder.add_node("reason", pdr_node(config, model=client, extensions=extensions))
+    builder.add_edge(START, "reason")
+    await builder.compile().ainvoke(ASKED, context={"name": "ACME"})
+    await solve(question("ALPHA"), config, model=client, parts=Parts(extensions=extensions))
+    assert seen == [{"name": "ACME"}, None]

@@ -104,6 +104,11 @@ class Oracle(BaseChatModel):
         finished = Counter(each.key for each in self._asked if each.finished)
         return finished.total() - len(finished)
 
+    def forget(self) -> None:
+        """Take all calls so far for new ones when they are repeated."""
+        for each in self._asked:
+            each.finished = False
+
     def behave(self) -> None:
         """Hold and refuse nothing any more."""
         self.holds_from = self.refuses_from = self._after = None

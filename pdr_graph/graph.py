@@ -44,11 +44,12 @@ from pdr_graph.trace import Trace
 logger = logging.getLogger(__name__)
 
 
-def after_plan(state: PDRState) -> list[Send] | Literal["refiner"]:
+def after_plan(state: PDRState) -> list[Send] | Literal["distiller", "refiner"]:
     """Send a drafter for every draft that the round still owes, or finish."""
     if state["phase"] != "draft":
         return "refiner"
-    return [Send("drafter", task) for task in missing_drafts(state)]
+    # None is owed where a state was edited.
+    return [Send("drafter", task) for task in missing_drafts(state)] or "distiller"
 
 
 def after_distiller(state: PDRState) -> Literal["plan", "refiner"]:
@@ -269,7 +270,7 @@ def build_graph(
     builder.add_node("refiner", Refiner(toolbox), input_schema=PDRState)
     builder.add_node("verifier", Verifier(toolbox), input_schema=PDRState)
     builder.add_edge(START, "plan")
-    builder.add_conditional_edges("plan", *_router(after_plan, ["drafter", "refiner"]))
+    builder.add_conditional_edges("plan", *_router(after_plan, ["drafter", "distiller", "refiner"]))
     builder.add_edge("drafter", "distiller")
     builder.add_conditional_edges("distiller", *_router(after_distiller, ["plan", "refiner"]))
     builder.add_edge("refiner", "verifier")

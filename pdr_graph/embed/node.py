@@ -88,7 +88,8 @@ def pdr_node(
         return {**cost, **update}
 
     def refuse(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
-        raise ConfigError("pdr_node is asynchronous; call its graph by ainvoke or astream")
+        # Its name is that of a subgraph, which LangGraph finds here.
+        raise ConfigError(f"{graph.name} is asynchronous; call your graph by ainvoke or astream")
 
     # LangGraph keeps what a cached node returned under the name of its plain function.
     refuse.__qualname__ = f"pdr_node.{graph.digest}.{_digest(config)}"

@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, ChannelVersions, Checkpoint
@@ -30,6 +30,7 @@ from pdr_checkpoints.records import (
     lay_out,
     pack_head,
 )
+from pdr_checkpoints.registry import registration
 from pdr_checkpoints.store import Command, Fence, Store, chunks
 
 CAPACITY: Final = 32_768
@@ -65,13 +66,20 @@ class Writer:
     """Turns LangGraph's calls into changes and applies them."""
 
     def __init__(
-        self, store: Store, envelope: Envelope, leases: Leases, ttl_s: float | None
+        self,
+        store: Store,
+        envelope: Envelope,
+        leases: Leases,
+        ttl_s: float | None,
+        sweep: Callable[[], None],
     ) -> None:
         self.store = store
         self.envelope = envelope
         self.leases = leases
         self.ttl_s = ttl_s
         """Seconds that a thread lives after its last write; None keeps it."""
+        self._sweep = sweep
+        """Has the registry swept, now and then."""
         self._ledger = PartLedger()
         self._registered: dict[str, float] = {}
         """Clock of the latest entry of each thread in the registry, on Cluster."""
@@ -149,6 +157,8 @@ class Writer:
             commands = await self._commands(thread_id, change, change.parts)
             await self.store.write(thread_id, commands, fence)
         self._ledger.add(data_key, change.parts)
+        if change.is_checkpoint:
+            self._sweep()
 
     async def _commands(
         self, thread_id: str, change: Change, digests: Collection[bytes]
@@ -170,7 +180,7 @@ class Writer:
         ]
         commands += listing(thread, (*change.members, *bodies), self.ttl_s)
         if change.is_checkpoint and not self.store.connection.is_cluster:
-            commands.append(registration(self.store, thread_id))
+            commands += registration(self.store, thread_id, self.ttl_s)
         return commands
 
     def _wrapped(self, bodies: Mapping[bytes, bytes]) -> list[bytes]:
@@ -183,16 +193,11 @@ class Writer:
         if now - self._registered.get(thread_id, -REGISTER_EVERY_S) < REGISTER_EVERY_S:
             return
         # Before the thread is written: an entry without a thread is harmless, the reverse is lost.
-        await self.store.call(*registration(self.store, thread_id))
+        await self.store.pipeline(registration(self.store, thread_id, self.ttl_s))
         self._registered = {
             name: at for name, at in self._registered.items() if now - at < REGISTER_EVERY_S
         }
         self._registered[thread_id] = now
-
-
-def registration(store: Store, thread_id: str) -> Command:
-    """Make the command that lists a thread as just written."""
-    return ("ZADD", store.registry, _now_ms(), keys.encode(thread_id))
 
 
 def listing(thread: ThreadKeys, members: Sequence[bytes], ttl_s: float | None) -> list[Command]:

@@ -9,10 +9,11 @@ A release that knew no expiries, or one that still runs, leaves entries without 
 by a walk through the whole registry, by one process once a day.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pdr_checkpoints import keys
@@ -123,38 +124,37 @@ async def settle(store: Store, members: Sequence[bytes]) -> int:
 
 @dataclass(slots=True)
 class RegistrySweeper:
-    """Sweeps beside the run, when the store is opened and while it is written to."""
+    """Sweeps beside the run: when the store is opened, and soon after it was written to."""
 
     store: Store
-    swept: float | None = None
-    """Clock of the beginning of the latest sweep; None before the first."""
+    swept: float = field(default_factory=time.monotonic)
+    """Clock of the latest sweep, or of the beginning."""
     walked: float | None = None
     """Clock of the latest walk of this process; None before the first."""
-    is_sweeping: bool = False
+    is_due: bool = False
+    """Whether a sweep is under way, or will be in a moment."""
 
-    def nudge(self) -> None:
-        """Sweep, unless that was done a moment ago or is under way."""
-        now = time.monotonic()
-        if self.is_sweeping or (self.swept is not None and now - self.swept < SWEEP_EVERY_S):
-            return
-        with_walk = self.walked is None or now - self.walked > WALK_EVERY_S
-        self.swept, self.is_sweeping = now, True
-        if with_walk:
-            self.walked = now
-        self.store.start(self._sweep(with_walk=with_walk))
+    def nudge(self, *, at_once: bool = False) -> None:
+        """Sweep, `SWEEP_EVERY_S` after the latest sweep if not `at_once`."""
+        if not self.is_due:
+            self.is_due = True
+            since = time.monotonic() - self.swept
+            self.store.start(self._sweep(0.0 if at_once else max(0.0, SWEEP_EVERY_S - since)))
 
-    async def _sweep(self, *, with_walk: bool) -> None:
+    async def _sweep(self, pause_s: float) -> None:
         # Tried once: what is swept does not matter to a run, nor does it tell of an outage.
         store = replace(self.store, retry=StoreRetry(self.store.connection.where, 0.0))
         try:
+            await asyncio.sleep(pause_s)
             await sweep(store)
-            if with_walk:
+            if self.walked is None or time.monotonic() - self.walked > WALK_EVERY_S:
+                self.walked = time.monotonic()
                 await walk(store)
         except SaverError as error:
             # Whoever opens or writes next sweeps as well.
             logger.debug("registry.unswept error=%s", error)
         finally:
-            self.is_sweeping = False
+            self.swept, self.is_due = time.monotonic(), False
 
 
 def _now_ms() -> int:

@@ -69,7 +69,7 @@ OWN_ANSWERS: Final = ("STALELEASE", "CHANGED")
 """What the saver's own scripts answer."""
 STEP: Final = 1010
 """Arguments that are applied at a time: two commands of 500 names, about a millisecond."""
-PAGE: Final = 1000
+PAGE: Final = 500
 """Members of an index that are read at a time: less than a millisecond."""
 SWAP_TRIES: Final = 8
 

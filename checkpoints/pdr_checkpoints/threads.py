@@ -35,6 +35,8 @@ SAMPLES: Final = 1000
 MAGIC: Final = b"pdr-checkpoints 1\n"
 SCAN: Final = 64
 """Fields asked for at a time: drafts of 32 kB make that about 1 MB."""
+AT_ONCE: Final = 1_000_000
+"""Bytes of an import that are sent together."""
 FRAME_HEAD: Final = 5
 """Bytes of a frame's kind and length."""
 FIELD_NAMES: Final = """
@@ -208,6 +210,13 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         if await self._store.call("EXISTS", thread.data, thread.index):
             raise ThreadTakenError(thread_id)
         members: list[bytes] = []
+        waiting: list[bytes] = []
+
+        async def store_fields(least: int) -> None:
+            if len(waiting) > 2 * SCAN or sum(map(len, waiting)) > least:
+                await self._store.call("HSET", thread.data, *waiting)
+                waiting.clear()
+
         try:
             while (frame := await frames.next())[0] != END:
                 kind, body = frame
@@ -216,11 +225,13 @@ class ThreadMethods(BaseCheckpointSaver[str]):
                     name, blob = body[4 : 4 + size], body[4 + size :]
                     if name == keys.HEAD:
                         check_head(blob, thread_id)
-                    await self._store.call("HSET", thread.data, name, blob)
+                    waiting += (name, blob)
+                    await store_fields(AT_ONCE)
                 elif kind == MEMBER:
                     members.append(body)
                 else:
                     raise CorruptCheckpointError(EXPORTED, f"frame kind {kind!r}")
+            await store_fields(0)
         except BaseException:
             await self._store.call("UNLINK", thread.data)
             raise

@@ -29,10 +29,9 @@ from pdr_checkpoints.records import (
 from pdr_checkpoints.registry import forget, registration
 from pdr_checkpoints.store import Command, chunks
 from pdr_checkpoints.threads import ThreadMethods, field_names
+from pdr_checkpoints.writer import DELTA_COUNTERS
 
 STRATEGIES: Final = ("keep_latest", "inspection", "delete")
-DELTA_COUNTERS: Final = "counters_since_delta_snapshot"
-"""Metadata key of checkpoints whose delta channels are rebuilt from the writes of ancestors."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,16 +190,19 @@ class StoreRetry:
 def code_of(error: BaseException) -> str | None:
     """Find the code of a server's answer, a key of `REFUSALS` or ERR; None where none answered."""
     text = str(error)
+    if (known := getattr(error, "status_code", None)) in REFUSALS:
+        return str(known)
     for kind, code in CODES.items():
         if isinstance(error, kind):
-            return "NOAUTH" if "required" in text and code == "WRONGPASS" else code
+            return "NOAUTH" if "Authentication required" in text else code
     if "max number of clients" in text:
         return "MAXCLIENTS"
+    if "ACL failure" in text:
+        return "NOPERM"
     if isinstance(error, exceptions.ResponseError):
         # Redis 6 puts what stopped a script after a dash.
-        found = re.search(r"(?:^|-)([A-Z]{3,}) ", text)
-        code = found[1] if found else "ERR"
-        return code if code in REFUSALS else "ERR"
+        found = re.findall(r"(?:^|-)([A-Z]{3,}) ", text)
+        return next((code for code in found if code in REFUSALS), "ERR")
     # A cluster's client wraps what its nodes answered.
     cause = error.__cause__ if isinstance(error, exceptions.RedisClusterException) else None
     return None if cause is None else code_of(cause)

@@ -23,6 +23,7 @@ from pdr_checkpoints import (
 from pdr_checkpoints.keys import thread_keys
 from pdr_checkpoints.session import SaverOptions, with_url_options
 from redis_servers import CLUSTER_PORTS, Server
+from test_crash import wait_for_drafts
 from test_saver import put
 
 PROMPT = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
@@ -100,9 +101,8 @@ async def step(
     """Store a checkpoint after another, of which only some channels changed."""
     checkpoint = empty_checkpoint()
     checkpoint["channel_values"] = values
-    checkpoint["channel_versions"] = dict.fromkeys(values, "00000001.a") | {
-        name: f"00000002.{checkpoint['id'][:4]}" for name in changed
-    }
+    later = dict.fromkeys(changed, f"00000002.{checkpoint['id']}")
+    checkpoint["channel_versions"] = dict.fromkeys(values, "00000001.a") | later
     versions = {name: checkpoint["channel_versions"][name] for name in changed or values}
     return await saver.aput(where, checkpoint, {"step": 0}, versions)
 
@@ -116,8 +116,7 @@ async def test_a_run_goes_on_when_a_sentinel_promotes_a_replica(
     graph = fan_out.build(drafter, checkpointer=saver)
     async with saver.lease("t") as lease:
         run = asyncio.create_task(graph.ainvoke(fan_out.start(rounds=2), fan_out.config("t")))
-        while await fan_out.num_finished(saver, "t") < 5:
-            await asyncio.sleep(0.02)
+        await wait_for_drafts(saver, "t", 5)
         await asyncio.to_thread(watched.fail_over)
         (tmp_path / "go").touch()
         final = await run
@@ -222,14 +221,11 @@ class Pair:
     def owner(self, slot: int) -> tuple[Server, Server]:
         """Return the node that has a slot, and the other one."""
         with admin(self.nodes[0]) as client:
-            mine = next(line for line in _cluster_nodes(client) if "myself" in line)
+            lines = _raw(client, "CLUSTER", "NODES").decode().splitlines()
+        mine = next(line for line in lines if "myself" in line)
         ranges = [part.split("-") for part in mine.split()[8:] if "[" not in part]
         first = any(int(low[0]) <= slot <= int(low[-1]) for low in ranges)
         return (self.nodes[0], self.nodes[1]) if first else (self.nodes[1], self.nodes[0])
-
-
-def _cluster_nodes(client: redis.Redis) -> list[str]:
-    return client.connection_pool and _raw(client, "CLUSTER", "NODES").decode().splitlines()
 
 
 def _raw(client: redis.Redis, *command: Any) -> Any:
@@ -347,14 +343,12 @@ async def test_a_run_goes_on_while_its_slot_moves(
             is pair.nodes[0]
         )
     keys = thread_keys(prefix, thread_id)
-    url = pair.url
-    saver = open_saver(url)
+    saver = open_saver(pair.url)
     drafter = fan_out.Drafter(tmp_path, held=frozenset({5, 6, 7}))
     graph = fan_out.build(drafter, checkpointer=saver)
     async with moving(pair, keys.data) as move, saver.lease(thread_id) as lease:
         run = asyncio.create_task(graph.ainvoke(fan_out.start(rounds=2), fan_out.config(thread_id)))
-        while await fan_out.num_finished(saver, thread_id) < 5:
-            await asyncio.sleep(0.02)
+        await wait_for_drafts(saver, thread_id, 5)
         if replicated:
             # From here on the writes go to a node that has a replica.
             saver._session.store.wait_replicas = 1

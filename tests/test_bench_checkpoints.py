@@ -108,6 +108,7 @@ def test_ours_is_measured_from_end_to_end():
     found = json.loads(done.stdout)
     ours = found["results"]["ours"]
     assert ours["throughput"]["2"]["failed"] == 0
+    assert (found["registry"]["threads"], found["registry"]["left"]) == (1000, 0)
     assert 0 < ours["put_writes"]["p50"] <= ours["put_writes"]["p99"]
     assert {each["what"]: each["met"] for each in found["targets"]} == {
         "failures of ours at any concurrency": True

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.checkpoints as package
-from benchmarks.checkpoints import single
+from benchmarks.checkpoints import registry, single
 from benchmarks.checkpoints.report import table, targets, targets_table
 from benchmarks.checkpoints.runs import QUICK, Bench, Size
 from benchmarks.checkpoints.savers import SAVERS, installed, valkey
@@ -36,18 +36,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     results: dict[str, Any] = {name: {"missing": why} for name, why in missing.items()}
     present = [name for name in asked.only if name not in missing]
-    interrupted = False
+    interrupted, expired = False, None
     try:
         for name in present:
             results[name] = _child(asked, [name])[name]
         whole = [name for name in present if "missing" not in results[name]]
         for name, figures in (_child(asked, whole, single_calls=True) if whole else {}).items():
             results[name] |= figures
+        if "ours" in whole:
+            _say("expired threads and a long one …")
+            with (
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+                valkey(folder) as url,
+            ):
+                expired = asyncio.run(registry.measure(url, quick=asked.quick))
     except KeyboardInterrupt:
         interrupted = True
         _say("interrupted; the complete figures are shown")
     results = {name: found for name, found in results.items() if {"missing", "put"} & set(found)}
-    _show(asked, results)
+    _show(asked, results, expired)
     return INTERRUPTED if interrupted else 0
 
 
@@ -101,7 +108,9 @@ def _measure_here(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _show(asked: argparse.Namespace, results: dict[str, Any]) -> None:
+def _show(
+    asked: argparse.Namespace, results: dict[str, Any], expired: dict[str, float] | None
+) -> None:
     measured = [name for name in results if "missing" not in results[name]]
     compared = targets(results)
     about = {
@@ -115,7 +124,8 @@ def _show(asked: argparse.Namespace, results: dict[str, Any]) -> None:
             {"what": each.what, "limit": each.limit, "ratio": each.ratio, "met": each.met}
             for each in compared
         ]
-        text = json.dumps({"about": about, "results": results, "targets": rows}, indent=1)
+        found = {"about": about, "results": results, "targets": rows, "registry": expired}
+        text = json.dumps(found, indent=1)
         if str(asked.json) == "-":
             sys.stdout.write(f"{text}\n")
             return
@@ -123,6 +133,7 @@ def _show(asked: argparse.Namespace, results: dict[str, Any]) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     parts = [table(results, asked.concurrency)]
     parts += [targets_table(compared)] if compared else []
+    parts += [registry.table(expired)] if expired else []
     parts.append(
         f"Python {about['python']}, {about['platform']}; {versions or 'nothing measured'}."
     )

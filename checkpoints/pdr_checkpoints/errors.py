@@ -4,7 +4,7 @@ SaverError
 ├── StoreConfigError (ValueError)            an option or URL that cannot work
 ├── MissingDependencyError (ImportError)     an extra that is not installed
 ├── StoreUnreachableError (ConnectionError)  no server answers
-├── StoreRefusedError (RuntimeError)         the server answers, and does not work
+├── StoreRefusedError (ConnectionError)      the server answers, and does not work
 ├── NotReplicatedError (ConnectionError)     too few replicas hold a write
 ├── CheckpointLostError (RuntimeError)       the server lost what it had acknowledged
 ├── ThreadNotFoundError (LookupError)        the thread has no checkpoints
@@ -115,15 +115,19 @@ OTHER_REFUSAL: Final = Refusal(
 """An answer of any other kind."""
 
 
-class StoreRefusedError(SaverError, RuntimeError):
+class StoreRefusedError(SaverError, ConnectionError):
     """The server answers, and does not do what it is asked."""
 
     def __init__(self, where: str, code: str, reply: object) -> None:
         self.where = where
         self.code = code
         """The kind of refusal, a key of `REFUSALS`; ERR is any other."""
+        self.reply = str(reply).partition(" script: ")[0]
+        """What it answered, less the place in our script."""
         refusal = REFUSALS.get(code, OTHER_REFUSAL)
-        super().__init__(f"Redis at {where} {refusal.reason} ({reply}): {refusal.remedy}")
+        # The others say no more than the reason does.
+        shown = f" ({self.reply})" if code in {"ERR", "NOPERM"} else ""
+        super().__init__(f"Redis at {where} {refusal.reason}{shown}: {refusal.remedy}")
 
 
 class NotReplicatedError(SaverError, ConnectionError):

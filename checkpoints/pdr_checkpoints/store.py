@@ -178,10 +178,10 @@ class StoreRetry:
             # For a server that never answered, the caller's error is enough.
             if self.was_reached and total_s > 0:
                 logger.warning(
-                    "store.retry where=%s for_s=%g: the server does not work (%s), trying again",
+                    "store.retry where=%s for_s=%g: the server %s, trying again",
                     self.where,
                     total_s,
-                    error,
+                    _trouble(error),
                 )
         self.last_failure = time.monotonic()
         return self.last_failure - self.away_since
@@ -197,7 +197,7 @@ def code_of(error: BaseException) -> str | None:
             return "NOAUTH" if "Authentication required" in text else code
     if "max number of clients" in text:
         return "MAXCLIENTS"
-    if "ACL failure" in text:
+    if "ACL failure" in text or "The user executing the script" in text:
         return "NOPERM"
     if isinstance(error, exceptions.ResponseError):
         # Redis 6 puts what stopped a script after a dash.
@@ -206,6 +206,16 @@ def code_of(error: BaseException) -> str | None:
     # A cluster's client wraps what its nodes answered.
     cause = error.__cause__ if isinstance(error, exceptions.RedisClusterException) else None
     return None if cause is None else code_of(cause)
+
+
+def _trouble(error: Exception) -> str:
+    """Say what keeps a server from its work, after its name."""
+    code = code_of(error)
+    if code in REFUSALS:
+        return REFUSALS[code].reason
+    if isinstance(error, ReplicasMissingError):
+        return f"had {error}"
+    return f"does not answer ({error})"
 
 
 @dataclass(frozen=True, slots=True)

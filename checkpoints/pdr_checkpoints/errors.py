@@ -18,6 +18,7 @@ SaverError
     └── DecryptionError                      no key opens them
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -122,7 +123,7 @@ class StoreRefusedError(SaverError, ConnectionError):
         self.where = where
         self.code = code
         """The kind of refusal, a key of `REFUSALS`; ERR is any other."""
-        self.reply = str(reply).partition(" script: ")[0]
+        self.reply = re.sub(r" script: (\w+, )?on @user_script.*", "", str(reply))
         """What it answered, less the place in our script."""
         refusal = REFUSALS.get(code, OTHER_REFUSAL)
         # The others say no more than the reason does.

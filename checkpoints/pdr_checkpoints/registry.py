@@ -141,9 +141,16 @@ class RegistrySweeper:
             since = time.monotonic() - self.swept
             self.store.start(self._sweep(0.0 if at_once else max(0.0, SWEEP_EVERY_S - since)))
 
+    async def settle(self, members: Sequence[bytes]) -> None:
+        """Remove the entries of threads that are gone, if the server takes writes."""
+        try:
+            for first in range(0, len(members), PAGE):
+                await settle(self._once, members[first : first + PAGE])
+        except SaverError as error:
+            logger.debug("registry.unswept error=%s", error)
+
     async def _sweep(self, pause_s: float) -> None:
-        # Tried once: what is swept does not matter to a run, nor does it tell of an outage.
-        store = replace(self.store, retry=StoreRetry(self.store.connection.where, 0.0))
+        store = self._once
         try:
             await asyncio.sleep(pause_s)
             await sweep(store)
@@ -155,6 +162,11 @@ class RegistrySweeper:
             logger.debug("registry.unswept error=%s", error)
         finally:
             self.swept, self.is_due = time.monotonic(), False
+
+    @property
+    def _once(self) -> Store:
+        """The store, tried once: a run does not wait for a sweep, nor does it tell of an outage."""
+        return replace(self.store, retry=StoreRetry(self.store.connection.where, 0.0))
 
 
 def _now_ms() -> int:

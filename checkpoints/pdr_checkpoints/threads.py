@@ -23,7 +23,7 @@ from pdr_checkpoints.errors import (
 )
 from pdr_checkpoints.lease import holder_of
 from pdr_checkpoints.records import check_head
-from pdr_checkpoints.registry import forget, registration, settle, sweep
+from pdr_checkpoints.registry import forget, registration
 from pdr_checkpoints.session import LoopSession, SaverOptions
 from pdr_checkpoints.store import Store, chunks
 from pdr_checkpoints.writer import listing
@@ -97,7 +97,8 @@ class ThreadMethods(BaseCheckpointSaver[str]):
 
     async def threads(self, limit: int | None = None) -> list[ThreadInfo]:
         """Describe up to `limit` threads, the last written first; no key is scanned for."""
-        await sweep(self._store)
+        sweeper = self._session.sweeper
+        sweeper.nudge(at_once=True)
         found: list[ThreadInfo] = []
         gone: list[bytes] = []
         async for thread_id in self._thread_ids():
@@ -108,9 +109,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
                 gone.append(keys.encode(thread_id))
             else:
                 found.append(info)
-        # After the walk: removing entries during it would shift the pages.
-        for some in chunks(gone):
-            await settle(self._store, some)
+        await sweeper.settle(gone)
         return sorted(found, key=lambda info: info.updated, reverse=True)
 
     async def thread(self, thread_id: str) -> ThreadInfo | None:
@@ -254,16 +253,27 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         await store.script(SHOW, [aside, thread.index, thread.data], [lives_ms], replicated=True)
 
     async def _thread_ids(self) -> AsyncIterator[str]:
-        """Yield the ids of all threads, the last written first."""
-        offset, seen = 0, set[bytes]()
+        """Yield the ids of all threads, the last written first.
+
+        Entries come and go meanwhile, so a page begins at a time, not at a rank.
+        """
         registry = keys.registry_keys(self._store.prefix).threads
-        while members := await self._store.call("ZREVRANGE", registry, offset, offset + PAGE - 1):
-            offset += len(members)
-            for member in members:
-                # A thread that is written to meanwhile moves to the front, others back a page.
+        latest, offset, seen = b"+inf", 0, set[bytes]()
+        while True:
+            page = await self._store.call(
+                "ZREVRANGEBYSCORE", registry, latest, b"-inf", "LIMIT", offset, PAGE
+            )
+            for member in page:
                 if member not in seen:
                     seen.add(member)
                     yield keys.decode(member)
+            if len(page) < PAGE:
+                return
+            score = await self._store.call("ZSCORE", registry, page[-1])
+            earlier = latest if score is None else b"%d" % float(score)
+            # More than a page of one time: go on within it.
+            offset = offset + PAGE if earlier == latest else 0
+            latest = earlier
 
 
 class _FrameReader:

@@ -20,6 +20,7 @@ from pdr_checkpoints import (
     StoreUnreachableError,
 )
 from pdr_checkpoints.errors import REFUSALS
+from pdr_checkpoints.keys import registry_keys
 from pdr_checkpoints.store import code_of
 from redis import exceptions
 from redis_servers import CLUSTER_PORTS, Server
@@ -337,6 +338,29 @@ async def test_a_store_that_holds_something_else_is_a_sentence(
         client.set(f"{prefix}:threads", "taken")
     with pytest.raises(StoreRefusedError, match="refuses a command that the saver needs"):
         await put(open_saver(server.url), "t", {"a": 1})
+
+
+@pytest.mark.parametrize("fail", [full, read_only])
+async def test_what_is_stored_can_still_be_read_and_listed(
+    server: Server, open_saver: Callable[..., RedisSaver], prefix: str, fail: Failing
+) -> None:
+    """Reading needs no write, not even where the list has entries to sweep."""
+    saver = open_saver(server.url, retry_for_s=0.2)
+    where = await put(saver, "t", {"a": 1})
+    with admin(server) as client:
+        keys = registry_keys(prefix)
+        client.zadd(keys.threads, {"gone": 1})
+        client.zadd(keys.expiries, {"gone": 1, "t": 1})
+        cure = fail(client)
+        try:
+            async with RedisSaver(server.url, options=saver.options) as opened:
+                assert [info.thread_id for info in await opened.threads()] == ["t"]
+                assert await opened.aget_tuple(where) is not None
+                if fail is full:  # to delete makes room
+                    await opened.adelete_thread("t")
+                    assert await opened.threads() == []
+        finally:
+            cure()
 
 
 # Runs

@@ -190,6 +190,25 @@ async def test_a_lease_of_an_expiring_thread_leaves_its_counter_no_longer(
         assert expected_s - 60 < left <= expected_s
 
 
+async def test_a_list_misses_no_thread_while_others_are_swept(
+    saver: RedisSaver, client: redis.Redis, prefix: str
+) -> None:
+    """Entries go while the list is read: those that stay are all in it, each once."""
+    keys = names.registry_keys(prefix)
+    for spread in (1, 0):  # of many times, or all of one
+        client.zadd(keys.threads, {f"t{n}": 1_000 + n * spread for n in range(500)})
+        found = []
+        async for thread_id in saver._thread_ids():
+            found.append(thread_id)
+            if len(found) == 120:
+                client.zrem(keys.threads, *found[:100])
+        assert len(found) == len(set(found))
+        if spread:
+            assert set(found) == {f"t{n}" for n in range(500)}
+        else:
+            assert len(found) >= 400
+
+
 @dataclass
 class Measured(Store):
     """Notes the size of each command and of its reply, in items."""

@@ -16,6 +16,7 @@ import redis
 from langgraph.checkpoint.base import empty_checkpoint
 from pdr_checkpoints import (
     CheckpointLostError,
+    LeaseLostError,
     NotReplicatedError,
     RedisSaver,
     StoreConfigError,
@@ -55,7 +56,11 @@ class Watched:
 
     master: Server
     replica: Server
-    url: str
+    sentinel: Server
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/main/0"
 
     def fail_over(self) -> None:
         """Kill the master, and wait until the replica has its place."""
@@ -64,9 +69,18 @@ class Watched:
             until(lambda: client.info("replication")["role"] == "master")
         self.master, self.replica = self.replica, self.master
 
+    def hand_over(self) -> None:
+        """Have the sentinel promote the replica; the old master lives, and takes no more writes."""
+        with admin(self.sentinel) as client:
+            until(lambda: client.execute_command("SENTINEL FAILOVER", "main"))
+        with admin(self.replica) as client:
+            until(lambda: client.info("replication")["role"] == "master")
+        self.master, self.replica = self.replica, self.master
+
     def recover(self) -> None:
-        """Start the old master again, as a replica."""
-        self.replica.start()
+        """Start the old master again if it is dead, and make it a replica."""
+        if self.replica.process is None:
+            self.replica.start()
         follow(self.replica, self.master)
 
 
@@ -88,8 +102,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         sentinel.start_sentinel(rules)
         with admin(sentinel) as client:
             until(lambda: client.execute_command("SENTINEL REPLICAS", "main"))
-        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
-        yield Watched(master, replica, url)
+        yield Watched(master, replica, sentinel)
     finally:
         for server in (*servers, sentinel):
             server.stop()
@@ -107,17 +120,21 @@ async def step(
     return await saver.aput(where, checkpoint, {"step": 0}, versions)
 
 
+@pytest.mark.parametrize("promote", [Watched.fail_over, Watched.hand_over])
 async def test_a_run_goes_on_when_a_sentinel_promotes_a_replica(
-    watched: Watched, open_saver: Callable[..., RedisSaver], tmp_path: Path
+    watched: Watched,
+    open_saver: Callable[..., RedisSaver],
+    tmp_path: Path,
+    promote: Callable[[Watched], None],
 ) -> None:
-    """The master is killed in mid-round: no draft is made twice, and the state is whole."""
+    """The master is killed or demoted in mid-round: no draft is made twice, the state is whole."""
     saver = open_saver(watched.url)
     drafter = fan_out.Drafter(tmp_path, held=frozenset({5, 6, 7}))
     graph = fan_out.build(drafter, checkpointer=saver)
     async with saver.lease("t") as lease:
         run = asyncio.create_task(graph.ainvoke(fan_out.start(rounds=2), fan_out.config("t")))
         await wait_for_drafts(saver, "t", 5)
-        await asyncio.to_thread(watched.fail_over)
+        await asyncio.to_thread(promote, watched)
         (tmp_path / "go").touch()
         final = await run
         assert not lease.lost.is_set()
@@ -145,6 +162,24 @@ async def test_a_write_counts_when_the_replicas_have_it(
         watched.replica.process.send_signal(signal.SIGCONT)
     await late
     assert (await saver.health()).replicas == 1
+
+
+async def test_a_refused_write_leaves_no_reply_behind(
+    watched: Watched, open_saver: Callable[..., RedisSaver]
+) -> None:
+    """What is sent with a write is answered even where the write is refused."""
+    saver, other = (open_saver(f"{watched.url}?wait_replicas=1&max_connections=1") for _ in "ab")
+    async with saver.lease("t", ttl_s=60):
+        with admin(watched.master) as client:
+            client.delete(thread_keys(saver.options.prefix, "t").lease)
+        async with other.lease("t"):
+            for _ in range(2):
+                with pytest.raises(LeaseLostError):
+                    await put(saver, "t", {"a": 1})
+            where = await put(saver, "u", {"a": 2})
+            found = await saver.aget_tuple(where)
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"a": 2}
 
 
 async def test_too_few_replicas_stop_a_run_in_a_sentence(
@@ -370,6 +405,34 @@ async def test_a_run_goes_on_while_its_slot_moves(
         with admin(pair.replica) as client:
             client.execute_command("READONLY")
             assert _raw(client, "EXISTS", keys.data) == 1
+
+
+async def test_a_run_goes_on_when_a_node_of_a_cluster_hands_over(
+    pair: Pair, open_saver: Callable[..., RedisSaver], prefix: str, tmp_path: Path
+) -> None:
+    """The replica of a node takes its place in mid-round."""
+    with admin(pair.nodes[0]) as client:
+        thread_id = next(
+            f"t{n}"
+            for n in range(100)
+            if pair.owner(_raw(client, "CLUSTER", "KEYSLOT", thread_keys(prefix, f"t{n}").data))[0]
+            is pair.nodes[0]
+        )
+    saver = open_saver(pair.url)
+    drafter = fan_out.Drafter(tmp_path, held=frozenset({5, 6, 7}))
+    graph = fan_out.build(drafter, checkpointer=saver)
+    async with saver.lease(thread_id):
+        run = asyncio.create_task(graph.ainvoke(fan_out.start(rounds=2), fan_out.config(thread_id)))
+        await wait_for_drafts(saver, thread_id, 5)
+        with admin(pair.replica) as client:
+            _raw(client, "CLUSTER", "FAILOVER")
+            await asyncio.to_thread(until, lambda: client.info("replication")["role"] == "master")
+            (tmp_path / "go").touch()
+            final = await run
+            assert client.exists(thread_keys(prefix, thread_id).data)
+    lines = (tmp_path / "finished").read_text().split()
+    assert len(lines) == len(set(lines)) == 16
+    assert (await graph.aget_state(fan_out.config(thread_id))).values == final
 
 
 @pytest.mark.parametrize(

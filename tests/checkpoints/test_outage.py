@@ -340,6 +340,23 @@ async def test_a_store_that_holds_something_else_is_a_sentence(
         await put(open_saver(server.url), "t", {"a": 1})
 
 
+async def test_a_demoted_server_is_looked_up_anew(
+    server: Server, open_saver: Callable[..., RedisSaver], prefix: str
+) -> None:
+    """Its name may lead to another master by now, and an open connection would not notice."""
+    saver = open_saver(f"{server.url}?client_name={prefix}", retry_for_s=0)
+    await asyncio.gather(*(put(saver, f"t{n}", {"a": n}) for n in range(4)))
+    with admin(server) as client:
+        cure = read_only(client)
+        try:
+            with pytest.raises(StoreRefusedError):
+                await put(saver, "t", {"a": 1})
+            await asyncio.sleep(0.05)
+            assert [one for one in client.client_list() if one["name"] == prefix] == []
+        finally:
+            cure()
+
+
 @pytest.mark.parametrize("fail", [full, read_only])
 async def test_what_is_stored_can_still_be_read_and_listed(
     server: Server, open_saver: Callable[..., RedisSaver], prefix: str, fail: Failing

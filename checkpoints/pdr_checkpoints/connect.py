@@ -14,7 +14,7 @@ redis-py's pools do not wait: with 16 runs of 16 drafts they would raise, and a 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -43,6 +43,9 @@ Wait = tuple[int, int]
 """How many replicas must confirm a write, and the milliseconds that they have for it."""
 REDIRECTS: Final = 3
 """How often a write is sent after its slot, before the caller waits until the slot has moved."""
+
+SENTINEL_OPTIONS: Final = {"sentinel_username": "username", "sentinel_password": "password"}
+"""Query options for the sentinels, by redis-py's names."""
 
 SCHEMES: Final = (
     "redis",
@@ -254,11 +257,13 @@ def _sentinel(parts: SplitResult, options: _Keywords, max_connections: int) -> C
         )
     # A sentinel that hangs is passed over as soon as one that is not there.
     asking = {**options, "socket_timeout": options["socket_connect_timeout"], "retry": _no_retry()}
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    for name in ("username", "password"):
-        if (value := query.pop(f"sentinel_{name}", None)) is not None:
-            asking[name] = value
-    options |= _server_options(parts._replace(query=urlencode(query)), f"/{database}")
+    for name, value in parse_qsl(parts.query):
+        if name in SENTINEL_OPTIONS:
+            asking[SENTINEL_OPTIONS[name]] = value
+    left = [
+        each for each in parts.query.split("&") if each.partition("=")[0] not in SENTINEL_OPTIONS
+    ]
+    options |= _server_options(parts._replace(query="&".join(left)), f"/{database}")
     num_at_once = options.pop("max_connections", max_connections)
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         _hosts(parts, 26379), sentinel_kwargs=asking, retry=_no_retry(), **options

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pdr_checkpoints.connect import connect, redact
 from pdr_checkpoints.envelope import Compression, Envelope
@@ -80,8 +80,8 @@ def with_url_options(url: str, options: SaverOptions) -> tuple[str, SaverOptions
         StoreConfigError: A value is no number, or cannot work.
     """
     parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    own = {name: value for name, value in query if name in URL_OPTIONS}
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    own = {name: value for name, value in query.items() if name in URL_OPTIONS}
     if not own:
         return url, options
     numbers: dict[str, int | float] = {}
@@ -94,11 +94,13 @@ def with_url_options(url: str, options: SaverOptions) -> tuple[str, SaverOptions
             raise StoreConfigError(
                 f"checkpoint URL {redact(url)!r} has {name}={value}, it must be a number"
             )
-    left = urlencode([(name, value) for name, value in query if name not in URL_OPTIONS])
-    bare = urlunsplit(parts._replace(query=left))
-    if parts.scheme == "unix":
-        bare = bare.replace("unix:/", "unix:///", 1) if not parts.netloc else bare
-    # Any: one keyword for each field, which the class checks.
+    # Piece by piece, so that what is left stays as it was written.
+    left = [each for each in parts.query.split("&") if each.partition("=")[0] not in URL_OPTIONS]
+    bare = urlunsplit(parts._replace(query="&".join(left)))
+    if parts.scheme == "unix" and not parts.netloc:
+        # urlunsplit drops the slashes of an authority that is empty.
+        bare = f"unix://{bare.removeprefix('unix:').removeprefix('//')}"
+    # mypy cannot see that each number goes to the field of its type.
     return bare, replace(options, **numbers)  # type: ignore[arg-type]
 
 

@@ -20,6 +20,7 @@ from pdr_checkpoints import (
     NotReplicatedError,
     RedisSaver,
     StoreConfigError,
+    StoreUnreachableError,
 )
 from pdr_checkpoints.keys import thread_keys
 from pdr_checkpoints.session import SaverOptions, with_url_options
@@ -142,6 +143,21 @@ async def test_a_run_goes_on_when_a_sentinel_promotes_a_replica(
     assert len(lines) == len(set(lines)) == 16
     assert (await graph.aget_state(fan_out.config("t"))).values == final
     await asyncio.to_thread(watched.recover)
+
+
+async def test_sentinels_may_have_a_password_of_their_own(
+    watched: Watched, open_saver: Callable[..., RedisSaver]
+) -> None:
+    """It stands in the query; what stands before the host is for the data servers."""
+    with admin(watched.sentinel) as client:
+        client.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
+        try:
+            await put(open_saver(f"{watched.url}?sentinel_password=secret"), "t", {"a": 1})
+            with pytest.raises(StoreUnreachableError, match="No master found for 'main'") as found:
+                await put(open_saver(f"{watched.url}?sentinel_password=no", retry_for_s=0), "t", {})
+            assert "sentinel_password" not in str(found.value)
+        finally:
+            client.execute_command("ACL", "SETUSER", "default", "nopass")
 
 
 async def test_a_write_counts_when_the_replicas_have_it(
@@ -460,6 +476,7 @@ def test_options_of_a_url_are_taken_out_of_it() -> None:
         ("redis://u:p@h:1/0?wait_replicas=1&client_name=me", "redis://u:p@h:1/0?client_name=me"),
         ("unix:///run/s.sock?wait_replicas=1&db=2", "unix:///run/s.sock?db=2"),
         ("unix://u:p@/run/s.sock?wait_replicas=1", "unix://u:p@/run/s.sock"),
+        ("redis://h?password=a%2Bb+c&wait_replicas=1", "redis://h?password=a%2Bb+c"),
         ("redis+sentinel://a,b/m/0?wait_replicas=1", "redis+sentinel://a,b/m/0"),
         ("redis+cluster://a:1,b:2?wait_replicas=1", "redis+cluster://a:1,b:2"),
     ):

@@ -330,6 +330,15 @@ def test_codes_are_read_off_answers(error: Exception, code: str | None) -> None:
     assert code in {None, "ERR", *REFUSALS}
 
 
+def test_each_sentence_is_in_the_guide() -> None:
+    """Word for word, with whether it is said at once."""
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "operate.md").read_text("utf-8")
+    for code, refusal in REFUSALS.items():
+        name = "max clients" if code == "MAXCLIENTS" else f"`{code}`"
+        when = "" if refusal.passes else ", at once"
+        assert f"| {name}{when} | {refusal.reason}: {refusal.remedy} |" in guide
+
+
 async def test_a_store_that_holds_something_else_is_a_sentence(
     server: Server, open_saver: Callable[..., RedisSaver], prefix: str
 ) -> None:

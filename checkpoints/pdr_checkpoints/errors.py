@@ -196,8 +196,8 @@ class LeaseLostError(SaverError, RuntimeError):
         self.thread_id = thread_id
         self.token = token
         super().__init__(
-            f"lease {token} of thread {thread_id!r} ran out, was taken over or was lost by the server: "
-            "this write was refused and nothing was stored"
+            f"lease {token} of thread {thread_id!r} ran out, was taken over or was lost by the "
+            "server: this write was refused and nothing was stored"
         )
 
 

@@ -24,6 +24,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
 from pdr_checkpoints.batch import Change, CommitBatcher, merge
+from pdr_checkpoints.delta import DELTA_COUNTERS
 from pdr_checkpoints.envelope import Envelope
 from pdr_checkpoints.errors import CheckpointLostError
 from pdr_checkpoints.keys import ThreadKeys
@@ -42,8 +43,6 @@ from pdr_checkpoints.store import Command, Fence, Store, chunks
 
 logger = logging.getLogger(__name__)
 
-DELTA_COUNTERS: Final = "counters_since_delta_snapshot"
-"""Metadata key of checkpoints whose delta channels are rebuilt from the writes of ancestors."""
 CAPACITY: Final = 32_768
 """Digests remembered, about 6 MB; the least recently used are forgotten, and sent again."""
 REGISTER_EVERY_S: Final = 30.0

@@ -260,11 +260,11 @@ async def test_a_server_that_loads_is_waited_for(
     tmp_path_factory: pytest.TempPathFactory, open_saver: Callable[..., RedisSaver]
 ) -> None:
     """Killed and restarted with much to load: said when there is no time, else waited for."""
-    options = ("--key-load-delay", "40000", "--loading-process-events-interval-bytes", "1024")
+    options = ("--key-load-delay", "15000", "--loading-process-events-interval-bytes", "100")
     slow = Server("valkey", tmp_path_factory.mktemp("slow"), options).start()
     try:
         saver = open_saver(slow.url, retry_for_s=10)
-        await asyncio.gather(*(put(saver, f"t{n}", {"a": n}) for n in range(10)))
+        await asyncio.gather(*(put(saver, f"t{n}", {"a": n}) for n in range(50)))
         with admin(slow) as client:
             client.save()
         slow.kill()
@@ -278,7 +278,7 @@ async def test_a_server_that_loads_is_waited_for(
             refused = found.value
         assert refused.code == "LOADING"
         assert "is still loading its data" in str(refused)
-        assert len(await saver.threads()) == 10
+        assert len(await saver.threads()) == 50
         await starting
     finally:
         slow.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -260,11 +261,13 @@ async def test_a_server_that_loads_is_waited_for(
     tmp_path_factory: pytest.TempPathFactory, open_saver: Callable[..., RedisSaver]
 ) -> None:
     """Killed and restarted with much to load: said when there is no time, else waited for."""
-    options = ("--key-load-delay", "15000", "--loading-process-events-interval-bytes", "100")
+    options = ("--key-load-delay", "15000", "--loading-process-events-interval-bytes", "1024")
     slow = Server("valkey", tmp_path_factory.mktemp("slow"), options).start()
     try:
         saver = open_saver(slow.url, retry_for_s=10)
-        await asyncio.gather(*(put(saver, f"t{n}", {"a": n}) for n in range(50)))
+        # Each is enough for the server to look at its connections while it loads.
+        texts = [os.urandom(1500).hex() for _ in range(50)]
+        await asyncio.gather(*(put(saver, f"t{n}", {"a": text}) for n, text in enumerate(texts)))
         with admin(slow) as client:
             client.save()
         slow.kill()

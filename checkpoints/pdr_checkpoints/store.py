@@ -51,7 +51,14 @@ AWAY: Final[tuple[type[Exception], ...]] = (
     OSError,
 )
 """No server answers."""
-FAILURES: Final[tuple[type[Exception], ...]] = (*AWAY, exceptions.RedisError)
+FAILURES: Final[tuple[type[Exception], ...]] = (
+    *AWAY,
+    exceptions.ResponseError,
+    exceptions.ClusterError,
+    exceptions.InvalidResponse,
+    ReplicasMissingError,
+)
+"""What is tried again, or becomes a sentence; anything else is a defect."""
 CODES: Final[dict[type[Exception], str]] = {
     # redis-py cuts the code off an answer that it has a class for. Subclasses come first.
     exceptions.OutOfMemoryError: "OOM",
@@ -60,6 +67,9 @@ CODES: Final[dict[type[Exception], str]] = {
     exceptions.MasterDownError: "MASTERDOWN",
     exceptions.ClusterDownError: "CLUSTERDOWN",
     exceptions.TryAgainError: "TRYAGAIN",
+    # redis-py's client has tried it often enough.
+    exceptions.ClusterError: "TRYAGAIN",
+    exceptions.InvalidResponse: "ERR",
     exceptions.NoPermissionError: "NOPERM",
     exceptions.AuthenticationError: "WRONGPASS",
     exceptions.AuthorizationError: "WRONGPASS",

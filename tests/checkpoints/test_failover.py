@@ -20,6 +20,7 @@ from pdr_checkpoints import (
     NotReplicatedError,
     RedisSaver,
     StoreConfigError,
+    StoreRefusedError,
     StoreUnreachableError,
 )
 from pdr_checkpoints.keys import thread_keys
@@ -409,7 +410,8 @@ async def test_a_run_goes_on_while_its_slot_moves(
         else:
             await asyncio.to_thread(move.begin, keys.data)
             (tmp_path / "go").touch()
-            await asyncio.sleep(0.3)
+            with pytest.raises(StoreRefusedError, match="is moving this thread to another node"):
+                await put(open_saver(pair.url, retry_for_s=0.1), thread_id, {"a": 1})
             assert not run.done()
             await asyncio.to_thread(move.end)
         final = await run

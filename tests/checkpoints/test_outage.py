@@ -323,6 +323,9 @@ async def test_a_cluster_without_all_slots_says_so(
         (exceptions.ResponseError("WRONGTYPE Operation against a key"), "ERR"),
         (exceptions.AuthenticationError("Authentication required."), "NOAUTH"),
         (exceptions.TryAgainError("Multiple keys request during rehashing"), "TRYAGAIN"),
+        (exceptions.ClusterDownError("The cluster is down"), "CLUSTERDOWN"),
+        (exceptions.ClusterError("TTL exhausted."), "TRYAGAIN"),
+        (exceptions.InvalidResponse("Protocol Error: b'HTTP/1.1 400'"), "ERR"),
         (exceptions.ConnectionError("gone"), None),
         (OSError("gone"), None),
     ],
@@ -390,6 +393,23 @@ async def test_what_is_stored_can_still_be_read_and_listed(
                     assert await opened.threads() == []
         finally:
             cure()
+
+
+async def test_a_server_of_another_kind_is_a_sentence(
+    open_saver: Callable[..., RedisSaver],
+) -> None:
+    """A URL that leads to an HTTP server: nothing is tried again."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as http:
+        port = http.sockets[0].getsockname()[1]
+        with pytest.raises(StoreRefusedError, match=r"Protocol Error.*: it needs Redis 6.2"):
+            await put(open_saver(f"redis://127.0.0.1:{port}"), "t", {"a": 1})
 
 
 # Runs

@@ -11,29 +11,21 @@ redis-py's pools do not wait: with 16 runs of 16 drafts they would raise, and a 
 7 µs more for an operation. `Store` bounds what is in flight instead.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
+from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry as RedisRetry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    MovedError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as LostConnectionError
 
-from pdr_checkpoints.errors import StoreConfigError
+from pdr_checkpoints.errors import REFUSALS, StoreConfigError
 
 Argument = str | bytes | int | float
 # Any: keyword arguments of redis-py.
@@ -57,8 +49,24 @@ SCHEMES: Final = (
     "rediss+cluster",
 )
 
+CODES: Final[dict[type[Exception], str]] = {
+    # redis-py cuts the code off an answer that it has a class for. Subclasses come first.
+    exceptions.OutOfMemoryError: "OOM",
+    exceptions.ReadOnlyError: "READONLY",
+    exceptions.BusyLoadingError: "LOADING",
+    exceptions.MasterDownError: "MASTERDOWN",
+    exceptions.ClusterDownError: "CLUSTERDOWN",
+    exceptions.TryAgainError: "TRYAGAIN",
+    # redis-py's client has tried it often enough.
+    exceptions.ClusterError: "TRYAGAIN",
+    exceptions.InvalidResponse: "ERR",
+    exceptions.NoPermissionError: "NOPERM",
+    exceptions.AuthenticationError: "WRONGPASS",
+    exceptions.AuthorizationError: "WRONGPASS",
+}
 
-class ReplicasMissingError(RedisError):
+
+class ReplicasMissingError(exceptions.RedisError):
     """Fewer replicas than wanted confirmed a write in time."""
 
     def __init__(self, wanted: int, held: int) -> None:
@@ -110,7 +118,7 @@ class Connection:
         connection = await self._take(pool)
         try:
             return await _converse(connection, command, wait)
-        except ReadOnlyError:
+        except exceptions.ReadOnlyError:
             # The address may lead to another master now, and an open connection does not notice.
             await connection.disconnect(nowait=True)
             while self.kept:
@@ -138,16 +146,20 @@ class Connection:
             connection = node.acquire_connection()
             try:
                 return await _converse(connection, command, wait)
-            except (MovedError, AskError):
+            except (exceptions.MovedError, exceptions.AskError):
                 # The client goes after the slot, and remembers where it is. What was stored there
                 # is stored once more by the next try: only that one waits for the right replicas.
                 await client.execute_command(*command)
-            except (LostConnectionError, ClusterDownError, ReadOnlyError):
+            except (
+                exceptions.ConnectionError,
+                exceptions.ClusterDownError,
+                exceptions.ReadOnlyError,
+            ):
                 await client.aclose()  # it looks for the nodes anew
                 raise
             finally:
                 node.release(connection)
-        raise TryAgainError("the slot is moving")
+        raise exceptions.TryAgainError("the slot is moving")
 
     async def _take(self, pool: Any) -> Any:  # Any: as above
         if self.kept:
@@ -177,10 +189,10 @@ async def _converse(
         await connection.send_packed_command(packed)
         return await connection.read_response()
     await connection.send_packed_command(packed + encode_command(("WAIT", *wait)))
-    refusal: ResponseError | None = None
+    refusal: exceptions.ResponseError | None = None
     try:
         reply = await connection.read_response()
-    except ResponseError as error:
+    except exceptions.ResponseError as error:
         refusal = error
     held = await connection.read_response()
     if refusal is not None:
@@ -188,6 +200,27 @@ async def _converse(
     if held < wait[0]:
         raise ReplicasMissingError(wait[0], held)
     return reply
+
+
+def code_of(error: BaseException) -> str | None:
+    """Find the code of a server's answer, a key of `REFUSALS` or ERR; None where none answered."""
+    text = str(error)
+    if (known := getattr(error, "status_code", None)) in REFUSALS:
+        return str(known)
+    for kind, code in CODES.items():
+        if isinstance(error, kind):
+            return "NOAUTH" if "Authentication required" in text else code
+    if "max number of clients" in text:
+        return "MAXCLIENTS"
+    if "ACL failure" in text or "The user executing the script" in text:
+        return "NOPERM"
+    if isinstance(error, exceptions.ResponseError):
+        # Redis 6 puts what stopped a script after a dash.
+        found = re.findall(r"(?:^|-)([A-Z]{3,}) ", text)
+        return next((code for code in found if code in REFUSALS), "ERR")
+    # A cluster's client wraps what its nodes answered.
+    cause = error.__cause__ if isinstance(error, exceptions.RedisClusterException) else None
+    return None if cause is None else code_of(cause)
 
 
 def encode_command(command: Sequence[Argument]) -> bytes:

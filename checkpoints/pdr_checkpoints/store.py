@@ -17,7 +17,6 @@ import asyncio
 import logging
 import os
 import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from typing import Any, Final, TypeVar
 
 from redis import exceptions
 
-from pdr_checkpoints.connect import Argument, Connection, ReplicasMissingError
+from pdr_checkpoints.connect import Argument, Connection, ReplicasMissingError, code_of
 from pdr_checkpoints.errors import (
     OTHER_REFUSAL,
     REFUSALS,
@@ -59,21 +58,6 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
     ReplicasMissingError,
 )
 """What is tried again, or becomes a sentence; anything else is a defect."""
-CODES: Final[dict[type[Exception], str]] = {
-    # redis-py cuts the code off an answer that it has a class for. Subclasses come first.
-    exceptions.OutOfMemoryError: "OOM",
-    exceptions.ReadOnlyError: "READONLY",
-    exceptions.BusyLoadingError: "LOADING",
-    exceptions.MasterDownError: "MASTERDOWN",
-    exceptions.ClusterDownError: "CLUSTERDOWN",
-    exceptions.TryAgainError: "TRYAGAIN",
-    # redis-py's client has tried it often enough.
-    exceptions.ClusterError: "TRYAGAIN",
-    exceptions.InvalidResponse: "ERR",
-    exceptions.NoPermissionError: "NOPERM",
-    exceptions.AuthenticationError: "WRONGPASS",
-    exceptions.AuthorizationError: "WRONGPASS",
-}
 CREDENTIALS: Final = ("NOAUTH", "WRONGPASS")
 OWN_ANSWERS: Final = ("STALELEASE", "CHANGED")
 """What the saver's own scripts answer."""
@@ -195,27 +179,6 @@ class StoreRetry:
                 )
         self.last_failure = time.monotonic()
         return self.last_failure - self.away_since
-
-
-def code_of(error: BaseException) -> str | None:
-    """Find the code of a server's answer, a key of `REFUSALS` or ERR; None where none answered."""
-    text = str(error)
-    if (known := getattr(error, "status_code", None)) in REFUSALS:
-        return str(known)
-    for kind, code in CODES.items():
-        if isinstance(error, kind):
-            return "NOAUTH" if "Authentication required" in text else code
-    if "max number of clients" in text:
-        return "MAXCLIENTS"
-    if "ACL failure" in text or "The user executing the script" in text:
-        return "NOPERM"
-    if isinstance(error, exceptions.ResponseError):
-        # Redis 6 puts what stopped a script after a dash.
-        found = re.findall(r"(?:^|-)([A-Z]{3,}) ", text)
-        return next((code for code in found if code in REFUSALS), "ERR")
-    # A cluster's client wraps what its nodes answered.
-    cause = error.__cause__ if isinstance(error, exceptions.RedisClusterException) else None
-    return None if cause is None else code_of(cause)
 
 
 def _trouble(error: Exception) -> str:

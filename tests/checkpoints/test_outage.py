@@ -20,9 +20,9 @@ from pdr_checkpoints import (
     StoreRefusedError,
     StoreUnreachableError,
 )
+from pdr_checkpoints.connect import code_of
 from pdr_checkpoints.errors import REFUSALS
 from pdr_checkpoints.keys import registry_keys
-from pdr_checkpoints.store import code_of
 from redis import exceptions
 from redis_servers import CLUSTER_PORTS, Server
 from test_saver import put

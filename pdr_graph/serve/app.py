@@ -20,6 +20,7 @@ from openai import BaseModel as ReplyObject
 from openai.types import responses as openai_responses
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pdr_graph.config import PDRConfig
@@ -216,6 +217,13 @@ _STREAM: dict[str, Any] = {
 }
 
 
+_LINKS = {
+    name: {"operationId": name, "parameters": {"response_id": "$response.body#/id"}}
+    for name in ("retrieveResponse", "cancelResponse", "deleteResponse")
+}
+"""What may be done with a new response."""
+
+
 class _Guarded(FastAPI):
     """The application behind its guard, which sees every reply: failures of the server too."""
 
@@ -258,14 +266,17 @@ def _add_answers(app: FastAPI, desk: AnswerDesk) -> None:
         """Answer a conversation by a run; with `stream`, by server-sent events."""
         return await desk.answer(body, request)
 
-    @app.post("/v1/responses", response_model=RunResponse, responses={200: _STREAM, **_REFUSALS})
+    created = {**_STREAM, "links": _LINKS}
+
+    @app.post("/v1/responses", response_model=RunResponse, responses={200: created, **_REFUSALS})
     async def _create(body: ResponsesRequest, request: Request) -> Response:
         """Answer text or a list of items by a run; with `stream`, by server-sent events."""
         return await desk.answer(body, request)
 
-    refusals = _only(400, 401, 403, 404, 409, 503)
+    path = "/v1/responses/{response_id}"
+    refusals = _only(400, 401, 403, 404, 408, 409, 413, 415, 503)
 
-    @app.get("/v1/responses/{response_id}", response_model=RunResponse, responses=refusals)
+    @app.get(path, response_model=RunResponse, responses=refusals, operation_id="retrieveResponse")
     async def _retrieve(response_id: str, stream: bool = False) -> Response:
         """Return a response whose run is kept, without the progress that led to it."""
         if stream:
@@ -275,13 +286,20 @@ def _add_answers(app: FastAPI, desk: AnswerDesk) -> None:
         with _refusing():
             return _json(stored_response(*await desk.response(response_id)))
 
-    @app.post("/v1/responses/{response_id}/cancel", response_model=RunResponse, responses=refusals)
+    @app.post(
+        f"{path}/cancel",
+        response_model=RunResponse,
+        responses=refusals,
+        operation_id="cancelResponse",
+    )
     async def _cancel(response_id: str) -> Response:
         """Cancel a response that this server is working on; its run can be resumed."""
         with _refusing():
             return _json(await desk.cancelled(response_id))
 
-    @app.delete("/v1/responses/{response_id}", response_model=DeletedResponse, responses=refusals)
+    @app.delete(
+        path, response_model=DeletedResponse, responses=refusals, operation_id="deleteResponse"
+    )
     async def _delete(response_id: str) -> Response:
         """Delete a response, and the run that it was."""
         with _refusing():
@@ -355,9 +373,17 @@ async def _refuse(request: Request, error: Exception) -> Response:
     elif isinstance(error, HTTPException):
         refusal = RefusalError(error.status_code, _sentence(request, error))
         headers = error.headers or {}
+        if error.status_code == 405:
+            headers = {"Allow": ", ".join(_methods(request))}
     else:
         refusal = refusal_of(error)
     return JSONResponse(refusal.body(), refusal.status, {**refusal.headers, **headers})
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what the path takes; Starlette names the methods of its first route alone."""
+    routes = [each for each in request.app.routes if each.matches(request.scope)[0] != Match.NONE]
+    return sorted(method for each in routes for method in each.methods or ())
 
 
 def _sentence(request: Request, error: HTTPException) -> str:

@@ -15,12 +15,10 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
 from openai import BaseModel as ReplyObject
 from openai.types import responses as openai_responses
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pdr_graph.config import PDRConfig
@@ -28,14 +26,13 @@ from pdr_graph.serve.chat import ChatRequest, Completion
 from pdr_graph.serve.guard import Guard
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.protocol import Error, HealthBody, Inquiry, PresetList, PresetModel
-from pdr_graph.serve.refusal import RefusalError, refusal_of
+from pdr_graph.serve.refusal import RefusalError, answer_error, refusal_of
 from pdr_graph.serve.reply import RunReply, json_of
 from pdr_graph.serve.request import Catalogue, Repeats, ResponseId, SolveRequest, understand
 from pdr_graph.serve.response_form import DeletedResponse, RunResponse, stored_response
 from pdr_graph.serve.responses import ResponsesRequest
 from pdr_graph.serve.runner import SolveRunner, StoredRun
 from pdr_graph.serve.stream import ClientGoneError, EventStream, while_present
-from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +250,7 @@ def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions)
     _add_answers(app, desk)
     _add_rest(app, runner, catalogue)
     for kind in (RefusalError, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, _refuse)
+        app.add_exception_handler(kind, answer_error)
     app.openapi = lambda: _openapi(app, catalogue)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
@@ -364,44 +361,6 @@ def _add_rest(app: FastAPI, runner: SolveRunner, catalogue: Catalogue) -> None:
 
 def _only(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _REFUSALS[status] for status in statuses}
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    headers: Mapping[str, str] = {}
-    if isinstance(error, RequestValidationError):
-        refusal = _malformed(error)
-    elif isinstance(error, HTTPException):
-        refusal = RefusalError(error.status_code, _sentence(request, error))
-        headers = error.headers or {}
-        if error.status_code == 405:
-            headers = {"Allow": ", ".join(_methods(request))}
-    else:
-        refusal = refusal_of(error)
-    return JSONResponse(refusal.body(), refusal.status, {**refusal.headers, **headers})
-
-
-def _methods(request: Request) -> list[str]:
-    """Return what the path takes; Starlette names the methods of its first route alone."""
-    routes = [each for each in request.app.routes if each.matches(request.scope)[0] != Match.NONE]
-    return sorted(method for each in routes for method in each.methods or ())
-
-
-def _sentence(request: Request, error: HTTPException) -> str:
-    if error.status_code == 404:
-        return f"there is nothing at {request.url.path}"
-    if error.status_code == 405:
-        return f"{request.url.path} does not take {request.method}"
-    return str(error.detail)
-
-
-def _malformed(error: RequestValidationError) -> RefusalError:
-    """Name the first field that does not fit, never its value: it may be a prompt."""
-    fault = Fault.of(error)
-    if fault.kind == "json_invalid":
-        return RefusalError(400, "the body is not valid JSON", code="invalid_json")
-    # Left out: where it is sent, which is the body, and the type that pydantic tried of a union.
-    field = ".".join(fault.path[1:4]) or "body"
-    return RefusalError(400, f"{field}: {fault.message}", param=field)
 
 
 def _openapi(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class ServeOptions(BaseSettings):
     def _cors_is_origins(cls, given: object) -> object:
         if isinstance(given, str):
             given = tuple(each.strip() for each in given.split(",") if each.strip())
-        return tuple(_origin(str(each)) for each in given) if isinstance(given, tuple) else given
+        return tuple(map(_origin, map(str, given))) if isinstance(given, tuple | list) else given
 
     @property
     def public(self) -> bool:

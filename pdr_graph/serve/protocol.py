@@ -18,7 +18,9 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.conversation import Turn
 from pdr_graph.serve.refusal import RefusalError
 
-ThreadId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@/-]{1,128}$")]
+THREAD = r"^[A-Za-z0-9_.:@/-]{1,128}$"
+"""What a thread may be called."""
+ThreadId = Annotated[str, Field(pattern=THREAD)]
 
 
 class Metadata(BaseModel):

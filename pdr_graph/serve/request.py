@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pdr_graph.extensions import Extensions
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import new_thread_id
-from pdr_graph.serve.protocol import Inquiry
+from pdr_graph.serve.protocol import THREAD, Inquiry
 from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.strategies import PRESETS, num_rounds, width_of
 
@@ -231,7 +232,7 @@ class ResponseId:
         except ValueError:
             return None
         found = cls(thread_id, raw[:8], int.from_bytes(raw[8:12], "big", signed=True))
-        return found if thread_id and str(found) == text else None
+        return found if re.match(THREAD, thread_id) and str(found) == text else None
 
     def __str__(self) -> str:
         return f"resp_{self.suffix}"

@@ -106,7 +106,7 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "pdr_requests",
-            "Chat requests answered, by model and HTTP status; 499 is a client that left",
+            "Requests answered, by model and HTTP status; 499 is a client that left",
             ["model", "status"],
             registry=registry,
         )

@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from openai.types import responses as api
+from pdr_checkpoints import open_checkpointer
 
 from pdr_graph import preset, solve
 from pdr_graph.conversation import Turn, problem_of, turns_of
 from pdr_graph.serve.chat import ChatRequest
+from pdr_graph.serve.refusal import RefusalError
+from pdr_graph.serve.request import ResponseId
+from pdr_graph.serve.response_form import ResponseForm
 from pdr_graph.serve.responses import ResponsesRequest
+from pdr_graph.servers import embedded_valkey
 from tests.serve.conftest import CALLS, SMALL
 from tests.serve.test_chat import TEMPLATE, total
 
@@ -142,9 +147,12 @@ async def test_an_answer_that_was_cut_is_incomplete(serve, mock):
 
 
 async def test_a_run_that_fails_in_a_stream(serve, mock):
-    """`response.failed`, with the sentence that says how to go on; before it, the stream began."""
+    """`response.failed`, with the sentence that says how to go on; else the client's own error."""
     mock.configure(status=[{"match": {}, "status": 400}])
-    events = await events_of(await serve(), metadata={"thread_id": "f1"})
+    served = await serve()
+    with pytest.raises(openai.InternalServerError, match="the model failed: round 1"):
+        await respond(served)
+    events = await events_of(served, metadata={"thread_id": "f1"})
     assert [each.type for each in events[:2]] == BEGIN
     failed = events[-1]
     assert failed.type == "response.failed"
@@ -152,6 +160,37 @@ async def test_a_run_that_fails_in_a_stream(serve, mock):
     assert failed.response.error.code == "server_error"
     assert 'metadata {"thread_id": "f1"} to go on' in failed.response.error.message
     assert [each.sequence_number for each in events] == list(range(len(events)))
+
+
+def form() -> ResponseForm:
+    return ResponseForm(ResponseId("t1", bytes(8), -1), preset("pdr"), {"model": "pdr"})
+
+
+def test_a_stream_that_fails_before_its_first_event():
+    """A sign of life may have gone out before; the client still sees a response begin."""
+    text = form().failure(RefusalError(504, "no answer within 1 s")).decode()
+    events = [json.loads(each.partition("data: ")[2]) for each in text.strip().split("\n\n")]
+    assert [each["type"] for each in events] == [*BEGIN, "response.failed"]
+    assert [each["sequence_number"] for each in events] == [0, 1, 2]
+    assert events[-1]["response"]["error"]["message"] == "no answer within 1 s"
+
+
+def test_a_failed_stream_keeps_what_it_has_said():
+    """The reasoning is over where the answer had begun, and a later thought is not sent."""
+    begun = form()
+    begun.opening()
+    begun.thought("Round 1.\n")
+    begun.text("It is ")
+    assert begun.thought("again") == []
+    begun.text("4")
+    text = begun.failure(RefusalError(429, "full")).decode()
+    response = json.loads(text.partition("data: ")[2])["response"]
+    assert [(each["type"], each["status"]) for each in response["output"]] == [
+        ("reasoning", "completed"),
+        ("message", "incomplete"),
+    ]
+    assert response["output"][1]["content"][0]["text"] == "It is 4"
+    assert response["error"]["code"] == "rate_limit_exceeded"
 
 
 REFUSED = [
@@ -301,6 +340,22 @@ async def test_a_kept_response_is_read_again(serve, mock):
     assert not saver.storage
     with pytest.raises(openai.NotFoundError, match="no response"):
         await responses.retrieve(reply.id)
+
+
+@pytest.mark.redis
+async def test_a_real_store_keeps_responses(serve, mock, data_dir):
+    """Written, read, continued and deleted in the embedded Valkey."""
+    async with embedded_valkey(data_dir) as url, open_checkpointer(url) as saver:
+        served = await serve(saver)
+        first = await respond(served, model="long_cot")
+        again = await served.client.responses.retrieve(first.id)
+        assert again.output_text == first.output_text
+        assert first.created_at - 1 < again.completed_at < first.completed_at + 1
+        await respond(served, model="long_cot", previous_response_id=first.id, input="Why?")
+        assert f"Assistant: {first.output_text}" in prompts(mock)[-1]
+        await served.client.responses.delete(first.id)
+        with pytest.raises(openai.NotFoundError, match="no response"):
+            await served.client.responses.retrieve(first.id)
 
 
 async def test_the_name_of_a_thread_opens_no_response(serve, mock):

@@ -20,12 +20,13 @@ async def refine(step: Step) -> Solution:
             if reply.truncated
             else "the final call came back empty"
         )
-    return Solution(
+    solution = Solution(
         text=reply.solution,
         answer=step.answers.extract(reply.solution),
         truncated=reply.truncated,
         finish="refine",
     )
+    return Solution({**solution, "message_id": reply.message_id}) if reply.message_id else solution
 
 
 async def select(step: Step) -> Solution:

@@ -10,6 +10,7 @@ edited (`update_state`, a fork in Studio), where there is no runtime.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from hashlib import sha256
 from time import perf_counter
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig, form_of, make_config
 from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
 from pdr_graph.extensions import Extensions
-from pdr_graph.invocation import Calls, Invocation, Keys
+from pdr_graph.invocation import GraphCalls, Invocation, Keys
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.distiller import DistillerNode
 from pdr_graph.nodes.drafter import Drafter
@@ -43,11 +44,12 @@ from pdr_graph.trace import Trace
 logger = logging.getLogger(__name__)
 
 
-def after_plan(state: PDRState) -> list[Send] | Literal["refiner"]:
+def after_plan(state: PDRState) -> list[Send] | Literal["distiller", "refiner"]:
     """Send a drafter for every draft that the round still owes, or finish."""
     if state["phase"] != "draft":
         return "refiner"
-    return [Send("drafter", task) for task in missing_drafts(state)]
+    # None is owed where a state was edited.
+    return [Send("drafter", task) for task in missing_drafts(state)] or "distiller"
 
 
 def after_distiller(state: PDRState) -> Literal["plan", "refiner"]:
@@ -75,9 +77,22 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
     new run, None continues the one that stopped, and each call is in a ledger once.
     """
 
-    def __init__(self, *, calls: Calls | None = None, **parts: Any) -> None:  # Any: LangGraph's own
+    def __init__(
+        self,
+        *,
+        calls: GraphCalls | None = None,
+        digest: str = "",
+        **parts: Any,  # Any: LangGraph's own
+    ) -> None:
         super().__init__(**parts)
-        self.calls = calls or Calls()
+        self.calls = calls or GraphCalls()
+        self.digest = digest
+        """Short name of all that an answer depends on beside problem and config."""
+
+    @property
+    def __name__(self) -> str:
+        # LangGraph keeps what a cached node returned under this name.
+        return f"PDRGraph.{self.digest}"
 
     async def astream(
         self,
@@ -199,6 +214,12 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             logger.warning("ledger.incomplete thread=%s error=%s", keys["thread_id"], error)
 
 
+def _digest(toolbox: Toolbox, default: PDRConfig) -> str:
+    hashes = toolbox.prompts.of_run(default).hashes()
+    what = (default.model_dump_json(), toolbox.client.name, hashes, toolbox.extensions)
+    return sha256(repr(what).encode()).hexdigest()[:16]
+
+
 def _router(route: Callable[[PDRState], Any], ends: Sequence[str]) -> tuple[Any, list[str]]:
     """Return a router for both of LangGraph's worlds, and where it leads.
 
@@ -249,12 +270,13 @@ def build_graph(
     builder.add_node("refiner", Refiner(toolbox), input_schema=PDRState)
     builder.add_node("verifier", Verifier(toolbox), input_schema=PDRState)
     builder.add_edge(START, "plan")
-    builder.add_conditional_edges("plan", *_router(after_plan, ["drafter", "refiner"]))
+    builder.add_conditional_edges("plan", *_router(after_plan, ["drafter", "distiller", "refiner"]))
     builder.add_edge("drafter", "distiller")
     builder.add_conditional_edges("distiller", *_router(after_distiller, ["plan", "refiner"]))
     builder.add_edge("refiner", "verifier")
     builder.add_conditional_edges("verifier", *_router(after_verifier, ["plan", END]))
-    return PDRGraph(**vars(builder.compile(checkpointer=checkpointer, name="pdr")))
+    parts = vars(builder.compile(checkpointer=checkpointer, name="pdr"))
+    return PDRGraph(**parts, digest=_digest(toolbox, default))
 
 
 def max_supersteps(config: PDRConfig) -> int:

@@ -209,7 +209,7 @@ class _Claims:
     """Numbers that this attempt has taken."""
 
 
-class Calls:
+class GraphCalls:
     """What the calls of one graph in this process must remember of one another."""
 
     def __init__(self) -> None:

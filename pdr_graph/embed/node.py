@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
+from langgraph._internal._runnable import RunnableCallable
 from langgraph.runtime import Runtime
 
 from pdr_graph.config import PDRConfig
@@ -86,23 +87,23 @@ def pdr_node(
         cost = {} if channel is None else {channel: [charge(result)]}
         return {**cost, **update}
 
-    # LangGraph keeps what a cached node returned under the name of its function.
-    reason.__qualname__ = f"pdr_node.{_digest(config, model, prompts, extensions)}"
-    return reason
+    def refuse(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
+        # Its name is that of a subgraph, which LangGraph finds here.
+        raise ConfigError(f"{graph.name} is asynchronous; call your graph by ainvoke or astream")
+
+    # LangGraph keeps what a cached node returned under the name of its plain function.
+    refuse.__qualname__ = f"pdr_node.{graph.digest}.{_digest(config)}"
+    return _Node(refuse, reason, name="reason", trace=False)
 
 
-def _digest(
-    config: PDRConfig | None,
-    model: BaseChatModel | ModelClient,
-    prompts: Prompts | None,
-    extensions: Extensions | None,
-) -> str:
-    """Return a short name of all that an answer depends on beside the problem."""
-    run = (prompts or Prompts.load()).of_run(config or PDRConfig())
-    what = (
-        None if config is None else config.model_dump(mode="json"),
-        ModelClient.of(model).name,
-        run.hashes(),
-        extensions,
-    )
-    return sha256(repr(what).encode()).hexdigest()[:16]
+class _Node(RunnableCallable):
+    """A node for LangGraph, which is also the function that it calls."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[dict[str, Any]]:
+        assert self.afunc is not None
+        return cast(Awaitable[dict[str, Any]], self.afunc(*args, **kwargs))
+
+
+def _digest(config: PDRConfig | None) -> str:
+    fields = "" if config is None else config.model_dump_json()
+    return sha256(fields.encode()).hexdigest()[:16]

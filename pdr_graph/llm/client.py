@@ -73,6 +73,8 @@ class Reply:
     finish_reason: str
     usage: Usage
     seconds: float
+    message_id: str = ""
+    """Id of the model's message; empty if it has none."""
     sampled: SampledTokens | None = None
     """Token ids and log-probabilities; None unless the model was asked for them."""
 
@@ -189,6 +191,7 @@ class ModelClient:
             finish_reason=reason,
             usage=spent.usage[-1],
             seconds=spent.seconds,
+            message_id=message.id or "",
             sampled=read_sampled(message),
         )
 

@@ -108,8 +108,7 @@ class ThreadMachine(RuleBasedStateMachine):
         graph = self._graph()
         snapshot = self.runner.run(graph.aget_state(RUN))
         if snapshot.next and "notes" in snapshot.values:
-            writer = {"distiller": "drafter"}.get(snapshot.next[0])
-            self.runner.run(graph.aupdate_state(RUN, {"notes": ["edited"]}, as_node=writer))
+            self.runner.run(graph.aupdate_state(RUN, {"notes": ["edited"]}))
             self.exact = False
 
     @precondition(lambda self: self.name)

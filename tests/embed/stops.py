@@ -154,7 +154,7 @@ async def cancelled_in_a_call(trial: Trial, at: int) -> bool:
     return await _is_stopped(run)
 
 
-REPLIES = [(call, turns) for call in (1, 3) for turns in range(0, 48, 5)]
+REPLIES = [(call, turns) for call in (1, 3) for turns in range(0, 48, 7)]
 """Calls, and turns of the event loop after their reply: until a super-step later, in leaps."""
 
 
@@ -207,15 +207,15 @@ async def drained(trial: Trial, at: int) -> bool:
 
 
 async def killed(trial: Trial, at: int) -> bool:
-    """Store nothing from some write on, but the input."""
+    """Store nothing from some write on, each second one of the run, but always the input."""
     assert isinstance(trial.saver, MortalSaver)
-    trial.saver.dies_at = at + 1
+    trial.saver.dies_at = 2 * at
     try:
         await trial.ask()
     except KilledError:
         await _quiet(trial)
     else:
-        return trial.saver.num_writes > at
+        return trial.saver.num_writes >= 2 * at
     finally:
         trial.saver.dies_at = None
     # What was answered since the last write that was stored is lost, and so is its price: at most
@@ -303,8 +303,6 @@ async def with_resume(trial: Trial) -> None:
 async def with_a_new_question(trial: Trial) -> None:
     """New input is a new run: its own question, its own config, and what the old one cost."""
     before = trial.oracle.num_calls
-    if not trial.parent.is_ours:
-        trial.unpaid = before
     check(trial, await trial.ask_anew(), trial.parent.new)
     assert trial.oracle.num_calls - before == len(trial.parent.new) * OTHER_CALLS
 

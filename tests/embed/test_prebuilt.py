@@ -202,9 +202,7 @@ CELLS = [
     *(("agent", stop, way) for stop in ("cancel", "drain") for way in ("none", "new")),
     ("agent", "ask", "none"),
     ("agent-two", "cancel", "none"),
-    ("agent-two", "drain", "none"),
     ("neighbour", "cancel", "none"),
-    ("neighbour", "refuse", "none"),
     ("supervisor", "cancel", "none"),
     ("supervisor", "refuse", "new"),
     ("swarm", "cancel", "new"),
@@ -233,8 +231,9 @@ def node_with(oracle: Oracle, policy: RetryPolicy) -> Graph:
 
 
 @pytest.mark.parametrize("policy", [AT_ONCE, AT_ONCE._replace(retry_on=retry_on)])
-@pytest.mark.parametrize("refuses", [{1, 2}, {3}, {4}, {6}, {1, 2, 5}])
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("status", "refuses"), [(503, {1, 2}), (503, {3}), (429, {4}), (503, {6}), (429, {1, 2, 5})]
+)
 async def test_a_node_is_tried_again_where_that_may_help(status, refuses, policy):
     """A quorum missed or a call lost: the node goes on where it was, and the ledger has it all."""
     oracle = Oracle(refuses=frozenset(refuses), status=status)
@@ -368,7 +367,7 @@ class LateSaver(InMemorySaver):
 @pytest.mark.parametrize("waits", [(0, 0), (9, 0), (0, 9), (30, 3)])
 async def test_answers_of_parallel_calls_are_not_swapped(waits):
     """However long the store takes for which of the reads, at any point of the runs."""
-    for at in (1, 3, 6, 9, 12):
+    for at in (1, 6, 9):
         trial = Trial(PARENTS["tools"], LateSaver(*waits))
         assert await cancelled_in_a_call(trial, at)
         trial.oracle.behave()
@@ -377,7 +376,6 @@ async def test_answers_of_parallel_calls_are_not_swapped(waits):
         assert trial.oracle.num_repeated() == 0
 
 
-@pytest.mark.xfail(strict=False, reason="ToolNode leaves the other calls running")
 async def test_a_call_that_fails_leaves_none_behind():
     """Nothing is asked once the parent has ended, and the other's work is not lost."""
     trial = Trial(PARENTS["tools"], oracle=Oracle(refuses_about="BETA"))

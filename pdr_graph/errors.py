@@ -10,6 +10,8 @@ the package raises is defined there; its file is named behind it::
     ├── EndpointError (ConnectionError)      the model endpoint: dead, wrong key, no such model
     ├── CallError (RuntimeError)             one model call, after its retries
     │   └── ContextWindowError               prompt and completion do not fit the model's window
+    ├── BadReplyError (RuntimeError)         a reply without an answer, before its call is retried
+    │                                        (llm/failure.py)
     ├── QuorumError (RuntimeError)           too few drafts of a round succeeded
     ├── WorkspaceOverflowError (ValueError)  a workspace above kappa; always a defect of the package
     ├── UnknownThreadError (LookupError)     no run is recorded under this thread

@@ -5,19 +5,18 @@ servers: `reasoning_content`), and has no place for vLLM's request fields.
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
-from typing import Any
+from typing import Any, Self
 
-import httpx2
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
-from openai import RequestOptions
 from pydantic import SecretStr, model_validator
 
 from pdr_graph.llm.pool import TIMEOUT, make_http_client
+from pdr_graph.llm.wire import plain_clients, plain_reply
 
 _VLLM_FIELDS = frozenset(
     {
@@ -67,6 +66,12 @@ class ChatVLLM(ChatOpenAI):
                 values["api_key"] = SecretStr("EMPTY")
         return values
 
+    @model_validator(mode="after")
+    def _read_plainly(self) -> Self:
+        for name, client in plain_clients(self).items():
+            setattr(self, name, client)
+        return self
+
     @property
     def base_url(self) -> str:
         """Address of the endpoint, with its `/v1`, without a trailing slash."""
@@ -111,48 +116,21 @@ class ChatVLLM(ChatOpenAI):
         if "response_format" in kwargs or self._use_responses_api(kwargs):
             return await super()._agenerate(messages, stop, run_manager, **kwargs)
         payload = self._get_request_payload(messages, stop=stop, **kwargs)
-        return self._create_chat_result(await self._post(payload))
-
-    async def _post(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Send a request as plain JSON and return the reply's.
-
-        The SDK's typed method looks at every value of payload and reply, which is half of what a
-        call costs, and LangChain then undoes the types. Its `post` sends, checks and raises the
-        same.
-        """
-        options: RequestOptions = {}
-        if (headers := payload.pop("extra_headers", None)) is not None:
-            options["headers"] = headers
-        if (query := payload.pop("extra_query", None)) is not None:
-            options["params"] = query
-        if "timeout" in payload:
-            options["timeout"] = payload.pop("timeout")
-        extra = payload.pop("extra_body", None) or {}
-        reply = await self.root_async_client.post(
-            "/chat/completions", cast_to=httpx2.Response, body=payload | extra, options=options
-        )
-        try:
-            value = reply.json()
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise ValueError(f"the endpoint's reply is not a JSON object: {reply.text[:200]!r}")
-        return value
+        return self._create_chat_result(await self.async_client.create(**payload))
 
     def _create_chat_result(
         self,
         response: dict[str, Any] | openai.BaseModel,
         generation_info: dict[str, Any] | None = None,
     ) -> ChatResult:
-        body = response if isinstance(response, dict) else response.model_dump(warnings=False)
+        body = response
+        if not isinstance(body, dict):
+            body = plain_reply(body.model_dump(warnings=False))
         result = super()._create_chat_result(body, generation_info)
         for generation, choice in zip(result.generations, body["choices"], strict=True):
             message = generation.message
             assert isinstance(message, AIMessage)
             _add_reasoning(message, choice["message"])
-            if choice.get("logprobs"):
-                # As a stream and the SDK's types have it where the server leaves it out.
-                choice["logprobs"].setdefault("refusal", None)
             if choice.get("token_ids") is not None:
                 message.response_metadata["token_ids"] = choice["token_ids"]
             if body.get("prompt_token_ids") is not None:
@@ -183,6 +161,6 @@ class ChatVLLM(ChatOpenAI):
 
 
 def _add_reasoning(message: AIMessage, source: dict[str, Any]) -> None:
-    text = source.get("reasoning") or source.get("reasoning_content")
+    text = source.get("reasoning_content")
     if text:
         message.additional_kwargs["reasoning_content"] = text

@@ -45,6 +45,26 @@ def _cost(piece: str) -> int:
     return len(piece)
 
 
+_TEXTS = ("text", "content", "thinking", "reasoning", "reasoning_content", "summary", "output_text")
+"""Names under which a part of a message has its text."""
+
+
+def flat_text(value: object) -> str:
+    """Return the text of a value that may be nested; what is no text is left out.
+
+    >>> flat_text([{"type": "reasoning.text", "text": "2 + "}, ["2"]])
+    '2 + 2'
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return "".join(map(flat_text, value))
+    if isinstance(value, dict):
+        return next((text for name in _TEXTS if (text := flat_text(value.get(name)))), "")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else ""
+
+
 def wellformed(text: str) -> str:
     """Return `text` with every lone surrogate replaced by a question mark.
 

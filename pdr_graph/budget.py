@@ -76,6 +76,11 @@ class Ledger:
         """Whether any of it is an estimate."""
         return any(row["estimated"] for row in self.rows)
 
+    @property
+    def over_budget(self) -> int:
+        """Calls whose thought was longer than its budget."""
+        return sum(row.get("over_budget", 0) for row in self.rows)
+
     def total(self, node: str = "", step: int = 0) -> LedgerRow:
         """Return the whole run as one row, of `node` and `step` of a graph around it."""
         empty = empty_row(0, node, step)
@@ -84,6 +89,7 @@ class Ledger:
     def to_json(self) -> dict[str, object]:
         """Return the ledger as plain data, with one row per round and node."""
         total = self.total()
+        over = {"over_thinking_budget": self.over_budget} if self.over_budget else {}
         return {
             "b_total": self.b_total,
             "b_seq": self.b_seq,
@@ -94,6 +100,7 @@ class Ledger:
             "calls": total["calls"],
             "failed": total["failed"],
             "aborted": total["aborted"],
+            **over,
             "rows": [
                 {name: row.get(name) for name in _REPORTED} for row in self.per_round_and_node()
             ],
@@ -193,5 +200,7 @@ def _joined(left: LedgerRow, right: LedgerRow, along: Along) -> LedgerRow:
     was, new = cast(dict[str, Any], left), cast(dict[str, Any], right)
     counts = {name: was[name] + new[name] for name in _COUNTS}
     critical = {name: along(was[name], new[name]) for name in _CRITICAL}
-    estimated = was["estimated"] or new["estimated"]
-    return cast(LedgerRow, was | counts | critical | {"estimated": estimated})
+    rest: dict[str, Any] = {"estimated": was["estimated"] or new["estimated"]}
+    if over := left.get("over_budget", 0) + right.get("over_budget", 0):
+        rest["over_budget"] = over
+    return cast(LedgerRow, was | counts | critical | rest)

@@ -4,7 +4,7 @@ All of it is `TypedDict`s of text, numbers and lists, so that any saver stores i
 strict serialiser, and Studio can edit it.
 """
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -27,7 +27,9 @@ class Draft(TypedDict):
     tokens: int
     """Completion tokens of the call, reasoning included."""
     truncated: bool
-    """Whether the model ran into its token limit."""
+    """Whether the model ran into its token limit, or was ended in a loop."""
+    loop: NotRequired[bool]
+    """Whether it is truncated because it repeated itself; absent in any other draft."""
     error: DraftError | None
     """None where there is a solution."""
     detail: str
@@ -57,7 +59,9 @@ class Solution(TypedDict):
     answer: str | None
     """The final answer as extracted; None if the text states none."""
     truncated: bool
-    """Whether the model ran into its token limit."""
+    """Whether the model ran into its token limit, or was ended in a loop."""
+    loop: NotRequired[bool]
+    """Whether it is truncated because it repeated itself; absent in any other solution."""
     finish: str
     """The finish that produced it: `refine`, `vote`, `select` or a user's own."""
 
@@ -119,6 +123,9 @@ class LedgerRow(TypedDict):
     """Completion tokens allotted to all calls, as the paper plots budgets."""
     critical_nominal: int
     """Completion tokens allotted on the critical path."""
+    over_budget: NotRequired[int]
+    """Calls whose thought was longer than `thinking_token_budget` by more than 16 tokens; absent
+    where there is none."""
 
 
 class RunRecord(TypedDict):

@@ -5,6 +5,7 @@ servers: `reasoning_content`), and has no place for vLLM's request fields.
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
+from types import MappingProxyType
 from typing import Any, Self
 
 import openai
@@ -25,11 +26,18 @@ _VLLM_FIELDS = frozenset(
         "chat_template_kwargs",
         "return_token_ids",
         "cache_salt",
+        "repetition_detection",
         "continue_final_message",
         "add_generation_prompt",
     }
 )
 """Request fields that the OpenAI SDK does not know; they are sent in `extra_body`."""
+
+
+LOOPS = MappingProxyType({"max_pattern_size": 32, "min_count": 48})
+"""A loop, as vLLM ends it: up to 32 tokens, 48 times over. It looks at each length with each token
+that it draws, so that longer patterns would slow it down, and few turns would end a table of zeros
+or a long number."""
 
 
 class ChatVLLM(ChatOpenAI):
@@ -48,6 +56,9 @@ class ChatVLLM(ChatOpenAI):
     """Scheduling priority, lower first; needs `--scheduling-policy priority` at the server."""
     chat_template_kwargs: dict[str, Any] | None = None  # Any: what the model's template takes
     """Variables of the model's chat template, such as `{"enable_thinking": False}`."""
+    repetition_detection: dict[str, int] | None = None
+    """When the server ends a reply that repeats itself, such as `LOOPS`; not all servers know it.
+    None leaves a loop to `max_tokens`."""
     return_token_ids: bool = False
     """Whether replies carry the token ids of prompt and completion."""
 

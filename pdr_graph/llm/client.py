@@ -25,6 +25,7 @@ from pdr_graph.llm.tokens import (
     TokenCounter,
     estimate_tokens,
     flat_text,
+    is_looping,
     wellformed,
 )
 from pdr_graph.llm.usage import Spent, Usage, read_usage, stated_usage
@@ -76,6 +77,8 @@ class Reply:
     truncated: bool
     """Whether the reply ran into its token limit, or ended inside its thought."""
     finish_reason: str
+    """As the server says it, and `loop` where the reply ran into its limit repeating itself, or the
+    server ended it for that."""
     usage: Usage
     seconds: float
     sampled: SampledTokens | None = None
@@ -107,6 +110,14 @@ def _reasoning_blocks(message: AIMessage) -> str:
         if block.get("type") in {"thinking", "reasoning"}
     )
 
+
+LOOP = "loop"
+"""Finish reason of a reply that ends in a loop."""
+CUT = frozenset({"length", "max_tokens", LOOP})
+"""Finish reasons of a reply that did not come to its end."""
+BLOCK = 16
+"""Tokens by which a thought may exceed its budget: a block of vLLM's, with room for the words that
+close the thought."""
 
 _FIRST_PACE = 50.0
 """Completion tokens per second that an aborted call is charged before any call has finished."""
@@ -185,10 +196,18 @@ class ModelClient:
         parts = split_message(message)
         metadata = message.response_metadata
         reason = str(metadata.get("finish_reason") or metadata.get("stop_reason") or "stop")
+        # vLLM ends a loop by `repetition`, where it is asked to.
+        if reason == "repetition" or (
+            reason in CUT and is_looping(parts.solution or parts.thought)
+        ):
+            reason = LOOP
+        budget = sampling.thinking_token_budget
+        if budget is not None and _thought_tokens(parts, spent.usage[-1]) > budget + BLOCK:
+            spent.over_budget += 1
         return Reply(
             solution=wellformed(parts.solution),
             thought=wellformed(parts.thought),
-            truncated=reason in {"length", "max_tokens"} or not parts.closed,
+            truncated=reason in CUT or not parts.closed,
             finish_reason=reason,
             usage=spent.usage[-1],
             seconds=spent.seconds,
@@ -271,6 +290,14 @@ class ModelClient:
             completion=min(sampling.max_tokens, int(self._pace * seconds)),
             estimated=True,
         )
+
+
+def _thought_tokens(parts: ReplyParts, usage: Usage) -> int:
+    """Return the tokens of a thought, or fewer."""
+    # Where the server does not tell, the solution is charged by an estimate that is too high.
+    if usage.reasoning or usage.estimated or not parts.thought:
+        return usage.reasoning
+    return usage.completion - estimate_tokens(parts.solution)
 
 
 def _joined(chunks: list[AIMessage]) -> AIMessage:

@@ -79,7 +79,7 @@ def call_error(error: Exception) -> CallError:
 def status_in(body: object) -> int | None:
     """Return the HTTP status that an error object names, by number or by words; None if none."""
     for value in _labels(body):
-        if value.isdigit() and 400 <= int(value) < 600:
+        if value.isdecimal() and 400 <= int(value) < 600:
             return int(value)
     return 400 if any(_REFUSAL.search(value) for value in _labels(body)) else None
 
@@ -129,7 +129,7 @@ def words_of(value: object, depth: int = 0) -> str:
     if isinstance(metadata, Mapping) and (raw := words_of(metadata.get("raw"), depth + 1)):
         # OpenRouter: "Provider returned error", and beside it what the provider said.
         words = f"{words}: {raw}" if words else raw
-    return words or next((each for each in _labels(value, depth) if not each.isdigit()), "")
+    return words or next((each for each in _labels(value, depth) if not each.isdecimal()), "")
 
 
 def _line(text: str, depth: int) -> str:
@@ -164,7 +164,7 @@ def _labels(value: object, depth: int = 0) -> Iterator[str]:
     for name in _LABELS:
         label = value.get(name)
         if isinstance(label, str | int) and not isinstance(label, bool) and label != "":
-            yield str(label)
+            yield " ".join(str(label).split())
     for inner in value.values():
         yield from _labels(inner, depth + 1)
 

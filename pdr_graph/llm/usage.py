@@ -73,6 +73,8 @@ class Spent:
     """Of each request that may have cost anything."""
     failed: int = 0
     aborted: int = 0
+    over_budget: int = 0
+    """Replies whose thought was longer than its budget by more than `client.BLOCK` tokens."""
     seconds: float = 0.0
     nominal: int = 0
     """Completion tokens allotted to the call; its attempts share one allotment."""
@@ -101,6 +103,8 @@ class Meter:
             row["failed"] += spent.failed
             row["aborted"] += spent.aborted
             row["nominal_tokens"] += spent.nominal
+            if spent.over_budget:
+                row["over_budget"] = row.get("over_budget", 0) + spent.over_budget
             for usage in spent.usage:
                 row["prompt_tokens"] += usage.prompt
                 row["cached_tokens"] += usage.cached

@@ -44,17 +44,18 @@ def read_reply(response: httpx2.Response) -> Json:
     Raises:
         BadReplyError: it broke off, holds an error in place of an answer, or no answer.
     """
-    text = response.text.strip()
     try:
-        body = json.loads(text)
+        body = response.json()
     except (ValueError, RecursionError):
         body = None
-        if text.startswith("{"):
-            raise BadReplyError("the reply ended before its JSON did", broken=True) from None
-    if not isinstance(body, dict):
-        said = words_of(text)[:200]
-        raise BadReplyError(f"the endpoint's reply is not a JSON object: {said or 'no text'!r}")
-    return plain_reply(body)
+    if isinstance(body, dict):
+        return plain_reply(body)
+    text = response.text.strip()
+    if body is None and text.startswith("{"):
+        raise BadReplyError("the reply ended before its JSON did", broken=True)
+    said = words_of(text) or ("nothing" if not text else "a page of HTML" if "<" in text else text)
+    said = " ".join(said.split())[:200]
+    raise BadReplyError(f"the endpoint's reply is not a JSON object: {said!r}")
 
 
 def plain_reply(body: Json) -> Json:
@@ -80,7 +81,7 @@ def error_reply(body: Json, *, said: str = "", usage: Json | None = None) -> Bad
     """Return the error that a server sent in place of a reply, or in the middle of one."""
     inner = body["error"] if body.get("error") else body
     words = words_of(inner) or words_of(body) or "an error without words"
-    status = status_in(inner)
+    status = status_in(inner) or status_in({**body, "choices": None})
     return BadReplyError(
         words, body=body, status=status, transient=status is None, said=said, usage=usage
     )

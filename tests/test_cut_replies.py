@@ -13,8 +13,7 @@ from pdr_graph.llm.client import BLOCK, ModelClient, Sampling
 from pdr_graph.llm.tokens import is_looping
 from pdr_graph.llm.usage import Spent
 from pdr_graph.run import Parts
-from pdr_graph.types import Draft
-from tests.fakes import RecordingTrace
+from tests.fakes import ListTrace
 
 PROBLEM = "What is 6 x 7?"
 SMALL = {"max_tokens": 512, "kappa": 256, "solution_tokens": 256, "seed": 7}
@@ -131,10 +130,9 @@ async def test_a_server_that_knows_loops_ends_them(mock):
 
 async def test_a_run_tells_loops_from_limits(mock, connect):
     """Draft, solution and trace say it; every token is in the ledger."""
-    mock.configure(loop="It is \\boxed{42}. ", status=[{"match": {"call": 1}, "sent": None}])
-    trace = RecordingTrace()
+    mock.configure(loop="It is \\boxed{42}. ")
+    trace = ListTrace()
     config = preset("pdr", widths=(2,), **SMALL)
-    drafts: list[Draft] = []
     result = await solve(PROBLEM, config, model=connect(), parts=Parts(trace=trace))
     drafts = result.state["drafts"]
     assert all(draft["truncated"] and draft["loop"] for draft in drafts)
@@ -201,7 +199,7 @@ async def test_a_server_that_keeps_the_budget_is_not_blamed(mock, connect):
     assert (spent.over_budget, spent.usage[0].reasoning) == (0, 4)
 
 
-@pytest.mark.parametrize(("budget", "over"), [(64, 0), (0, 1)])
+@pytest.mark.parametrize(("budget", "over"), [(80, 0), (0, 1)])
 async def test_a_thought_in_the_text_is_measured_too(mock, connect, budget, over):
     """A server that does not tell its tokens of reasoning has at least what the solution leaves."""
     mock.configure(reasoning="think_tags", reasoning_tokens=80, completion_tokens=120)

@@ -291,6 +291,9 @@ async def test_a_model_by_itself_does_not_take_half_an_answer_for_one(mock):
             await call
     with pytest.raises(BadReplyError, match="without finish_reason"):
         list(model.stream(PROMPT))
+    send(mock, {"choices": []})
+    with pytest.raises(BadReplyError, match="an empty list of choices"):
+        model.invoke(PROMPT)
     send(mock, WHOLE)
     assert (await gather(model)).text == "It is 42."
     assert "".join(piece.text for piece in model.stream(PROMPT)) == "It is 42."
@@ -599,3 +602,16 @@ def test_a_message_of_another_provider_is_read_as_flat():
     """Its class may leave a list where a text belongs."""
     message = AIMessageChunk("4", additional_kwargs={"reasoning_content": [{"text": "2 + 2"}]})
     assert split_message(message).thought == "2 + 2"
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+async def test_response_headers_are_kept_where_a_caller_wants_them(mock, clients, kind):
+    """The SDK then reads the reply itself, streamed or not."""
+    client = clients(kind, "whole", include_response_headers=True)
+    whole_reply = await client.model.ainvoke(PROMPT, seed=1)
+    streamed = await gather(client.model)
+    assert "\\boxed" in whole_reply.text
+    assert streamed.response_metadata["headers"]["content-type"].startswith("text/event-stream")
+    send(mock, HALF)
+    with pytest.raises(BadReplyError, match="without finish_reason"):
+        await gather(client.model)

@@ -34,8 +34,8 @@ _VLLM_FIELDS = frozenset(
 """Request fields that the OpenAI SDK does not know; they are sent in `extra_body`."""
 
 
-LOOPS = MappingProxyType({"max_pattern_size": 32, "min_count": 48})
-"""A loop, as vLLM ends it: up to 32 tokens, 48 times over. It looks at each length with each token
+LOOPS = MappingProxyType({"max_pattern_size": 32, "min_count": 64})
+"""A loop, as vLLM ends it: up to 32 tokens, 64 times over. It looks at each length with each token
 that it draws, so that longer patterns would slow it down, and few turns would end a table of zeros
 or a long number."""
 

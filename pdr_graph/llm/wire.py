@@ -315,7 +315,7 @@ class SentStream(AsyncStream[object]):
                     break
                 if (plain := reading.read(event)) is not None:
                     yield plain
-        except (openai.APIConnectionError, UnicodeDecodeError) as error:
+        except (openai.APIConnectionError, httpx2.TransportError, UnicodeDecodeError) as error:
             lost = error
         if (last := reading.end(done=done, lost=lost)) is not None:
             yield last
@@ -334,7 +334,7 @@ class SyncSentStream(Stream[object]):
                     break
                 if (plain := reading.read(event)) is not None:
                     yield plain
-        except (openai.APIConnectionError, UnicodeDecodeError) as error:
+        except (openai.APIConnectionError, httpx2.TransportError, UnicodeDecodeError) as error:
             lost = error
         if (last := reading.end(done=done, lost=lost)) is not None:
             yield last

@@ -99,12 +99,14 @@ async def test_a_stream_says_the_same_as_a_reply(chat):
 async def test_vllm_describes_and_ends_loops(client, chat):
     """It is asked to by the field that it describes, and says so; the ledger has what it drew."""
     assert client.model.repetition_detection == dict(LOOPS)
-    looping = ModelClient(chat(repetition_detection={"max_pattern_size": 16, "min_count": 4}))
-    sampling = Sampling(max_tokens=600, temperature=0.0, top_p=1.0, seed=1)
+    # One token is drawn over and over.
+    forced = {"logit_bias": {"260": 100}, "ignore_eos": True}
+    looping = ModelClient(chat(repetition_detection=dict(LOOPS), extra_body=forced))
+    sampling = Sampling(max_tokens=200, temperature=0.0, top_p=1.0, seed=1)
     spent = Spent()
-    reply = await looping.ask("Write only the word yes, again and again.", sampling, spent)
+    reply = await looping.ask(PROBLEM, sampling, spent)
     assert (reply.finish_reason, reply.truncated) == ("loop", True)
-    assert 0 < spent.usage[0].completion < 600
+    assert spent.usage[0].completion == LOOPS["min_count"]
     assert not spent.usage[0].estimated
 
 

@@ -286,12 +286,11 @@ def write_reply(rules: Rules, body: Json, draw: Random, limit: int | None) -> Re
         most = (limit or rules.completion_tokens) - len(thought)
         content, finish = (turn * (most // len(turn) + 1))[:most], "length"
         rule = body.get("repetition_detection") or {}
-        count_of_turns = int(rule.get("min_count") or 0)
-        if (
-            len(turn) <= int(rule.get("max_pattern_size") or 0)
-            and len(turn) * count_of_turns < most
-        ):
-            content, finish = turn * count_of_turns, "repetition"
+        # The shortest pattern of vLLM's that is a whole number of turns.
+        size = -(-int(rule.get("min_pattern_size") or 1) // len(turn)) * len(turn)
+        least = size * int(rule.get("min_count") or 0)
+        if size <= int(rule.get("max_pattern_size") or 0) and least < most:
+            content, finish = content[:least], "repetition"
     if limit is not None and len(thought) + len(content) > limit:
         finish, thought = "length", thought[:limit]
         content = content[: limit - len(thought)]

@@ -125,7 +125,7 @@ async def test_a_server_that_knows_loops_ends_them(mock):
     await model.aclose()
     assert mock.requests()[0]["body"]["repetition_detection"] == dict(LOOPS)
     assert (reply.truncated, reply.finish_reason) == (True, "loop")
-    assert spent.usage[0].completion == mock.stats()["completion_tokens"] == 6 * LOOPS["min_count"]
+    assert spent.usage[0].completion == mock.stats()["completion_tokens"] == 18 * LOOPS["min_count"]
 
 
 async def test_a_run_tells_loops_from_limits(mock, connect):

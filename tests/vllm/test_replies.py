@@ -102,11 +102,11 @@ async def test_vllm_describes_and_ends_loops(client, chat):
     # One token is drawn over and over.
     forced = {"logit_bias": {"260": 100}, "ignore_eos": True}
     looping = ModelClient(chat(repetition_detection=dict(LOOPS), extra_body=forced))
-    sampling = Sampling(max_tokens=200, temperature=0.0, top_p=1.0, seed=1)
+    sampling = Sampling(max_tokens=400, temperature=0.0, top_p=1.0, seed=1)
     spent = Spent()
     reply = await looping.ask(PROBLEM, sampling, spent)
     assert (reply.finish_reason, reply.truncated) == ("loop", True)
-    assert spent.usage[0].completion == LOOPS["min_count"]
+    assert spent.usage[0].completion == LOOPS["min_pattern_size"] * LOOPS["min_count"]
     assert not spent.usage[0].estimated
 
 

@@ -117,6 +117,7 @@ def test_ours_is_measured_from_end_to_end():
     found = json.loads(done.stdout)
     ours = found["results"]["ours"]
     assert ours["throughput"]["2"]["failed"] == 0
+    assert (found["registry"]["threads"], found["registry"]["left"]) == (1000, 0)
     assert 0 < ours["put_writes"]["p50"] <= ours["put_writes"]["p99"]
     assert set(found["delta"]) == {"1", "10", "100"}
     assert 0 < found["delta"]["100"]["ours"] < found["delta"]["100"]["walk"]

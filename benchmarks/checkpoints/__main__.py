@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.checkpoints as package
-from benchmarks.checkpoints import delta, single
+from benchmarks.checkpoints import delta, registry, single
 from benchmarks.checkpoints.report import table, targets, targets_table
 from benchmarks.checkpoints.runs import QUICK, Bench, Size
 from benchmarks.checkpoints.savers import SAVERS, installed, valkey
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {name: {"missing": why} for name, why in missing.items()}
     present = [name for name in asked.only if name not in missing]
     histories: dict[str, Any] = {}
-    interrupted = False
+    interrupted, expired = False, None
     try:
         for name in present:
             results[name] = _child(asked, [name])[name]
@@ -46,11 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results[name] |= figures
         if "ours" in whole:
             histories = _child(asked, ["ours"], "delta")
+            _say("expired threads and a long one …")
+            with (
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+                valkey(folder) as url,
+            ):
+                expired = asyncio.run(registry.measure(url, quick=asked.quick))
     except KeyboardInterrupt:
         interrupted = True
         _say("interrupted; the complete figures are shown")
     results = {name: found for name, found in results.items() if {"missing", "put"} & set(found)}
-    _show(asked, results, histories)
+    _show(asked, results, histories, expired)
     return INTERRUPTED if interrupted else 0
 
 
@@ -111,7 +117,12 @@ def _measure_here(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _show(asked: argparse.Namespace, results: dict[str, Any], histories: dict[str, Any]) -> None:
+def _show(
+    asked: argparse.Namespace,
+    results: dict[str, Any],
+    histories: dict[str, Any],
+    expired: dict[str, float] | None,
+) -> None:
     measured = [name for name in results if "missing" not in results[name]]
     compared = targets(results)
     about = {
@@ -125,7 +136,8 @@ def _show(asked: argparse.Namespace, results: dict[str, Any], histories: dict[st
             {"what": each.what, "limit": each.limit, "ratio": each.ratio, "met": each.met}
             for each in compared
         ]
-        written = {"about": about, "results": results, "targets": rows, "delta": histories}
+        written = {"about": about, "results": results, "targets": rows}
+        written |= {"delta": histories, "registry": expired}
         text = json.dumps(written, indent=1)
         if str(asked.json) == "-":
             sys.stdout.write(f"{text}\n")
@@ -135,6 +147,7 @@ def _show(asked: argparse.Namespace, results: dict[str, Any], histories: dict[st
     parts = [table(results, asked.concurrency)]
     parts += [targets_table(compared)] if compared else []
     parts += [delta.table(histories)] if histories else []
+    parts += [registry.table(expired)] if expired else []
     parts.append(
         f"Python {about['python']}, {about['platform']}; {versions or 'nothing measured'}."
     )

@@ -110,8 +110,8 @@ class Reader:
         if ns is not None and before is not None:
             high = b"(" + keys.join(keys.RECORD, ns, before)
         index = self.store.thread(thread_id).index
-        members: list[bytes] = await self.store.call("ZREVRANGEBYLEX", index, high, low)
-        places = [Place.of(thread_id, member) for member in members]
+        members = await self.store.members(index, low, high)
+        places = [Place.of(thread_id, member) for member in reversed(members)]
         if ns is None:
             # The index is in order within a namespace only.
             places.sort(key=lambda place: place.checkpoint_id, reverse=True)

@@ -96,6 +96,7 @@ class RedisSaver(RetentionMethods):
         await self._session.store.ping(self.options.open_for_s)
         for warning in (await self.health()).warnings:
             logger.warning(warning)
+        self._session.sweeper.nudge(at_once=True)
 
     async def aclose(self) -> None:
         """Close every connection."""

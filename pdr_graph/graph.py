@@ -163,6 +163,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         if not invocation.continues(input, keys, saved, run_id):
             call.opens = True
             call.abandoned = invocation.unfinished_rows(saved) or self.calls.owed(keys)
+            if saver is not None and saved is not None and call.abandoned:
+                await invocation.keep_unfinished(saver, saved)
             if nested:
                 keys[CONFIG_KEY_RESUMING] = False
             if isinstance(input, dict):

@@ -145,6 +145,18 @@ def unfinished_rows(saved: CheckpointTuple | None) -> list[LedgerRow]:
     return _rows(saved)
 
 
+async def keep_unfinished(saver: BaseCheckpointSaver[str], saved: CheckpointTuple) -> None:
+    """Store what the tasks of a stopped super-step have cost: new input discards their writes."""
+    known: list[LedgerRow] = saved.checkpoint["channel_values"].get("ledger", [])
+    rows = [
+        row
+        for task, channel, value in saved.pending_writes or []
+        if task != NULL_TASK_ID and channel == "ledger" and isinstance(value, list)
+        for row in value
+    ]
+    await _write(saver, saved, "ledger", [row for row in rows if row not in known])
+
+
 def _rows(saved: CheckpointTuple) -> list[LedgerRow]:
     rows: list[LedgerRow] = list(saved.checkpoint["channel_values"].get("ledger", []))
     for _, channel, value in saved.pending_writes or []:

@@ -21,6 +21,7 @@ from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.servers.data_dir import Announce
 from pdr_graph.servers.llama import embedded_model, gguf_file
+from pdr_graph.servers.record import Shelf
 from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.telemetry import exported, logged_to
@@ -136,9 +137,17 @@ async def _connected(
             max_in_flight=settings.max_in_flight,
             window=info.window,
             streamed=streamed,
+            priorities=takes_priorities(settings, base_url),
         )
     finally:
         await http.aclose()
+
+
+def takes_priorities(settings: Settings, base_url: str) -> bool:
+    """Tell whether an endpoint is told how far a run is: by the settings, else by what `up` did."""
+    if settings.priority is not None:
+        return settings.priority
+    return Shelf(settings.data_dir).takes_priorities(base_url)
 
 
 def only_model(info: EndpointInfo, base_url: str) -> str:

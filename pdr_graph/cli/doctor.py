@@ -21,7 +21,7 @@ from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import PDRConfig
-from pdr_graph.connect import only_model
+from pdr_graph.connect import only_model, takes_priorities
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
@@ -186,7 +186,13 @@ async def model_checks(settings: Settings) -> list[Check]:
         counter: TokenCounter = ServerCounter(http, url, name, key)
         if settings.tokenizer is not None:
             counter = FileCounter(settings.tokenizer)
-        return [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
+        return [
+            endpoint,
+            Check("model", name),
+            _window(info),
+            await _token_counts(counter),
+            Check("priorities", "sent" if takes_priorities(settings, url) else "not sent"),
+        ]
 
 
 def _embedded_model(settings: Settings) -> Iterator[Check]:

@@ -65,7 +65,10 @@ async def open_client(
 @asynccontextmanager
 async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[ModelClient]:
     if settings.base_url is not None:
-        async with _connected(settings, settings.base_url, settings.model) as client:
+        priorities = takes_priorities(settings, settings.base_url)
+        async with _connected(
+            settings, settings.base_url, settings.model, priorities=priorities
+        ) as client:
             yield client
         return
     model = None if settings.model == SMOLLM2.name else settings.model
@@ -116,7 +119,12 @@ def _model_folder(model: str | None) -> Path | None:
 
 @asynccontextmanager
 async def _connected(
-    settings: Settings, base_url: str, model: str | None, *, streamed: bool = False
+    settings: Settings,
+    base_url: str,
+    model: str | None,
+    *,
+    streamed: bool = False,
+    priorities: bool = False,
 ) -> AsyncIterator[ModelClient]:
     key = settings.api_key.get_secret_value()
     http = make_http_client()
@@ -137,7 +145,7 @@ async def _connected(
             max_in_flight=settings.max_in_flight,
             window=info.window,
             streamed=streamed,
-            priorities=takes_priorities(settings, base_url),
+            priorities=priorities,
         )
     finally:
         await http.aclose()

@@ -16,6 +16,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -111,18 +112,14 @@ class ServerRecord:
     @property
     def by_priority(self) -> bool:
         """Whether the server is vLLM that serves requests by their priority."""
-        if self.kind != "vllm":
-            return False
-        policy, flag = "", ""
-        for word in self.command:
-            name, _, value = word.partition("=")
-            if flag == "--scheduling-policy":
-                policy = word
-            # vLLM reads an underscore in a flag as a hyphen, and the last flag wins.
-            flag = name.replace("_", "-") if name.startswith("--") else ""
-            if flag == "--scheduling-policy" and value:
-                policy = value
-        return policy == "priority"
+        words = [part for word in self.command for part in word.split("=", 1)]
+        # vLLM reads an underscore in a flag as a hyphen, and the last flag wins.
+        policies = [
+            value
+            for name, value in pairwise(words)
+            if name.replace("_", "-") == "--scheduling-policy"
+        ]
+        return self.kind == "vllm" and policies[-1:] == ["priority"]
 
 
 class Shelf:

@@ -7,6 +7,10 @@ repeat draws its arrivals, problems and strategies from its seed and serves them
 priorities (vLLM then serves requests in the order of their arrival) and once with them. Both use
 the same server and begin with an empty prefix cache; which comes first alternates. What is compared
 is the time from the arrival of a run to its end.
+
+The clock of the arrivals is the number of calls that the server has finished. So the load is the
+same on any machine, and stays so when other work slows it. The time of a run is told by this clock
+as well as in seconds.
 """
 
 import argparse
@@ -18,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -30,22 +34,25 @@ from engine.environment import vllm_environment
 from engine.machine import describe_machine, vllm_version
 from engine.model_folder import smollm2_folder
 from engine.server import ON_CPU, VLLMServer
-from pdr_graph import ModelClient, PDRConfig, preset, solve
+from pdr_graph import ModelClient, Parts, PDRConfig, preset, solve
 from pdr_graph.connect import open_client
 from pdr_graph.errors import PDRError
 from pdr_graph.eval.stats import mean_by_problem
 from pdr_graph.settings import load_settings
+from pdr_graph.trace import TraceRecord
 
 AT_ONCE = 4
 """Requests that the server works on at the same time: the widest round, as `pdr-graph up` sizes a
 server for one run of a wide strategy."""
 LOAD = 1.5
-"""Runs that arrive in the time in which the server finishes one."""
+"""Runs that arrive in the time in which the server does the work of one."""
 TOKENS = 16
 """Most completion tokens of a call."""
 KINDS = {"pdr": 0.5, "sr": 0.25, "long_cot": 0.25}
 """Share of each strategy among the runs."""
 WIDTHS: dict[str, tuple[int, ...]] = {"pdr": (4, 2), "sr": (1, 1), "long_cot": ()}
+CALLS = {"pdr": 4 + 1 + 2 + 1 + 1, "sr": 3, "long_cot": 1}
+"""Calls of a run."""
 ARMS = ("without", "with")
 
 
@@ -54,7 +61,7 @@ class Arrival:
     """A run that is asked for."""
 
     at: float
-    """When, in mean times between two arrivals."""
+    """When, in finished calls."""
     kind: str
     problem: str
     config: PDRConfig
@@ -67,8 +74,36 @@ class Served:
     kind: str
     seconds: float
     """From its arrival."""
+    calls: int
+    """Calls of all runs that the server finished in this time."""
     tokens: int
     """Completion tokens of all its calls."""
+
+
+class WorkClock:
+    """Counts the calls that have been finished: the trace of all runs of a passage."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._skipped = 0.0
+        self._ticked = asyncio.Event()
+
+    async def record(self, call: TraceRecord) -> None:
+        """Count one call."""
+        self.calls += 1
+        self._ticked.set()
+
+    async def until(self, at: float, running: Sequence[asyncio.Task[Served]]) -> None:
+        """Wait for a time; it is skipped to if no run is left that could bring it."""
+        while self.calls + self._skipped < at:
+            left = [each for each in running if not each.done()]
+            if not left:
+                self._skipped = at - self.calls
+                return
+            self._ticked.clear()
+            ticked = asyncio.ensure_future(self._ticked.wait())
+            await asyncio.wait({ticked, *left}, return_when=asyncio.FIRST_COMPLETED)
+            ticked.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +114,9 @@ class Passage:
     seconds: float
     """From the first arrival to the last end."""
 
-    def percentile(self, percent: float) -> float:
-        """Return a percentile of the latency of all runs, in seconds."""
-        return float(np.percentile([each.seconds for each in self.served], percent))
+    def percentile(self, percent: float, unit: str = "seconds") -> float:
+        """Return a percentile of the latency of all runs, in seconds or calls."""
+        return float(np.percentile([getattr(each, unit) for each in self.served], percent))
 
     def mean(self, kind: str | None = None) -> float:
         """Return the mean latency of the runs of a strategy, or of all, in seconds."""
@@ -101,6 +136,7 @@ def arrivals(count: int, seed: int) -> list[Arrival]:
     kinds = [kind for kind, share in KINDS.items() for _ in range(round(share * count))]
     kinds = (kinds + ["pdr"] * count)[:count]
     rng.shuffle(kinds)
+    between = fmean(CALLS[kind] for kind in kinds) / LOAD
     at, found = 0.0, []
     for kind, problem in zip(kinds, problems, strict=True):
         config = preset(
@@ -108,32 +144,29 @@ def arrivals(count: int, seed: int) -> list[Arrival]:
             min_success=0.1, seed=rng.randrange(2**31),
         )  # fmt: skip
         found.append(Arrival(at, kind, problem.text, config))
-        at += rng.expovariate(1.0)
+        at += rng.expovariate(1.0 / between)
     return found
 
 
-async def serve(
-    server: VLLMServer, asked: Sequence[Arrival], *, between_s: float, priority: bool
-) -> Passage:
-    """Let the runs arrive, and return when each of them has ended."""
+async def serve(server: VLLMServer, asked: Sequence[Arrival], *, priority: bool) -> Passage:
+    """Let the runs arrive, and return how long each of them took."""
     server.forget_prefixes()
     settings = load_settings(base_url=server.base_url, priority=priority)
     async with open_client(settings) as client:
-        began = time.perf_counter()
-
-        async def run(each: Arrival) -> Served:
-            await asyncio.sleep(each.at * between_s)
-            start = time.perf_counter()
-            return await _served(each, client, start)
-
-        served = await asyncio.gather(*map(run, asked))
+        clock, began = WorkClock(), time.perf_counter()
+        running: list[asyncio.Task[Served]] = []
+        for each in asked:
+            await clock.until(each.at, running)
+            running.append(asyncio.create_task(_served(each, client, clock)))
+        served = await asyncio.gather(*running)
         return Passage(tuple(served), time.perf_counter() - began)
 
 
-async def _served(asked: Arrival, client: ModelClient, start: float) -> Served:
-    result = await solve(asked.problem, asked.config, model=client)
+async def _served(asked: Arrival, client: ModelClient, clock: WorkClock) -> Served:
+    start, calls = time.perf_counter(), clock.calls
+    result = await solve(asked.problem, asked.config, model=client, parts=Parts(trace=clock))
     tokens = sum(row["completion_tokens"] for row in result.ledger.rows)
-    return Served(asked.kind, time.perf_counter() - start, tokens)
+    return Served(asked.kind, time.perf_counter() - start, clock.calls - calls, tokens)
 
 
 def measure(repeats: int, runs: int, seed: int) -> dict[str, object]:
@@ -155,16 +188,13 @@ def measure(repeats: int, runs: int, seed: int) -> dict[str, object]:
         ) as server,
     ):
         say(f"vLLM is up after {server.started_in_s:.0f} s")
-        between_s = _pace(server, runs, seed)
         passages: list[dict[str, Passage]] = []
         for repeat in range(repeats):
             asked = arrivals(runs, seed * 1000 + repeat)
             order = ARMS if repeat % 2 == 0 else ARMS[::-1]
             found = {}
             for arm in order:
-                found[arm] = asyncio.run(
-                    serve(server, asked, between_s=between_s, priority=arm == "with")
-                )
+                found[arm] = asyncio.run(serve(server, asked, priority=arm == "with"))
             passages.append(found)
             say(
                 f"repeat {repeat + 1} of {repeats}: "
@@ -179,11 +209,10 @@ def measure(repeats: int, runs: int, seed: int) -> dict[str, object]:
         "machine": describe_machine(),
         "model": "SmolLM2-135M-Instruct, float32",
         "requests_at_once": AT_ONCE,
-        "seconds_between_arrivals": between_s,
         **compared(passages),
         "passages": [
             {
-                arm: [[each.kind, round(each.seconds, 3), each.tokens] for each in found.served]
+                arm: {"seconds": found.seconds, "served": [asdict(each) for each in found.served]}
                 for arm, found in both.items()
             }
             for both in passages
@@ -191,19 +220,11 @@ def measure(repeats: int, runs: int, seed: int) -> dict[str, object]:
     }
 
 
-def _pace(server: VLLMServer, runs: int, seed: int) -> float:
-    """Return the mean time between arrivals that loads the server as `LOAD` says, in seconds."""
-    asked = arrivals(runs, seed * 1000 - 1)
-    say("all runs at once, to see how many this machine finishes in a second")
-    at_once = asyncio.run(serve(server, asked, between_s=0.0, priority=False))
-    between_s = at_once.seconds / runs / LOAD
-    say(f"{at_once.seconds:.0f} s for {runs} runs: one will arrive every {between_s:.2f} s")
-    return between_s
-
-
 MEASURES: dict[str, Callable[[Passage], float]] = {
     "p50 of a run, s": lambda each: each.percentile(50),
     "p95 of a run, s": lambda each: each.percentile(95),
+    "p50 of a run, calls": lambda each: each.percentile(50, "calls"),
+    "p95 of a run, calls": lambda each: each.percentile(95, "calls"),
     "mean of a run, s": lambda each: each.mean(),
     "mean of pdr, s": lambda each: each.mean("pdr"),
     "mean of sr, s": lambda each: each.mean("sr"),

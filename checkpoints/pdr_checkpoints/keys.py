@@ -62,6 +62,11 @@ def split(name: bytes) -> list[str]:
     return [_unescape(part) for part in name.split(b"\0")[1:]]
 
 
+def name_at(field: bytes, position: int) -> str:
+    """Return one of the names that `join` joined."""
+    return _unescape(field.split(b"\0", position + 2)[position + 1])
+
+
 def below(kind: bytes, *names: str) -> tuple[bytes, bytes]:
     """Return the bounds, for `ZRANGEBYLEX`, of the members that begin with these names."""
     stem = join(kind, *names)
@@ -81,4 +86,6 @@ def _escape(text: str) -> bytes:
 
 
 def _unescape(raw: bytes) -> str:
-    return decode(_ESCAPED.sub(lambda found: b"\1" if found[1] == b"\1" else b"\0", raw))
+    if b"\1" in raw:
+        raw = _ESCAPED.sub(lambda found: b"\1" if found[1] == b"\1" else b"\0", raw)
+    return decode(raw)

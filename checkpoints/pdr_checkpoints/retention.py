@@ -13,6 +13,7 @@ from typing import Final
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
+from pdr_checkpoints.delta import delta_ancestors
 from pdr_checkpoints.errors import StoreConfigError
 from pdr_checkpoints.records import (
     CheckpointRecord,
@@ -28,8 +29,6 @@ from pdr_checkpoints.threads import ThreadMethods
 from pdr_checkpoints.writer import registration
 
 STRATEGIES: Final = ("keep_latest", "inspection", "delete")
-DELTA_COUNTERS: Final = "counters_since_delta_snapshot"
-"""Metadata key of checkpoints whose delta channels are rebuilt from the writes of ancestors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,10 @@ class RetentionMethods(ThreadMethods):
                 await self._prune(thread_id, rule)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Remove what the given runs stored, in whatever thread."""
+        """Remove what the given runs stored, in whatever thread.
+
+        What rebuilds a delta channel of a later run stays, or its value would change.
+        """
         ranges = [keys.below(keys.RUN, run_id) for run_id in run_ids]
         if not ranges:
             return
@@ -86,7 +88,8 @@ class RetentionMethods(ThreadMethods):
             )
             names = [keys.split(member)[1:] for members in found for member in members]
             if names:
-                await self._prune(thread_id, _all_but({Place(thread_id, *name) for name in names}))
+                removed = {Place(thread_id, *name) for name in names}
+                await self._prune(thread_id, _all_but(removed, self.serde))
 
     async def _prune(self, thread_id: str, rule: Rule) -> None:
         """Remove from a thread all that a rule does not keep."""
@@ -162,18 +165,19 @@ def _rule(strategy: str, keep: int, serde: SerializerProtocol) -> Rule:
 
     def rule(snapshot: Snapshot) -> Kept:
         latest = _latest(snapshot, keep)
-        with_ancestors = latest | _delta_ancestors(latest, snapshot, serde)
+        with_ancestors = latest | delta_ancestors(latest, snapshot, serde)
         if strategy == "keep_latest":
             return Kept(with_ancestors, with_ancestors)
         everything = frozenset(snapshot)
-        return Kept(everything, with_ancestors | _delta_ancestors(everything, snapshot, serde))
+        return Kept(everything, with_ancestors | delta_ancestors(everything, snapshot, serde))
 
     return rule
 
 
-def _all_but(removed: Set[Place]) -> Rule:
+def _all_but(removed: Set[Place], serde: SerializerProtocol) -> Rule:
     def rule(snapshot: Snapshot) -> Kept:
         left = frozenset(snapshot) - removed
+        left |= delta_ancestors(left, snapshot, serde)
         return Kept(left, left)
 
     return rule
@@ -184,29 +188,6 @@ def _latest(snapshot: Snapshot, keep: int) -> frozenset[Place]:
     for place in sorted(snapshot, key=lambda place: place.checkpoint_id, reverse=True):
         by_namespace.setdefault(place.ns, []).append(place)
     return frozenset(place for places in by_namespace.values() for place in places[:keep])
-
-
-def _delta_ancestors(
-    places: frozenset[Place], snapshot: Snapshot, serde: SerializerProtocol
-) -> frozenset[Place]:
-    """Find the ancestors from which delta channels are rebuilt.
-
-    A delta channel stores its value now and then. In between, its value is the last stored one plus
-    the writes of every checkpoint since. Removing one of those would empty it without an error.
-    """
-    needed: set[Place] = set()
-    for place in places:
-        metadata = load(snapshot[place].metadata, serde, f"metadata of {place.described}")
-        missing = set(metadata.get(DELTA_COUNTERS) or ()) - set(snapshot[place].channels)
-        parent_id = snapshot[place].parent_id
-        while missing and parent_id is not None:
-            ancestor = Place(place.thread_id, place.ns, parent_id)
-            if ancestor not in snapshot:
-                break
-            needed.add(ancestor)
-            missing -= set(snapshot[ancestor].channels)
-            parent_id = snapshot[ancestor].parent_id
-    return frozenset(needed)
 
 
 def _members_that_stay(

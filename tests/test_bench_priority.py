@@ -1,12 +1,22 @@
 """The load and the figures of `make bench-priority`."""
 
+import asyncio
 from collections import Counter
 from itertools import pairwise
 from statistics import fmean
 
 import pytest
 
-from benchmarks.priority import ARMS, KINDS, Passage, Served, arrivals, compared, table
+from benchmarks.priority import (
+    ARMS,
+    KINDS,
+    Passage,
+    Served,
+    WorkClock,
+    arrivals,
+    compared,
+    table,
+)
 
 RUNS = 16
 
@@ -34,6 +44,27 @@ def test_arrivals_load_the_server_as_they_should():
     gaps = [late.at - early.at for early, late in pairwise(found)]
     assert fmean(gaps) == pytest.approx(5.5 / 1.5, rel=0.1)
     assert min(gaps) > 0.0
+
+
+async def test_the_clock_of_arrivals_is_the_work_that_is_done():
+    """It waits for calls while a run can make them, and skips the time in which none does."""
+    clock = WorkClock()
+
+    async def three_calls() -> Served:
+        for _ in range(3):
+            await asyncio.sleep(0)
+            await clock.record({})
+        return Served("pdr", 1.0, 3, 3)
+
+    running = [asyncio.create_task(three_calls())]
+    await clock.until(2, running)
+    assert clock.calls == 2
+    await clock.until(7.5, running)
+    assert running[0].done()
+    await clock.until(7.5, running)
+    running.append(asyncio.create_task(three_calls()))
+    await clock.until(9.5, running)
+    assert clock.calls == 5
 
 
 def test_a_ratio_is_that_of_the_repeats():

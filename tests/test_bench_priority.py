@@ -51,9 +51,10 @@ async def test_the_clock_of_arrivals_is_the_work_that_is_done():
     clock = WorkClock()
 
     async def three_calls() -> Served:
-        for _ in range(3):
+        for turn in range(1, 61):  # a call takes twenty turns of the loop
             await asyncio.sleep(0)
-            await clock.record({})
+            if turn % 20 == 0:
+                await clock.record({})
         return Served("pdr", 1.0, 3, 3)
 
     running = [asyncio.create_task(three_calls())]

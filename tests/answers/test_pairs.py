@@ -1,9 +1,29 @@
 """Every pair of `pairs.py` gets the verdict that graders would give, however it is asked."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pdr_graph.answers import Checker
 from tests.answers.pairs import PAIRS, SOLUTIONS, AnswerPair, SolutionPair
+
+PAGE = Path(__file__).parents[2] / "docs/explanation/answers.md"
+DECISION = re.compile(r"\| ([a-z ]+) \| `([^`]+)` \| `([^`]+)` \| (correct|wrong) \| (.+) \|")
+
+
+def _decisions() -> list[AnswerPair]:
+    """Read the table of the page; the gold decides in it."""
+    text = PAGE.read_text(encoding="utf-8")
+    table = text.partition("| kind | gold | answer | verdict | rule |\n|---|---|---|---|---|\n")[2]
+    lines = table.partition("\n\n")[0].splitlines()
+    rows = [DECISION.fullmatch(line) for line in lines]
+    assert all(rows), [line for line, row in zip(lines, rows, strict=True) if row is None]
+    return [
+        AnswerPair(row[1], row[2], row[3], row[4] == "correct", row[5], by_gold=True)
+        for row in rows
+        if row
+    ]
 
 
 def _formula(answer: str) -> str:
@@ -11,7 +31,9 @@ def _formula(answer: str) -> str:
     return f"${answer}$" if "\\" in answer and "\\$" not in answer else answer
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.gold} | {pair.answer}")
+@pytest.mark.parametrize(
+    "pair", [*PAIRS, *_decisions()], ids=lambda pair: f"{pair.gold} | {pair.answer}"
+)
 async def test_pair(checker: Checker, pair: AnswerPair) -> None:
     """A box, an answer line and a bare text get the same verdict; `same` is symmetric."""
     gold, answer = pair.gold, pair.answer

@@ -42,6 +42,7 @@ _FOREIGN = re.compile(
     r"\\(?:int|iint|oint|sum|prod|lim|begin|partial|nabla|det|limsup|liminf)(?![A-Za-z])|\\\\"
     r"|\\d?frac\s*\{\s*(?:\\mathrm\{d\}|d)\s*[\w^{}]*\}\s*\{\s*d"
 )
+_BROKEN = re.compile(r"(?<!\$)\$[ \t]*\n[^$]*\n[ \t]*\$(?!\$)|\\\([ \t]*\n[^\\]*\n[ \t]*\\\)")
 # In characters: a whole text, in which math-verify finds the expression.
 _LONGEST_TEXT = 50_000
 _CACHE_SIZE = 20_000
@@ -138,6 +139,15 @@ def _boxed(text: str) -> str:
     return text if _HAS_MATH.search(text) else f"\\boxed{{{text}}}"
 
 
+def _stated(text: str) -> str:
+    """Return the answer that a text states; the text itself if it is an answer alone."""
+    return final_answer(text) or text
+
+
+def _num_boxes(text: str) -> int:
+    return text.count("\\boxed")
+
+
 class Checker:
     """Checks answers against gold answers and against one another, and remembers the verdicts."""
 
@@ -194,24 +204,29 @@ class Checker:
         return judged
 
     async def _decide(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
-        gold, answer = read(pair.gold), read(pair.answer)
-        if isinstance(gold, UnreadableAnswer) and (stated := answer_in_text(pair.gold)):
-            gold = read(stated)
+        if pair.in_text and _BROKEN.search(pair.answer):
+            return _Judgement(CheckVerdict.UNPARSEABLE, "a formula within a line spans lines")
+        gold, answer = read(_stated(pair.gold)), read(pair.answer)
         whole = True
-        if pair.in_text and isinstance(answer, UnreadableAnswer):
+        if pair.in_text:
             # A part of the text may show that it is right; only the whole can be wrong.
-            if found := answer_in_text(pair.answer):
-                whole = final_answer(pair.answer) is not None
-                if exact.equal(pair.gold, found):
+            stated = _stated(pair.answer)
+            whole = max(map(_num_boxes, (pair.gold, pair.answer))) < 2
+            if isinstance(answer, UnreadableAnswer) and not answer.is_other and stated == pair.answer:
+                stated, whole = answer_in_text(pair.answer) or stated, False
+            if stated != pair.answer:
+                if exact.equal(_stated(pair.gold), stated):
                     return _judgement(True)
-                answer = read(found)
+                answer = read(stated)
         if not isinstance(gold, UnreadableAnswer) and not isinstance(answer, UnreadableAnswer):
             judged = await self._compare(gold, answer, pair, watch)
             if judged is not None and (whole or judged.verdict is not CheckVerdict.WRONG):
                 return judged
-        elif not pair.in_text:
+        else:
             for text, value in ((pair.gold, gold), (pair.answer, answer)):
-                if isinstance(value, UnreadableAnswer) and not _FOREIGN.search(text):
+                if isinstance(value, UnreadableAnswer) and (
+                    value.is_other or not (pair.in_text or _FOREIGN.search(text))
+                ):
                     return _Judgement(CheckVerdict.UNPARSEABLE, value.reason)
         return await self._ask(pair, watch)
 

@@ -356,8 +356,14 @@ class Comparison:
 
     def digits(self, gold: Numeral, answer: Quantity) -> bool:
         """Compare a numeral with digits whose base was left off."""
+        if gold.base == 10:
+            return self.quantities(Quantity(gold.tree), answer)
         value = rational_value(answer.tree)
         return answer.unit is None and value is not None and gold.digits == str(value)
+
+    def with_base_ten(self, gold: Quantity, answer: Numeral) -> bool:
+        """Compare a number, whose base is ten, with a numeral."""
+        return answer.base == 10 and self.quantities(gold, Quantity(answer.tree))
 
     def ratios(self, gold: RatioAnswer, answer: RatioAnswer) -> bool:
         """Compare the quotients of the terms."""
@@ -596,6 +602,7 @@ _RULES: list[tuple[tuple[type, type], Callable[..., bool]]] = [
     ((Quantity, Quantity), Comparison.quantities),
     ((Numeral, Numeral), Comparison.numerals),
     ((Numeral, Quantity), Comparison.digits),
+    ((Quantity, Numeral), Comparison.with_base_ten),
     ((RatioAnswer, RatioAnswer), Comparison.ratios),
     ((RatioAnswer, Quantity), Comparison.ratio_value),
     ((Quantity, RatioAnswer), _flipped(Comparison.ratio_value)),

@@ -34,6 +34,10 @@ class UnreadableError(ValueError):
     """The text is no mathematics that is understood; the message says why."""
 
 
+class OtherMeaningError(UnreadableError):
+    """The text is understood so far that it says something else than its number."""
+
+
 class Token(NamedTuple):
     """A piece of an answer."""
 
@@ -46,7 +50,7 @@ class Token(NamedTuple):
 
 # 1.5e3 and 1e-5 are powers of ten; 2e-5 is 2e less 5.
 _NUMBER = (
-    r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?"
+    r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,])(?:\.\d+)?"
     r"|(?:\d*\.\d+[eE][-+]?\d+|1[eE]-\d+|\d+[eE](?:\d+|[-+]\d\d+))(?![\w.])"
     r"|\d+\.?\d*|\.\d+"
 )
@@ -103,6 +107,7 @@ _NAMES_IN_RUN = re.compile(
     "|".join(sorted([*_FUNCTIONS, "pi", "infinity", *(g for g in _GREEK if len(g) > 3)], key=len, reverse=True))
     + "|[A-Za-z]"
 )
+_PROSE = frozenset("not the and or for all are was but has its than it no if we you per yes".split())
 _MOST_LETTERS = 4
 """Variables side by side without a space; longer runs are words."""
 _APPLIED = frozenset("fgFG")
@@ -516,6 +521,8 @@ class _Parser:
     def _run(self, text: str) -> Tree:
         """Read letters side by side: names, or a function and its argument."""
         names = _NAMES_IN_RUN.findall(text)
+        if text.lower() in _PROSE:
+            raise UnreadableError(f"the word {text!r} is no mathematics")
         if sum(len(name) == 1 for name in names) > _MOST_LETTERS:
             raise UnreadableError(f"the word {text!r} is no mathematics")
         trees: list[Tree] = []

@@ -177,7 +177,7 @@ def _known(text: str) -> Unit | None:
 
 def _noun(text: str) -> Unit | None:
     words = re.sub(r"\s+", " ", text).strip().lower()
-    if not re.fullmatch(r"[^\W\d_]{2,}(?:[ '/-][^\W\d_]+){0,5}", words):
+    if not re.fullmatch(r"[^\W\d_]{2,}(?:[ '/-][^\W\d_]{2,}){0,5}", words):
         return None
     head = words.split(" of ")[0]
     return Unit(frozenset([(head.removesuffix("s"), 1)]))

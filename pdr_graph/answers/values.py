@@ -17,6 +17,7 @@ from pdr_graph.answers.expression import (
     CLOSING,
     LONGEST_EXPRESSION,
     OPENING,
+    OtherMeaningError,
     Token,
     Tree,
     UnreadableError,
@@ -36,6 +37,8 @@ class UnreadableAnswer:
     """An answer that is not understood."""
 
     reason: str
+    is_other: bool = False
+    """Whether it surely is no number alone: 6 or more, 9 factorial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +225,7 @@ def read(text: str) -> Value | UnreadableAnswer:
     try:
         return _answer(_undelimited(text))
     except UnreadableError as error:
-        return UnreadableAnswer(str(error))
+        return UnreadableAnswer(str(error), isinstance(error, OtherMeaningError))
 
 
 def _undelimited(text: str) -> str:
@@ -284,7 +287,7 @@ def _numeral(plain: str) -> Value | None:
     number = _BASE_WORDS.get(base.lower()) or (int(base) if base.isdigit() else 0)
     tree = numeral(found[2], str(number))
     tree = ("neg", tree) if found[1] else tree
-    return Quantity(tree) if number == 10 else Numeral(found[1] + found[2].lstrip("0"), number, tree)
+    return Numeral(found[1] + found[2].lstrip("0"), number, tree)
 
 
 def _time_or_date(plain: str) -> Value | None:
@@ -329,7 +332,7 @@ def _qualified(parts: list[Token]) -> list[Token]:
     depth = 0
     for place, part in enumerate(parts):
         depth += _depth(part)
-        if place == 0 or depth:
+        if depth or all(each.kind in ("words", "letters") and len(each.text) > 1 for each in parts[:place]):
             continue
         rest = _text_of(parts[place:])
         if part.kind in ("words", "letters") and (_TAIL.match(rest) or part.text == r"\forall"):
@@ -418,6 +421,9 @@ def _joint(part: Token) -> str | None:
 
 
 def _list(parts: list[Token]) -> Value:
+    groups, _ = _split(parts, lambda part: ";" if part.text == ";" else None)
+    if len(groups) > 1 and all(groups) and any(part.text == "," for part in parts):
+        return _combined(_shared_name([_list(group) for group in groups]), set())
     pieces, joints = _split(parts, _joint)
     # ", and" is one joint.
     kept = [(piece, joint) for piece, joint in zip(pieces, ["", *joints], strict=True) if piece]
@@ -433,9 +439,19 @@ def _list(parts: list[Token]) -> Value:
 def _shared_name(items: list[Value]) -> list[Value]:
     """Give the name of x = 1, 2 to all items."""
     first = items[0]
+    if isinstance(first, Assignments) and len(items) > 1:
+        return [first, *(_named_series(first, each) or each for each in items[1:])]
     if isinstance(first, NamedAnswer) and not any(isinstance(each, NamedAnswer) for each in items[1:]):
         return [first, *(replace(first, value=each) for each in items[1:])]
     return items
+
+
+def _named_series(names: Assignments, value: Value) -> Assignments | None:
+    """Give the names of (x,y)=(5,8) to the point (8,5)."""
+    if not isinstance(value, Series) or len(value.items) != len(names.items):
+        return None
+    pairs = zip(names.items, value.items, strict=True)
+    return Assignments(tuple(NamedAnswer(each.name, item) for each, item in pairs))
 
 
 def _combined(items: list[Value], joints: set[str]) -> Value:
@@ -486,10 +502,17 @@ def _item(parts: list[Token]) -> Value:
     if signs[-1] == "in":
         return _membership(pieces, signs)
     if all(sign == "=" for sign in signs):
-        return _equation(pieces)
+        return _equation(_without_rounding(parts, pieces))
     if "in" in signs:
         raise UnreadableError("the relation is not understood")
     return _inequality([_formula(piece) for piece in pieces], signs)
+
+
+def _without_rounding(parts: list[Token], pieces: list[list[Token]]) -> list[list[Token]]:
+    r"""Leave out what x = \frac13 \approx 0.33 says last."""
+    kinds = [part.text for part in parts if part.text in _SIGNS and part.kind != "words"]
+    first = next((n for n, kind in enumerate(kinds) if kind == r"\approx" and n), len(kinds))
+    return pieces[: first + 1]
 
 
 def _membership(pieces: list[list[Token]], signs: list[str]) -> Value:
@@ -714,7 +737,7 @@ _SYMBOL_UNITS = {r"\$": "$", "€": "€", "£": "£", "¥": "¥", "₹": "₹",
 # Letters beside a number that cannot be a product of variables.
 _GLUED = frozenset(["cm", "km", "kg", "mm", "mph"])
 _NO_NOUN = re.compile(
-    r"(?i)\b(?:squared|cubed|factorial|times|plus|minus|over|divided|more|less|least|most|fewer|or|and|not"
+    r"(?i)\b(?:percent|squared|cubed|factorial|times|plus|minus|over|divided|more|less|least|most|fewer|or|and|not"
     r"|if|is|are|unless|except|to|than|base|mod|modulo|hundredths?|thousandths?|millionths?|billionths?"
     r"|tenths?|halves|half|thirds?|quarters?|fourths?|fifths?|remainder|r|from|between|solutions?"
     rf"|{'|'.join(_MONTHS)})\b"
@@ -845,7 +868,7 @@ def _measured(tree: Tree, parts: list[Token]) -> tuple[Tree, Unit | None]:
     if not text:
         return tree, None
     if _NO_NOUN.search(text):
-        raise UnreadableError(f"{text!r} is no unit")
+        raise OtherMeaningError(f"{text!r} is no unit")
     if degrees or re.match(r"(?i)(?:degrees?|°) ?(?:celsius|fahrenheit|[CF]\b)", text):
         text = "°" + ("C" if re.search(r"(?i)c(?:elsius)?$", text) else "F" if re.search(r"(?i)f(?:ahrenheit)?$", text) else text)
     unit = quantity.unit(text)

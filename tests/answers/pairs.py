@@ -660,6 +660,10 @@ _LANGUAGES = _solutions(
         ("6", "정답: 6", "Korean"),
         (r"\frac{1}{2}", "答案：$\\frac{1}{2}$", "a fraction"),
         ("6", "**答案：** 6", "Markdown"),
+        ("6", "答案：６", "a wide figure"),
+        ("6", "答案：x＝6", "a name, and a wide sign"),
+        ("6", "答案：6 元", "a currency"),
+        ("6.5", "Antwort: 6,5", "a decimal comma"),
     ],
     wrong=[
         ("6", "答案：7", "another number"),
@@ -677,6 +681,9 @@ _LANGUAGES = _solutions(
         ("6", "정답: 8", "another number"),
         ("6", "设 x = 6", "no answer is stated"),
         ("6", "答案：", "the answer is cut off"),
+        ("65", "Antwort: 6,5", "a decimal comma"),
+        ("6.5", "Antwort: 6, 5", "two numbers"),
+        ("6", "答案：6 或者 7", "two numbers"),
     ],
 )
 

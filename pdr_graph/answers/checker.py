@@ -206,18 +206,15 @@ class Checker:
     async def _decide(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         if pair.in_text and _BROKEN.search(pair.answer):
             return _Judgement(CheckVerdict.UNPARSEABLE, "a formula within a line spans lines")
-        gold, answer = read(_stated(pair.gold)), read(pair.answer)
-        whole = True
-        if pair.in_text:
+        stated = _stated(pair.answer) if pair.in_text else pair.answer
+        gold, answer = read(_stated(pair.gold)), read(stated)
+        whole = not pair.in_text or max(map(_num_boxes, (pair.gold, pair.answer))) < 2
+        if pair.in_text and isinstance(answer, UnreadableAnswer) and not answer.is_other:
             # A part of the text may show that it is right; only the whole can be wrong.
-            stated = _stated(pair.answer)
-            whole = max(map(_num_boxes, (pair.gold, pair.answer))) < 2
-            if isinstance(answer, UnreadableAnswer) and not answer.is_other and stated == pair.answer:
-                stated, whole = answer_in_text(pair.answer) or stated, False
-            if stated != pair.answer:
-                if exact.equal(_stated(pair.gold), stated):
-                    return _judgement(True)
-                answer = read(stated)
+            stated, whole = answer_in_text(pair.answer) or stated, False
+            answer = read(stated)
+        if stated != pair.answer and exact.equal(_stated(pair.gold), stated):
+            return _judgement(True)
         if not isinstance(gold, UnreadableAnswer) and not isinstance(answer, UnreadableAnswer):
             judged = await self._compare(gold, answer, pair, watch)
             if judged is not None and (whole or judged.verdict is not CheckVerdict.WRONG):

@@ -43,7 +43,7 @@ _FEWEST_POINTS = 2
 # In bits: a larger rational is left to the worker.
 _LARGEST = 8192
 _DIGITS = Context(prec=45, Emax=MAX_EMAX, Emin=MIN_EMIN)
-_EXACT = Decimal("1e-25")
+_EXACT = Decimal("1e-37")
 # As in `exact.py`: one part in a million, and half of the sixth decimal of a rational number.
 _DECIMAL = Decimal("1.001e-6")
 _RADIAN = Unit(frozenset([("radian", 1)]))
@@ -111,7 +111,11 @@ def _applied(name: str, arguments: list[Fraction]) -> Fraction:
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if exponent.denominator != 1:
-        return _root(base**exponent.numerator, Fraction(exponent.denominator)) if abs(exponent.numerator) < 64 else _never()
+        return (
+            _root(base**exponent.numerator, Fraction(exponent.denominator))
+            if abs(exponent.numerator) < 64
+            else _never()
+        )
     size = max(base.numerator.bit_length(), base.denominator.bit_length())
     if abs(exponent) * size > _LARGEST and abs(base) != 1 and base != 0:
         raise _IrrationalError
@@ -140,7 +144,10 @@ def _root(value: Fraction, index: Fraction) -> Fraction:
         near = round(part ** (1 / degree)) if part.bit_length() < 1000 else -1
         if degree == 2:
             near = math.isqrt(part)
-        found = next((each for each in (near - 1, near, near + 1) if each >= 0 and each**degree == part), None)
+        found = next(
+            (each for each in (near - 1, near, near + 1) if each >= 0 and each**degree == part),
+            None,
+        )
         if found is None:
             raise _IrrationalError
         parts.append(found)
@@ -198,7 +205,9 @@ def rational_value(tree: Tree) -> Fraction | None:
 
 def has_decimal(tree: Tree) -> bool:
     """Tell whether a number is written as a decimal, so that it may be rounded."""
-    return tree[0] == "dec" or any(has_decimal(each) for each in tree[1:] if isinstance(each, tuple))
+    return tree[0] == "dec" or any(
+        has_decimal(each) for each in tree[1:] if isinstance(each, tuple)
+    )
 
 
 @dataclass(slots=True)
@@ -250,7 +259,8 @@ class Comparison:
         if has_log(left) or has_log(right):
             # A logarithm without a base is the natural or the decimal one.
             return any(
-                self._same(with_base(left, base), with_base(right, base)) for base in (None, integer(10))
+                self._same(with_base(left, base), with_base(right, base))
+                for base in (None, integer(10))
             )
         return self._same(left, right)
 
@@ -267,15 +277,20 @@ class Comparison:
         count = max(len(lefts), len(rights))
         lefts, rights = (each * count if len(each) < count else each for each in (lefts, rights))
         both = [
-            (a, b)
-            for a, b in zip(lefts, rights, strict=True)
-            if a is not None and b is not None and is_real(a) == is_real(b)
+            (a, b) for a, b in zip(lefts, rights, strict=True) if a is not None and b is not None
         ]
-        if len(both) < min(count, _FEWEST_POINTS):
-            if count == 1 and lefts[0] is not None and rights[0] is not None:
-                return [(lefts[0], rights[0])]
-            raise UndecidedError("the formulas have no values at the same points")
-        return both
+        # Roots and logarithms are compared where both are real, if they are anywhere.
+        real = [(a, b) for a, b in both if is_real(a) and is_real(b)]
+        alike = (
+            real
+            if len(real) >= _FEWEST_POINTS
+            else [(a, b) for a, b in both if is_real(a) == is_real(b)]
+        )
+        if len(alike) >= min(count, _FEWEST_POINTS):
+            return alike
+        if count == 1 and both:
+            return both
+        raise UndecidedError("the formulas have no values at the same points")
 
     def proportional(self, left: Tree, right: Tree, *, positive: bool = False) -> bool:
         """Tell whether two formulas differ by a constant factor only."""
@@ -303,7 +318,12 @@ class Comparison:
         if lefts is None or rights is None:
             return False
         a, b = lefts[0], rights[0]
-        if a is None or b is None or len(lefts) + len(rights) > 2 or not (is_real(a) and is_real(b)):
+        if (
+            a is None
+            or b is None
+            or len(lefts) + len(rights) > 2
+            or not (is_real(a) and is_real(b))
+        ):
             raise UndecidedError("the ends of an interval are no real numbers")
         if isinstance(a, Fraction) and isinstance(b, Fraction):
             return a < b
@@ -331,7 +351,12 @@ class Comparison:
         assert mine is not None
         assert other is not None
         if {mine, other} == {DEGREE, _RADIAN}:
-            return self.same(*(("deg", each.tree) if each.unit == DEGREE else each.tree for each in (gold, answer)))
+            return self.same(
+                *(
+                    ("deg", each.tree) if each.unit == DEGREE else each.tree
+                    for each in (gold, answer)
+                )
+            )
         if mine.dimensions != other.dimensions:
             return False
         return self.same(("mul", gold.tree, rational_tree(mine.size / other.size)), answer.tree)
@@ -342,7 +367,9 @@ class Comparison:
         if self.same(("percent", marked.tree), bare.tree):
             return True
         value = rational_value(bare.tree)
-        return self.same(marked.tree, bare.tree) and (value is None or abs(value) >= 1 or value == 0)
+        return self.same(marked.tree, bare.tree) and (
+            value is None or abs(value) >= 1 or value == 0
+        )
 
     def _degrees(self, gold: Quantity, answer: Quantity) -> bool:
         marked, bare = (gold, answer) if gold.unit == DEGREE else (answer, gold)
@@ -377,7 +404,11 @@ class Comparison:
 
     def ratio_value(self, gold: RatioAnswer, answer: Quantity) -> bool:
         """Compare 3:4 with 3/4."""
-        return len(gold.terms) == 2 and answer.unit is None and self.same(("div", *gold.terms), answer.tree)
+        return (
+            len(gold.terms) == 2
+            and answer.unit is None
+            and self.same(("div", *gold.terms), answer.tree)
+        )
 
     def times(self, gold: ClockTime, answer: ClockTime) -> bool:
         """Compare times of day."""
@@ -413,7 +444,8 @@ class Comparison:
                 return False
             raise UndecidedError("the inequalities are not solved")
         if (not answer.variable or not gold.variable) and any(
-            each.variable and each.variable[0] in ("pow", "mul", "div", "add", "root") for each in (gold, answer)
+            each.variable and each.variable[0] in ("pow", "mul", "div", "add", "root")
+            for each in (gold, answer)
         ):
             raise UndecidedError("the inequality is not solved")
         ends = self._sorted([*_ends(gold.form), *_ends(answer.form)])
@@ -429,7 +461,9 @@ class Comparison:
         found: list[Tree] = []
         for end in ends:
             if not any(self.same(end, each) for each in found):
-                place = next((n for n, each in enumerate(found) if self.less(end, each)), len(found))
+                place = next(
+                    (n for n, each in enumerate(found) if self.less(end, each)), len(found)
+                )
                 found.insert(place, end)
         return found
 
@@ -447,33 +481,38 @@ class Comparison:
         return self._in_any_order(gold.items, answer.items)
 
     def _in_order(self, golds: Sequence[Value], answers: Sequence[Value]) -> bool:
-        return len(golds) == len(answers) and all(map(self.equal, golds, answers))
+        return len(golds) == len(answers) and all(map(self._items, golds, answers))
 
     def _in_any_order(self, golds: Sequence[Value], answers: Sequence[Value]) -> bool:
         if len(golds) != len(answers):
             return False
         left = list(answers)
         for gold in golds:
-            place = next((n for n, each in enumerate(left) if self.equal(gold, each)), None)
+            place = next((n for n, each in enumerate(left) if self._items(gold, each)), None)
             if place is None:
                 return False
             del left[place]
         return True
 
     def _as_set(self, golds: Sequence[Value], answers: Sequence[Value]) -> bool:
-        return all(any(self.equal(gold, each) for each in answers) for gold in golds) and all(
-            any(self.equal(gold, each) for gold in golds) for each in answers
+        return all(any(self._items(gold, each) for each in answers) for gold in golds) and all(
+            any(self._items(gold, each) for gold in golds) for each in answers
         )
+
+    def _items(self, gold: Value, answer: Value) -> bool:
+        """Compare items of lists, where {2} is not 2."""
+        kinds = [isinstance(each, Series | RealSet | Assignments) for each in (gold, answer)]
+        return kinds[0] == kinds[1] and self.equal(gold, answer)
 
     def one_of_series(self, gold: Series, answer: Value) -> bool:
         """Compare {5} with 5, and 1,5 with 1.5."""
         if len(gold.items) == 1:
             return self.equal(gold.items[0], answer)
         return (
-            isinstance(answer, Quantity)
+            gold.decimal is not None
+            and isinstance(answer, Quantity)
             and has_decimal(answer.tree)
-            and (comma := _decimal_comma(gold)) is not None
-            and self.same(comma, answer.tree)
+            and self.same(gold.decimal, answer.tree)
         )
 
     def assignments(self, gold: Assignments, answer: Assignments) -> bool:
@@ -516,7 +555,11 @@ class Comparison:
 
     def value_named(self, gold: Value, answer: NamedAnswer) -> bool:
         """Compare 5 with x=5."""
-        return self.named_value(answer, gold) if isinstance(gold, RelationAnswer) else self.equal(gold, answer.value)
+        return (
+            self.named_value(answer, gold)
+            if isinstance(gold, RelationAnswer)
+            else self.equal(gold, answer.value)
+        )
 
     def relations(self, gold: RelationAnswer, answer: RelationAnswer) -> bool:
         """Compare equations, and inequalities of several variables."""
@@ -535,7 +578,9 @@ class Comparison:
         for name in sorted(shared):
             if (same := self._same_roots(first, second, name)) is not None:
                 return same
-        if len(shared) == 1 and any(each.terms[0][0] == "name" and not names_of(each.terms[1]) for each in (gold, answer)):
+        if len(shared) == 1 and any(
+            each.terms[0][0] == "name" and not names_of(each.terms[1]) for each in (gold, answer)
+        ):
             return False  # x=2 and x^2=4
         raise UndecidedError("the equations are no multiples of one another")
 
@@ -554,6 +599,11 @@ class Comparison:
 
     def shown_sum(self, gold: Quantity, answer: RelationAnswer) -> bool:
         """Compare 25 with m+n=25: the sum that was asked for."""
+        if not any(map(names_of, answer.terms)):
+            # 1/2 = 0.5 is one number, 5 = 6 is none.
+            return all(
+                self.same(answer.terms[0], each) for each in answer.terms
+            ) and self.quantities(gold, Quantity(answer.terms[-1]))
         return (
             set(answer.signs) == {"="}
             and not names_of(gold.tree)
@@ -561,6 +611,10 @@ class Comparison:
             and _is_sum_of_names(answer.terms[0])
             and self.quantities(gold, Quantity(answer.terms[-1]))
         )
+
+    def shown_value(self, gold: RelationAnswer, answer: Quantity) -> bool:
+        """Compare 1/2=0.5 with 0.5."""
+        return not any(map(names_of, gold.terms)) and self.shown_sum(answer, gold)
 
     def matrices(self, gold: MatrixAnswer, answer: MatrixAnswer) -> bool:
         """Compare entry by entry."""
@@ -578,7 +632,9 @@ class Comparison:
         return self._in_order([Quantity(each) for each in entries], answer.items)
 
 
-def _flipped(compare: Callable[[Comparison, object, object], bool]) -> Callable[[Comparison, object, object], bool]:
+def _flipped(
+    compare: Callable[[Comparison, object, object], bool],
+) -> Callable[[Comparison, object, object], bool]:
     return lambda self, gold, answer: compare(self, answer, gold)
 
 
@@ -614,6 +670,7 @@ _RULES: list[tuple[tuple[type, type], Callable[..., bool]]] = [
     ((Series, MatrixAnswer), _flipped(Comparison.matrix_series)),
     ((RelationAnswer, RelationAnswer), Comparison.relations),
     ((Quantity, RelationAnswer), Comparison.shown_sum),
+    ((RelationAnswer, Quantity), Comparison.shown_value),
     ((Series, Quantity), Comparison.one_of_series),
     ((Quantity, Series), _flipped(Comparison.one_of_series)),
 ]
@@ -622,16 +679,12 @@ _RULES: list[tuple[tuple[type, type], Callable[..., bool]]] = [
 def _points_of(value: Value) -> RealSet | None:
     if isinstance(value, Series) and value.brackets in ("{}", ""):
         points = [each.tree for each in value.items if isinstance(each, Quantity)]
-        return RealSet(("points", *points)) if len(points) == len(value.items) and value.brackets else None
+        return (
+            RealSet(("points", *points))
+            if len(points) == len(value.items) and value.brackets
+            else None
+        )
     return interval_of(value)
-
-
-def _decimal_comma(series: Series) -> Tree | None:
-    """Return 1,5 as 1.5; None if these are no two runs of digits."""
-    trees = [each.tree for each in series.items if isinstance(each, Quantity) and each.unit is None]
-    if series.brackets or len(trees) != 2 or len(series.items) != 2 or any(each[0] != "num" or each[2] != 1 for each in trees):
-        return None
-    return rational_tree(Fraction(f"{trees[0][1]}.{trees[1][1]}"), decimal=True)
 
 
 def _renamed(answer: NamedAnswer, parameters: tuple[str, ...]) -> NamedAnswer:
@@ -661,13 +714,21 @@ def _put(tree: Tree, name: str, value: int | None) -> Tree:
 
 
 def _equation(named: NamedAnswer) -> RelationAnswer | None:
-    if not isinstance(named.value, Quantity) or named.name[0] not in ("name", "apply", "mul", "call", "div"):
+    if not isinstance(named.value, Quantity) or named.name[0] not in (
+        "name",
+        "apply",
+        "mul",
+        "call",
+        "div",
+    ):
         return None
     return RelationAnswer((named.name, named.value.tree), ("=",))
 
 
 def _is_sum_of_names(tree: Tree) -> bool:
-    return tree[0] == "name" or (tree[0] in ("add", "neg", "mul") and all(map(_is_sum_of_names, tree[1:])))
+    return tree[0] == "name" or (
+        tree[0] in ("add", "neg", "mul") and all(map(_is_sum_of_names, tree[1:]))
+    )
 
 
 def _ends(form: Tree) -> list[Tree]:
@@ -746,7 +807,9 @@ def _moved(form: Tree, move: Callable[[Tree], Tree], *, turned: bool) -> Tree:
 def _mirrored(form: Tree) -> Tree:
     """Return the numbers whose absolute value is in a set."""
     if form[0] in ("points", "interval"):
-        turned = _moved(form, lambda end: INFINITY if end == ("neg", INFINITY) else ("neg", end), turned=True)
+        turned = _moved(
+            form, lambda end: INFINITY if end == ("neg", INFINITY) else ("neg", end), turned=True
+        )
         positive: Tree = ("interval", integer(0), True, INFINITY, False)
         negative: Tree = ("interval", ("neg", INFINITY), False, integer(0), True)
         return ("union", ("inter", form, positive), ("inter", turned, negative))
@@ -760,7 +823,11 @@ def has_pi(tree: Tree) -> bool:
 
 def has_log(tree: Tree) -> bool:
     """Tell whether a formula has a logarithm without a base."""
-    return tree[:2] == ("call", "log") and len(tree) == 3 or any(has_log(each) for each in tree[1:] if isinstance(each, tuple))
+    return (
+        tree[:2] == ("call", "log")
+        and len(tree) == 3
+        or any(has_log(each) for each in tree[1:] if isinstance(each, tuple))
+    )
 
 
 def with_base(tree: Tree, base: Tree | None) -> Tree:

@@ -191,7 +191,11 @@ def equal(left: str, right: str) -> bool | None:
         return left.lstrip("0") == right.lstrip("0")
     if max(len(left), len(right)) > _LONGEST_TEXT:
         return True if left.strip() == right.strip() else None
-    if (first := _OPTION.match(left)) and (second := _OPTION.match(right)) and first[1] != second[1]:
+    if (
+        (first := _OPTION.match(left))
+        and (second := _OPTION.match(right))
+        and first[1] != second[1]
+    ):
         return False
     return _equal_short(left, right, depth=2)
 

@@ -61,11 +61,14 @@ _TOKEN = re.compile(
         |operatorname\*?)\s*\{{(?P<inner>[^{{}}]*)\}})
     | (?P<command>\\(?:[A-Za-z]+|.))
     | (?P<letters>[A-Za-z]+)
+    | (?P<foreign>[^\W\d_]+)
     | (?P<symbol>\*\*|<=|>=|!=|.)
     """,
     re.VERBOSE | re.DOTALL,
 )
-_SPACE = re.compile(r"(?:\s|~|\\[,:;!>\s]|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\})+")
+_SPACE = re.compile(
+    r"(?:\s|~|\\[,:;!>\s]|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\})+"
+)
 _SILENT = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|boldsymbol|bm)(?![A-Za-z])\.?"
 )
@@ -83,15 +86,41 @@ _SYMBOLS = {
     "［": "[", "］": "]", "｛": r"\{", "｝": r"\}", "＝": "=", "＋": "+", "－": "-", "／": "/", "％": "%",
     "＜": "<", "＞": ">", "＾": "^", "¢": r"\cent ", "\u200b": "", "\ufeff": "",
 }  # fmt: skip
-_GREEK = (
+GREEK = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
     "rho varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma "
-    "Upsilon Phi Psi Omega"
-).split()
-_LETTERS = {unicodedata.lookup(f"GREEK {case} LETTER {name.upper()}"): f"\\{name.lower() if case == 'SMALL' else name.title()} "
-            for name in ("alpha", "beta", "gamma", "delta", "epsilon", "theta", "mu", "rho", "sigma", "tau", "phi", "psi", "omega", "eta", "xi", "nu", "chi", "kappa")
-            for case in ("SMALL",)} | {"λ": r"\lambda ", "Δ": r"\Delta ", "Σ": r"\Sigma ", "Ω": r"\Omega "}
-_ELEMENTARY = "sin cos tan cot sec csc sinh cosh tanh coth ln lg log exp arcsin arccos arctan arccot".split()
+    "Upsilon Phi Psi Omega".split()
+)
+"""Letters by their names."""
+_LETTERS = {
+    unicodedata.lookup(
+        f"GREEK {case} LETTER {name.upper()}"
+    ): f"\\{name.lower() if case == 'SMALL' else name.title()} "
+    for name in (
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "theta",
+        "mu",
+        "rho",
+        "sigma",
+        "tau",
+        "phi",
+        "psi",
+        "omega",
+        "eta",
+        "xi",
+        "nu",
+        "chi",
+        "kappa",
+    )
+    for case in ("SMALL",)
+} | {"λ": r"\lambda ", "Δ": r"\Delta ", "Σ": r"\Sigma ", "Ω": r"\Omega "}
+_ELEMENTARY = (
+    "sin cos tan cot sec csc sinh cosh tanh coth ln lg log exp arcsin arccos arctan arccot".split()
+)
 # Their spelling without a backslash, or another one.
 _FUNCTIONS = {name: name for name in _ELEMENTARY} | {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "arctg": "arctan",
@@ -104,10 +133,18 @@ _CONSTANTS = {"pi": ("const", "pi"), "infinity": ("const", "oo"), "infty": ("con
               "e": ("const", "e"), "i": ("const", "i")}  # fmt: skip
 # Longest first, so that "arcsin" is not "a", "r", "c" and "sin".
 _NAMES_IN_RUN = re.compile(
-    "|".join(sorted([*_FUNCTIONS, "pi", "infinity", *(g for g in _GREEK if len(g) > 3)], key=len, reverse=True))
+    "|".join(
+        sorted(
+            [*_FUNCTIONS, "pi", "infinity", *(g for g in GREEK if len(g) > 3)],
+            key=len,
+            reverse=True,
+        )
+    )
     + "|[A-Za-z]"
 )
-_PROSE = frozenset("not the and or for all are was but has its than it no if we you per yes".split())
+_PROSE = frozenset(
+    "not the and or for all are was but has its than it no if we you per yes".split()
+)
 _MOST_LETTERS = 4
 """Variables side by side without a space; longer runs are words."""
 _APPLIED = frozenset("fgFG")
@@ -165,6 +202,8 @@ def tokens(text: str) -> list[Token]:
         kind, piece = mark.lastgroup or "symbol", mark.group()
         if mark["words"] is not None:
             kind, piece = "words", mark["inner"]
+        elif kind == "foreign":
+            kind = "words"
         elif kind == "number" and depth and "," in piece:
             piece = piece[: piece.index(",")]
             mark = None
@@ -328,7 +367,7 @@ class _Parser:
     @staticmethod
     def _is_atom_command(text: str) -> bool:
         name = text[1:]
-        return name in _ATOM_COMMANDS or name in _FUNCTIONS or name in _GREEK_SET
+        return name in _ATOM_COMMANDS or name in _FUNCTIONS or name in GREEK
 
     def _power(self) -> Tree:
         tree = self._atom()
@@ -504,7 +543,11 @@ class _Parser:
         """Return a subscript as text, without braces and space."""
         if self._peek() != "{":
             token = self._take()
-            if token.kind in ("number", "letters") and len(token.text) > 1 and token.kind == "letters":
+            if (
+                token.kind in ("number", "letters")
+                and len(token.text) > 1
+                and token.kind == "letters"
+            ):
                 self._parts[self._place - 1] = Token("letters", token.text[1:])
                 self._place -= 1
                 return token.text[0]
@@ -525,21 +568,13 @@ class _Parser:
             raise UnreadableError(f"the word {text!r} is no mathematics")
         if sum(len(name) == 1 for name in names) > _MOST_LETTERS:
             raise UnreadableError(f"the word {text!r} is no mathematics")
-        trees: list[Tree] = []
-        for place, name in enumerate(names):
-            last = place == len(names) - 1
-            if name in _FUNCTIONS:
-                if not last:
-                    rest = "".join(names[place + 1 :])
-                    self._place -= 1
-                    self._parts[self._place] = Token("letters", rest)
-                trees.append(self._call(_FUNCTIONS[name]))
-                break
-            trees.append(self._named(name) if last else _single(name))
-        tree = trees[0]
-        for factor in trees[1:]:
-            tree = ("mul", tree, factor)
-        return tree
+        if rest := text[len(names[0]) :]:
+            self._place -= 1
+            self._parts[self._place] = Token("letters", rest)
+        name = names[0]
+        if name in _FUNCTIONS:
+            return self._call(_FUNCTIONS[name])
+        return _single(name) if rest else self._named(name)
 
     def _named(self, name: str) -> Tree:
         """Return a variable with its primes and subscript, or a function of no known formula."""
@@ -574,12 +609,16 @@ class _Parser:
             return ("root", self._root_argument(), index)
         if name in ("operatorname", "mathrm", "mathbf", "mathit", "mathsf", "text", "mathcal", "vec", "hat",
                     "overline", "bar", "tilde", "overrightarrow", "widehat"):  # fmt: skip
-            return self._named(name + "{" + self._script() + "}") if self._peek() == "{" else self._atom()
+            return (
+                self._named(name + "{" + self._script() + "}")
+                if self._peek() == "{"
+                else self._atom()
+            )
         if name in _FUNCTIONS:
             return self._call(_FUNCTIONS[name])
         if name in ("infty", "pi"):
             return _CONSTANTS[name]
-        if name in _GREEK_SET or name in ("ell", "hbar"):
+        if name in GREEK or name in ("ell", "hbar"):
             return self._named(name)
         raise UnreadableError(f"{chr(92)}{name} is not understood")
 
@@ -634,7 +673,6 @@ class _Parser:
         return [("neg", argument) if sign else argument]
 
 
-_GREEK_SET = frozenset(_GREEK)
 _ATOM_COMMANDS = frozenset(
     "frac dfrac tfrac cfrac binom dbinom tbinom sqrt pi infty ell hbar operatorname mathrm mathbf mathcal "
     "vec hat overline bar".split()

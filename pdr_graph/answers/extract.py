@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from pdr_graph.answers.expression import GREEK
 from pdr_graph.answers.quantity import is_known as unit_is_known
 
 LONGEST_ANSWER = 4000
@@ -47,6 +48,7 @@ _ANSWER_IS = re.compile(
     | <answer>\s*
     | (?P<abroad> (?: 答案 | 答え | 正解 | 答 | 정답 | 답
         | (?i:\b(?:respuesta|réponse|antwort|ответ|risposta|resposta|odpowiedź)\b) )
+      (?: \s (?: final | finale | correcta | correcte | correta ) )?
       [*_`}]* \s? (?: [:：=] | (?: 是 | 为 | 為 | は | 은 | 는 | (?i:es|est|ist|lautet|è|é)\b ) [:：]? )
       [*_`\s}]* )
     """,
@@ -98,6 +100,26 @@ _PROSE = _words(
     "derived stated follows following above below therefore thus hence number python"
 )
 _FIGURES = re.compile(r"\d|\\|\$|^[A-Z](?![^\W_])")
+_SAYS = re.compile(r"[^\W_]|[^\x00-\x7f]|\\")
+_LAST_COMMAND = re.compile(r"\\([A-Za-z]*)$")
+# Commands that a formula may end with: all others have an argument, or are cut.
+_SYMBOLS = frozenset(
+    [
+        "pi",
+        "infty",
+        "emptyset",
+        "varnothing",
+        "circ",
+        "degree",
+        "rangle",
+        "rfloor",
+        "rceil",
+        "ell",
+        *GREEK,
+    ]
+)
+# What follows a number in Japanese and Korean.
+_COPULA = re.compile(r"\s*(?:です|である|だ|となる|입니다|이다|이에요)$")
 _BULLET = re.compile(r"[-*•] +(?=\S)")
 _NUMBERED = re.compile(r"\d{1,2}[.)] +\S")
 # A placeholder of the prompt that the model repeated.
@@ -165,7 +187,11 @@ def boxed_answer(text: str) -> str | None:
     first = len(text)
     for start in _boxes_from_the_end(text):
         box = _read_box(text, start)
-        if box is None or not (content := tidy(_LABEL.sub("", box[0].strip(), count=1) if _LABEL.match(box[0].strip()) else box[0])):
+        if box is None or not (
+            content := tidy(
+                _LABEL.sub("", box[0].strip(), count=1) if _LABEL.match(box[0].strip()) else box[0]
+            )
+        ):
             continue
         if contents:
             between = text[box[1] : first] if box[1] <= first <= box[1] + 60 else ""
@@ -223,7 +249,9 @@ def stated_answer(text: str) -> str | None:
             continue  # words of other languages that say nothing: "la respuesta es la siguiente"
         if not _NO_ANSWER.match(rest) and (answer := _read_statement(rest)):
             # A whole box would have been found before; this one is empty or cut.
-            return None if answer.startswith(_BOX_NAMES) else answer
+            if answer.startswith(_BOX_NAMES) or _is_cut(answer):
+                return None
+            return _COPULA.sub("", answer) if lead["abroad"] else answer
     return None
 
 
@@ -245,7 +273,10 @@ def _read_statement(rest: str) -> str | None:
         return f"{money[1] or ''}{money[2]}{scale}"
     if rest.startswith(tuple(_MATH)):
         return _read_math(rest)
-    sentence = tidy(_HEDGE.sub("", tidy(_SENTENCE_END.split(rest, maxsplit=1)[0])))
+    end = _SENTENCE_END.search(rest)
+    if end and end.group() in ("?", "？"):
+        return None
+    sentence = tidy(_HEDGE.sub("", tidy(rest[: end.start()] if end else rest)))
     before, said, after = sentence.rpartition(" is ")
     if said and before:
         return _read_statement(after)
@@ -302,3 +333,13 @@ def tidy(text: str) -> str:
             if opening not in inner:
                 text = inner.strip()
     return text.rstrip(".,;:。，；").rstrip()
+
+
+def _is_cut(answer: str) -> bool:
+    """Tell whether a formula ends in its middle."""
+    last = _LAST_COMMAND.search(answer)
+    return (
+        not _SAYS.search(answer)
+        or (last is not None and last[1] not in _SYMBOLS)
+        or (answer.count("{") - answer.count("\\{") > answer.count("}") - answer.count("\\}"))
+    )

@@ -24,10 +24,10 @@ class Unit:
 
 
 _SIZES: dict[str, tuple[str, str]] = {
-    "m meter metre": ("length", "1"),
-    "km kilometer kilometre": ("length", "1000"),
+    "m meter metre 米": ("length", "1"),
+    "km kilometer kilometre 千米 公里": ("length", "1000"),
     "dm decimeter decimetre": ("length", "1/10"),
-    "cm centimeter centimetre": ("length", "1/100"),
+    "cm centimeter centimetre 厘米": ("length", "1/100"),
     "mm millimeter millimetre": ("length", "1/1000"),
     "nm nanometer nanometre": ("length", "1/1000000000"),
     "in inch inches": ("length", "127/5000"),
@@ -36,15 +36,15 @@ _SIZES: dict[str, tuple[str, str]] = {
     "mi mile": ("length", "201168/125"),
     "g gram gramme": ("mass", "1/1000"),
     "mg milligram": ("mass", "1/1000000"),
-    "kg kilogram kilo kgs": ("mass", "1"),
+    "kg kilogram kilo kgs 千克 公斤": ("mass", "1"),
     "t tonne": ("mass", "1000"),
     "lb lbs pound": ("mass", "45359237/100000000"),
     "oz ounce": ("mass", "45359237/1600000000"),
     "s sec second secs": ("time", "1"),
     "ms millisecond": ("time", "1/1000"),
-    "min minute mins": ("time", "60"),
-    "h hr hour hrs": ("time", "3600"),
-    "d day": ("time", "86400"),
+    "min minute mins 分钟": ("time", "60"),
+    "h hr hour hrs 小时": ("time", "3600"),
+    "d day 天": ("time", "86400"),
     "week wk": ("time", "604800"),
     "month": ("month", "1"),
     "year yr yrs": ("month", "12"),
@@ -67,8 +67,8 @@ _SIZES: dict[str, tuple[str, str]] = {
     "cent ¢": ("dollar", "1/100"),
     "€ euro EUR": ("euro", "1"),
     "£ GBP": ("sterling", "1"),
-    "yuan RMB CNY": ("yuan", "1"),
-    "¥ yen JPY": ("yen", "1"),
+    "yuan RMB CNY 元 块": ("yuan", "1"),
+    "¥ yen JPY 円": ("yen", "1"),
     "₹ rupee Rs": ("rupee", "1"),
     "N newton": ("mass length time^-2", "1"),
     "J joule": ("mass length^2 time^-2", "1"),
@@ -111,7 +111,7 @@ _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_AFTER = {"squared": 2, "cubed": 3}
 # "units" says that there is one, and not which.
 _NO_UNIT = frozenset(["unit", "units"])
-_PIECE = re.compile(r"\^?\s*\{?\s*(-?\d+)\s*\}?|[A-Za-z°€£¥₹¢$]+|/|\S")
+_PIECE = re.compile(r"\^?\s*\{?\s*(-?\d+)\s*\}?|[^\W\d_]+|[°€£¥₹¢$]+[A-Z]?|/|\S")
 _LONGEST_UNIT = 80
 
 
@@ -184,9 +184,15 @@ def _noun(text: str) -> Unit | None:
 
 
 _CLOCK = re.compile(
-    r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s?m\.?)?(?:\s*\(?(?:today|tomorrow)\)?)?", re.I
+    r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s?m\.?)?(?:\s*\(?(?:today|tomorrow)\)?)?",
+    re.I,
 )
-_PARTS = {"in the morning": "a.m.", "in the afternoon": "p.m.", "in the evening": "p.m.", "o'clock": ":00"}
+_PARTS = {
+    "in the morning": "a.m.",
+    "in the afternoon": "p.m.",
+    "in the evening": "p.m.",
+    "o'clock": ":00",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +209,17 @@ class ClockTime:
 
 def clock_time(text: str) -> ClockTime | None:
     """Read a time of day, such as "3:45 PM" or "15:45"; None if the text is none."""
-    if len(text) > 40 or ":" not in text and not re.search(r"(?i)\d\s*[ap]\.?\s?m\.?$", text):
+    if len(text) > 40:
+        return None
+    if text.strip().lower() in ("noon", "12 noon", "midnight", "12 midnight"):
+        return ClockTime(0, "a" if "midnight" in text.lower() else "p", (12,))
+    if ":" not in text and not re.search(r"(?i)\d\s*(?:[ap]\.?\s?m\b|o'clock|in the)", text):
         return None
     for part, half in _PARTS.items():
         text = text.replace(part, half)
-    found = _CLOCK.fullmatch(text.strip().rstrip(".") + ("." if text.strip().endswith("m.") else ""))
+    found = _CLOCK.fullmatch(
+        text.strip().rstrip(".") + ("." if text.strip().endswith("m.") else "")
+    )
     if found is None:
         return None
     hours, minutes, seconds = (int(found[n] or 0) for n in (1, 2, 3))
@@ -235,7 +247,16 @@ _SMALL = {word: value for value, word in enumerate(
     "sixteen seventeen eighteen nineteen".split())}  # fmt: skip
 _TENS = {word: 10 * value for value, word in enumerate(
     "twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}  # fmt: skip
-_FRACTIONS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10}
+_FRACTIONS = {
+    "half": 2,
+    "third": 3,
+    "quarter": 4,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "eighth": 8,
+    "tenth": 10,
+}
 
 
 def number_in_words(text: str) -> Fraction | None:

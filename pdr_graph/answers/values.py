@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 
 from pdr_graph.answers import quantity
@@ -100,6 +101,8 @@ class Series:
     items: tuple[Value, ...]
     brackets: str = ""
     """"()" and "[]" give an order, "{}" and none do not."""
+    decimal: Tree | None = None
+    """The number that 1,05 is where a comma is the decimal point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,9 @@ for _phrases, _value in (
 _SETS = {"R": RealSet(_LINE), "Z": WordAnswer("all integers"), "Q": WordAnswer("all rational numbers"),
          "N": WordAnswer("all natural numbers"), "C": WordAnswer("all complex numbers")}  # fmt: skip
 
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf)|mbox|hbox)\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf)|mbox|hbox)\s*\{([^{}]*)\}"
+)
 _SPACES = re.compile(r"(?:\s|~|\\[,:;!\s]|\\q?quad(?![A-Za-z]))+")
 _DELIMITERS = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"))
 _WORDS = re.compile(r"[^\W\d_]+(?:['.-]?[ ]?[^\W\d_]+)*[.!]?")
@@ -205,16 +210,29 @@ _NUMERAL = re.compile(
     r"(-?)\(?([0-9A-F]*\d[0-9A-F]*|[A-F]{2,})\)?\s*(?:_\{?\(?\s*(?:base\s*)?(\w+)\s*\)?\}?|\(?\s*(?:in )?base[ -](\w+)\)?)"
 )
 _ORDINAL = re.compile(r"(\d+)\s*\^?\s*\{?\s*(?:st|nd|rd|th)\s*\}?")
-_OPTION = re.compile(r"(?:option |choice )?\(([A-J])\)(?:\s+(\S.*))?|(?:option |choice )([A-J])|([A-J])[).:]\s+(\S.*)", re.S)
-_MONTHS = ("january february march april may june july august september october november december").split()
+_OPTION = re.compile(
+    r"(?:(?i:option|choice) )?\(([A-J])\)(?:\s+(\S.*))?|(?i:option|choice) ([A-J])|([A-J])[).:]\s+(\S.*)",
+    re.S,
+)
+_MONTHS = (
+    "january february march april may june july august september october november december"
+).split()
 _DATE = re.compile(
     rf"(?i)(?:(?P<m1>{'|'.join(_MONTHS)})\s+(?P<d1>\d{{1,2}})|(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?"
     rf"(?P<m2>{'|'.join(_MONTHS)}))(?:st|nd|rd|th)?(?:,?\s+(?P<year>\d{{4}}))?"
 )
-_LEAD = re.compile(r"(?:approximately|about|roughly|around|exactly|approx\.?|answer:?|:|the answer is|only|equals?|US)\s*$", re.I)
-_TAIL = re.compile(r"^[\s,(]*(?:for (?:all|any|every|each)|where|with|whenever|\(?exactly\)?|only\b|approximately)", re.I)
+_LEAD = re.compile(
+    r"(?:approximately|about|roughly|around|exactly|approx\.?|answer:?|:|the answer is|only|equals?|US)\s*$",
+    re.I,
+)
+_TAIL = re.compile(
+    r"^[\s,(]*(?:for (?:all|any|every|each)|where|with|whenever|\(?exactly\)?|only\b|approximately)",
+    re.I,
+)
 _RANGE = re.compile(r"^[\s,(]*for\s*$", re.I)
-_NEGATION = re.compile(r"\b(?:not|n't|never|wrong|incorrect|false|unless|except|less|more|least|most|fewer)\b", re.I)
+_NEGATION = re.compile(
+    r"\b(?:not|n't|never|wrong|incorrect|false|unless|except|less|more|least|most|fewer)\b", re.I
+)
 
 
 @lru_cache(maxsize=8192)
@@ -235,7 +253,12 @@ def _undelimited(text: str) -> str:
         before = text
         for opening, closing in _DELIMITERS:
             inner = text[len(opening) : -len(closing)]
-            if text.startswith(opening) and text.endswith(closing) and opening not in inner and inner:
+            if (
+                text.startswith(opening)
+                and text.endswith(closing)
+                and opening not in inner
+                and inner
+            ):
                 text = inner.strip()
         text = text.rstrip(".").rstrip() if text.endswith(".") and not text.endswith("m.") else text
         if text == before:
@@ -295,7 +318,9 @@ def _time_or_date(plain: str) -> Value | None:
         return time
     if found := _DATE.fullmatch(plain):
         month = (found["m1"] or found["m2"]).lower()
-        return WordAnswer(" ".join(filter(None, (month, str(int(found["d1"] or found["d2"])), found["year"]))))
+        return WordAnswer(
+            " ".join(filter(None, (month, str(int(found["d1"] or found["d2"])), found["year"])))
+        )
     return None
 
 
@@ -310,15 +335,25 @@ def _option(plain: str) -> Value | None:
 
 
 def _matrix(text: str) -> Value | None:
-    text = re.sub(r"\\(?:left|right)\s*[(\[|)\]]?", "", text.strip()) if "array" in text else text.strip()
+    text = (
+        re.sub(r"\\(?:left|right)\s*[(\[|)\]]?", "", text.strip())
+        if "array" in text
+        else text.strip()
+    )
     found = re.fullmatch(
-        r"\(?\s*\\begin\{([pbB]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}\s*\)?", text, re.DOTALL
+        r"\(?\s*\\begin\{([pbB]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}\s*\)?",
+        text,
+        re.DOTALL,
     )
     if found is None or "\\begin" in found[2]:
         return None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[2]) if row.strip()]
     cells = [tuple(_formula(tokens(cell)) for cell in row.split("&")) for row in rows]
-    if not cells or len(cells) * len(cells[0]) > _MOST_ITEMS or len({len(row) for row in cells}) > 1:
+    if (
+        not cells
+        or len(cells) * len(cells[0]) > _MOST_ITEMS
+        or len({len(row) for row in cells}) > 1
+    ):
         raise UnreadableError("the matrix is not understood")
     return MatrixAnswer(tuple(cells))
 
@@ -332,7 +367,9 @@ def _qualified(parts: list[Token]) -> list[Token]:
     depth = 0
     for place, part in enumerate(parts):
         depth += _depth(part)
-        if depth or all(each.kind in ("words", "letters") and len(each.text) > 1 for each in parts[:place]):
+        if depth or all(
+            each.kind in ("words", "letters") and len(each.text) > 1 for each in parts[:place]
+        ):
             continue
         rest = _text_of(parts[place:])
         if part.kind in ("words", "letters") and (_TAIL.match(rest) or part.text == r"\forall"):
@@ -351,7 +388,12 @@ def _qualified(parts: list[Token]) -> list[Token]:
 def _is_domain(parts: list[Token]) -> bool:
     """Tell whether this says what kind of number a name is: n in Z."""
     texts = [part.text for part in parts]
-    return len(texts) >= 6 and texts[1:3] == [r"\in", r"\mathbb"] and len(texts) <= 8 and texts[4] in "ZN"
+    return (
+        len(texts) >= 6
+        and texts[1:3] == [r"\in", r"\mathbb"]
+        and len(texts) <= 8
+        and texts[4] in "ZN"
+    )
 
 
 def _qualified_front(parts: list[Token]) -> list[Token]:
@@ -432,6 +474,13 @@ def _list(parts: list[Token]) -> Value:
     if not kept or not pieces[0] or not pieces[-1] or len(kept) > _MOST_ITEMS:
         raise UnreadableError("a list has too many items, or one that is empty")
     words = {joint for joint in joints if joint}
+    if [part.kind for part in parts] == ["number", "symbol", "number"] and not any(
+        part.spaced for part in parts[1:]
+    ):
+        first, second = _formula(parts[:1]), _formula(parts[2:])
+        if parts[0].text.isdigit() and parts[2].text.isdigit():
+            decimal = rational_tree(Fraction(f"{parts[0].text}.{parts[2].text}"), decimal=True)
+            return Series((Quantity(first), Quantity(second)), decimal=decimal)
     items = _shared_name([_item(piece) for piece, _ in kept])
     return _combined(items, words)
 
@@ -441,7 +490,9 @@ def _shared_name(items: list[Value]) -> list[Value]:
     first = items[0]
     if isinstance(first, Assignments) and len(items) > 1:
         return [first, *(_named_series(first, each) or each for each in items[1:])]
-    if isinstance(first, NamedAnswer) and not any(isinstance(each, NamedAnswer) for each in items[1:]):
+    if isinstance(first, NamedAnswer) and not any(
+        isinstance(each, NamedAnswer) for each in items[1:]
+    ):
         return [first, *(replace(first, value=each) for each in items[1:])]
     return items
 
@@ -477,7 +528,9 @@ def _combined(items: list[Value], joints: set[str]) -> Value:
         if len(set(names)) == len(names):
             return Assignments(tuple(named))
         if len(set(names)) == 1:
-            return NamedAnswer(names[0], Series(tuple(each.value for each in named)), named[0].parameters)
+            return NamedAnswer(
+                names[0], Series(tuple(each.value for each in named)), named[0].parameters
+            )
     flat: list[Value] = []
     for each in items:
         several = isinstance(each, Series) and not each.brackets
@@ -488,13 +541,19 @@ def _combined(items: list[Value], joints: set[str]) -> Value:
 def _as_set(value: Value) -> RealSet | None:
     if isinstance(value, RealSet):
         return value
-    if isinstance(value, NamedAnswer) and isinstance(value.value, Quantity) and not value.parameters:
+    if (
+        isinstance(value, NamedAnswer)
+        and isinstance(value.value, Quantity)
+        and not value.parameters
+    ):
         return RealSet(("points", value.value.tree), value.name)
     return None
 
 
 def _item(parts: list[Token]) -> Value:
-    pieces, signs = _split(parts, lambda part: _SIGNS.get(part.text) if part.kind != "words" else None)
+    pieces, signs = _split(
+        parts, lambda part: _SIGNS.get(part.text) if part.kind != "words" else None
+    )
     if not signs:
         return _set_or_single(pieces[0])
     if not all(pieces):
@@ -552,8 +611,6 @@ def _equation(pieces: list[list[Token]]) -> Value:
             return _named_tuple(name, last)
         return NamedAnswer(name, _set_or_single(last), parameters)
     trees = [_formula(piece) for piece in pieces]
-    if not any(names_of(tree) for tree in trees):
-        return Quantity(trees[-1])
     return RelationAnswer(tuple(trees), ("=",) * (len(trees) - 1))
 
 
@@ -566,19 +623,30 @@ def _named_tuple(name: Tree, parts: list[Token]) -> Value:
     )
 
 
+_HEADS = frozenset(["^", "_", "{", "}", "-", "'", r"\circ", r"\phi", r"\psi", r"\varphi", r"\pi"])
+
+
 def _name(parts: list[Token]) -> tuple[Tree | None, tuple[str, ...]]:
     """Return what is named, and the parameters of a function; None if it is a formula."""
     if len(parts) == 1 and parts[0].kind == "words":
         return ("name", _plain(parts[0].text).casefold()), ()
     texts = [part.text for part in parts]
-    if len(texts) >= 4 and "(" in texts[1:3] and texts[-1] == ")":
+    if texts[0] in (r"\angle", r"\measuredangle", r"\triangle") or texts[:2] == ["m", r"\angle"]:
+        return ("name", "".join(texts)), ()
+    if len(texts) >= 4 and "(" in texts and texts[-1] == ")":
         start = texts.index("(")
-        inner = texts[start + 1 : -1]
-        if all(part.kind in ("letters", "command") for part in parts[:start]) and all(
-            text.isalpha() and len(text) == 1 if place % 2 == 0 else text == ","
-            for place, text in enumerate(inner)
+        head, inner = parts[:start], texts[start + 1 : -1]
+        if (
+            head
+            and all(part.kind in ("letters", "number") or part.text in _HEADS for part in head)
+            and all(
+                (text.isalpha() and len(text) == 1) if place % 2 == 0 else text == ","
+                for place, text in enumerate(inner)
+            )
         ):
-            return ("name", "".join(texts[:start])), tuple(inner[::2])
+            return ("name", "".join(text for text in texts[:start] if text not in "{}")), tuple(
+                inner[::2]
+            )
     if len(texts) >= 4 and texts[1] == "(" and texts[-1] == ")" and parts[0].kind == "letters":
         return ("apply", texts[0], _formula(parts[2:-1])), ()
     if texts[0] == "(" and texts[-1] == ")":
@@ -675,7 +743,9 @@ def _bracketed(parts: list[Token]) -> Value | None:
     if len(parts) < 2 or _depth(parts[0]) != 1 or _depth(parts[-1]) != -1 or not _is_whole(parts):
         return None
     kind = opening.lstrip("\\") + closing.lstrip("\\")
-    kind = {"langlerangle": "()", "lbracerbrace": "{}", "lfloorrfloor": "", "lceilrceil": ""}.get(kind, kind)
+    kind = {"langlerangle": "()", "lbracerbrace": "{}", "lfloorrfloor": "", "lceilrceil": ""}.get(
+        kind, kind
+    )
     if kind not in ("()", "[]", "(]", "[)", "{}"):
         return None
     inner = parts[1:-1]
@@ -684,7 +754,9 @@ def _bracketed(parts: list[Token]) -> Value | None:
         return RealSet(EMPTY) if is_set else None
     if is_set and (built := _built(inner)) is not None:
         return built
-    pieces, joints = _split(inner, lambda part: "," if part.text in (",", ";") and part.kind != "words" else None)
+    pieces, joints = _split(
+        inner, lambda part: "," if part.text in (",", ";") and part.kind != "words" else None
+    )
     if not joints:
         if kind == "()" or (kind == "{}" and not is_set):
             # A bracket around one number is part of the formula.
@@ -733,14 +805,23 @@ def _built(inner: list[Token]) -> Value | None:
     return None
 
 
-_SYMBOL_UNITS = {r"\$": "$", "€": "€", "£": "£", "¥": "¥", "₹": "₹", r"\cent": "¢", r"\pounds": "£", r"\euro": "€"}
+_SYMBOL_UNITS = {
+    r"\$": "$",
+    "€": "€",
+    "£": "£",
+    "¥": "¥",
+    "₹": "₹",
+    r"\cent": "¢",
+    r"\pounds": "£",
+    r"\euro": "€",
+}
 # Letters beside a number that cannot be a product of variables.
 _GLUED = frozenset(["cm", "km", "kg", "mm", "mph"])
 _NO_NOUN = re.compile(
     r"(?i)\b(?:percent|squared|cubed|factorial|times|plus|minus|over|divided|more|less|least|most|fewer|or|and|not"
     r"|if|is|are|unless|except|to|than|base|mod|modulo|hundredths?|thousandths?|millionths?|billionths?"
     r"|tenths?|halves|half|thirds?|quarters?|fourths?|fifths?|remainder|r|from|between|solutions?"
-    rf"|{'|'.join(_MONTHS)})\b"
+    rf"|no|pas|nicht|oder|ou|und|et|{'|'.join(_MONTHS)})\b|不|没|ない|아니|아닙|或"
 )
 
 
@@ -757,13 +838,17 @@ def _single(parts: list[Token]) -> Value:
     value = _quantity(parts)
     signs = [value.tree] if has_sign(value.tree) else []
     if signs:
-        return Series(tuple(replace(value, tree=signed(value.tree, plus)) for plus in (True, False)))
+        return Series(
+            tuple(replace(value, tree=signed(value.tree, plus)) for plus in (True, False))
+        )
     return value
 
 
 def has_sign(tree: Tree) -> bool:
     """Tell whether there is a plus-minus in a formula."""
-    return tree[0] in ("pm", "mp") or any(has_sign(each) for each in tree[1:] if isinstance(each, tuple))
+    return tree[0] in ("pm", "mp") or any(
+        has_sign(each) for each in tree[1:] if isinstance(each, tuple)
+    )
 
 
 def signed(tree: Tree, plus: bool) -> Tree:  # noqa: FBT001 - which of the two signs
@@ -776,7 +861,9 @@ def signed(tree: Tree, plus: bool) -> Tree:  # noqa: FBT001 - which of the two s
 
 def _words(parts: list[Token]) -> Value | None:
     """Read words; None if they are mathematics."""
-    if any(part.kind not in ("words", "letters") and part.text not in (".", "-", "'", "!") for part in parts):
+    if any(
+        part.kind not in ("words", "letters") and part.text not in (".", "-", "'") for part in parts
+    ):
         return None
     text = _SPACES.sub(" ", _text_of(parts)).strip(" .!")
     if known := _phrase(text) or _time_or_date(text):
@@ -787,7 +874,13 @@ def _words(parts: list[Token]) -> Value | None:
         return None
     if len(runs) == 1 and len(text) == 1:
         return Quantity(("name", text)) if text not in "ei" else Quantity(("const", text))
-    if not as_text and (all(_MATH_WORDS.fullmatch(run) for run in runs) or _MATH_WORDS.match(text) and len(_MATH_WORDS.match(text)[0]) > 1 and len(runs) < 3 and len(runs[-1]) == 1):
+    if not as_text and (
+        all(_MATH_WORDS.fullmatch(run) for run in runs)
+        or _MATH_WORDS.match(text)
+        and len(_MATH_WORDS.match(text)[0]) > 1
+        and len(runs) < 3
+        and len(runs[-1]) == 1
+    ):
         return None
     if len(runs) > 1 and runs[0].lower() in ("sin", "cos", "tan", "ln", "log") and not as_text:
         return None
@@ -845,14 +938,21 @@ def _starts_unit(parts: list[Token], place: int) -> bool:
     if part.kind != "letters" or len(part.text) == 1:
         return False
     before = [each for each in parts[:place] if each.text not in ("-", "+")]
-    is_number = all(each.kind == "number" or each.text in ("/", "{", "}", r"\frac", r"\cdot", r"\times", "^") for each in before)
+    is_number = all(
+        each.kind == "number" or each.text in ("/", "{", "}", r"\frac", r"\cdot", r"\times", "^")
+        for each in before
+    )
     if not is_number or not before:
         return False
     word = part.text
     if not part.spaced:
         return word in _GLUED or (len(word) > 3 and quantity.is_known(word))
     follows = [each for each in parts[place:] if each.kind != "letters"]
-    return quantity.is_known(word) or (len(word) > 3 and not follows and not _MATH_WORDS.match(word + " ")) or (len(word) > 3 and not follows)
+    return (
+        quantity.is_known(word)
+        or (len(word) > 3 and not follows and not _MATH_WORDS.match(word + " "))
+        or (len(word) > 3 and not follows)
+    )
 
 
 def _measured(tree: Tree, parts: list[Token]) -> tuple[Tree, Unit | None]:
@@ -870,7 +970,13 @@ def _measured(tree: Tree, parts: list[Token]) -> tuple[Tree, Unit | None]:
     if _NO_NOUN.search(text):
         raise OtherMeaningError(f"{text!r} is no unit")
     if degrees or re.match(r"(?i)(?:degrees?|°) ?(?:celsius|fahrenheit|[CF]\b)", text):
-        text = "°" + ("C" if re.search(r"(?i)c(?:elsius)?$", text) else "F" if re.search(r"(?i)f(?:ahrenheit)?$", text) else text)
+        text = "°" + (
+            "C"
+            if re.search(r"(?i)c(?:elsius)?$", text)
+            else "F"
+            if re.search(r"(?i)f(?:ahrenheit)?$", text)
+            else text
+        )
     unit = quantity.unit(text)
     if unit is None:
         raise UnreadableError(f"{text!r} is no unit")
@@ -885,16 +991,29 @@ def _measured(tree: Tree, parts: list[Token]) -> tuple[Tree, Unit | None]:
 
 def _starts_number(parts: list[Token], place: int) -> bool:
     before = parts[place - 1].text
-    return parts[place].kind == "number" and before not in ("^", "-") and not (
-        before == "{" and place > 1 and parts[place - 2].text == "^"
+    return (
+        parts[place].kind == "number"
+        and before not in ("^", "-")
+        and not (before == "{" and place > 1 and parts[place - 2].text == "^")
     )
 
 
 def _unit_text(parts: list[Token]) -> str:
     pieces = []
     for part in parts:
-        if part.kind == "command" and part.text not in (r"\cdot", r"\times", r"\circ", r"\$", r"\frac", r"\%"):
+        if part.kind == "command" and part.text not in (
+            r"\cdot",
+            r"\times",
+            r"\circ",
+            r"\$",
+            r"\frac",
+            r"\%",
+        ):
             raise UnreadableError(f"{part.text!r} is not understood in a unit")
-        pieces.append({r"\cdot": "·", r"\times": "·", r"\circ": "°"}.get(part.text, part.text) if part.kind == "command" else (" " if part.spaced else "") + part.text)
+        pieces.append(
+            {r"\cdot": "·", r"\times": "·", r"\circ": "°"}.get(part.text, part.text)
+            if part.kind == "command"
+            else (" " if part.spaced else "") + part.text
+        )
     text = _SPACES.sub(" ", "".join(pieces)).strip(" ,.~")
     return re.sub(r"\^\s*\{?\s*°\s*\}?", "°", re.sub(r"^\((.*)\)$", r"\1", text))

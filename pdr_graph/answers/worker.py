@@ -109,6 +109,7 @@ class FormulaValues:
     """Computes formulas at points, with 40 digits that are right."""
 
     _PRECISIONS = (60, 110, 250, 700)
+    _AGREEMENT = 1e-42
     # In bits: 9^(9^(9^9)) has more, and no computer has the memory for them.
     _LARGEST_POWER = 1e9
 
@@ -153,28 +154,29 @@ class FormulaValues:
 
     def _value(self, point: dict[str, list[int]], formula: _Formula) -> list[str] | None:
         """Compute with more and more digits until two results agree."""
-        mp, before = self._mp, None
+        mp = self._mp
+        before: list[Any] = []
         for precision in self._PRECISIONS:
             mp.dps = precision
             try:
                 at = {name: mp.mpf(above) / below for name, (above, below) in point.items()}
-                now = mp.mpc(self._compute(formula, at))
+                value = mp.mpc(self._compute(formula, at))
             except (ZeroDivisionError, ValueError, TypeError):
                 return None
-            if not (mp.isfinite(now.real) and mp.isfinite(now.imag)):
+            if not (mp.isfinite(value.real) and mp.isfinite(value.imag)):
                 return None
-            # A part that shrinks with the precision is 0.
-            tiny = mp.mpf(10) ** (-precision * 3 // 4) * max(1, abs(now) if abs(now) < 1 else 1)
-            now = mp.mpc(*(0 if abs(part) < max(tiny, abs(now) * mp.mpf(10) ** -35) and self._shrinks(part, before, place) else part
-                           for place, part in enumerate((now.real, now.imag))))
-            if before is not None and abs(now - before) <= abs(now) * mp.mpf(10) ** -42:
-                return [mp.nstr(part, 40, min_fixed=0, max_fixed=0) for part in (now.real, now.imag)]
+            # What is left of a part that is 0 shrinks with the precision.
+            noise = max(1, abs(value)) * mp.mpf(10) ** (-precision * 3 // 4)
+            now = [(part, abs(part) < noise) for part in (value.real, value.imag)]
+            parts = [
+                part if abs(part - other) <= abs(part) * self._AGREEMENT else 0
+                for (part, small), (other, was_small) in zip(now, before, strict=False)
+                if abs(part - other) <= abs(part) * self._AGREEMENT or (small and was_small)
+            ]
+            if len(parts) == 2:
+                return [mp.nstr(mp.mpf(part), 40, min_fixed=0, max_fixed=0) for part in parts]
             before = now
         return None
-
-    @staticmethod
-    def _shrinks(part: Any, before: Any, place: int) -> bool:
-        return before is None or abs(part) < abs((before.real, before.imag)[place]) or part == 0
 
     def _compute(self, formula: _Formula, at: dict[str, Any]) -> Any:
         mp, kind = self._mp, formula[0]
@@ -251,7 +253,9 @@ def reply(library: WorkerLibrary, line: str) -> _Line:
         ]
         return {"values": values}
     try:
-        verdict = library.math_verify.judge(request["gold"], request["answer"], both_ways=request["both_ways"])
+        verdict = library.math_verify.judge(
+            request["gold"], request["answer"], both_ways=request["both_ways"]
+        )
     except MemoryError:
         return {"verdict": "timeout", "reason": "memory limit reached"}
     # A parser may raise anything on text that it was not made for.

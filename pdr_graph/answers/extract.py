@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from pdr_graph.answers.quantity import is_known as unit_is_known
+
 LONGEST_ANSWER = 4000
 """In characters; a longer one is prose, or an attack."""
 # Reading a box takes at most LONGEST_ANSWER steps.
@@ -36,27 +38,42 @@ _JOINS = re.compile(r"[,;]|and|or")
 
 _ANSWER_IS = re.compile(
     r"""
-    (?i:\banswer)\b[*_`]*
+    (?i:\banswer)\b[*_`}]*
     (?:\s+to\s[^.\n:]{1,80}?)?
     \s*(?: \b(?i:is|equals)\b | [:：=] )
-    [*_`\s]* (?:[:：][*_`\s]*)?
+    [*_`\s}]* (?:[:：][*_`\s}]*)?
     | ^[#*_ \t]{0,8} (?i:(?:final\s)?answer) [*_:]{0,4} [ \t]* \n \s*     # a heading of its own
     | ^\#{4} [ \t]*                                                # GSM8K
     | <answer>\s*
+    | (?P<abroad> (?: 答案 | 答え | 正解 | 答 | 정답 | 답
+        | (?i:\b(?:respuesta|réponse|antwort|ответ|risposta|resposta|odpowiedź)\b) )
+      [*_`}]* \s? (?: [:：=] | (?: 是 | 为 | 為 | は | 은 | 는 | (?i:es|est|ist|lautet|è|é)\b ) [:：]? )
+      [*_`\s}]* )
     """,
     re.VERBOSE | re.MULTILINE,
 )
+# The same within an answer: \boxed{\text{Answer: } 9}.
+_LABEL = re.compile(
+    r"(?:\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{)?\s*(?i:the\s+)?(?i:final\s+)?(?i:answer)\s*\}?"
+    r"\s*(?:[:：=]|(?i:is\b)\s*:?)[\s~]*\}?\s*"
+)
 _NO_ANSWER = re.compile(
-    r"(?i)(?:not|unknown|unclear|undetermined|unable|none of|whether|in\b)\b|\?|$"
+    r"(?i)(?:not|unknown|unclear|undetermined|unable|none of|whether|in|nicht|kein\w*|pas|no|не)\b"
+    r"|不|\?|？|$"
 )
 _SENTENCE_END = re.compile(
-    r"[.!?](?=\s|$|[*\"])|[\n;]|\*\*|</|<\||\s(?:because|since|I hope|where|which)\b"
+    r"[.!?](?=\s|$|[*\"])|[\n;。！？]|\*\*(?![\w({-])|</|<\||\s(?:because|since|I hope|where|which)\b"
 )
+# The end of a formula that began before the answer's word.
+_FORMULA_END = re.compile(r"\\\]|\\\)|\$\$|\\\[|\\\(|\$")
 _HEDGE = re.compile(r"(?i)^(?:(?:about|approximately|around|simply|therefore|thus|just)\s+)+")
-_CURRENCY = re.compile(r"\\?[$€£¥](\d[\d,]*(?:\.\d+)?)(?![\d$]|[^$\n]*\$)")
+_CURRENCY = re.compile(
+    r"(?:\\?\$|([€£¥]))(\d[\d,]*(?:\.\d+)?)(?![\d$]|[^$\n]*\$)"
+    r"(\s*(?:\\text\s*\{)?\s*(?:hundred|thousand|million|billion|trillion)s?\b)?"
+)
 _MATH = {"$$": "$$", "$": "$", "\\[": "\\]", "\\(": "\\)"}
 _FORMULA = re.compile(
-    r"\$\$[^$]{1,400}\$\$|\$[^$]{1,400}\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\]", re.S
+    r"\$\$[^$]{1,400}\$\$|\$[^$\n]{1,400}\$|\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]", re.S
 )
 # The only formula of a sentence that ends with it.
 _LAST_FORMULA = re.compile(r"^[^$\\]+ (\$[^$]+\$|\\\((?:(?!\\\)).)+\\\))$", re.S)
@@ -80,6 +97,7 @@ _PROSE = _words(
     "correct incorrect right wrong same given found shown written calculated computed obtained "
     "derived stated follows following above below therefore thus hence number python"
 )
+_FIGURES = re.compile(r"\d|\\|\$|^[A-Z](?![^\W_])")
 _BULLET = re.compile(r"[-*•] +(?=\S)")
 _NUMBERED = re.compile(r"\d{1,2}[.)] +\S")
 # A placeholder of the prompt that the model repeated.
@@ -147,7 +165,7 @@ def boxed_answer(text: str) -> str | None:
     first = len(text)
     for start in _boxes_from_the_end(text):
         box = _read_box(text, start)
-        if box is None or not (content := tidy(box[0])):
+        if box is None or not (content := tidy(_LABEL.sub("", box[0].strip(), count=1) if _LABEL.match(box[0].strip()) else box[0])):
             continue
         if contents:
             between = text[box[1] : first] if box[1] <= first <= box[1] + 60 else ""
@@ -197,18 +215,34 @@ def stated_answer(text: str) -> str | None:
             rest = _BULLET.sub("", rest, count=1)
             if _NUMBERED.match(rest):
                 continue  # the first of several steps
+        rest = _within_formula(rest, tail[max(0, lead.start() - _LONGEST_LINE) : lead.start()])
         if _PLACEHOLDER.match(rest) or lead.group().endswith("```"):
             continue
         rest = rest.lstrip("*_`: ")
+        if lead["abroad"] and not _FIGURES.search(rest.split("\n")[0]):
+            continue  # words of other languages that say nothing: "la respuesta es la siguiente"
         if not _NO_ANSWER.match(rest) and (answer := _read_statement(rest)):
             # A whole box would have been found before; this one is empty or cut.
             return None if answer.startswith(_BOX_NAMES) else answer
     return None
 
 
+def _within_formula(rest: str, before: str) -> str:
+    r"""Cut a statement where the formula ends that its word stands in: \[\text{Answer: } 9\]."""
+    before = before.rpartition("\n\n")[2]
+    end = _FORMULA_END.search(rest)
+    if end is None or end.group() in ("\\[", "\\("):
+        return rest
+    if end.group() in ("\\]", "\\)"):
+        return rest[: end.start()]
+    open_dollars = before.replace("\\$", "").count("$") % (4 if end.group() == "$$" else 2)
+    return rest[: end.start()] if open_dollars else rest
+
+
 def _read_statement(rest: str) -> str | None:
     if money := _CURRENCY.match(rest):
-        return money.group(1)
+        scale = (money[3] or "").replace("\\text", "").replace("{", "")
+        return f"{money[1] or ''}{money[2]}{scale}"
     if rest.startswith(tuple(_MATH)):
         return _read_math(rest)
     sentence = tidy(_HEDGE.sub("", tidy(_SENTENCE_END.split(rest, maxsplit=1)[0])))
@@ -217,11 +251,15 @@ def _read_statement(rest: str) -> str | None:
         return _read_statement(after)
     quantity = _QUANTITY.fullmatch(sentence)
     if quantity and not _NOT_A_UNIT.intersection(quantity.group(2).lower().split()):
-        return quantity.group(1).lstrip("$€£¥ ")
+        # A unit can be another one than the gold answer's; what is counted is left out.
+        measured = unit_is_known(quantity.group(2).split()[0])
+        return sentence if measured else quantity.group(1).lstrip("$ ")
     if formula := _LAST_FORMULA.search(sentence):
         return tidy(formula.group(1))
     # A capital alone is the letter of an option.
     words = [each.lower() if len(each) > 1 else each for each in sentence.split()]
+    if len(words) == 2 and words[0] == "right":
+        words = words[1:]  # a right angle
     if not any(c.isdigit() or c in "\\$" for c in sentence) and (
         len(words) > _MOST_WORDS or _PROSE.intersection(words)
     ):
@@ -263,4 +301,4 @@ def tidy(text: str) -> str:
             inner = text[len(opening) : -len(closing)]
             if opening not in inner:
                 text = inner.strip()
-    return text.rstrip(".,;:").rstrip()
+    return text.rstrip(".,;:。，；").rstrip()

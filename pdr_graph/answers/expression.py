@@ -1,0 +1,681 @@
+r"""Reads one mathematical expression, from LaTeX or from plain text, into a small tree.
+
+A tree is plain data, so that it can be sent to a worker and serve as a key:
+
+    ("num", 3, 2)           the rational number 3/2
+    ("dec", 3, 2)           the same, written as the decimal 1.5
+    ("name", "x_1")         a variable; ("const", "pi") is pi, e, i or oo
+    ("add" | "mul", a, b)   also ("div" | "pow", a, b), ("neg", a), ("pm", a), ("mp", a)
+    ("call", "sin", a)      a known function; ("apply", "f", a) is one that has no formula
+
+Reading is linear in the text, and bounded in length and depth. What is not understood raises
+`UnreadableError`: a letter is a variable, but a word is never taken for a product of its letters.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+# A name and its parts: strings, integers and other trees.
+Tree = tuple[Any, ...]
+
+LONGEST_EXPRESSION = 1500
+"""In characters; a longer one is not read."""
+_DEEPEST = 40
+"""Of brackets in brackets: a level costs several calls."""
+
+
+class UnreadableError(ValueError):
+    """The text is no mathematics that is understood; the message says why."""
+
+
+class OtherMeaningError(UnreadableError):
+    """The text is understood so far that it says something else than its number."""
+
+
+class Token(NamedTuple):
+    """A piece of an answer."""
+
+    kind: str
+    """`number`, `letters`, `words` (of LaTeX's text), `command` or `symbol`."""
+    text: str
+    spaced: bool = False
+    """Whether there is space before it."""
+
+
+# 1.5e3 and 1e-5 are powers of ten; 2e-5 is 2e less 5.
+_NUMBER = (
+    r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,])(?:\.\d+)?"
+    r"|(?:\d*\.\d+[eE][-+]?\d+|1[eE]-\d+|\d+[eE](?:\d+|[-+]\d\d+))(?![\w.])"
+    r"|\d+\.?\d*|\.\d+"
+)
+_TOKEN = re.compile(
+    rf"""
+    (?P<number>{_NUMBER})
+    | (?P<words>\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mathrm|mathbf|mathit|mathsf|mbox|hbox
+        |operatorname\*?)\s*\{{(?P<inner>[^{{}}]*)\}})
+    | (?P<command>\\(?:[A-Za-z]+|.))
+    | (?P<letters>[A-Za-z]+)
+    | (?P<symbol>\*\*|<=|>=|!=|.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_SPACE = re.compile(r"(?:\s|~|\\[,:;!>\s]|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\})+")
+_SILENT = re.compile(
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|boldsymbol|bm)(?![A-Za-z])\.?"
+)
+
+_SYMBOLS = {
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "∗": "*",
+    "÷": r"\div ", "−": "-", "–": "-", "—": "-", "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ",
+    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
+    "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ",
+    "∅": r"\emptyset ", "ø": r"\emptyset ", "Ø": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
+    "ℕ": r"\mathbb{N}", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "′": "'",
+    "’": "'", "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ", "∖": r"\setminus ",
+    "∣": "|", "∧": r"\land ", "∨": r"\lor ", "→": r"\to ", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "，": ", ", "；": "; ", "：": ":", "．": ".", "。": ".", "、": ", ", "（": "(", "）": ")",
+    "［": "[", "］": "]", "｛": r"\{", "｝": r"\}", "＝": "=", "＋": "+", "－": "-", "／": "/", "％": "%",
+    "＜": "<", "＞": ">", "＾": "^", "¢": r"\cent ", "\u200b": "", "\ufeff": "",
+}  # fmt: skip
+_GREEK = (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
+    "rho varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma "
+    "Upsilon Phi Psi Omega"
+).split()
+_LETTERS = {unicodedata.lookup(f"GREEK {case} LETTER {name.upper()}"): f"\\{name.lower() if case == 'SMALL' else name.title()} "
+            for name in ("alpha", "beta", "gamma", "delta", "epsilon", "theta", "mu", "rho", "sigma", "tau", "phi", "psi", "omega", "eta", "xi", "nu", "chi", "kappa")
+            for case in ("SMALL",)} | {"λ": r"\lambda ", "Δ": r"\Delta ", "Σ": r"\Sigma ", "Ω": r"\Omega "}
+_ELEMENTARY = "sin cos tan cot sec csc sinh cosh tanh coth ln lg log exp arcsin arccos arctan arccot".split()
+# Their spelling without a backslash, or another one.
+_FUNCTIONS = {name: name for name in _ELEMENTARY} | {
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "arctg": "arctan",
+    "cosec": "csc", "sqrt": "sqrt", "cbrt": "cbrt", "abs": "abs", "floor": "floor", "ceil": "ceil",
+    "factorial": "factorial", "gcd": "gcd", "lcm": "lcm", "max": "max", "min": "min", "arcsec": "arcsec",
+    "Re": "re", "Im": "im", "deg": "deg", "sgn": "sgn", "sign": "sgn", "binom": "binom",
+}  # fmt: skip
+_CONSTANTS = {"pi": ("const", "pi"), "infinity": ("const", "oo"), "infty": ("const", "oo"),
+              "inf": ("const", "oo"), "Infinity": ("const", "oo"), "oo": ("const", "oo"),
+              "e": ("const", "e"), "i": ("const", "i")}  # fmt: skip
+# Longest first, so that "arcsin" is not "a", "r", "c" and "sin".
+_NAMES_IN_RUN = re.compile(
+    "|".join(sorted([*_FUNCTIONS, "pi", "infinity", *(g for g in _GREEK if len(g) > 3)], key=len, reverse=True))
+    + "|[A-Za-z]"
+)
+_PROSE = frozenset("not the and or for all are was but has its than it no if we you per yes".split())
+_MOST_LETTERS = 4
+"""Variables side by side without a space; longer runs are words."""
+_APPLIED = frozenset("fgFG")
+_TIMES = frozenset((r"\cdot", r"\times", r"\ast", "*", r"\star"))
+_CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil",
+            r"\lvert": r"\rvert", r"\langle": r"\rangle", "|": "|", r"\lbrace": r"\rbrace", r"\vert": r"\vert"}  # fmt: skip
+OPENING = frozenset(_CLOSING) - {"|", r"\vert"}
+CLOSING = frozenset(_CLOSING.values()) - {"|", r"\vert"}
+
+
+def _spelled(character: str) -> str:
+    """Return a character that is no ASCII as LaTeX; itself if it has no such spelling."""
+    if known := _SYMBOLS.get(character) or _LETTERS.get(character):
+        return known
+    if character in _SYMBOLS:
+        return ""
+    kind, _, parts = unicodedata.decomposition(character).partition(" ")
+    codes = "".join(chr(int(code, 16)) for code in parts.split()) if kind.startswith("<") else ""
+    if kind == "<super>" and re.fullmatch(r"[\d+\-−n()]", codes):
+        return f"^{{{codes}}}".replace("−", "-")
+    if kind == "<sub>" and re.fullmatch(r"[\w+\-−]", codes):
+        return f"_{{{codes}}}".replace("−", "-")
+    if kind == "<fraction>" and (found := re.fullmatch(r"(\d+)⁄(\d+)", codes)):
+        return f"\\frac{{{found[1]}}}{{{found[2]}}}"
+    if kind in ("<wide>", "<compat>", "<noBreak>", "<font>") and codes.isascii():
+        return codes
+    return character
+
+
+_SCRIPTS = re.compile(r"\}\^\{|\}_\{")
+
+
+def ascii_math(text: str) -> str:
+    """Spell what is not ASCII as LaTeX: x² is x^{2}, ½ is one half, √ is a root."""
+    if text.isascii():
+        return text
+    return _SCRIPTS.sub("", "".join(c if c.isascii() else _spelled(c) for c in text))
+
+
+def tokens(text: str) -> list[Token]:
+    """Take a text apart; a comma between digits separates within brackets, as in (32,349)."""
+    if len(text) > LONGEST_EXPRESSION:
+        raise UnreadableError("too long to be an expression")
+    text = _SILENT.sub("", ascii_math(text)).replace("{,}", ",").replace("\\!", "")
+    found: list[Token] = []
+    place, depth = 0, 0
+    while place < len(text):
+        space = _SPACE.match(text, place)
+        if space:
+            place = space.end()
+            if place == len(text):
+                break
+        mark = _TOKEN.match(text, place)
+        assert mark is not None  # any character is a symbol
+        kind, piece = mark.lastgroup or "symbol", mark.group()
+        if mark["words"] is not None:
+            kind, piece = "words", mark["inner"]
+        elif kind == "number" and depth and "," in piece:
+            piece = piece[: piece.index(",")]
+            mark = None
+        place = mark.end() if mark else place + len(piece)
+        if piece in OPENING and piece != "{":
+            depth += 1
+        elif piece in CLOSING and piece != "}":
+            depth -= 1
+        if _joins(found, kind, piece, spaced=space is not None, rest=text[place : place + 1]):
+            found[-1] = found[-1]._replace(text=found[-1].text + piece)
+            continue
+        if kind == "words" and (stripped := piece.strip()) in _RUNS:
+            kind, piece = "letters", stripped
+        found.append(Token(kind, piece, space is not None))
+    return found
+
+
+def _joins(found: list[Token], kind: str, piece: str, *, spaced: bool, rest: str) -> bool:
+    r"""Tell whether these are the next three digits of a number, as in 1\,000 or 1 000."""
+    return (
+        kind == "number"
+        and spaced
+        and rest != "/"
+        and re.fullmatch(r"\d{3}(?:\.\d+)?", piece) is not None
+        and bool(found)
+        and re.fullmatch(r"[1-9]\d{0,2}(?:\d{3})*", found[-1].text) is not None
+        and found[-1].kind == "number"
+    )
+
+
+_RUNS = frozenset(["e", "i", "d", *_FUNCTIONS])
+
+
+def names_of(tree: Tree) -> frozenset[str]:
+    """Return the names in a tree."""
+    if tree[0] == "name":
+        return frozenset([tree[1]])
+    found: frozenset[str] = frozenset([tree[1]] if tree[0] == "apply" else [])
+    for each in tree[1:]:
+        if isinstance(each, tuple):
+            found |= names_of(each)
+    return found
+
+
+def integer(value: int) -> Tree:
+    """Return the tree of an integer."""
+    return ("num", value, 1)
+
+
+def rational_tree(value: Fraction, *, decimal: bool = False) -> Tree:
+    """Return the tree of a rational number."""
+    return ("dec" if decimal else "num", value.numerator, value.denominator)
+
+
+@lru_cache(maxsize=4096)
+def expression(parts: tuple[Token, ...]) -> Tree:
+    """Read one expression.
+
+    Raises:
+        UnreadableError: It is none, or there is more.
+    """
+    if not parts:
+        raise UnreadableError("an expression is missing")
+    return _Parser(parts).whole()
+
+
+class _Parser:
+    """Reads tokens from left to right, by recursive descent."""
+
+    def __init__(self, parts: Sequence[Token]) -> None:
+        self._parts = list(parts)
+        self._place = 0
+        self._depth = 0
+        self._bars = 0
+        """Absolute values that are open."""
+
+    def whole(self) -> Tree:
+        tree = self._sum()
+        if self._place < len(self._parts):
+            raise UnreadableError(f"{self._peek()!r} is not understood here")
+        return tree
+
+    def _peek(self, ahead: int = 0) -> str:
+        place = self._place + ahead
+        return self._parts[place].text if place < len(self._parts) else ""
+
+    def _kind(self, ahead: int = 0) -> str:
+        place = self._place + ahead
+        return self._parts[place].kind if place < len(self._parts) else ""
+
+    def _take(self) -> Token:
+        if self._place >= len(self._parts):
+            raise UnreadableError("the expression ends too early")
+        self._place += 1
+        return self._parts[self._place - 1]
+
+    def _expect(self, text: str) -> None:
+        if self._peek() != text:
+            raise UnreadableError(f"{text!r} is missing")
+        self._place += 1
+
+    def _sum(self) -> Tree:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise UnreadableError("too many brackets in brackets")
+        tree = self._signed_term()
+        while (sign := self._peek()) in ("+", "-", r"\pm", r"\mp") and self._kind() != "words":
+            self._place += 1
+            term = self._signed_term()
+            if sign != "+":
+                term = ({"-": "neg", r"\pm": "pm", r"\mp": "mp"}[sign], term)
+            tree = ("add", tree, term)
+        self._depth -= 1
+        return tree
+
+    def _signed_term(self) -> Tree:
+        signs = []
+        while (sign := self._peek()) in ("+", "-", r"\pm", r"\mp") and len(signs) < 3:
+            signs.append(sign)
+            self._place += 1
+        tree = self._product()
+        for sign in reversed(signs):
+            if sign != "+":
+                tree = ({"-": "neg", r"\pm": "pm", r"\mp": "mp"}[sign], tree)
+        return tree
+
+    def _product(self, *, implicit_only: bool = False) -> Tree:
+        tree = self._power()
+        while True:
+            sign = self._peek()
+            if sign in _TIMES and not implicit_only:
+                self._place += 1
+                tree = ("mul", tree, self._signed_factor())
+            elif sign in ("/", r"\div") and not implicit_only:
+                self._place += 1
+                tree = ("div", tree, self._signed_factor())
+            elif self._starts_atom():
+                if implicit_only and (sign.lstrip("\\") in _FUNCTIONS):
+                    return tree
+                if self._kind() == "number" and self._parts[self._place - 1].kind == "number":
+                    raise UnreadableError(f"there is no sign between two numbers before {sign!r}")
+                tree = ("mul", tree, self._power())
+            else:
+                return tree
+
+    def _signed_factor(self) -> Tree:
+        if self._peek() in ("-", "+"):
+            sign = self._take().text
+            factor = self._power()
+            return ("neg", factor) if sign == "-" else factor
+        return self._power()
+
+    def _starts_atom(self) -> bool:
+        kind, text = self._kind(), self._peek()
+        if kind in ("number", "letters"):
+            return True
+        if text in ("|", r"\vert"):
+            return self._bars == 0
+        return text in OPENING or (kind == "command" and self._is_atom_command(text))
+
+    @staticmethod
+    def _is_atom_command(text: str) -> bool:
+        name = text[1:]
+        return name in _ATOM_COMMANDS or name in _FUNCTIONS or name in _GREEK_SET
+
+    def _power(self) -> Tree:
+        tree = self._atom()
+        while True:
+            text = self._peek()
+            if text in ("^", "**"):
+                self._place += 1
+                if self._degree():
+                    tree = ("deg", tree)
+                else:
+                    # From the right, as in 2^{3^2}; x^2^3 is read in the same way.
+                    return self._postfix(("pow", tree, self._exponent()))
+            elif text in ("!", "%", r"\%", "'", r"\degree"):
+                return self._postfix(tree)
+            else:
+                return tree
+
+    def _postfix(self, tree: Tree) -> Tree:
+        while (text := self._peek()) in ("!", "%", r"\%", r"\degree"):
+            self._place += 1
+            if text == "!":
+                if self._peek() == "!":
+                    raise UnreadableError("a double factorial is not understood")
+                tree = ("call", "factorial", tree)
+            else:
+                tree = ("deg" if text == r"\degree" else "percent", tree)
+        if self._peek() in ("^", "**"):
+            self._place += 1
+            if self._degree():
+                return ("deg", tree)
+            return ("pow", tree, self._exponent())
+        return tree
+
+    def _degree(self) -> bool:
+        for circle in (("\\circ",), ("{", "\\circ", "}"), ("o",)):
+            if tuple(self._peek(n) for n in range(len(circle))) == circle:
+                self._place += len(circle)
+                return True
+        return False
+
+    def _exponent(self) -> Tree:
+        if self._peek() == "{":
+            return self._group()
+        if self._peek() in ("-", "+"):
+            sign = self._take().text
+            tree = self._exponent()
+            return ("neg", tree) if sign == "-" else tree
+        if self._kind() == "letters":
+            return self._first_letter()
+        tree = self._atom()
+        if self._peek() in ("^", "**"):
+            self._place += 1
+            tree = ("pow", tree, self._exponent())
+        return tree
+
+    def _first_letter(self) -> Tree:
+        """Take one name of a run: x^ny is x^n times y."""
+        token = self._take()
+        found = _NAMES_IN_RUN.match(token.text)
+        assert found is not None
+        if found.group() in _FUNCTIONS:
+            self._place -= 1
+            return self._atom()
+        if rest := token.text[found.end() :]:
+            self._place -= 1
+            self._parts[self._place] = Token("letters", rest)
+        return _CONSTANTS.get(found.group(), ("name", found.group()))
+
+    def _group(self) -> Tree:
+        """Read what is in brackets."""
+        opening = self._take().text
+        closing = _CLOSING[opening]
+        if opening == "|":
+            self._bars += 1
+        elif self._bars:
+            bars, self._bars = self._bars, 0
+            tree = self._sum()
+            self._bars = bars
+            self._expect(closing)
+            return tree
+        tree = self._sum()
+        self._expect(closing)
+        if opening in ("|", r"\vert"):
+            self._bars -= 1
+        return tree
+
+    def _argument(self) -> Tree:
+        r"""Read an argument of LaTeX: in braces, or one digit or letter, as in \frac12."""
+        if self._peek() == "{":
+            return self._group()
+        token = self._take()
+        if token.kind in ("number", "letters") and len(token.text) > 1:
+            self._place -= 1
+            self._parts[self._place] = Token(token.kind, token.text[1:])
+            token = Token(token.kind, token.text[0])
+            return _number(token.text) if token.kind == "number" else _single(token.text)
+        self._place -= 1
+        return self._atom()
+
+    def _atom(self) -> Tree:
+        token = self._take()
+        text = token.text
+        if token.kind == "number":
+            return self._numeral(text)
+        if token.kind == "letters":
+            return self._run(text)
+        if text in _CLOSING:
+            self._place -= 1
+            tree = self._group()
+            if text in ("|", r"\lvert", r"\vert"):
+                return ("call", "abs", tree)
+            return ("call", text[2:], tree) if text in (r"\lfloor", r"\lceil") else tree
+        if token.kind == "command":
+            return self._command(text[1:])
+        if token.kind == "words":
+            raise UnreadableError(f"the words {text.strip()!r} are no mathematics")
+        raise UnreadableError(f"{text!r} is not understood here")
+
+    def _numeral(self, text: str) -> Tree:
+        if "." in text and self._peek() in (r"\overline", r"\bar", r"\dot", r"\overset"):
+            return self._repeating(text)
+        if self._peek() == "_" and text.isdigit():
+            self._place += 1
+            return numeral(text, self._script())
+        tree = _number(text)
+        if text.isdigit():
+            return self._mixed(tree)
+        return tree
+
+    def _mixed(self, whole: Tree) -> Tree:
+        r"""Read the rest of 2\frac12 or 2 1/2; the whole number itself if there is none."""
+        place = self._place
+        if self._peek() in (r"\frac", r"\dfrac", r"\tfrac"):
+            self._place += 1
+            above, below = self._argument(), self._argument()
+            if above[0] == below[0] == "num" and below[1] and self._peek() != "^":
+                return ("add", whole, ("div", above, below))
+        elif self._kind() == self._kind(2) == "number" and self._peek(1) == "/":
+            above, below = _number(self._peek()), _number(self._peek(2))
+            if above[0] == below[0] == "num" and above[2] == below[2] == 1 and below[1]:
+                self._place += 3
+                return ("add", whole, ("div", above, below))
+        self._place = place
+        return whole
+
+    def _repeating(self, start: str) -> Tree:
+        period = ""
+        if self._peek() == r"\dot":
+            while self._peek() == r"\dot":
+                self._place += 1
+                braced = self._peek() == "{"
+                self._place += braced
+                digits = self._take().text
+                if not braced and len(digits) > 1:
+                    self._parts[self._place - 1] = Token("number", digits[1:])
+                    self._place -= 1
+                    digits = digits[0]
+                period += digits
+                if braced:
+                    self._expect("}")
+                if self._kind() == "number" and self._peek(1) == r"\dot":
+                    period += self._take().text
+        else:
+            self._place += 1
+            braced = self._peek() == "{"
+            self._place += braced
+            period = self._take().text
+            if braced:
+                self._expect("}")
+        return repeating(start, period)
+
+    def _script(self) -> str:
+        """Return a subscript as text, without braces and space."""
+        if self._peek() != "{":
+            token = self._take()
+            if token.kind in ("number", "letters") and len(token.text) > 1 and token.kind == "letters":
+                self._parts[self._place - 1] = Token("letters", token.text[1:])
+                self._place -= 1
+                return token.text[0]
+            return token.text
+        self._place += 1
+        parts, depth = [], 0
+        while depth or self._peek() != "}":
+            text = self._take().text
+            depth += (text == "{") - (text == "}")
+            parts.append(text.strip())
+        self._place += 1
+        return "".join(parts)
+
+    def _run(self, text: str) -> Tree:
+        """Read letters side by side: names, or a function and its argument."""
+        names = _NAMES_IN_RUN.findall(text)
+        if text.lower() in _PROSE:
+            raise UnreadableError(f"the word {text!r} is no mathematics")
+        if sum(len(name) == 1 for name in names) > _MOST_LETTERS:
+            raise UnreadableError(f"the word {text!r} is no mathematics")
+        trees: list[Tree] = []
+        for place, name in enumerate(names):
+            last = place == len(names) - 1
+            if name in _FUNCTIONS:
+                if not last:
+                    rest = "".join(names[place + 1 :])
+                    self._place -= 1
+                    self._parts[self._place] = Token("letters", rest)
+                trees.append(self._call(_FUNCTIONS[name]))
+                break
+            trees.append(self._named(name) if last else _single(name))
+        tree = trees[0]
+        for factor in trees[1:]:
+            tree = ("mul", tree, factor)
+        return tree
+
+    def _named(self, name: str) -> Tree:
+        """Return a variable with its primes and subscript, or a function of no known formula."""
+        if name in _CONSTANTS and self._peek() not in ("_", "'"):
+            return _CONSTANTS[name]
+        if self._peek() == "_":
+            self._place += 1
+            name += "_" + self._script()
+        while self._peek() == "'":
+            self._place += 1
+            name += "'"
+        if name[0] in _APPLIED and self._peek() == "(":
+            return self._applied(name)
+        return ("name", name)
+
+    def _applied(self, name: str) -> Tree:
+        self._place += 1
+        arguments = [self._sum()]
+        while self._peek() == ",":
+            self._place += 1
+            arguments.append(self._sum())
+        self._expect(")")
+        return ("apply", name, *arguments)
+
+    def _command(self, name: str) -> Tree:
+        if name in ("frac", "dfrac", "tfrac", "cfrac"):
+            return ("div", self._argument(), self._argument())
+        if name in ("binom", "dbinom", "tbinom"):
+            return ("call", "binom", self._argument(), self._argument())
+        if name == "sqrt" and self._peek() == "[":
+            index = self._group()
+            return ("root", self._root_argument(), index)
+        if name in ("operatorname", "mathrm", "mathbf", "mathit", "mathsf", "text", "mathcal", "vec", "hat",
+                    "overline", "bar", "tilde", "overrightarrow", "widehat"):  # fmt: skip
+            return self._named(name + "{" + self._script() + "}") if self._peek() == "{" else self._atom()
+        if name in _FUNCTIONS:
+            return self._call(_FUNCTIONS[name])
+        if name in ("infty", "pi"):
+            return _CONSTANTS[name]
+        if name in _GREEK_SET or name in ("ell", "hbar"):
+            return self._named(name)
+        raise UnreadableError(f"{chr(92)}{name} is not understood")
+
+    def _root_argument(self) -> Tree:
+        if self._peek() == "{" or self._kind() != "number":
+            return self._argument() if self._peek() == "{" else self._atom()
+        return _number(self._take().text)
+
+    def _call(self, name: str) -> Tree:
+        """Read the argument of a function, which may have no brackets."""
+        if name in ("sqrt", "cbrt"):
+            return ("root", self._root_argument(), integer(2 if name == "sqrt" else 3))
+        base: Tree | None = None
+        power: Tree | None = None
+        while self._peek() in ("_", "^"):
+            mark = self._take().text
+            if mark == "_":
+                base = self._exponent()
+            else:
+                power = self._exponent()
+        if power == ("neg", integer(1)) and f"arc{name}" in _FUNCTIONS:
+            name, power = f"arc{name}", None
+        arguments = self._call_arguments(name)
+        if name == "log":
+            tree: Tree = ("call", "log", *arguments, *([base] if base else []))
+        elif base is not None:
+            raise UnreadableError(f"a subscript of {name} is not understood")
+        elif name == "exp":
+            tree = ("pow", ("const", "e"), arguments[0])
+        elif name == "lg":
+            tree = ("call", "log", *arguments, integer(10))
+        else:
+            tree = ("call", name, *arguments)
+        return ("pow", tree, power) if power is not None else tree
+
+    def _call_arguments(self, name: str) -> list[Tree]:
+        if self._peek() in ("(", "[", "{"):
+            closing = _CLOSING[self._take().text]
+            bars, self._bars = self._bars, 0
+            arguments = [self._sum()]
+            while self._peek() == ",":
+                self._place += 1
+                arguments.append(self._sum())
+            self._expect(closing)
+            self._bars = bars
+            return arguments
+        sign = self._peek() == "-"
+        self._place += sign
+        argument = self._product(implicit_only=True)
+        if self._peek() == "/":
+            raise UnreadableError(f"the argument of {name} has no brackets, and may end before '/'")
+        return [("neg", argument) if sign else argument]
+
+
+_GREEK_SET = frozenset(_GREEK)
+_ATOM_COMMANDS = frozenset(
+    "frac dfrac tfrac cfrac binom dbinom tbinom sqrt pi infty ell hbar operatorname mathrm mathbf mathcal "
+    "vec hat overline bar".split()
+)
+
+
+def _single(name: str) -> Tree:
+    return _CONSTANTS.get(name, ("name", name)) if not name.isdigit() else integer(int(name))
+
+
+def _number(text: str) -> Tree:
+    text = text.replace(",", "")
+    mantissa, _, exponent = text.lower().partition("e")
+    if len(exponent) > 5 or len(mantissa) > 400:
+        raise UnreadableError("a number is too long")
+    value = Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)
+    return rational_tree(value, decimal="." in text.rstrip("."))
+
+
+def numeral(digits: str, base: str) -> Tree:
+    """Return a numeral of another base, such as 1010_2.
+
+    Raises:
+        UnreadableError: The base is no number, or the digits are not of that base.
+    """
+    base = base.strip("()")
+    if not base.isdigit() or len(base) > 2 or len(digits) > 200:
+        raise UnreadableError(f"{base!r} is no base")
+    try:
+        value = int(digits, int(base)) if int(base) > 1 else -1
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise UnreadableError(f"{digits} has digits that base {base} does not have")
+    return integer(value)
+
+
+def repeating(start: str, period: str) -> Tree:
+    """Return the value of a repeating decimal: 0.1 and 6 are 1/6."""
+    if not period.isdigit() or len(start) + len(period) > 100:
+        raise UnreadableError(f"{period!r} does not repeat")
+    places = len(start.partition(".")[2])
+    tail = Fraction(int(period), (10 ** len(period) - 1) * 10**places)
+    return rational_tree(Fraction(start.rstrip(".") or 0) + tail)

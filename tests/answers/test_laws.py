@@ -214,10 +214,26 @@ async def test_a_unit_changes_a_number(
 
 
 def test_a_cut_solution_gains_no_answer() -> None:
-    """Up to the first figure of its answer, no part of a solution states one."""
+    """Up to the first figure of its answer, a solution gains no number from what stands before."""
     for pair in SOLUTIONS:
         start = next((i for i, c in enumerate(pair.solution) if c.isdigit()), len(pair.solution))
         for end in range(start + 1):
-            assert final_answer("So far x = 25. " + pair.solution[:end]) is None, pair.solution[
-                :end
-            ]
+            answer = final_answer("So far x = 25. " + pair.solution[:end]) or ""
+            assert not any(c.isdigit() for c in answer), pair.solution[:end]
+
+
+_PIECES = st.sampled_from(
+    (
+        r"\frac \sqrt \text \pm \ne \le \cup \{ \} \left( \infty \sin ^\circ \% \$ \overline \pmod "
+        r"\begin{pmatrix} \mathbb{R} { } ( ) [ ] ^ _ + - * / = < > ! | & : ; , . ' 0 1 2 9 e x ² ½ "
+        "√ ∞ m km or and PM million 1e .. March"
+    ).split()
+)
+
+
+@given(gold=st.lists(_PIECES, max_size=8), answer=st.lists(_PIECES, min_size=1, max_size=8))
+async def test_no_answer_raises(checker: Checker, gold: list[str], answer: list[str]) -> None:
+    """What cannot be read gets a verdict, and is the same only as itself."""
+    left, right = "".join(gold), "".join(answer)
+    await checker.check(left, right, mode="raw")
+    await checker.same(left, right)

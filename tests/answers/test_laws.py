@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from pdr_graph.answers import Checker
@@ -222,15 +222,17 @@ def test_a_cut_solution_gains_no_answer() -> None:
             assert not any(c.isdigit() for c in answer), pair.solution[:end]
 
 
-_PIECES = st.sampled_from(
-    (
-        r"\frac \sqrt \text \pm \ne \le \cup \{ \} \left( \infty \sin ^\circ \% \$ \overline \pmod "
-        r"\begin{pmatrix} \mathbb{R} { } ( ) [ ] ^ _ + - * / = < > ! | & : ; , . ' 0 1 2 9 e x ² ½ "
-        "√ ∞ m km or and PM million 1e .. March"
-    ).split()
+_MARKS = (
+    r"\frac \sqrt \text \pm \ne \le \cup \{ \} \left( \infty \sin ^\circ \% \$ \overline \pmod "
+    r"\begin{pmatrix} \mathbb{R} { } ( ) [ ] ^ _ + - * / = < > ! | & : ; , . ' 0 1 2 9 e x ² ½ "
+    "√ ∞ m km or and PM million 1e .. March"
 )
+_PIECES = st.sampled_from(_MARKS.split())
 
 
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(gold=["1"], answer=["x", r"\ne", r"\pm", "1"])
+@example(gold=["1"], answer=[r"\frac", ".", "2"])
 @given(gold=st.lists(_PIECES, max_size=8), answer=st.lists(_PIECES, min_size=1, max_size=8))
 async def test_no_answer_raises(checker: Checker, gold: list[str], answer: list[str]) -> None:
     """What cannot be read gets a verdict, and is the same only as itself."""

@@ -115,6 +115,21 @@ async def test_a_polynomial_has_no_order(
 
 
 @few
+@given(
+    names=st.lists(st.sampled_from("abcdhkmnprtuvwxyzHMQ"), min_size=2, max_size=2, unique=True),
+    shift=st.integers(-60, 60),
+)
+async def test_an_absolute_value_is_not_what_it_contains(
+    checker: Checker, names: list[str], shift: int
+) -> None:
+    """A number that may have either sign differs from its absolute value, whatever its names."""
+    first, second = names
+    for inner in (f"{first}{shift:+d}", f"{first}-{second}", f"{first}{second}{shift:+d}"):
+        assert not await checker.same(f"|{inner}|", inner)
+        assert not await checker.same(f"\\sqrt{{({inner})^2}}", f"-({inner})")
+
+
+@few
 @given(word=st.text(st.sampled_from("ABCDHTRL"), min_size=3, max_size=8), data=st.data())
 async def test_a_word_has_an_order(checker: Checker, word: str, data: st.DataObject) -> None:
     """Its letters in another order are another word, bare or as text."""

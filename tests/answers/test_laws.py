@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from pdr_graph.answers import Checker
@@ -115,6 +115,21 @@ async def test_a_polynomial_has_no_order(
 
 
 @few
+@given(
+    names=st.lists(st.sampled_from("abcdhkmnprtuvwxyzHMQ"), min_size=2, max_size=2, unique=True),
+    shift=st.integers(-60, 60),
+)
+async def test_an_absolute_value_is_not_what_it_contains(
+    checker: Checker, names: list[str], shift: int
+) -> None:
+    """A number that may have either sign differs from its absolute value, whatever its names."""
+    first, second = names
+    for inner in (f"{first}{shift:+d}", f"{first}-{second}", f"{first}{second}{shift:+d}"):
+        assert not await checker.same(f"|{inner}|", inner)
+        assert not await checker.same(f"\\sqrt{{({inner})^2}}", f"-({inner})")
+
+
+@few
 @given(word=st.text(st.sampled_from("ABCDHTRL"), min_size=3, max_size=8), data=st.data())
 async def test_a_word_has_an_order(checker: Checker, word: str, data: st.DataObject) -> None:
     """Its letters in another order are another word, bare or as text."""
@@ -214,10 +229,28 @@ async def test_a_unit_changes_a_number(
 
 
 def test_a_cut_solution_gains_no_answer() -> None:
-    """Up to the first figure of its answer, no part of a solution states one."""
+    """Up to the first figure of its answer, a solution gains no number from what stands before."""
     for pair in SOLUTIONS:
         start = next((i for i, c in enumerate(pair.solution) if c.isdigit()), len(pair.solution))
         for end in range(start + 1):
-            assert final_answer("So far x = 25. " + pair.solution[:end]) is None, pair.solution[
-                :end
-            ]
+            answer = final_answer("So far x = 25. " + pair.solution[:end]) or ""
+            assert not any(c.isdigit() for c in answer), pair.solution[:end]
+
+
+_MARKS = (
+    r"\frac \sqrt \text \pm \ne \le \cup \{ \} \left( \infty \sin ^\circ \% \$ \overline \pmod "
+    r"\begin{pmatrix} \mathbb{R} { } ( ) [ ] ^ _ + - * / = < > ! | & : ; , . ' 0 1 2 9 e x ² ½ "
+    "√ ∞ m km or and PM million 1e .. March"
+)
+_PIECES = st.sampled_from(_MARKS.split())
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(gold=["1"], answer=["x", r"\ne", r"\pm", "1"])
+@example(gold=["1"], answer=[r"\frac", ".", "2"])
+@given(gold=st.lists(_PIECES, max_size=8), answer=st.lists(_PIECES, min_size=1, max_size=8))
+async def test_no_answer_raises(checker: Checker, gold: list[str], answer: list[str]) -> None:
+    """What cannot be read gets a verdict, and is the same only as itself."""
+    left, right = "".join(gold), "".join(answer)
+    await checker.check(left, right, mode="raw")
+    await checker.same(left, right)

@@ -93,8 +93,8 @@ def _judgement(equal: bool) -> _Judgement:  # noqa: FBT001 - the one thing that 
     return _Judgement(CheckVerdict.CORRECT if equal else CheckVerdict.WRONG)
 
 
-def _parsed(value: tuple[str, str]) -> Number:
-    return Decimal(value[0]), Decimal(value[1])
+def _parsed(value: tuple[str, str, bool]) -> Number:
+    return Decimal(value[0]), Decimal(value[1]), value[2]
 
 
 class _CheckWatch:

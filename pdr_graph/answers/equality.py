@@ -31,14 +31,17 @@ from pdr_graph.answers.values import (
     RatioAnswer,
     RealSet,
     RelationAnswer,
+    ResidueAnswer,
     Series,
     Value,
     WordAnswer,
     interval_of,
 )
 
-NUM_POINTS = 6
-"""Of each name; the last two are negative."""
+# At whole numbers floors differ from ceilings, and far from 0 an absolute value from its content.
+_SCALES = (1, 1, -1, 37, -41, 1009, -1013, Fraction(1, 53), 1, -1)
+NUM_POINTS = len(_SCALES) + 3
+"""Of each name."""
 _FEWEST_POINTS = 2
 # In bits: a larger rational is left to the worker.
 _LARGEST = 8192
@@ -49,8 +52,9 @@ _DECIMAL = Decimal("1.001e-6")
 _RADIAN = Unit(frozenset([("radian", 1)]))
 _PI: Tree = ("const", "pi")
 
-Approximation = tuple[Decimal, Decimal]
-"""Real and imaginary part."""
+Approximation = tuple[Decimal, Decimal, bool]
+"""Real and imaginary part, and whether all on the way was real: the roots of negative numbers are
+not, though their product may be."""
 Number = Fraction | Approximation | float
 """A float is an infinity."""
 
@@ -65,10 +69,13 @@ class _IrrationalError(ValueError):
 
 @lru_cache(maxsize=4096)
 def point(name: str, index: int) -> Fraction:
-    """Return a value of a name; never one of those where formulas that differ often agree."""
+    """Return a value of a name: near to 0 and far from it, of both signs, and three whole numbers."""
     seed = zlib.crc32(f"{name}:{index}".encode())
-    value = Fraction(seed % 9_973 + 2_003, 4_999 + (seed >> 16) % 97)
-    return -value if index >= NUM_POINTS - 2 else value
+    if index >= len(_SCALES):
+        # One of them even, one odd, one negative.
+        whole = 2 * (seed % 89) + 4 + index % 2
+        return Fraction(-whole if index == NUM_POINTS - 1 else whole)
+    return Fraction(seed % 9_973 + 2_003, 4_999 + (seed >> 16) % 97) * _SCALES[index]
 
 
 @lru_cache(maxsize=8192)
@@ -288,8 +295,8 @@ class Comparison:
         )
         if len(alike) >= min(count, _FEWEST_POINTS):
             return alike
-        if count == 1 and both:
-            return both
+        if both:
+            return both  # a real number is no other
         raise UndecidedError("the formulas have no values at the same points")
 
     def proportional(self, left: Tree, right: Tree, *, positive: bool = False) -> bool:
@@ -418,6 +425,19 @@ class Comparison:
         """Compare 7:32 with a ratio."""
         return not gold.half and self.equal(RatioAnswer(tuple(map(integer, gold.terms))), answer)
 
+    def residues(self, gold: ResidueAnswer, answer: ResidueAnswer) -> bool:
+        """Compare 5 mod 7 with 12 mod 7."""
+        if not self.same(gold.modulus, answer.modulus):
+            return False
+        if self.same(gold.tree, answer.tree):
+            return True
+        gap = rational_value(("div", ("add", gold.tree, ("neg", answer.tree)), gold.modulus))
+        return gap is not None and gap.denominator == 1
+
+    def residue_added(self, gold: Quantity, answer: ResidueAnswer) -> bool:
+        """Compare 5 with 5 mod 7."""
+        return self.quantities(gold, Quantity(answer.tree))
+
     def words(self, gold: WordAnswer, answer: WordAnswer) -> bool:
         """Compare words as text."""
         return gold.text == answer.text
@@ -427,13 +447,17 @@ class Comparison:
         return gold.tree is not None and self.equal(Quantity(gold.tree), answer)
 
     def options(self, gold: OptionAnswer, answer: OptionAnswer) -> bool:
-        """Compare the letters."""
-        return gold.letter == answer.letter
+        """Compare the letters, and the texts."""
+        return gold.letter == answer.letter and self.equal(gold.value, answer.value)
 
     def option_text(self, gold: OptionAnswer, answer: Value) -> bool:
         """Compare an option with its letter or its text alone."""
-        if answer == Quantity(("name", gold.letter)):
-            return True
+        if (
+            isinstance(answer, Quantity)
+            and answer.tree[0] == "name"
+            and answer.tree[1] in "ABCDEFGHIJ"
+        ):
+            return answer.tree[1] == gold.letter
         return not isinstance(answer, OptionAnswer) and self.equal(gold.value, answer)
 
     def sets(self, gold: RealSet, answer: RealSet) -> bool:
@@ -453,8 +477,14 @@ class Comparison:
 
     def as_sets(self, gold: Value, answer: Value) -> bool:
         """Compare a set of numbers with an interval or points."""
-        sets = [_points_of(each) for each in (gold, answer)]
-        first, second = sets
+        for each in (gold, answer):
+            if isinstance(each, Series) and each.brackets != "{}" and len(each.items) == 2:
+                low, high = each.items
+                if not isinstance(low, Quantity) or not isinstance(high, Quantity):
+                    return False
+                if not self.less(low.tree, high.tree):
+                    return False  # (2,1) is a point, and no interval
+        first, second = _points_of(gold), _points_of(answer)
         return first is not None and second is not None and self.sets(first, second)
 
     def _sorted(self, ends: list[Tree]) -> list[Tree]:
@@ -504,12 +534,17 @@ class Comparison:
         kinds = [isinstance(each, Series | RealSet | Assignments) for each in (gold, answer)]
         return kinds[0] == kinds[1] and self.equal(gold, answer)
 
-    def one_of_series(self, gold: Series, answer: Value) -> bool:
-        """Compare {5} with 5, and 1,5 with 1.5."""
+    def comma(self, gold: Quantity, answer: Series) -> bool:
+        """Compare 1.5 with 1,5: the gold answer shows that there is a point."""
+        return self.one_of_series(answer, gold, by_gold_point=True)
+
+    def one_of_series(self, gold: Series, answer: Value, *, by_gold_point: bool = False) -> bool:
+        """Compare {5} with 5, and 1,25 with 1.25."""
         if len(gold.items) == 1:
             return self.equal(gold.items[0], answer)
         return (
             gold.decimal is not None
+            and (by_gold_point or gold.num_places > 1 or abs(gold.decimal[1]) < gold.decimal[2])
             and isinstance(answer, Quantity)
             and has_decimal(answer.tree)
             and self.same(gold.decimal, answer.tree)
@@ -526,12 +561,18 @@ class Comparison:
         """Compare a=3, b=4 with values in the same order."""
         if answer.brackets not in ("", "()"):
             return False
+        if any(isinstance(each, RelationAnswer) for each in answer.items):
+            return False
         return self._in_order([each.value for each in gold.items], answer.items)
 
     def named(self, gold: NamedAnswer, answer: NamedAnswer) -> bool:
         """Compare values with names, functions and equations."""
         if gold.name == answer.name and len(gold.parameters) == len(answer.parameters):
-            return self.equal(gold.value, _renamed(answer, gold.parameters).value)
+            if gold.parameters == answer.parameters:
+                return self.equal(gold.value, answer.value)
+            # Names that nobody writes, so that no other is caught.
+            bound = tuple(f"#{place}" for place in range(len(gold.parameters)))
+            return self.equal(_renamed(gold, bound).value, _renamed(answer, bound).value)
         kinds = [each.parameters == () and each.name == ("name", "y") for each in (gold, answer)]
         if any(kinds) and (gold.parameters or answer.parameters):
             return self.equal(gold.value, answer.value)
@@ -672,7 +713,9 @@ _RULES: list[tuple[tuple[type, type], Callable[..., bool]]] = [
     ((Quantity, RelationAnswer), Comparison.shown_sum),
     ((RelationAnswer, Quantity), Comparison.shown_value),
     ((Series, Quantity), Comparison.one_of_series),
-    ((Quantity, Series), _flipped(Comparison.one_of_series)),
+    ((Quantity, Series), Comparison.comma),
+    ((ResidueAnswer, ResidueAnswer), Comparison.residues),
+    ((Quantity, ResidueAnswer), Comparison.residue_added),
 ]
 
 
@@ -689,11 +732,9 @@ def _points_of(value: Value) -> RealSet | None:
 
 def _renamed(answer: NamedAnswer, parameters: tuple[str, ...]) -> NamedAnswer:
     """Give the bound variables of a function other names."""
-    if answer.parameters == parameters or not isinstance(answer.value, Quantity):
+    if not isinstance(answer.value, Quantity):
         return answer
     tree = answer.value.tree
-    if set(parameters) & (names_of(tree) - set(answer.parameters)):
-        return answer
     new = dict(zip(answer.parameters, parameters, strict=True))
     return replace(answer, value=replace(answer.value, tree=_substituted(tree, new)))
 
@@ -726,9 +767,7 @@ def _equation(named: NamedAnswer) -> RelationAnswer | None:
 
 
 def _is_sum_of_names(tree: Tree) -> bool:
-    return tree[0] == "name" or (
-        tree[0] in ("add", "neg", "mul") and all(map(_is_sum_of_names, tree[1:]))
-    )
+    return tree[0] == "name" or (tree[0] in ("add", "neg") and all(map(_is_sum_of_names, tree[1:])))
 
 
 def _ends(form: Tree) -> list[Tree]:
@@ -843,12 +882,12 @@ def with_base(tree: Tree, base: Tree | None) -> Tree:
 
 def is_real(number: Number) -> bool:
     """Tell whether a number has no imaginary part."""
-    return not isinstance(number, tuple) or number[1] == 0
+    return not isinstance(number, tuple) or number[2]
 
 
 def is_zero(number: Number) -> bool:
     """Tell whether a number is 0."""
-    return all(part == 0 for part in number) if isinstance(number, tuple) else number == 0
+    return number[0] == number[1] == 0 if isinstance(number, tuple) else number == 0
 
 
 def is_positive(number: Number) -> bool:
@@ -869,19 +908,20 @@ def as_decimal(number: Number) -> Approximation:
     if isinstance(number, tuple):
         return number
     if isinstance(number, float):
-        return Decimal(number), Decimal(0)
-    return _DIGITS.divide(Decimal(number.numerator), Decimal(number.denominator)), Decimal(0)
+        return Decimal(number), Decimal(0), True
+    real = _DIGITS.divide(Decimal(number.numerator), Decimal(number.denominator))
+    return real, Decimal(0), True
 
 
 def divided(left: Number, right: Number) -> Number:
     """Return the quotient of two numbers, of which the second is not 0."""
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left / right
-    (a, b), (c, d), x = as_decimal(left), as_decimal(right), _DIGITS
+    (a, b, _), (c, d, _), x = as_decimal(left), as_decimal(right), _DIGITS
     size = x.add(x.multiply(c, c), x.multiply(d, d))
     real = x.add(x.multiply(a, c), x.multiply(b, d))
     imaginary = x.subtract(x.multiply(b, c), x.multiply(a, d))
-    return x.divide(real, size), x.divide(imaginary, size)
+    return x.divide(real, size), x.divide(imaginary, size), is_real(left) and is_real(right)
 
 
 def close(left: Number, right: Number, *, decimal: bool) -> bool:
@@ -893,7 +933,7 @@ def close(left: Number, right: Number, *, decimal: bool) -> bool:
         return gap == 0 or (
             decimal and gap <= Fraction(5, 10**7) and gap * 10**6 <= max(abs(left), abs(right))
         )
-    (a, b), (c, d), x = as_decimal(left), as_decimal(right), _DIGITS
+    (a, b, _), (c, d, _), x = as_decimal(left), as_decimal(right), _DIGITS
     try:
         gap_size = max(x.abs(x.subtract(a, c)), x.abs(x.subtract(b, d)))
         size = max(map(x.abs, (a, b, c, d)))

@@ -57,8 +57,8 @@ _NUMBER = (
 _TOKEN = re.compile(
     rf"""
     (?P<number>{_NUMBER})
-    | (?P<words>\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mathrm|mathbf|mathit|mathsf|mbox|hbox
-        |operatorname\*?)\s*\{{(?P<inner>[^{{}}]*)\}})
+    | (?P<words>\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mathrm|mathsf|mbox|hbox|operatorname\*?)
+        \s*\{{(?P<inner>(?:[^{{}}]|\{{[^{{}}]*\}})*)\}})
     | (?P<command>\\(?:[A-Za-z]+|.))
     | (?P<letters>[A-Za-z]+)
     | (?P<foreign>[^\W\d_]+)
@@ -70,7 +70,8 @@ _SPACE = re.compile(
     r"(?:\s|~|\\[,:;!>\s]|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\})+"
 )
 _SILENT = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|boldsymbol|bm)(?![A-Za-z])\.?"
+    r"\\(?:text)?color\s*\{\w+\}|\\(?:underline|mathbf|mathit|boldsymbol|bm|bf|rm|it)(?![A-Za-z])"
+    r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits)(?![A-Za-z])\.?"
 )
 
 _SYMBOLS = {
@@ -218,6 +219,9 @@ def tokens(text: str) -> list[Token]:
         if kind == "words" and (stripped := piece.strip()) in _RUNS:
             kind, piece = "letters", stripped
         found.append(Token(kind, piece, space is not None))
+        if piece == "^" and [each.kind for each in found[-4:-1]] == ["number", "letters", "number"]:
+            if (found[-3].text, found[-2].text) == ("x", "10"):  # 1.6 x 10^{-19}
+                found[-3] = Token("command", r"\times", found[-3].spaced)
     return found
 
 
@@ -339,7 +343,7 @@ class _Parser:
                 tree = ("mul", tree, self._signed_factor())
             elif sign in ("/", r"\div") and not implicit_only:
                 self._place += 1
-                tree = ("div", tree, self._signed_factor())
+                tree = _quotient(tree, self._signed_factor())
             elif self._starts_atom():
                 if implicit_only and (sign.lstrip("\\") in _FUNCTIONS):
                     return tree
@@ -601,7 +605,7 @@ class _Parser:
 
     def _command(self, name: str) -> Tree:
         if name in ("frac", "dfrac", "tfrac", "cfrac"):
-            return ("div", self._argument(), self._argument())
+            return _quotient(self._argument(), self._argument())
         if name in ("binom", "dbinom", "tbinom"):
             return ("call", "binom", self._argument(), self._argument())
         if name == "sqrt" and self._peek() == "[":
@@ -677,6 +681,20 @@ _ATOM_COMMANDS = frozenset(
     "frac dfrac tfrac cfrac binom dbinom tbinom sqrt pi infty ell hbar operatorname mathrm mathbf mathcal "
     "vec hat overline bar".split()
 )
+
+
+def _quotient(above: Tree, below: Tree) -> Tree:
+    """Return a fraction.
+
+    Raises:
+        UnreadableError: It is a derivative, such as dy/dx.
+    """
+    if below[0] == "mul" and below[1] == _DIFFERENTIAL and _DIFFERENTIAL in (above, above[1]):
+        raise UnreadableError("a derivative is not understood")
+    return ("div", above, below)
+
+
+_DIFFERENTIAL: Tree = ("name", "d")
 
 
 def _single(name: str) -> Tree:

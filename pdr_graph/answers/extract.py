@@ -49,7 +49,7 @@ _ANSWER_IS = re.compile(
     | (?P<abroad> (?: 答案 | 答え | 正解 | 答 | 정답 | 답
         | (?i:\b(?:respuesta|réponse|antwort|ответ|risposta|resposta|odpowiedź)\b) )
       (?: \s (?: final | finale | correcta | correcte | correta ) )?
-      [*_`}]* \s? (?: [:：=] | (?: 是 | 为 | 為 | は | 은 | 는 | (?i:es|est|ist|lautet|è|é)\b ) [:：]? )
+      [*_`}】\]]* \s? (?: (?<=】) | [:：=] | (?: 是 | 为 | 為 | は | 은 | 는 | (?i:es|est|ist|lautet|è|é)\b ) [:：]? )
       [*_`\s}]* )
     """,
     re.VERBOSE | re.MULTILINE,
@@ -58,13 +58,14 @@ _ANSWER_IS = re.compile(
 _LABEL = re.compile(
     r"(?:\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{)?\s*(?i:the\s+)?(?i:final\s+)?(?i:answer)\s*\}?"
     r"\s*(?:[:：=]|(?i:is\b)\s*:?)[\s~]*\}?\s*"
+    r"|(?:\\(?:text|mathrm)\s*\{)?\s*(?:最终)?(?:答案|答え|정답)\s*(?:[:：=]|是|为|為)\s*\}?\s*"
 )
 _NO_ANSWER = re.compile(
-    r"(?i)(?:not|unknown|unclear|undetermined|unable|none of|whether|in|nicht|kein\w*|pas|no|не)\b"
+    r"(?i)(?:not|unknown|unclear|undetermined|unable|none of|whether|in|nicht|kein\w*|pas|не)\b"
     r"|不|\?|？|$"
 )
 _SENTENCE_END = re.compile(
-    r"[.!?](?=\s|$|[*\"])|[\n;。！？]|\*\*(?![\w({-])|</|<\||\s(?:because|since|I hope|where|which)\b"
+    r"[.!?](?=\s|$|[*\"])|;(?!\s*[-+]?[\d$\\])|[\n。！？]|\*\*(?![\w({-])|</|<\||\s(?:because|since|I hope|where|which)\b"
 )
 # The end of a formula that began before the answer's word.
 _FORMULA_END = re.compile(r"\\\]|\\\)|\$\$|\\\[|\\\(|\$")
@@ -99,7 +100,7 @@ _PROSE = _words(
     "correct incorrect right wrong same given found shown written calculated computed obtained "
     "derived stated follows following above below therefore thus hence number python"
 )
-_FIGURES = re.compile(r"\d|\\|\$|^[A-Z](?![^\W_])")
+_FIGURES = re.compile(r"\d|\\|\$|^[(（]?[A-Z][)）]?(?![^\W_])")
 _SAYS = re.compile(r"[^\W_]|[^\x00-\x7f]|\\")
 _LAST_COMMAND = re.compile(r"\\([A-Za-z]*)$")
 # Commands that a formula may end with: all others have an argument, or are cut.
@@ -187,11 +188,7 @@ def boxed_answer(text: str) -> str | None:
     first = len(text)
     for start in _boxes_from_the_end(text):
         box = _read_box(text, start)
-        if box is None or not (
-            content := tidy(
-                _LABEL.sub("", box[0].strip(), count=1) if _LABEL.match(box[0].strip()) else box[0]
-            )
-        ):
+        if box is None or not (content := tidy(_unlabelled(box[0].strip()))):
             continue
         if contents:
             between = text[box[1] : first] if box[1] <= first <= box[1] + 60 else ""
@@ -201,6 +198,16 @@ def boxed_answer(text: str) -> str | None:
         contents.append((sign.group(sign.lastindex or 0).strip() if sign else "") + content)
         first = start
     return ", ".join(reversed(contents)) or None
+
+
+def _unlabelled(text: str) -> str:
+    r"""Remove the word of an answer: \\text{Answer: } 9, \\text{The answer is 6}."""
+    label = _LABEL.match(text)
+    if label is None:
+        return text
+    rest = text[label.end() :]
+    closes = rest.count("}") - rest.count("\\}") > rest.count("{") - rest.count("\\{")
+    return rest.rstrip().removesuffix("}") if closes else rest
 
 
 def _boxes_from_the_end(text: str) -> Iterator[int]:
@@ -249,10 +256,17 @@ def stated_answer(text: str) -> str | None:
             continue  # words of other languages that say nothing: "la respuesta es la siguiente"
         if not _NO_ANSWER.match(rest) and (answer := _read_statement(rest)):
             # A whole box would have been found before; this one is empty or cut.
+            answer = _unlabelled_end(answer)
             if answer.startswith(_BOX_NAMES) or _is_cut(answer):
                 return None
             return _COPULA.sub("", answer) if lead["abroad"] else answer
     return None
+
+
+def _unlabelled_end(answer: str) -> str:
+    r"""Remove the brace that closes \\text{Answer: C}."""
+    closes = answer.count("}") - answer.count("\\}") == answer.count("{") - answer.count("\\{") + 1
+    return answer.removesuffix("}") if closes else answer
 
 
 def _within_formula(rest: str, before: str) -> str:
@@ -324,9 +338,14 @@ def _find_closing(text: str, closing: str, start: int) -> int:
     return end
 
 
+_SPACE_COMMANDS = ("\\;", "\\,", "\\:", "\\!", "\\ ")
+
+
 def tidy(text: str) -> str:
     """Remove space, markup and punctuation around an answer."""
     text = text.strip().strip("*`").strip()
+    while text.endswith(_SPACE_COMMANDS):
+        text = text[:-2].rstrip()
     for opening, closing in _MATH.items():
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening):
             inner = text[len(opening) : -len(closing)]

@@ -200,7 +200,7 @@ class ClockTime:
     """A time of day."""
 
     seconds: int
-    """Since midnight, or since noon."""
+    """Since midnight; where no half of the day is said, as the clock shows."""
     half: str
     """"a", "p", or empty where none is said."""
     terms: tuple[int, ...]
@@ -212,7 +212,8 @@ def clock_time(text: str) -> ClockTime | None:
     if len(text) > 40:
         return None
     if text.strip().lower() in ("noon", "12 noon", "midnight", "12 midnight"):
-        return ClockTime(0, "a" if "midnight" in text.lower() else "p", (12,))
+        is_noon = "noon" in text.lower()
+        return ClockTime(12 * 3600 * is_noon, "p" if is_noon else "a", (12,))
     if ":" not in text and not re.search(r"(?i)\d\s*(?:[ap]\.?\s?m\b|o'clock|in the)", text):
         return None
     for part, half in _PARTS.items():
@@ -227,19 +228,19 @@ def clock_time(text: str) -> ClockTime | None:
     if minutes > 59 or seconds > 59 or hours > 24 or (half and not 1 <= hours <= 12):
         return None
     if half:
-        hours %= 12
-    elif hours > 12:
-        half, hours = "p", hours - 12
+        hours = hours % 12 + 12 * (half == "p")
     terms = tuple(int(found[n]) for n in (1, 2, 3) if found[n])
     return ClockTime((hours * 60 + minutes) * 60 + seconds, half, terms)
 
 
 def same_time(left: ClockTime, right: ClockTime) -> bool:
     """Compare two times of day; the half of the day may be left off."""
-    if left.half and right.half:
-        return (left.seconds, left.half) == (right.seconds, right.half)
+    if bool(left.half) == bool(right.half):
+        return left.seconds == right.seconds
+    said, bare = (left, right) if left.half else (right, left)
     noon = 12 * 3600
-    return left.seconds % noon == right.seconds % noon
+    on_the_dial = bare.seconds < noon + 3600 and bare.seconds % noon == said.seconds % noon
+    return said.seconds == bare.seconds or on_the_dial
 
 
 _SMALL = {word: value for value, word in enumerate(

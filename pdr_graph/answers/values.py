@@ -85,6 +85,14 @@ class RatioAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ResidueAnswer:
+    """A number with a modulus."""
+
+    tree: Tree
+    modulus: Tree
+
+
+@dataclass(frozen=True, slots=True)
 class RealSet:
     """A set of numbers, and the variable that it is of."""
 
@@ -103,6 +111,8 @@ class Series:
     """"()" and "[]" give an order, "{}" and none do not."""
     decimal: Tree | None = None
     """The number that 1,05 is where a comma is the decimal point."""
+    num_places: int = 0
+    """Figures after that comma."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +154,7 @@ Value = (
     | WordAnswer
     | OptionAnswer
     | RatioAnswer
+    | ResidueAnswer
     | RealSet
     | Series
     | NamedAnswer
@@ -162,7 +173,7 @@ EMPTY: Tree = ("points",)
 _SIGNS = {
     "=": "=", "<": "<", r"\lt": "<", ">": ">", r"\gt": ">", "<=": "<=", r"\le": "<=", r"\leq": "<=",
     r"\leqslant": "<=", ">=": ">=", r"\ge": ">=", r"\geq": ">=", r"\geqslant": ">=", "!=": "!=",
-    r"\ne": "!=", r"\neq": "!=", r"\in": "in", r"\approx": "=", r"\coloneqq": "=",
+    r"\ne": "!=", r"\neq": "!=", r"\in": "in", r"\approx": "=", r"\equiv": "=", r"\coloneqq": "=",
 }  # fmt: skip
 _JOINTS = {",": ",", ";": ",", "and": "and", "or": "or", r"\lor": "or", r"\land": "and", r"\vee": "or",
            r"\wedge": "and", "&": "and", "或": "or", "和": "and", "且": "and"}  # fmt: skip
@@ -182,11 +193,12 @@ for _phrases, _value in (
     ("all natural numbers|natural numbers", WordAnswer("all natural numbers")),
     ("all complex numbers|complex numbers", WordAnswer("all complex numbers")),
     ("does not exist|dne|undefined|is undefined|not defined", WordAnswer("does not exist")),
+    ("infinitely many|infinitely many solutions|infinite solutions|an infinite number of solutions",
+     WordAnswer("infinitely many")),
     ("infinity|positive infinity|plus infinity", Quantity(INFINITY)),
     ("negative infinity|minus infinity", Quantity(("neg", INFINITY))),
 ):  # fmt: skip
-    for _phrase in _phrases.split("|"):
-        _PHRASES[_phrase] = _value
+    _PHRASES.update(dict.fromkeys(_phrases.split("|"), _value))
 _SETS = {"R": RealSet(_LINE), "Z": WordAnswer("all integers"), "Q": WordAnswer("all rational numbers"),
          "N": WordAnswer("all natural numbers"), "C": WordAnswer("all complex numbers")}  # fmt: skip
 
@@ -215,7 +227,8 @@ _OPTION = re.compile(
     re.S,
 )
 _MONTHS = (
-    "january february march april may june july august september october november december"
+    "january february march april may june july august september october november december "
+    "jan feb mar apr jun jul aug sept sep oct nov dec"
 ).split()
 _DATE = re.compile(
     rf"(?i)(?:(?P<m1>{'|'.join(_MONTHS)})\s+(?P<d1>\d{{1,2}})|(?P<d2>\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?"
@@ -317,7 +330,7 @@ def _time_or_date(plain: str) -> Value | None:
     if time := quantity.clock_time(plain):
         return time
     if found := _DATE.fullmatch(plain):
-        month = (found["m1"] or found["m2"]).lower()
+        month = (found["m1"] or found["m2"]).lower()[:3]
         return WordAnswer(
             " ".join(filter(None, (month, str(int(found["d1"] or found["d2"])), found["year"])))
         )
@@ -480,7 +493,7 @@ def _list(parts: list[Token]) -> Value:
         first, second = _formula(parts[:1]), _formula(parts[2:])
         if parts[0].text.isdigit() and parts[2].text.isdigit():
             decimal = rational_tree(Fraction(f"{parts[0].text}.{parts[2].text}"), decimal=True)
-            return Series((Quantity(first), Quantity(second)), decimal=decimal)
+            return Series((Quantity(first), Quantity(second)), "", decimal, len(parts[2].text))
     items = _shared_name([_item(piece) for piece, _ in kept])
     return _combined(items, words)
 
@@ -772,7 +785,26 @@ def _bracketed(parts: list[Token]) -> Value | None:
         return RealSet(("interval", low, kind == "[)", high, kind == "(]"))
     if kind == "{}" and not is_set:
         return _list(inner)  # braces that LaTeX does not show
-    return Series(tuple(_item(piece) for piece in pieces), kind)
+    return _expanded(tuple(_item(piece) for piece in pieces), kind)
+
+
+def _expanded(items: tuple[Value, ...], kind: str) -> Value:
+    """Return a set, or points, in which each plus-minus stands for two values."""
+    if not any(isinstance(each, Series) and not each.brackets for each in items):
+        return Series(items, kind)
+    if kind == "{}":
+        flat = [
+            part for each in items for part in (each.items if isinstance(each, Series) else (each,))
+        ]
+        return Series(tuple(flat), kind)
+    both = (
+        tuple(
+            each.items[n] if isinstance(each, Series) and not each.brackets else each
+            for each in items
+        )
+        for n in (0, 1)
+    )
+    return Series(tuple(Series(each, kind) for each in both))
 
 
 def _is_formula(parts: list[Token]) -> bool:
@@ -818,7 +850,7 @@ _SYMBOL_UNITS = {
 # Letters beside a number that cannot be a product of variables.
 _GLUED = frozenset(["cm", "km", "kg", "mm", "mph"])
 _NO_NOUN = re.compile(
-    r"(?i)\b(?:percent|squared|cubed|factorial|times|plus|minus|over|divided|more|less|least|most|fewer|or|and|not"
+    r"(?i)\b(?:percent|root|power|th|st|nd|rd|squared|cubed|factorial|times|plus|minus|over|divided|more|less|least|most|fewer|or|and|not"
     r"|if|is|are|unless|except|to|than|base|mod|modulo|hundredths?|thousandths?|millionths?|billionths?"
     r"|tenths?|halves|half|thirds?|quarters?|fourths?|fifths?|remainder|r|from|between|solutions?"
     rf"|no|pas|nicht|oder|ou|und|et|{'|'.join(_MONTHS)})\b|不|没|ない|아니|아닙|或"
@@ -830,8 +862,12 @@ def _single(parts: list[Token]) -> Value:
         raise UnreadableError("an answer is missing")
     if (words := _words(parts)) is not None:
         return words
-    terms, colons = _split(parts, lambda part: ":" if part.text == ":" else None)
-    if colons:
+    if (residue := _residue(parts)) is not None:
+        return residue
+    terms, colons = _split(parts, lambda part: ":" if part.text.strip() in (":", "to") else None)
+    if colons and (
+        len(terms) == 2 or all(part.text == ":" for part in parts if part.text in (":", " to "))
+    ):
         if not all(terms):
             raise UnreadableError("a term of the ratio is missing")
         return RatioAnswer(tuple(_formula(term) for term in terms))
@@ -842,6 +878,17 @@ def _single(parts: list[Token]) -> Value:
             tuple(replace(value, tree=signed(value.tree, plus)) for plus in (True, False))
         )
     return value
+
+
+def _residue(parts: list[Token]) -> ResidueAnswer | None:
+    r"""Read 5 \pmod 7 and 5 (mod 7); None if there is no modulus."""
+    for place in range(1, len(parts)):
+        word = parts[place].text.strip()
+        start = place - (parts[place - 1].text == "(")
+        if word in (r"\pmod", r"\mod", r"\bmod", "mod") and start:
+            modulus = [part for part in parts[place + 1 :] if part.text not in ("(", ")", "{", "}")]
+            return ResidueAnswer(_formula(parts[:start]), _formula(modulus))
+    return None
 
 
 def has_sign(tree: Tree) -> bool:
@@ -935,6 +982,12 @@ def _starts_unit(parts: list[Token], place: int) -> bool:
     part = parts[place]
     if part.kind == "words":
         return bool(part.text.strip())
+    if part.text in (r"\frac", r"\dfrac", r"\tfrac"):  # m/s as a fraction
+        return (
+            place + 2 < len(parts)
+            and parts[place + 1].text == "{"
+            and parts[place + 2].kind == "words"
+        )
     if part.kind != "letters" or len(part.text) == 1:
         return False
     before = [each for each in parts[:place] if each.text not in ("-", "+")]
@@ -1016,4 +1069,5 @@ def _unit_text(parts: list[Token]) -> str:
             else (" " if part.spaced else "") + part.text
         )
     text = _SPACES.sub(" ", "".join(pieces)).strip(" ,.~")
+    text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2", text)
     return re.sub(r"\^\s*\{?\s*°\s*\}?", "°", re.sub(r"^\((.*)\)$", r"\1", text))

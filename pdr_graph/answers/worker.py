@@ -6,7 +6,7 @@ else. It reads one JSON object a line from standard input and writes one a line 
     {"gold": "\\boxed{2x}", "answer": "$x + x$", "both_ways": false}
     {"verdict": "correct", "reason": ""}
     {"formulas": [["mul", ["name", "x"], ["const", "pi"]]], "points": {"x": [[1, 2]]}}
-    {"values": [[["1.5707963267948966192313216916397514420985", "0"]]]}
+    {"values": [[["1.5707963267948966192313216916397514420985", "0.0", true]]]}
 
 It does *not* keep time: the parent does, and kills it. One power of large integers is one call into
 C, which no signal handler and no thread can interrupt. Memory is limited. Not covered: network and
@@ -135,12 +135,13 @@ class FormulaValues:
         names = self._names(formula)
         count = max((len(points[name]) for name in names), default=1)
         try:
-            return [
+            found = [
                 self._value({name: points[name][index] for name in names}, formula)
                 for index in range(count)
             ]
-        except (OverflowError, NotImplementedError, KeyError, RecursionError):
+        except (NotImplementedError, KeyError, RecursionError):
             return None
+        return found if any(found) else None
 
     def _names(self, formula: _Formula) -> set[str]:
         if formula[0] in ("name", "apply"):
@@ -152,16 +153,17 @@ class FormulaValues:
                 found |= self._names(part)
         return found
 
-    def _value(self, point: dict[str, list[int]], formula: _Formula) -> list[str] | None:
+    def _value(self, point: dict[str, list[int]], formula: _Formula) -> list[Any] | None:
         """Compute with more and more digits until two results agree."""
         mp = self._mp
         before: list[Any] = []
         for precision in self._PRECISIONS:
             mp.dps = precision
+            self._is_real = True
             try:
                 at = {name: mp.mpf(above) / below for name, (above, below) in point.items()}
                 value = mp.mpc(self._compute(formula, at))
-            except (ZeroDivisionError, ValueError, TypeError):
+            except (ZeroDivisionError, ValueError, TypeError, OverflowError):
                 return None
             if not (mp.isfinite(value.real) and mp.isfinite(value.imag)):
                 return None
@@ -174,7 +176,8 @@ class FormulaValues:
                 if abs(part - other) <= abs(part) * self._AGREEMENT or (small and was_small)
             ]
             if len(parts) == 2:
-                return [mp.nstr(mp.mpf(part), 40, min_fixed=0, max_fixed=0) for part in parts]
+                texts = [mp.nstr(mp.mpf(part), 40, min_fixed=0, max_fixed=0) for part in parts]
+                return [*texts, self._is_real and parts[1] == 0]
             before = now
         return None
 
@@ -201,14 +204,20 @@ class FormulaValues:
             case "deg":
                 return values[0] * mp.pi / 180
             case "pow":
-                return self._power(*values, formula[2])
+                return self._power(values[0], values[1], formula[2])
             case "root":
                 return self._root(*values)
             case "apply":
                 return at[formula[1]] * sum(
                     (value + n) ** 2 + mp.sin(n * value) for n, value in enumerate(values, 1)
                 )
-        return self._functions[formula[1]](*values)
+        return self._in_reals(self._functions[formula[1]](*values), *values)
+
+    def _in_reals(self, value: Any, *arguments: Any) -> Any:
+        """Notice where a function of real numbers leaves them."""
+        if self._mp.im(value) != 0 and not any(self._mp.im(each) for each in arguments):
+            self._is_real = False
+        return value
 
     def _power(self, base: Any, exponent: Any, formula: _Formula) -> Any:
         mp = self._mp
@@ -219,13 +228,14 @@ class FormulaValues:
             above, below = formula[1][1], formula[2][1]
             if formula[2][0] == "num" and below % 2 and formula[1][2] == formula[2][2] == 1:
                 return self._root(base, mp.mpf(below)) ** above
-        return base**exponent
+        return self._in_reals(base**exponent, base, exponent)
 
     def _root(self, value: Any, index: Any) -> Any:
         mp = self._mp
         if mp.im(value) == 0 and mp.re(value) < 0 and mp.im(index) == 0 and index % 2 == 1:
             return -((-value) ** (1 / index))
-        return mp.sqrt(value) if index == 2 else value ** (1 / index)
+        root = mp.sqrt(value) if index == 2 else value ** (1 / index)
+        return self._in_reals(root, value)
 
     def _log(self, value: Any, base: Any) -> Any:
         return self._mp.log(value) / self._mp.log(base)

@@ -813,6 +813,8 @@ _FORMULAS = _pairs(
         (r"\binom{n}{k}", r"\frac{n!}{k!(n-k)!}", "factorials"),
         ("|x-5|", "|5-x|", "a sign within"),
         (r"\frac{(n+1)!}{n!}", "n+1", "factorials"),
+        (r"e^{e^{x}}", "exp(exp(x))", "larger than a machine's numbers"),
+        (r"\sinh(\sinh t)", "sinh(sinh(t))", "larger than a machine's numbers"),
         (r"3^2\frac{3}{5}", r"\frac{27}{5}", "a power before a fraction is no mixed number"),
     ],
     wrong=[
@@ -850,6 +852,7 @@ _FORMULAS = _pairs(
         (r"\frac{x}{y}", "xy", "a fraction"),
         (r"\frac{1}{x}+\frac{1}{y}", r"\frac{2}{x+y}", "a sum of fractions"),
         ("e^x", "x^e", "turned over"),
+        (r"e^{e^{x}}", r"e^{e^{2x}}", "larger than a machine's numbers"),
         ("x^{2n}", "x^2n", "braces are missing"),
         ("(x+y)^3", "x^3+y^3", "the middle terms"),
     ],

@@ -21,17 +21,18 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
 
-from decimal import Decimal
-
 from pdr_graph.answers import exact
-from pdr_graph.answers.equality import NUM_POINTS, Comparison, Number, UndecidedError, point
+from pdr_graph.answers.equality import Comparison
 from pdr_graph.answers.expression import Tree, names_of
 from pdr_graph.answers.extract import LONGEST_ANSWER, answer_in_text, final_answer
+from pdr_graph.answers.points import NUM_POINTS, Number, UndecidedError, point
 from pdr_graph.answers.pool import Message, WorkerPool
-from pdr_graph.answers.values import UnreadableAnswer, Value, read
+from pdr_graph.answers.reader import read
+from pdr_graph.answers.values import UnreadableAnswer, Value
 
 Mode = Literal["answer", "raw"]
 """Where the answer is: `answer`, stated in a solution; `raw`, the whole text."""
@@ -89,7 +90,7 @@ class _Judgement:
     reason: str = ""
 
 
-def _judgement(equal: bool) -> _Judgement:  # noqa: FBT001 - the one thing that it says
+def _judgement(equal: bool) -> _Judgement:
     return _Judgement(CheckVerdict.CORRECT if equal else CheckVerdict.WRONG)
 
 

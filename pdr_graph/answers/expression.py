@@ -1,11 +1,12 @@
-r"""Reads one mathematical expression, from LaTeX or from plain text, into a small tree.
+r"""Reads one mathematical expression into a small tree.
 
 A tree is plain data, so that it can be sent to a worker and serve as a key:
 
     ("num", 3, 2)           the rational number 3/2
     ("dec", 3, 2)           the same, written as the decimal 1.5
     ("name", "x_1")         a variable; ("const", "pi") is pi, e, i or oo
-    ("add" | "mul", a, b)   also ("div" | "pow", a, b), ("neg", a), ("pm", a), ("mp", a)
+    ("add" | "mul", a, b)   also ("div" | "pow" | "root", a, b), ("neg" | "percent" | "deg", a)
+    ("pm" | "mp", a)        a with both signs
     ("call", "sin", a)      a known function; ("apply", "f", a) is one that has no formula
 
 Reading is linear in the text, and bounded in length and depth. What is not understood raises
@@ -15,230 +16,62 @@ Reading is linear in the text, and bounded in length and depth. What is not unde
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
+
+from pdr_graph.answers.tokens import (
+    CLOSERS,
+    FUNCTIONS,
+    GREEK,
+    OPENING,
+    Token,
+    UnreadableError,
+    word_set,
+)
 
 # A name and its parts: strings, integers and other trees.
 Tree = tuple[Any, ...]
 
-LONGEST_EXPRESSION = 1500
-"""In characters; a longer one is not read."""
+
 _DEEPEST = 40
 """Of brackets in brackets: a level costs several calls."""
 
 
-class UnreadableError(ValueError):
-    """The text is no mathematics that is understood; the message says why."""
-
-
-class OtherMeaningError(UnreadableError):
-    """The text is understood so far that it says something else than its number."""
-
-
-class Token(NamedTuple):
-    """A piece of an answer."""
-
-    kind: str
-    """`number`, `letters`, `words` (of LaTeX's text), `command` or `symbol`."""
-    text: str
-    spaced: bool = False
-    """Whether there is space before it."""
-
-
-# 1.5e3 and 1e-5 are powers of ten; 2e-5 is 2e less 5.
-_NUMBER = (
-    r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,])(?:\.\d+)?"
-    r"|(?:\d*\.\d+[eE][-+]?\d+|1[eE]-\d+|\d+[eE](?:\d+|[-+]\d\d+))(?![\w.])"
-    r"|\d+\.?\d*|\.\d+"
-)
-_TOKEN = re.compile(
-    rf"""
-    (?P<number>{_NUMBER})
-    | (?P<words>\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mathrm|mathsf|mbox|hbox|operatorname\*?)
-        \s*\{{(?P<inner>(?:[^{{}}]|\{{[^{{}}]*\}})*)\}})
-    | (?P<command>\\(?:[A-Za-z]+|.))
-    | (?P<letters>[A-Za-z]+)
-    | (?P<foreign>[^\W\d_]+)
-    | (?P<symbol>\*\*|<=|>=|!=|.)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_SPACE = re.compile(
-    r"(?:\s|~|\\[,:;!>\s]|\\q?quad(?![A-Za-z])|\\hspace\{[^{}]*\}|\\phantom\{[^{}]*\})+"
-)
-_SILENT = re.compile(
-    r"\\(?:text)?color\s*\{\w+\}|\\(?:underline|mathbf|mathit|boldsymbol|bm|bf|rm|it)(?![A-Za-z])"
-    r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits)(?![A-Za-z])\.?"
-)
-
-_SYMBOLS = {
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "∗": "*",
-    "÷": r"\div ", "−": "-", "–": "-", "—": "-", "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ",
-    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
-    "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ",
-    "∅": r"\emptyset ", "ø": r"\emptyset ", "Ø": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-    "ℕ": r"\mathbb{N}", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "′": "'",
-    "’": "'", "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ", "∖": r"\setminus ",
-    "∣": "|", "∧": r"\land ", "∨": r"\lor ", "→": r"\to ", "⟨": r"\langle ", "⟩": r"\rangle ",
-    "，": ", ", "；": "; ", "：": ":", "．": ".", "。": ".", "、": ", ", "（": "(", "）": ")",
-    "［": "[", "］": "]", "｛": r"\{", "｝": r"\}", "＝": "=", "＋": "+", "－": "-", "／": "/", "％": "%",
-    "＜": "<", "＞": ">", "＾": "^", "¢": r"\cent ", "\u200b": "", "\ufeff": "",
-}  # fmt: skip
-GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
-    "rho varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma "
-    "Upsilon Phi Psi Omega".split()
-)
-"""Letters by their names."""
-_LETTERS = {
-    unicodedata.lookup(
-        f"GREEK {case} LETTER {name.upper()}"
-    ): f"\\{name.lower() if case == 'SMALL' else name.title()} "
-    for name in (
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "theta",
-        "mu",
-        "rho",
-        "sigma",
-        "tau",
-        "phi",
-        "psi",
-        "omega",
-        "eta",
-        "xi",
-        "nu",
-        "chi",
-        "kappa",
-    )
-    for case in ("SMALL",)
-} | {"λ": r"\lambda ", "Δ": r"\Delta ", "Σ": r"\Sigma ", "Ω": r"\Omega "}
-_ELEMENTARY = (
-    "sin cos tan cot sec csc sinh cosh tanh coth ln lg log exp arcsin arccos arctan arccot".split()
-)
-# Their spelling without a backslash, or another one.
-_FUNCTIONS = {name: name for name in _ELEMENTARY} | {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "arctg": "arctan",
-    "cosec": "csc", "sqrt": "sqrt", "cbrt": "cbrt", "abs": "abs", "floor": "floor", "ceil": "ceil",
-    "factorial": "factorial", "gcd": "gcd", "lcm": "lcm", "max": "max", "min": "min", "arcsec": "arcsec",
-    "Re": "re", "Im": "im", "deg": "deg", "sgn": "sgn", "sign": "sgn", "binom": "binom",
-}  # fmt: skip
 _CONSTANTS = {"pi": ("const", "pi"), "infinity": ("const", "oo"), "infty": ("const", "oo"),
               "inf": ("const", "oo"), "Infinity": ("const", "oo"), "oo": ("const", "oo"),
               "e": ("const", "e"), "i": ("const", "i")}  # fmt: skip
+
+
 # Longest first, so that "arcsin" is not "a", "r", "c" and "sin".
 _NAMES_IN_RUN = re.compile(
     "|".join(
         sorted(
-            [*_FUNCTIONS, "pi", "infinity", *(g for g in GREEK if len(g) > 3)],
+            [*FUNCTIONS, "pi", "infinity", *(g for g in GREEK if len(g) > 3)],
             key=len,
             reverse=True,
         )
     )
     + "|[A-Za-z]"
 )
-_PROSE = frozenset(
-    "not the and or for all are was but has its than it no if we you per yes".split()
+
+
+_PROSE = word_set("not the and or for all are was but has its than it no if we you per yes")
+
+
+# Marks of a name: \vec{v} is one.
+_NAME_MARKS = word_set(
+    "operatorname mathrm mathcal mathbb vec hat overline bar tilde overrightarrow widehat"
 )
 _MOST_LETTERS = 4
 """Variables side by side without a space; longer runs are words."""
+
+
 _APPLIED = frozenset("fgFG")
+
+
 _TIMES = frozenset((r"\cdot", r"\times", r"\ast", "*", r"\star"))
-_CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil",
-            r"\lvert": r"\rvert", r"\langle": r"\rangle", "|": "|", r"\lbrace": r"\rbrace", r"\vert": r"\vert"}  # fmt: skip
-OPENING = frozenset(_CLOSING) - {"|", r"\vert"}
-CLOSING = frozenset(_CLOSING.values()) - {"|", r"\vert"}
-
-
-def _spelled(character: str) -> str:
-    """Return a character that is no ASCII as LaTeX; itself if it has no such spelling."""
-    if known := _SYMBOLS.get(character) or _LETTERS.get(character):
-        return known
-    if character in _SYMBOLS:
-        return ""
-    kind, _, parts = unicodedata.decomposition(character).partition(" ")
-    codes = "".join(chr(int(code, 16)) for code in parts.split()) if kind.startswith("<") else ""
-    if kind == "<super>" and re.fullmatch(r"[\d+\-−n()]", codes):
-        return f"^{{{codes}}}".replace("−", "-")
-    if kind == "<sub>" and re.fullmatch(r"[\w+\-−]", codes):
-        return f"_{{{codes}}}".replace("−", "-")
-    if kind == "<fraction>" and (found := re.fullmatch(r"(\d+)⁄(\d+)", codes)):
-        return f"\\frac{{{found[1]}}}{{{found[2]}}}"
-    if kind in ("<wide>", "<compat>", "<noBreak>", "<font>") and codes.isascii():
-        return codes
-    return character
-
-
-_SCRIPTS = re.compile(r"\}\^\{|\}_\{")
-
-
-def ascii_math(text: str) -> str:
-    """Spell what is not ASCII as LaTeX: x² is x^{2}, ½ is one half, √ is a root."""
-    if text.isascii():
-        return text
-    return _SCRIPTS.sub("", "".join(c if c.isascii() else _spelled(c) for c in text))
-
-
-def tokens(text: str) -> list[Token]:
-    """Take a text apart; a comma between digits separates within brackets, as in (32,349)."""
-    if len(text) > LONGEST_EXPRESSION:
-        raise UnreadableError("too long to be an expression")
-    text = _SILENT.sub("", ascii_math(text)).replace("{,}", ",").replace("\\!", "")
-    found: list[Token] = []
-    place, depth = 0, 0
-    while place < len(text):
-        space = _SPACE.match(text, place)
-        if space:
-            place = space.end()
-            if place == len(text):
-                break
-        mark = _TOKEN.match(text, place)
-        assert mark is not None  # any character is a symbol
-        kind, piece = mark.lastgroup or "symbol", mark.group()
-        if mark["words"] is not None:
-            kind, piece = "words", mark["inner"]
-        elif kind == "foreign":
-            kind = "words"
-        elif kind == "number" and depth and "," in piece:
-            piece = piece[: piece.index(",")]
-            mark = None
-        place = mark.end() if mark else place + len(piece)
-        if piece in OPENING and piece != "{":
-            depth += 1
-        elif piece in CLOSING and piece != "}":
-            depth -= 1
-        if _joins(found, kind, piece, spaced=space is not None, rest=text[place : place + 1]):
-            found[-1] = found[-1]._replace(text=found[-1].text + piece)
-            continue
-        if kind == "words" and (stripped := piece.strip()) in _RUNS:
-            kind, piece = "letters", stripped
-        found.append(Token(kind, piece, space is not None))
-        if piece == "^" and [each.kind for each in found[-4:-1]] == ["number", "letters", "number"]:
-            if (found[-3].text, found[-2].text) == ("x", "10"):  # 1.6 x 10^{-19}
-                found[-3] = Token("command", r"\times", found[-3].spaced)
-    return found
-
-
-def _joins(found: list[Token], kind: str, piece: str, *, spaced: bool, rest: str) -> bool:
-    r"""Tell whether these are the next three digits of a number, as in 1\,000 or 1 000."""
-    return (
-        kind == "number"
-        and spaced
-        and rest != "/"
-        and re.fullmatch(r"\d{3}(?:\.\d+)?", piece) is not None
-        and bool(found)
-        and re.fullmatch(r"[1-9]\d{0,2}(?:\d{3})*", found[-1].text) is not None
-        and found[-1].kind == "number"
-    )
-
-
-_RUNS = frozenset(["e", "i", "d", *_FUNCTIONS])
 
 
 def names_of(tree: Tree) -> frozenset[str]:
@@ -262,13 +95,17 @@ def rational_tree(value: Fraction, *, decimal: bool = False) -> Tree:
     return ("dec" if decimal else "num", value.numerator, value.denominator)
 
 
-@lru_cache(maxsize=4096)
-def expression(parts: tuple[Token, ...]) -> Tree:
+def formula(parts: Sequence[Token]) -> Tree:
     """Read one expression.
 
     Raises:
         UnreadableError: It is none, or there is more.
     """
+    return _formula(tuple(parts))
+
+
+@lru_cache(maxsize=4096)
+def _formula(parts: tuple[Token, ...]) -> Tree:
     if not parts:
         raise UnreadableError("an expression is missing")
     return _Parser(parts).whole()
@@ -324,7 +161,7 @@ class _Parser:
         return tree
 
     def _signed_term(self) -> Tree:
-        signs = []
+        signs: list[str] = []
         while (sign := self._peek()) in ("+", "-", r"\pm", r"\mp") and len(signs) < 3:
             signs.append(sign)
             self._place += 1
@@ -345,7 +182,7 @@ class _Parser:
                 self._place += 1
                 tree = _quotient(tree, self._signed_factor())
             elif self._starts_atom():
-                if implicit_only and (sign.lstrip("\\") in _FUNCTIONS):
+                if implicit_only and (sign.lstrip("\\") in FUNCTIONS):
                     return tree
                 if self._kind() == "number" and self._parts[self._place - 1].kind == "number":
                     raise UnreadableError(f"there is no sign between two numbers before {sign!r}")
@@ -371,7 +208,7 @@ class _Parser:
     @staticmethod
     def _is_atom_command(text: str) -> bool:
         name = text[1:]
-        return name in _ATOM_COMMANDS or name in _FUNCTIONS or name in GREEK
+        return name in _ATOM_COMMANDS or name in FUNCTIONS or name in GREEK
 
     def _power(self) -> Tree:
         tree = self._atom()
@@ -432,7 +269,7 @@ class _Parser:
         token = self._take()
         found = _NAMES_IN_RUN.match(token.text)
         assert found is not None
-        if found.group() in _FUNCTIONS:
+        if found.group() in FUNCTIONS:
             self._place -= 1
             return self._atom()
         if rest := token.text[found.end() :]:
@@ -443,7 +280,7 @@ class _Parser:
     def _group(self) -> Tree:
         """Read what is in brackets."""
         opening = self._take().text
-        closing = _CLOSING[opening]
+        closing = CLOSERS[opening]
         if opening == "|":
             self._bars += 1
         elif self._bars:
@@ -475,10 +312,10 @@ class _Parser:
         token = self._take()
         text = token.text
         if token.kind == "number":
-            return self._numeral(text)
+            return self._figures(text)
         if token.kind == "letters":
             return self._run(text)
-        if text in _CLOSING:
+        if text in CLOSERS:
             self._place -= 1
             tree = self._group()
             if text in ("|", r"\lvert", r"\vert"):
@@ -490,7 +327,7 @@ class _Parser:
             raise UnreadableError(f"the words {text.strip()!r} are no mathematics")
         raise UnreadableError(f"{text!r} is not understood here")
 
-    def _numeral(self, text: str) -> Tree:
+    def _figures(self, text: str) -> Tree:
         if "." in text and self._peek() in (r"\overline", r"\bar", r"\dot", r"\overset"):
             return self._repeating(text)
         if self._peek() == "_" and text.isdigit():
@@ -576,8 +413,8 @@ class _Parser:
             self._place -= 1
             self._parts[self._place] = Token("letters", rest)
         name = names[0]
-        if name in _FUNCTIONS:
-            return self._call(_FUNCTIONS[name])
+        if name in FUNCTIONS:
+            return self._call(FUNCTIONS[name])
         return _single(name) if rest else self._named(name)
 
     def _named(self, name: str) -> Tree:
@@ -611,15 +448,14 @@ class _Parser:
         if name == "sqrt" and self._peek() == "[":
             index = self._group()
             return ("root", self._root_argument(), index)
-        if name in ("operatorname", "mathrm", "mathbf", "mathit", "mathsf", "text", "mathcal", "vec", "hat",
-                    "overline", "bar", "tilde", "overrightarrow", "widehat"):  # fmt: skip
+        if name in _NAME_MARKS:
             return (
                 self._named(name + "{" + self._script() + "}")
                 if self._peek() == "{"
                 else self._atom()
             )
-        if name in _FUNCTIONS:
-            return self._call(_FUNCTIONS[name])
+        if name in FUNCTIONS:
+            return self._call(FUNCTIONS[name])
         if name in ("infty", "pi"):
             return _CONSTANTS[name]
         if name in GREEK or name in ("ell", "hbar"):
@@ -643,7 +479,7 @@ class _Parser:
                 base = self._exponent()
             else:
                 power = self._exponent()
-        if power == ("neg", integer(1)) and f"arc{name}" in _FUNCTIONS:
+        if power == ("neg", integer(1)) and f"arc{name}" in FUNCTIONS:
             name, power = f"arc{name}", None
         arguments = self._call_arguments(name)
         if name == "log":
@@ -660,7 +496,7 @@ class _Parser:
 
     def _call_arguments(self, name: str) -> list[Tree]:
         if self._peek() in ("(", "[", "{"):
-            closing = _CLOSING[self._take().text]
+            closing = CLOSERS[self._take().text]
             bars, self._bars = self._bars, 0
             arguments = [self._sum()]
             while self._peek() == ",":
@@ -677,9 +513,8 @@ class _Parser:
         return [("neg", argument) if sign else argument]
 
 
-_ATOM_COMMANDS = frozenset(
-    "frac dfrac tfrac cfrac binom dbinom tbinom sqrt pi infty ell hbar operatorname mathrm mathbf mathcal "
-    "vec hat overline bar".split()
+_ATOM_COMMANDS = _NAME_MARKS | word_set(
+    "frac dfrac tfrac cfrac binom dbinom tbinom sqrt pi infty ell hbar"
 )
 
 
@@ -735,3 +570,76 @@ def repeating(start: str, period: str) -> Tree:
     places = len(start.partition(".")[2])
     tail = Fraction(int(period), (10 ** len(period) - 1) * 10**places)
     return rational_tree(Fraction(start.rstrip(".") or 0) + tail)
+
+
+def is_formula(parts: list[Token]) -> bool:
+    """Tell whether this is one expression."""
+    try:
+        formula(parts)
+    except UnreadableError:
+        return False
+    return True
+
+
+def has_sign(tree: Tree) -> bool:
+    """Tell whether there is a plus-minus in a formula."""
+    return tree[0] in ("pm", "mp") or any(
+        has_sign(each) for each in tree[1:] if isinstance(each, tuple)
+    )
+
+
+def signed(tree: Tree, plus: bool) -> Tree:
+    """Choose the upper or the lower sign everywhere."""
+    if tree[0] in ("pm", "mp"):
+        inner = signed(tree[1], plus)
+        return inner if (tree[0] == "pm") == plus else ("neg", inner)
+    return tuple(signed(each, plus) if isinstance(each, tuple) else each for each in tree)
+
+
+_PI: Tree = ("const", "pi")
+INFINITY: Tree = ("const", "oo")
+
+
+def has_decimal(tree: Tree) -> bool:
+    """Tell whether a number is written as a decimal, so that it may be rounded."""
+    return tree[0] == "dec" or any(
+        has_decimal(each) for each in tree[1:] if isinstance(each, tuple)
+    )
+
+
+def renamed(tree: Tree, new: dict[str, str]) -> Tree:
+    """Give names other names."""
+    if tree[0] == "name":
+        return ("name", new.get(tree[1], tree[1]))
+    return tuple(renamed(each, new) if isinstance(each, tuple) else each for each in tree)
+
+
+def put(tree: Tree, name: str, value: int | None) -> Tree:
+    """Put a number in place of a name; the number 0 in place of the whole if it is None."""
+    if value is None:
+        return integer(0)
+    if tree == ("name", name):
+        return integer(value)
+    return tuple(put(each, name, value) if isinstance(each, tuple) else each for each in tree)
+
+
+def has_pi(tree: Tree) -> bool:
+    """Tell whether pi is in a formula."""
+    return tree == _PI or any(has_pi(each) for each in tree[1:] if isinstance(each, tuple))
+
+
+def has_log(tree: Tree) -> bool:
+    """Tell whether a formula has a logarithm without a base."""
+    return (
+        tree[:2] == ("call", "log")
+        and len(tree) == 3
+        or any(has_log(each) for each in tree[1:] if isinstance(each, tuple))
+    )
+
+
+def with_base(tree: Tree, base: Tree | None) -> Tree:
+    """Give logarithms without a base the base; the natural one if it is None."""
+    rest = tuple(with_base(each, base) if isinstance(each, tuple) else each for each in tree)
+    if tree[:2] == ("call", "log") and len(tree) == 3:
+        return ("call", "log", rest[2], base) if base else ("call", "ln", rest[2])
+    return rest

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from pdr_graph.answers.expression import GREEK
 from pdr_graph.answers.quantity import is_known as unit_is_known
+from pdr_graph.answers.tokens import GREEK
 
 LONGEST_ANSWER = 4000
 """In characters; a longer one is prose, or an attack."""

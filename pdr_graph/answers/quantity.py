@@ -1,7 +1,8 @@
-"""Units, money, scale words, clock times and numbers in words.
+"""Numbers and formulas with their units.
 
 A unit is its dimensions and its size: 5 km and 5000 m are one quantity, 5 m and 5 s are not. A noun
-that is no unit of the table is a dimension of its own, so that 5 apples are not 5 pears.
+that is no unit of the table is a dimension of its own, so that 5 apples are not 5 pears. A unit is
+one only where the text makes it one, by LaTeX's text or a space and a name: 2m is a product.
 """
 
 from __future__ import annotations
@@ -11,6 +12,16 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+
+from pdr_graph.answers.expression import Tree, formula, integer, rational_tree
+from pdr_graph.answers.tokens import (
+    FUNCTIONS,
+    GREEK,
+    SPACES,
+    OtherMeaningError,
+    Token,
+    UnreadableError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +104,14 @@ def _dimensions(text: str) -> Counter[str]:
 
 
 _UNITS: dict[str, tuple[Counter[str], Fraction]] = {}
+
+
 for _names, (_kind, _size) in _SIZES.items():
     for _name in _names.split():
         _UNITS[_name] = _dimensions(_kind), Fraction(_size)
         if len(_name) > 2 and not _name.endswith("s"):
             _UNITS[_name + "s"] = _UNITS[_name]
+
 
 _SCALES = {
     "hundred": 10**2,
@@ -107,16 +121,26 @@ _SCALES = {
     "trillion": 10**12,
     "dozen": 12,
 }
+
+
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+
+
 _POWERS_AFTER = {"squared": 2, "cubed": 3}
+
+
 # "units" says that there is one, and not which.
 _NO_UNIT = frozenset(["unit", "units"])
+
+
 _PIECE = re.compile(r"\^?\s*\{?\s*(-?\d+)\s*\}?|[^\W\d_]+|[°€£¥₹¢$]+[A-Z]?|/|\S")
+
+
 _LONGEST_UNIT = 80
 
 
 @lru_cache(maxsize=1024)
-def unit(text: str) -> Unit | None:
+def read_unit(text: str) -> Unit | None:
     """Read a unit, such as "cm^2", "miles per hour" or "apples"; None if the text is none."""
     text = text.replace("\\$", "$").replace(".", "").strip(" ,;:")
     if not text or len(text) > _LONGEST_UNIT:
@@ -183,103 +207,171 @@ def _noun(text: str) -> Unit | None:
     return Unit(frozenset([(head.removesuffix("s"), 1)]))
 
 
-_CLOCK = re.compile(
-    r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?\s*(?:([ap])\.?\s?m\.?)?(?:\s*\(?(?:today|tomorrow)\)?)?",
-    re.I,
-)
-_PARTS = {
-    "in the morning": "a.m.",
-    "in the afternoon": "p.m.",
-    "in the evening": "p.m.",
-    "o'clock": ":00",
-}
-
-
 @dataclass(frozen=True, slots=True)
-class ClockTime:
-    """A time of day."""
+class Quantity:
+    """A number or a formula, with its unit if one is written."""
 
-    seconds: int
-    """Since midnight; where no half of the day is said, as the clock shows."""
-    half: str
-    """"a", "p", or empty where none is said."""
-    terms: tuple[int, ...]
-    """As it was written: 7:32 may also be a ratio."""
+    tree: Tree
+    unit: Unit | None = None
 
 
-def clock_time(text: str) -> ClockTime | None:
-    """Read a time of day, such as "3:45 PM" or "15:45"; None if the text is none."""
-    if len(text) > 40:
-        return None
-    if text.strip().lower() in ("noon", "12 noon", "midnight", "12 midnight"):
-        is_noon = "noon" in text.lower()
-        return ClockTime(12 * 3600 * is_noon, "p" if is_noon else "a", (12,))
-    if ":" not in text and not re.search(r"(?i)\d\s*(?:[ap]\.?\s?m\b|o'clock|in the)", text):
-        return None
-    for part, half in _PARTS.items():
-        text = text.replace(part, half)
-    found = _CLOCK.fullmatch(
-        text.strip().rstrip(".") + ("." if text.strip().endswith("m.") else "")
-    )
-    if found is None:
-        return None
-    hours, minutes, seconds = (int(found[n] or 0) for n in (1, 2, 3))
-    half = (found[4] or "").lower()
-    if minutes > 59 or seconds > 59 or hours > 24 or (half and not 1 <= hours <= 12):
-        return None
-    if half:
-        hours = hours % 12 + 12 * (half == "p")
-    terms = tuple(int(found[n]) for n in (1, 2, 3) if found[n])
-    return ClockTime((hours * 60 + minutes) * 60 + seconds, half, terms)
+PERCENT = Unit(frozenset([("percent", 1)]))
 
 
-def same_time(left: ClockTime, right: ClockTime) -> bool:
-    """Compare two times of day; the half of the day may be left off."""
-    if bool(left.half) == bool(right.half):
-        return left.seconds == right.seconds
-    said, bare = (left, right) if left.half else (right, left)
-    noon = 12 * 3600
-    on_the_dial = bare.seconds < noon + 3600 and bare.seconds % noon == said.seconds % noon
-    return said.seconds == bare.seconds or on_the_dial
+DEGREE = Unit(frozenset([("degree", 1)]))
 
 
-_SMALL = {word: value for value, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen".split())}  # fmt: skip
-_TENS = {word: 10 * value for value, word in enumerate(
-    "twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}  # fmt: skip
-_FRACTIONS = {
-    "half": 2,
-    "third": 3,
-    "quarter": 4,
-    "fourth": 4,
-    "fifth": 5,
-    "sixth": 6,
-    "eighth": 8,
-    "tenth": 10,
+_SYMBOL_UNITS = {
+    r"\$": "$",
+    "€": "€",
+    "£": "£",
+    "¥": "¥",
+    "₹": "₹",
+    r"\cent": "¢",
+    r"\pounds": "£",
+    r"\euro": "€",
 }
 
 
-def number_in_words(text: str) -> Fraction | None:
-    """Read "twenty-five", "three hundred and two" or "two thirds"; None if it is anything else."""
-    words = text.lower().replace("-", " ").split()
-    if not 1 <= len(words) <= 12 or not words[0].isalpha():
-        return None
-    part = _FRACTIONS.get(words[-1]) or _FRACTIONS.get(words[-1].removesuffix("s"))
-    if part and len(words) > 1:
-        whole = number_in_words(" ".join(words[:-1])) if words[:-1] != ["a"] else Fraction(1)
-        return whole / part if whole is not None and whole < part else None
-    total, group, before = 0, 0, ""
-    for word in words:
-        if word in _SMALL and before not in _SMALL:
-            group += _SMALL[word]
-        elif word in _TENS and before not in _SMALL and before not in _TENS:
-            group += _TENS[word]
-        elif word == "hundred" and 0 < group < 10:
-            group *= 100
-        elif (times := _SCALES.get(word)) and times >= 1000 and group:
-            total, group = total + group * times, 0
-        elif word != "and" or before not in ("hundred", "thousand", "million"):
-            return None
-        before = word
-    return Fraction(total + group) if before != "and" else None
+# Letters beside a number that cannot be a product of variables.
+_GLUED = frozenset(["cm", "km", "kg", "mm", "mph"])
+
+
+MONTHS = (
+    "january february march april may june july august september october november december "
+    "jan feb mar apr jun jul aug sept sep oct nov dec"
+).split()
+_NO_NOUN = re.compile(
+    r"(?i)\b(?:percent|root|power|th|st|nd|rd|squared|cubed|factorial|times|plus|minus|over|divided|more|less|least|most|fewer|or|and|not"
+    r"|if|is|are|unless|except|to|than|base|mod|modulo|hundredths?|thousandths?|millionths?|billionths?"
+    r"|tenths?|halves|half|thirds?|quarters?|fourths?|fifths?|remainder|r|from|between|solutions?"
+    rf"|no|pas|nicht|oder|ou|und|et|{'|'.join(MONTHS)})\b|不|没|ない|아니|아닙|或"
+)
+
+
+def quantity_of(parts: list[Token]) -> Quantity:
+    """Read a formula with its unit."""
+    parts, money = _without_money(parts)
+    place = next((n for n in range(1, len(parts)) if _starts_unit(parts, n)), len(parts))
+    tree = formula(parts[:place])
+    if place == len(parts):
+        unit = money
+    else:
+        tree, unit = _measured(tree, parts[place:])
+        if money is not None:
+            if unit is not None and unit != money:
+                raise UnreadableError("money with a second unit is not understood")
+            unit = money
+    if unit is None and tree[0] == "percent":
+        return Quantity(tree[1], PERCENT)
+    if unit is None and tree[0] == "neg" and tree[1][0] == "percent":
+        return Quantity(("neg", tree[1][1]), PERCENT)
+    if unit is None and tree[0] == "deg":
+        return Quantity(tree[1], DEGREE)
+    if unit is None and tree[0] == "neg" and tree[1][0] == "deg":
+        return Quantity(("neg", tree[1][1]), DEGREE)
+    if tree[0] == "deg" and unit is not None:
+        return Quantity(tree[1], unit)
+    return Quantity(tree, unit)
+
+
+def _without_money(parts: list[Token]) -> tuple[list[Token], Unit | None]:
+    for place in (0, 1, len(parts) - 1):
+        if 0 <= place < len(parts) and (symbol := _SYMBOL_UNITS.get(parts[place].text)):
+            if place == 1 and parts[0].text not in ("-", "+"):
+                continue
+            return parts[:place] + parts[place + 1 :], read_unit(symbol)
+    return parts, None
+
+
+def _starts_unit(parts: list[Token], place: int) -> bool:
+    """Tell whether a unit begins here: words, or a unit's name after a number and a space."""
+    part = parts[place]
+    if part.kind == "words":
+        return bool(part.text.strip())
+    if part.text in (r"\frac", r"\dfrac", r"\tfrac"):  # m/s as a fraction
+        return (
+            place + 2 < len(parts)
+            and parts[place + 1].text == "{"
+            and parts[place + 2].kind == "words"
+        )
+    if part.kind != "letters" or len(part.text) == 1:
+        return False
+    before = [each for each in parts[:place] if each.text not in ("-", "+")]
+    is_number = all(
+        each.kind == "number" or each.text in ("/", "{", "}", r"\frac", r"\cdot", r"\times", "^")
+        for each in before
+    )
+    if not is_number or not before:
+        return False
+    word = part.text
+    if not part.spaced:
+        return word in _GLUED or (len(word) > 3 and is_known(word))
+    follows = [each for each in parts[place:] if each.kind != "letters"]
+    is_noun = len(word) > 3 and not follows and word not in GREEK and word not in FUNCTIONS
+    return is_noun or is_known(word)
+
+
+def _measured(tree: Tree, parts: list[Token]) -> tuple[Tree, Unit | None]:
+    """Read the unit after a number, with its scale: million dollars."""
+    again = next((n for n in range(1, len(parts)) if _starts_number(parts, n)), len(parts))
+    text = _unit_text(parts[:again])
+    degrees = tree[0] == "deg"
+    while (word := text.split(" ", 1)[0]) and (times := scale(word)):
+        tree, text = ("mul", tree, integer(times)), text[len(word) :].strip()
+    text = re.sub(r"(?i)^(?:percentage|percent|pct)(?: points?)?$", "%", text)
+    if text == "%":
+        return tree, PERCENT
+    if not text:
+        return tree, None
+    if _NO_NOUN.search(text):
+        raise OtherMeaningError(f"{text!r} is no unit")
+    if degrees or re.match(r"(?i)(?:degrees?|°) ?(?:celsius|fahrenheit|[CF]\b)", text):
+        text = "°" + (
+            "C"
+            if re.search(r"(?i)c(?:elsius)?$", text)
+            else "F"
+            if re.search(r"(?i)f(?:ahrenheit)?$", text)
+            else text
+        )
+    unit = read_unit(text)
+    if unit is None:
+        raise UnreadableError(f"{text!r} is no unit")
+    if again == len(parts):
+        return tree, unit
+    rest = quantity_of(parts[again:])
+    if rest.unit is None or rest.unit.dimensions != unit.dimensions:
+        raise UnreadableError("a second number follows the unit")
+    share = rational_tree(rest.unit.size / unit.size)
+    return ("add", tree, ("mul", rest.tree, share)), unit
+
+
+def _starts_number(parts: list[Token], place: int) -> bool:
+    before = parts[place - 1].text
+    return (
+        parts[place].kind == "number"
+        and before not in ("^", "-")
+        and not (before == "{" and place > 1 and parts[place - 2].text == "^")
+    )
+
+
+def _unit_text(parts: list[Token]) -> str:
+    pieces = []
+    for part in parts:
+        if part.kind == "command" and part.text not in (
+            r"\cdot",
+            r"\times",
+            r"\circ",
+            r"\$",
+            r"\frac",
+            r"\%",
+        ):
+            raise UnreadableError(f"{part.text!r} is not understood in a unit")
+        pieces.append(
+            {r"\cdot": "·", r"\times": "·", r"\circ": "°"}.get(part.text, part.text)
+            if part.kind == "command"
+            else (" " if part.spaced else "") + part.text
+        )
+    text = SPACES.sub(" ", "".join(pieces)).strip(" ,.~")
+    text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2", text)
+    return re.sub(r"\^\s*\{?\s*°\s*\}?", "°", re.sub(r"^\((.*)\)$", r"\1", text))

@@ -174,7 +174,7 @@ class Comparison(FormulaComparison):
             and answer.tree[0] == "name"
             and answer.tree[1] in "ABCDEFGHIJ"
         ):
-            return answer.tree[1] == gold.letter
+            return bool(answer.tree[1] == gold.letter)
         return not isinstance(answer, OptionAnswer) and self.equal(gold.value, answer)
 
     def sets(self, gold: RealSet, answer: RealSet) -> bool:

@@ -630,10 +630,8 @@ def has_pi(tree: Tree) -> bool:
 
 def has_log(tree: Tree) -> bool:
     """Tell whether a formula has a logarithm without a base."""
-    return (
-        tree[:2] == ("call", "log")
-        and len(tree) == 3
-        or any(has_log(each) for each in tree[1:] if isinstance(each, tuple))
+    return (tree[:2] == ("call", "log") and len(tree) == 3) or any(
+        has_log(each) for each in tree[1:] if isinstance(each, tuple)
     )
 
 

@@ -49,7 +49,8 @@ _ANSWER_IS = re.compile(
     | (?P<abroad> (?: 答案 | 答え | 正解 | 答 | 정답 | 답
         | (?i:\b(?:respuesta|réponse|antwort|ответ|risposta|resposta|odpowiedź)\b) )
       (?: \s (?: final | finale | correcta | correcte | correta ) )?
-      [*_`}】\]]* \s? (?: (?<=】) | [:：=] | (?: 是 | 为 | 為 | は | 은 | 는 | (?i:es|est|ist|lautet|è|é)\b ) [:：]? )
+      [*_`}】\]]* \s? (?: (?<=】) | [:：=]
+        | (?: 是 | 为 | 為 | は | 은 | 는 | (?i:es|est|ist|lautet|è|é)\b ) [:：]? )
       [*_`\s}]* )
     """,
     re.VERBOSE | re.MULTILINE,
@@ -65,7 +66,8 @@ _NO_ANSWER = re.compile(
     r"|不|\?|？|$"
 )
 _SENTENCE_END = re.compile(
-    r"[.!?](?=\s|$|[*\"])|;(?!\s*[-+]?[\d$\\])|[\n。！？]|\*\*(?![\w({-])|</|<\||\s(?:because|since|I hope|where|which)\b"
+    r"[.!?](?=\s|$|[*\"])|;(?!\s*[-+]?[\d$\\])|[\n。！？]|\*\*(?![\w({-])|</|<\|"
+    r"|\s(?:because|since|I hope|where|which)\b"
 )
 # The end of a formula that began before the answer's word.
 _FORMULA_END = re.compile(r"\\\]|\\\)|\$\$|\\\[|\\\(|\$")

@@ -69,7 +69,7 @@ class IrrationalError(ValueError):
 
 @lru_cache(maxsize=4096)
 def point(name: str, index: int) -> Fraction:
-    """Return a value of a name: near to 0 and far from it, of both signs, and three whole numbers."""
+    """Return a value of a name: near to 0 and far, of both signs, and whole numbers."""
     seed = zlib.crc32(f"{name}:{index}".encode())
     if index >= len(_SCALES):
         # One of them even, one odd, one negative.
@@ -92,6 +92,12 @@ def rational_at(tree: Tree, index: int) -> Fraction | None:
 
 
 def value_at(tree: Tree, index: int) -> Fraction:
+    """Return the exact value at a point.
+
+    Raises:
+        IrrationalError: The value is not rational, or too large.
+        ZeroDivisionError: There is none.
+    """
     kind = tree[0]
     if kind in ("num", "dec"):
         return Fraction(tree[1], tree[2])
@@ -257,7 +263,7 @@ def divided(left: Number, right: Number) -> Number:
 
 
 def close(left: Number, right: Number, *, decimal: bool) -> bool:
-    """Tell whether two numbers are equal, or agree to a millionth if one is written as a decimal."""
+    """Tell whether two numbers are equal, or agree to a millionth if one is a decimal."""
     if isinstance(left, float) or isinstance(right, float):
         return left == right
     if isinstance(left, Fraction) and isinstance(right, Fraction):

@@ -177,7 +177,7 @@ def _known(text: str) -> Unit | None:
         elif word in _NO_UNIT and last is None:
             last = Counter({"unit": 1}), Fraction(1), sign * power
             found["unit"] += power
-        elif times := piece.group(1) and int(piece.group(1)) or _POWERS_AFTER.get(word):
+        elif times := (piece.group(1) and int(piece.group(1))) or _POWERS_AFTER.get(word):
             # The unit before has been counted once.
             if last is None or abs(times) > 6:
                 return None
@@ -237,10 +237,12 @@ _SYMBOL_UNITS = {
 _GLUED = frozenset(["cm", "km", "kg", "mm", "mph"])
 
 
-MONTHS = (
+_MONTH_WORDS = (
     "january february march april may june july august september october november december "
     "jan feb mar apr jun jul aug sept sep oct nov dec"
-).split()
+)
+MONTHS = _MONTH_WORDS.split()
+"""Longer names first, so that none is cut."""
 _NO_NOUN = re.compile(
     r"(?i)\b(?:percent|root|power|th|st|nd|rd|squared|cubed|factorial|times|plus|minus|over|divided|more|less|least|most|fewer|or|and|not"
     r"|if|is|are|unless|except|to|than|base|mod|modulo|hundredths?|thousandths?|millionths?|billionths?"

@@ -68,8 +68,10 @@ _SIGNS = {
 }  # fmt: skip
 
 
-_JOINTS = {",": ",", ";": ",", "and": "and", "or": "or", r"\lor": "or", r"\land": "and", r"\vee": "or",
-           r"\wedge": "and", "&": "and", "或": "or", "和": "and", "且": "and"}  # fmt: skip
+_JOINTS = {
+    ",": ",", ";": ",", "and": "and", "or": "or", r"\lor": "or", r"\land": "and", r"\vee": "or",
+    r"\wedge": "and", "&": "and", "或": "or", "和": "and", "且": "and",
+}  # fmt: skip
 
 
 _SET_SIGNS = {r"\cup": "union", r"\bigcup": "union", r"\cap": "inter", r"\setminus": "minus",
@@ -83,19 +85,21 @@ _DELIMITERS = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"))
 
 
 _OPTION = re.compile(
-    r"(?:(?i:option|choice) )?\(([A-J])\)(?:\s+(\S.*))?|(?i:option|choice) ([A-J])|([A-J])[).:]\s+(\S.*)",
+    r"(?:(?i:option|choice) )?\(([A-J])\)(?:\s+(\S.*))?|(?i:option|choice) ([A-J])"
+    r"|([A-J])[).:]\s+(\S.*)",
     re.S,
 )
 
 
 _LEAD = re.compile(
-    r"(?:approximately|about|roughly|around|exactly|approx\.?|answer:?|:|the answer is|only|equals?|US)\s*$",
+    r"(?:approximately|about|roughly|around|exactly|approx\.?|answer:?|:|the answer is|only|equals?"
+    r"|US)\s*$",
     re.I,
 )
 
 
 _TAIL = re.compile(
-    r"^[\s,(]*(?:for (?:all|any|every|each)|where|with|whenever|\(?exactly\)?|only\b|approximately)",
+    r"^[\s,(]*(?:for (?:all|any|every|each)|where|with|whenever|exactly|only\b|approximately)",
     re.I,
 )
 
@@ -205,9 +209,9 @@ def _qualified(parts: list[Token]) -> list[Token]:
         elif part.kind in ("words", "letters") and part.text.strip() == "for":
             if not re.search(r"\b(?:and|or)\b", rest) and not _NEGATION.search(rest):
                 return _qualified_front(parts[:place])
-        elif part.text == r"\forall":
-            return _qualified_front(parts[:place])
-        elif part.text in (",", "(") and _is_domain(parts[place + 1 :]):
+        elif part.text == r"\forall" or (
+            part.text in (",", "(") and _is_domain(parts[place + 1 :])
+        ):
             return _qualified_front(parts[:place])
     return _qualified_front(parts)
 
@@ -290,12 +294,12 @@ def _combined(items: list[Value], joints: set[str]) -> Value:
             return Series(tuple(items))
         form = sets[0].form
         kind = "union" if "or" in joints else "inter" if "and" in joints else "either"
-        for part in sets[1:]:
-            form = (kind, form, part.form)
+        for other in sets[1:]:
+            form = (kind, form, other.form)
         return RealSet(form, sets[0].variable)
     if sets and "or" in joints and all(_as_set(each) is not None for each in items):
-        parts = [part.form for each in items if (part := _as_set(each)) is not None]
-        return RealSet(reduce(lambda form, part: ("union", form, part), parts), sets[0].variable)
+        forms = [part.form for each in items if (part := _as_set(each)) is not None]
+        return RealSet(reduce(lambda form, part: ("union", form, part), forms), sets[0].variable)
     named = [each for each in items if isinstance(each, NamedAnswer)]
     if len(named) == len(items):
         names = [each.name for each in named]
@@ -425,8 +429,10 @@ def _is_name(tree: Tree) -> bool:
         case "name" | "apply":
             return True
         case "mul" | "div":
-            return all(_is_name(each) and (each[0] != "name" or each[1].isupper() or "_" in each[1]
-                       or tree[0] == "div" and each[1].isupper()) for each in tree[1:])  # fmt: skip
+            return all(
+                _is_name(each) and (each[0] != "name" or each[1].isupper() or "_" in each[1])
+                for each in tree[1:]
+            )
         case "call":
             return tree[1] in ("abs", "sin", "cos", "tan") and _is_name(tree[2])
     return False
@@ -449,7 +455,7 @@ def _inequality(terms: list[Tree], signs: list[str]) -> Value:
         bound = right if left is subject else left
         sign = sign if left is subject else _FLIP[sign]
         form = ("inter", form, _bounded(sign, bound))
-    if len(terms) > 3 or len({*signs} & {"<", "<="}) and len({*signs} & {">", ">="}):
+    if len(terms) > 3 or (len({*signs} & {"<", "<="}) and len({*signs} & {">", ">="})):
         raise UnreadableError("the chain of inequalities is not understood")
     return RealSet(form, subject)
 

@@ -74,16 +74,18 @@ _SILENT = re.compile(
 
 _SYMBOLS = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "∗": "*",
-    "÷": r"\div ", "−": "-", "–": "-", "—": "-", "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ",
-    "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
-    "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ",
-    "∅": r"\emptyset ", "ø": r"\emptyset ", "Ø": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-    "ℕ": r"\mathbb{N}", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "′": "'",
-    "’": "'", "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ", "∖": r"\setminus ",
-    "∣": "|", "∧": r"\land ", "∨": r"\lor ", "→": r"\to ", "⟨": r"\langle ", "⟩": r"\rangle ",
-    "，": ", ", "；": "; ", "：": ":", "．": ".", "。": ".", "、": ", ", "（": "(", "）": ")",
-    "［": "[", "］": "]", "｛": r"\{", "｝": r"\}", "＝": "=", "＋": "+", "－": "-", "／": "/", "％": "%",
-    "＜": "<", "＞": ">", "＾": "^", "¢": r"\cent ", "\u200b": "", "\ufeff": "",
+    "÷": r"\div ", "−": "-", "–": "-", "—": "-", "∕": "/", "⁄": "/", "√": r"\sqrt ",
+    "∛": r"\sqrt[3] ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
+    "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "∪": r"\cup ",
+    "∩": r"\cap ", "∅": r"\emptyset ", "ø": r"\emptyset ", "Ø": r"\emptyset ", "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ",
+    "º": r"^\circ ", "′": "'", "’": "'", "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ",
+    "∖": r"\setminus ", "∣": "|", "∧": r"\land ", "∨": r"\lor ", "→": r"\to ", "⟨": r"\langle ",
+    "⟩": r"\rangle ", "，": ", ", "；": "; ", "：": ":",
+    "．": ".", "。": ".", "、": ", ", "（": "(",
+    "）": ")", "［": "[", "］": "]", "｛": r"\{",
+    "｝": r"\}", "＝": "=", "＋": "+", "－": "-", "／": "/",
+    "％": "%", "＜": "<", "＞": ">", "＾": "^", "¢": r"\cent ", "\u200b": "", "\ufeff": "",
 }  # fmt: skip
 
 
@@ -97,8 +99,8 @@ GREEK = word_set(
 
 _GREEK_SIGNS = "αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΣΥΦΨΩ"
 _GREEK_NAMES = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon "
-    "phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega"
 )
 _SYMBOLS |= {
     sign: f"\\{name} " for sign, name in zip(_GREEK_SIGNS, _GREEK_NAMES.split(), strict=True)
@@ -108,15 +110,20 @@ _ELEMENTARY = word_set(
 )
 # Their spelling without a backslash, or another one.
 FUNCTIONS = {name: name for name in _ELEMENTARY} | {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "arctg": "arctan",
-    "cosec": "csc", "sqrt": "sqrt", "cbrt": "cbrt", "abs": "abs", "floor": "floor", "ceil": "ceil",
-    "factorial": "factorial", "gcd": "gcd", "lcm": "lcm", "max": "max", "min": "min",
-    "Re": "re", "Im": "im", "deg": "deg", "sgn": "sgn", "sign": "sgn", "binom": "binom",
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot",
+    "arctg": "arctan", "cosec": "csc", "sqrt": "sqrt", "cbrt": "cbrt", "abs": "abs",
+    "floor": "floor", "ceil": "ceil", "factorial": "factorial", "gcd": "gcd", "lcm": "lcm",
+    "max": "max", "min": "min", "Re": "re", "Im": "im", "deg": "deg", "sgn": "sgn", "sign": "sgn",
+    "binom": "binom",
 }  # fmt: skip
 
 
-CLOSERS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil",
-            r"\lvert": r"\rvert", r"\langle": r"\rangle", "|": "|", r"\lbrace": r"\rbrace", r"\vert": r"\vert"}  # fmt: skip
+CLOSERS = {
+    "(": ")", "[": "]", "{": "}", r"\{": r"\}", r"\lbrace": r"\rbrace", r"\langle": r"\rangle",
+    r"\lfloor": r"\rfloor", r"\lceil": r"\rceil", r"\lvert": r"\rvert", "|": "|",
+    r"\vert": r"\vert",
+}  # fmt: skip
+"""The closing bracket of each opening one."""
 
 
 OPENING = frozenset(CLOSERS) - {"|", r"\vert"}
@@ -186,9 +193,9 @@ def tokens(text: str) -> list[Token]:
         if kind == "words" and (stripped := piece.strip()) in _RUNS:
             kind, piece = "letters", stripped
         found.append(Token(kind, piece, space is not None))
-        if piece == "^" and [each.kind for each in found[-4:-1]] == ["number", "letters", "number"]:
-            if (found[-3].text, found[-2].text) == ("x", "10"):  # 1.6 x 10^{-19}
-                found[-3] = Token("command", r"\times", found[-3].spaced)
+        # The letter x is a cross in 1.6 x 10^{-19}.
+        if piece == "^" and [each.text for each in found[-3:-1]] == ["x", "10"]:
+            found[-3] = Token("command", r"\times", found[-3].spaced)
     return found
 
 
@@ -205,14 +212,17 @@ def _joins(found: list[Token], kind: str, piece: str, *, spaced: bool, rest: str
     )
 
 
-_RUNS = frozenset(["e", "i", "d", *FUNCTIONS])
+# Upright letters that are mathematics, as in \mathrm{e} and \text{max}.
+_RUNS = _ELEMENTARY | word_set("e i d max min gcd lcm")
 
 
 def text_of(parts: Sequence[Token]) -> str:
+    """Return pieces as they were written, without LaTeX's text boxes."""
     return "".join((" " if part.spaced else "") + part.text for part in parts).strip()
 
 
 def depth_of(part: Token) -> int:
+    """Return 1 for an opening bracket, -1 for a closing one, 0 for all else."""
     if part.kind in ("words", "letters", "number"):
         return 0
     return (part.text in OPENING) - (part.text in CLOSING)

@@ -91,8 +91,8 @@ class RealSet:
     """A set of numbers, and the variable that it is of."""
 
     form: Tree
-    """("interval", low, is_closed, high, is_closed), ("points", …), or ("union" | "inter" | "minus",
-    form, form)."""
+    """("interval", low, is_closed, high, is_closed), ("points", …), or two forms under "union",
+    "inter", "minus" or "either" (the intersection, or the union if that is empty)."""
     variable: Tree | None = None
 
 
@@ -178,6 +178,7 @@ def interval_of(value: Value) -> RealSet | None:
 
 
 def points_of(value: Value) -> RealSet | None:
+    """Return a set of numbers as what it is, a pair in brackets as an interval."""
     if isinstance(value, Series) and value.brackets in ("{}", ""):
         points = [each.tree for each in value.items if isinstance(each, Quantity)]
         return (
@@ -189,6 +190,7 @@ def points_of(value: Value) -> RealSet | None:
 
 
 def ends_of(form: Tree) -> list[Tree]:
+    """Return the ends of intervals, and the points."""
     if form[0] == "interval":
         return [form[1], form[3]]
     if form[0] == "points":
@@ -207,8 +209,8 @@ def members(form: Tree, ends: list[Tree], same: Callable[[Tree, Tree], bool]) ->
     match form[0]:
         case "interval":
             low, high = 2 * place(form[1]) + 1, 2 * place(form[3]) + 1
-            found = [low < n < high or (n == low and form[2] and low <= high and (low < high or form[4]))
-                     or (n == high and form[4] and low < high) for n in range(count)]  # fmt: skip
+            first, last = low + (not form[2]), high - (not form[4])
+            found = [first <= n <= last for n in range(count)]
         case "points":
             places = {2 * place(each) + 1 for each in form[1:]}
             found = [n in places for n in range(count)]

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from pdr_graph.answers.expression import INFINITY, formula, integer, numeral, rational_tree
 from pdr_graph.answers.quantity import MONTHS, Quantity, scale
-from pdr_graph.answers.tokens import SPACES, Token, UnreadableError, text_of
+from pdr_graph.answers.tokens import SPACES, Token, UnreadableError, text_of, word_set
 from pdr_graph.answers.values import (
     EMPTY,
     LINE,
@@ -58,13 +58,15 @@ def clock_time(text: str) -> ClockTime | None:
     return ClockTime((hours * 60 + minutes) * 60 + seconds, half, terms)
 
 
-_SMALL = {word: value for value, word in enumerate(
+_SMALL_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen".split())}  # fmt: skip
+    "sixteen seventeen eighteen nineteen"
+)
+_SMALL = {word: value for value, word in enumerate(_SMALL_WORDS.split())}
 
 
-_TENS = {word: 10 * value for value, word in enumerate(
-    "twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}  # fmt: skip
+_TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = {word: 10 * value for value, word in enumerate(_TENS_WORDS.split(), 2)}
 
 
 _FRACTIONS = {
@@ -107,9 +109,9 @@ def number_in_words(text: str) -> Fraction | None:
 _PHRASES: dict[str, Value] = {}
 
 
-for _phrases, value_at in (
-    ("no solution|no solutions|no real solution|no real solutions|there is no solution|there are no "
-     "solutions|empty set|the empty set|no such values exist|no real roots", RealSet(EMPTY)),
+for _phrases, _value in (
+    ("no solution|no solutions|no real solution|no real solutions|there is no solution|there are "
+     "no solutions|empty set|the empty set|no such values exist|no real roots", RealSet(EMPTY)),
     ("all real numbers|all reals|all real x|any real number|all real values|real numbers|the real "
      "numbers|every real number|all real values of x|the set of all real numbers|the set of real "
      "numbers|all x", RealSet(LINE)),
@@ -123,11 +125,17 @@ for _phrases, value_at in (
     ("infinity|positive infinity|plus infinity", Quantity(INFINITY)),
     ("negative infinity|minus infinity", Quantity(("neg", INFINITY))),
 ):  # fmt: skip
-    _PHRASES.update(dict.fromkeys(_phrases.split("|"), value_at))
+    _PHRASES.update(dict.fromkeys(_phrases.split("|"), _value))
 
 
-NUMBER_SETS = {"R": RealSet(LINE), "Z": WordAnswer("all integers"), "Q": WordAnswer("all rational numbers"),
-         "N": WordAnswer("all natural numbers"), "C": WordAnswer("all complex numbers")}  # fmt: skip
+NUMBER_SETS: dict[str, Value] = {
+    "R": RealSet(LINE),
+    "Z": WordAnswer("all integers"),
+    "Q": WordAnswer("all rational numbers"),
+    "N": WordAnswer("all natural numbers"),
+    "C": WordAnswer("all complex numbers"),
+}
+"""By the letter after mathbb."""
 
 
 TEXT = re.compile(
@@ -139,8 +147,8 @@ _WORDS = re.compile(r"[^\W\d_]+(?:['.-]?[ ]?[^\W\d_]+)*[.!]?")
 
 
 # Two letters that are a word, and so no product.
-_SHORT_WORDS = frozenset(
-    "no on is as at in if it he we up us am an be by do go hi me my of ok or so to ya oh".split()
+_SHORT_WORDS = word_set(
+    "no on is as at in if it he we up us am an be by do go hi me my of ok or so to ya oh"
 )
 
 
@@ -151,12 +159,11 @@ _MATH_WORDS = re.compile(
 
 
 _CALL = re.compile(r"(?:sin|cos|tan|cot|ln|log|sqrt) [A-Za-z]{1,3}$")
-_BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-               "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16}  # fmt: skip
 
 
 _NUMERAL = re.compile(
-    r"(-?)\(?([0-9A-F]*\d[0-9A-F]*|[A-F]{2,})\)?\s*(?:_\{?\(?\s*(?:base\s*)?(\w+)\s*\)?\}?|\(?\s*(?:in )?base[ -](\w+)\)?)"
+    r"(-?)\(?([0-9A-F]*\d[0-9A-F]*|[A-F]{2,})\)?\s*"
+    r"(?:_\{?\(?\s*(?:base\s*)?(\w+)\s*\)?\}?|\(?\s*(?:in )?base[ -](\w+)\)?)"
 )
 
 
@@ -179,6 +186,7 @@ def plain_text(text: str) -> str:
 
 
 def phrase(plain: str) -> Value | None:
+    """Read words that stand for something else, such as "no solution" or "twelve"."""
     low = plain.casefold().rstrip(".!")
     if known := _PHRASES.get(low):
         return known
@@ -190,17 +198,23 @@ def phrase(plain: str) -> Value | None:
 
 
 def numeral_of(plain: str) -> Value | None:
+    """Read digits with their base, such as 1010_2 or "37 base 8"; None if there is no base.
+
+    Raises:
+        UnreadableError: The digits are not of that base.
+    """
     found = _NUMERAL.fullmatch(plain)
     if found is None:
         return None
     base = found[3] or found[4]
-    number = _BASE_WORDS.get(base.lower()) or (int(base) if base.isdigit() else 0)
+    number = _SMALL.get(base.lower()) or (int(base) if base.isdigit() else 0)
     tree = numeral(found[2], str(number))
     tree = ("neg", tree) if found[1] else tree
     return Numeral(found[1] + found[2].lstrip("0"), number, tree)
 
 
 def time_or_date(plain: str) -> Value | None:
+    """Read a time of day, or a day of the year in words; None if the text is neither."""
     if time := clock_time(plain):
         return time
     if found := _DATE.fullmatch(plain):

@@ -109,6 +109,7 @@ class FormulaValues:
     """Computes formulas at points, with 40 digits that are right."""
 
     _PRECISIONS = (60, 110, 250, 700)
+    _OF_MPMATH = "sin cos tan cot sec csc sinh cosh tanh coth ln floor ceil re im"
     _AGREEMENT = 1e-42
     # In bits: 9^(9^(9^9)) has more, and no computer has the memory for them.
     _LARGEST_POWER = 1e9
@@ -120,11 +121,11 @@ class FormulaValues:
         mp.dps = 60
         self._functions: dict[str, Callable[..., Any]] = {
             name: getattr(mp, name)
-            for name in "sin cos tan cot sec csc sinh cosh tanh coth ln floor ceil sign".split()
+            for name in self._OF_MPMATH.split()
         } | {
             "arcsin": mp.asin, "arccos": mp.acos, "arctan": mp.atan, "arccot": mp.acot,
-            "arcsec": mp.asec, "abs": abs, "log": self._log, "factorial": self._factorial, "sgn": mp.sign,
-            "binom": mp.binomial, "re": mp.re, "im": mp.im, "max": max, "min": min,
+            "arcsec": mp.asec, "abs": abs, "log": self._log, "factorial": self._factorial,
+            "sgn": mp.sign, "binom": mp.binomial, "max": max, "min": min,
         }  # fmt: skip
 
     def values(self, formula: _Formula, points: dict[str, list[list[int]]]) -> list[Any] | None:
@@ -144,10 +145,7 @@ class FormulaValues:
         return found if any(found) else None
 
     def _names(self, formula: _Formula) -> set[str]:
-        if formula[0] in ("name", "apply"):
-            found = {formula[1]}
-        else:
-            found = set()
+        found: set[str] = {formula[1]} if formula[0] in ("name", "apply") else set()
         for part in formula[1:]:
             if isinstance(part, list):
                 found |= self._names(part)

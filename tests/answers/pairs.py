@@ -721,6 +721,8 @@ _NUMBERS = _pairs(
         (r"\pi", "3.14159265", "more than six figures"),
         ("0.3", "0.1+0.2", "no error of binary fractions"),
         ("10^{400}", "1e400", "larger than a machine's numbers"),
+        ("0.3", "3e-1", "scientific"),
+        (r"\frac{1}{20}", "5E-2", "scientific"),
         ("0", r"\sin(\pi)", "a zero"),
         ("512", "2^{3^2}", "powers from the right"),
         ("-4", "-2^2", "the power before the sign"),
@@ -1153,6 +1155,38 @@ _STATEMENTS = _solutions(
         ("6", "정답은 6이 아닙니다.", "the contrary"),
         ("6", "La respuesta es mayor que 6.", "a bound"),
         ("6", "答案大于 6。", "a bound"),
+    ],
+)
+
+RAW_TEXTS = _solutions(
+    "a whole text as the answer",
+    right=[
+        ("6", "I tried 5 but got 6", "the last number"),
+        ("5", "five", "a word"),
+        ("5", "5 km", "a unit"),
+        ("5", "$5", "a currency"),
+        ("5", "5th", "an ordinal"),
+        ("5", "#### 5", "a statement"),
+        ("1000.99", "the price is 1,000.99", "a separator"),
+        (r"\frac{10}{9}", "10/9", "plain text"),
+        ("x^2+2x", "x(x+2)", "plain text"),
+    ],
+    wrong=[
+        ("5", "it is not 5", "the contrary"),
+        ("5", "Not 5 but 6", "the contrary"),
+        ("5", "I tried 5 but got 6", "the last number"),
+        ("5", "between 5 and 7", "a range"),
+        ("9", "9 factorial", "an operation"),
+        ("5", "5!!", "an operation"),
+        ("5", "no 5", "the contrary"),
+        ("5", "5 5", "two numbers"),
+        ("5", "5x", "a letter more"),
+        ("5", "sixty-five", "another number"),
+        ("5", "R2D5", "a name"),
+        ("5", "5 = 6", "an equation that is false"),
+        ("5", "(5, 6)", "a point"),
+        ("5", "sqrt(5)", "a root"),
+        ("5", "The answer is 6, not 5", "the contrary"),
     ],
 )
 

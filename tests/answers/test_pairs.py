@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.answers import Checker
-from tests.answers.pairs import PAIRS, SOLUTIONS, AnswerPair, SolutionPair
+from tests.answers.pairs import PAIRS, RAW_TEXTS, SOLUTIONS, AnswerPair, SolutionPair
 
 PAGE = Path(__file__).parents[2] / "docs/explanation/answers.md"
 DECISION = re.compile(r"\| ([a-z ]+) \| `([^`]+)` \| `([^`]+)` \| (correct|wrong) \| (.+) \|")
@@ -52,3 +52,10 @@ async def test_pair(checker: Checker, pair: AnswerPair) -> None:
 async def test_solution(checker: Checker, pair: SolutionPair) -> None:
     """The answer is found in the solution, and nothing else is taken for it."""
     assert (await checker.check(pair.gold, pair.solution)).correct is pair.right, pair.why
+
+
+@pytest.mark.parametrize("pair", RAW_TEXTS, ids=lambda pair: f"{pair.gold} | {pair.solution}")
+async def test_raw_text(checker: Checker, pair: SolutionPair) -> None:
+    """A text without an answer line is searched for one answer, and never for a favourable one."""
+    checked = await checker.check(pair.gold, pair.solution, mode="raw")
+    assert checked.correct is pair.right, pair.why

@@ -62,6 +62,9 @@ ALONE = {
         pdr_checkpoints.reader
         pdr_checkpoints.retention
         pdr_checkpoints.sync
+        pdr_graph.answers.equality
+        pdr_graph.answers.reader
+        pdr_graph.answers.words
         pdr_graph.cli.eval_board
         pdr_graph.cli.train_board
         pdr_graph.cli.up_plan

@@ -26,7 +26,7 @@ from enum import StrEnum
 from typing import Literal
 
 from pdr_graph.answers import exact
-from pdr_graph.answers.equality import Comparison
+from pdr_graph.answers.equality import AnswerComparison
 from pdr_graph.answers.expression import Tree, names_of
 from pdr_graph.answers.extract import LONGEST_ANSWER, answer_in_text, final_answer
 from pdr_graph.answers.points import NUM_POINTS, Number, UndecidedError, point
@@ -235,7 +235,7 @@ class Checker:
         orders = [(gold, answer), (answer, gold)] if pair.both_ways else [(gold, answer)]
         undecided = False
         for first, second in orders:
-            comparison = Comparison(self._values)
+            comparison = AnswerComparison(self._values)
             while True:
                 try:
                     equal = comparison.equal(first, second)
@@ -248,7 +248,7 @@ class Checker:
                     break
                 if not await self._evaluate(comparison.missing, watch):
                     return self._timeout()
-                comparison = Comparison(self._values)
+                comparison = AnswerComparison(self._values)
         return None if undecided else _judgement(False)
 
     async def _evaluate(self, formulas: list[Tree], watch: _CheckWatch) -> bool:

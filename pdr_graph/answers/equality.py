@@ -41,7 +41,7 @@ from pdr_graph.answers.values import (
 _RADIAN = Unit(frozenset([("radian", 1)]))
 
 
-class Comparison(FormulaComparison):
+class AnswerComparison(FormulaComparison):
     """Compares two values, whatever they are."""
 
     def equal(self, gold: Value, answer: Value) -> bool:
@@ -152,7 +152,10 @@ class Comparison(FormulaComparison):
         return gap is not None and gap.denominator == 1
 
     def residue_added(self, gold: Quantity, answer: ResidueAnswer) -> bool:
-        """Compare 5 with 5 mod 7."""
+        """Compare 5 with 5 mod 7; 12 mod 7 is no 12."""
+        value, modulus = rational_value(answer.tree), rational_value(answer.modulus)
+        if value is None or modulus is None or not 0 <= value < modulus:
+            return False
         return self.quantities(gold, Quantity(answer.tree))
 
     def words(self, gold: WordAnswer, answer: WordAnswer) -> bool:
@@ -278,7 +281,7 @@ class Comparison(FormulaComparison):
         """Compare a=3, b=4 with values in the same order."""
         if answer.brackets not in ("", "()"):
             return False
-        if any(isinstance(each, RelationAnswer) for each in answer.items):
+        if any(isinstance(each, RelationAnswer | NamedAnswer) for each in answer.items):
             return False
         return self._in_order([each.value for each in gold.items], answer.items)
 
@@ -400,42 +403,42 @@ def _flipped(compare: _Rule) -> _Rule:
 
 # The first rule whose kinds fit decides; other kinds are never equal.
 _RULES: list[tuple[tuple[type, type], _Rule]] = [
-    ((OptionAnswer, OptionAnswer), Comparison.options),
-    ((OptionAnswer, object), Comparison.option_text),
-    ((object, OptionAnswer), _flipped(Comparison.option_text)),
-    ((NamedAnswer, NamedAnswer), Comparison.named),
-    ((Assignments, Assignments), Comparison.assignments),
-    ((Assignments, Series), Comparison.assigned_series),
-    ((Series, Assignments), _flipped(Comparison.assigned_series)),
-    ((NamedAnswer, object), Comparison.named_value),
-    ((object, NamedAnswer), Comparison.value_named),
-    ((WordAnswer, WordAnswer), Comparison.words),
-    ((WordAnswer, object), Comparison.word_as_product),
-    ((object, WordAnswer), _flipped(Comparison.word_as_product)),
-    ((ClockTime, ClockTime), Comparison.times),
-    ((ClockTime, object), Comparison.time_as_ratio),
-    ((object, ClockTime), _flipped(Comparison.time_as_ratio)),
-    ((Quantity, Quantity), Comparison.quantities),
-    ((Numeral, Numeral), Comparison.numerals),
-    ((Numeral, Quantity), Comparison.digits),
-    ((Quantity, Numeral), Comparison.with_base_ten),
-    ((RatioAnswer, RatioAnswer), Comparison.ratios),
-    ((RatioAnswer, Quantity), Comparison.ratio_value),
-    ((Quantity, RatioAnswer), _flipped(Comparison.ratio_value)),
-    ((Series, Series), Comparison.series),
-    ((RealSet, RealSet), Comparison.as_sets),
-    ((RealSet, Series), Comparison.as_sets),
-    ((Series, RealSet), Comparison.as_sets),
-    ((MatrixAnswer, MatrixAnswer), Comparison.matrices),
-    ((MatrixAnswer, Series), Comparison.matrix_series),
-    ((Series, MatrixAnswer), _flipped(Comparison.matrix_series)),
-    ((RelationAnswer, RelationAnswer), Comparison.relations),
-    ((Quantity, RelationAnswer), Comparison.shown_sum),
-    ((RelationAnswer, Quantity), Comparison.shown_value),
-    ((Series, Quantity), Comparison.one_of_series),
-    ((Quantity, Series), Comparison.comma),
-    ((ResidueAnswer, ResidueAnswer), Comparison.residues),
-    ((Quantity, ResidueAnswer), Comparison.residue_added),
+    ((OptionAnswer, OptionAnswer), AnswerComparison.options),
+    ((OptionAnswer, object), AnswerComparison.option_text),
+    ((object, OptionAnswer), _flipped(AnswerComparison.option_text)),
+    ((NamedAnswer, NamedAnswer), AnswerComparison.named),
+    ((Assignments, Assignments), AnswerComparison.assignments),
+    ((Assignments, Series), AnswerComparison.assigned_series),
+    ((Series, Assignments), _flipped(AnswerComparison.assigned_series)),
+    ((NamedAnswer, object), AnswerComparison.named_value),
+    ((object, NamedAnswer), AnswerComparison.value_named),
+    ((WordAnswer, WordAnswer), AnswerComparison.words),
+    ((WordAnswer, object), AnswerComparison.word_as_product),
+    ((object, WordAnswer), _flipped(AnswerComparison.word_as_product)),
+    ((ClockTime, ClockTime), AnswerComparison.times),
+    ((ClockTime, object), AnswerComparison.time_as_ratio),
+    ((object, ClockTime), _flipped(AnswerComparison.time_as_ratio)),
+    ((Quantity, Quantity), AnswerComparison.quantities),
+    ((Numeral, Numeral), AnswerComparison.numerals),
+    ((Numeral, Quantity), AnswerComparison.digits),
+    ((Quantity, Numeral), AnswerComparison.with_base_ten),
+    ((RatioAnswer, RatioAnswer), AnswerComparison.ratios),
+    ((RatioAnswer, Quantity), AnswerComparison.ratio_value),
+    ((Quantity, RatioAnswer), _flipped(AnswerComparison.ratio_value)),
+    ((Series, Series), AnswerComparison.series),
+    ((RealSet, RealSet), AnswerComparison.as_sets),
+    ((RealSet, Series), AnswerComparison.as_sets),
+    ((Series, RealSet), AnswerComparison.as_sets),
+    ((MatrixAnswer, MatrixAnswer), AnswerComparison.matrices),
+    ((MatrixAnswer, Series), AnswerComparison.matrix_series),
+    ((Series, MatrixAnswer), _flipped(AnswerComparison.matrix_series)),
+    ((RelationAnswer, RelationAnswer), AnswerComparison.relations),
+    ((Quantity, RelationAnswer), AnswerComparison.shown_sum),
+    ((RelationAnswer, Quantity), AnswerComparison.shown_value),
+    ((Series, Quantity), AnswerComparison.one_of_series),
+    ((Quantity, Series), AnswerComparison.comma),
+    ((ResidueAnswer, ResidueAnswer), AnswerComparison.residues),
+    ((Quantity, ResidueAnswer), AnswerComparison.residue_added),
 ]
 
 

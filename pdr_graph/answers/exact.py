@@ -127,6 +127,8 @@ def number(text: str) -> Number | None:
     if found is None or (value := _value(found)) is None:
         return None
     suffix = re.sub(r"\D+(?=\d)", "mod ", (found["suffix"] or "").strip(" ){}\\"))
+    if suffix.startswith("mod ") and not 0 <= value < int(suffix[4:]):
+        return None  # 12 mod 7 is no 12
     suffix = suffix or found["money"] or found["coin"] or ""
     value = -value if found["sign"] == "-" else value
     return Number(value, bool(found["part"]), suffix, name)
@@ -224,6 +226,8 @@ def _equal_short(left: str, right: str, depth: int) -> bool | None:
         # Several words may say the same: "no solution" and "empty set".
         return None if " " in left + right else False
     if not depth or longest > _LONGEST_LIST or _RELATION.search(left + right):
+        return None
+    if "=" in left and (" or " in left) != (" or " in right):
         return None
     return _equal_lists(left, right, depth)
 

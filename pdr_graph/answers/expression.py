@@ -68,6 +68,7 @@ _MOST_LETTERS = 4
 """Variables side by side without a space; longer runs are words."""
 
 
+_BARS = frozenset([r"\overline", r"\bar", r"\dot"])
 _APPLIED = frozenset("fgFG")
 
 
@@ -258,6 +259,8 @@ class _Parser:
             return ("neg", tree) if sign == "-" else tree
         if self._kind() == "letters":
             return self._first_letter()
+        if self._kind() == "number":
+            return _number(self._take().text)
         tree = self._atom()
         if self._peek() in ("^", "**"):
             self._place += 1
@@ -315,6 +318,8 @@ class _Parser:
             return self._figures(text)
         if token.kind == "letters":
             return self._run(text)
+        if text == "." and self._peek() in _BARS:
+            return self._repeating("0.")
         if text in CLOSERS:
             self._place -= 1
             tree = self._group()
@@ -328,8 +333,18 @@ class _Parser:
         raise UnreadableError(f"{text!r} is not understood here")
 
     def _figures(self, text: str) -> Tree:
-        if "." in text and self._peek() in (r"\overline", r"\bar", r"\dot", r"\overset"):
+        if "." in text and self._peek() in _BARS:
             return self._repeating(text)
+        if (
+            "." in text
+            and self._peek() == "("
+            and self._kind(1) == "number"
+            and self._peek(2) == ")"
+        ):
+            if not text.endswith("."):
+                raise UnreadableError(f"{text}({self._peek(1)}) is a product, or repeats for ever")
+            self._place += 3
+            return repeating(text, self._peek(-2))
         if self._peek() == "_" and text.isdigit():
             self._place += 1
             return numeral(text, self._script())
@@ -378,6 +393,8 @@ class _Parser:
             period = self._take().text
             if braced:
                 self._expect("}")
+        if self._kind() == "number":
+            raise UnreadableError("a figure follows the last of a decimal that has none")
         return repeating(start, period)
 
     def _script(self) -> str:

@@ -118,6 +118,7 @@ _SYMBOLS = frozenset(
         "rfloor",
         "rceil",
         "ell",
+        *"RZQNC",
         *GREEK,
     ]
 )

@@ -25,11 +25,13 @@ from pdr_graph.answers.expression import (
     with_base,
 )
 
-# At whole numbers floors differ from ceilings, and far from 0 an absolute value from its content.
-_SCALES = (1, 1, -1, 37, -41, 1009, -1013, Fraction(1, 53), 1, -1)
-
-
-NUM_POINTS = len(_SCALES) + 3
+# Of all names: near to 0 and far from it, since there an absolute value differs from its content.
+_COMMON = (1, 1, -1, 37, -41, 1009, -1013, Fraction(1, 53))
+# Of these sizes, with signs that differ from name to name, so that xy may be negative.
+_SIGNED = (1, 1, 29, 997, 1, 5)
+# Whole numbers, where floors differ from ceilings: one is even, one odd, one negative.
+_NUM_WHOLE = 3
+NUM_POINTS = len(_COMMON) + len(_SIGNED) + _NUM_WHOLE
 """Of each name."""
 
 
@@ -71,11 +73,16 @@ class IrrationalError(ValueError):
 def point(name: str, index: int) -> Fraction:
     """Return a value of a name: near to 0 and far, of both signs, and whole numbers."""
     seed = zlib.crc32(f"{name}:{index}".encode())
-    if index >= len(_SCALES):
-        # One of them even, one odd, one negative.
-        whole = 2 * (seed % 89) + 4 + index % 2
-        return Fraction(-whole if index == NUM_POINTS - 1 else whole)
-    return Fraction(seed % 9_973 + 2_003, 4_999 + (seed >> 16) % 97) * _SCALES[index]
+    size = Fraction(seed % 9_973 + 2_003, 4_999 + (seed >> 16) % 97)
+    if index < len(_COMMON):
+        return size * _COMMON[index]
+    place = index - len(_COMMON)
+    if place < len(_SIGNED):
+        # No two letters have the same six signs.
+        code = ord(name) - 64 if len(name) == 1 else zlib.crc32(name.encode())
+        return size * _SIGNED[place] * (-1 if code >> place & 1 else 1)
+    whole = Fraction(2 * (seed % 89) + 4 + index % 2)
+    return -whole if index == NUM_POINTS - 1 else whole
 
 
 @lru_cache(maxsize=8192)

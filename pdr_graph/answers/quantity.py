@@ -40,6 +40,7 @@ _SIZES: dict[str, tuple[str, str]] = {
     "dm decimeter decimetre": ("length", "1/10"),
     "cm centimeter centimetre 厘米": ("length", "1/100"),
     "mm millimeter millimetre": ("length", "1/1000"),
+    "μm micrometer micrometre": ("length", "1/1000000"),
     "nm nanometer nanometre": ("length", "1/1000000000"),
     "in inch inches": ("length", "127/5000"),
     "ft foot feet": ("length", "381/1250"),
@@ -201,8 +202,10 @@ def _known(text: str) -> Unit | None:
 
 def _noun(text: str) -> Unit | None:
     words = re.sub(r"\s+", " ", text).strip().lower()
-    if not re.fullmatch(r"[^\W\d_]{2,}(?:[ '/-][^\W\d_]{2,}){0,5}", words):
+    if not re.fullmatch(r"(?:[^\W\d_]{2,}|[\u3040-\u9fff])(?:[ '/-][^\W\d_]{2,}){0,5}", words):
         return None
+    if any(character.isupper() for character in text[1:]):
+        words = text  # mW is no MW
     head = words.split(" of ")[0]
     return Unit(frozenset([(head.removesuffix("s"), 1)]))
 
@@ -244,7 +247,7 @@ _MONTH_WORDS = (
 MONTHS = _MONTH_WORDS.split()
 """Longer names first, so that none is cut."""
 _NO_NOUN = re.compile(
-    r"(?i)\b(?:percent|root|power|th|st|nd|rd|squared|cubed|factorial|times|plus|minus|over|divided|more|less|least|most|fewer|or|and|not"
+    r"(?i)\b(?:\w{2,}ed|below|above|under|beyond|negative|positive|tens|twice|double|triple|percent|root|power|th|st|nd|rd|squared|cubed|factorial|times|plus|minus|over|divided|more|less|least|most|fewer|or|and|not"
     r"|if|is|are|unless|except|to|than|base|mod|modulo|hundredths?|thousandths?|millionths?|billionths?"
     r"|tenths?|halves|half|thirds?|quarters?|fourths?|fifths?|remainder|r|from|between|solutions?"
     rf"|no|pas|nicht|oder|ou|und|et|{'|'.join(MONTHS)})\b|不|没|ない|아니|아닙|或"
@@ -272,6 +275,8 @@ def quantity_of(parts: list[Token]) -> Quantity:
         return Quantity(tree[1], DEGREE)
     if unit is None and tree[0] == "neg" and tree[1][0] == "deg":
         return Quantity(("neg", tree[1][1]), DEGREE)
+    if unit is None and tree[0] == "mul" and tree[2][0] == "deg":
+        return Quantity(("mul", tree[1], tree[2][1]), DEGREE)
     if tree[0] == "deg" and unit is not None:
         return Quantity(tree[1], unit)
     return Quantity(tree, unit)
@@ -291,6 +296,8 @@ def _starts_unit(parts: list[Token], place: int) -> bool:
     part = parts[place]
     if part.kind == "words":
         return bool(part.text.strip())
+    if part.text == r"\mu":
+        return place + 1 < len(parts) and parts[place + 1].kind == "words"
     if part.text in (r"\frac", r"\dfrac", r"\tfrac"):  # m/s as a fraction
         return (
             place + 2 < len(parts)
@@ -317,7 +324,14 @@ def _starts_unit(parts: list[Token], place: int) -> bool:
 def _measured(tree: Tree, parts: list[Token]) -> tuple[Tree, Unit | None]:
     """Read the unit after a number, with its scale: million dollars."""
     again = next((n for n in range(1, len(parts)) if _starts_number(parts, n)), len(parts))
+    if any(
+        part.text in ("+", "-", "=") and parts[place - 1].text not in ("^", "{")
+        for place, part in enumerate(parts)
+    ):
+        raise OtherMeaningError("an operation follows the unit")
     text = _unit_text(parts[:again])
+    if again < len(parts):
+        text = re.sub(r"[,\s]*(?:\band)?$", "", text)
     degrees = tree[0] == "deg"
     while (word := text.split(" ", 1)[0]) and (times := scale(word)):
         tree, text = ("mul", tree, integer(times)), text[len(word) :].strip()
@@ -326,7 +340,7 @@ def _measured(tree: Tree, parts: list[Token]) -> tuple[Tree, Unit | None]:
         return tree, PERCENT
     if not text:
         return tree, None
-    if _NO_NOUN.search(text):
+    if _NO_NOUN.search(text) or (text.startswith("(") and _known(text) is None):
         raise OtherMeaningError(f"{text!r} is no unit")
     if degrees or re.match(r"(?i)(?:degrees?|°) ?(?:celsius|fahrenheit|[CF]\b)", text):
         text = "°" + (
@@ -362,6 +376,7 @@ def _unit_text(parts: list[Token]) -> str:
     for part in parts:
         if part.kind == "command" and part.text not in (
             r"\cdot",
+            r"\mu",
             r"\times",
             r"\circ",
             r"\$",
@@ -376,4 +391,5 @@ def _unit_text(parts: list[Token]) -> str:
         )
     text = SPACES.sub(" ", "".join(pieces)).strip(" ,.~")
     text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2", text)
-    return re.sub(r"\^\s*\{?\s*°\s*\}?", "°", re.sub(r"^\((.*)\)$", r"\1", text))
+    text = re.sub(r"\\mu\s*", "μ", text)
+    return re.sub(r"\^\s*\{?\s*°\s*\}?", "°", text)

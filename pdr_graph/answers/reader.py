@@ -91,6 +91,10 @@ _OPTION = re.compile(
 )
 
 
+# Conditions that all hold, one below the other.
+_SYSTEM = re.compile(
+    r"\\begin\{(?:cases|aligned|gathered)\}(.*?)(?:\\\\\s*)?\\end\{\w+\}", re.DOTALL
+)
 _LEAD = re.compile(
     r"(?:approximately|about|roughly|around|exactly|approx\.?|answer:?|:|the answer is|only|equals?"
     r"|US)\s*$",
@@ -154,6 +158,8 @@ def _answer(text: str) -> Value:
             return value
     if (matrix := _matrix(text)) is not None:
         return matrix
+    if (system := _SYSTEM.fullmatch(text.strip())) and "&" not in system[1]:
+        return _list(tokens(re.sub(r"\\\\", " , ", system[1])))
     whole = TEXT.fullmatch(text.strip())
     parts = tokens(TEXT.sub(r"\1", text) if whole and re.search(r"\d", text) else text)
     return _list(unreversed(_qualified(parts)))
@@ -207,7 +213,9 @@ def _qualified(parts: list[Token]) -> list[Token]:
             if not _NEGATION.search(rest):
                 return _qualified_front(parts[:place])
         elif part.kind in ("words", "letters") and part.text.strip() == "for":
-            if not re.search(r"\b(?:and|or)\b", rest) and not _NEGATION.search(rest):
+            if not re.search(
+                r"\b(?:and|or|if|when)\b|for\b.*\bfor\b", rest
+            ) and not _NEGATION.search(rest):
                 return _qualified_front(parts[:place])
         elif part.text == r"\forall" or (
             part.text in (",", "(") and _is_domain(parts[place + 1 :])
@@ -223,11 +231,13 @@ def _is_domain(parts: list[Token]) -> bool:
         len(texts) >= 6
         and texts[1:3] == [r"\in", r"\mathbb"]
         and len(texts) <= 8
-        and texts[4] in "ZN"
+        and texts[4] in "ZNRQC"
     )
 
 
 def _qualified_front(parts: list[Token]) -> list[Token]:
+    if len(parts) > 1 and parts[0].text.strip().lower() in ("negative", "minus"):
+        return [Token("symbol", "-"), *parts[1:]]
     while parts and (
         (parts[0].kind == "words" and _LEAD.match(parts[0].text.strip()))
         or parts[0].text in (r"\approx", ":", "=", r"\therefore")
@@ -304,7 +314,7 @@ def _combined(items: list[Value], joints: set[str]) -> Value:
     if len(named) == len(items):
         names = [each.name for each in named]
         if len(set(names)) == len(names):
-            return Assignments(tuple(named))
+            return Series(tuple(items)) if "or" in joints else Assignments(tuple(named))
         if len(set(names)) == 1:
             return NamedAnswer(
                 names[0], Series(tuple(each.value for each in named)), named[0].parameters
@@ -328,7 +338,17 @@ def _as_set(value: Value) -> RealSet | None:
     return None
 
 
+def _arrow(parts: list[Token]) -> Value | None:
+    r"""Read f: x \mapsto 2x; None if it is no arrow."""
+    texts = [part.text for part in parts[:4]]
+    if len(parts) < 5 or (texts[1], texts[3]) != (":", r"\mapsto"):
+        return None
+    return NamedAnswer(("name", texts[0]), _set_or_single(parts[4:]), (texts[2],))
+
+
 def _item(parts: list[Token]) -> Value:
+    if (function := _arrow(parts)) is not None:
+        return function
     pieces, signs = split(
         parts, lambda part: _SIGNS.get(part.text) if part.kind != "words" else None
     )
@@ -366,10 +386,11 @@ def _equation(pieces: list[list[Token]]) -> Value:
     last = pieces[-1]
     name, parameters = _name(pieces[0])
     if name is not None:
-        if len(pieces) > 2:
-            # f = g(x) = 2x defines the same twice; 7 = 11 contradicts itself, and the last counts.
-            for piece in pieces[1:-1]:
-                formula(piece)
+        # In f = g(x) = 2x the last counts; a = b = 3 is about two.
+        middle = [formula(piece) for piece in pieces[1:-1]]
+        if any(each[0] == "name" for each in middle):
+            value = _set_or_single(last)
+            return Assignments(tuple(NamedAnswer(each, value) for each in [name, *middle]))
         if name[0] == "names":
             return _named_tuple(name, last)
         return NamedAnswer(name, _set_or_single(last), parameters)
@@ -614,6 +635,8 @@ def _residue(parts: list[Token]) -> ResidueAnswer | None:
     for place in range(1, len(parts)):
         word = parts[place].text.strip()
         start = place - (parts[place - 1].text == "(")
+        if word in (r"\mod", r"\bmod", "mod") and start == place:
+            raise OtherMeaningError("mod is an operation without its brackets")
         if word in (r"\pmod", r"\mod", r"\bmod", "mod") and start:
             modulus = [part for part in parts[place + 1 :] if part.text not in ("(", ")", "{", "}")]
             return ResidueAnswer(formula(parts[:start]), formula(modulus))

@@ -66,6 +66,9 @@ _SPACE = re.compile(
 
 
 SPACES = re.compile(r"(?:\s|~|\\[,:;!\s]|\\q?quad(?![A-Za-z]))+")
+_NUMBER_SET = re.compile(
+    r"\\(?:mathbf|mathbb|Bbb)\s*\{?([RZQNC])(?![A-Za-z])\}?|\\([RZQNC])(?![A-Za-z])"
+)
 _SILENT = re.compile(
     r"\\(?:text)?color\s*\{\w+\}|\\(?:underline|mathbf|mathit|boldsymbol|bm|bf|rm|it)(?![A-Za-z])"
     r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits)(?![A-Za-z])\.?"
@@ -163,7 +166,8 @@ def tokens(text: str) -> list[Token]:
     """Take a text apart; a comma between digits separates within brackets, as in (32,349)."""
     if len(text) > LONGEST_EXPRESSION:
         raise UnreadableError("too long to be an expression")
-    text = _SILENT.sub("", ascii_math(text)).replace("{,}", ",").replace("\\!", "")
+    text = _SILENT.sub("", _NUMBER_SET.sub(r"\\mathbb{\1\2}", ascii_math(text)))
+    text = text.replace("{,}", ",").replace("\\!", "").replace("+/-", r"\pm ")
     found: list[Token] = []
     place, depth = 0, 0
     while place < len(text):

@@ -84,6 +84,9 @@ _FRACTIONS = {
 def number_in_words(text: str) -> Fraction | None:
     """Read "twenty-five", "three hundred and two" or "two thirds"; None if it is anything else."""
     words = text.lower().replace("-", " ").split()
+    if len(words) > 1 and words[0] in ("negative", "minus"):
+        value = number_in_words(" ".join(words[1:]))
+        return None if value is None else -value
     if not 1 <= len(words) <= 12 or not words[0].isalpha():
         return None
     part = _FRACTIONS.get(words[-1]) or _FRACTIONS.get(words[-1].removesuffix("s"))
@@ -148,7 +151,7 @@ _WORDS = re.compile(r"[^\W\d_]+(?:['.-]?[ ]?[^\W\d_]+)*[.!]?")
 
 # Two letters that are a word, and so no product.
 _SHORT_WORDS = word_set(
-    "no on is as at in if it he we up us am an be by do go hi me my of ok or so to ya oh"
+    "no on is as in if it he we up us am be do go hi me my of ok or so to ya oh"
 )
 
 
@@ -245,7 +248,9 @@ def words_of(parts: list[Token]) -> Value | None:
     folded = text.casefold()
     if as_text or len(runs) > 1 or len(text) > 3:
         return WordAnswer(folded)
-    if len(text) == 2 and text.islower() and text not in _SHORT_WORDS:
+    if text.lower() in _SHORT_WORDS:
+        return WordAnswer(folded)
+    if len(text) == 2 and text.islower():
         return Quantity(formula(parts))
     try:
         return WordAnswer(folded, formula(parts))

@@ -203,6 +203,8 @@ _ASSIGNMENTS = _pairs(
         ("a=3, b=4", "4, 3", "bare, in another order"),
         ("a=3, b=4", "a=4, b=3", "the values are swapped"),
         ("x=1, y=2", "y=1, x=2", "the values are swapped"),
+        ("a=4, b=3", "a=4, a=3", "another name"),
+        ("x=1, x=2", "x=1, a=2", "another name"),
         ("x=1, y=2", r"\{1,2\}", "a set has no names"),
         ("p=5, q=2", "2, 5", "bare, in another order"),
         ("x=2, y=3, z=5", "2, 5, 3", "bare, in another order"),

@@ -767,6 +767,7 @@ _NUMBERS = _pairs(
         ("262537412640768744", r"e^{\pi\sqrt{163}}", "near to thirty figures"),
         ("10^{20}", "10^{20}+1", "large integers are exact"),
         ("2^{100}", "2^{100}+1", "large integers are exact"),
+        ("2^{20000}", "2^{20000}+1", "large integers are exact"),
         ("0", "10^{-20}", "small numbers are not zero"),
         ("0", r"\sin(10^{-30})", "small numbers are not zero"),
         ("1", "1-10^{-15}", "exact numbers are exact"),

@@ -36,7 +36,9 @@ Tree = tuple[Any, ...]
 
 
 _DEEPEST = 40
-"""Of brackets in brackets: a level costs several calls."""
+"""Brackets in brackets, and arguments in arguments: a level costs several calls."""
+_DEEPEST_TREE = 150
+"""A sum of 150 terms has as many levels; functions of trees call themselves."""
 
 
 _CONSTANTS = {"pi": ("const", "pi"), "infinity": ("const", "oo"), "infty": ("const", "oo"),
@@ -75,6 +77,15 @@ _APPLIED = frozenset("fgFG")
 _TIMES = frozenset((r"\cdot", r"\times", r"\ast", "*", r"\star"))
 
 
+def depth_of_tree(tree: Tree) -> int:
+    """Return the number of levels, without calling itself."""
+    depth, level = 0, [tree]
+    while level:
+        depth += 1
+        level = [part for each in level for part in each[1:] if isinstance(part, tuple)]
+    return depth
+
+
 def names_of(tree: Tree) -> frozenset[str]:
     """Return the names in a tree."""
     if tree[0] == "name":
@@ -109,7 +120,10 @@ def formula(parts: Sequence[Token]) -> Tree:
 def _formula(parts: tuple[Token, ...]) -> Tree:
     if not parts:
         raise UnreadableError("an expression is missing")
-    return _Parser(parts).whole()
+    tree = _Parser(parts).whole()
+    if depth_of_tree(tree) > _DEEPEST_TREE:
+        raise UnreadableError("an expression is too long")
+    return tree
 
 
 class _Parser:
@@ -148,9 +162,6 @@ class _Parser:
         self._place += 1
 
     def _sum(self) -> Tree:
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise UnreadableError("too many brackets in brackets")
         tree = self._signed_term()
         while (sign := self._peek()) in ("+", "-", r"\pm", r"\mp") and self._kind() != "words":
             self._place += 1
@@ -158,7 +169,6 @@ class _Parser:
             if sign != "+":
                 term = ({"-": "neg", r"\pm": "pm", r"\mp": "mp"}[sign], term)
             tree = ("add", tree, term)
-        self._depth -= 1
         return tree
 
     def _signed_term(self) -> Tree:
@@ -251,6 +261,18 @@ class _Parser:
         return False
 
     def _exponent(self) -> Tree:
+        self._descend()
+        tree = self._read_exponent()
+        self._depth -= 1
+        return tree
+
+    def _descend(self) -> None:
+        """Count a level of what is within another; who fails need not count back."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise UnreadableError("an expression has too many levels")
+
+    def _read_exponent(self) -> Tree:
         if self._peek() == "{":
             return self._group()
         if self._peek() in ("-", "+"):
@@ -312,6 +334,12 @@ class _Parser:
         return self._atom()
 
     def _atom(self) -> Tree:
+        self._descend()
+        tree = self._read_atom()
+        self._depth -= 1
+        return tree
+
+    def _read_atom(self) -> Tree:
         token = self._take()
         text = token.text
         if token.kind == "number":
@@ -556,6 +584,8 @@ def _single(name: str) -> Tree:
 def _number(text: str) -> Tree:
     text = text.replace(",", "")
     mantissa, _, exponent = text.lower().partition("e")
+    if not mantissa.strip("."):
+        raise UnreadableError("a number has no figures")
     if len(exponent) > 5 or len(mantissa) > 400:
         raise UnreadableError("a number is too long")
     value = Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)

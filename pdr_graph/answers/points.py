@@ -27,8 +27,8 @@ from pdr_graph.answers.expression import (
 
 # Of all names: near to 0 and far from it, since there an absolute value differs from its content.
 _COMMON = (1, 1, -1, 37, -41, 1009, -1013, Fraction(1, 53))
-# Of these sizes, with signs that differ from name to name, so that xy may be negative.
-_SIGNED = (1, 1, 29, 997, 1, 5)
+# Of these sizes, with signs that differ from name to name, so that xy may be negative, and large.
+_SIGNED = (1,) * 6 + (31,) * 6
 # Whole numbers, where floors differ from ceilings: one is even, one odd, one negative.
 _NUM_WHOLE = 3
 NUM_POINTS = len(_COMMON) + len(_SIGNED) + _NUM_WHOLE
@@ -80,7 +80,7 @@ def point(name: str, index: int) -> Fraction:
     if place < len(_SIGNED):
         # No two letters have the same six signs.
         code = ord(name) - 64 if len(name) == 1 else zlib.crc32(name.encode())
-        return size * _SIGNED[place] * (-1 if code >> place & 1 else 1)
+        return size * _SIGNED[place] * (-1 if code >> place % 6 & 1 else 1)
     whole = Fraction(2 * (seed % 89) + 4 + index % 2)
     return -whole if index == NUM_POINTS - 1 else whole
 

@@ -108,9 +108,9 @@ _TAIL = re.compile(
 )
 
 
-_RANGE = re.compile(r"^[\s,(]*for\s*$", re.I)
-
-
+# Values for several ranges: 6 for n=1, 7 for n=2.
+_MORE_RANGES = re.compile(r"\b(?:and|or|if|when)\b|for\b.*\bfor\b", re.DOTALL)
+_LONGEST_TAIL = 60
 _NEGATION = re.compile(
     r"\b(?:not|n't|never|wrong|incorrect|false|unless|except|less|more|least|most|fewer)\b", re.I
 )
@@ -201,27 +201,29 @@ def _matrix(text: str) -> Value | None:
 
 def _qualified(parts: list[Token]) -> list[Token]:
     """Remove words that follow and change nothing, such as "for all x", and labels before."""
-    depth = 0
+    depth, begun = 0, False
     for place, part in enumerate(parts):
         depth += depth_of(part)
-        if depth or all(
-            each.kind in ("words", "letters") and len(each.text) > 1 for each in parts[:place]
-        ):
-            continue
-        rest = text_of(parts[place:])
-        if part.kind in ("words", "letters") and (_TAIL.match(rest) or part.text == r"\forall"):
-            if not _NEGATION.search(rest):
-                return _qualified_front(parts[:place])
-        elif part.kind in ("words", "letters") and part.text.strip() == "for":
-            if not re.search(
-                r"\b(?:and|or|if|when)\b|for\b.*\bfor\b", rest
-            ) and not _NEGATION.search(rest):
-                return _qualified_front(parts[:place])
-        elif part.text == r"\forall" or (
-            part.text in (",", "(") and _is_domain(parts[place + 1 :])
-        ):
+        if begun and not depth and _ends_here(parts, place):
             return _qualified_front(parts[:place])
+        begun = begun or part.kind not in ("words", "letters") or len(part.text) == 1
     return _qualified_front(parts)
+
+
+def _ends_here(parts: list[Token], place: int) -> bool:
+    """Tell whether the rest changes nothing."""
+    part = parts[place]
+    if part.text in (",", "(") or part.text == r"\forall":
+        return part.text == r"\forall" or _is_domain(parts[place + 1 : place + 10])
+    if part.kind not in ("words", "letters") or part.text.strip()[:1].lower() not in "(fweoa":
+        return False
+    if len(parts) - place > _LONGEST_TAIL:
+        return False
+    rest = text_of(parts[place:])
+    if _NEGATION.search(rest):
+        return False
+    one_range = part.text.strip() == "for" and not _MORE_RANGES.search(rest)
+    return one_range or _TAIL.match(rest) is not None
 
 
 def _is_domain(parts: list[Token]) -> bool:

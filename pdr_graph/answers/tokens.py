@@ -38,10 +38,10 @@ class Token(NamedTuple):
     """Whether there is space before it."""
 
 
-# 1.5e3 and 1e-5 are powers of ten; 2e-5 is 2e less 5.
+# As programs write them: 1.5e3, 1e-5.
 _NUMBER = (
     r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,])(?:\.\d+)?"
-    r"|(?:\d*\.\d+[eE][-+]?\d+|1[eE]-\d+|\d+[eE](?:\d+|[-+]\d\d+))(?![\w.])"
+    r"|(?:\d*\.\d+[eE][-+]?\d+|\d+[eE](?:-?\d+|\+\d\d+))(?![\w.])"
     r"|\d+\.?\d*|\.\d+"
 )
 
@@ -167,6 +167,8 @@ def tokens(text: str) -> list[Token]:
     if len(text) > LONGEST_EXPRESSION:
         raise UnreadableError("too long to be an expression")
     text = _SILENT.sub("", _NUMBER_SET.sub(r"\\mathbb{\1\2}", ascii_math(text)))
+    if len(text) > 4 * LONGEST_EXPRESSION:
+        raise UnreadableError("too many characters that are no ASCII")
     text = text.replace("{,}", ",").replace("\\!", "").replace("+/-", r"\pm ")
     found: list[Token] = []
     place, depth = 0, 0

@@ -146,7 +146,7 @@ TEXT = re.compile(
 )
 
 
-_WORDS = re.compile(r"[^\W\d_]+(?:['.-]?[ ]?[^\W\d_]+)*[.!]?")
+_WORDS = re.compile(r"[^\W\d_]+(?:(?:['.-][ ]?|[ ])[^\W\d_]+)*")
 
 
 # Two letters that are a word, and so no product.
@@ -164,6 +164,7 @@ _MATH_WORDS = re.compile(
 _CALL = re.compile(r"(?:sin|cos|tan|cot|ln|log|sqrt) [A-Za-z]{1,3}$")
 
 
+_LONGEST_NUMERAL = 200
 _NUMERAL = re.compile(
     r"(-?)\(?([0-9A-F]*\d[0-9A-F]*|[A-F]{2,})\)?\s*"
     r"(?:_\{?\(?\s*(?:base\s*)?(\w+)\s*\)?\}?|\(?\s*(?:in )?base[ -](\w+)\)?)"
@@ -206,7 +207,7 @@ def numeral_of(plain: str) -> Value | None:
     Raises:
         UnreadableError: The digits are not of that base.
     """
-    found = _NUMERAL.fullmatch(plain)
+    found = _NUMERAL.fullmatch(plain) if len(plain) < _LONGEST_NUMERAL else None
     if found is None:
         return None
     base = found[3] or found[4]

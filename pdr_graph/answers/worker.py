@@ -110,6 +110,8 @@ class FormulaValues:
 
     _PRECISIONS = (60, 110, 250, 700)
     _OF_MPMATH = "sin cos tan cot sec csc sinh cosh tanh coth ln floor ceil re im"
+    # Where no sum lost more than this factor, the first result has the digits.
+    _MOST_LOST = 1e8
     _AGREEMENT = 1e-42
     # In bits: 9^(9^(9^9)) has more, and no computer has the memory for them.
     _LARGEST_POWER = 1e9
@@ -157,7 +159,7 @@ class FormulaValues:
         before: list[Any] = []
         for precision in self._PRECISIONS:
             mp.dps = precision
-            self._is_real = True
+            self._is_real, self._is_exact = True, bool(point)
             try:
                 at = {name: mp.mpf(above) / below for name, (above, below) in point.items()}
                 value = mp.mpc(self._compute(formula, at))
@@ -167,6 +169,8 @@ class FormulaValues:
                 return None
             # What is left of a part that is 0 shrinks with the precision.
             noise = max(1, abs(value)) * mp.mpf(10) ** (-precision * 3 // 4)
+            if not before and self._is_exact and abs(value) > mp.mpf(10) ** -20:
+                before = [(value.real, False), (value.imag, False)]
             now = [(part, abs(part) < noise) for part in (value.real, value.imag)]
             parts = [
                 part if abs(part - other) <= abs(part) * self._AGREEMENT else 0
@@ -190,7 +194,9 @@ class FormulaValues:
         values = [self._compute(part, at) for part in formula[1:] if isinstance(part, list)]
         match kind:
             case "add":
-                return values[0] + values[1]
+                total = values[0] + values[1]
+                self._is_exact &= bool(abs(total) * self._MOST_LOST > abs(values[0]))
+                return total
             case "mul":
                 return values[0] * values[1]
             case "div":
@@ -209,6 +215,7 @@ class FormulaValues:
                 return at[formula[1]] * sum(
                     (value + n) ** 2 + mp.sin(n * value) for n, value in enumerate(values, 1)
                 )
+        self._is_exact &= all(abs(each) < self._MOST_LOST for each in values)
         return self._in_reals(self._functions[formula[1]](*values), *values)
 
     def _in_reals(self, value: Any, *arguments: Any) -> Any:

@@ -872,6 +872,7 @@ _FORMULAS = _pairs(
         (r"\sum_{k=1}^{n}a_k", r"\sum_{k=1}^{m}a_k", "another end"),
         (r"\int_0^1 x\,dx", r"\int_0^2 x\,dx", "another end"),
         (r"p\to q", r"q\to p", "turned round"),
+        (r"\angle ABC", r"\angle ACB", "another angle"),
         ("A\\cup B", "A\\cap B", "another operation"),
         ("P(A|B)", "P(B|A)", "turned round"),
         ("n!", "(n-1)!", "another factorial"),
@@ -911,7 +912,6 @@ _EQUATIONS = _pairs(
         ("(x-1)^2+(y+2)^2=9", "(y+2)^2+(x-1)^2=9", "the order of terms"),
     ],
     wrong=[
-        ("x^2+y^2=4", "x^2+y^2=2", "another circle"),
         ("3x-y+13=0", "3x+4y+14=0", "another line"),
         ("y=2x+1", "y=2x-1", "another line"),
         ("xy=0", "x=0", "one of two lines"),

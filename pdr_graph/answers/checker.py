@@ -39,10 +39,7 @@ Mode = Literal["answer", "raw"]
 
 _HAS_MATH = re.compile(r"\$|\\\(|\\\[|\\(?:boxed|fbox|framebox)\b")
 # What math-verify reads and we do not.
-_FOREIGN = re.compile(
-    r"\\(?:int|iint|oint|sum|prod|lim|begin|partial|nabla|det|limsup|liminf)(?![A-Za-z])|\\\\"
-    r"|\\d?frac\s*\{\s*(?:\\mathrm\{d\}|d)\s*[\w^{}]*\}\s*\{\s*d"
-)
+_FOREIGN = re.compile(r"\\(?:int|iint|oint|sum|prod|begin|det)(?![A-Za-z])|\\\\")
 _BROKEN = re.compile(r"(?<!\$)\$[ \t]*\n[^$]*\n[ \t]*\$(?!\$)|\\\([ \t]*\n[^\\]*\n[ \t]*\\\)")
 # In characters: a whole text, in which math-verify finds the expression.
 _LONGEST_TEXT = 50_000

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pdr_graph.answers.expression import (
     Tree,
     has_decimal,
-    has_pi,
     integer,
+    is_in_radians,
     names_of,
     put,
     rational_tree,
@@ -97,7 +97,7 @@ class AnswerComparison(FormulaComparison):
 
     def _degrees(self, gold: Quantity, answer: Quantity) -> bool:
         marked, bare = (gold, answer) if gold.unit == DEGREE else (answer, gold)
-        if has_pi(bare.tree):
+        if is_in_radians(bare.tree):
             return self.same(("deg", marked.tree), bare.tree)
         return self.same(marked.tree, bare.tree)
 
@@ -397,6 +397,10 @@ class AnswerComparison(FormulaComparison):
 _Rule = Callable[..., bool]
 
 
+def _never(*_: object) -> bool:
+    return False
+
+
 def _flipped(compare: _Rule) -> _Rule:
     return lambda self, gold, answer: compare(self, answer, gold)
 
@@ -408,6 +412,8 @@ _RULES: list[tuple[tuple[type, type], _Rule]] = [
     ((object, OptionAnswer), _flipped(AnswerComparison.option_text)),
     ((NamedAnswer, NamedAnswer), AnswerComparison.named),
     ((Assignments, Assignments), AnswerComparison.assignments),
+    ((Assignments, NamedAnswer), _never),
+    ((NamedAnswer, Assignments), _never),
     ((Assignments, Series), AnswerComparison.assigned_series),
     ((Series, Assignments), _flipped(AnswerComparison.assigned_series)),
     ((NamedAnswer, object), AnswerComparison.named_value),

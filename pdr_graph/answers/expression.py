@@ -26,6 +26,7 @@ from pdr_graph.answers.tokens import (
     FUNCTIONS,
     GREEK,
     OPENING,
+    OtherMeaningError,
     Token,
     UnreadableError,
     word_set,
@@ -66,12 +67,14 @@ _PROSE = word_set("not the and or for all are was but has its than it no if we y
 _NAME_MARKS = word_set(
     "operatorname mathrm mathcal mathbb vec hat overline bar tilde overrightarrow widehat"
 )
+# Commands that math-verify reads past.
+_UNLIKE = word_set("lim limsup liminf partial nabla land lor wedge vee neg lnot to")
 _MOST_LETTERS = 4
 """Variables side by side without a space; longer runs are words."""
 
 
 _BARS = frozenset([r"\overline", r"\bar", r"\dot"])
-_APPLIED = frozenset("fgFG")
+_APPLIED = frozenset("fgFGE")
 
 
 _TIMES = frozenset((r"\cdot", r"\times", r"\ast", "*", r"\star"))
@@ -188,7 +191,10 @@ class _Parser:
             sign = self._peek()
             if sign in _TIMES and not implicit_only:
                 self._place += 1
-                tree = ("mul", tree, self._signed_factor())
+                factor = self._signed_factor()
+                if _is_vector(tree) and _is_vector(factor):
+                    raise OtherMeaningError("a product of vectors is not understood")
+                tree = ("mul", tree, factor)
             elif sign in ("/", r"\div") and not implicit_only:
                 self._place += 1
                 tree = _quotient(tree, self._signed_factor())
@@ -472,17 +478,19 @@ class _Parser:
         while self._peek() == "'":
             self._place += 1
             name += "'"
-        if name[0] in _APPLIED and self._peek() == "(":
+        if (name[0] in _APPLIED and self._peek() == "(") or (name == "E" and self._peek() == "["):
             return self._applied(name)
+        if name.isupper() and self._peek() == "[":
+            raise UnreadableError(f"{name}[ is not understood")
         return ("name", name)
 
     def _applied(self, name: str) -> Tree:
-        self._place += 1
+        closing = CLOSERS[self._take().text]
         arguments = [self._sum()]
         while self._peek() == ",":
             self._place += 1
             arguments.append(self._sum())
-        self._expect(")")
+        self._expect(closing)
         return ("apply", name, *arguments)
 
     def _command(self, name: str) -> Tree:
@@ -505,7 +513,8 @@ class _Parser:
             return _CONSTANTS[name]
         if name in GREEK or name in ("ell", "hbar"):
             return self._named(name)
-        raise UnreadableError(f"{chr(92)}{name} is not understood")
+        kind = OtherMeaningError if name in _UNLIKE else UnreadableError
+        raise kind(f"{chr(92)}{name} is not understood")
 
     def _root_argument(self) -> Tree:
         if self._peek() == "{" or self._kind() != "number":
@@ -563,6 +572,11 @@ _ATOM_COMMANDS = _NAME_MARKS | word_set(
 )
 
 
+def _is_vector(tree: Tree) -> bool:
+    marks = ("vec", "overrightarrow", "hat", "widehat")
+    return bool(tree[0] == "name" and tree[1].startswith(marks))
+
+
 def _quotient(above: Tree, below: Tree) -> Tree:
     """Return a fraction.
 
@@ -570,7 +584,7 @@ def _quotient(above: Tree, below: Tree) -> Tree:
         UnreadableError: It is a derivative, such as dy/dx.
     """
     if below[0] == "mul" and below[1] == _DIFFERENTIAL and _DIFFERENTIAL in (above, above[1]):
-        raise UnreadableError("a derivative is not understood")
+        raise OtherMeaningError("a derivative is not understood")
     return ("div", above, below)
 
 
@@ -670,9 +684,11 @@ def put(tree: Tree, name: str, value: int | None) -> Tree:
     return tuple(put(each, name, value) if isinstance(each, tuple) else each for each in tree)
 
 
-def has_pi(tree: Tree) -> bool:
-    """Tell whether pi is in a formula."""
-    return tree == _PI or any(has_pi(each) for each in tree[1:] if isinstance(each, tuple))
+def is_in_radians(tree: Tree) -> bool:
+    """Tell whether a formula has pi or an inverse function of an angle in it."""
+    if tree == _PI or (tree[0] == "call" and tree[1].startswith("arc")):
+        return True
+    return any(is_in_radians(each) for each in tree[1:] if isinstance(each, tuple))
 
 
 def has_log(tree: Tree) -> bool:

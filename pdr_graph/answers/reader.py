@@ -74,6 +74,7 @@ _JOINTS = {
 }  # fmt: skip
 
 
+_LOGIC = frozenset([r"\lor", r"\land", r"\vee", r"\wedge"])
 _SET_SIGNS = {r"\cup": "union", r"\bigcup": "union", r"\cap": "inter", r"\setminus": "minus",
               r"\backslash": "minus"}  # fmt: skip
 
@@ -233,7 +234,7 @@ def _is_domain(parts: list[Token]) -> bool:
         len(texts) >= 6
         and texts[1:3] == [r"\in", r"\mathbb"]
         and len(texts) <= 8
-        and texts[4] in "ZNRQC"
+        and texts[4] in "ZR"
     )
 
 
@@ -267,7 +268,9 @@ def _list(parts: list[Token]) -> Value:
         return _item(kept[0][0])
     if not kept or not pieces[0] or not pieces[-1] or len(kept) > _MOST_ITEMS:
         raise UnreadableError("a list has too many items, or one that is empty")
-    words = {joint for joint in joints if joint}
+    words = {joint for joint in joints if joint} | {
+        part.text for part in parts if part.text in _LOGIC
+    }
     if [part.kind for part in parts] == ["number", "symbol", "number"] and not any(
         part.spaced for part in parts[1:]
     ):
@@ -312,6 +315,8 @@ def _combined(items: list[Value], joints: set[str]) -> Value:
     if sets and "or" in joints and all(_as_set(each) is not None for each in items):
         forms = [part.form for each in items if (part := _as_set(each)) is not None]
         return RealSet(reduce(lambda form, part: ("union", form, part), forms), sets[0].variable)
+    if _LOGIC & joints:
+        raise OtherMeaningError("a sign of logic is not understood here")
     named = [each for each in items if isinstance(each, NamedAnswer)]
     if len(named) == len(items):
         names = [each.name for each in named]

@@ -60,7 +60,7 @@ _NAMES_IN_RUN = re.compile(
 )
 
 
-_PROSE = word_set("not the and or for all are was but has its than it no if we you per yes")
+_PROSE = word_set("not the and for all are was but has its than you yes")
 
 
 # Marks of a name: \vec{v} is one.
@@ -68,7 +68,9 @@ _NAME_MARKS = word_set(
     "operatorname mathrm mathcal mathbb vec hat overline bar tilde overrightarrow widehat"
 )
 # Commands that math-verify reads past.
-_UNLIKE = word_set("lim limsup liminf partial nabla land lor wedge vee neg lnot to")
+_UNLIKE = word_set(
+    "lim limsup liminf partial nabla land lor wedge vee neg lnot to angle measuredangle triangle"
+)
 _MOST_LETTERS = 4
 """Variables side by side without a space; longer runs are words."""
 
@@ -478,6 +480,8 @@ class _Parser:
         while self._peek() == "'":
             self._place += 1
             name += "'"
+            if self._peek() in ("s", "t", "re", "ll", "ve") and not self._parts[self._place].spaced:
+                raise UnreadableError("a word with an apostrophe is no mathematics")
         if (name[0] in _APPLIED and self._peek() == "(") or (name == "E" and self._peek() == "["):
             return self._applied(name)
         if name.isupper() and self._peek() == "[":

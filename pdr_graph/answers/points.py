@@ -38,8 +38,11 @@ NUM_POINTS = len(_COMMON) + len(_SIGNED) + _NUM_WHOLE
 _FEWEST_POINTS = 2
 
 
-# In bits: a larger rational is left to the worker.
-_LARGEST = 8192
+# In bits: a larger rational is left to the worker. Common factors of fractions take time.
+_LARGEST = 4096
+_LARGEST_INTEGER = 1 << 17
+# From here on, two numbers with equal first figures may still differ by one.
+_FIGURES = Decimal("1e36")
 
 
 _DIGITS = Context(prec=45, Emax=MAX_EMAX, Emin=MIN_EMIN)
@@ -112,11 +115,11 @@ def value_at(tree: Tree, index: int) -> Fraction:
         return point(tree[1], index)
     if kind == "apply":
         return _applied(tree[1], [value_at(each, index) for each in tree[2:]])
-    if kind in ("const", "deg") or (kind == "call" and tree[1] not in _RATIONAL_CALLS):
+    if kind in ("const", "deg", "pm", "mp") or (kind == "call" and tree[1] not in _RATIONAL_CALLS):
         raise IrrationalError
     values = [value_at(each, index) for each in tree[1:] if isinstance(each, tuple)]
     result = _RATIONAL_CALLS[tree[1]](*values) if kind == "call" else _RATIONAL[kind](*values)
-    if max(result.numerator.bit_length(), result.denominator.bit_length()) > _LARGEST:
+    if _size(result) > (_LARGEST_INTEGER if result.denominator == 1 else _LARGEST):
         raise IrrationalError
     return result
 
@@ -136,14 +139,23 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
             if abs(exponent.numerator) < 64
             else _never()
         )
-    size = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if abs(exponent) * size > _LARGEST and abs(base) != 1 and base != 0:
+    whole = base.denominator == 1 and exponent > 0
+    if (
+        abs(exponent) * _size(base) > (_LARGEST_INTEGER if whole else _LARGEST)
+        and abs(base) != 1
+        and base != 0
+    ):
         raise IrrationalError
     if base == 0 and exponent < 0:
         raise ZeroDivisionError
     if base in (0, 1, -1) and abs(exponent) > 10**6:
         return Fraction(1) if base == 1 or (base == -1 and exponent % 2 == 0) else base
     return base**exponent.numerator
+
+
+def _size(value: Fraction) -> int:
+    """Return a size in bits."""
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
 def _never() -> Fraction:
@@ -331,7 +343,13 @@ class FormulaComparison:
     def _same(self, left: Tree, right: Tree) -> bool:
         pairs = self._pairs(left, right)
         decimal = has_decimal(left) or has_decimal(right)
-        return pairs is not None and all(close(a, b, decimal=decimal) for a, b in pairs)
+        if pairs is None or not all(close(a, b, decimal=decimal) for a, b in pairs):
+            return False
+        if len(pairs) == 1 and any(
+            isinstance(each, tuple) and abs(each[0]) > _FIGURES for each in pairs[0]
+        ):
+            raise UndecidedError("numbers of so many figures may differ in the last")
+        return True
 
     def _pairs(self, left: Tree, right: Tree) -> list[tuple[Number, Number]] | None:
         """Return the values of both where both have one; None if they are not known yet."""

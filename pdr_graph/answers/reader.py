@@ -291,8 +291,8 @@ def _shared_name(items: list[Value]) -> list[Value]:
     first = items[0]
     if isinstance(first, Assignments) and len(items) > 1:
         return [first, *(_named_series(first, each) or each for each in items[1:])]
-    if isinstance(first, NamedAnswer) and not any(
-        isinstance(each, NamedAnswer) for each in items[1:]
+    if isinstance(first, NamedAnswer) and all(
+        isinstance(each, Quantity | Series) for each in items[1:]
     ):
         return [first, *(replace(first, value=each) for each in items[1:])]
     return items
@@ -474,6 +474,8 @@ _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
 
 
 def _inequality(terms: list[Tree], signs: list[str]) -> Value:
+    if any(map(has_sign, terms)) and signs != ["!="]:
+        raise UnreadableError("a plus-minus in an inequality is not understood")
     unknown = [place for place, term in enumerate(terms) if names_of(term)]
     if len(unknown) != 1 or any(sign == "=" for sign in signs):
         if all(sign in (">", ">=", "=") for sign in signs) and ">" in "".join(signs):
@@ -499,7 +501,8 @@ def _bounded(sign: str, bound: Tree) -> Tree:
             return ("interval", low, False, bound, sign == "<=")
         case ">" | ">=":
             return ("interval", bound, sign == ">=", INFINITY, False)
-    return ("minus", LINE, ("points", bound))
+    bounds = [signed(bound, plus) for plus in (True, False)] if has_sign(bound) else [bound]
+    return ("minus", LINE, ("points", *bounds))
 
 
 def _set_or_single(parts: list[Token]) -> Value:

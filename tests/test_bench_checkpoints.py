@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.checkpoints.__main__ import main
+from benchmarks.checkpoints.delta import table as delta_table
 from benchmarks.checkpoints.report import table, targets, targets_table
 from benchmarks.checkpoints.workload import DRAFT, ROUNDS, WIDTH, Drafter, prose
 
@@ -80,6 +81,14 @@ def test_a_saver_that_is_missing_says_why_in_its_row():
     assert [each.what for each in targets(results)] == ["failures of ours at any concurrency"]
 
 
+def test_delta_histories_are_shown_beside_ours():
+    """Milliseconds, and how many times as long as ours; what was not measured is said."""
+    shown = delta_table({"1": {"ours": 0.5, "walk": 1.0}, "100": {"ours": 4.0, "walk": 50.0}})
+    assert "| history of a delta channel, ms | 1 ancestor | 100 ancestors |" in shown
+    assert "| LangGraph's walk, on ours | 1.00 (2.0×) | 50.00 (12.5×) |" in shown
+    assert "| langgraph-checkpoint-postgres | not installed |  |" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -108,7 +117,10 @@ def test_ours_is_measured_from_end_to_end():
     found = json.loads(done.stdout)
     ours = found["results"]["ours"]
     assert ours["throughput"]["2"]["failed"] == 0
+    assert (found["registry"]["threads"], found["registry"]["left"]) == (1000, 0)
     assert 0 < ours["put_writes"]["p50"] <= ours["put_writes"]["p99"]
+    assert set(found["delta"]) == {"1", "10", "100"}
+    assert 0 < found["delta"]["100"]["ours"] < found["delta"]["100"]["walk"]
     assert {each["what"]: each["met"] for each in found["targets"]} == {
         "failures of ours at any concurrency": True
     }

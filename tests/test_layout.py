@@ -59,7 +59,6 @@ ALONE = {
     """,
     "size": """
         pdr_checkpoints.batch
-        pdr_checkpoints.reader
         pdr_checkpoints.retention
         pdr_checkpoints.sync
         pdr_graph.answers.equality

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.checkpoints as package
-from benchmarks.checkpoints import single
+from benchmarks.checkpoints import delta, registry, single
 from benchmarks.checkpoints.report import table, targets, targets_table
 from benchmarks.checkpoints.runs import QUICK, Bench, Size
 from benchmarks.checkpoints.savers import SAVERS, installed, valkey
@@ -36,27 +36,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     results: dict[str, Any] = {name: {"missing": why} for name, why in missing.items()}
     present = [name for name in asked.only if name not in missing]
-    interrupted = False
+    histories: dict[str, Any] = {}
+    interrupted, expired = False, None
     try:
         for name in present:
             results[name] = _child(asked, [name])[name]
         whole = [name for name in present if "missing" not in results[name]]
-        for name, figures in (_child(asked, whole, single_calls=True) if whole else {}).items():
+        for name, figures in (_child(asked, whole, "single") if whole else {}).items():
             results[name] |= figures
+        if "ours" in whole:
+            histories = _child(asked, ["ours"], "delta")
+            _say("expired threads and a long one …")
+            with (
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+                valkey(folder) as url,
+            ):
+                expired = asyncio.run(registry.measure(url, quick=asked.quick))
     except KeyboardInterrupt:
         interrupted = True
         _say("interrupted; the complete figures are shown")
     results = {name: found for name, found in results.items() if {"missing", "put"} & set(found)}
-    _show(asked, results)
+    _show(asked, results, histories, expired)
     return INTERRUPTED if interrupted else 0
 
 
-def _child(
-    asked: argparse.Namespace, names: Sequence[str], *, single_calls: bool = False
-) -> dict[str, Any]:
+def _child(asked: argparse.Namespace, names: Sequence[str], kind: str = "runs") -> dict[str, Any]:
     """Measure savers in another process, each on a fresh server; return figures by name."""
-    what = f"single calls of {', '.join(names)}, in turn" if single_calls else names[0]
-    _say(f"{what} …")
+    what = {
+        "runs": names[0],
+        "single": f"single calls of {', '.join(names)}, in turn",
+        "delta": "delta channels",
+    }
+    _say(f"{what[kind]} …")
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         urls = {}
@@ -67,7 +78,7 @@ def _child(
         command = [sys.executable, "-m", "benchmarks.checkpoints"]
         command += ["--concurrency", ",".join(map(str, asked.concurrency))]
         command += ["--seed", str(asked.seed), *(["--quick"] if asked.quick else [])]
-        command += ["--child", json.dumps({"folder": folder, "urls": urls, "single": single_calls})]
+        command += ["--child", json.dumps({"folder": folder, "urls": urls, "kind": kind})]
         with _running(command) as process:
             written, _ = process.communicate()
     if process.returncode:
@@ -89,7 +100,12 @@ def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 def _measure_here(asked: argparse.Namespace) -> int:
     folder, urls = asked.child["folder"], asked.child["urls"]
-    if asked.child["single"]:
+    kind = asked.child["kind"]
+    if kind == "delta":
+        ours = f"{folder}/ours/files"
+        times = 3 if asked.quick else delta.TIMES
+        figures = asyncio.run(delta.measure(urls["ours"], ours, times=times))
+    elif kind == "single":
         # SQLite keeps files, in the folder of its own.
         figures = asyncio.run(single.measure(urls, f"{folder}/sqlite/files", seed=asked.seed))
     else:
@@ -101,7 +117,12 @@ def _measure_here(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _show(asked: argparse.Namespace, results: dict[str, Any]) -> None:
+def _show(
+    asked: argparse.Namespace,
+    results: dict[str, Any],
+    histories: dict[str, Any],
+    expired: dict[str, float] | None,
+) -> None:
     measured = [name for name in results if "missing" not in results[name]]
     compared = targets(results)
     about = {
@@ -115,7 +136,9 @@ def _show(asked: argparse.Namespace, results: dict[str, Any]) -> None:
             {"what": each.what, "limit": each.limit, "ratio": each.ratio, "met": each.met}
             for each in compared
         ]
-        text = json.dumps({"about": about, "results": results, "targets": rows}, indent=1)
+        written = {"about": about, "results": results, "targets": rows}
+        written |= {"delta": histories, "registry": expired}
+        text = json.dumps(written, indent=1)
         if str(asked.json) == "-":
             sys.stdout.write(f"{text}\n")
             return
@@ -123,6 +146,8 @@ def _show(asked: argparse.Namespace, results: dict[str, Any]) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     parts = [table(results, asked.concurrency)]
     parts += [targets_table(compared)] if compared else []
+    parts += [delta.table(histories)] if histories else []
+    parts += [registry.table(expired)] if expired else []
     parts.append(
         f"Python {about['python']}, {about['platform']}; {versions or 'nothing measured'}."
     )

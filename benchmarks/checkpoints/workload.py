@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ast
+import inspect
 import pydoc_data.topics
 import random
+import re
 import sysconfig
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -29,20 +30,19 @@ class State(TypedDict, total=False):
     workspace: str
 
 
+_DOCSTRING = re.compile(r'^[ \t]*r?"""(.*?)"""', re.DOTALL | re.MULTILINE)
+
+
 def prose() -> str:
-    """Collect the documentation that comes with Python: about 1.9 MB, no passage twice."""
+    """Collect the documentation that comes with Python: about 2 MB, no passage twice."""
     texts = dict.fromkeys(pydoc_data.topics.topics.values())
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
         if {"site-packages", "test", "tests", "idlelib", "pydoc_data"} & set(path.parts):
             continue
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                texts[ast.get_docstring(node) or ""] = None
+        # Parsing the library takes ten seconds, in each process that is measured.
+        source = path.read_text(encoding="utf-8", errors="ignore")
+        texts.update(dict.fromkeys(map(inspect.cleandoc, _DOCSTRING.findall(source))))
     return "\n\n".join(text for text in texts if len(text) > 80)
 
 

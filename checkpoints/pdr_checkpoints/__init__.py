@@ -17,9 +17,12 @@ blob of a newer one is refused (`FormatVersionError`).
     checkpoint:{.T}:lease   string with a time to live: "<token> <random> <holder>"
     checkpoint:{.T}:fence   counter of leases
     checkpoint:threads      sorted set of thread ids by ms of their last checkpoint
+    checkpoint:{checkpoint:threads}:expiries   those that expire, by ms of that
+    checkpoint:{checkpoint:threads}:walked     string: the registry was looked through today
 
 The hash and the index hold a thread of any length, so two commands refresh its time to live and
-one deletes it.
+one deletes it. Redis lets the two expire, and whoever writes next removes them from the registry. A
+long copy has its index under a random name until it is whole, for an hour at most.
 
 **Fields of the hash.** `c`, `w` and `p` fields are also members of the index. `r` is a member only.
 
@@ -62,13 +65,16 @@ The check and the encryption cover the field name, so a blob in the wrong field 
 
 # Absolute imports throughout: `langgraph dev` may load a file by its path.
 from pdr_checkpoints.errors import (
+    CheckpointLostError,
     CorruptCheckpointError,
     DecryptionError,
     FormatVersionError,
     LeaseLostError,
     MissingDependencyError,
+    NotReplicatedError,
     SaverError,
     StoreConfigError,
+    StoreRefusedError,
     StoreUnreachableError,
     ThreadBusyError,
     ThreadContendedError,
@@ -82,6 +88,7 @@ from pdr_checkpoints.session import Health, SaverOptions
 from pdr_checkpoints.threads import ThreadInfo
 
 __all__ = [
+    "CheckpointLostError",
     "CorruptCheckpointError",
     "DecryptionError",
     "FormatVersionError",
@@ -89,10 +96,12 @@ __all__ = [
     "Lease",
     "LeaseLostError",
     "MissingDependencyError",
+    "NotReplicatedError",
     "RedisSaver",
     "SaverError",
     "SaverOptions",
     "StoreConfigError",
+    "StoreRefusedError",
     "StoreUnreachableError",
     "ThreadBusyError",
     "ThreadContendedError",

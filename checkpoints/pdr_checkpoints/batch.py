@@ -46,6 +46,10 @@ class Change:
     parts: Parts = field(default_factory=dict)
     is_checkpoint: bool = False
     """Whether it makes the thread the last written one."""
+    builds_on: list[bytes] = field(default_factory=list)
+    """Members that the index has, if the server has lost nothing."""
+    rest: list[Callable[[], "Change"]] = field(default_factory=list)
+    """Make what is to be stored as well where the server has lost one of those."""
 
     @property
     def touched(self) -> frozenset[bytes]:
@@ -70,6 +74,8 @@ def merge(changes: Sequence[Change]) -> Change:
         merged.members += change.members
         merged.parts |= change.parts
         merged.is_checkpoint |= change.is_checkpoint
+        merged.builds_on += change.builds_on
+        merged.rest += change.rest
     return merged
 
 

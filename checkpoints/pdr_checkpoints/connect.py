@@ -5,15 +5,19 @@
     redis+cluster://h1:7000,h2:7000          rediss+sentinel://, rediss+cluster:// for TLS
 
 redis-py reads user, password and query options (`?ssl_ca_certs=ca.pem`); with Sentinel they are
-those of the data servers. Its pools do not wait: with 16 runs of 16 drafts they would raise, and a
-waiting one takes 7 µs more for an operation. `Store` bounds what is in flight instead.
+those of the data servers, and those of the sentinels are `?sentinel_username=` and
+`?sentinel_password=`. The saver's own options in a URL (`?wait_replicas=1`) are in `session`.
+redis-py's pools do not wait: with 16 runs of 16 drafts they would raise, and a waiting one takes
+7 µs more for an operation. `Store` bounds what is in flight instead.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
 
+from redis import exceptions
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
@@ -21,11 +25,19 @@ from redis.asyncio.retry import Retry as RedisRetry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
-from pdr_checkpoints.errors import StoreConfigError
+from pdr_checkpoints.errors import REFUSALS, StoreConfigError
 
 Argument = str | bytes | int | float
 # Any: keyword arguments of redis-py.
 _Keywords = dict[str, Any]
+
+Wait = tuple[int, int]
+"""How many replicas must confirm a write, and the milliseconds that they have for it."""
+REDIRECTS: Final = 3
+"""How often a write is sent after its slot, before the caller waits until the slot has moved."""
+
+SENTINEL_OPTIONS: Final = {"sentinel_username": "username", "sentinel_password": "password"}
+"""Query options for the sentinels, by redis-py's names."""
 
 SCHEMES: Final = (
     "redis",
@@ -36,6 +48,31 @@ SCHEMES: Final = (
     "redis+cluster",
     "rediss+cluster",
 )
+
+CODES: Final[dict[type[Exception], str]] = {
+    # redis-py cuts the code off an answer that it has a class for. Subclasses come first.
+    exceptions.OutOfMemoryError: "OOM",
+    exceptions.ReadOnlyError: "READONLY",
+    exceptions.BusyLoadingError: "LOADING",
+    exceptions.MasterDownError: "MASTERDOWN",
+    exceptions.ClusterDownError: "CLUSTERDOWN",
+    exceptions.TryAgainError: "TRYAGAIN",
+    # redis-py's client has tried it often enough.
+    exceptions.ClusterError: "TRYAGAIN",
+    exceptions.InvalidResponse: "ERR",
+    exceptions.NoPermissionError: "NOPERM",
+    exceptions.AuthenticationError: "WRONGPASS",
+    exceptions.AuthorizationError: "WRONGPASS",
+}
+
+
+class ReplicasMissingError(exceptions.RedisError):
+    """Fewer replicas than wanted confirmed a write in time."""
+
+    def __init__(self, wanted: int, held: int) -> None:
+        self.wanted = wanted
+        self.held = held
+        super().__init__(f"{held} of {wanted} replicas confirmed a write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +95,71 @@ class Connection:
         """Whether keys live in slots, so that no script spans two threads."""
         return isinstance(self.client, RedisCluster)
 
-    async def exchange(self, command: Sequence[Argument]) -> Any:  # Any: a reply is what it is
+    async def exchange(
+        self, command: Sequence[Argument], wait: Wait | None = None
+    ) -> Any:  # Any: a reply is what it is
         """Send one command and return its reply as it came.
 
         This passes by redis-py's client and pool: their retries, metrics and conversions are off or
         useless for a script's reply, and take as long as the round trip itself.
+
+        Args:
+            command: The command, its name first.
+            wait: How many replicas must confirm it. `WAIT` is sent with it, on the same connection.
+
+        Raises:
+            ReplicasMissingError: The server did what it was asked, and fewer replicas confirmed it.
         """
         if isinstance(self.client, RedisCluster):
-            return await self.client.execute_command(*command)
+            if wait is None:
+                return await self.client.execute_command(*command)
+            return await self._exchange_in_cluster(self.client, command, wait)
         pool: Any = self.client.connection_pool  # Any: as above
-        packed = encode_command(command)
         connection = await self._take(pool)
         try:
-            # Both close the connection when they are cancelled or fail, so that no later caller
-            # reads a reply that was meant for this one.
-            await connection.send_packed_command(packed)
-            return await connection.read_response()
+            return await _converse(connection, command, wait)
+        except exceptions.ReadOnlyError:
+            # The address may lead to another master now, and an open connection does not notice.
+            await connection.disconnect(nowait=True)
+            while self.kept:
+                idle = self.kept.pop()
+                await idle.disconnect(nowait=True)
+                await pool.release(idle)
+            await pool.disconnect(inuse_connections=False)
+            raise
         finally:
-            if len(self.kept) < self.num_kept and not connection.should_reconnect():
+            if (
+                len(self.kept) < self.num_kept
+                and connection.is_connected
+                and not connection.should_reconnect()
+            ):
                 self.kept.append(connection)
             else:
                 await pool.release(connection)
+
+    async def _exchange_in_cluster(
+        self, client: RedisCluster, command: Sequence[Argument], wait: Wait
+    ) -> Any:  # Any: as above
+        await client.initialize()
+        for _ in range(REDIRECTS):
+            node: Any = client.get_node_from_key(str(command[3]))  # Any: as above
+            connection = node.acquire_connection()
+            try:
+                return await _converse(connection, command, wait)
+            except (exceptions.MovedError, exceptions.AskError):
+                # The client goes after the slot, and remembers where it is. What was stored there
+                # is stored once more by the next try: only that one waits for the right replicas.
+                await client.execute_command(*command)
+            except (
+                exceptions.ConnectionError,
+                exceptions.ClusterDownError,
+                exceptions.ReadOnlyError,
+            ):
+                await client.aclose()  # it looks for the nodes anew
+                raise
+            finally:
+                node.release(connection)
+        raise exceptions.TryAgainError("the slot is moving")
 
     async def _take(self, pool: Any) -> Any:  # Any: as above
         if self.kept:
@@ -93,6 +174,53 @@ class Connection:
                 if not is_ready:
                     await pool.release(connection)
         return await pool.get_connection()
+
+
+async def _converse(
+    connection: Any, command: Sequence[Argument], wait: Wait | None
+) -> Any:  # Any: redis-py's connections, and a reply is what it is
+    """Send a command and read its reply, on one connection.
+
+    Sending and reading close the connection when they are cancelled or fail, so that no later
+    caller reads a reply that was meant for this one.
+    """
+    packed = encode_command(command)
+    if wait is None:
+        await connection.send_packed_command(packed)
+        return await connection.read_response()
+    await connection.send_packed_command(packed + encode_command(("WAIT", *wait)))
+    refusal: exceptions.ResponseError | None = None
+    try:
+        reply = await connection.read_response()
+    except exceptions.ResponseError as error:
+        refusal = error
+    held = await connection.read_response()
+    if refusal is not None:
+        raise refusal
+    if held < wait[0]:
+        raise ReplicasMissingError(wait[0], held)
+    return reply
+
+
+def code_of(error: BaseException) -> str | None:
+    """Find the code of a server's answer, a key of `REFUSALS` or ERR; None where none answered."""
+    text = str(error)
+    if (known := getattr(error, "status_code", None)) in REFUSALS:
+        return str(known)
+    for kind, code in CODES.items():
+        if isinstance(error, kind):
+            return "NOAUTH" if "Authentication required" in text else code
+    if "max number of clients" in text:
+        return "MAXCLIENTS"
+    if "ACL failure" in text or "The user executing the script" in text:
+        return "NOPERM"
+    if isinstance(error, exceptions.ResponseError):
+        # Redis 6 puts what stopped a script after a dash.
+        found = re.findall(r"(?:^|-)([A-Z]{3,}) ", text)
+        return next((code for code in found if code in REFUSALS), "ERR")
+    # A cluster's client wraps what its nodes answered.
+    cause = error.__cause__ if isinstance(error, exceptions.RedisClusterException) else None
+    return None if cause is None else code_of(cause)
 
 
 def encode_command(command: Sequence[Argument]) -> bytes:
@@ -160,8 +288,15 @@ def _sentinel(parts: SplitResult, options: _Keywords, max_connections: int) -> C
         raise ValueError(
             "name the service after the hosts, as in redis+sentinel://h:26379/mymaster"
         )
-    asking = {**options, "retry": _no_retry()}
-    options |= _server_options(parts, f"/{database}")
+    # A sentinel that hangs is passed over as soon as one that is not there.
+    asking = {**options, "socket_timeout": options["socket_connect_timeout"], "retry": _no_retry()}
+    for name, value in parse_qsl(parts.query):
+        if name in SENTINEL_OPTIONS:
+            asking[SENTINEL_OPTIONS[name]] = value
+    left = [
+        each for each in parts.query.split("&") if each.partition("=")[0] not in SENTINEL_OPTIONS
+    ]
+    options |= _server_options(parts._replace(query="&".join(left)), f"/{database}")
     num_at_once = options.pop("max_connections", max_connections)
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         _hosts(parts, 26379), sentinel_kwargs=asking, retry=_no_retry(), **options

@@ -147,23 +147,26 @@ class Envelope:
             DecryptionError: It is encrypted and no key opens it.
             CorruptCheckpointError: It is missing, cut or altered.
         """
-        what = describe(place)
         if blob is None:
-            raise CorruptCheckpointError(what, "it is missing")
+            raise CorruptCheckpointError(describe(place), "it is missing")
         if len(blob) < 2:
-            raise CorruptCheckpointError(what, f"only {len(blob)} bytes are left of it")
+            raise CorruptCheckpointError(describe(place), f"only {len(blob)} bytes are left of it")
         header, flags = blob[:2], blob[1]
         if header[0] != ENVELOPE_VERSION:
-            raise FormatVersionError(what, header[0], ENVELOPE_VERSION)
+            raise FormatVersionError(describe(place), header[0], ENVELOPE_VERSION)
         if flags & ENCRYPTED:
             if self.keyring is None:
-                raise DecryptionError(what, "it is encrypted and encryption_keys is not set")
-            body = self.keyring.unseal(blob[2:], header + place, what)
+                raise DecryptionError(
+                    describe(place), "it is encrypted and encryption_keys is not set"
+                )
+            body = self.keyring.unseal(blob[2:], header + place, describe(place))
         else:
             body = blob[6:]
             if blob[2:6] != _check(header + place, body):
-                raise CorruptCheckpointError(what, "its checksum differs: cut or altered bytes")
-        return self._decompress(flags & ~ENCRYPTED, body, what)
+                raise CorruptCheckpointError(
+                    describe(place), "its checksum differs: cut or altered bytes"
+                )
+        return self._decompress(flags & ~ENCRYPTED, body, place)
 
     def pack(self, content: list[Any], place: bytes) -> bytes:  # Any: plain data of mixed types
         """Make the blob of a list of plain data."""
@@ -194,17 +197,23 @@ class Envelope:
         smaller: bytes = context.compress(body)
         return smaller
 
-    def _decompress(self, method: int, body: bytes, what: str) -> bytes:
+    def _decompress(self, method: int, body: bytes, place: bytes) -> bytes:
         try:
             if method == 0:
                 return body
             if method == 1:
                 return zlib.decompress(body)
             if method == 2:
-                return zstandard.ZstdDecompressor().decompress(body)
+                context = getattr(self._contexts, "decompressor", None)
+                if context is None:
+                    context = self._contexts.decompressor = zstandard.ZstdDecompressor()
+                whole: bytes = context.decompress(body)
+                return whole
         except (zlib.error, zstandard.ZstdError) as error:
-            raise CorruptCheckpointError(what, f"it does not decompress: {error}") from error
-        raise CorruptCheckpointError(what, f"its compression {method} is unknown")
+            raise CorruptCheckpointError(
+                describe(place), f"it does not decompress: {error}"
+            ) from error
+        raise CorruptCheckpointError(describe(place), f"its compression {method} is unknown")
 
 
 def describe(place: bytes) -> str:

@@ -4,6 +4,9 @@ SaverError
 ├── StoreConfigError (ValueError)            an option or URL that cannot work
 ├── MissingDependencyError (ImportError)     an extra that is not installed
 ├── StoreUnreachableError (ConnectionError)  no server answers
+├── StoreRefusedError (ConnectionError)      the server answers, and does not work
+├── NotReplicatedError (ConnectionError)     too few replicas hold a write
+├── CheckpointLostError (RuntimeError)       the server lost what it had acknowledged
 ├── ThreadNotFoundError (LookupError)        the thread has no checkpoints
 ├── ThreadTakenError (FileExistsError)       an import would overwrite a thread
 ├── ThreadBusyError (RuntimeError)           another process runs the thread
@@ -14,6 +17,10 @@ SaverError
     ├── UnknownSerializationError            another serializer wrote them
     └── DecryptionError                      no key opens them
 """
+
+import re
+from dataclasses import dataclass
+from typing import Final
 
 
 class SaverError(Exception):
@@ -41,6 +48,113 @@ class StoreUnreachableError(SaverError, ConnectionError):
         super().__init__(
             f"Redis at {where} did not answer within {seconds:.1f} s ({reason}): "
             "start the server or correct the URL"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a server that answers does not do what it is asked."""
+
+    reason: str
+    """Follows the server's address."""
+    remedy: str
+    passes: bool = True
+    """Whether it may pass by itself, so that operations are tried again."""
+
+
+REFUSALS: Final = {
+    "OOM": Refusal(
+        "is full (it has reached its maxmemory)",
+        "raise maxmemory, or delete runs that are no longer needed",
+    ),
+    "READONLY": Refusal(
+        "is a read-only replica",
+        "name its master, or its Sentinel by redis+sentinel://, in the URL",
+    ),
+    "LOADING": Refusal("is still loading its data after a start", "wait until it has loaded them"),
+    "MISCONF": Refusal(
+        "cannot save to its disk, so it takes no writes",
+        "free some space on the server's disk, and look at its log",
+    ),
+    "NOREPLICAS": Refusal(
+        "has fewer replicas than its min-replicas-to-write, so it takes no writes",
+        "bring its replicas back",
+    ),
+    "MASTERDOWN": Refusal(
+        "is a replica that has lost its master", "bring the master back, or name another server"
+    ),
+    "CLUSTERDOWN": Refusal(
+        "is a cluster that does not serve all slots", "bring back the node that is missing"
+    ),
+    "TRYAGAIN": Refusal(
+        "is a cluster that is moving this thread to another node", "wait until the slot has moved"
+    ),
+    "BUSY": Refusal("is busy with somebody's script", "wait for it, or end it by SCRIPT KILL"),
+    "MAXCLIENTS": Refusal(
+        "has as many connections as it allows", "raise maxclients, or close other clients"
+    ),
+    "NOPERM": Refusal(
+        "does not allow this user a command or key that the saver needs",
+        "grant it by ACL SETUSER",
+        passes=False,
+    ),
+    "NOAUTH": Refusal(
+        "refused the client: it wants a password",
+        "put it into the URL, as in redis://USER:PASSWORD@HOST:PORT",
+        passes=False,
+    ),
+    "WRONGPASS": Refusal(
+        "refused the client: user or password is wrong",
+        "correct them in the URL, as in redis://USER:PASSWORD@HOST:PORT",
+        passes=False,
+    ),
+}
+"""What servers answer instead of working, by the code with which the answer begins."""
+OTHER_REFUSAL: Final = Refusal(
+    "refuses a command that the saver needs", "it needs Redis 6.2 or later, or Valkey", passes=False
+)
+"""An answer of any other kind."""
+
+
+class StoreRefusedError(SaverError, ConnectionError):
+    """The server answers, and does not do what it is asked."""
+
+    def __init__(self, where: str, code: str, reply: object) -> None:
+        self.where = where
+        self.code = code
+        """The kind of refusal, a key of `REFUSALS`; ERR is any other."""
+        self.reply = re.sub(r" script: (\w+, )?on @user_script.*", "", str(reply))
+        """What it answered, less the place in our script."""
+        refusal = REFUSALS.get(code, OTHER_REFUSAL)
+        # The others say no more than the reason does.
+        shown = f" ({self.reply})" if code in {"ERR", "NOPERM"} else ""
+        super().__init__(f"Redis at {where} {refusal.reason}{shown}: {refusal.remedy}")
+
+
+class NotReplicatedError(SaverError, ConnectionError):
+    """Fewer replicas confirmed a write than `wait_replicas` asks for."""
+
+    def __init__(self, where: str, wanted: int, held: int, seconds: float) -> None:
+        self.where = where
+        self.wanted = wanted
+        self.held = held
+        super().__init__(
+            f"Redis at {where}: {held} of {wanted} replicas confirmed a write within "
+            f"{seconds:.1f} s, so a failover could lose it: bring the replicas back, "
+            "or lower wait_replicas"
+        )
+
+
+class CheckpointLostError(SaverError, RuntimeError):
+    """The server lost a checkpoint that it had acknowledged, and the next one needs it."""
+
+    def __init__(self, thread_id: str, checkpoint_id: str, channels: str) -> None:
+        self.thread_id = thread_id
+        self.checkpoint_id = checkpoint_id
+        super().__init__(
+            f"checkpoint {checkpoint_id} of thread {thread_id!r} is no longer in the store, and "
+            f"channels {channels} are rebuilt from it (a failover, a restart without an "
+            "append-only file, or a deletion): run on from the latest checkpoint that is there"
         )
 
 
@@ -82,8 +196,8 @@ class LeaseLostError(SaverError, RuntimeError):
         self.thread_id = thread_id
         self.token = token
         super().__init__(
-            f"lease {token} of thread {thread_id!r} ran out or was taken over: "
-            "this write was refused and nothing was stored"
+            f"lease {token} of thread {thread_id!r} ran out, was taken over or was lost by the "
+            "server: this write was refused and nothing was stored"
         )
 
 

@@ -42,6 +42,26 @@ def thread_keys(prefix: str, thread_id: str) -> ThreadKeys:
     return ThreadKeys(f"{stem}:data", f"{stem}:index", f"{stem}:lease", f"{stem}:fence")
 
 
+@dataclass(frozen=True, slots=True)
+class RegistryKeys:
+    """The keys of the registry of threads, all in one hash slot."""
+
+    threads: str
+    """Thread ids by ms of their last checkpoint."""
+    expiries: str
+    """Those that expire, by ms of that."""
+    walked: str
+    """There while the registry was walked through not long ago."""
+
+
+@lru_cache(maxsize=64)
+def registry_keys(prefix: str) -> RegistryKeys:
+    """Return the keys of the registry under a prefix without braces."""
+    threads = f"{prefix}:threads"
+    # Between braces stands the name of the first key, so all are in its slot.
+    return RegistryKeys(threads, *(f"{prefix}:{{{threads}}}:{n}" for n in ("expiries", "walked")))
+
+
 def encode(text: str) -> bytes:
     """Turn a name into bytes. Python's JSON lets lone surrogates through, so they survive."""
     return text.encode("utf-8", "surrogatepass")
@@ -60,6 +80,11 @@ def join(kind: bytes, *names: str) -> bytes:
 def split(name: bytes) -> list[str]:
     """Return the names that `join` joined, without the kind."""
     return [_unescape(part) for part in name.split(b"\0")[1:]]
+
+
+def name_at(field: bytes, position: int) -> str:
+    """Return one of the names that `join` joined."""
+    return _unescape(field.split(b"\0", position + 2)[position + 1])
 
 
 def below(kind: bytes, *names: str) -> tuple[bytes, bytes]:
@@ -81,4 +106,6 @@ def _escape(text: str) -> bytes:
 
 
 def _unescape(raw: bytes) -> str:
-    return decode(_ESCAPED.sub(lambda found: b"\1" if found[1] == b"\1" else b"\0", raw))
+    if b"\1" in raw:
+        raw = _ESCAPED.sub(lambda found: b"\1" if found[1] == b"\1" else b"\0", raw)
+    return decode(raw)

@@ -49,8 +49,10 @@ RELEASE: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 """
-FENCE_TTL_MS: Final = 30 * 24 * 3600 * 1000
+FENCE_TTL_S: Final = 30 * 24 * 3600
 """Tokens start again after a month without a lease; the random part still tells leases apart."""
+LEAST_FENCE_TTL_S: Final = 3600
+"""The same for threads that expire: no longer than the thread, but an hour."""
 WAIT_POLL_S: Final = 0.2
 
 _begun: Final[ContextVar[tuple[tuple[dict[str, Fence], Fence], ...]]] = ContextVar(
@@ -81,6 +83,8 @@ class Leases:
     store: Store
     held: dict[str, Fence]
     """Shared by the async saver and its sync methods, so that both write under the lease."""
+    thread_ttl_s: float | None = None
+    """Seconds that a thread lives after its last write; None keeps it."""
 
     def fence(self, thread_id: str) -> Fence | None:
         """Return the lease under which the current task writes a thread; None without one."""
@@ -123,9 +127,15 @@ class Leases:
     ) -> Lease:
         give_up = time.monotonic() + wait_s
         name = f"{secrets.token_hex(4)} {owner}"
+        fence_ttl_s: float = FENCE_TTL_S
+        if self.thread_ttl_s is not None:
+            fence_ttl_s = min(FENCE_TTL_S, max(self.thread_ttl_s, ttl_s, LEAST_FENCE_TTL_S))
         while True:
             got, value, number = await self.store.script(
-                ACQUIRE, [keys.lease, keys.fence], [name, int(ttl_s * 1000), FENCE_TTL_MS]
+                ACQUIRE,
+                [keys.lease, keys.fence],
+                [name, int(ttl_s * 1000), int(fence_ttl_s * 1000)],
+                replicated=True,
             )
             # A retry after a lost reply finds the lease that the first try took.
             if got or value.decode().partition(" ")[2] == name:

@@ -1,11 +1,12 @@
 """Reads checkpoints back: the latest, an exact one, or a page of history."""
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import Checkpoint, CheckpointTuple, writes_sort_key
+from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
@@ -14,15 +15,16 @@ from pdr_checkpoints.errors import CorruptCheckpointError
 from pdr_checkpoints.records import (
     Cell,
     CheckpointRecord,
+    OrderedWrites,
     Place,
-    Writes,
     assemble,
     check_head,
     load,
+    ordered_writes,
     references,
     unpack_cell,
 )
-from pdr_checkpoints.store import Store
+from pdr_checkpoints.store import Command, Store, chunks
 
 PAGE: Final = 16
 """Checkpoints read at a time when no smaller limit is given."""
@@ -42,8 +44,7 @@ class _Loading:
     """Fields of the values, by channel."""
     cells: dict[str, Cell] = field(default_factory=dict)
     """By channel."""
-    writes: list[tuple[tuple[str, str, int], str, Cell]] = field(default_factory=list)
-    """Sort key (task path, task id, index), channel and value."""
+    writes: OrderedWrites = field(default_factory=list)
 
     def open(self, serde: SerializerProtocol) -> Iterator[bytes]:
         """Read the record, and yield the fields to read next."""
@@ -59,18 +60,7 @@ class _Loading:
         """Take the blobs of those fields, and yield the digests of the parts to read last."""
         for channel, name in self.cell_names.items():
             self.cells[channel] = unpack_cell(blobs[name], envelope, name)
-        calls = []
-        for name in self.write_names:
-            writes = Writes.unpack(blobs[name], envelope, name)
-            calls.append((writes.time_ns, keys.split(name)[2], writes))
-        seen: set[tuple[str, int]] = set()
-        for _, task_id, writes in sorted(calls, key=lambda call: call[:2]):
-            for index, channel, cell in writes.cells:
-                if (task_id, index) not in seen:
-                    seen.add((task_id, index))
-                    key = writes_sort_key(writes.task_path, task_id, index)
-                    self.writes.append((key, channel, cell))
-        self.writes.sort(key=lambda write: write[0])
+        self.writes = ordered_writes({name: blobs[name] for name in self.write_names}, envelope)
         for cell in (*self.cells.values(), *(write[2] for write in self.writes)):
             yield from references(cell)
 
@@ -78,13 +68,13 @@ class _Loading:
         """Put the checkpoint together."""
         place, here = self.place, self.place.described
         values = {
-            name: assemble(cell, parts, serde, f"channel {name!r} of {here}")
+            name: assemble(cell, parts, serde, described_value(name, place))
             for name, cell in self.cells.items()
         }
         pending = []
         for (_, task_id, _), channel, cell in self.writes:
-            what = f"pending write to channel {channel!r} of {here}"
-            pending.append((task_id, channel, assemble(cell, parts, serde, what)))
+            value = assemble(cell, parts, serde, described_write(channel, place))
+            pending.append((task_id, channel, value))
         parent_id = self.record.parent_id
         return CheckpointTuple(
             config=config_of(place),
@@ -120,8 +110,8 @@ class Reader:
         if ns is not None and before is not None:
             high = b"(" + keys.join(keys.RECORD, ns, before)
         index = self.store.thread(thread_id).index
-        members: list[bytes] = await self.store.call("ZREVRANGEBYLEX", index, high, low)
-        places = [Place.of(thread_id, member) for member in members]
+        members = await self.store.members(index, low, high)
+        places = [Place.of(thread_id, member) for member in reversed(members)]
         if ns is None:
             # The index is in order within a namespace only.
             places.sort(key=lambda place: place.checkpoint_id, reverse=True)
@@ -197,20 +187,40 @@ class Reader:
         if not loadings:
             return []
         thread_id = loadings[0].place.thread_id
-        blobs = await self._fields(
-            thread_id, [name for one in loadings for name in one.open(self.serde)]
+        blobs = await read_fields(
+            self.store, thread_id, [name for one in loadings for name in one.open(self.serde)]
         )
         digests = [digest for one in loadings for digest in one.take(blobs, self.envelope)]
-        bodies = await self._fields(thread_id, [keys.part(digest) for digest in digests])
+        bodies = await read_fields(self.store, thread_id, [keys.part(digest) for digest in digests])
         parts = {name[1:]: self.envelope.unwrap(blob, name) for name, blob in bodies.items()}
         return [one.finish(parts, self.serde) for one in loadings]
 
-    async def _fields(self, thread_id: str, names: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        if not names:
-            return {}
-        names = list(dict.fromkeys(names))
-        found = await self.store.call("HMGET", self.store.thread(thread_id).data, *names)
-        return dict(zip(names, found, strict=True))
+
+async def read_fields(
+    store: Store, thread_id: str, names: Sequence[bytes]
+) -> dict[bytes, bytes | None]:
+    """Read fields of a thread, by name, in one round trip; None stands for a lost one."""
+    if not names:
+        return {}
+    names = list(dict.fromkeys(names))
+    data_key = store.thread(thread_id).data
+    commands: list[Command] = [("HMGET", data_key, *chunk) for chunk in chunks(names)]
+    found: Iterable[bytes | None]
+    if len(commands) == 1:
+        found = await store.call(*commands[0])
+    else:
+        found = itertools.chain.from_iterable(await store.pipeline(commands))
+    return dict(zip(names, found, strict=True))
+
+
+def described_value(channel: str, place: Place) -> str:
+    """Name a channel's value in a message."""
+    return f"channel {channel!r} of {place.described}"
+
+
+def described_write(channel: str, place: Place) -> str:
+    """Name a pending write in a message."""
+    return f"pending write to channel {channel!r} of {place.described}"
 
 
 def config_of(place: Place) -> RunnableConfig:

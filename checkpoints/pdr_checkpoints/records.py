@@ -8,8 +8,10 @@ has the same bytes, so it is stored and hashed once.
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, Self
 
+from langgraph.checkpoint.base import writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
@@ -26,6 +28,8 @@ Cell = list[Any]
 """A channel's value as it is stored; a large one is a reference to a part."""
 Parts = dict[bytes, bytes]
 """Bodies by digest."""
+OrderedWrites = list[tuple[tuple[str, str, int], str, Cell]]
+"""Sort key (task path, task id, index), channel and value of each write, in order."""
 
 FORMAT_VERSION: Final = 1
 """Version of the layout of a thread, in its head field."""
@@ -99,14 +103,11 @@ class CheckpointRecord:
     @classmethod
     def unpack(cls, blob: bytes, envelope: Envelope, field: bytes) -> Self:
         """Undo `pack`."""
-        match envelope.unpack(blob, field):
-            case [
-                bytes(checkpoint),
-                bytes(metadata),
-                str() | None as parent_id,
-                list(channels),
-            ] if all(isinstance(name, str) for name in channels):
-                return cls(checkpoint, metadata, parent_id, channels)
+        content = envelope.unpack(blob, field)
+        if _is_made_of(content, bytes, bytes, (str, type(None)), list) and all(
+            isinstance(name, str) for name in content[3]
+        ):
+            return cls(*content)
         raise unknown_shape(field)
 
 
@@ -117,7 +118,7 @@ class Writes:
     time_ns: int
     """Of two calls that wrote one index, the earlier stands."""
     task_path: str
-    cells: Sequence[tuple[int, str, Cell]]
+    cells: Sequence[Sequence[Any]]  # Any: int, str and Cell
     """Index, channel and value of each write."""
 
     def pack(self, envelope: Envelope, field: bytes) -> bytes:
@@ -127,12 +128,33 @@ class Writes:
     @classmethod
     def unpack(cls, blob: bytes | None, envelope: Envelope, field: bytes) -> Self:
         """Undo `pack`."""
-        match envelope.unpack(blob, field):
-            case [int(time_ns), str(task_path), list(cells)] if all(
-                isinstance(cell, list) and len(cell) == 3 for cell in cells
-            ):
-                return cls(time_ns, task_path, [tuple(cell) for cell in cells])
+        content = envelope.unpack(blob, field)
+        if _is_made_of(content, int, str, list) and all(
+            isinstance(cell, list) and len(cell) == 3 for cell in content[2]
+        ):
+            return cls(*content)
         raise unknown_shape(field)
+
+
+def _is_made_of(content: Sequence[object], *kinds: type | tuple[type, ...]) -> bool:
+    # A long history has hundreds of blobs, and a match statement takes five times as long.
+    return len(content) == len(kinds) and all(map(isinstance, content, kinds))
+
+
+def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: Envelope) -> OrderedWrites:
+    """Unpack the pending writes of one checkpoint, given by field."""
+    calls = []
+    for field, blob in blobs.items():
+        writes = Writes.unpack(blob, envelope, field)
+        calls.append((writes.time_ns, keys.name_at(field, 2), writes))
+    calls.sort(key=itemgetter(0, 1))
+    found: dict[tuple[str, int], tuple[tuple[str, str, int], str, Cell]] = {}
+    for _, task_id, writes in calls:
+        for index, channel, cell in writes.cells:
+            if (task_id, index) not in found:
+                key = writes_sort_key(writes.task_path, task_id, index)
+                found[task_id, index] = key, channel, cell
+    return sorted(found.values(), key=itemgetter(0))
 
 
 def unpack_cell(blob: bytes | None, envelope: Envelope, field: bytes) -> Cell:

@@ -3,6 +3,9 @@
 A thread is rewritten by mark and sweep: choose the checkpoints that stay, read which values, writes
 and parts they refer to, remove every other field. The removal is applied only if nothing was
 written to the thread since the reading began, so a run that goes on meanwhile loses nothing.
+
+A large thread is read in pages and rewritten in steps, records first. One that is cut short in
+between shows fewer checkpoints, all of them whole, and the next pruning removes the rest.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -13,6 +16,7 @@ from typing import Final
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
+from pdr_checkpoints.delta import delta_ancestors
 from pdr_checkpoints.errors import StoreConfigError
 from pdr_checkpoints.records import (
     CheckpointRecord,
@@ -23,13 +27,11 @@ from pdr_checkpoints.records import (
     references,
     unpack_cell,
 )
+from pdr_checkpoints.registry import forget, registration
 from pdr_checkpoints.store import Command, chunks
-from pdr_checkpoints.threads import ThreadMethods
-from pdr_checkpoints.writer import registration
+from pdr_checkpoints.threads import ThreadMethods, field_names
 
 STRATEGIES: Final = ("keep_latest", "inspection", "delete")
-DELTA_COUNTERS: Final = "counters_since_delta_snapshot"
-"""Metadata key of checkpoints whose delta channels are rebuilt from the writes of ancestors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +76,27 @@ class RetentionMethods(ThreadMethods):
                 await self._prune(thread_id, rule)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Remove what the given runs stored, in whatever thread."""
+        """Remove what the given runs stored, in whatever thread.
+
+        What rebuilds a delta channel of a later run stays, or its value would change.
+        """
         ranges = [keys.below(keys.RUN, run_id) for run_id in run_ids]
         if not ranges:
             return
-        # Before any removal: that would shift the pages of the registry.
-        for thread_id in [thread_id async for thread_id in self._thread_ids()]:
+        async for thread_id in self._thread_ids():
             index = self._store.thread(thread_id).index
-            found = await self._store.pipeline(
-                [("ZRANGEBYLEX", index, low, high) for low, high in ranges]
+            first = await self._store.pipeline(
+                [("ZRANGEBYLEX", index, low, high, "LIMIT", 0, 1) for low, high in ranges]
             )
-            names = [keys.split(member)[1:] for members in found for member in members]
+            names = [
+                keys.split(member)[1:]
+                for (low, high), some in zip(ranges, first, strict=True)
+                if some
+                for member in await self._store.members(index, low, high)
+            ]
             if names:
-                await self._prune(thread_id, _all_but({Place(thread_id, *name) for name in names}))
+                removed = {Place(thread_id, *name) for name in names}
+                await self._prune(thread_id, _all_but(removed, self.serde))
 
     async def _prune(self, thread_id: str, rule: Rule) -> None:
         """Remove from a thread all that a rule does not keep."""
@@ -94,22 +104,17 @@ class RetentionMethods(ThreadMethods):
         await self._store.swap(thread_id, removal, self._session.leases.fence(thread_id))
         if await self._store.call("EXISTS", self._store.thread(thread_id).data):
             return
-        await self._store.call("ZREM", self._store.registry, keys.encode(thread_id))
+        await forget(self._store, thread_id)
         # The thread may have begun anew meanwhile.
         if await self._store.call("EXISTS", self._store.thread(thread_id).data):
-            await self._store.call(*registration(self._store, thread_id))
+            await self._store.pipeline(registration(self._store, thread_id, self.options.ttl_s))
 
     async def _removal(self, thread_id: str, rule: Rule) -> list[Command]:
         """Make the commands that remove all that the rule does not keep."""
         thread = self._store.thread(thread_id)
-        head, members, names = await self._store.pipeline(
-            [
-                ("HGET", thread.data, keys.HEAD),
-                ("ZRANGE", thread.index, 0, -1),
-                ("HKEYS", thread.data),
-            ]
-        )
-        check_head(head, thread_id)
+        check_head(await self._store.call("HGET", thread.data, keys.HEAD), thread_id)
+        members = await self._store.members(thread.index)
+        names = await field_names(self._store, thread_id)
         records = [member for member in members if member[:1] == keys.RECORD]
         snapshot = {
             Place.of(thread_id, name): CheckpointRecord.unpack(blob, self._session.envelope, name)
@@ -120,10 +125,18 @@ class RetentionMethods(ThreadMethods):
             return [("UNLINK", thread.data, thread.index)]
         stays = _members_that_stay(members, thread_id, snapshot, kept)
         live = await self._live_fields(thread.data, stays, snapshot, kept)
-        dead = [name for name in names if name not in live]
-        gone = [member for member in members if member not in stays and member not in live]
-        commands: list[Command] = [("HDEL", thread.data, *chunk) for chunk in chunks(dead)]
-        return commands + [("ZREM", thread.index, *chunk) for chunk in chunks(gone)]
+        dead = names - live
+        gone = {member for member in members if member not in stays and member not in live}
+        doomed = sorted(dead | gone)
+        commands: list[Command] = []
+        # A record and its member go together, else a reader would miss one of them.
+        for is_record in (True, False):
+            kind = [name for name in doomed if (name[:1] == keys.RECORD) is is_record]
+            for chunk in chunks(kind):
+                for command, key, of in (("ZREM", thread.index, gone), ("HDEL", thread.data, dead)):
+                    if some := [name for name in chunk if name in of]:
+                        commands.append((command, key, *some))
+        return commands
 
     async def _live_fields(
         self, data_key: str, stays: set[bytes], snapshot: Snapshot, kept: Kept
@@ -162,18 +175,19 @@ def _rule(strategy: str, keep: int, serde: SerializerProtocol) -> Rule:
 
     def rule(snapshot: Snapshot) -> Kept:
         latest = _latest(snapshot, keep)
-        with_ancestors = latest | _delta_ancestors(latest, snapshot, serde)
+        with_ancestors = latest | delta_ancestors(latest, snapshot, serde)
         if strategy == "keep_latest":
             return Kept(with_ancestors, with_ancestors)
         everything = frozenset(snapshot)
-        return Kept(everything, with_ancestors | _delta_ancestors(everything, snapshot, serde))
+        return Kept(everything, with_ancestors | delta_ancestors(everything, snapshot, serde))
 
     return rule
 
 
-def _all_but(removed: Set[Place]) -> Rule:
+def _all_but(removed: Set[Place], serde: SerializerProtocol) -> Rule:
     def rule(snapshot: Snapshot) -> Kept:
         left = frozenset(snapshot) - removed
+        left |= delta_ancestors(left, snapshot, serde)
         return Kept(left, left)
 
     return rule
@@ -184,29 +198,6 @@ def _latest(snapshot: Snapshot, keep: int) -> frozenset[Place]:
     for place in sorted(snapshot, key=lambda place: place.checkpoint_id, reverse=True):
         by_namespace.setdefault(place.ns, []).append(place)
     return frozenset(place for places in by_namespace.values() for place in places[:keep])
-
-
-def _delta_ancestors(
-    places: frozenset[Place], snapshot: Snapshot, serde: SerializerProtocol
-) -> frozenset[Place]:
-    """Find the ancestors from which delta channels are rebuilt.
-
-    A delta channel stores its value now and then. In between, its value is the last stored one plus
-    the writes of every checkpoint since. Removing one of those would empty it without an error.
-    """
-    needed: set[Place] = set()
-    for place in places:
-        metadata = load(snapshot[place].metadata, serde, f"metadata of {place.described}")
-        missing = set(metadata.get(DELTA_COUNTERS) or ()) - set(snapshot[place].channels)
-        parent_id = snapshot[place].parent_id
-        while missing and parent_id is not None:
-            ancestor = Place(place.thread_id, place.ns, parent_id)
-            if ancestor not in snapshot:
-                break
-            needed.add(ancestor)
-            missing -= set(snapshot[ancestor].channels)
-            parent_id = snapshot[ancestor].parent_id
-    return frozenset(needed)
 
 
 def _members_that_stay(

@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
@@ -15,11 +15,13 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    DeltaChannelHistory,
     get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from pdr_checkpoints.delta import DeltaReader
 from pdr_checkpoints.lease import Lease
 from pdr_checkpoints.reader import Reader, config_of
 from pdr_checkpoints.records import Place
@@ -94,6 +96,7 @@ class RedisSaver(RetentionMethods):
         await self._session.store.ping(self.options.open_for_s)
         for warning in (await self.health()).warnings:
             logger.warning(warning)
+        self._session.sweeper.nudge(at_once=True)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -188,6 +191,20 @@ class RedisSaver(RetentionMethods):
             if left <= 0:
                 return
 
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Read what rebuilds delta channels: of each its last stored value, and the writes since.
+
+        Raises:
+            CorruptCheckpointError: Stored bytes are missing, cut or altered.
+        """
+        if not channels:
+            return {}
+        thread_id, ns, checkpoint_id = _target(config)
+        reader = DeltaReader(self._session.store, self._session.envelope, self.serde)
+        return await reader.history(thread_id, ns or "", checkpoint_id, channels)
+
     async def _targets(
         self, config: RunnableConfig | None
     ) -> AsyncIterator[tuple[str, str | None, str | None]]:
@@ -252,6 +269,7 @@ class RedisSaver(RetentionMethods):
     # The same from sync code
 
     get_tuple = _blocking(aget_tuple)
+    get_delta_channel_history = _blocking(aget_delta_channel_history)
     put = _blocking(aput)
     put_writes = _blocking(aput_writes)
     delete_thread = _blocking(ThreadMethods.adelete_thread)

@@ -1,16 +1,17 @@
 """Opens a saver's session: its options, its connections in one event loop, what the server is."""
 
 import asyncio
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from redis.exceptions import ResponseError
-
-from pdr_checkpoints.connect import connect
+from pdr_checkpoints.connect import connect, redact
 from pdr_checkpoints.envelope import Compression, Envelope
-from pdr_checkpoints.errors import StoreConfigError
+from pdr_checkpoints.errors import StoreConfigError, StoreRefusedError
 from pdr_checkpoints.lease import Leases
+from pdr_checkpoints.registry import RegistrySweeper
 from pdr_checkpoints.store import Fence, Store, StoreRetry
 from pdr_checkpoints.writer import Writer
 
@@ -40,15 +41,67 @@ class SaverOptions:
     """How long opening, and each new connection, is tried: a wrong URL is reported soon."""
     lease_ttl_s: float = 30.0
     """Seconds after which the thread of a dead process may be taken over."""
+    wait_replicas: int = 0
+    """Replicas that must confirm a write before it counts; 0 asks none. It is tried again for
+    `retry_for_s`, then the run stops: nothing is acknowledged that a failover could lose."""
+    wait_s: float = 1.0
+    """How long the replicas are waited for, at each try."""
 
     def __post_init__(self) -> None:
         if not self.prefix or set(self.prefix) & set("{}"):
             raise StoreConfigError(f"key prefix {self.prefix!r} must be non-empty, without braces")
-        for name in ("max_connections", "reply_timeout_s", "open_for_s", "lease_ttl_s"):
+        for name in ("max_connections", "reply_timeout_s", "open_for_s", "lease_ttl_s", "wait_s"):
             if getattr(self, name) <= 0:
                 raise StoreConfigError(f"{name} is {getattr(self, name)}, it must be above 0")
+        for name in ("wait_replicas", "retry_for_s"):
+            if getattr(self, name) < 0:
+                raise StoreConfigError(f"{name} is {getattr(self, name)}, it must not be negative")
+        if self.wait_replicas and self.wait_s >= self.reply_timeout_s:
+            raise StoreConfigError(
+                f"wait_s is {self.wait_s}, it must be below reply_timeout_s, "
+                f"which is {self.reply_timeout_s}"
+            )
         if self.ttl_s is not None and self.ttl_s <= 0:
             raise StoreConfigError(f"ttl_s is {self.ttl_s}, it must be above 0, or None to keep")
+
+
+URL_OPTIONS: Final[dict[str, type[int] | type[float]]] = {
+    "wait_replicas": int,
+    "wait_s": float,
+    "retry_for_s": float,
+}
+"""Options that a URL may set: a command line names its store by a URL alone."""
+
+
+def with_url_options(url: str, options: SaverOptions) -> tuple[str, SaverOptions]:
+    """Take the saver's own options out of a URL; they take the place of the given ones.
+
+    Raises:
+        StoreConfigError: A value is no number, or cannot work.
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    own = {name: value for name, value in query.items() if name in URL_OPTIONS}
+    if not own:
+        return url, options
+    numbers: dict[str, int | float] = {}
+    for name, value in own.items():
+        try:
+            numbers[name] = URL_OPTIONS[name](value)
+        except ValueError:
+            numbers[name] = math.nan
+        if not math.isfinite(numbers[name]):
+            raise StoreConfigError(
+                f"checkpoint URL {redact(url)!r} has {name}={value}, it must be a number"
+            )
+    # Piece by piece, so that what is left stays as it was written.
+    left = [each for each in parts.query.split("&") if each.partition("=")[0] not in URL_OPTIONS]
+    bare = urlunsplit(parts._replace(query="&".join(left)))
+    if parts.scheme == "unix" and not parts.netloc:
+        # urlunsplit drops the slashes of an authority that is empty.
+        bare = f"unix://{bare.removeprefix('unix:').removeprefix('//')}"
+    # mypy cannot see that each number goes to the field of its type.
+    return bare, replace(options, **numbers)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +112,12 @@ class LoopSession:
     envelope: Envelope
     writer: Writer
     leases: Leases
+    sweeper: RegistrySweeper
 
 
 def open_session(url: str, options: SaverOptions, held: dict[str, Fence]) -> LoopSession:
     """Make a session that shares leases by thread; nothing is sent until its first command."""
+    url, options = with_url_options(url, options)
     connection = connect(
         url, max_connections=options.max_connections, connect_timeout_s=options.open_for_s
     )
@@ -72,11 +127,14 @@ def open_session(url: str, options: SaverOptions, held: dict[str, Fence]) -> Loo
         StoreRetry(connection.where, options.retry_for_s),
         options.reply_timeout_s,
         asyncio.Semaphore(connection.num_at_once),
+        options.wait_replicas,
+        int(options.wait_s * 1000),
     )
     envelope = Envelope(options.compression, options.encryption_keys)
-    leases = Leases(store, held)
-    writer = Writer(store, envelope, leases, options.ttl_s)
-    return LoopSession(store, envelope, writer, leases)
+    leases = Leases(store, held, options.ttl_s)
+    sweeper = RegistrySweeper(store)
+    writer = Writer(store, envelope, leases, options.ttl_s, sweeper.nudge)
+    return LoopSession(store, envelope, writer, leases, sweeper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +156,8 @@ class Health:
     """Whether a restart of the server keeps threads; None when it does not say."""
     warnings: tuple[str, ...]
     """One sentence for each way to lose a run."""
+    replicas: int | None = None
+    """How many are connected to it; None when it does not say."""
 
 
 async def examine(store: Store) -> Health:
@@ -124,6 +184,13 @@ async def examine(store: Store) -> Health:
                 f"Redis at {where} has maxmemory-policy {policy}: when memory is full it "
                 f"deletes {loss}; set noeviction"
             )
+    connected = (await _ask(store, "INFO", "replication")).get("connected_slaves")
+    replicas = None if connected is None else int(connected)
+    if replicas is not None and replicas < store.wait_replicas:
+        warnings.append(
+            f"Redis at {where} has {replicas} replicas and wait_replicas is "
+            f"{store.wait_replicas}: no write can be confirmed; connect a replica, or lower it"
+        )
     name = info.get("server_name", "redis")
     version = info.get(f"{name}_version", info.get("redis_version", UNKNOWN))
     return Health(
@@ -135,6 +202,7 @@ async def examine(store: Store) -> Health:
         maxmemory_policy=policy,
         persistent=None if appendonly == UNKNOWN else appendonly == "yes",
         warnings=tuple(warnings),
+        replicas=replicas,
     )
 
 
@@ -142,7 +210,7 @@ async def _ask(store: Store, command: str, subject: str) -> dict[str, str]:
     """Return the answer of one node; empty where a managed server forbids the command."""
     try:
         reply = await store.call(command, subject) or {}
-    except ResponseError:
+    except StoreRefusedError:
         return {}
     # A cluster client may answer by node.
     first = next(iter(reply.values()), None)

@@ -5,8 +5,12 @@ transaction (MULTI/EXEC) cannot depend on what a key holds, as a write under a l
 
 While a server is away, operations are tried again for a bounded time. A server that is killed and
 restarted refuses connections, then answers LOADING while it reads its append-only file; a failover
-answers READONLY or CLUSTERDOWN for a moment. Every operation of the saver can be repeated without
-harm (`HSET`, `HSETNX`, `ZADD` and compare-and-set scripts), so a lost reply is asked for again.
+answers READONLY or CLUSTERDOWN for a moment; a full server answers OOM until there is room. Every
+operation of the saver can be repeated without harm (`HSET`, `HSETNX`, `ZADD` and compare-and-set
+scripts), so a lost reply is asked for again. What a server refuses for good is one sentence.
+
+No command takes longer than a few milliseconds of the server's time, however large a thread is:
+what is long is read in pages (`members`) and removed in chunks.
 """
 
 import asyncio
@@ -14,16 +18,21 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from redis import exceptions
 
-from pdr_checkpoints.connect import Argument, Connection
+from pdr_checkpoints.connect import Argument, Connection, ReplicasMissingError, code_of
 from pdr_checkpoints.errors import (
+    OTHER_REFUSAL,
+    REFUSALS,
     LeaseLostError,
+    NotReplicatedError,
+    SaverError,
     StoreConfigError,
+    StoreRefusedError,
     StoreUnreachableError,
     ThreadContendedError,
 )
@@ -34,21 +43,28 @@ logger = logging.getLogger(__name__)
 
 Command = tuple[Argument, ...]
 
-PASSING: Final[tuple[type[Exception], ...]] = (
+AWAY: Final[tuple[type[Exception], ...]] = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.TryAgainError,
-    exceptions.ClusterDownError,
     exceptions.RedisClusterException,
     OSError,
 )
-LASTING: Final[tuple[type[Exception], ...]] = (
-    # Subclasses of the above that a second try does not cure.
-    exceptions.AuthenticationError,
-    exceptions.AuthorizationError,
-    exceptions.CrossSlotTransactionError,
+"""No server answers."""
+FAILURES: Final[tuple[type[Exception], ...]] = (
+    *AWAY,
+    exceptions.ResponseError,
+    exceptions.ClusterError,
+    exceptions.InvalidResponse,
+    ReplicasMissingError,
 )
+"""What is tried again, or becomes a sentence; anything else is a defect."""
+CREDENTIALS: Final = ("NOAUTH", "WRONGPASS")
+OWN_ANSWERS: Final = ("STALELEASE", "CHANGED")
+"""What the saver's own scripts answer."""
+STEP: Final = 1010
+"""Arguments that are applied at a time: two commands of 500 names, about a millisecond."""
+PAGE: Final = 500
+"""Members of an index that are read at a time: less than a millisecond."""
 SWAP_TRIES: Final = 8
 
 APPLY: Final = """
@@ -111,6 +127,8 @@ class StoreRetry:
 
         Raises:
             StoreUnreachableError: The server was away for `total_s` seconds.
+            StoreRefusedError: It answered, and did not work for so long or for good.
+            NotReplicatedError: Too few replicas confirmed a write for so long.
             StoreConfigError: The server refuses the credentials.
         """
         total_s = self.total_s if total_s is None else total_s
@@ -119,22 +137,32 @@ class StoreRetry:
         while True:
             try:
                 result = await operation()
-            except LASTING as error:
-                raise StoreConfigError(
-                    f"Redis at {self.where} refused the client: {error}"
-                ) from error
-            except PASSING as error:
+            except FAILURES as error:
+                if any(answer in str(error) for answer in OWN_ANSWERS):
+                    raise
+                code = code_of(error)
+                if code is not None and not REFUSALS.get(code, OTHER_REFUSAL).passes:
+                    raise self._ended(error, code, 0.0) from error
                 spent_s = self._failed(started, total_s, error)
                 # Full jitter: a hundred runs that lost one server must not return as one.
                 wait_s = pause_s * random.uniform(0.5, 1.0)
                 if spent_s + wait_s > total_s:
-                    raise StoreUnreachableError(self.where, spent_s, error) from error
+                    raise self._ended(error, code, spent_s) from error
                 await asyncio.sleep(wait_s)
                 pause_s = min(2 * pause_s, self.longest_s)
             else:
                 self.away_since = None
                 self.was_reached = True
                 return result
+
+    def _ended(self, error: Exception, code: str | None, spent_s: float) -> SaverError:
+        """Make the error of an operation that is not tried again."""
+        if isinstance(error, ReplicasMissingError):
+            return NotReplicatedError(self.where, error.wanted, error.held, spent_s)
+        if code is None:
+            return StoreUnreachableError(self.where, spent_s, error)
+        refused = StoreRefusedError(self.where, code, error)
+        return StoreConfigError(str(refused)) if code in CREDENTIALS else refused
 
     def _failed(self, started: float, total_s: float, error: Exception) -> float:
         """Note a failed try and return the seconds that the server has been away."""
@@ -144,13 +172,23 @@ class StoreRetry:
             # For a server that never answered, the caller's error is enough.
             if self.was_reached and total_s > 0:
                 logger.warning(
-                    "store.retry where=%s for_s=%g: the server does not answer (%s), trying again",
+                    "store.retry where=%s for_s=%g: the server %s, trying again",
                     self.where,
                     total_s,
-                    error,
+                    _trouble(error),
                 )
         self.last_failure = time.monotonic()
         return self.last_failure - self.away_since
+
+
+def _trouble(error: Exception) -> str:
+    """Say what keeps a server from its work, after its name."""
+    code = code_of(error)
+    if code in REFUSALS:
+        return REFUSALS[code].reason
+    if isinstance(error, ReplicasMissingError):
+        return f"had {error}"
+    return f"does not answer ({error})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +212,14 @@ class Store:
     """A reply that takes longer counts as a lost connection."""
     gate: asyncio.Semaphore
     """Bounds operations in flight, and so connections: redis-py's pools would raise."""
+    wait_replicas: int = 0
+    """Replicas that must confirm a write before it counts."""
+    wait_ms: int = 1000
+    """How long they are waited for, at each try."""
     pid: int | None = None
     """Process that the connections belong to; None before the first."""
-
-    @property
-    def registry(self) -> str:
-        """Key of the sorted set of thread ids, scored by the ms of their last checkpoint."""
-        return f"{self.prefix}:threads"
+    background: set[asyncio.Task[None]] = field(default_factory=set)
+    """What runs beside the callers; closing ends it."""
 
     def thread(self, thread_id: str) -> ThreadKeys:
         """Return the keys of a thread."""
@@ -204,12 +243,46 @@ class Store:
 
         return await self._try(exchange)
 
+    async def members(
+        self, index: str, low: bytes = b"-", high: bytes = b"+", most: int | None = None
+    ) -> list[bytes]:
+        """Read the members of an index between two bounds, in order, a page at a time.
+
+        `most` bounds how many; None reads all.
+        """
+        found: list[bytes] = []
+        while most is None or len(found) < most:
+            size = PAGE if most is None else min(PAGE, most - len(found))
+            page: list[bytes] = await self.call("ZRANGEBYLEX", index, low, high, "LIMIT", 0, size)
+            found += page
+            if len(page) < size:
+                break
+            low = b"(" + page[-1]
+        return found
+
     async def script(
-        self, source: str, keys: Sequence[str], arguments: Sequence[Argument]
+        self,
+        source: str,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        *,
+        replicated: bool = False,
     ) -> Any:  # Any: as above
-        """Run a server-side script; it is sent whole, since a restarted server forgets scripts."""
+        """Run a server-side script; it is sent whole, since a restarted server forgets scripts.
+
+        A `replicated` one counts when `wait_replicas` hold it. It is tried again until they do.
+        """
         command = ("EVAL", source, len(keys), *keys, *arguments)
-        return await self._try(lambda: self.connection.exchange(command))
+        if not replicated or self.wait_replicas == 0:
+            return await self._try(lambda: self.connection.exchange(command))
+        wait = (self.wait_replicas, self.wait_ms)
+        return await self._try(lambda: self.connection.exchange(command, wait))
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:  # Any: never sent to or yielded
+        """Run something beside the callers until it ends or the store is closed."""
+        task = asyncio.create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)
 
     async def ping(self, for_s: float) -> None:
         """Make sure that the server answers within `for_s` seconds."""
@@ -238,7 +311,10 @@ class Store:
             arguments += (len(command), *command)
         try:
             reply: int = await self.script(
-                APPLY, (keys.lease, keys.data, keys.index, keys.fence), arguments
+                APPLY,
+                (keys.lease, keys.data, keys.index, keys.fence),
+                arguments,
+                replicated=True,
             )
             return reply == 1
         except exceptions.ResponseError as error:
@@ -252,7 +328,10 @@ class Store:
         plan: Callable[[], Awaitable[Sequence[Command]]],
         fence: Fence | None,
     ) -> None:
-        """Read a thread, plan commands, and apply them if the thread has not changed meanwhile.
+        """Read a thread, plan commands, and apply them while the thread does not change.
+
+        They are applied in order, a few at a time, so that none holds the server up. If the thread
+        changes meanwhile, the rest is planned anew.
 
         Raises:
             ThreadContendedError: It changed at every try.
@@ -262,7 +341,8 @@ class Store:
             if stamp is None or not (commands := await plan()):
                 return
             try:
-                await self.write(thread_id, commands, fence, stamp=stamp)
+                for together in _steps(commands):
+                    await self.write(thread_id, together, fence, stamp=stamp)
             except exceptions.ResponseError as error:
                 if "CHANGED" not in str(error):
                     raise
@@ -271,7 +351,11 @@ class Store:
         raise ThreadContendedError(thread_id, SWAP_TRIES)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """End what runs in the background, and close every connection."""
+        tasks = list(self.background)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.connection.close()
 
     async def _try(self, operation: Callable[[], Awaitable[T]], total_s: float | None = None) -> T:
@@ -298,3 +382,16 @@ class Store:
 def chunks(items: Sequence[bytes], size: int = 500) -> list[list[bytes]]:
     """Cut arguments into commands that a server-side script can still unpack."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def _steps(commands: Sequence[Command]) -> list[list[Command]]:
+    """Group commands, in order, into steps of at most `STEP` arguments; a longer one is alone."""
+    steps: list[list[Command]] = []
+    left = 0
+    for command in commands:
+        if not steps or len(command) > left:
+            steps.append([])
+            left = STEP
+        steps[-1].append(command)
+        left -= len(command)
+    return steps

@@ -6,32 +6,64 @@ cut short shows no checkpoint at all.
 """
 
 import hashlib
-import time
+import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from redis.exceptions import ResponseError
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.errors import CorruptCheckpointError, ThreadNotFoundError, ThreadTakenError
+from pdr_checkpoints.errors import (
+    CorruptCheckpointError,
+    StoreRefusedError,
+    ThreadNotFoundError,
+    ThreadTakenError,
+)
 from pdr_checkpoints.lease import holder_of
 from pdr_checkpoints.records import check_head
+from pdr_checkpoints.registry import forget, registration
 from pdr_checkpoints.session import LoopSession, SaverOptions
-from pdr_checkpoints.store import Store
-from pdr_checkpoints.writer import listing, registration
+from pdr_checkpoints.store import Store, chunks
+from pdr_checkpoints.writer import listing
 
 PAGE: Final = 50
 """Threads asked for at a time."""
-FORGET_AFTER_MS: Final = 10 * 60 * 1000
-"""An entry whose thread expired is removed, unless it is so new that a write may be under way."""
+SAMPLES: Final = 1000
+"""Fields of a thread that its size is judged by: exact up to so many, else an estimate."""
 MAGIC: Final = b"pdr-checkpoints 1\n"
 SCAN: Final = 64
 """Fields asked for at a time: drafts of 32 kB make that about 1 MB."""
+AT_ONCE: Final = 1_000_000
+"""Bytes of an import that are sent together."""
 FRAME_HEAD: Final = 5
 """Bytes of a frame's kind and length."""
+FIELD_NAMES: Final = """
+local found = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', 250)
+local names = {}
+for at = 1, #found[2], 2 do names[#names + 1] = found[2][at] end
+return {found[1], names}
+"""
+"""A page of the names of a hash's fields; HSCAN itself can leave out values since Redis 7.4."""
+ASIDE_MS: Final = 3600 * 1000
+"""What a copy that was cut short leaves of its index goes after an hour."""
+SHOW: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('RENAME', KEYS[1], KEYS[2])
+  redis.call('PERSIST', KEYS[2])
+else
+  redis.call('ZUNIONSTORE', KEYS[2], 2, KEYS[2], KEYS[1])
+  redis.call('UNLINK', KEYS[1])
+end
+if ARGV[1] ~= '' then
+  redis.call('PEXPIRE', KEYS[2], ARGV[1])
+  redis.call('PEXPIRE', KEYS[3], ARGV[1])
+end
+return 1
+"""
+"""Makes an index that was written aside the one of its thread."""
 THREAD, FIELD, MEMBER, END = b"T", b"F", b"M", b"E"
 EXPORTED: Final = "the exported thread"
 
@@ -43,7 +75,8 @@ class ThreadInfo:
     thread_id: str
     num_checkpoints: int
     num_bytes: int | None
-    """Memory that the server uses for it; None where the server does not say."""
+    """Memory that the server uses for it, an estimate where the thread has more than a thousand
+    fields; None where the server does not say."""
     created: datetime
     updated: datetime
     holder: str | None
@@ -64,19 +97,19 @@ class ThreadMethods(BaseCheckpointSaver[str]):
 
     async def threads(self, limit: int | None = None) -> list[ThreadInfo]:
         """Describe up to `limit` threads, the last written first; no key is scanned for."""
+        sweeper = self._session.sweeper
+        sweeper.nudge(at_once=True)
         found: list[ThreadInfo] = []
-        gone: list[str] = []
+        gone: list[bytes] = []
         async for thread_id in self._thread_ids():
             if limit is not None and len(found) >= limit:
                 break
             info = await self.thread(thread_id)
             if info is None:
-                gone.append(thread_id)
+                gone.append(keys.encode(thread_id))
             else:
                 found.append(info)
-        # After the walk: removing entries during it would shift the pages.
-        for thread_id in gone:
-            await _forget(self._store, thread_id)
+        await sweeper.settle(gone)
         return sorted(found, key=lambda info: info.updated, reverse=True)
 
     async def thread(self, thread_id: str) -> ThreadInfo | None:
@@ -112,7 +145,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         await self._session.writer.batcher.settle(thread_id)
         thread = self._store.thread(thread_id)
         await self._store.call("UNLINK", thread.data, thread.index)
-        await self._store.call("ZREM", self._store.registry, keys.encode(thread_id))
+        await forget(self._store, thread_id)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints and writes of a thread into another.
@@ -176,6 +209,13 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         if await self._store.call("EXISTS", thread.data, thread.index):
             raise ThreadTakenError(thread_id)
         members: list[bytes] = []
+        waiting: list[bytes] = []
+
+        async def store_fields(least: int) -> None:
+            if len(waiting) > 2 * SCAN or sum(map(len, waiting)) > least:
+                await self._store.call("HSET", thread.data, *waiting)
+                waiting.clear()
+
         try:
             while (frame := await frames.next())[0] != END:
                 kind, body = frame
@@ -184,11 +224,13 @@ class ThreadMethods(BaseCheckpointSaver[str]):
                     name, blob = body[4 : 4 + size], body[4 + size :]
                     if name == keys.HEAD:
                         check_head(blob, thread_id)
-                    await self._store.call("HSET", thread.data, name, blob)
+                    waiting += (name, blob)
+                    await store_fields(AT_ONCE)
                 elif kind == MEMBER:
                     members.append(body)
                 else:
                     raise CorruptCheckpointError(EXPORTED, f"frame kind {kind!r}")
+            await store_fields(0)
         except BaseException:
             await self._store.call("UNLINK", thread.data)
             raise
@@ -196,21 +238,42 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         return thread_id
 
     async def _finish(self, thread_id: str, members: Sequence[bytes]) -> None:
-        await self._store.call(*registration(self._store, thread_id))
-        thread, ttl_s = self._store.thread(thread_id), self.options.ttl_s
-        await self._store.write(thread_id, listing(thread, members, ttl_s), None)
+        """Show a thread whose fields are stored: all of its checkpoints, or none."""
+        store, thread, ttl_s = self._store, self._store.thread(thread_id), self.options.ttl_s
+        await store.pipeline(registration(store, thread_id, ttl_s))
+        steps = chunks(members)
+        if len(steps) == 1:
+            await store.write(thread_id, listing(thread, members, ttl_s), None)
+            return
+        aside = f"{thread.index}:{secrets.token_hex(4)}"
+        for some in steps:
+            scored = [item for member in some for item in (b"0", member)]
+            await store.pipeline([("ZADD", aside, *scored), ("PEXPIRE", aside, ASIDE_MS)])
+        lives_ms = "" if ttl_s is None else int(ttl_s * 1000)
+        await store.script(SHOW, [aside, thread.index, thread.data], [lives_ms], replicated=True)
 
     async def _thread_ids(self) -> AsyncIterator[str]:
-        """Yield the ids of all threads, the last written first."""
-        offset, seen = 0, set[bytes]()
-        registry = self._store.registry
-        while members := await self._store.call("ZREVRANGE", registry, offset, offset + PAGE - 1):
-            offset += len(members)
-            for member in members:
-                # A thread that is written to meanwhile moves to the front, others back a page.
+        """Yield the ids of all threads, the last written first.
+
+        Entries come and go meanwhile, so a page begins at a time, not at a rank.
+        """
+        registry = keys.registry_keys(self._store.prefix).threads
+        latest, offset, seen = b"+inf", 0, set[bytes]()
+        while True:
+            page = await self._store.call(
+                "ZREVRANGEBYSCORE", registry, latest, b"-inf", "LIMIT", offset, PAGE
+            )
+            for member in page:
                 if member not in seen:
                     seen.add(member)
                     yield keys.decode(member)
+            if len(page) < PAGE:
+                return
+            score = await self._store.call("ZSCORE", registry, page[-1])
+            earlier = latest if score is None else b"%d" % float(score)
+            # More than a page of one time: go on within it.
+            offset = offset + PAGE if earlier == latest else 0
+            latest = earlier
 
 
 class _FrameReader:
@@ -258,7 +321,7 @@ def _frame(kind: bytes, body: bytes) -> bytes:
 async def _members(store: Store, thread_id: str) -> list[bytes]:
     # Before the fields: all that an indexed checkpoint refers to was stored with it.
     thread = store.thread(thread_id)
-    members: list[bytes] = await store.call("ZRANGE", thread.index, 0, -1)
+    members = await store.members(thread.index)
     if not members:
         raise ThreadNotFoundError(thread_id)
     check_head(await store.call("HGET", thread.data, keys.HEAD), thread_id)
@@ -275,18 +338,21 @@ async def _fields(store: Store, thread_id: str) -> AsyncIterator[dict[bytes, byt
             yield batch
 
 
-async def _forget(store: Store, thread_id: str) -> None:
-    """Remove an old registry entry whose thread is gone."""
-    registry, member = store.registry, keys.encode(thread_id)
-    score = await store.call("ZSCORE", registry, member)
-    if score is not None and time.time() * 1000 - float(score) > FORGET_AFTER_MS:
-        await store.call("ZREM", registry, member)
+async def field_names(store: Store, thread_id: str) -> set[bytes]:
+    """Read the names of all fields of a thread, a page at a time, without what they hold."""
+    data_key = store.thread(thread_id).data
+    names: set[bytes] = set()
+    cursor: bytes | None = None
+    while cursor != b"0":
+        cursor, some = await store.script(FIELD_NAMES, [data_key], [cursor or b"0"])
+        names.update(some)
+    return names
 
 
 async def _memory(store: Store, names: list[str]) -> int | None:
     try:
-        sizes = await store.pipeline([("MEMORY USAGE", name, "SAMPLES", 0) for name in names])
-    except ResponseError:
+        sizes = await store.pipeline([("MEMORY USAGE", name, "SAMPLES", SAMPLES) for name in names])
+    except StoreRefusedError:
         return None  # some managed servers forbid MEMORY
     return sum(size or 0 for size in sizes)
 

@@ -4,21 +4,29 @@ The writer remembers which parts the server holds, so that a draft is sent once.
 server acknowledged counts, and it may be gone since: a crash without an append-only file, a prune
 or a deletion elsewhere removes it. So a write that relies on stored parts is applied only if each
 is still there; otherwise all are sent again.
+
+A checkpoint brings the channels that changed since its parent. If the server has lost the parent (a
+failover, a restart without an append-only file), the checkpoint is stored with all its channels: it
+can be read and resumed from, and a warning says what was lost.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP, ChannelVersions, Checkpoint
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.batch import Change, CommitBatcher
+from pdr_checkpoints.batch import Change, CommitBatcher, merge
+from pdr_checkpoints.delta import DELTA_COUNTERS
 from pdr_checkpoints.envelope import Envelope
+from pdr_checkpoints.errors import CheckpointLostError
 from pdr_checkpoints.keys import ThreadKeys
 from pdr_checkpoints.lease import Leases
 from pdr_checkpoints.records import (
@@ -30,7 +38,10 @@ from pdr_checkpoints.records import (
     lay_out,
     pack_head,
 )
+from pdr_checkpoints.registry import registration
 from pdr_checkpoints.store import Command, Fence, Store, chunks
+
+logger = logging.getLogger(__name__)
 
 CAPACITY: Final = 32_768
 """Digests remembered, about 6 MB; the least recently used are forgotten, and sent again."""
@@ -65,13 +76,20 @@ class Writer:
     """Turns LangGraph's calls into changes and applies them."""
 
     def __init__(
-        self, store: Store, envelope: Envelope, leases: Leases, ttl_s: float | None
+        self,
+        store: Store,
+        envelope: Envelope,
+        leases: Leases,
+        ttl_s: float | None,
+        sweep: Callable[[], None],
     ) -> None:
         self.store = store
         self.envelope = envelope
         self.leases = leases
         self.ttl_s = ttl_s
         """Seconds that a thread lives after its last write; None keeps it."""
+        self._sweep = sweep
+        """Has the registry swept, now and then."""
         self._ledger = PartLedger()
         self._registered: dict[str, float] = {}
         """Clock of the latest entry of each thread in the registry, on Cluster."""
@@ -89,13 +107,14 @@ class Writer:
     ) -> None:
         """Store a checkpoint and the values of the channels that changed."""
         values = checkpoint["channel_values"]
-        change = Change(members=[place.record], is_checkpoint=True)
-        for channel, version in new_versions.items():
-            if channel in values:
-                name = place.cell(channel, version)
-                cell, parts = lay_out(values[channel], serde, self._digests)
-                change.fields[name] = self.envelope.pack(cell, name)
-                change.parts |= parts
+        change = self._cells(place, checkpoint, new_versions, serde)
+        change.members.append(place.record)
+        change.is_checkpoint = True
+        if parent_id is not None:
+            change.builds_on.append(Place(place.thread_id, place.ns, parent_id).record)
+            change.rest.append(
+                partial(self._rest, place, parent_id, checkpoint, metadata, new_versions, serde)
+            )
         bare = {key: value for key, value in checkpoint.items() if key != "channel_values"}
         present = [name for name in values if name in checkpoint["channel_versions"]]
         record = CheckpointRecord(dump(bare, serde), dump(metadata, serde), parent_id, present)
@@ -105,6 +124,51 @@ class Writer:
             change.members.append(member)
         change.new_fields[keys.HEAD] = pack_head(_now_ms())
         await self.batcher.submit(place.thread_id, change, self.leases.fence(place.thread_id))
+
+    def _cells(
+        self,
+        place: Place,
+        checkpoint: Checkpoint,
+        versions: ChannelVersions,
+        serde: SerializerProtocol,
+    ) -> Change:
+        """Lay out the values that some channels have at the given versions."""
+        change = Change()
+        for channel, version in versions.items():
+            if channel in checkpoint["channel_values"]:
+                name = place.cell(channel, version)
+                value = checkpoint["channel_values"][channel]
+                cell, parts = lay_out(value, serde, self._digests)
+                change.fields[name] = self.envelope.pack(cell, name)
+                change.parts |= parts
+        return change
+
+    def _rest(
+        self,
+        place: Place,
+        parent_id: str,
+        checkpoint: Checkpoint,
+        metadata: Mapping[str, object],
+        new_versions: ChannelVersions,
+        serde: SerializerProtocol,
+    ) -> Change:
+        """Lay out the channels that have not changed since a parent that is lost.
+
+        Raises:
+            CheckpointLostError: A delta channel would be rebuilt from the parent.
+        """
+        counters, versions = metadata.get(DELTA_COUNTERS), checkpoint["channel_versions"]
+        written = set(counters if isinstance(counters, Mapping) else ()) & set(versions)
+        if missing := written - set(checkpoint["channel_values"]):
+            raise CheckpointLostError(place.thread_id, parent_id, ", ".join(sorted(missing)))
+        logger.warning(
+            "saver.lost thread=%s checkpoint=%s: the server has lost it (a failover, a restart "
+            "without an append-only file, or a deletion); the next one is stored whole",
+            place.thread_id,
+            parent_id,
+        )
+        unchanged = {name: versions[name] for name in versions.keys() - new_versions.keys()}
+        return self._cells(place, checkpoint, unchanged, serde)
 
     async def put_writes(
         self,
@@ -143,12 +207,22 @@ class Writer:
         if change.is_checkpoint and self.store.connection.is_cluster:
             await self._register(thread_id)
         commands = await self._commands(thread_id, change, change.parts.keys() - set(held))
-        needed = [keys.part(digest) for digest in held]
+        builds_on = [name for name in change.builds_on if name not in change.members]
+        needed = [*builds_on, *(keys.part(digest) for digest in held)]
         if not await self.store.write(thread_id, commands, fence, needed):
             # One was removed. Nothing is stored yet: a checkpoint must not be seen without it.
+            if builds_on and None in await self._scores(thread_id, builds_on):
+                change = merge([change, *(make() for make in change.rest)])
             commands = await self._commands(thread_id, change, change.parts)
             await self.store.write(thread_id, commands, fence)
         self._ledger.add(data_key, change.parts)
+        if change.is_checkpoint:
+            self._sweep()
+
+    async def _scores(self, thread_id: str, members: Sequence[bytes]) -> list[object]:
+        index = self.store.thread(thread_id).index
+        scores: list[object] = await self.store.call("ZMSCORE", index, *members)
+        return scores
 
     async def _commands(
         self, thread_id: str, change: Change, digests: Collection[bytes]
@@ -170,7 +244,7 @@ class Writer:
         ]
         commands += listing(thread, (*change.members, *bodies), self.ttl_s)
         if change.is_checkpoint and not self.store.connection.is_cluster:
-            commands.append(registration(self.store, thread_id))
+            commands += registration(self.store, thread_id, self.ttl_s)
         return commands
 
     def _wrapped(self, bodies: Mapping[bytes, bytes]) -> list[bytes]:
@@ -183,16 +257,11 @@ class Writer:
         if now - self._registered.get(thread_id, -REGISTER_EVERY_S) < REGISTER_EVERY_S:
             return
         # Before the thread is written: an entry without a thread is harmless, the reverse is lost.
-        await self.store.call(*registration(self.store, thread_id))
+        await self.store.pipeline(registration(self.store, thread_id, self.ttl_s))
         self._registered = {
             name: at for name, at in self._registered.items() if now - at < REGISTER_EVERY_S
         }
         self._registered[thread_id] = now
-
-
-def registration(store: Store, thread_id: str) -> Command:
-    """Make the command that lists a thread as just written."""
-    return ("ZADD", store.registry, _now_ms(), keys.encode(thread_id))
 
 
 def listing(thread: ThreadKeys, members: Sequence[bytes], ttl_s: float | None) -> list[Command]:

@@ -173,7 +173,11 @@ def _option(plain: str) -> Value | None:
     letter, rest = found[1] or found[3] or found[4], found[2] or found[5]
     if rest is None:
         return Quantity(("name", letter))
-    return OptionAnswer(letter, _answer(rest)) if rest[0] not in "+-*/^=<>" else None
+    if rest[0] in "+-*/^=<>":
+        return None
+    if _OPTION.fullmatch(rest):
+        raise UnreadableError("an option stands in an option")
+    return OptionAnswer(letter, _answer(rest))
 
 
 def _matrix(text: str) -> Value | None:

@@ -108,7 +108,7 @@ class MathVerify:
 class FormulaValues:
     """Computes formulas at points, with 40 digits that are right."""
 
-    _PRECISIONS = (60, 110, 250, 700)
+    _PRECISIONS = (60, 110, 300, 1200)
     _OF_MPMATH = "sin cos tan cot sec csc sinh cosh tanh coth ln floor ceil re im"
     # Where no sum lost more than this factor, the first result has the digits.
     _MOST_LOST = 1e8

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import typer
-from pdr_checkpoints import Health, RedisSaver, StoreUnreachableError
+from pdr_checkpoints import Health, RedisSaver, StoreRefusedError, StoreUnreachableError
 from rich.table import Table
 from rich.text import Text
 
@@ -239,6 +239,8 @@ async def store_checks(settings: Settings) -> list[Check]:
     except StoreUnreachableError as error:
         remedy = "start the server or correct --checkpoint"
         return [Check("store", f"nothing answers at {error.where}", remedy, fails=True)]
+    except StoreRefusedError as error:
+        return [Check("store", str(error), fails=True)]
     kind = "embedded " if settings.redis_url is None else ""
     where = f"{kind}{health.server} at {health.where}"
     return [Check("store", where), _persistence(health), _eviction(health)]

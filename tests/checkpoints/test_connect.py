@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fan_out
 import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from pdr_checkpoints import RedisSaver, StoreConfigError, ThreadBusyError
 from pdr_checkpoints.connect import connect, encode_command, redact
 from pdr_checkpoints.store import StoreRetry
@@ -83,6 +85,10 @@ async def test_cluster_keeps_threads_apart_and_whole(
             with pytest.raises(ThreadBusyError):
                 async with saver.lease("t0"):
                     pass
+        asked: Any = {"config": {"configurable": {"thread_id": "t0"}}, "channels": ["problem"]}
+        walked = await BaseCheckpointSaver.aget_delta_channel_history(saver, **asked)
+        assert await saver.aget_delta_channel_history(**asked) == walked
+        assert walked["problem"]["seed"] == "1 + 1"
         await saver.acopy_thread("t0", "copy")
         await saver.aprune(["t0"], strategy="inspection")
         await saver.aprune(["t0"])

@@ -1,0 +1,173 @@
+"""The registry: which threads there are, and when they expire.
+
+Two sorted sets hold thread ids: one by the time of the last checkpoint, for lists, one by the time
+of expiry, for those that expire. Redis removes an expired thread, but not its entries. So whoever
+opens the store or writes to it sweeps: entries that are due are looked up and, if the thread is
+gone, removed. That goes on beside the run, a page at a time, until nothing is due.
+
+A release that knew no expiries, or one that still runs, leaves entries without them. They are found
+by a walk through the whole registry, by one process once a day.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pdr_checkpoints import keys
+from pdr_checkpoints.connect import Argument
+from pdr_checkpoints.errors import SaverError
+from pdr_checkpoints.store import Command, Store, StoreRetry
+
+logger = logging.getLogger(__name__)
+
+PAGE: Final = 100
+"""Entries looked at in a round trip: about a millisecond of the server's time."""
+SWEEP_EVERY_S: Final = 1.0
+"""A process that writes looks this often whether entries are due."""
+WALK_EVERY_S: Final = 24 * 3600
+WALKING_MS: Final = 60 * 1000
+"""Another process walks if the one that began has not gone on for this long."""
+CLUSTER_GRACE_MS: Final = 10 * 60 * 1000
+"""In a cluster an entry is written before its thread, in another step: a young one is left."""
+GONE, KEPT = -2, -1
+"""What PTTL says of a key that does not exist, and of one that does not expire."""
+
+SETTLE: Final = """
+for at = 1, #ARGV, 3 do
+  local member, expires = ARGV[at], tonumber(ARGV[at + 2])
+  if expires >= 0 then
+    redis.call('ZADD', KEYS[2], expires, member)
+  elseif expires == -1 then
+    redis.call('ZREM', KEYS[2], member)
+  else
+    local score = redis.call('ZSCORE', KEYS[1], member)
+    if not score or tonumber(score) == tonumber(ARGV[at + 1]) then
+      redis.call('ZREM', KEYS[1], member)
+      redis.call('ZREM', KEYS[2], member)
+    end
+  end
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('DEL', KEYS[3]) end
+return redis.call('ZCARD', KEYS[1])
+"""
+"""Notes when threads expire, and removes those that are gone, by triples: thread, time of the last
+checkpoint as it was seen, expiry (-1 never, -2 gone). One that has begun anew since then stays."""
+
+
+def registration(store: Store, thread_id: str, ttl_s: float | None) -> list[Command]:
+    """Make the commands that list a thread as just written, to live for `ttl_s` more."""
+    names, member, now = keys.registry_keys(store.prefix), keys.encode(thread_id), _now_ms()
+    commands: list[Command] = [("ZADD", names.threads, now, member)]
+    if ttl_s is not None:
+        commands.append(("ZADD", names.expiries, now + int(ttl_s * 1000), member))
+    return commands
+
+
+async def forget(store: Store, thread_id: str) -> None:
+    """Remove the entries of a thread that was deleted."""
+    names, member = keys.registry_keys(store.prefix), keys.encode(thread_id)
+    await store.pipeline([("ZREM", names.threads, member), ("ZREM", names.expiries, member)])
+
+
+async def sweep(store: Store) -> None:
+    """Remove the entries of all threads that have expired."""
+    expiries = keys.registry_keys(store.prefix).expiries
+    due = [b""]
+    while due:
+        now = _now_ms()
+        due = await store.call("ZRANGEBYSCORE", expiries, "-inf", now, "LIMIT", 0, PAGE)
+        await settle(store, due)
+
+
+async def walk(store: Store) -> None:
+    """Look at every entry, unless somebody did so within a day."""
+    names = keys.registry_keys(store.prefix)
+    if not await store.call("SET", names.walked, "begun", "NX", "PX", WALKING_MS):
+        return
+    first = 0
+    while members := await store.call("ZRANGE", names.threads, first, first + PAGE - 1):
+        # What was removed moves the rest up.
+        first += len(members) - await settle(store, members)
+        await store.call("PEXPIRE", names.walked, WALKING_MS)
+    if first:
+        await store.call("SET", names.walked, "ended", "EX", WALK_EVERY_S)
+    else:
+        await store.call("UNLINK", names.walked)
+
+
+async def settle(store: Store, members: Sequence[bytes]) -> int:
+    """Look whether threads are still there; note their expiry, or remove their entries.
+
+    Returns how many are gone.
+    """
+    if not members:
+        return 0
+    names = keys.registry_keys(store.prefix)
+    threads = [store.thread(keys.decode(member)) for member in members]
+    scores, *ttls_ms = await store.pipeline(
+        [("ZMSCORE", names.threads, *members), *(("PTTL", thread.data) for thread in threads)]
+    )
+    now, num_gone, arguments = _now_ms(), 0, list[Argument]()
+    for member, score, ttl_ms in zip(members, scores, ttls_ms, strict=True):
+        seen = 0 if score is None else int(float(score))
+        expires = now + ttl_ms if ttl_ms >= 0 else ttl_ms
+        if ttl_ms == GONE and store.connection.is_cluster and now - seen < CLUSTER_GRACE_MS:
+            expires = seen + CLUSTER_GRACE_MS
+        num_gone += expires == GONE
+        arguments += (member, seen, expires)
+    await store.script(SETTLE, [names.threads, names.expiries, names.walked], arguments)
+    return num_gone
+
+
+@dataclass(slots=True)
+class RegistrySweeper:
+    """Sweeps beside the run: when the store is opened, and soon after it was written to."""
+
+    store: Store
+    swept: float = field(default_factory=time.monotonic)
+    """Clock of the latest sweep, or of the beginning."""
+    walked: float | None = None
+    """Clock of the latest walk of this process; None before the first."""
+    is_due: bool = False
+    """Whether a sweep is under way, or will be in a moment."""
+
+    def nudge(self, *, at_once: bool = False) -> None:
+        """Sweep, `SWEEP_EVERY_S` after the latest sweep if not `at_once`."""
+        if not self.is_due:
+            self.is_due = True
+            since = time.monotonic() - self.swept
+            self.store.start(self._sweep(0.0 if at_once else max(0.0, SWEEP_EVERY_S - since)))
+
+    async def settle(self, members: Sequence[bytes]) -> None:
+        """Remove the entries of threads that are gone, if the server takes writes."""
+        try:
+            for first in range(0, len(members), PAGE):
+                await settle(self._once, members[first : first + PAGE])
+        except SaverError as error:
+            logger.debug("registry.unswept error=%s", error)
+
+    async def _sweep(self, pause_s: float) -> None:
+        store = self._once
+        try:
+            await asyncio.sleep(pause_s)
+            await sweep(store)
+            if self.walked is None or time.monotonic() - self.walked > WALK_EVERY_S:
+                self.walked = time.monotonic()
+                await walk(store)
+        except SaverError as error:
+            # Whoever opens or writes next sweeps as well.
+            logger.debug("registry.unswept error=%s", error)
+        finally:
+            self.swept, self.is_due = time.monotonic(), False
+
+    @property
+    def _once(self) -> Store:
+        """The store, tried once: a run does not wait for a sweep, nor does it tell of an outage."""
+        return replace(self.store, retry=StoreRetry(self.store.connection.where, 0.0))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

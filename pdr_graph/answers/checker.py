@@ -41,6 +41,8 @@ _HAS_MATH = re.compile(r"\$|\\\(|\\\[|\\(?:boxed|fbox|framebox)\b")
 # What math-verify reads and we do not.
 _FOREIGN = re.compile(r"\\(?:int|iint|oint|sum|prod|begin|det)(?![A-Za-z])|\\\\")
 _BROKEN = re.compile(r"(?<!\$)\$[ \t]*\n[^$]*\n[ \t]*\$(?!\$)|\\\([ \t]*\n[^\\]*\n[ \t]*\\\)")
+# The only number of a text, after "not".
+_DENIED = re.compile(r"\D*(?:\bnot|n't|\bnever)\s[^\d.,;]*[\d.,/]+\D*")
 # In characters: a whole text, in which math-verify finds the expression.
 _LONGEST_TEXT = 50_000
 _CACHE_SIZE = 20_000
@@ -204,6 +206,8 @@ class Checker:
     async def _decide(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         if pair.in_text and _BROKEN.search(pair.answer):
             return _Judgement(CheckVerdict.UNPARSEABLE, "a formula within a line spans lines")
+        if pair.in_text and _DENIED.fullmatch(pair.answer):
+            return _Judgement(CheckVerdict.UNPARSEABLE, "the text says what the answer is not")
         stated = _stated(pair.answer) if pair.in_text else pair.answer
         gold, answer = read(_stated(pair.gold)), read(stated)
         whole = not pair.in_text or max(map(_num_boxes, (pair.gold, pair.answer))) < 2

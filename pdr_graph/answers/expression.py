@@ -204,7 +204,7 @@ class _Parser:
                 if implicit_only and (sign.lstrip("\\") in FUNCTIONS):
                     return tree
                 if self._kind() == "number" and self._parts[self._place - 1].kind == "number":
-                    raise UnreadableError(f"there is no sign between two numbers before {sign!r}")
+                    raise OtherMeaningError(f"there is no sign between two numbers before {sign!r}")
                 tree = ("mul", tree, self._power())
             else:
                 return tree
@@ -250,7 +250,7 @@ class _Parser:
             self._place += 1
             if text == "!":
                 if self._peek() == "!":
-                    raise UnreadableError("a double factorial is not understood")
+                    raise OtherMeaningError("a double factorial is not understood")
                 tree = ("call", "factorial", tree)
             else:
                 tree = ("deg" if text == r"\degree" else "percent", tree)

@@ -115,7 +115,7 @@ _ELEMENTARY = word_set(
 FUNCTIONS = {name: name for name in _ELEMENTARY} | {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot",
     "arctg": "arctan", "cosec": "csc", "sqrt": "sqrt", "cbrt": "cbrt", "abs": "abs",
-    "floor": "floor", "ceil": "ceil", "factorial": "factorial", "gcd": "gcd", "lcm": "lcm",
+    "floor": "floor", "ceil": "ceil", "gcd": "gcd", "lcm": "lcm",
     "max": "max", "min": "min", "Re": "re", "Im": "im", "deg": "deg", "sgn": "sgn", "sign": "sgn",
     "binom": "binom",
 }  # fmt: skip

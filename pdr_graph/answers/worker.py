@@ -114,6 +114,8 @@ class FormulaValues:
     _MOST_LOST = 1e8
     # All other functions have zeros, near to which no digit may be right.
     _WITHOUT_ZEROS = frozenset(["abs", "factorial", "binom", "max", "min"])
+    # In bits; the decimals of the other side have no more.
+    _LARGEST_EXPONENT = 10**17
     _SURELY_ZERO = 1e-40
     _AGREEMENT = 1e-42
     # In bits: 9^(9^(9^9)) has more, and no computer has the memory for them.
@@ -169,6 +171,8 @@ class FormulaValues:
             except (ZeroDivisionError, ValueError, TypeError, OverflowError):
                 return None
             if not (mp.isfinite(value.real) and mp.isfinite(value.imag)):
+                return None
+            if value and abs(mp.mag(value)) > self._LARGEST_EXPONENT:
                 return None
             largest = max(self._largest, abs(value) if value.imag else 0)
             noise = largest * mp.mpf(10) ** (-precision * 3 // 4)

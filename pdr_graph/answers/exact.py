@@ -1,7 +1,7 @@
 """Compares the answers that need no algebra, in microseconds.
 
 Numbers are compared exactly, lists item by item, everything else as text in one normal spelling.
-Where none of that decides, the result is None: math-verify must decide.
+Where none of that decides, the result is None: the answers must be read as what they are.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 
 from pdr_graph.answers.expression import Tree, formula, integer, rational_tree
 from pdr_graph.answers.tokens import (
@@ -21,6 +22,7 @@ from pdr_graph.answers.tokens import (
     OtherMeaningError,
     Token,
     UnreadableError,
+    depth_of,
 )
 
 
@@ -257,7 +259,9 @@ _NO_NOUN = re.compile(
 def quantity_of(parts: list[Token]) -> Quantity:
     """Read a formula with its unit."""
     parts, money = _without_money(parts)
-    place = next((n for n in range(1, len(parts)) if _starts_unit(parts, n)), len(parts))
+    depths = accumulate(map(depth_of, parts))
+    outside = [n for n, depth in enumerate(depths) if n and depth == max(0, depth_of(parts[n]))]
+    place = next((n for n in outside if _starts_unit(parts, n)), len(parts))
     tree = formula(parts[:place])
     if place == len(parts):
         unit = money

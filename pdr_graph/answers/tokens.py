@@ -215,6 +215,7 @@ def _joins(found: list[Token], kind: str, piece: str, *, spaced: bool, rest: str
         and bool(found)
         and re.fullmatch(r"[1-9]\d{0,2}(?:\d{3})*", found[-1].text) is not None
         and found[-1].kind == "number"
+        and (len(found) == 1 or found[-2].text not in ("^", "_"))
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal, NotRequired
 
-from langchain.agents import create_agent
+from langchain import agents
 from langchain_core.messages import SystemMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -43,6 +43,12 @@ class AgentState(MessagesState):
     ledger: Annotated[list[LedgerRow], merge_rows]
 
 
+class AssistantState(agents.AgentState[Any]):  # Any: it answers in plain text
+    """The assistant's conversation, and what its tool has cost."""
+
+    ledger: Annotated[list[LedgerRow], merge_rows]
+
+
 AgentGraph = CompiledStateGraph[AgentState, None, MessagesState, AgentState]
 
 
@@ -71,8 +77,9 @@ def build_agent(
         return state["step"]
 
     # Any: the state of an agent without middleware is LangChain's own.
-    assistant: Any = create_agent(
+    assistant: Any = agents.create_agent(
         client.model,
+        state_schema=AssistantState,
         tools=[as_tool(config, model=client)],
         system_prompt=ASSISTANT,
         name="assistant",

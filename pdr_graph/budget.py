@@ -28,21 +28,66 @@ _COUNTS = (
     *("failed", "aborted", "nominal_tokens"),
 )
 """Fields of a row that add up over all calls."""
+_PARTS = (*_COUNTS, "over_budget")
+"""What each part of a row holds, in this order."""
 _CRITICAL = ("seconds", "critical_tokens", "critical_nominal")
 """Fields that add up over calls in sequence; of parallel calls the largest counts."""
+
+ABANDONED = "abandoned"
+"""Node of the row that holds what an earlier run cost, which new input has put an end to."""
 
 
 def empty_row(round_number: int, node: str, step: int) -> LedgerRow:
     """Return the row of a node that has spent nothing."""
     counts = dict.fromkeys((*_COUNTS, "critical_tokens", "critical_nominal"), 0)
     row = {"round": round_number, "node": node, "step": step, "seconds": 0.0, "estimated": False}
-    return cast(LedgerRow, row | counts)
+    return cast(LedgerRow, row | counts | {"run": "", "attempt": "", "parts": {}})
 
 
 def merge_rows(rows: list[LedgerRow], new: list[LedgerRow]) -> list[LedgerRow]:
-    """Add rows to a ledger: rows of one node in one super-step ran in parallel and become one."""
-    merged = _merged([*rows, *new], itemgetter("round", "node", "step"), max)
-    return sorted(merged, key=itemgetter("step"))
+    """Add rows to a ledger; a row that it has already changes nothing.
+
+    Rows of one node in one super-step ran in parallel and become one. Each row names what it has
+    counted (`parts`), so a ledger may pass through another graph and be merged with itself.
+    """
+    merged: dict[object, LedgerRow] = {}
+    for row in [*rows, *new]:
+        known = merged.get(_identity(row))
+        merged[_identity(row)] = row if known is None else _once(known, row)
+    return sorted(merged.values(), key=itemgetter("step"))
+
+
+def _identity(row: LedgerRow) -> object:
+    whose = row.get("run", ""), row.get("attempt", "")
+    return (*whose, row["round"], row["node"], row["step"])
+
+
+def _once(known: LedgerRow, row: LedgerRow) -> LedgerRow:
+    """Merge two rows of one identity, and count what is in both of them once."""
+    joined = _joined(known, row, max)
+    was, new = known.get("parts"), row.get("parts")
+    if not was or not new:
+        return joined
+    # A run that was stopped and went on has cost more since.
+    parts = was | {name: max(part, was.get(name, part)) for name, part in new.items()}
+    counts = dict(zip(_PARTS, map(sum, zip(*parts.values(), strict=True)), strict=True))
+    if not counts["over_budget"]:
+        del counts["over_budget"]
+    return cast(LedgerRow, cast(dict[str, Any], joined) | counts | {"parts": parts})
+
+
+def with_part(row: LedgerRow, name: str) -> LedgerRow:
+    """Return a row that is counted once under this name, however often it is merged."""
+    numbers = cast(dict[str, Any], row)
+    return LedgerRow({**row, "parts": {name: [numbers.get(field, 0) for field in _PARTS]}})
+
+
+def abandoned_row(rows: Iterable[LedgerRow], step: int) -> LedgerRow:
+    """Return what an abandoned run has cost as one row, which is on no critical path."""
+    row = Ledger(tuple(rows)).total(ABANDONED, step)
+    return cast(LedgerRow, row | dict.fromkeys(("critical_tokens", "critical_nominal"), 0)) | {
+        "seconds": 0.0
+    }
 
 
 def b_total(rows: Iterable[LedgerRow]) -> int:
@@ -69,21 +114,28 @@ class Ledger:
     @property
     def b_seq(self) -> int:
         """Prompt and completion tokens on the critical path."""
-        return sum(row["critical_tokens"] for row in self.rows)
+        return self.total()["critical_tokens"]
 
     @property
     def estimated(self) -> bool:
         """Whether any of it is an estimate."""
         return any(row["estimated"] for row in self.rows)
 
+    @property
+    def over_budget(self) -> int:
+        """Calls whose thought was longer than its budget."""
+        return sum(row.get("over_budget", 0) for row in self.rows)
+
     def total(self, node: str = "", step: int = 0) -> LedgerRow:
         """Return the whole run as one row, of `node` and `step` of a graph around it."""
         empty = empty_row(0, node, step)
-        return reduce(lambda done, row: _joined(done, row, add), self.rows, empty)
+        steps = _merged(self.rows, _super_step, max)
+        return reduce(lambda done, row: _joined(done, row, add), steps, empty)
 
     def to_json(self) -> dict[str, object]:
         """Return the ledger as plain data, with one row per round and node."""
         total = self.total()
+        over = {"over_thinking_budget": self.over_budget} if self.over_budget else {}
         return {
             "b_total": self.b_total,
             "b_seq": self.b_seq,
@@ -94,6 +146,7 @@ class Ledger:
             "calls": total["calls"],
             "failed": total["failed"],
             "aborted": total["aborted"],
+            **over,
             "rows": [
                 {name: row.get(name) for name in _REPORTED} for row in self.per_round_and_node()
             ],
@@ -152,6 +205,7 @@ def why_not_another_round(
         cost: The most tokens that the round can cost.
         reserve: Tokens kept back for the final call.
     """
+    rows = [row for row in rows if row["node"] != ABANDONED]
     spent, limit = b_total(rows), config.max_total_tokens
     if limit is not None and spent + cost + reserve > limit:
         return (
@@ -177,6 +231,11 @@ def _call_cost(config: PDRConfig, input_tokens: int) -> int:
     return input_tokens + TEMPLATE_TOKENS + config.max_tokens
 
 
+def _super_step(row: LedgerRow) -> object:
+    """Tell rows that ran in parallel from rows that ran in sequence."""
+    return row.get("run", ""), row.get("attempt", ""), row["step"]
+
+
 def _merged(
     rows: Iterable[LedgerRow], key: Callable[[LedgerRow], object], along: Along
 ) -> list[LedgerRow]:
@@ -193,5 +252,7 @@ def _joined(left: LedgerRow, right: LedgerRow, along: Along) -> LedgerRow:
     was, new = cast(dict[str, Any], left), cast(dict[str, Any], right)
     counts = {name: was[name] + new[name] for name in _COUNTS}
     critical = {name: along(was[name], new[name]) for name in _CRITICAL}
-    estimated = was["estimated"] or new["estimated"]
-    return cast(LedgerRow, was | counts | critical | {"estimated": estimated})
+    rest: dict[str, Any] = {"estimated": was["estimated"] or new["estimated"]}
+    if over := left.get("over_budget", 0) + right.get("over_budget", 0):
+        rest["over_budget"] = over
+    return cast(LedgerRow, was | counts | critical | rest)

@@ -9,18 +9,19 @@ The connection is open while the block lasts:
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.llm.chat_vllm import ChatVLLM
+from pdr_graph.llm.chat_vllm import LOOPS, ChatVLLM
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
+from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.servers.data_dir import Announce
 from pdr_graph.servers.llama import embedded_model, gguf_file
+from pdr_graph.servers.record import Shelf
 from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.telemetry import exported, logged_to
@@ -52,19 +53,24 @@ async def open_client(
         LocalError: the embedded model cannot be started.
     """
     settings = settings or load_settings()
-    with ExitStack() as observers:
+    async with AsyncExitStack() as observers:
         if settings.log_file is not None:
-            observers.enter_context(logged_to(settings.log_file))
+            # In threads: a server may forbid work on files in its event loop.
+            log = logged_to(settings.log_file)
+            await asyncio.to_thread(log.__enter__)
+            observers.push_async_callback(asyncio.to_thread, log.__exit__, None, None, None)
         if settings.otel:
             observers.enter_context(exported(content=settings.otel_content))
-        async with _opened(settings, announce) as client:
-            yield client
+        yield await observers.enter_async_context(_opened(settings, announce))
 
 
 @asynccontextmanager
 async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[ModelClient]:
     if settings.base_url is not None:
-        async with _connected(settings, settings.base_url, settings.model) as client:
+        priorities = takes_priorities(settings, settings.base_url)
+        async with _connected(
+            settings, settings.base_url, settings.model, priorities=priorities
+        ) as client:
             yield client
         return
     model = None if settings.model == SMOLLM2.name else settings.model
@@ -115,13 +121,20 @@ def _model_folder(model: str | None) -> Path | None:
 
 @asynccontextmanager
 async def _connected(
-    settings: Settings, base_url: str, model: str | None, *, streamed: bool = False
+    settings: Settings,
+    base_url: str,
+    model: str | None,
+    *,
+    streamed: bool = False,
+    priorities: bool = False,
 ) -> AsyncIterator[ModelClient]:
     key = settings.api_key.get_secret_value()
     http = make_http_client()
     try:
         info = await probe_endpoint(http, base_url, api_key=key, model=model)
         name = model or only_model(info, base_url)
+        # The embedded model's server, which is the one that is streamed, has no such page.
+        fields = frozenset() if streamed else await chat_fields(http, base_url, api_key=key)
         counter: TokenCounter = (
             ServerCounter(http, base_url, name, key)
             if settings.tokenizer is None
@@ -129,16 +142,28 @@ async def _connected(
         )
         yield ModelClient(
             ChatVLLM(
-                base_url=base_url, model=name, api_key=settings.api_key, http_async_client=http
+                base_url=base_url,
+                model=name,
+                api_key=settings.api_key,
+                http_async_client=http,
+                repetition_detection=dict(LOOPS) if "repetition_detection" in fields else None,
             ),
             counter=counter,
             retry=Retry(attempts=settings.retries + 1),
             max_in_flight=settings.max_in_flight,
             window=info.window,
             streamed=streamed,
+            priorities=priorities,
         )
     finally:
         await http.aclose()
+
+
+def takes_priorities(settings: Settings, base_url: str) -> bool:
+    """Tell whether an endpoint is told how far a run is: by the settings, else by what `up` did."""
+    if settings.priority is not None:
+        return settings.priority
+    return Shelf(settings.data_dir).takes_priorities(base_url)
 
 
 def only_model(info: EndpointInfo, base_url: str) -> str:

@@ -2,15 +2,25 @@
 
 A leaf names the boundary that failed and carries its numbers as attributes. It also inherits the
 standard type that it stands for, so that a caller may catch either. A leaf that only one part of
-the package raises is defined there; its file is named behind it::
+the package raises is defined there; its file is named behind it.
+
+What may have passed when the same is tried again is a `TransientError`. LangGraph's `RetryPolicy()`
+retries these, since it takes every ConnectionError, and none of the other errors that a run ends
+with: it leaves out RuntimeError, ValueError and LookupError. `retry_on` is the same as a function::
 
     PDRError
     ├── ConfigError (ValueError)             a request that cannot be carried out as asked
     │   └── ConfigChangedError               a resume asks for something else than the record
-    ├── EndpointError (ConnectionError)      the model endpoint: dead, wrong key, no such model
+    ├── TransientError (ConnectionError)     what may pass by itself
+    ├── EndpointError (ConnectionError)      the model endpoint: wrong key, no such model
+    │   └── EndpointAwayError (TransientError) nobody answers there
     ├── CallError (RuntimeError)             one model call, after its retries
-    │   └── ContextWindowError               prompt and completion do not fit the model's window
+    │   ├── ContextWindowError               prompt and completion do not fit the model's window
+    │   └── CallLostError (TransientError)   no answer, or that of a server that is busy or broken
+    ├── BadReplyError (RuntimeError)         a reply without an answer, before its call is retried
+    │                                        (llm/failure.py)
     ├── QuorumError (RuntimeError)           too few drafts of a round succeeded
+    │   └── QuorumLostError (TransientError) not all of them were refused for good
     ├── WorkspaceOverflowError (ValueError)  a workspace above kappa; always a defect of the package
     ├── UnknownThreadError (LookupError)     no run is recorded under this thread
     ├── OtherGraphError (ValueError)         the thread holds a run of another graph
@@ -18,6 +28,7 @@ the package raises is defined there; its file is named behind it::
     ├── CheckpointError (ConnectionError)    the checkpoint store cannot be reached or read
     ├── LocalError (RuntimeError)            an embedded server or its weights
     ├── DrainedError (RuntimeError)          the run was asked to stop, and can be resumed
+    ├── WaitingError (RuntimeError)          the run waits for a person's answer
     ├── RefusalError                         a request that `serve` answers with an error object
     │                                        (serve/refusal.py)
     ├── ElsewhereError (RuntimeError)        another process works on a sample (eval/runner.py)
@@ -55,8 +66,16 @@ class ConfigChangedError(ConfigError):
         )
 
 
+class TransientError(PDRError, ConnectionError):
+    """What may have passed when the same is tried again."""
+
+
 class EndpointError(PDRError, ConnectionError):
     """The model endpoint cannot be used."""
+
+
+class EndpointAwayError(EndpointError, TransientError):
+    """Nobody answers at the model endpoint."""
 
 
 class CallError(PDRError, RuntimeError):
@@ -70,6 +89,10 @@ class CallError(PDRError, RuntimeError):
 
 class ContextWindowError(CallError):
     """Prompt and completion together do not fit the model's context window."""
+
+
+class CallLostError(CallError, TransientError):
+    """No answer came, or the endpoint is busy or broken: 408, 409, 425, 429 or 5xx."""
 
 
 class QuorumError(PDRError, RuntimeError):
@@ -86,6 +109,10 @@ class QuorumError(PDRError, RuntimeError):
             f"round {round_number}: {succeeded} of {asked} drafts succeeded, {needed} are needed "
             f"({why})"
         )
+
+
+class QuorumLostError(QuorumError, TransientError):
+    """Too few drafts of a round succeeded, and not all of them were refused for good."""
 
 
 class WorkspaceOverflowError(PDRError, ValueError):
@@ -143,3 +170,38 @@ class DrainedError(PDRError, RuntimeError):
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
         super().__init__(f"stopped; `pdr-graph resume {thread_id}` continues it")
+
+
+class WaitingError(PDRError, RuntimeError):
+    """The run stopped to ask a person, or at a breakpoint; it can be resumed."""
+
+    def __init__(
+        self, thread_id: str, questions: Sequence[object] = (), next_nodes: Sequence[str] = ()
+    ) -> None:
+        self.thread_id = thread_id
+        self.questions = tuple(questions)
+        """What the run's `interrupt` calls ask for; empty at a breakpoint."""
+        asks = "; ".join(map(str, questions))
+        why = f"it asks: {asks}" if asks else f"breakpoint before {', '.join(next_nodes) or 'END'}"
+        how = " --answer TEXT" if asks else ""
+        super().__init__(f"the run waits ({why}); `pdr-graph resume {thread_id}{how}` continues it")
+
+
+def retry_on(error: BaseException) -> bool:
+    """Tell whether a node or tool that raised an error is worth calling again.
+
+    Hand it to `RetryPolicy(retry_on=retry_on)` or `ToolRetryMiddleware(retry_on=retry_on)`. A node
+    or tool of ours that is called again asks for nothing that it was answered before. Errors of
+    others are judged as LangGraph does by default; its own signals, such as interrupts, are no
+    errors.
+    """
+    if isinstance(error, PDRError):
+        return isinstance(error, TransientError | CheckpointError)
+    # Imported here, since every command imports the errors, and few of them LangGraph.
+    from langgraph.errors import GraphBubbleUp
+    from langgraph.types import RetryPolicy
+
+    if not isinstance(error, Exception) or isinstance(error, GraphBubbleUp):
+        return False
+    judge = RetryPolicy().retry_on
+    return callable(judge) and bool(judge(error))

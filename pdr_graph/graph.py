@@ -7,16 +7,29 @@ Routers read the state alone and take no runtime: LangGraph evaluates them again
 edited (`update_state`, a fork in Studio), where there is no runtime.
 """
 
-from typing import Literal
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from hashlib import sha256
+from time import perf_counter
+from typing import Any, Literal
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import RunnableConfig
+from langgraph._internal._config import ensure_config
+from langgraph._internal._constants import CONFIG_KEY_RESUMING, CONFIG_KEY_TASK_ID
+from langgraph._internal._runnable import RunnableCallable
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Send
 
-from pdr_graph.config import PDRConfig, form_of
+from pdr_graph import invocation
+from pdr_graph.budget import elapsed_s
+from pdr_graph.config import PDRConfig, form_of, make_config
+from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
 from pdr_graph.extensions import Extensions
+from pdr_graph.invocation import GraphCalls, Invocation, Keys, Subrun
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.distiller import DistillerNode
 from pdr_graph.nodes.drafter import Drafter
@@ -25,19 +38,24 @@ from pdr_graph.nodes.refiner import Refiner
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.nodes.verifier import Verifier
 from pdr_graph.prompts import Prompts
-from pdr_graph.state import DraftTask, PDRState, ProblemInput, missing_drafts, rounds_left
+from pdr_graph.state import DraftTask, PDRState, ProblemInput, missing_drafts, rounds_left, state_of
 from pdr_graph.trace import Trace
 
+logger = logging.getLogger(__name__)
 
-def after_plan(state: PDRState) -> list[Send] | Literal["refiner"]:
+
+def after_plan(state: PDRState) -> list[Send] | Literal["distiller", "refiner"]:
     """Send a drafter for every draft that the round still owes, or finish."""
     if state["phase"] != "draft":
         return "refiner"
-    return [Send("drafter", task) for task in missing_drafts(state)]
+    # None is owed where a state was edited.
+    return [Send("drafter", task) for task in missing_drafts(state)] or "distiller"
 
 
 def after_distiller(state: PDRState) -> Literal["plan", "refiner"]:
-    """Plan the next round if one is left and the drafts have not agreed."""
+    """Plan the next round if one is left and the drafts have not agreed, or this one goes on."""
+    if state["phase"] == "short":
+        return "plan"
     if state.get("consensus") is None and rounds_left(state) > 0:
         return "plan"
     return "refiner"
@@ -48,7 +66,177 @@ def after_verifier(state: PDRState) -> Literal["plan", "__end__"]:
     return "plan" if state["phase"] == "draft" else "__end__"
 
 
-PDRGraph = CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]
+OUTPUTS = ("solution", "verdict", "ledger")
+"""What a parent graph gets of this graph as its node; it may use the other names itself."""
+
+
+class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
+    """The compiled graph, which tells a new problem from a run to be continued.
+
+    Whoever calls it (`solve`, a parent graph, LangGraph's server) gets the same: new input opens a
+    new run, None continues the one that stopped, and each call is in a ledger once.
+    """
+
+    def __init__(
+        self,
+        *,
+        calls: GraphCalls | None = None,
+        digest: str = "",
+        **parts: Any,  # Any: LangGraph's own
+    ) -> None:
+        super().__init__(**parts)
+        self.calls = calls or GraphCalls()
+        self.digest = digest
+        """Short name of all that an answer depends on beside problem and config."""
+
+    @property
+    def __name__(self) -> str:
+        # LangGraph keeps what a cached node returned under this name.
+        return f"PDRGraph.{self.digest}"
+
+    async def astream(
+        self,
+        input: Any,  # Any: a parent graph hands over its whole state
+        config: RunnableConfig | None = None,
+        *,
+        output_keys: str | Sequence[str] | None = None,
+        stream_mode: Any = None,
+        **options: Any,
+    ) -> AsyncIterator[Any]:
+        """Run the graph, and stream what it does, as `CompiledStateGraph.astream`."""
+        if stream_mode is None:  # as LangGraph chooses, by the config as it was given
+            called = config is not None and CONFIG_KEY_TASK_ID in config.get("configurable", {})
+            stream_mode = "values" if called else self.stream_mode
+        full = ensure_config(self.config, config)
+        keys: Keys = dict(full["configurable"])
+        nested = invocation.is_nested(keys)
+        subrun: Subrun | None = keys.pop(invocation.SUBRUN, None)
+        if nested and not subrun:
+            keys = self.calls.claimed(keys)
+            fits = invocation.takes_ledger(keys, "ledger")
+            output_keys = [name for name in OUTPUTS if name != "ledger" or fits is not False]
+        begun = perf_counter()
+        if isinstance(input, dict) and input.get("config") is None and not nested:
+            # LangGraph stores the input and not the context, and may be stopped before `plan`.
+            input = self._with_context(input, options.get("context"))
+        call, given, keys = await self._enter(input, full, keys)
+        caller: RunnableConfig | None = None
+        if subrun:
+            caller = {"metadata": full["metadata"], "configurable": keys}
+        worked_s, thread_id = call.worked_s, invocation.place(keys)[0]
+        try:
+            async for part in super().astream(
+                given,
+                {**(config or {}), "configurable": keys},
+                output_keys=output_keys,
+                stream_mode=stream_mode,
+                **options,
+            ):
+                yield part
+        except BaseException as error:
+            log_event(thread_id, StoppedEvent(event="stopped", error=type(error).__name__))
+            # Any other error ends the process.
+            if isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):
+                await self._bill(call, keys, caller)
+            raise
+        if subrun is not None:
+            subrun.message_id = call.message_id
+        # The task comes to nothing, and the run's result with it, if a run beside this one fails.
+        beside = subrun is not None and subrun.beside
+        if call.b_total is None or call.charges.lost() or beside:
+            await self._bill(call, keys, caller)
+        if call.b_total is not None:
+            seconds = round(worked_s + perf_counter() - begun, 3)
+            log_event(thread_id, EndEvent(event="end", seconds=seconds, b_total=call.b_total))
+
+    async def _enter(
+        self, input: Any, full: RunnableConfig, keys: Keys
+    ) -> tuple[Invocation, Any, Keys]:
+        """Return the call, and the input and `configurable` that LangGraph is to have for it."""
+        call = Invocation(context=invocation.outer_context(keys))
+        keys = {**keys, invocation.KEY: call}
+        saver = invocation.saver_of(keys, self.checkpointer)
+        at: RunnableConfig = {"configurable": keys}
+        kept = saver is not None and keys.get("thread_id") is not None
+        saved = await saver.aget_tuple(at) if saver is not None and kept else None
+        nested, run_id = invocation.is_nested(keys), full.get("metadata", {}).get("run_id")
+        if not invocation.continues(input, keys, saved, run_id):
+            call.opens = True
+            call.abandoned = invocation.unfinished_rows(saved) or self.calls.owed(keys)
+            if saver is not None and saved is not None and call.abandoned:
+                await invocation.keep_unfinished(saver, saved)
+            if nested:
+                keys[CONFIG_KEY_RESUMING] = False
+            if isinstance(input, dict):
+                input = invocation.input_of(input, nested=nested)
+            return call, input, keys
+        if saved is None:
+            return call, input, keys
+        if nested:
+            keys[CONFIG_KEY_RESUMING] = True
+        if invocation.is_unopened(saved):
+            call.opens = True
+            call.abandoned = invocation.unfinished_rows(saved)
+            return call, input, keys
+        state = state_of(saved.checkpoint["channel_values"])
+        call.run = state.get("run", "")
+        call.worked_s = elapsed_s(state.get("ledger", []))
+        preset = make_config(**state.get("config", {})).preset
+        begin = BeginEvent(event="begin", preset=preset, resumed=True)
+        log_event(str(keys["thread_id"]), begin)
+        if state.get("phase") != "done" and not (await self.aget_state(at)).tasks:
+            # LangGraph stored what the last node wrote and not where it leads. Written once more,
+            # it leads on.
+            after = await self.aupdate_state(at, {"phase": state.get("phase")})
+            if keys.get("checkpoint_id"):
+                keys["checkpoint_id"] = after["configurable"]["checkpoint_id"]
+        return call, input, keys
+
+    @staticmethod
+    def _with_context(input: dict[str, Any], context: object) -> dict[str, Any]:
+        if isinstance(context, PDRConfig):
+            return {**input, "config": context.model_dump(mode="json")}
+        return {**input, "config": context} if isinstance(context, dict) and context else input
+
+    async def _bill(self, call: Invocation, keys: Keys, caller: RunnableConfig | None) -> None:
+        """Keep what the call has cost and no node has written to the ledger.
+
+        `caller` is the config of the node that will return the run as one row; None where it
+        returns the rows themselves.
+        """
+        saver = invocation.saver_of(keys, self.checkpointer)
+        if saver is None or keys.get("thread_id") is None:
+            if call.b_total is None:
+                self.calls.failed(keys, [*call.abandoned, *call.charges.rows()])
+            return
+        try:
+            rows = await invocation.settle(saver, keys, call.charges)
+            if rows and invocation.is_nested(keys):
+                if caller is not None:
+                    rows = [invocation.charge_of(caller, call.run, rows)]
+                await invocation.settle_around(saver, keys, rows)
+        # The store may be what stopped the run; its error is the one to be raised.
+        except Exception as error:  # noqa: BLE001
+            logger.warning("ledger.incomplete thread=%s error=%s", keys["thread_id"], error)
+
+
+def _digest(toolbox: Toolbox, default: PDRConfig) -> str:
+    hashes = toolbox.prompts.of_run(default).hashes()
+    what = (default.model_dump_json(), toolbox.client.name, hashes, toolbox.extensions)
+    return sha256(repr(what).encode()).hexdigest()[:16]
+
+
+def _router(route: Callable[[PDRState], Any], ends: Sequence[str]) -> tuple[Any, list[str]]:
+    """Return a router for both of LangGraph's worlds, and where it leads.
+
+    A plain function would be called in a thread: a run that is cancelled meanwhile keeps what the
+    node wrote, and not where it leads.
+    """
+
+    async def at_once(state: PDRState) -> Any:  # Any: names and `Send`s
+        return route(state)
+
+    return RunnableCallable(route, at_once, name=route.__name__, trace=False), list(ends)
 
 
 def build_graph(
@@ -88,12 +276,13 @@ def build_graph(
     builder.add_node("refiner", Refiner(toolbox), input_schema=PDRState)
     builder.add_node("verifier", Verifier(toolbox), input_schema=PDRState)
     builder.add_edge(START, "plan")
-    builder.add_conditional_edges("plan", after_plan, ["drafter", "refiner"])
+    builder.add_conditional_edges("plan", *_router(after_plan, ["drafter", "distiller", "refiner"]))
     builder.add_edge("drafter", "distiller")
-    builder.add_conditional_edges("distiller", after_distiller)
+    builder.add_conditional_edges("distiller", *_router(after_distiller, ["plan", "refiner"]))
     builder.add_edge("refiner", "verifier")
-    builder.add_conditional_edges("verifier", after_verifier)
-    return builder.compile(checkpointer=checkpointer, name="pdr")
+    builder.add_conditional_edges("verifier", *_router(after_verifier, ["plan", END]))
+    parts = vars(builder.compile(checkpointer=checkpointer, name="pdr"))
+    return PDRGraph(**parts, digest=_digest(toolbox, default))
 
 
 def max_supersteps(config: PDRConfig) -> int:

@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphDrained
 from langgraph.graph import START
 from langgraph.runtime import RunControl
+from langgraph.types import Command
 
 from pdr_graph.budget import Ledger, elapsed_s
 from pdr_graph.config import PDRConfig, changed_fields, make_config
@@ -26,13 +27,14 @@ from pdr_graph.errors import (
     OtherGraphError,
     ThreadExistsError,
     UnknownThreadError,
+    WaitingError,
 )
-from pdr_graph.events import BeginEvent, EndEvent, OnEvent, StoppedEvent, is_event, log_event
+from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.state import PDRState, ProblemInput, config_of, is_run, owes_drafts, state_of
+from pdr_graph.state import PDRState, config_of, is_run, state_of
 from pdr_graph.trace import Trace
 from pdr_graph.types import Verdict
 
@@ -54,6 +56,8 @@ class Result:
     """Wall-clock time; for a resumed run the work before the interruption is added."""
     state: PDRState
     """The final state, whole."""
+    message_id: str = ""
+    """Id of the model's message that is the solution; known inside a graph that streams it."""
 
     @classmethod
     def of_state(cls, thread_id: str, state: PDRState, seconds: float) -> "Result":
@@ -131,6 +135,7 @@ async def solve(
         QuorumError: too few drafts of a round succeeded; the run can be resumed.
         CallError: a call that the run cannot do without failed; the run can be resumed.
         DrainedError: the run was asked to stop; it can be resumed.
+        WaitingError: a step of the caller's own asks a person; `resume` takes the answer.
     """
     parts, config = parts or Parts(), config or PDRConfig()
     if not problem.strip():
@@ -164,6 +169,7 @@ async def resume(
     model: BaseChatModel | ModelClient,
     checkpointer: BaseCheckpointSaver[str],
     changes: dict[str, object] | None = None,
+    answer: object = None,
     parts: Parts | None = None,
 ) -> Result:
     """Resume a run that was killed, stopped or failed; finished drafts are not asked for again.
@@ -176,13 +182,16 @@ async def resume(
         checkpointer: Where the run is kept.
         changes: Config fields that the caller insists on; the run is refused if it was started
             with others.
+        answer: What a person says to the question that the run waits for; None where it waits for
+            nobody.
         parts: As for `solve`.
 
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
         OtherGraphError: the thread holds a run of another graph.
         ConfigChangedError: `changes`, the model or the prompts differ from the record.
-        QuorumError, CallError, DrainedError: as for `solve`.
+        ConfigError: there is an answer, and the run asks nothing.
+        QuorumError, CallError, DrainedError, WaitingError: as for `solve`.
     """
     parts, client = parts or Parts(), ModelClient.of(model)
     graph = _graph(client, checkpointer, parts)
@@ -198,14 +207,14 @@ async def resume(
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
         return Result.of_state(thread_id, state, worked_s)
-    if owes_drafts(snapshot):
-        # Planning the round anew sends drafters for the missing drafts alone.
-        await graph.aupdate_state(_place(thread_id), {"phase": "draft"}, as_node="plan")
+    if answer is not None and not snapshot.interrupts:
+        raise ConfigError(f"thread {thread_id!r} waits for no answer; resume it without {answer!r}")
     return await drive(
         graph,
         None,
         config,
         thread_id,
+        answer=answer,
         on_event=parts.on_event,
         control=parts.control,
         worked_s=worked_s,
@@ -218,7 +227,8 @@ async def drive(
     config: PDRConfig,
     thread_id: str,
     *,
-    inside: bool = False,
+    answer: object = None,
+    keys: dict[str, Any] | None = None,
     events: bool = True,
     on_event: OnEvent | None = None,
     control: RunControl | None = None,
@@ -231,7 +241,9 @@ async def drive(
         problem: The task; None resumes the run of the thread.
         config: What the run is asked to do.
         thread_id: Names the run.
-        inside: Whether the run is a subgraph of the calling node, kept by the graph around it.
+        answer: A person's, for a run that waits for it.
+        keys: `configurable` of a run that is a subgraph of the calling node, kept by the graph
+            around it; None for a run of its own.
         events: Whether to log the events and pass them on. A graph around this one whose stream
             shows subgraphs takes the events itself, and would lose them to a second reader.
         on_event: Receives the events; None drops them.
@@ -240,21 +252,21 @@ async def drive(
 
     Raises:
         DrainedError: the run was asked to stop.
+        WaitingError: it asks a person, or has come to a breakpoint.
         PDRError: whatever else stopped it.
     """
     started = perf_counter()
-    entry = None
+    entry: dict[str, Any] | Command[Any] | None = None if answer is None else Command(resume=answer)
     if problem is not None:
-        entry = ProblemInput(problem=problem, config=config.model_dump(mode="json"))
-    run: RunnableConfig = {} if inside else _place(thread_id)
+        name = "config" if keys is None else "pdr_config"
+        entry = {"problem": problem, name: config.model_dump(mode="json")}
+    run: RunnableConfig = _place(thread_id) if keys is None else {"configurable": keys}
     state: PDRState = {}
-    resumed = problem is None or worked_s > 0
-    log_event(thread_id, BeginEvent(event="begin", preset=config.preset, resumed=resumed))
     try:
         async for part in graph.astream(
             entry,
             {**run, "recursion_limit": max_supersteps(config)},
-            context=config if entry is not None else None,
+            context=config if problem is not None else None,
             stream_mode=["custom", "values"] if events else ["values"],
             control=control,
             durability=None if graph.checkpointer is None else "sync",
@@ -262,22 +274,22 @@ async def drive(
         ):
             if part["type"] == "values":
                 state = state_of(part["data"])
-            elif part["type"] == "custom":
-                if is_event(part["data"]):
-                    log_event(thread_id, part["data"])
-                if on_event is not None:
-                    on_event(part["data"])
-    except BaseException as error:
-        log_event(thread_id, StoppedEvent(event="stopped", error=type(error).__name__))
-        if isinstance(error, GraphDrained):
-            raise DrainedError(thread_id) from error
-        raise
-    result = Result.of_state(thread_id, state, worked_s + perf_counter() - started)
-    log_event(
-        thread_id,
-        EndEvent(event="end", seconds=round(result.seconds, 3), b_total=result.ledger.b_total),
-    )
-    return result
+            elif part["type"] == "custom" and on_event is not None:
+                on_event(part["data"])
+    except GraphDrained as error:
+        raise DrainedError(thread_id) from error
+    if state.get("phase") != "done":
+        raise await _waiting(graph, thread_id, keys)
+    return Result.of_state(thread_id, state, worked_s + perf_counter() - started)
+
+
+async def _waiting(graph: PDRGraph, thread_id: str, keys: dict[str, Any] | None) -> WaitingError:
+    """Return the error of a run that ended at a breakpoint, or with a question to a person."""
+    kept = graph.checkpointer is not None or keys is not None
+    place: RunnableConfig = _place(thread_id) if keys is None else {"configurable": keys}
+    snapshot = await graph.aget_state(place) if kept else None
+    questions = [] if snapshot is None else [each.value for each in snapshot.interrupts]
+    return WaitingError(thread_id, questions, () if snapshot is None else snapshot.next)
 
 
 async def with_input(

@@ -48,6 +48,8 @@ class RunHistory:
     next: tuple[str, ...]
     """Nodes that a resume would start with; empty for a finished run."""
     updated_at: datetime
+    questions: tuple[object, ...] = ()
+    """What the run asks a person, and waits for; empty where it does not wait."""
     namespace: str = ""
     """The run's place in its thread: empty, or `node:task` parts joined by `|` in another graph."""
 
@@ -86,6 +88,7 @@ async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> 
         ledger=Ledger(tuple(state.get("ledger", []))),
         next=tuple(dict.fromkeys(latest.next)),
         updated_at=datetime.fromisoformat(latest.created_at or ""),
+        questions=tuple(each.value for each in latest.interrupts),
         namespace=namespace,
     )
 

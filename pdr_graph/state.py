@@ -15,11 +15,11 @@ from typing_extensions import TypedDict  # pydantic makes schemas of no other be
 
 from pdr_graph.budget import merge_rows
 from pdr_graph.config import PDRConfig
-from pdr_graph.strategies import drafts_needed, num_rounds, width_of
+from pdr_graph.strategies import num_rounds, width_of
 from pdr_graph.types import Draft, LedgerRow, RunRecord, Solution, Tally, Verdict, Workspace
 
-Phase = Literal["draft", "finish", "done"]
-"""What comes next: a round of drafts, the final call, or nothing."""
+Phase = Literal["draft", "short", "finish", "done"]
+"""What comes next: a round of drafts, those that a round still owes, the final call, or nothing."""
 
 
 def merge_drafts(drafts: list[Draft], new: list[Draft]) -> list[Draft]:
@@ -40,6 +40,8 @@ class ProblemInput(TypedDict):
 class PDRState(TypedDict, total=False):
     """One run."""
 
+    run: str
+    """Names this run of its thread; absent in runs of version 0.1."""
     problem: str
     config: dict[str, Any]  # Any: PDRConfig as plain data
     """The recorded `PDRConfig`, which `resume` reads; the graph's context is not checkpointed."""
@@ -108,14 +110,6 @@ def succeeded(state: PDRState) -> list[Draft]:
         for draft in state.get("drafts", [])
         if draft["round"] == state["round"] and draft["error"] is None
     ]
-
-
-def owes_drafts(snapshot: StateSnapshot) -> bool:
-    """Tell whether a run stopped because a round stayed below its quorum."""
-    state = state_of(snapshot.values)
-    if snapshot.next != ("distiller",):
-        return False
-    return len(succeeded(state)) < drafts_needed(config_of(state), state["round"])
 
 
 def missing_drafts(state: PDRState) -> list[DraftTask]:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pdr_graph.answers import AnswerKind, clusters
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
@@ -34,6 +35,8 @@ class Step:
     """The votes of all rounds so far; None unless `PDRConfig.pool_rounds` is set."""
     solution: Solution | None = None
     """What a verifier judges; None before the finish."""
+    context: Any = None  # Any: whatever the graph around the run declares
+    """Context of the graph that this run is a node or a tool of; None in a run of its own."""
     notes: list[str] = field(default_factory=list)
     """Sentences that the step leaves for the reader of the run."""
 

@@ -4,7 +4,7 @@ All of it is `TypedDict`s of text, numbers and lists, so that any saver stores i
 strict serialiser, and Studio can edit it.
 """
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -27,11 +27,15 @@ class Draft(TypedDict):
     tokens: int
     """Completion tokens of the call, reasoning included."""
     truncated: bool
-    """Whether the model ran into its token limit."""
+    """Whether the model ran into its token limit, or was ended in a loop."""
+    loop: NotRequired[bool]
+    """Whether it is truncated because it repeated itself; absent in any other draft."""
     error: DraftError | None
     """None where there is a solution."""
     detail: str
     """A sentence on the error; empty without one."""
+    refused: NotRequired[bool]
+    """Whether a failed call would be refused again, as with a wrong key."""
     seed: int
     """Seed of the call."""
     seconds: float
@@ -57,7 +61,9 @@ class Solution(TypedDict):
     answer: str | None
     """The final answer as extracted; None if the text states none."""
     truncated: bool
-    """Whether the model ran into its token limit."""
+    """Whether the model ran into its token limit, or was ended in a loop."""
+    loop: NotRequired[bool]
+    """Whether it is truncated because it repeated itself; absent in any other solution."""
     finish: str
     """The finish that produced it: `refine`, `vote`, `select` or a user's own."""
 
@@ -119,6 +125,17 @@ class LedgerRow(TypedDict):
     """Completion tokens allotted to all calls, as the paper plots budgets."""
     critical_nominal: int
     """Completion tokens allotted on the critical path."""
+    over_budget: NotRequired[int]
+    """Calls whose thought was longer than `thinking_token_budget` by more than 16 tokens; absent
+    where there is none."""
+    run: NotRequired[str]
+    """The run that spent it; in the ledger of a graph around it, the super-step of that graph.
+    Rows of version 0.1 lack this field and the next two."""
+    attempt: NotRequired[str]
+    """Names an attempt that ended without a result; empty for the one whose result counts."""
+    parts: NotRequired[dict[str, list[int]]]
+    """What each draft, or each run, has added to the counts of the row, so that it is counted once,
+    however often rows are merged."""
 
 
 class RunRecord(TypedDict):

@@ -136,4 +136,4 @@ async def test_a_cancelled_stream_leaves_the_server(mock, connect):
 
 
 def _counts(result):
-    return [{**row, "seconds": 0.0} for row in result.ledger.rows]
+    return [{**row, "seconds": 0.0, "run": ""} for row in result.ledger.rows]

@@ -64,7 +64,10 @@ class SolveCommand(RunCommand):
 
 
 class ResumeCommand(RunCommand):
-    """Continue a run that was stopped, killed or failed. Finished calls are not repeated."""
+    """Continue a run that was stopped, killed or failed. Finished calls are not repeated.
+
+    A run that waits for a person goes on with --answer TEXT.
+    """
 
     first: ClassVar = ("base_url", "model", "redis_url", "trace", "as_json")
 

@@ -151,11 +151,16 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
     if name is not None and name not in PRESETS:
         preset(str(name))  # says which there are
     session = RunSession.of(command, thread_id, output)
+    changes, answer = dict(command.config), None
 
     async def check(saver: Saver) -> RunProgress:
+        nonlocal answer
         past = await history(thread_id, checkpointer=saver)
         if past.namespace:
             raise OtherGraphError(thread_id)
+        if past.questions:
+            # Of a run that waits, --answer is the person's, and not the kind of the run's answers.
+            answer = changes.pop("answer", None)
         progress = RunProgress(len(past.config.widths), tokens=past.ledger.b_total)
         if past.rounds and {"drafter", "distiller"} & set(past.next):
             last = past.rounds[-1]
@@ -164,7 +169,12 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
 
     async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
         return await resume(
-            thread_id, model=client, checkpointer=saver, changes=command.config, parts=parts
+            thread_id,
+            model=client,
+            checkpointer=saver,
+            changes=changes,
+            answer=answer,
+            parts=parts,
         )
 
     session.show(asyncio.run(session.carry_out(check, start)))

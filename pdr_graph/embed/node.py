@@ -1,13 +1,22 @@
 """PDR as a node of any graph: `builder.add_node("reason", pdr_node(config, model=model))`."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from hashlib import sha256
+from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
+from langgraph._internal._runnable import RunnableCallable
 from langgraph.runtime import Runtime
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.embed.subrun import as_message, charge, check_given, read_messages, subrun
+from pdr_graph.embed.subrun import (
+    as_message,
+    charge,
+    check_given,
+    ledger_channel,
+    read_messages,
+    subrun,
+)
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
@@ -28,13 +37,16 @@ def pdr_node(
     prompts: Prompts | None = None,
     trace: Trace | None = None,
     stream_answer: bool = False,
+    ledger: str | None = None,
 ) -> Callable[..., Awaitable[dict[str, Any]]]:
     """Return a node that answers by a run of PDR, as a subgraph of the graph it is added to.
 
     If the parent is compiled with a checkpointer, the run is kept with it. After a crash or an
     error, run the parent again with the input None: no finished draft is asked for again. The cost
-    goes to the channel `ledger: Annotated[list[LedgerRow], merge_rows]` of the parent's state, if
-    there is one.
+    goes to the channel `pdr_ledger: Annotated[list[LedgerRow], merge_rows]` of the parent's state,
+    or to `ledger` if that is declared so. A channel of that name with other content is left alone.
+
+    With a `cache_policy` the node's answer is kept by problem, config, prompts and model.
 
     Args:
         config: None takes the parent's context if that is a `PDRConfig`, else `PDRConfig()`.
@@ -45,6 +57,7 @@ def pdr_node(
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
         stream_answer: Whether the refinement is streamed, as `chunk` events, while it is written.
+        ledger: The channel for the cost; None looks for the two above.
 
     Raises:
         ConfigError: the config names an unknown part, or the model is none.
@@ -58,6 +71,7 @@ def pdr_node(
     # function closes over.
     async def reason(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
         context = runtime.context if isinstance(runtime.context, PDRConfig) else PDRConfig()
+        channel = ledger_channel(ledger)
         problem = input(state)
         if not isinstance(problem, str):
             raise ConfigError(
@@ -70,7 +84,26 @@ def pdr_node(
                 "output must return the parent's update as a dict, such as "
                 f"{{'summary': result.solution}}, not {type(update).__name__}"
             )
-        # LangGraph ignores keys that are no channel of the parent.
-        return {"ledger": [charge(result)], **update}
+        cost = {} if channel is None else {channel: [charge(result)]}
+        return {**cost, **update}
 
-    return reason
+    def refuse(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
+        # Its name is that of a subgraph, which LangGraph finds here.
+        raise ConfigError(f"{graph.name} is asynchronous; call your graph by ainvoke or astream")
+
+    # LangGraph keeps what a cached node returned under the name of its plain function.
+    refuse.__qualname__ = f"pdr_node.{graph.digest}.{_digest(config)}"
+    return _Node(refuse, reason, name="reason", trace=False)
+
+
+class _Node(RunnableCallable):
+    """A node for LangGraph, which is also the function that it calls."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[dict[str, Any]]:
+        assert self.afunc is not None
+        return cast(Awaitable[dict[str, Any]], self.afunc(*args, **kwargs))
+
+
+def _digest(config: PDRConfig | None) -> str:
+    fields = "" if config is None else config.model_dump_json()
+    return sha256(fields.encode()).hexdigest()[:16]

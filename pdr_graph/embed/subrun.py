@@ -5,30 +5,27 @@ ledger, where its state has a channel `ledger: Annotated[list[LedgerRow], merge_
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, convert_to_messages
+from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.runnables import RunnableConfig
-from langgraph._internal._constants import (
-    CONFIG_KEY_CHECKPOINTER,
-    CONFIG_KEY_RESUMING,
-    CONFIG_KEY_STREAM,
-)
+from langgraph._internal._constants import CONFIG_KEY_STREAM
 from langgraph.config import get_config
 from langgraph.types import StreamWriter
 
-from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig
-from pdr_graph.conversation import Turn, problem_of
+from pdr_graph.conversation import problem_of, turns_of_messages
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph
+from pdr_graph.invocation import CHANNELS, SUBRUN, Subrun, at, charge_of, takes_ledger
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.nodes.toolbox import superstep, thread_id
+from pdr_graph.nodes.toolbox import thread_id
 from pdr_graph.run import Result, drive
-from pdr_graph.state import owes_drafts, state_of
 from pdr_graph.types import LedgerRow
 
 
@@ -51,69 +48,83 @@ def check_given(config: object, model: object, extensions: Extensions) -> None:
 
 
 async def subrun(
-    graph: PDRGraph, problem: str, config: PDRConfig, *, write: StreamWriter
+    graph: PDRGraph,
+    problem: str,
+    config: PDRConfig,
+    *,
+    write: StreamWriter,
+    call_id: str | None = None,
 ) -> Result:
-    """Run the graph within the calling node, or resume the run that the node had begun.
+    """Run the graph within the calling node, or continue the run that the node had begun.
 
     Args:
         graph: Compiled without a checkpointer, so that it takes the parent's.
-        problem: The task; a resumed run keeps its own.
-        config: What is asked for; a resumed run keeps its own.
+        problem: The task; a run of another task that stopped here is abandoned.
+        config: What is asked for; a continued run keeps its own.
         write: Receives the events where the parent's stream leaves out subgraphs. Where it shows
             them, the events arrive under the subgraph's namespace.
+        call_id: Tells apart several runs of one task, such as tools called side by side; None where
+            the task has this one alone.
 
     Raises:
         ConfigError: the request cannot be carried out as asked.
         ContextWindowError, QuorumError, CallError: as for `solve`; run the parent again with the
-            input None, and it resumes here.
+            input None, and it continues here.
     """
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
-    outer = get_config()
-    return await drive(
+    keys: dict[str, Any] = get_config()["configurable"]  # Any: LangGraph's own keys
+    # Digits alone: LangGraph takes them for the number of a subgraph in its task.
+    number = "" if call_id is None else str(int(sha256(call_id.encode()).hexdigest()[:15], 16))
+    told = Subrun(beside=call_id is not None)
+    result = await drive(
         graph,
         problem,
         config,
         thread_id(),
-        inside=True,
-        events=CONFIG_KEY_STREAM not in outer["configurable"],
+        keys={**at(keys, number), SUBRUN: told},
+        events=CONFIG_KEY_STREAM not in keys,
         on_event=write,
-        worked_s=await _take_up(graph, outer),
     )
-
-
-async def _take_up(graph: PDRGraph, outer: RunnableConfig) -> float:
-    """Return the seconds already worked on the run that the node had begun, 0 if there is none.
-
-    A round that stopped below its quorum will ask for its missing drafts.
-    """
-    known: dict[str, Any] = outer["configurable"]  # Any: LangGraph's own keys
-    if not (known.get(CONFIG_KEY_RESUMING) and known.get(CONFIG_KEY_CHECKPOINTER)):
-        return 0.0
-    snapshot = await graph.aget_state(outer)
-    if snapshot.created_at and owes_drafts(snapshot):
-        await graph.aupdate_state(outer, {"phase": "draft"}, as_node="plan")
-    return elapsed_s(state_of(snapshot.values).get("ledger", []))
+    return replace(result, message_id=told.message_id)
 
 
 def charge(result: Result) -> LedgerRow:
     """Return a run as one row of the calling node and super-step.
 
-    Runs side by side in one super-step of the parent merge into the longest of them, as calls of
-    one step do. What each node of the run cost is in the run's own ledger.
+    What each node of the run cost is in the run's own ledger.
     """
-    node = str(get_config().get("metadata", {}).get("langgraph_node", ""))
-    return result.ledger.total(node, superstep())
+    run = result.state.get("run", result.thread_id)
+    return charge_of(get_config(), run, result.ledger.rows)
 
 
-_ROLES = {"human": "user", "ai": "assistant"}
+def ledger_channel(named: str | None) -> str | None:
+    """Return the channel of the calling graph that takes the cost; None if it has none.
+
+    Args:
+        named: The channel that the user names; None looks for `pdr_ledger`, then for `ledger`.
+
+    Raises:
+        ConfigError: the named channel is absent, or holds something else.
+    """
+    keys = get_config().get("configurable", {})
+    if named is None:
+        return next((name for name in CHANNELS if takes_ledger(keys, name)), None)
+    if (fits := takes_ledger(keys, named)) is not True:
+        what = "has no such channel" if fits is None else "uses it for something else"
+        raise ConfigError(
+            f"ledger={named!r}: the graph {what}; declare it as "
+            "Annotated[list[LedgerRow], merge_rows], or name another"
+        )
+    return named
 
 
 def read_messages(state: Any) -> str:  # Any: the parent's own type of state
     """Return what the state's `messages` ask for, as `problem_of` puts it.
 
     Raises:
-        ConfigError: the state has no `messages`, or none of a user with any text.
+        ConfigError: the state has no `messages`, none of a user with any text, or a picture or the
+            like in the task.
     """
     messages = state.get("messages") if isinstance(state, Mapping) else None
     messages = getattr(state, "messages", None) if messages is None else messages
@@ -122,8 +133,7 @@ def read_messages(state: Any) -> str:  # Any: the parent's own type of state
             "the state has no `messages` to read the problem from; pass pdr_node(…, input=…) a "
             "function from the state to the problem"
         )
-    turns = [Turn(_ROLES.get(m.type, m.type), m.text) for m in convert_to_messages(messages)]
-    return problem_of(turns)
+    return problem_of(turns_of_messages(messages))
 
 
 def as_message(result: Result) -> dict[str, Any]:  # Any: the parent's own type of update
@@ -136,6 +146,8 @@ def as_message(result: Result) -> dict[str, Any]:  # Any: the parent's own type 
     prompt, completion = total["prompt_tokens"], total["completion_tokens"]
     message = AIMessage(
         result.solution,
+        # The refinement is streamed under this id: it is the same message.
+        id=result.message_id or f"pdr-{result.state.get('run', uuid4().hex)}",
         usage_metadata=UsageMetadata(
             input_tokens=prompt,
             output_tokens=completion,

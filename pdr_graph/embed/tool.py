@@ -1,21 +1,26 @@
 """PDR as a tool of agents: `create_agent(model, tools=[as_tool(preset("pdr"), model=model)])`."""
 
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import AIMessage, ToolCall, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langgraph._internal._constants import PUSH
 from langgraph.config import get_stream_writer
 from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command
 from pydantic import BaseModel, ConfigDict
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.embed.subrun import charge, check_given, report, subrun
+from pdr_graph.embed.subrun import charge, check_given, ledger_channel, report, subrun
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.nodes.toolbox import task_id
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import drive, new_thread_id
 from pdr_graph.trace import Trace
@@ -46,14 +51,15 @@ def as_tool(
     extensions: Extensions | None = None,
     prompts: Prompts | None = None,
     trace: Trace | None = None,
+    ledger: str | None = None,
 ) -> BaseTool:
     """Return a tool that answers a question by a run of PDR.
 
     In an agent of LangGraph (`create_agent`, `ToolNode`) the run is a subgraph: the agent's
     checkpointer keeps it, the agent's stream tells it, and a resumed agent resumes it half-way. Its
-    cost goes to the channel `ledger: Annotated[list[LedgerRow], merge_rows]` of the agent's state,
-    if there is one. Called by hand, the run is not kept. The artifact of the tool's message holds
-    answer, verdict and ledger.
+    cost goes to the channel `pdr_ledger: Annotated[list[LedgerRow], merge_rows]` of the agent's
+    state, or to `ledger` if that is declared so. Called by hand, the run is not kept. The artifact
+    of the tool's message holds answer, verdict and ledger.
 
     Args:
         config: None is `PDRConfig()`.
@@ -64,6 +70,7 @@ def as_tool(
         extensions: Distillers, finishes and verifiers of your own.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
+        ledger: The channel for the cost; None looks for the two above.
 
     Raises:
         ConfigError: the config names an unknown part, or the model is none.
@@ -72,6 +79,7 @@ def as_tool(
     extensions = extensions or Extensions()
     check_given(config, model, extensions)
     graph = build_graph(model, extensions=extensions, prompts=prompts, trace=trace)
+    beside = _RunsOfTasks()
 
     async def think(
         question: str,
@@ -82,12 +90,22 @@ def as_tool(
         if runtime is None:
             result = await drive(graph, question, config, new_thread_id())
             return result.solution, report(result)
-        result = await subrun(graph, question, config, write=get_stream_writer())
+        channel = ledger_channel(ledger)
+        async with beside.run():
+            result = await subrun(
+                graph,
+                question,
+                config,
+                write=get_stream_writer(),
+                call_id=None if _is_alone(runtime) else runtime.tool_call_id,
+            )
+        messages = _messages_key(runtime)
+        if channel is None or messages is None:
+            return result.solution, report(result)
         message = ToolMessage(
             result.solution, tool_call_id=runtime.tool_call_id, artifact=report(result)
         )
-        # LangGraph ignores keys that are no channel of the agent.
-        return Command(update={"messages": [message], "ledger": [charge(result)]}), None
+        return Command(update={messages: [message], channel: [charge(result)]}), None
 
     def refuse(
         question: str,
@@ -105,3 +123,63 @@ def as_tool(
         response_format="content_and_artifact",
         handle_tool_error=True,
     )
+
+
+class _RunsOfTasks:
+    """The runs that a tool makes side by side in one task of the agent.
+
+    `ToolNode` ends with the first error and leaves the other tools running, beyond the end of the
+    agent. So a run that fails waits for those beside it before it says so.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, set[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Make a run of the calling task."""
+        runs, ended = self._under_way.setdefault(task_id(), set()), asyncio.Future[None]()
+        runs.add(ended)
+        try:
+            yield
+        except Exception:
+            self._end(runs, ended)
+            if runs:
+                await asyncio.wait(runs.copy())
+            raise
+        finally:
+            self._end(runs, ended)
+
+    def _end(self, runs: set[asyncio.Future[None]], ended: asyncio.Future[None]) -> None:
+        runs.discard(ended)
+        if not ended.done():
+            ended.set_result(None)
+        if not runs:
+            self._under_way.pop(task_id(), None)
+
+
+def _is_alone(runtime: ToolRuntime) -> bool:
+    """Tell whether the calling task runs this tool and no other beside it."""
+    path = runtime.config.get("metadata", {}).get("langgraph_path", ())
+    if path and path[0] == PUSH:
+        return True  # an agent of LangChain sends each call to a task of its own
+    return any(len(calls) == 1 for calls in _calls(runtime).values())
+
+
+def _messages_key(runtime: ToolRuntime) -> str | None:
+    """Return the state's key of the messages that the tool is called from; None for a list."""
+    return next(iter(_calls(runtime)), None) if isinstance(runtime.state, Mapping) else None
+
+
+def _calls(runtime: ToolRuntime) -> dict[str, list[ToolCall]]:
+    """Return the calls of the message that calls the tool, by the state's key of that message."""
+    state = runtime.state if isinstance(runtime.state, Mapping) else {"": runtime.state}
+    found: dict[str, list[ToolCall]] = {}
+    for key, value in state.items():
+        for message in reversed(value if isinstance(value, list) else []):
+            if isinstance(message, AIMessage) and runtime.tool_call_id in [
+                call["id"] for call in message.tool_calls
+            ]:
+                found[key] = message.tool_calls
+                break
+    return found

@@ -1,10 +1,13 @@
 """What calls to the model cost: one call, its attempts together, and one node in one super-step."""
 
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from langchain_core.messages import AIMessage
 
-from pdr_graph.budget import empty_row
+from pdr_graph.budget import empty_row, merge_rows, with_part
 from pdr_graph.types import LedgerRow
 
 
@@ -28,15 +31,37 @@ class Usage:
 
 
 def read_usage(message: AIMessage) -> Usage | None:
-    """Return the usage that a message carries, None if its server sent none."""
+    """Return the usage that a message carries, None if its server sent none.
+
+    Of a stream, a message carries what was stated last: a server that states usage with every piece
+    states the sum so far.
+    """
     metadata = message.usage_metadata
     if metadata is None:
         return None
     return Usage(
         prompt=metadata["input_tokens"],
-        cached=metadata.get("input_token_details", {}).get("cache_read") or 0,
+        cached=_detail(metadata.get("input_token_details"), "cache_read"),
         completion=metadata["output_tokens"],
-        reasoning=metadata.get("output_token_details", {}).get("reasoning") or 0,
+        reasoning=_detail(metadata.get("output_token_details"), "reasoning"),
+    )
+
+
+def _detail(details: Mapping[str, Any] | None, name: str) -> int:
+    # LangChain puts the service tier in front of the name.
+    tiers = (name, f"priority_{name}", f"flex_{name}")
+    return next((count for tier in tiers if (count := (details or {}).get(tier))), 0)
+
+
+def stated_usage(usage: Mapping[str, Any]) -> Usage:
+    """Return the usage that a reply of the OpenAI protocol states, its counts made plain."""
+    prompt_details = usage.get("prompt_tokens_details") or {}
+    completion_details = usage.get("completion_tokens_details") or {}
+    return Usage(
+        prompt=usage["prompt_tokens"],
+        cached=prompt_details.get("cached_tokens", 0),
+        completion=usage["completion_tokens"],
+        reasoning=completion_details.get("reasoning_tokens", 0),
     )
 
 
@@ -49,6 +74,8 @@ class Spent:
     """Of each request that may have cost anything."""
     failed: int = 0
     aborted: int = 0
+    over_budget: int = 0
+    """Replies whose thought was longer than its budget by more than `client.BLOCK` tokens."""
     seconds: float = 0.0
     nominal: int = 0
     """Completion tokens allotted to the call; its attempts share one allotment."""
@@ -66,8 +93,12 @@ class Meter:
     calls made in sequence the sum.
     """
 
-    def __init__(self, node: str, round_number: int, step: int) -> None:
+    def __init__(
+        self, node: str, round_number: int, step: int, *, run: str = "", part: str = ""
+    ) -> None:
+        """Begin at zero; `part` tells tasks of one super-step apart."""
         self._row = empty_row(round_number, node, step)
+        self._row["run"], self._part = run, part
 
     def add(self, parallel: list[Spent]) -> None:
         """Charge calls that were made in parallel, after all that were charged before."""
@@ -77,6 +108,8 @@ class Meter:
             row["failed"] += spent.failed
             row["aborted"] += spent.aborted
             row["nominal_tokens"] += spent.nominal
+            if spent.over_budget:
+                row["over_budget"] = row.get("over_budget", 0) + spent.over_budget
             for usage in spent.usage:
                 row["prompt_tokens"] += usage.prompt
                 row["cached_tokens"] += usage.cached
@@ -90,4 +123,37 @@ class Meter:
     def row(self, *, estimated: bool = False) -> LedgerRow:
         """Return the row; `estimated` marks a workspace whose length is an estimate."""
         self._row["estimated"] |= estimated
-        return self._row.copy()
+        return with_part(self._row, self._part) if self._row.get("run") else self._row.copy()
+
+
+class Charges:
+    """The meters of one call of the graph, until their rows are in a ledger."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Meter] = {}
+        self._settled: list[LedgerRow] = []
+
+    def meter(self, task: str, new: Meter) -> Meter:
+        """Return the meter of a task; a further attempt at the task goes on with the first's."""
+        return self._open.setdefault(task, new)
+
+    def settle(self, task: str, row: LedgerRow) -> None:
+        """Note that a task returns its row."""
+        self._open.pop(task, None)
+        self._settled.append(row)
+
+    def lost(self, ledger: list[LedgerRow] | None = None) -> list[LedgerRow]:
+        """Return the rows of tasks that returned nothing, under a name of their own.
+
+        Their tasks will be done again, and are charged under the usual one. With a ledger, the rows
+        that a task returned and that are not in it are lost as well.
+        """
+        attempt = uuid.uuid4().hex[:8]
+        rows = [meter.row() for meter in self._open.values()]
+        if ledger is not None:
+            rows += [row for row in self._settled if merge_rows(ledger, [row]) != ledger]
+        return [LedgerRow({**row, "attempt": attempt}) for row in rows if row["calls"]]
+
+    def rows(self) -> list[LedgerRow]:
+        """Return all rows of the call."""
+        return merge_rows(self._settled, self.lost())

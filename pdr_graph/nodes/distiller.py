@@ -17,9 +17,9 @@ from pdr_graph.answers import AnswerKind, agreement, clusters
 from pdr_graph.budget import b_total
 from pdr_graph.config import DRAFT_FINISHES, PDRConfig
 from pdr_graph.distill.workspace import pack
-from pdr_graph.errors import QuorumError
+from pdr_graph.errors import QuorumError, QuorumLostError
 from pdr_graph.events import NoteEvent, WorkspaceEvent
-from pdr_graph.nodes.toolbox import Toolbox
+from pdr_graph.nodes.toolbox import Toolbox, charged, is_continued, tell
 from pdr_graph.state import PDRState, config_of, more_drafts, rounds_left, succeeded
 from pdr_graph.step import Step
 from pdr_graph.strategies import drafts_needed, width_of
@@ -73,9 +73,12 @@ class DistillerNode:
         """Return the new workspaces, or the answer that ends the rounds.
 
         Raises:
-            QuorumError: too few drafts succeeded; a resumed run asks for the others again.
+            QuorumError: too few drafts succeeded; a continued run asks for the others again.
         """
-        _check_quorum(state)
+        if (shortage := _shortage(state)) is not None:
+            if is_continued():
+                return {"phase": "short"}
+            raise shortage
         step = self.toolbox.step("distiller", state)
         if step.config.pool_rounds:
             tally = await add_votes(step.answers, step.tally, step.drafts)
@@ -83,14 +86,15 @@ class DistillerNode:
         agreed = await _consensus(step, more_drafts=more_drafts(state))
         if agreed is not None:
             note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"
-            runtime.stream_writer(NoteEvent(event="note", text=note))
+            tell(runtime.stream_writer, NoteEvent(event="note", text=note))
             return {"consensus": agreed[0], "tally": step.tally, "notes": [*state["notes"], note]}
         more_rounds = rounds_left(state) > 0
         if not more_rounds and step.config.finish in DRAFT_FINISHES:
             return {"workspaces": [], "tally": step.tally}
         workspaces = await self._workspaces(step)
-        row = step.ask.meter.row(estimated=any(w["estimated"] for w in workspaces))
-        runtime.stream_writer(
+        row = charged(step.ask.meter, estimated=any(w["estimated"] for w in workspaces))
+        tell(
+            runtime.stream_writer,
             WorkspaceEvent(
                 event="workspace",
                 round=state["round"],
@@ -98,7 +102,7 @@ class DistillerNode:
                 tokens=max((workspace["tokens"] for workspace in workspaces), default=0),
                 spent=b_total([row]),
                 seconds=round(row["seconds"], 3),
-            )
+            ),
         )
         update: dict[str, object] = {
             "workspaces": workspaces,
@@ -134,13 +138,16 @@ async def _consensus(step: Step, *, more_drafts: int) -> tuple[str, float] | Non
     return (answer, share) if answer is not None and share >= threshold else None
 
 
-def _check_quorum(state: PDRState) -> None:
+def _shortage(state: PDRState) -> QuorumError | None:
+    """Return the error of a round with too few drafts; None where there are enough."""
     config = config_of(state)
     width, needed = width_of(config, state["round"]), drafts_needed(config, state["round"])
     good = succeeded(state)
     if len(good) >= needed:
-        return
+        return None
     lost = [draft for draft in state.get("drafts", []) if draft["error"] is not None]
     reasons = Counter(draft["detail"] for draft in lost).most_common(2)
     why = "; ".join(f"{count} x {detail}" for detail, count in reasons) or "none were asked for"
-    raise QuorumError(state["round"], len(good), needed, width, why)
+    refused = not good and bool(lost) and all(draft.get("refused") for draft in lost)
+    made = QuorumError if refused else QuorumLostError
+    return made(state["round"], len(good), needed, width, why)

@@ -16,12 +16,12 @@ from langgraph.runtime import Runtime
 from pdr_graph.answers import answer_kind
 from pdr_graph.budget import b_total
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import CallError
+from pdr_graph.errors import CallError, TransientError
 from pdr_graph.events import DraftEvent
 from pdr_graph.llm.asker import Asker
-from pdr_graph.llm.client import Reply
+from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
-from pdr_graph.nodes.toolbox import Toolbox, run_key
+from pdr_graph.nodes.toolbox import Toolbox, charged, run_key, tell
 from pdr_graph.state import DraftTask, config_of, read_shared
 from pdr_graph.step import attempt, closing_line
 from pdr_graph.strategies import drafts_awaited
@@ -69,11 +69,11 @@ class Drafter:
 
     async def __call__(self, state: DraftTask, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the draft and what it cost."""
-        shared = read_shared("problem", "config", "workspaces")
+        shared = read_shared("problem", "config", "workspaces", "run")
         config = config_of(shared)
-        ask = self.toolbox.asker("drafter", state["round"], config)
-        gate = self.gates.setdefault(run_key(), Gate(drafts_awaited(config, state["round"])))
-        index, workspaces = state["index"], shared.get("workspaces", [])
+        run, index, workspaces = shared.get("run", ""), state["index"], shared.get("workspaces", [])
+        ask = self.toolbox.asker("drafter", state["round"], config, run=run, part=str(index))
+        gate = self.gates.setdefault(run_key(run), Gate(drafts_awaited(config, state["round"])))
         template, values = attempt(ask, shared["problem"], workspaces, index)
         draft = _blank(state, ask.sampling(template, index).seed)
         call = ask.one(template, index=index, **values)
@@ -81,16 +81,18 @@ class Drafter:
             reply = await (gate.race(call) if config.quorum < 1 else call)
         except CallError as error:
             _fail(draft, "failed", str(error))
+            draft["refused"] = error.status is not None and not isinstance(error, TransientError)
         else:
             if reply is None:
                 _fail(draft, "cut", f"a quorum of {config.quorum:g} was in before it")
             else:
                 await self._fill(draft, reply, ask)
-        row = ask.meter.row()
+        row = charged(ask.meter)
         draft["seconds"] = round(row["seconds"], 3)
         if draft["error"] is None:
             gate.arrived()
-        runtime.stream_writer(
+        tell(
+            runtime.stream_writer,
             DraftEvent(
                 event="draft",
                 round=draft["round"],
@@ -100,15 +102,19 @@ class Drafter:
                 detail=draft["detail"],
                 tokens=b_total([row]),
                 seconds=draft["seconds"],
-            )
+            ),
         )
         return {"drafts": [draft], "ledger": [row]}
 
     async def _fill(self, draft: Draft, reply: Reply, ask: Asker) -> None:
         draft["tokens"] = reply.usage.completion
         draft["truncated"] = reply.truncated
+        if reply.finish_reason == LOOP:
+            draft["loop"] = True
         if not reply.solution.strip():
-            if reply.truncated:
+            if reply.finish_reason == LOOP:
+                _fail(draft, "truncated", "the model repeated itself before a solution was begun")
+            elif reply.truncated:
                 _fail(draft, "truncated", "max_tokens were spent before a solution was begun")
             else:
                 _fail(draft, "empty", "the model answered nothing")

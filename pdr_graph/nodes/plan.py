@@ -8,12 +8,19 @@ from importlib.metadata import version
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
-from pdr_graph.budget import TEMPLATE_TOKENS, finish_cost, round_cost, workspace_limit
+from pdr_graph.budget import (
+    TEMPLATE_TOKENS,
+    abandoned_row,
+    finish_cost,
+    round_cost,
+    workspace_limit,
+)
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError, ContextWindowError
-from pdr_graph.events import NoteEvent, RoundEvent
+from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
+from pdr_graph.invocation import Invocation
 from pdr_graph.llm.tokens import wellformed
-from pdr_graph.nodes.toolbox import Toolbox, why_not_round
+from pdr_graph.nodes.toolbox import Toolbox, run_name, superstep, tell, thread_id, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
 from pdr_graph.strategies import width_of
 from pdr_graph.types import RunRecord
@@ -29,14 +36,28 @@ class Planner:
 
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the update that opens a run, a round, or the finish."""
-        # `done` is left by an earlier run of the thread, and this input asks for a new one.
-        if state.get("phase") in {None, "done"}:
-            given = state.get("config")
-            asked = runtime.context or (make_config(**given) if given else self.default)
-            opening = await self._open(state, asked)
+        call = Invocation.current()
+        # A run that stopped is left behind as it is where the call brings a new problem.
+        if call.opens or state.get("phase") in {None, "done"}:
+            opening = await self._open(state, self._asked(state, runtime))
+            opening["run"] = call.run = run_name()
+            old = abandoned_row(call.abandoned, superstep())
+            opening["ledger"] = [old] if old["calls"] else []
             state = state_of({**state, **opening})
-            return {**opening, **self._next(state, runtime), "ledger": Overwrite([])}
+            begin = BeginEvent(event="begin", preset=config_of(state).preset, resumed=False)
+            log_event(thread_id(), begin)
+            call.opens, ledger = False, Overwrite(opening["ledger"])
+            return {**opening, **self._next(state, runtime), "ledger": ledger}
+        if state["phase"] == "short":
+            return {"phase": "draft"}  # the same round, for the drafts that it still owes
         return self._next(state, runtime)
+
+    def _asked(self, state: PDRState, runtime: Runtime[PDRConfig]) -> PDRConfig:
+        # A graph around this one may have a context of its own.
+        if isinstance(runtime.context, PDRConfig):
+            return runtime.context
+        given = state.get("config")
+        return make_config(**given) if given else self.default
 
     async def _open(self, state: PDRState, config: PDRConfig) -> dict[str, object]:
         problem = wellformed(state.get("problem", "")).strip()
@@ -69,7 +90,6 @@ class Planner:
             "solution": None,
             "verdict": None,
             "notes": [],
-            "ledger": [],
         }
 
     def _next(self, state: PDRState, runtime: Runtime[PDRConfig]) -> dict[str, object]:
@@ -80,10 +100,10 @@ class Planner:
         why_not = why_not_round(state, distiller.max_calls)
         if why_not is not None:
             note = f"round {next_round} and later were skipped: {why_not}"
-            runtime.stream_writer(NoteEvent(event="note", text=note))
+            tell(runtime.stream_writer, NoteEvent(event="note", text=note))
             return {"phase": "finish", "notes": [*state["notes"], note]}
         width = width_of(config, next_round)
-        runtime.stream_writer(RoundEvent(event="round", round=next_round, width=width))
+        tell(runtime.stream_writer, RoundEvent(event="round", round=next_round, width=width))
         return {"phase": "draft", "round": next_round}
 
 

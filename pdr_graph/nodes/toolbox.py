@@ -2,14 +2,20 @@
 
 import random
 from dataclasses import dataclass
+from hashlib import sha256
+from uuid import uuid4
 
+from langgraph._internal._constants import CONFIG_KEY_RESUMING, CONFIG_KEY_TASK_ID
 from langgraph.config import get_config
+from langgraph.types import StreamWriter
 
 from pdr_graph.answers import answer_kind
 from pdr_graph.budget import finish_cost, round_cost, why_not_another_round
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill import MaxCalls
+from pdr_graph.events import RunEvent, log_event
 from pdr_graph.extensions import Extensions
+from pdr_graph.invocation import Invocation
 from pdr_graph.llm.asker import Asker, derived_seed
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.usage import Meter
@@ -18,6 +24,7 @@ from pdr_graph.state import PDRState, config_of, next_width, succeeded
 from pdr_graph.step import Step
 from pdr_graph.strategies import width_of
 from pdr_graph.trace import Trace
+from pdr_graph.types import LedgerRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +38,17 @@ class Toolbox:
     stream_answer: bool
     """Whether the refinement is streamed, as `chunk` events, while it is written."""
 
-    def asker(self, node: str, round_number: int, config: PDRConfig) -> Asker:
-        """Return what a node asks the model with; its meter is at zero."""
+    def asker(
+        self, node: str, round_number: int, config: PDRConfig, *, run: str = "", part: str = ""
+    ) -> Asker:
+        """Return what a node asks the model with; its meter holds earlier attempts at the task."""
+        meter = Meter(node, round_number, superstep(), run=run, part=part)
         return Asker(
             client=self.client,
             prompts=self.prompts.of_run(config),
             trace=self.trace,
             config=config,
-            meter=Meter(node, round_number, superstep()),
+            meter=Invocation.current().charges.meter(task_id(), meter),
             node=node,
             round_number=round_number,
             thread_id=thread_id(),
@@ -55,10 +65,11 @@ class Toolbox:
             workspaces=state.get("workspaces", []),
             next_width=next_width(state),
             answers=answer_kind(config.answer),
-            ask=self.asker(node, state["round"], config),
+            ask=self.asker(node, state["round"], config, run=state.get("run", "")),
             rng=random.Random(derived_seed(config.seed or 0, node, state["round"])),
             tally=state.get("tally"),
             solution=state.get("solution"),
+            context=Invocation.current().context,
         )
 
 
@@ -72,10 +83,50 @@ def thread_id() -> str:
     return str(get_config().get("configurable", {}).get("thread_id", ""))
 
 
-def run_key() -> tuple[str, str, int]:
-    """Return a key of the calling super-step: its thread, the subgraph in it, and its number."""
-    namespace = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
-    return thread_id(), namespace.rpartition("|")[0], superstep()
+def namespace() -> str:
+    """Return the place of the calling node's graph in its thread; empty at the root."""
+    own = str(get_config().get("configurable", {}).get("checkpoint_ns", ""))
+    return own.rpartition("|")[0]
+
+
+def task_id() -> str:
+    """Return the id of the calling task: one node in one super-step, its further attempts too."""
+    return str(get_config().get("configurable", {}).get(CONFIG_KEY_TASK_ID, ""))
+
+
+def run_name() -> str:
+    """Return a name for the run that the calling step opens; no other of its thread has it."""
+    if not thread_id():
+        return uuid4().hex[:12]
+    # By its place, so that a run that is repeated has the same name.
+    place = (thread_id(), namespace(), superstep())
+    return sha256(repr(place).encode()).hexdigest()[:12]
+
+
+def is_continued() -> bool:
+    """Tell whether the run stopped before the calling super-step, which is its first since then."""
+    return bool(get_config().get("configurable", {}).get(CONFIG_KEY_RESUMING))
+
+
+def run_key(run: str) -> tuple[str, str, str, int]:
+    """Return a key of the calling super-step: thread, subgraph in it, run, and number."""
+    return thread_id(), namespace(), run, superstep()
+
+
+def tell(write: StreamWriter, event: RunEvent) -> None:
+    """Report an event: on the graph's stream `custom`, and in the log."""
+    write(event)
+    log_event(thread_id(), event)
+
+
+def charged(meter: Meter, *, estimated: bool = False) -> LedgerRow:
+    """Return what the calling task has spent, to be written to the ledger.
+
+    The run forgets the meter then; that of a task which returns nothing is charged at the end.
+    """
+    row = meter.row(estimated=estimated)
+    Invocation.current().charges.settle(task_id(), row)
+    return row
 
 
 def why_not_round(state: PDRState, max_calls: MaxCalls) -> str | None:

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from langgraph.runtime import Runtime
 
+from pdr_graph.budget import b_total
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill.workspace import Entry, pack
 from pdr_graph.events import VerdictEvent
-from pdr_graph.nodes.toolbox import Toolbox, why_not_round
+from pdr_graph.invocation import Invocation
+from pdr_graph.nodes.toolbox import Toolbox, charged, tell, why_not_round
 from pdr_graph.state import PDRState, state_of
 from pdr_graph.step import Step, closing_line
 from pdr_graph.types import Verdict, Workspace
@@ -23,12 +25,13 @@ class Verifier:
         """Return the verdict; a granted round reads the rejected solution and the reasons."""
         step = self.toolbox.step("verifier", state)
         verdict = await self.toolbox.extensions.verifier(step.config.verifier)(step)
-        runtime.stream_writer(VerdictEvent(event="verdict", **verdict))
+        tell(runtime.stream_writer, VerdictEvent(event="verdict", **verdict))
         notes = [*state["notes"], *step.notes]
-        row = step.ask.meter.row()
+        row = charged(step.ask.meter)
         update: dict[str, object] = {"verdict": verdict, "phase": "done", "notes": notes}
         if row["calls"]:
             update["ledger"] = [row]
+        Invocation.current().b_total = b_total([*state.get("ledger", []), row])
         granted = state.get("extra_rounds", 0)
         if verdict["accepted"] is not False or granted >= step.config.max_extra_rounds:
             return update
@@ -37,6 +40,7 @@ class Verifier:
         why_not = why_not_round(wider, distiller.max_calls)
         if why_not is not None:
             return update | {"notes": [*notes, f"the rejected solution stands: {why_not}"]}
+        Invocation.current().b_total = None
         return update | {
             "phase": "draft",
             "extra_rounds": granted + 1,

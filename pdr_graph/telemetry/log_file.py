@@ -2,9 +2,11 @@
 
 import json
 import logging
+import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 
 from pdr_graph.errors import ConfigError
@@ -35,20 +37,32 @@ def logged_to(file: Path) -> Iterator[None]:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(file, encoding="utf-8")
+        to_file = logging.FileHandler(file, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"log file {str(file)!r} cannot be written: {error.strerror or error}"
         ) from None
-    handler.setFormatter(JSONLines())
+    to_file.setFormatter(JSONLines())
+    # A thread writes: whoever logs, an event loop perhaps, never waits for the disk.
+    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler, writer = _Queued(records), QueueListener(records, to_file)
     package = logging.getLogger("pdr_graph")
     level = package.level
     package.addHandler(handler)
     if package.getEffectiveLevel() > logging.INFO:
         package.setLevel(logging.INFO)
+    writer.start()
     try:
         yield
     finally:
         package.removeHandler(handler)
         package.setLevel(level)
-        handler.close()
+        writer.stop()  # once all is written
+        to_file.close()
+
+
+class _Queued(QueueHandler):
+    """Hands records on as they are; the stock class turns them to text, for other processes."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record

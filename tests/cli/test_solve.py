@@ -212,3 +212,19 @@ def test_demo_compares_four_strategies(forgetful, mock):
     results = forgetful("demo", "What is 6 x 2?", "--json", "--quiet").json()
     assert [each["preset"] for each in results] == ["long_cot", "sr", "majority", "pdr"]
     assert [each["ledger"]["calls"] for each in results] == [1, 2, 4, 9]
+
+
+@pytest.mark.redis
+def test_a_run_that_asks_a_person_goes_on_with_the_answer(stored, mock):
+    """It stops with the question; the answer makes no call again."""
+    words = [*SMALL, "--verifier", "tests.cli.asking:person", "--thread", "asks"]
+    waits = stored("solve", "x", *words)
+    assert waits.code == 1
+    assert "the run waits (it asks: Is the solution good?)" in waits.err
+    calls = mock.stats()["calls"]
+    again = stored("resume", "asks")
+    assert "`pdr-graph resume asks --answer TEXT` continues it" in again.err
+    resumed = stored("resume", "asks", "--answer", "yes", "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.json()["verdict"]["reason"] == "a person said yes"
+    assert mock.stats()["calls"] == calls

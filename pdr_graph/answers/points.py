@@ -387,7 +387,7 @@ class FormulaComparison:
                 return False
             quotients.append(divided(a, b))
         decimal = has_decimal(left) or has_decimal(right)
-        if len(quotients) < _FEWEST_POINTS and len(pairs) > 1:
+        if len(quotients) < min(_FEWEST_POINTS, len(pairs)):
             raise UndecidedError("the equations hold at all points")
         first = quotients[0]
         if positive and not is_positive(first):

@@ -56,6 +56,7 @@ class MortalSaver(InMemorySaver):
     def __init__(self) -> None:
         super().__init__()
         self.dies_at: int | None = None
+        self.at_death: Callable[[], object] = int
         self.num_writes = 0
 
     async def aput(self, *arguments: Any) -> Any:
@@ -71,6 +72,7 @@ class MortalSaver(InMemorySaver):
     def _live(self) -> None:
         self.num_writes += 1
         if self.dies_at is not None and self.num_writes >= self.dies_at:
+            self.at_death()
             raise KilledError
 
 
@@ -174,7 +176,7 @@ async def cancelled_after_a_reply(trial: Trial, at: int) -> bool:
 
     trial.oracle.on_reply(lambda call: later(turns) if call.number == number else None)
     # The calls of one super-step may have been answered, and their node not yet have ended.
-    trial.lost, trial.unsent = 2, 2
+    trial.lost = trial.unsent = 2 * len(trial.names)
     return await _is_stopped(run)
 
 
@@ -210,18 +212,21 @@ async def killed(trial: Trial, at: int) -> bool:
     """Store nothing from some write on, each second one of the run, but always the input."""
     assert isinstance(trial.saver, MortalSaver)
     trial.saver.dies_at = 2 * at
-    try:
-        await trial.ask()
-    except KilledError:
-        await _quiet(trial)
-    else:
-        return trial.saver.num_writes >= 2 * at
-    finally:
-        trial.saver.dies_at = None
+    run = asyncio.create_task(trial.ask())
+
+    def die() -> None:
+        if trial.oracle.holds_from is None:
+            trial.oracle.holds_from = trial.oracle.num_calls + 1
+            run.cancel()
+
+    trial.saver.at_death = die
+    await asyncio.gather(run, return_exceptions=True)
+    await _quiet(trial)
+    trial.saver.dies_at = None
     # What was answered since the last write that was stored is lost, and so is its price: at most
-    # the drafts of a round, and the call that a process which is not really killed then makes.
+    # the drafts of a round, and a call that was on its way.
     trial.lost = trial.unpaid = 3 * len(trial.names)
-    return True
+    return trial.saver.num_writes >= 2 * at
 
 
 async def asking(trial: Trial, at: int) -> bool:

@@ -27,7 +27,9 @@ _COUNTS = (
     *("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
     *("failed", "aborted", "nominal_tokens"),
 )
-"""Fields of a row that add up over all calls; the parts of a row hold them in this order."""
+"""Fields of a row that add up over all calls."""
+_PARTS = (*_COUNTS, "over_budget")
+"""What each part of a row holds, in this order."""
 _CRITICAL = ("seconds", "critical_tokens", "critical_nominal")
 """Fields that add up over calls in sequence; of parallel calls the largest counts."""
 
@@ -68,14 +70,16 @@ def _once(known: LedgerRow, row: LedgerRow) -> LedgerRow:
         return joined
     # A run that was stopped and went on has cost more since.
     parts = was | {name: max(part, was.get(name, part)) for name, part in new.items()}
-    counts = dict(zip(_COUNTS, map(sum, zip(*parts.values(), strict=True)), strict=True))
+    counts = dict(zip(_PARTS, map(sum, zip(*parts.values(), strict=True)), strict=True))
+    if not counts["over_budget"]:
+        del counts["over_budget"]
     return cast(LedgerRow, cast(dict[str, Any], joined) | counts | {"parts": parts})
 
 
 def with_part(row: LedgerRow, name: str) -> LedgerRow:
     """Return a row that is counted once under this name, however often it is merged."""
     numbers = cast(dict[str, Any], row)
-    return LedgerRow({**row, "parts": {name: [numbers[field] for field in _COUNTS]}})
+    return LedgerRow({**row, "parts": {name: [numbers.get(field, 0) for field in _PARTS]}})
 
 
 def abandoned_row(rows: Iterable[LedgerRow], step: int) -> LedgerRow:
@@ -117,6 +121,11 @@ class Ledger:
         """Whether any of it is an estimate."""
         return any(row["estimated"] for row in self.rows)
 
+    @property
+    def over_budget(self) -> int:
+        """Calls whose thought was longer than its budget."""
+        return sum(row.get("over_budget", 0) for row in self.rows)
+
     def total(self, node: str = "", step: int = 0) -> LedgerRow:
         """Return the whole run as one row, of `node` and `step` of a graph around it."""
         empty = empty_row(0, node, step)
@@ -126,6 +135,7 @@ class Ledger:
     def to_json(self) -> dict[str, object]:
         """Return the ledger as plain data, with one row per round and node."""
         total = self.total()
+        over = {"over_thinking_budget": self.over_budget} if self.over_budget else {}
         return {
             "b_total": self.b_total,
             "b_seq": self.b_seq,
@@ -136,6 +146,7 @@ class Ledger:
             "calls": total["calls"],
             "failed": total["failed"],
             "aborted": total["aborted"],
+            **over,
             "rows": [
                 {name: row.get(name) for name in _REPORTED} for row in self.per_round_and_node()
             ],
@@ -241,5 +252,7 @@ def _joined(left: LedgerRow, right: LedgerRow, along: Along) -> LedgerRow:
     was, new = cast(dict[str, Any], left), cast(dict[str, Any], right)
     counts = {name: was[name] + new[name] for name in _COUNTS}
     critical = {name: along(was[name], new[name]) for name in _CRITICAL}
-    estimated = was["estimated"] or new["estimated"]
-    return cast(LedgerRow, was | counts | critical | {"estimated": estimated})
+    rest: dict[str, Any] = {"estimated": was["estimated"] or new["estimated"]}
+    if over := left.get("over_budget", 0) + right.get("over_budget", 0):
+        rest["over_budget"] = over
+    return cast(LedgerRow, was | counts | critical | rest)

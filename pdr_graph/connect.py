@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.llm.chat_vllm import ChatVLLM
+from pdr_graph.llm.chat_vllm import LOOPS, ChatVLLM
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
+from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
@@ -124,6 +124,8 @@ async def _connected(
     try:
         info = await probe_endpoint(http, base_url, api_key=key, model=model)
         name = model or only_model(info, base_url)
+        # The embedded model's server, which is the one that is streamed, has no such page.
+        fields = frozenset() if streamed else await chat_fields(http, base_url, api_key=key)
         counter: TokenCounter = (
             ServerCounter(http, base_url, name, key)
             if settings.tokenizer is None
@@ -131,7 +133,11 @@ async def _connected(
         )
         yield ModelClient(
             ChatVLLM(
-                base_url=base_url, model=name, api_key=settings.api_key, http_async_client=http
+                base_url=base_url,
+                model=name,
+                api_key=settings.api_key,
+                http_async_client=http,
+                repetition_detection=dict(LOOPS) if "repetition_detection" in fields else None,
             ),
             counter=counter,
             retry=Retry(attempts=settings.retries + 1),

@@ -29,6 +29,13 @@ from pdr_graph.errors import ConfigError
 _INSTRUCTING = frozenset({"system", "developer"})
 
 
+_RULES, _AFTER_RULES = "<instructions>\n", "\n</instructions>"
+_SAID, _AFTER_SAID = "<conversation>\n", "\n</conversation>"
+_NOW = "The user now says:\n"
+_SINCE, _AFTER_SINCE = "<since_then>\n", "\n</since_then>"
+_BUILD_ON = "Do what the user asks. Build on what has been said and found since then."
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One message of a conversation."""
@@ -56,14 +63,46 @@ def problem_of(turns: Sequence[Turn]) -> str:
     earlier, since = spoken[:at], spoken[at + 1 :]
     parts = []
     if rules:
-        parts.append("<instructions>\n" + "\n\n".join(rules) + "\n</instructions>")
+        parts.append(_RULES + "\n\n".join(rules) + _AFTER_RULES)
     if earlier:
-        parts.append(f"<conversation>\n{_transcript(earlier)}\n</conversation>")
-    parts.append(f"The user now says:\n{task.text.strip()}" if earlier else task.text.strip())
+        parts.append(_SAID + _transcript(earlier) + _AFTER_SAID)
+    parts.append((_NOW if earlier else "") + task.text.strip())
     if since:
-        parts.append(f"<since_then>\n{_transcript(since)}\n</since_then>")
-        parts.append("Do what the user asks. Build on what has been said and found since then.")
+        parts += [_SINCE + _transcript(since) + _AFTER_SINCE, _BUILD_ON]
     return "\n\n".join(parts)
+
+
+def turns_of(problem: str, *, skip: int = 0) -> list[Turn]:
+    """Return the turns of a text that `problem_of` made of several, so that more can follow.
+
+    Args:
+        problem: That text; a single message as it stands is not one.
+        skip: Characters at the beginning of its instructions that are left out.
+    """
+    rules, said, since, task = "", "", "", problem
+    if task.startswith(_RULES):
+        inside = task.removeprefix(_RULES)
+        end = inside.index(f"{_AFTER_RULES}\n\n", skip)
+        rules, task = inside[:end], inside[end:].removeprefix(f"{_AFTER_RULES}\n\n")
+    if task.endswith(f"{_AFTER_SINCE}\n\n{_BUILD_ON}"):
+        task = task.removesuffix(f"{_AFTER_SINCE}\n\n{_BUILD_ON}")
+        task, _, since = task.rpartition(f"\n\n{_SINCE}")
+    if task.startswith(_SAID):
+        said, _, task = task.removeprefix(_SAID).rpartition(f"{_AFTER_SAID}\n\n")
+        task = task.removeprefix(_NOW)
+    turns = [Turn("system", rules[skip:])] if rules[skip:].strip() else []
+    return [*turns, *_spoken(said), Turn("user", task), *_spoken(since)]
+
+
+_SPEAKER_OF = re.compile(r"(?:^|\n\n)([A-Z][a-z_]*)(?: \(([^()\n]+)\))?: ")
+
+
+def _spoken(transcript: str) -> list[Turn]:
+    # Wherever a user's own paragraph reads like a turn, it is put together again as it was.
+    pieces = iter(_SPEAKER_OF.split(transcript)[1:])
+    return [
+        Turn(role.lower(), text, name or "") for role, name, text in zip(*[pieces] * 3, strict=True)
+    ]
 
 
 def _task_of(spoken: Sequence[Turn]) -> int:

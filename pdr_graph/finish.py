@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from pdr_graph.distill.selection import candidates, picked
+from pdr_graph.llm.client import LOOP
 from pdr_graph.step import Step, attempt
 from pdr_graph.types import Draft, Solution
 
@@ -14,9 +15,12 @@ async def refine(step: Step) -> Solution:
     """Ask for the solution, with the workspace in view; without a workspace this is long CoT."""
     template, values = attempt(step.ask, step.problem, step.workspaces)
     reply = await step.ask.one(template, index=0, **values)
+    looping = reply.finish_reason == LOOP
     if not reply.solution:
         step.notes.append(
-            "the final call spent its max_tokens on thought and states no solution"
+            "the final call repeated itself and states no solution"
+            if looping
+            else "the final call spent its max_tokens on thought and states no solution"
             if reply.truncated
             else "the final call came back empty"
         )
@@ -26,7 +30,11 @@ async def refine(step: Step) -> Solution:
         truncated=reply.truncated,
         finish="refine",
     )
-    return Solution({**solution, "message_id": reply.message_id}) if reply.message_id else solution
+    if looping:
+        solution["loop"] = True
+    if reply.message_id:
+        solution["message_id"] = reply.message_id
+    return solution
 
 
 async def select(step: Step) -> Solution:
@@ -60,12 +68,15 @@ async def vote(step: Step) -> Solution:
 
 
 def _handed_in(draft: Draft, finish: str) -> Solution:
-    return Solution(
+    solution = Solution(
         text=draft["solution"],
         answer=draft["answer"],
         truncated=draft["truncated"],
         finish=finish,
     )
+    if draft.get("loop"):
+        solution["loop"] = True
+    return solution
 
 
 Finish = Callable[[Step], Awaitable[Solution]]

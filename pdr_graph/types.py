@@ -27,7 +27,9 @@ class Draft(TypedDict):
     tokens: int
     """Completion tokens of the call, reasoning included."""
     truncated: bool
-    """Whether the model ran into its token limit."""
+    """Whether the model ran into its token limit, or was ended in a loop."""
+    loop: NotRequired[bool]
+    """Whether it is truncated because it repeated itself; absent in any other draft."""
     error: DraftError | None
     """None where there is a solution."""
     detail: str
@@ -59,7 +61,9 @@ class Solution(TypedDict):
     answer: str | None
     """The final answer as extracted; None if the text states none."""
     truncated: bool
-    """Whether the model ran into its token limit."""
+    """Whether the model ran into its token limit, or was ended in a loop."""
+    loop: NotRequired[bool]
+    """Whether it is truncated because it repeated itself; absent in any other solution."""
     finish: str
     """The finish that produced it: `refine`, `vote`, `select` or a user's own."""
     message_id: NotRequired[str]
@@ -123,6 +127,9 @@ class LedgerRow(TypedDict):
     """Completion tokens allotted to all calls, as the paper plots budgets."""
     critical_nominal: int
     """Completion tokens allotted on the critical path."""
+    over_budget: NotRequired[int]
+    """Calls whose thought was longer than `thinking_token_budget` by more than 16 tokens; absent
+    where there is none."""
     run: NotRequired[str]
     """The run that spent it; in the ledger of a graph around it, the super-step of that graph.
     Rows of version 0.1 lack this field and the next two."""

@@ -102,6 +102,8 @@ class Rules:
     """Whether `/v1/models` tells `max_model_len`, as vLLM does."""
     overflow: str = "error"
     """Prompt + max_tokens over the limit: "error" (400), or "clamp" max_tokens silently."""
+    chat_fields: list[str] | None = None
+    """Fields of a chat request that `/openapi.json` lists; None serves no such page (404)."""
     tokenize: str | None = "vllm"
     """Form of `/tokenize` at the server's root: "vllm", "llama_cpp", or None (404)."""
 
@@ -117,6 +119,11 @@ class Rules:
     """Length of a reply in tokens, reasoning included; never below its answer line."""
     reasoning_tokens: int = 32
     """How many of them are reasoning, where `reasoning` is on."""
+    keeps_thinking_budget: bool = True
+    """Whether `thinking_token_budget` ends the reasoning, as in vLLM."""
+    loop: str | None = None
+    """Text that the reply repeats until it is cut: by `repetition_detection`, as in vLLM, or by its
+    limit, or after `completion_tokens`."""
     reasoning: str | None = None
     """"reasoning", "reasoning_content", "think_tags", "unclosed_think", or None."""
     answers: list[str] | None = None
@@ -174,6 +181,12 @@ class StatusRule:
     """How many calls it befalls; None is for ever."""
     retry_after: float | None = None
     body: Json | str | None = None
+    """What is sent with a status other than 200; None is an error in vLLM's form."""
+    sent: Json | str | list[Json | str] | None = None
+    """With 200, what is sent in place of a reply: a body, or the events of a stream. An event that
+    is an object goes out as `data: {…}`, a text as it is."""
+    dropped: bool = False
+    """With `sent`, whether the connection is cut at its end instead of closed in order."""
     delay_s: float | None = None
     """Wait before it; for 200 this replaces the delay of the rules."""
     after_chunks: int | None = None
@@ -241,8 +254,9 @@ class Reply:
         return len(self.thought) + len(self.content)
 
 
-def write_reply(rules: Rules, messages: list[Json], draw: Random, limit: int | None) -> Reply:
-    """Invent a reply from nothing but the rules, the messages and the draw; cut it at `limit`."""
+def write_reply(rules: Rules, body: Json, draw: Random, limit: int | None) -> Reply:
+    """Invent a reply from nothing but the rules, the request and the draw; cut it at `limit`."""
+    messages: list[Json] = body["messages"]
     scripted = next(
         (r for r in rules.replies if any(r["contains"] in text_of(m) for m in messages)), {}
     )
@@ -251,6 +265,9 @@ def write_reply(rules: Rules, messages: list[Json], draw: Random, limit: int | N
     ending = pieces(rules.answer_format.format(answer=answer))
     thinks_apart = rules.reasoning in ("reasoning", "reasoning_content")
     thought = filler(rules.reasoning_tokens, draw) if thinks_apart else []
+    budget = body.get("thinking_token_budget")
+    if budget is not None and rules.keeps_thinking_budget:
+        thought = thought[:budget]
     before: list[list[str]] = []
     if rules.reasoning in ("think_tags", "unclosed_think"):
         before = [pieces("<think>"), filler(rules.reasoning_tokens, draw)]
@@ -264,6 +281,16 @@ def write_reply(rules: Rules, messages: list[Json], draw: Random, limit: int | N
         room = rules.completion_tokens - len(thought) - len(paragraphs([*before, ending])) - 1
         content = paragraphs([*before, filler(room, draw), ending])
     finish = "stop"
+    if rules.loop is not None:
+        turn = pieces(rules.loop)
+        most = (limit or rules.completion_tokens) - len(thought)
+        content, finish = (turn * (most // len(turn) + 1))[:most], "length"
+        rule = body.get("repetition_detection") or {}
+        # The shortest pattern of vLLM's that is a whole number of turns.
+        size = -(-int(rule.get("min_pattern_size") or 1) // len(turn)) * len(turn)
+        least = size * int(rule.get("min_count") or 0)
+        if size <= int(rule.get("max_pattern_size") or 0) and least < most:
+            content, finish = content[:least], "repetition"
     if limit is not None and len(thought) + len(content) > limit:
         finish, thought = "length", thought[:limit]
         content = content[: limit - len(thought)]
@@ -307,6 +334,7 @@ class Served:
     aborted_completion_tokens: int = 0
     models_calls: int = 0
     tokenize_calls: int = 0
+    openapi_calls: int = 0
 
 
 class Mock:
@@ -437,6 +465,22 @@ class Mock:
         head = {"count": len(ids), "max_model_len": rules.max_model_len}
         return JSONResponse({**head, "tokens": ids, "token_strs": None})
 
+    async def openapi(self, request: Request) -> Response:
+        """Describe a chat request, as servers on FastAPI do."""
+        self.served.openapi_calls += 1
+        if self.rules.chat_fields is None:
+            return JSONResponse({"detail": "Not Found"}, 404)
+        schema = {"properties": {name: {} for name in self.rules.chat_fields}}
+        content = {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}
+        operation = {"post": {"requestBody": {"content": content}}}
+        return JSONResponse(
+            {
+                "openapi": "3.1.0",
+                "paths": {"/v1/chat/completions": operation},
+                "components": {"schemas": {"ChatRequest": schema}},
+            }
+        )
+
     async def health(self, request: Request) -> Response:
         """Say that the server is there."""
         return Response()
@@ -465,6 +509,7 @@ class Mock:
                 Route("/v1/chat/completions", chat, methods=["POST"]),
                 Route("/v1/models", self.models),
                 Route("/tokenize", self.tokenize, methods=["POST"]),
+                Route("/openapi.json", self.openapi),
                 Route("/health", self.health),
                 Route("/mock/{what}", self.control, methods=["GET", "POST"]),
             ],
@@ -541,8 +586,10 @@ class _Call:
         if fault is not None and fault.delay_s is not None:
             delay = fault.delay_s
         await self._wait(delay)
+        if fault is not None and fault.sent is not None:
+            return await self._send_as_it_is(fault)
         copies = 1 if self.rules.ignore_n else body.get("n") or 1
-        replies = [write_reply(self.rules, body["messages"], draw, limit) for _ in range(copies)]
+        replies = [write_reply(self.rules, body, draw, limit) for _ in range(copies)]
         if body.get("stream"):
             return await self._stream(body, prompt, replies, fault)
         self.row["completion_tokens"] = sum(reply.length for reply in replies)
@@ -656,6 +703,21 @@ class _Call:
             default = RefusalError(status, message, "InternalServerError").body
             body = default if fault.body is None else fault.body
             await self._json(status, body, fault.retry_after)
+
+    async def _send_as_it_is(self, fault: StatusRule) -> None:
+        if not isinstance(fault.sent, list):
+            assert fault.sent is not None
+            return await self._json(200, fault.sent)
+        await self._start(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
+        for event in fault.sent:
+            data = event if isinstance(event, str) else f"data: {json.dumps(event)}\n\n"
+            await self._body(data.encode(), more=True)
+        if fault.dropped:
+            await asyncio.sleep(0.02)  # what was sent before is to arrive
+            self.receive.__self__.transport.abort()  # type: ignore[attr-defined]  # as above
+            await asyncio.wait({self.gone})
+        else:
+            await self._body(b"")
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.row["status"] = status

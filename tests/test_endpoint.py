@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from pdr_graph.errors import EndpointError
-from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
+from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 
 
@@ -164,3 +164,32 @@ async def test_asking_takes_ten_seconds_at_most():
 
     await probe_endpoint(client_on(answer), "http://x/v1", api_key="k")
     assert [limit["read"] for limit in limits] == [10.0, 10.0]
+
+
+async def test_the_fields_of_a_request_are_told(mock, http):
+    """Servers on FastAPI describe them; a field that is not described is not sent."""
+    mock.configure(chat_fields=["model", "repetition_detection"])
+    fields = await chat_fields(http, mock.url, api_key="k")
+    assert fields == {"model", "repetition_detection"}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        httpx2.Response(404, json={"detail": "Not Found"}),
+        httpx2.Response(200, text="<html>docs</html>"),
+        httpx2.Response(200, json=[]),
+        httpx2.Response(200, json={"paths": {}}),
+        httpx2.Response(200, json={"paths": {"/v1/chat/completions": {"post": None}}}),
+        httpx2.Response(200, json={"paths": {"/v1/chat/completions": {"post": {}}}}),
+    ],
+)
+async def test_a_server_that_describes_nothing_is_no_error(reply):
+    """llama.cpp, Ollama, and any server with its documents off."""
+    http = client_on(lambda request: reply)
+    assert await chat_fields(http, "http://x/v1/", api_key="k") == frozenset()
+
+
+async def test_a_server_that_is_gone_describes_nothing(http):
+    """The probe has said so, or the first call will."""
+    assert await chat_fields(http, "http://127.0.0.1:1/v1", api_key="k") == frozenset()

@@ -66,7 +66,9 @@ ALONE = {
         pdr_graph.cli.up_plan
         pdr_graph.policy.generation
         pdr_graph.serve.app
+        pdr_graph.serve.chat
         pdr_graph.serve.guard
+        pdr_graph.serve.responses
         pdr_graph.serve.stream
         pdr_graph.servers.choice
         pdr_graph.servers.launch

@@ -1,6 +1,5 @@
 """`RedisSaver`, the checkpoint saver, and `open_checkpointer`, which `langgraph.json` names."""
 
-import copy
 import functools
 import logging
 import os
@@ -26,9 +25,9 @@ from pdr_checkpoints.lease import Lease
 from pdr_checkpoints.reader import Reader, config_of
 from pdr_checkpoints.records import Place
 from pdr_checkpoints.retention import RetentionMethods
-from pdr_checkpoints.session import Health, SaverOptions, examine, open_session
+from pdr_checkpoints.session import Health, LoopSessions, SaverOptions, examine, open_session
 from pdr_checkpoints.store import Fence
-from pdr_checkpoints.sync import Call, SyncSession
+from pdr_checkpoints.sync import Call, SyncLoop
 from pdr_checkpoints.threads import ThreadMethods
 
 T = TypeVar("T")
@@ -58,8 +57,8 @@ class RedisSaver(RetentionMethods):
     """Keeps LangGraph checkpoints in Redis or Valkey, with core commands only.
 
     Opening it (`async with`, `with`, or `open_checkpointer`) makes sure that the server answers
-    and warns when it would lose what it is given. One saver serves one event loop; its sync
-    methods may be called from any thread.
+    and warns when it would lose what it is given. One saver serves every event loop of a process,
+    each by connections of its own; its sync methods may be called from any thread.
     """
 
     def __init__(
@@ -74,10 +73,9 @@ class RedisSaver(RetentionMethods):
         self.options = options or SaverOptions()
         # Clones and sync methods share the leases, by thread, so that all write under them.
         held: dict[str, Fence] = {}
-        make = functools.partial(open_session, url, self.options, held)
-        self._session = make()
-        # Clones made by `with_allowlist` share it too, so that any of them closes it.
-        self._sync = SyncSession(make)
+        # Clones made by `with_allowlist` share both, so that any of them closes them.
+        self._sessions = LoopSessions(functools.partial(open_session, url, self.options, held))
+        self._sync = SyncLoop()
 
     async def aopen(self) -> Self:
         """Check the server and warn about its settings.
@@ -100,12 +98,12 @@ class RedisSaver(RetentionMethods):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._session.store.close()
+        await self._sessions.close()
         self._sync.close()
 
     def close(self) -> None:
         """Close what the sync methods opened."""
-        self._sync.close()
+        self._sync.close(self._sessions.close_own)
 
     async def __aenter__(self) -> Self:
         return await self.aopen()
@@ -298,10 +296,7 @@ class RedisSaver(RetentionMethods):
             yield found
 
     def _in_other_loop(self, call: Callable[[Self], Call[T]]) -> T:
-        loop, session = self._sync.start()
-        other = copy.copy(self)
-        other._session = session
-        return loop.run(call(other))
+        return self._sync.start().run(call(self))
 
 
 def _target(config: RunnableConfig) -> tuple[str, str | None, str | None]:

@@ -2,10 +2,14 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from weakref import WeakKeyDictionary
 
 from pdr_checkpoints.connect import connect, redact
 from pdr_checkpoints.envelope import Compression, Envelope
@@ -135,6 +139,84 @@ def open_session(url: str, options: SaverOptions, held: dict[str, Fence]) -> Loo
     sweeper = RegistrySweeper(store)
     writer = Writer(store, envelope, leases, options.ttl_s, sweeper.nudge)
     return LoopSession(store, envelope, writer, leases, sweeper)
+
+
+class LoopSessions:
+    """A session for each event loop: connections belong to the loop that opened them.
+
+    So one saver serves `asyncio.run` twice, several threads, and the loop of its sync methods.
+    """
+
+    def __init__(self, make: Callable[[], LoopSession]) -> None:
+        self._make = make
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Kept] = WeakKeyDictionary()
+        self._unused: LoopSession | None = None
+        """Made outside of any loop, for the first that asks."""
+        self._pid = os.getpid()
+        self._inherited: list[object] = []
+        """What belongs to the processes that this one was forked from; to close it would close
+        theirs."""
+        self._lock = threading.Lock()
+
+    def get(self) -> LoopSession:
+        """Return the running loop's session; outside of a loop that of the next one."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._inherited += [*self._by_loop.values(), self._unused]
+                self._by_loop, self._unused = WeakKeyDictionary(), None
+            if loop is not None and (kept := self._by_loop.get(loop)) is not None:
+                return kept.session
+            session = self._unused = self._unused or self._make()
+            if loop is not None:
+                self._by_loop[loop], self._unused = _Kept(session), None
+            return session
+
+    def adopt(self, session: LoopSession) -> None:
+        """Make a session that of the running loop."""
+        with self._lock:
+            self._by_loop[asyncio.get_running_loop()] = _Kept(session)
+
+    async def close_own(self) -> None:
+        """Close the running loop's session."""
+        with self._lock:
+            kept = self._by_loop.pop(asyncio.get_running_loop(), None)
+        if kept is not None:
+            await kept.close()
+
+    async def close(self) -> None:
+        """Close the sessions of all loops that run; a loop that has ended took its own."""
+        await self.close_own()
+        with self._lock:
+            others, self._by_loop = list(self._by_loop.items()), WeakKeyDictionary()
+        for loop, kept in others if self._pid == os.getpid() else []:
+            if loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(kept.close(), loop))
+
+
+class _Kept:
+    """A session that is closed with the loop in which it is made."""
+
+    def __init__(self, session: LoopSession) -> None:
+        self.session = session
+        # A loop tells nobody that it ends, but it closes what generates in it, as its last act.
+        self._end = self._until_the_end()
+        with suppress(StopIteration):
+            self._end.asend(None).send(None)  # up to the yield, where nothing is awaited
+
+    async def close(self) -> None:
+        """Close the session now."""
+        await self._end.aclose()
+
+    async def _until_the_end(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self.session.store.close()
 
 
 @dataclass(frozen=True, slots=True)

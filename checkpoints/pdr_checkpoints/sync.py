@@ -1,7 +1,7 @@
 """The event loop in which a saver's sync methods run the async ones.
 
-Connections belong to the loop that opened them, so the sync methods use a session of their own,
-whose loop runs in a thread. It starts at the first sync call and ends with `close`. A sync call
+Connections belong to the loop that opened them, so the sync methods have a loop of their own, in a
+thread. It starts at the first sync call and ends with `close`. A sync call
 from inside a running loop blocks that loop, but does not deadlock.
 """
 
@@ -10,8 +10,6 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
-
-from pdr_checkpoints.session import LoopSession
 
 T = TypeVar("T")
 # Any: the send and yield types of a coroutine, which nobody uses.
@@ -50,35 +48,33 @@ class LoopThread:
             runner.get_loop().run_forever()
 
 
-class SyncSession:
-    """The loop and session behind the sync methods; none until the first of them is called."""
+class SyncLoop:
+    """The loop behind the sync methods; none until the first of them is called."""
 
-    def __init__(self, make: Callable[[], LoopSession]) -> None:
-        self._make = make
-        self._running: tuple[LoopThread, LoopSession] | None = None
+    def __init__(self) -> None:
+        self._running: LoopThread | None = None
         self._inherited: list[object] = []
-        """What belongs to the processes that this one was forked from; to close it would close
-        theirs."""
+        """Loops of the processes that this one was forked from."""
         self._pid = os.getpid()
         """Process of the loop: a fork has no threads but the one that forked."""
         self._lock = threading.Lock()
 
-    def start(self) -> tuple[LoopThread, LoopSession]:
-        """Return loop and session, started if they do not run yet."""
+    def start(self) -> LoopThread:
+        """Return the loop, started if it does not run yet."""
         with self._lock:
             self._leave_to_parent()
             if self._running is None:
-                self._running = LoopThread(), self._make()
+                self._running = LoopThread()
             return self._running
 
-    def close(self) -> None:
-        """Close the connections and end the loop."""
+    def close(self, last: Callable[[], Call[None]] | None = None) -> None:
+        """End the loop, after a last call in it."""
         with self._lock:
             self._leave_to_parent()
             if self._running is not None:
-                loop, session = self._running
-                loop.run(session.store.close())
-                loop.stop()
+                if last is not None:
+                    self._running.run(last())
+                self._running.stop()
             self._running = None
 
     def _leave_to_parent(self) -> None:

@@ -24,7 +24,7 @@ from pdr_checkpoints.errors import (
 from pdr_checkpoints.lease import holder_of
 from pdr_checkpoints.records import check_head
 from pdr_checkpoints.registry import forget, registration
-from pdr_checkpoints.session import LoopSession, SaverOptions
+from pdr_checkpoints.session import LoopSession, LoopSessions, SaverOptions
 from pdr_checkpoints.store import Store, chunks
 from pdr_checkpoints.writer import listing
 
@@ -89,7 +89,11 @@ class ThreadMethods(BaseCheckpointSaver[str]):
     """The methods of a saver that list, delete, copy, export and import threads."""
 
     options: SaverOptions
-    _session: LoopSession
+    _sessions: LoopSessions
+
+    @property
+    def _session(self) -> LoopSession:
+        return self._sessions.get()
 
     @property
     def _store(self) -> Store:

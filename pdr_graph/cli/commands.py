@@ -110,15 +110,24 @@ class InspectCommand(Command):
 
 
 class ServeCommand(Command):
-    """Serve presets as models of OpenAI's chat protocol. Requests may set all other fields."""
+    """Serve presets as models of OpenAI's protocols. Requests may set all other fields."""
 
     first: ClassVar = (
         *("host", "port", "key", "max_runs", "base_url", "model"),
         *("redis_url", "as_json"),
     )
+    panel: ClassVar = "Server"
 
+    cors: Annotated[tuple[str, ...], Flag("--cors", "ORIGIN")] = ()
+    """An origin whose web pages may call this server, such as https://app.example, or * for any.
+    Repeat it for each origin. (PDR_SERVE_CORS)"""
     options: Annotated[
-        Given, OptionGroup(ServeOptions, tuple(ServeOptions.model_fields), panel="Server")
+        Given,
+        OptionGroup(
+            ServeOptions,
+            tuple(name for name in ServeOptions.model_fields if name != "cors"),
+            panel="Server",
+        ),
     ]
     defaults: Annotated[Given, DEFAULTS]
     settings: Annotated[Given, SETTINGS]

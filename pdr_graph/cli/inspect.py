@@ -152,6 +152,8 @@ def _drafts(drafts: list[Draft]) -> Table:
 def _flaw(draft: Draft) -> Text:
     if draft["error"] is not None:
         return Text(one_line(f"{draft['error']}: {draft['detail']}"), "red")
+    if draft.get("loop"):
+        return Text("cut in a loop", "yellow")
     return Text("cut by max_tokens", "yellow") if draft["truncated"] else Text()
 
 

@@ -35,7 +35,8 @@ except ModuleNotFoundError as error:
 
 def serve_command(command: ServeCommand, output: Output) -> None:
     """Serve until a signal."""
-    options = read_settings(ServeOptions, command.options)
+    pages = {"cors": command.cors} if command.cors else {}
+    options = read_settings(ServeOptions, {**command.options, **pages})
     settings = load_settings(**command.settings)
     if options.public and options.key is None and not options.keyless:
         raise ConfigError(
@@ -102,6 +103,8 @@ def _announce(
         output.say(f"{name} is not offered: {why}")
     if options.public and options.key is None:
         output.tell(f"warning: there is no key; anybody who reaches {options.host} is served")
+    if "*" in options.cors and options.key is None:
+        output.tell("warning: there is no key; any web page that you open can use this server")
     output.say(f"serving {', '.join(catalogue.names)} on {client.name}; Ctrl-C stops")
     if output.json:
         output.show_json({"base_url": address, "models": list(catalogue.names)})

@@ -107,6 +107,8 @@ class DraftRecord(TypedDict):
     correct: bool
     reason: Reason
     truncated: bool
+    loop: NotRequired[bool]
+    """Whether it is truncated because it repeated itself; absent in any other draft."""
     error: str | None
     """`failed`, `empty`, `truncated` or `cut`; None if the draft is usable."""
 
@@ -144,7 +146,9 @@ class SampleRecord(TypedDict):
     correct: bool
     reason: Reason
     truncated: bool
-    """Whether the token limit cut the solution."""
+    """Whether the token limit cut the solution, or it was ended in a loop."""
+    loop: NotRequired[bool]
+    """Whether it is truncated because it repeated itself; absent in any other sample."""
     finish: str | None
     """How the run ended: `refine`, `vote`, `select` or a user's own finish; `consensus` if the
     drafts' agreement ended it early. None if it failed."""

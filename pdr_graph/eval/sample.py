@@ -108,6 +108,8 @@ class LocalExecutor:
         record["correct"] = judged.correct
         record["reason"] = judged.reason
         record["truncated"] = solution["truncated"]
+        if solution.get("loop"):
+            record["loop"] = True
         agreed = state.get("consensus") is not None
         record["finish"] = "consensus" if agreed else solution["finish"]
         record["rounds_run"] = state["round"]
@@ -200,6 +202,9 @@ class LocalExecutor:
             )
             for draft, each in zip(drafts, judged, strict=True)
         ]
+        for kept, draft in zip(record["drafts"], drafts, strict=True):
+            if draft.get("loop"):
+                kept["loop"] = True
         right = {problem.gold, *(each.answer for each in judged if each.correct and each.answer)}
         record["workspaces"] = [
             WorkspaceRecord(

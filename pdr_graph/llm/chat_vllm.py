@@ -5,19 +5,19 @@ servers: `reasoning_content`), and has no place for vLLM's request fields.
 Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 """
 
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Self
 
-import httpx2
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
-from openai import RequestOptions
 from pydantic import SecretStr, model_validator
 
 from pdr_graph.llm.pool import TIMEOUT, make_http_client
+from pdr_graph.llm.wire import plain_clients, plain_reply
 
 _VLLM_FIELDS = frozenset(
     {
@@ -26,11 +26,21 @@ _VLLM_FIELDS = frozenset(
         "chat_template_kwargs",
         "return_token_ids",
         "cache_salt",
+        "repetition_detection",
         "continue_final_message",
         "add_generation_prompt",
     }
 )
 """Request fields that the OpenAI SDK does not know; they are sent in `extra_body`."""
+
+
+LOOPS = MappingProxyType({"min_pattern_size": 17, "max_pattern_size": 32, "min_count": 16})
+"""A loop, as vLLM ends it: up to 32 tokens over and over, for 272 to 512 tokens.
+
+A loop of 5 tokens is one of 20 too, so that the shorter lengths need no check of their own. Each
+length costs vLLM's scheduler half a microsecond for each token that it draws. A long number, or a
+table of zeros, is shorter than these loops.
+"""
 
 
 class ChatVLLM(ChatOpenAI):
@@ -49,6 +59,9 @@ class ChatVLLM(ChatOpenAI):
     """Scheduling priority, lower first; needs `--scheduling-policy priority` at the server."""
     chat_template_kwargs: dict[str, Any] | None = None  # Any: what the model's template takes
     """Variables of the model's chat template, such as `{"enable_thinking": False}`."""
+    repetition_detection: dict[str, int] | None = None
+    """When the server ends a reply that repeats itself, such as `LOOPS`; not all servers know it.
+    None leaves a loop to `max_tokens`."""
     return_token_ids: bool = False
     """Whether replies carry the token ids of prompt and completion."""
 
@@ -66,6 +79,12 @@ class ChatVLLM(ChatOpenAI):
             if not values.keys() & {"api_key", "openai_api_key"}:
                 values["api_key"] = SecretStr("EMPTY")
         return values
+
+    @model_validator(mode="after")
+    def _read_plainly(self) -> Self:
+        for name, client in plain_clients(self).items():
+            setattr(self, name, client)
+        return self
 
     @property
     def base_url(self) -> str:
@@ -111,48 +130,21 @@ class ChatVLLM(ChatOpenAI):
         if "response_format" in kwargs or self._use_responses_api(kwargs):
             return await super()._agenerate(messages, stop, run_manager, **kwargs)
         payload = self._get_request_payload(messages, stop=stop, **kwargs)
-        return self._create_chat_result(await self._post(payload))
-
-    async def _post(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Send a request as plain JSON and return the reply's.
-
-        The SDK's typed method looks at every value of payload and reply, which is half of what a
-        call costs, and LangChain then undoes the types. Its `post` sends, checks and raises the
-        same.
-        """
-        options: RequestOptions = {}
-        if (headers := payload.pop("extra_headers", None)) is not None:
-            options["headers"] = headers
-        if (query := payload.pop("extra_query", None)) is not None:
-            options["params"] = query
-        if "timeout" in payload:
-            options["timeout"] = payload.pop("timeout")
-        extra = payload.pop("extra_body", None) or {}
-        reply = await self.root_async_client.post(
-            "/chat/completions", cast_to=httpx2.Response, body=payload | extra, options=options
-        )
-        try:
-            value = reply.json()
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise ValueError(f"the endpoint's reply is not a JSON object: {reply.text[:200]!r}")
-        return value
+        return self._create_chat_result(await self.async_client.create(**payload))
 
     def _create_chat_result(
         self,
         response: dict[str, Any] | openai.BaseModel,
         generation_info: dict[str, Any] | None = None,
     ) -> ChatResult:
-        body = response if isinstance(response, dict) else response.model_dump(warnings=False)
+        body = response
+        if not isinstance(body, dict):
+            body = plain_reply(body.model_dump(warnings=False))
         result = super()._create_chat_result(body, generation_info)
         for generation, choice in zip(result.generations, body["choices"], strict=True):
             message = generation.message
             assert isinstance(message, AIMessage)
             _add_reasoning(message, choice["message"])
-            if choice.get("logprobs"):
-                # As a stream and the SDK's types have it where the server leaves it out.
-                choice["logprobs"].setdefault("refusal", None)
             if choice.get("token_ids") is not None:
                 message.response_metadata["token_ids"] = choice["token_ids"]
             if body.get("prompt_token_ids") is not None:
@@ -183,6 +175,6 @@ class ChatVLLM(ChatOpenAI):
 
 
 def _add_reasoning(message: AIMessage, source: dict[str, Any]) -> None:
-    text = source.get("reasoning") or source.get("reasoning_content")
+    text = source.get("reasoning_content")
     if text:
         message.additional_kwargs["reasoning_content"] = text

@@ -6,10 +6,9 @@ into a workspace (paper section 3).
 """
 
 import asyncio
-import re
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -18,11 +17,18 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.messages.ai import add_ai_message_chunks
 
 from pdr_graph.answers.extract import ReplyParts, split_text
-from pdr_graph.errors import CallError, CallLostError, ContextWindowError
+from pdr_graph.llm.failure import BadReplyError, call_error
 from pdr_graph.llm.pool import PerLoop
-from pdr_graph.llm.retry import Retry, is_connection_error, is_transient, never_sent, status_of
-from pdr_graph.llm.tokens import EstimateCounter, TokenCounter, estimate_tokens, wellformed
-from pdr_graph.llm.usage import Spent, Usage, read_usage
+from pdr_graph.llm.retry import Retry, is_connection_error, never_sent
+from pdr_graph.llm.tokens import (
+    EstimateCounter,
+    TokenCounter,
+    estimate_tokens,
+    flat_text,
+    is_looping,
+    wellformed,
+)
+from pdr_graph.llm.usage import Spent, Usage, read_usage, stated_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class Reply:
     truncated: bool
     """Whether the reply ran into its token limit, or ended inside its thought."""
     finish_reason: str
+    """As the server says it, and `loop` where the reply ran into its limit repeating itself, or the
+    server ended it for that."""
     usage: Usage
     seconds: float
     message_id: str = ""
@@ -87,7 +95,8 @@ attempt begins the reply anew."""
 def split_message(message: AIMessage) -> ReplyParts:
     """Take a message apart, whether its reasoning is separate or in the text."""
     parts = split_text(message.text)
-    reasoning = message.additional_kwargs.get("reasoning_content") or _reasoning_blocks(message)
+    reasoning = flat_text(message.additional_kwargs.get("reasoning_content"))
+    reasoning = reasoning or _reasoning_blocks(message)
     if not reasoning:
         return parts
     return ReplyParts(f"{reasoning}{parts.thought}", parts.solution, parts.closed)
@@ -98,14 +107,19 @@ def _reasoning_blocks(message: AIMessage) -> str:
         return ""
     blocks = [block for block in message.content if isinstance(block, dict)]
     return "".join(
-        str(block.get("thinking") or block.get("reasoning") or "")
+        flat_text(block.get("thinking")) or flat_text(block.get("reasoning"))
         for block in blocks
         if block.get("type") in {"thinking", "reasoning"}
     )
 
 
-_WINDOW = re.compile(r"context\b.*\b(length|size)|max_model_len")
-"""How llama.cpp and vLLM name the context window when they refuse a call."""
+LOOP = "loop"
+"""Finish reason of a reply that ends in a loop."""
+CUT = frozenset({"length", "max_tokens", LOOP})
+"""Finish reasons of a reply that did not come to its end."""
+BLOCK = 16
+"""Tokens by which a thought may exceed its budget: a block of vLLM's, with room for the words that
+close the thought."""
 
 _FIRST_PACE = 50.0
 """Completion tokens per second that an aborted call is charged before any call has finished."""
@@ -135,7 +149,7 @@ class ModelClient:
             streamed: Whether every call is streamed. Some servers notice only then that a caller
                 has left; it costs this process some work for every token.
         """
-        self.model = model
+        self.model = _read_plainly(model)
         self.counter: TokenCounter = counter or EstimateCounter()
         self.retry = retry or Retry()
         self.window = window
@@ -184,10 +198,18 @@ class ModelClient:
         parts = split_message(message)
         metadata = message.response_metadata
         reason = str(metadata.get("finish_reason") or metadata.get("stop_reason") or "stop")
+        # vLLM ends a loop by `repetition`, where it is asked to.
+        if reason == "repetition" or (
+            reason in CUT and is_looping(parts.solution or parts.thought)
+        ):
+            reason = LOOP
+        budget = sampling.thinking_token_budget
+        if budget is not None and _thought_tokens(parts, spent.usage[-1]) > budget + BLOCK:
+            spent.over_budget += 1
         return Reply(
             solution=wellformed(parts.solution),
             thought=wellformed(parts.thought),
-            truncated=reason in {"length", "max_tokens"} or not parts.closed,
+            truncated=reason in CUT or not parts.closed,
             finish_reason=reason,
             usage=spent.usage[-1],
             seconds=spent.seconds,
@@ -213,8 +235,9 @@ class ModelClient:
                 spent.usage.append(self._guess(prompt, sampling, perf_counter() - began))
                 raise
             except Exception as error:
-                if is_connection_error(error) and not never_sent(error):
-                    spent.usage.append(self._guess(prompt, sampling, perf_counter() - began))
+                cost = self._cost_of(error, prompt, sampling, perf_counter() - began)
+                if cost is not None:
+                    spent.usage.append(cost)
                 raise
             spent.usage.append(self._usage(prompt, message, perf_counter() - began))
             return message
@@ -236,7 +259,7 @@ class ModelClient:
     def _usage(self, prompt: str, message: AIMessage, seconds: float) -> Usage:
         usage = read_usage(message)
         if usage is None:
-            said = message.text + str(message.additional_kwargs.get("reasoning_content") or "")
+            said = message.text + flat_text(message.additional_kwargs.get("reasoning_content"))
             return Usage(estimate_tokens(prompt), 0, estimate_tokens(said), 0, estimated=True)
         self._prompt_tokens[hash(prompt)] = usage.prompt
         while len(self._prompt_tokens) > 256:
@@ -244,6 +267,23 @@ class ModelClient:
         if usage.completion and seconds > 0:
             self._pace += 0.2 * (usage.completion / seconds - self._pace)
         return usage
+
+    def _cost_of(
+        self, error: Exception, prompt: str, sampling: Sampling, seconds: float
+    ) -> Usage | None:
+        """Return what a failed request may have cost, None if it cost nothing."""
+        if isinstance(error, BadReplyError):
+            if error.is_refusal:
+                return None
+            if error.usage is not None:
+                return stated_usage(error.usage)
+            guess = self._guess(prompt, sampling, seconds)
+            if not error.said:
+                return guess
+            return replace(guess, completion=min(sampling.max_tokens, estimate_tokens(error.said)))
+        if is_connection_error(error) and not never_sent(error):
+            return self._guess(prompt, sampling, seconds)
+        return None
 
     def _guess(self, prompt: str, sampling: Sampling, seconds: float) -> Usage:
         """Estimate a call that ended without its usage: a known prompt, the recent pace."""
@@ -255,23 +295,28 @@ class ModelClient:
         )
 
 
-def call_error(error: Exception) -> CallError:
-    """Say in one sentence why a call failed."""
-    status = status_of(error)
-    body = getattr(error, "body", None)
-    text = str(body.get("message") or "") if isinstance(body, dict) else ""
-    text = " ".join((text or str(error) or type(error).__name__).split())[:400]
-    made = CallLostError if is_transient(error) else CallError
-    if status is None:
-        kind = "connection to the model lost" if is_connection_error(error) else "call failed"
-        return made(f"{kind}: {text}")
-    lowered = text.lower()
-    if status == 400 and _WINDOW.search(lowered):
-        return ContextWindowError(f"HTTP 400: {text}", status=status)
-    return made(f"HTTP {status}: {text}", status=status)
+def _thought_tokens(parts: ReplyParts, usage: Usage) -> int:
+    """Return the tokens of a thought, or fewer."""
+    # Where the server does not tell, the solution is charged by an estimate that is too high.
+    if usage.reasoning or usage.estimated or not parts.thought:
+        return usage.reasoning
+    return usage.completion - estimate_tokens(parts.solution)
 
 
 def _joined(chunks: list[AIMessage]) -> AIMessage:
     """Return the whole message; a model that cannot stream sends it as one chunk."""
+    if not chunks:
+        raise BadReplyError("the model's stream was empty", broken=True)
     pieces = [each for each in chunks if isinstance(each, AIMessageChunk)]
     return add_ai_message_chunks(pieces[0], *pieces[1:]) if pieces else chunks[-1]
+
+
+def _read_plainly(model: BaseChatModel) -> BaseChatModel:
+    """Return the model; one of langchain-openai as a copy that makes odd replies plain."""
+    if not type(getattr(model, "async_client", None)).__module__.startswith("openai."):
+        return model
+    # Imported here: the SDK takes long to load, and other providers' classes do not need it.
+    from pdr_graph.llm.wire import plain_clients
+
+    fields = plain_clients(model)
+    return model.model_copy(update=fields) if fields else model

@@ -66,6 +66,29 @@ async def probe_endpoint(
     return EndpointInfo(models, await _window(http, base_url, chosen))
 
 
+async def chat_fields(http: httpx2.AsyncClient, base_url: str, *, api_key: str) -> frozenset[str]:
+    """Return the fields of a chat request that the endpoint describes; empty if it describes none.
+
+    Servers on FastAPI, such as vLLM and SGLang, have an `/openapi.json`; vLLM needs a second for
+    it, once. A field that others do not know may be refused, so that it is sent only where it is
+    described.
+    """
+    root = base_url.rstrip("/").removesuffix("/v1")
+    try:
+        reply = await http.get(
+            f"{root}/openapi.json",
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=httpx2.Timeout(10.0),
+        )
+        page = reply.raise_for_status().json()
+        post = page["paths"]["/v1/chat/completions"]["post"]
+        schema = post["requestBody"]["content"]["application/json"]["schema"]
+        name = schema["$ref"].removeprefix("#/components/schemas/")
+        return frozenset(page["components"]["schemas"][name]["properties"])
+    except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return frozenset()
+
+
 def _check_address(base_url: str, api_key: str) -> None:
     try:
         parts = urlsplit(base_url)

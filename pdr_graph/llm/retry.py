@@ -5,7 +5,6 @@ Any other refusal would only be repeated. Waits and attempts are capped, so that
 ends in an error and not in silence.
 """
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -19,6 +18,17 @@ from tenacity import (
     stop_after_attempt,
     wait_random_exponential,
 )
+
+from pdr_graph.llm.failure import causes, is_connection_error, is_transient, status_of
+
+__all__ = [
+    "Retry",
+    "is_connection_error",
+    "is_transient",
+    "never_sent",
+    "retry_after_s",
+    "status_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +59,10 @@ class Retry:
         return wait_random_exponential(multiplier=self.backoff_s, max=self.max_wait_s)(state)
 
 
-def is_transient(error: BaseException) -> bool:
-    """Tell whether the same request may succeed later."""
-    status = status_of(error)
-    if status is not None:
-        return status in {408, 409, 425, 429} or status >= 500
-    return is_connection_error(error)
-
-
-def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status that an SDK's error carries, None if no answer came."""
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def is_connection_error(error: BaseException) -> bool:
-    """Tell whether the connection failed, before or after the request was sent."""
-    return any(
-        isinstance(link, (ConnectionError, TimeoutError, httpx2.TransportError))
-        for link in _causes(error)
-    )
-
-
 def never_sent(error: BaseException) -> bool:
     """Tell whether the server never saw the request, which then cost nothing."""
     kinds = (ConnectionRefusedError, httpx2.ConnectError, httpx2.ConnectTimeout)
-    return any(isinstance(link, kinds) for link in _causes(error))
+    return any(isinstance(link, kinds) for link in causes(error))
 
 
 def retry_after_s(error: BaseException) -> float | None:
@@ -89,10 +77,3 @@ def retry_after_s(error: BaseException) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
     except (ValueError, OverflowError):
         return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__

@@ -45,6 +45,57 @@ def _cost(piece: str) -> int:
     return len(piece)
 
 
+_TEXTS = ("text", "content", "thinking", "reasoning", "reasoning_content", "summary", "output_text")
+"""Names under which a part of a message has its text."""
+
+
+def flat_text(value: object) -> str:
+    """Return the text of a value that may be nested; what is no text is left out.
+
+    >>> flat_text([{"type": "reasoning.text", "text": "2 + "}, ["2"]])
+    '2 + 2'
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return "".join(map(flat_text, value))
+    if isinstance(value, dict):
+        return next((text for name in _TEXTS if (text := flat_text(value.get(name)))), "")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else ""
+
+
+_LOOP_TAIL = 8192
+"""Characters at the end of a text in which a loop is looked for."""
+
+
+def is_looping(text: str) -> bool:
+    """Tell whether a text ends in a loop: the same words, exactly, over and over.
+
+    A loop has three turns that span 200 characters, or eight that span 40. Turns that differ, as
+    those of a count do, are none. The time is linear in the text.
+
+    >>> is_looping("So let us see. " + "But wait, no. " * 20)
+    True
+    """
+    # Read backwards, a loop is a text that goes on like its own start, from some place on.
+    tail = text[: -_LOOP_TAIL - 1 : -1]
+    if tail.count(tail[:6]) < 3:
+        return False
+    alike, left, right = [0] * len(tail), 0, 0
+    for start in range(1, len(tail) // 3 + 1):
+        length = min(right - start, alike[start - left]) if start < right else 0
+        while start + length < len(tail) and tail[length] == tail[start + length]:
+            length += 1
+        if start + length > right:
+            left, right = start, start + length
+        alike[start] = length
+        span = start + length
+        if (span >= 200 and span >= 3 * start) or (span >= 40 and span >= 8 * start):
+            return True
+    return False
+
+
 def wellformed(text: str) -> str:
     """Return `text` with every lone surrogate replaced by a question mark.
 

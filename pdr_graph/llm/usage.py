@@ -1,7 +1,9 @@
 """What calls to the model cost: one call, its attempts together, and one node in one super-step."""
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from langchain_core.messages import AIMessage
 
@@ -29,15 +31,37 @@ class Usage:
 
 
 def read_usage(message: AIMessage) -> Usage | None:
-    """Return the usage that a message carries, None if its server sent none."""
+    """Return the usage that a message carries, None if its server sent none.
+
+    Of a stream, a message carries what was stated last: a server that states usage with every piece
+    states the sum so far.
+    """
     metadata = message.usage_metadata
     if metadata is None:
         return None
     return Usage(
         prompt=metadata["input_tokens"],
-        cached=metadata.get("input_token_details", {}).get("cache_read") or 0,
+        cached=_detail(metadata.get("input_token_details"), "cache_read"),
         completion=metadata["output_tokens"],
-        reasoning=metadata.get("output_token_details", {}).get("reasoning") or 0,
+        reasoning=_detail(metadata.get("output_token_details"), "reasoning"),
+    )
+
+
+def _detail(details: Mapping[str, Any] | None, name: str) -> int:
+    # LangChain puts the service tier in front of the name.
+    tiers = (name, f"priority_{name}", f"flex_{name}")
+    return next((count for tier in tiers if (count := (details or {}).get(tier))), 0)
+
+
+def stated_usage(usage: Mapping[str, Any]) -> Usage:
+    """Return the usage that a reply of the OpenAI protocol states, its counts made plain."""
+    prompt_details = usage.get("prompt_tokens_details") or {}
+    completion_details = usage.get("completion_tokens_details") or {}
+    return Usage(
+        prompt=usage["prompt_tokens"],
+        cached=prompt_details.get("cached_tokens", 0),
+        completion=usage["completion_tokens"],
+        reasoning=completion_details.get("reasoning_tokens", 0),
     )
 
 
@@ -50,6 +74,8 @@ class Spent:
     """Of each request that may have cost anything."""
     failed: int = 0
     aborted: int = 0
+    over_budget: int = 0
+    """Replies whose thought was longer than its budget by more than `client.BLOCK` tokens."""
     seconds: float = 0.0
     nominal: int = 0
     """Completion tokens allotted to the call; its attempts share one allotment."""
@@ -82,6 +108,8 @@ class Meter:
             row["failed"] += spent.failed
             row["aborted"] += spent.aborted
             row["nominal_tokens"] += spent.nominal
+            if spent.over_budget:
+                row["over_budget"] = row.get("over_budget", 0) + spent.over_budget
             for usage in spent.usage:
                 row["prompt_tokens"] += usage.prompt
                 row["cached_tokens"] += usage.cached

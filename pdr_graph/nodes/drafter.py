@@ -19,7 +19,7 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError, TransientError
 from pdr_graph.events import DraftEvent
 from pdr_graph.llm.asker import Asker
-from pdr_graph.llm.client import Reply
+from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.nodes.toolbox import Toolbox, charged, run_key, tell
 from pdr_graph.state import DraftTask, config_of, read_shared
@@ -109,8 +109,12 @@ class Drafter:
     async def _fill(self, draft: Draft, reply: Reply, ask: Asker) -> None:
         draft["tokens"] = reply.usage.completion
         draft["truncated"] = reply.truncated
+        if reply.finish_reason == LOOP:
+            draft["loop"] = True
         if not reply.solution.strip():
-            if reply.truncated:
+            if reply.finish_reason == LOOP:
+                _fail(draft, "truncated", "the model repeated itself before a solution was begun")
+            elif reply.truncated:
                 _fail(draft, "truncated", "max_tokens were spent before a solution was begun")
             else:
                 _fail(draft, "empty", "the model answered nothing")

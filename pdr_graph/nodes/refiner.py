@@ -1,18 +1,20 @@
 """Ends the rounds: by the final call, or by the vote or selection in its place."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 from langgraph.types import StreamWriter
 
-from pdr_graph.budget import b_total
+from pdr_graph.budget import Ledger, b_total
 from pdr_graph.config import DRAFT_FINISHES, PDRConfig
 from pdr_graph.events import ChunkEvent, FinishEvent, SolutionEvent
 from pdr_graph.finish import FINISHES
 from pdr_graph.llm.client import OnChunk
 from pdr_graph.nodes.toolbox import Toolbox, charged, tell
 from pdr_graph.state import PDRState
+from pdr_graph.types import LedgerRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Refiner:
         finish = FINISHES["refine"] if name == "refine" else self.toolbox.extensions.finish(name)
         solution = await finish(step)
         row = charged(step.ask.meter)
+        step.notes.extend(_budget_note(step.config, [*state["ledger"], row], state["notes"]))
         tell(
             runtime.stream_writer,
             SolutionEvent(
@@ -49,6 +52,17 @@ class Refiner:
             "ledger": [row],
             "notes": [*state["notes"], *step.notes],
         }
+
+
+def _budget_note(
+    config: PDRConfig, rows: Sequence[LedgerRow], notes: Sequence[str]
+) -> Iterator[str]:
+    """Yield a note on thoughts longer than their budget, once in a run."""
+    budget, over = config.thinking_token_budget, Ledger(tuple(rows)).over_budget
+    lead = f"the server does not keep thinking_token_budget {budget}"
+    if over and not any(note.startswith(lead) for note in notes):
+        calls = "1 call" if over == 1 else f"{over} calls"
+        yield f"{lead}: {calls} thought longer; vLLM needs --reasoning-parser for it"
 
 
 def _teller(write: StreamWriter) -> OnChunk:

@@ -1,12 +1,12 @@
-"""The ASGI application: OpenAI's chat endpoint, models, health and metrics.
+"""The ASGI application: OpenAI's chat completions and responses, models, health and metrics.
 
-Every chat request is accounted for: its status, its seconds and a line in the log.
+Every request for an answer is accounted for: its status, its seconds and a line in the log.
 """
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from time import perf_counter
@@ -15,21 +15,24 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
+from openai import BaseModel as ReplyObject
+from openai.types import responses as openai_responses
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pdr_graph.config import PDRConfig
+from pdr_graph.serve.chat import ChatRequest, Completion
 from pdr_graph.serve.guard import Guard
 from pdr_graph.serve.options import ServeOptions
-from pdr_graph.serve.protocol import ChatRequest, Completion, Error, HealthBody, Model, ModelList
-from pdr_graph.serve.refusal import RefusalError, refusal_of
-from pdr_graph.serve.reply import RunReply
-from pdr_graph.serve.request import Catalogue, Repeats, SolveRequest, understand
-from pdr_graph.serve.runner import SolveRunner
+from pdr_graph.serve.protocol import Error, HealthBody, Inquiry, PresetList, PresetModel
+from pdr_graph.serve.refusal import RefusalError, answer_error, refusal_of
+from pdr_graph.serve.reply import RunReply, json_of
+from pdr_graph.serve.request import Catalogue, Repeats, ResponseId, SolveRequest, understand
+from pdr_graph.serve.response_form import DeletedResponse, RunResponse, stored_response
+from pdr_graph.serve.responses import ResponsesRequest
+from pdr_graph.serve.runner import SolveRunner, StoredRun
 from pdr_graph.serve.stream import ClientGoneError, EventStream, while_present
-from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +42,15 @@ CLIENT_LEFT = 499
 
 
 @dataclass(slots=True)
-class Chat:
-    """The endpoint `/v1/chat/completions`."""
+class AnswerDesk:
+    """Answers requests of either protocol, and keeps account of them."""
 
     runner: SolveRunner
     catalogue: Catalogue
     repeats: Repeats
     options: ServeOptions
 
-    async def answer(self, body: ChatRequest, request: Request) -> Response:
+    async def answer(self, body: ChatRequest | ResponsesRequest, request: Request) -> Response:
         """Answer one request.
 
         Raises:
@@ -55,12 +58,12 @@ class Chat:
         """
         if body.stream:
             return _Streamed(self, body)
-        with self.accounted(body) as reply:
+        async with self.accounted(body) as reply:
             whole = await while_present(request.receive, reply.whole(), self.options.timeout_s)
-        return JSONResponse(whole, headers={THREAD_HEADER: reply.asked.thread_id})
+        return _json(whole, {THREAD_HEADER: reply.asked.thread_id})
 
-    @contextmanager
-    def accounted(self, body: ChatRequest) -> Iterator[RunReply]:
+    @asynccontextmanager
+    async def accounted(self, body: ChatRequest | ResponsesRequest) -> AsyncIterator[RunReply]:
         """Understand a request, turn every error into a refusal, and count how it ends."""
         name = body.model.partition("?")[0]
         # Clients must not be able to make up labels.
@@ -69,10 +72,10 @@ class Chat:
         asked: SolveRequest | None = None
         status = 200
         try:
-            asked = understand(body, self.catalogue, self.repeats)
+            asked = understand(await self._inquiry(body), self.catalogue, self.repeats)
             if self.options.log_prompts:
                 logger.info("request.prompt thread=%s text=%r", asked.thread_id, asked.problem)
-            reply = RunReply(self.runner, asked)
+            reply = RunReply(self.runner, asked, body.form(asked))
             yield reply
             if reply.refused is not None:
                 status = reply.refused.status
@@ -109,26 +112,81 @@ class Chat:
             return refusal_of(error)
         return refusal_of(error, asked.thread_id)
 
+    async def response(self, response_id: str) -> tuple[ResponseId, StoredRun]:
+        """Return the run of a response.
+
+        Raises:
+            RefusalError: 404, there is none of this id.
+        """
+        name = ResponseId.read(response_id)
+        run = await self.runner.recall(name.thread_id) if name is not None else None
+        if name is None or run is None or not name.names(run.problem):
+            raise RefusalError(
+                404,
+                f"no response {response_id[:600]!r} is kept here; runs are kept for a time, with "
+                "`store: false` not at all, and in memory only under a metadata.thread_id",
+                param="response_id",
+                code="response_not_found",
+            )
+        return name, run
+
+    async def cancelled(self, response_id: str) -> openai_responses.Response:
+        """Cancel the run of a response; its drafts are kept, and it can be resumed.
+
+        Raises:
+            RefusalError: it has ended, or another server runs it.
+        """
+        name, run = await self.response(response_id)
+        if run.result is not None:
+            raise RefusalError(400, "the response is complete, and cannot be cancelled")
+        await self.runner.call_off(name.thread_id)
+        return stored_response(name, run).model_copy(update={"status": "cancelled"})
+
+    async def _inquiry(self, body: ChatRequest | ResponsesRequest) -> Inquiry:
+        if isinstance(body, ChatRequest) or body.previous_response_id is None:
+            return body.inquiry()
+        try:
+            name, run = await self.response(body.previous_response_id)
+        except RefusalError as refusal:
+            raise RefusalError(
+                400,
+                f"previous_response_id: {refusal}; send the earlier turns as input instead",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            ) from None
+        if run.result is None:
+            raise RefusalError(
+                400,
+                f"previous_response_id: {str(name)!r} has no answer yet; finish it first",
+                param="previous_response_id",
+                code="previous_response_unfinished",
+            )
+        return body.inquiry(name.conversation(run.problem, run.result.solution))
+
 
 class _Streamed(Response):
     """A response that runs the request as it is sent: its status is known only then."""
 
-    def __init__(self, chat: Chat, body: ChatRequest) -> None:
+    def __init__(self, desk: AnswerDesk, body: ChatRequest | ResponsesRequest) -> None:
         super().__init__()
-        self._chat = chat
+        self._desk = desk
         self._request = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        chat = self._chat
-        with chat.accounted(self._request) as reply:
+        desk = self._desk
+        async with desk.accounted(self._request) as reply:
 
-            def failed(error: BaseException) -> RefusalError:
-                reply.refused = chat.refusal(error, reply.asked)
-                return reply.refused
+            def failed(error: BaseException) -> bytes:
+                reply.refused = desk.refusal(error, reply.asked)
+                return reply.form.failure(reply.refused)
 
             headers = {THREAD_HEADER: reply.asked.thread_id}
-            stream = EventStream(reply.chunks(), failed, headers, chat.options.timeout_s)
+            stream = EventStream(reply.events(), failed, headers, desk.options.timeout_s)
             await stream(scope, receive, send)
+
+
+def _json(reply: ReplyObject, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json_of(reply), media_type="application/json", headers=headers)
 
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -137,7 +195,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         400: "The request cannot be carried out as asked",
         401: "No or wrong key",
         403: "Another host than this machine is named",
-        404: "No such model",
+        404: "No such model or response",
         408: "The body took too long",
         409: "The thread is busy, or holds another run",
         413: "The body is too large",
@@ -156,29 +214,111 @@ _STREAM: dict[str, Any] = {
 }
 
 
+_LINKS = {
+    name: {"operationId": name, "parameters": {"response_id": "$response.body#/id"}}
+    for name in ("retrieveResponse", "cancelResponse", "deleteResponse")
+}
+"""What may be done with a new response."""
+
+
+class _Guarded(FastAPI):
+    """The application behind its guard, which sees every reply: failures of the server too."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        # FastAPI's pages of documentation load scripts from another site.
+        super().__init__(
+            title="pdr-graph", version=version("pdr-graph"), docs_url=None, redoc_url=None
+        )
+        self._options = options
+
+    def build_middleware_stack(self) -> ASGIApp:
+        options = self._options
+        return Guard(
+            super().build_middleware_stack(),
+            key=options.key.get_secret_value() if options.key is not None else None,
+            max_body_bytes=options.max_body_bytes,
+            local_only=options.key is None and not options.public,
+            origins=options.cors,
+            exposed=(THREAD_HEADER, "Retry-After"),
+        )
+
+
 def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions) -> FastAPI:
     """Return the application; the address and port of its options are for the server."""
-    # FastAPI's pages of documentation load scripts from another site.
-    app = FastAPI(title="pdr-graph", version=version("pdr-graph"), docs_url=None, redoc_url=None)
-    _add_routes(app, Chat(runner, catalogue, Repeats(repeatable=options.repeatable), options))
+    app = _Guarded(options)
+    desk = AnswerDesk(runner, catalogue, Repeats(repeatable=options.repeatable), options)
+    _add_answers(app, desk)
+    _add_rest(app, runner, catalogue)
     for kind in (RefusalError, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, _refuse)
-    app.add_middleware(
-        Guard,
-        key=options.key.get_secret_value() if options.key is not None else None,
-        max_body_bytes=options.max_body_bytes,
-        local_only=options.key is None and not options.public,
-    )
+        app.add_exception_handler(kind, answer_error)
     app.openapi = lambda: _openapi(app, catalogue)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 
-def _add_routes(app: FastAPI, chat: Chat) -> None:
-    created = int(time.time())
-    runner, catalogue = chat.runner, chat.catalogue
+def _add_answers(app: FastAPI, desk: AnswerDesk) -> None:
+    @app.post(
+        "/v1/chat/completions", response_model=Completion, responses={200: _STREAM, **_REFUSALS}
+    )
+    async def _chat(body: ChatRequest, request: Request) -> Response:
+        """Answer a conversation by a run; with `stream`, by server-sent events."""
+        return await desk.answer(body, request)
 
-    def described(name: str, config: PDRConfig) -> Model:
-        return Model(
+    created = {**_STREAM, "links": _LINKS}
+
+    @app.post("/v1/responses", response_model=RunResponse, responses={200: created, **_REFUSALS})
+    async def _create(body: ResponsesRequest, request: Request) -> Response:
+        """Answer text or a list of items by a run; with `stream`, by server-sent events."""
+        return await desk.answer(body, request)
+
+    path = "/v1/responses/{response_id}"
+    refusals = _only(400, 401, 403, 404, 408, 409, 413, 415, 503)
+
+    @app.get(path, response_model=RunResponse, responses=refusals, operation_id="retrieveResponse")
+    async def _retrieve(response_id: str, stream: bool = False) -> Response:
+        """Return a response whose run is kept, without the progress that led to it."""
+        if stream:
+            raise RefusalError(
+                400, "a kept response is not streamed; leave stream out", param="stream"
+            )
+        with _refusing():
+            return _json(stored_response(*await desk.response(response_id)))
+
+    @app.post(
+        f"{path}/cancel",
+        response_model=RunResponse,
+        responses=refusals,
+        operation_id="cancelResponse",
+    )
+    async def _cancel(response_id: str) -> Response:
+        """Cancel a response that this server is working on; its run can be resumed."""
+        with _refusing():
+            return _json(await desk.cancelled(response_id))
+
+    @app.delete(
+        path, response_model=DeletedResponse, responses=refusals, operation_id="deleteResponse"
+    )
+    async def _delete(response_id: str) -> Response:
+        """Delete a response, and the run that it was."""
+        with _refusing():
+            name, _ = await desk.response(response_id)
+            await desk.runner.forget(name.thread_id)
+        return _json(DeletedResponse(id=response_id, object="response", deleted=True))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn every error into a refusal."""
+    try:
+        yield
+    except Exception as error:
+        raise refusal_of(error) from error
+
+
+def _add_rest(app: FastAPI, runner: SolveRunner, catalogue: Catalogue) -> None:
+    created = int(time.time())
+
+    def described(name: str, config: PDRConfig) -> PresetModel:
+        return PresetModel(
             id=name,
             object="model",
             created=created,
@@ -187,23 +327,16 @@ def _add_routes(app: FastAPI, chat: Chat) -> None:
             pdr=config.model_dump(mode="json"),
         )
 
-    @app.post(
-        "/v1/chat/completions", response_model=Completion, responses={200: _STREAM, **_REFUSALS}
-    )
-    async def _chat(body: ChatRequest, request: Request) -> Response:
-        """Answer a conversation by a run; with `stream`, by server-sent events."""
-        return await chat.answer(body, request)
-
     @app.get("/v1/models", responses=_only(401, 403))
-    async def _models() -> ModelList:
+    async def _models() -> PresetList:
         """List the presets."""
-        return ModelList(
+        return PresetList(
             object="list",
             data=[described(name, catalogue.default(name)) for name in catalogue.names],
         )
 
     @app.get("/v1/models/{model}", responses=_only(400, 401, 403, 404))
-    async def _model(model: str) -> Model:
+    async def _model(model: str) -> PresetModel:
         """Describe one preset, with the settings that its name may hold."""
         config, _ = catalogue.resolve(model, {})
         return described(model, config)
@@ -230,36 +363,6 @@ def _only(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _REFUSALS[status] for status in statuses}
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    headers: Mapping[str, str] = {}
-    if isinstance(error, RequestValidationError):
-        refusal = _malformed(error)
-    elif isinstance(error, HTTPException):
-        refusal = RefusalError(error.status_code, _sentence(request, error))
-        headers = error.headers or {}
-    else:
-        refusal = refusal_of(error)
-    return JSONResponse(refusal.body(), refusal.status, {**refusal.headers, **headers})
-
-
-def _sentence(request: Request, error: HTTPException) -> str:
-    if error.status_code == 404:
-        return f"there is nothing at {request.url.path}"
-    if error.status_code == 405:
-        return f"{request.url.path} does not take {request.method}"
-    return str(error.detail)
-
-
-def _malformed(error: RequestValidationError) -> RefusalError:
-    """Name the first field that does not fit, never its value: it may be a prompt."""
-    fault = Fault.of(error)
-    if fault.kind == "json_invalid":
-        return RefusalError(400, "the body is not valid JSON", code="invalid_json")
-    # Left out: where it is sent, which is the body, and the type that pydantic tried of a union.
-    field = ".".join(fault.path[1:4]) or "body"
-    return RefusalError(400, f"{field}: {fault.message}", param=field)
-
-
 def _openapi(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
     """Return FastAPI's document with our models' names, and without 422, which is 400 here."""
     if app.openapi_schema is None:
@@ -270,7 +373,8 @@ def _openapi(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
         for name in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(name, None)
         names = "|".join(catalogue.names)
-        request = document["components"]["schemas"]["ChatRequest"]
-        request["properties"]["model"]["pattern"] = rf"^({names})(\?.*)?$"
+        for kind in (ChatRequest, ResponsesRequest):
+            request = document["components"]["schemas"][kind.__name__]
+            request["properties"]["model"]["pattern"] = rf"^({names})(\?.*)?$"
         app.openapi_schema = document
     return app.openapi_schema

@@ -2,8 +2,10 @@
 
 import asyncio
 import hmac
+from collections.abc import Sequence
 from contextlib import suppress
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +24,14 @@ class Guard:
     """An ASGI middleware that refuses requests without the right key, host or body."""
 
     def __init__(
-        self, app: ASGIApp, *, key: str | None, max_body_bytes: int, local_only: bool
+        self,
+        app: ASGIApp,
+        *,
+        key: str | None,
+        max_body_bytes: int,
+        local_only: bool,
+        origins: Sequence[str] = (),
+        exposed: Sequence[str] = (),
     ) -> None:
         """Guard an application.
 
@@ -32,17 +41,40 @@ class Guard:
             max_body_bytes: Size of the largest body.
             local_only: Whether requests must name this machine as their host, so that a web page
                 cannot reach a server without a key through a name of its own (DNS rebinding).
+            origins: Origins whose pages may call the application (CORS), `*` for any; the browser
+                refuses it to all others.
+            exposed: Headers of replies that such a page may read.
         """
         self._app = app
         self._key = key.encode() if key is not None else None
         self._max_body_bytes = max_body_bytes
         self._local_only = local_only
+        self._checked: ASGIApp = self._pass_on
+        if origins:
+            # Around the checks, so that a page can read why it was refused.
+            self._checked = CORSMiddleware(
+                self._pass_on,
+                allow_origins=origins,
+                allow_methods=("GET", "POST", "DELETE"),
+                allow_headers=("*",),
+                # Cookies of any page's user must never count.
+                allow_credentials="*" not in origins,
+                # The operator has named who may call a server of this machine.
+                allow_private_network=True,
+                expose_headers=exposed,
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with an error."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif scope["method"] == "OPTIONS" and not self._names_this_machine(Request(scope)):
+            # A preflight is answered without looking further.
+            await self._pass_on(scope, receive, send)
+        else:
+            await self._checked(scope, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, has_body = Request(scope, receive), scope["method"] not in {"GET", "HEAD"}
         try:
             self._check(request)
@@ -62,7 +94,7 @@ class Guard:
 
     def _check(self, request: Request) -> None:
         headers = request.headers
-        if self._local_only and _host_of(headers.get("host", "")) not in LOOPBACK:
+        if not self._names_this_machine(request):
             raise RefusalError(
                 403, "this server answers requests to localhost only; give it a key to serve others"
             )
@@ -76,6 +108,9 @@ class Guard:
             raise RefusalError(
                 401, "no or wrong API key; send it as a bearer token", code="invalid_api_key"
             )
+
+    def _names_this_machine(self, request: Request) -> bool:
+        return not self._local_only or _host_of(request.headers.get("host", "")) in LOOPBACK
 
     async def _body(self, request: Request) -> bytes:
         headers = request.headers

@@ -1,7 +1,10 @@
 """The options of `pdr-graph serve`: its address, its limits, and how it treats requests."""
 
+from typing import Annotated
+from urllib.parse import urlsplit
+
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pdr_graph.settings import Settings
 
@@ -22,6 +25,8 @@ class ServeOptions(BaseSettings):
     """Key that clients must send; without one everybody who reaches the address is served."""
     keyless: bool = False
     """Serve other machines without a key."""
+    cors: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose web pages may call this server, such as https://app.example; `*` is any."""
     max_runs: int = Field(64, ge=1)
     """Runs at once; further requests wait."""
     max_waiting: int = Field(256, ge=0)
@@ -49,7 +54,39 @@ class ServeOptions(BaseSettings):
             raise ValueError("an API key holds printable ASCII characters only, and no space")
         return SecretStr(text) if text else None
 
+    @field_validator("cors", mode="before")
+    @classmethod
+    def _cors_is_origins(cls, given: object) -> object:
+        if isinstance(given, str):
+            given = tuple(each.strip() for each in given.split(",") if each.strip())
+        return tuple(map(_origin, map(str, given))) if isinstance(given, tuple | list) else given
+
     @property
     def public(self) -> bool:
         """Whether other machines may reach the address."""
         return self.host.lower() not in LOOPBACK
+
+
+_PORTS = {"http": 80, "https": 443}
+"""What a browser leaves out of an origin."""
+
+
+def _origin(text: str) -> str:
+    """Return an origin as browsers write it."""
+    if text == "*":
+        return text
+    said = ValueError(
+        f"{text!r} is no origin; write scheme and host, as in https://app.example, or * for any"
+    )
+    try:
+        parts = urlsplit(text.lower())
+        host, port = parts.hostname, parts.port
+        name = host if host is None or ":" in host else host.encode("idna").decode()
+    except ValueError:
+        raise said from None
+    beyond = parts.path.rstrip("/") or parts.query or parts.fragment or parts.username
+    if not parts.scheme or not name or beyond or "*" in name:
+        raise said
+    name = f"[{name}]" if ":" in name else name
+    port_ = "" if port in {None, _PORTS.get(parts.scheme)} else f":{port}"
+    return f"{parts.scheme}://{name}{port_}"

@@ -1,50 +1,26 @@
-"""OpenAI's chat completions: the requests that can be honoured, and the replies.
+"""What both of OpenAI's protocols share: the fields of a request, its messages, and our additions.
 
 A field that would change the answer and cannot be honoured is refused, never dropped in silence.
-Fields that change nothing here (accounting, caching, effort hints) are accepted and ignored. The
-replies are described for the OpenAPI document alone.
+Fields that change nothing here (accounting, caching, effort hints) are accepted and ignored.
+Requests are read leniently, since clients send back histories that other servers wrote. Replies are
+made of `openai.types`; the classes below add what a run tells beyond them.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
+from openai.types import Model
+from openai.types.shared import ErrorObject
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from pdr_graph.config import PDRConfig
+from pdr_graph.conversation import Turn
 from pdr_graph.serve.refusal import RefusalError
 
-Role = Literal["system", "developer", "user", "assistant"]
-
-
-class TextPart(BaseModel):
-    """A part of a message's content; only text can be read."""
-
-    type: Literal["text", "input_text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One turn; other fields of a client's history (names, reasoning) are not read."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: Role
-    content: str | list[TextPart]
-
-    @property
-    def text(self) -> str:
-        """The content as text."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
-class StreamOptions(BaseModel):
-    """What a stream holds beside the answer."""
-
-    include_usage: bool | None = None
-
-
-ThreadId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@/-]{1,128}$")]
+THREAD = r"^[A-Za-z0-9_.:@/-]{1,128}$"
+"""What a thread may be called."""
+ThreadId = Annotated[str, Field(pattern=THREAD)]
 
 
 class Metadata(BaseModel):
@@ -56,153 +32,183 @@ class Metadata(BaseModel):
     """A new name starts a run; a known one resumes its run, or replays it if it has ended."""
 
 
-Stop = Annotated[str, Field(min_length=1, max_length=256)]
+class StreamOptions(BaseModel):
+    """What a stream holds beside the answer."""
+
+    include_usage: bool | None = None
 
 
-_WITHOUT_EFFECT = frozenset(
-    {
-        "modalities",
-        "parallel_tool_calls",
-        "prediction",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "reasoning_effort",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-        "verbosity",
-    }
-)
-"""Fields that change what a call costs or where it is kept, not what is asked."""
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """What a request asks for, whichever protocol it came by."""
+
+    model: str
+    turns: Sequence[Turn]
+    turns_field: str
+    """The request's field that holds the turns, for refusals."""
+    sampling: Mapping[str, object]
+    """Fields of `PDRConfig` that the protocol has names of its own for; None is not asked for."""
+    pdr: Mapping[str, object]
+    """Settings of `PDRConfig` for this request alone."""
+    seed: int | None
+    thread_id: str | None
+    """None where the client names none."""
+    stops: tuple[str, ...] = ()
+    """Texts before which the answer ends."""
+    stored: bool = True
+    """Whether a run without a name may be kept."""
 
 
-def _document(schema: dict[str, Any]) -> None:
-    """Say in the schema what `refuse_unsupported` refuses, and what `pdr` may hold."""
+def document(schema: dict[str, Any], without_effect: frozenset[str]) -> None:
+    """Say in a request's schema what `refuse_unsupported` refuses, and what `pdr` may hold."""
     schema["additionalProperties"] = False
-    schema["properties"] |= {name: {} for name in sorted(_WITHOUT_EFFECT)}
+    schema["properties"] |= {name: {} for name in sorted(without_effect)}
     schema["properties"]["pdr"] = {"anyOf": [PDRConfig.model_json_schema(), {"type": "null"}]}
 
 
-class ChatRequest(BaseModel):
+class AnswerRequest(BaseModel):
     """A request for one answer."""
 
-    model_config = ConfigDict(
-        extra="allow", use_attribute_docstrings=True, json_schema_extra=_document
-    )
+    without_effect: ClassVar[frozenset[str]]
+    """Fields that change what a call costs or where it is kept, not what is asked."""
+    neutral: ClassVar[Mapping[str, tuple[object, ...]]]
+    """Known fields that are not honoured, with the values that ask for nothing."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     model: str = Field(min_length=1, max_length=512)
     """A preset; settings of `PDRConfig` may follow, as in `pdr?widths=8,4&kappa=1024`."""
-    messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     """Sampling temperature of drafts and refinement."""
     top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
-    """Completion tokens of each call, the one that writes the answer included."""
-    max_completion_tokens: int | None = Field(None, ge=1)
-    """The newer name of `max_tokens`, which it overrides."""
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
-    """Texts before which the answer ends; drafts are written to their end."""
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     """Seed of the run. A repeat of the request is a new sample with a seed of its own, unless the
     server is started with `--repeatable`. `pdr.seed` is always taken as it is."""
-    n: int | None = Field(None, ge=1, le=128)
-    """Only 1: send as many requests as you want answers."""
     metadata: Metadata | None = None
     pdr: dict[str, JsonValue] | None = None
     """Settings of `PDRConfig` for this request alone."""
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        """Texts before which the answer ends."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+    def thread_id(self) -> str | None:
+        """The run's name; None where the client names none."""
+        return self.metadata.thread_id if self.metadata else None
+
+    def refuse_unsupported(self) -> None:
+        """Refuse what would have to be dropped.
+
+        Raises:
+            RefusalError: 400, with the name of the field.
+        """
+        extra: dict[str, Any] = self.model_extra or {}  # Any: JSON
+        for name, value in extra.items():
+            asks_nothing = value is None or value in self.neutral.get(name, ())
+            if name in self.without_effect or asks_nothing:
+                continue
+            if name in self.neutral:
+                message = f"{name} is not supported here; leave it out"
+            else:
+                message = f"unknown field {name!r}; settings of a run go into 'pdr'"
+            raise RefusalError(400, message, param=name, code="unsupported_parameter")
 
 
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "audio": (),
-    "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "web_search_options": (),
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Parts that hold text, by type, and the field that holds it."""
+_UNSAID_PARTS = frozenset(
+    {"function_call", "reasoning", "reasoning_text", "redacted_thinking", "summary_text"}
+    | {"thinking", "tool_call", "tool_use"}
+)
+"""Parts of an assistant's turn that are no part of what it said: its thought, and its calls."""
+
+CONTENT_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "null"},
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "type": {"enum": [*_TEXT_PARTS, *sorted(_UNSAID_PARTS)]},
+                    **{name: {"type": "string"} for name in dict.fromkeys(_TEXT_PARTS.values())},
+                },
+                "required": ["type"],
+            },
+        },
+    ]
 }
-"""Known fields that are not honoured, with the values that ask for nothing."""
+"""JSON schema of a message's content."""
 
 
-def refuse_unsupported(request: ChatRequest) -> None:
-    """Refuse what would have to be dropped.
+def text_of(content: JsonValue, place: str) -> str:
+    """Return the text of a message's content; empty where it says nothing.
+
+    Args:
+        content: Text, a list of parts, or None.
+        place: Where it is in the request, for refusals.
 
     Raises:
-        RefusalError: 400, with the name of the field.
+        RefusalError: it holds something else than text.
     """
-    if request.n not in {None, 1}:
-        raise RefusalError(
-            400,
-            f"n is {request.n}, and this server answers a request once; send {request.n} requests",
-            param="n",
-            code="unsupported_value",
-        )
-    extra: dict[str, Any] = request.model_extra or {}  # Any: JSON
-    for name, value in extra.items():
-        if name in _WITHOUT_EFFECT or value is None or value in _NEUTRAL.get(name, ()):
-            continue
-        if name in _NEUTRAL:
-            message = f"{name} is not supported here; leave it out"
-        else:
-            message = f"unknown field {name!r}; settings of a run go into 'pdr'"
-        raise RefusalError(400, message, param=name, code="unsupported_parameter")
-    for index, message_ in enumerate(request.messages):
-        if (message_.model_extra or {}).get("tool_calls"):
-            raise RefusalError(
-                400,
-                f"messages[{index}] calls tools, which are not supported here; leave it out",
-                param=f"messages[{index}].tool_calls",
-                code="unsupported_parameter",
-            )
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise RefusalError(400, f"{place} must be text or a list of text parts", param=place)
+    return "".join(_part(part, f"{place}[{index}]") for index, part in enumerate(content))
 
 
-class _Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
+def _part(part: JsonValue, place: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(kind, str):
+        raise RefusalError(400, f"{place} must be a part with a type, such as 'text'", param=place)
+    if kind in _UNSAID_PARTS:
+        return ""
+    if kind not in _TEXT_PARTS:
+        raise only_text(kind, place)
+    text = part.get(_TEXT_PARTS[kind])
+    if not isinstance(text, str):
+        field = f"{place}.{_TEXT_PARTS[kind]}"
+        raise RefusalError(400, f"{field} must be text", param=field)
+    return text
 
 
-class ErrorBody(BaseModel):
-    """Why a request has no answer."""
+def only_text(kind: str, place: str) -> RefusalError:
+    """Return the refusal of a part that is an image, a sound, a file or the like."""
+    return RefusalError(
+        400,
+        f"{place} is of type {kind[:64]!r}, and this server takes only text; leave it out, or put "
+        "it in words",
+        param=place,
+        code="unsupported_content",
+    )
 
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+
+class ToolCalls:
+    """The tool calls of a conversation, so that a tool's result is told with what was asked.
+
+    Calls by themselves are read past: this server has no tools. Their results are part of what the
+    user's question stands on, and become turns.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[str, str] = {}
+
+    def note(self, call_id: JsonValue, name: JsonValue, arguments: JsonValue) -> None:
+        """Remember a call; one that is malformed is told by no result."""
+        if isinstance(call_id, str) and isinstance(name, str):
+            self._asked[call_id] = f"{name}({arguments if isinstance(arguments, str) else ''})"
+
+    def result(self, call_id: JsonValue, name: JsonValue, text: str) -> Turn:
+        """Return the turn of a tool that answers."""
+        asked = self._asked.get(call_id) if isinstance(call_id, str) else None
+        asked = asked or (name if isinstance(name, str) else None)
+        return Turn("tool", f"{asked} returned {text}" if asked and text.strip() else text)
 
 
 class Error(BaseModel):
     """OpenAI's error object."""
 
-    error: ErrorBody
-
-
-class AnswerMessage(_Open):
-    """The answer, and the progress that led to it under `reasoning`."""
-
-    role: Literal["assistant"]
-    content: str
-
-
-class ChatChoice(_Open):
-    """The one answer of a request."""
-
-    index: int
-    message: AnswerMessage
-    finish_reason: Literal["stop", "length"]
+    error: ErrorObject
 
 
 class PDRUsage(BaseModel):
@@ -217,17 +223,10 @@ class PDRUsage(BaseModel):
     aborted: int
 
 
-class RunUsage(_Open):
-    """B_total, as OpenAI counts tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    pdr: PDRUsage
-
-
-class Report(_Open):
+class Report(BaseModel):
     """The run: thread, short answer, verdict, notes, ledger per node and round."""
+
+    model_config = ConfigDict(extra="allow")
 
     thread_id: str
     preset: str
@@ -238,36 +237,20 @@ class Report(_Open):
     seconds: float
 
 
-class Completion(_Open):
-    """The reply to a request that does not stream."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: RunUsage
-    pdr: Report
-
-
-class Model(_Open):
+class PresetModel(Model):
     """One preset."""
 
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
     max_model_len: int | None
     """Context window of the model behind it, in tokens; None if it does not tell."""
     pdr: dict[str, JsonValue]
     """Its settings."""
 
 
-class ModelList(BaseModel):
+class PresetList(BaseModel):
     """All presets on offer."""
 
     object: Literal["list"]
-    data: list[Model]
+    data: list[PresetModel]
 
 
 class HealthBody(BaseModel):

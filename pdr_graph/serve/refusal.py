@@ -5,7 +5,15 @@ this server (502, 503), or a defect of the server (500).
 """
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
+
+from fastapi.exceptions import RequestValidationError
+from openai.types.shared import ErrorObject
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from pdr_graph.errors import (
     CallError,
@@ -18,6 +26,7 @@ from pdr_graph.errors import (
     QuorumError,
     ThreadExistsError,
 )
+from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +66,13 @@ class RefusalError(PDRError):
     def body(self) -> dict[str, object]:
         """Return OpenAI's error object."""
         default = "invalid_request_error" if self.status < 500 else "api_error"
-        return {
-            "error": {
-                "message": str(self),
-                "type": _TYPES.get(self.status, default),
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        error = ErrorObject(
+            message=str(self),
+            type=_TYPES.get(self.status, default),
+            param=self.param,
+            code=self.code,
+        )
+        return {"error": error.model_dump(exclude_unset=True)}
 
 
 _TYPES = {
@@ -141,3 +149,42 @@ def thread_busy(thread_id: str) -> RefusalError:
         param="metadata.thread_id",
         code="thread_busy",
     )
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Answer a request that an error ended; a handler of Starlette's."""
+    headers: Mapping[str, str] = {}
+    if isinstance(error, RequestValidationError):
+        refusal = _malformed(error)
+    elif isinstance(error, HTTPException):
+        refusal = RefusalError(error.status_code, _sentence(request, error))
+        headers = error.headers or {}
+        if error.status_code == 405:
+            headers = {"Allow": ", ".join(_methods(request))}
+    else:
+        refusal = refusal_of(error)
+    return JSONResponse(refusal.body(), refusal.status, {**refusal.headers, **headers})
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what the path takes; Starlette names the methods of its first route alone."""
+    routes = [each for each in request.app.routes if each.matches(request.scope)[0] != Match.NONE]
+    return sorted(method for each in routes for method in each.methods or ())
+
+
+def _sentence(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return f"there is nothing at {request.url.path}"
+    if error.status_code == 405:
+        return f"{request.url.path} does not take {request.method}"
+    return str(error.detail)
+
+
+def _malformed(error: RequestValidationError) -> RefusalError:
+    """Name the first field that does not fit, never its value: it may be a prompt."""
+    fault = Fault.of(error)
+    if fault.kind == "json_invalid":
+        return RefusalError(400, "the body is not valid JSON", code="invalid_json")
+    # Left out: where it is sent, which is the body, and the type that pydantic tried of a union.
+    field = ".".join(fault.path[1:4]) or "body"
+    return RefusalError(400, f"{field}: {fault.message}", param=field)

@@ -1,4 +1,4 @@
-"""One request's run as OpenAI's answer: whole, or in chunks while it runs.
+"""One request's run as OpenAI's answer: whole, or in events while it runs.
 
 The answer's text is sent while the model still writes it, and what was sent cannot be taken back.
 So a thought is held until it ends, and whatever may turn out to begin a tag, a stop text or the
@@ -7,11 +7,12 @@ stop text.
 """
 
 import asyncio
-import time
-import uuid
+import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
+
+from openai import BaseModel as ReplyObject
 
 from pdr_graph.answers.extract import CLOSE, OPEN
 from pdr_graph.config import PDRConfig
@@ -19,11 +20,10 @@ from pdr_graph.errors import CallError
 from pdr_graph.events import Narration, RunEvent, is_event
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import Result
+from pdr_graph.serve.protocol import PDRUsage, Report
 from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.serve.request import SolveRequest
 from pdr_graph.serve.runner import SolveRunner
-
-Json = dict[str, Any]  # Any: plain JSON data
 
 
 class Answer:
@@ -107,98 +107,70 @@ def _overlap(text: str, mark: str) -> int:
     return next((n for n in range(longest, 0, -1) if text.endswith(mark[:n])), 0)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyObjects:
-    """Makes the JSON objects of one reply, which share id, time and model."""
+class ReplyForm(Protocol):
+    """Makes the objects of one reply in one protocol."""
 
-    asked: SolveRequest
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
+    end: bytes
+    """What follows the last event of a stream that no error ended."""
 
-    def whole(self, result: Result, content: str, reasoning: str, *, cut: bool) -> Json:
-        """Return the reply to a request that does not stream."""
-        message: Json = {"role": "assistant", "content": content, "refusal": None}
-        if reasoning:
-            message |= _thought(reasoning)
-        choice = {
-            "index": 0,
-            "message": message,
-            "logprobs": None,
-            "finish_reason": _finish_reason(result, cut=cut),
-        }
-        return {
-            **self._head("chat.completion"),
-            "choices": [choice],
-            "usage": usage_of(result),
-            "pdr": report_of(result),
-        }
+    def whole(self, result: Result, text: str, thought: str, *, cut: bool) -> ReplyObject:
+        """Return the reply to a request that does not stream.
 
-    def opening(self) -> Json:
-        """Return the first chunk of a stream; it names the thread, in case the stream breaks."""
-        chunk = self._chunk({"role": "assistant", "content": ""})
-        return {**chunk, "pdr": {"thread_id": self.asked.thread_id}}
+        Args:
+            result: The run.
+            text: The answer.
+            thought: Progress, and the model's own thought.
+            cut: Whether a stop text ended the answer.
+        """
 
-    def thought(self, text: str) -> Json:
-        """Return a chunk of progress, or of the model's own thought."""
-        return self._chunk(_thought(text))
+    def opening(self) -> Sequence[ReplyObject]:
+        """Return the first objects of a stream."""
 
-    def text(self, text: str) -> Json:
-        """Return a chunk of the answer."""
-        return self._chunk({"content": text})
+    def thought(self, text: str) -> Sequence[ReplyObject]:
+        """Return the objects of a piece of progress, or of the model's own thought."""
 
-    def closing(self, result: Result, *, cut: bool) -> list[Json]:
-        """Return the last chunks: why the answer ended, what the run was, what it cost."""
-        last = self._chunk({}, _finish_reason(result, cut=cut)) | {"pdr": report_of(result)}
-        if not self.asked.include_usage:
-            return [last]
-        bill = self._head("chat.completion.chunk") | {"choices": [], "usage": usage_of(result)}
-        return [last, bill]
+    def text(self, text: str) -> Sequence[ReplyObject]:
+        """Return the objects of a piece of the answer."""
 
-    def _chunk(self, delta: Json, finish: str | None = None) -> Json:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        usage = {"usage": None} if self.asked.include_usage else {}
-        return {**self._head("chat.completion.chunk"), "choices": [choice], **usage}
+    def closing(self, result: Result, *, cut: bool) -> Sequence[ReplyObject]:
+        """Return the last objects of a stream."""
 
-    def _head(self, kind: str) -> Json:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.asked.model}
+    def event(self, each: ReplyObject) -> bytes:
+        """Return the server-sent event of an object."""
+
+    def failure(self, refusal: RefusalError) -> bytes:
+        """Return the events of an error that ends a stream."""
 
 
-def _finish_reason(result: Result, *, cut: bool) -> str:
-    """Return `length` where the model ran into its token limit and no stop text came first."""
+def json_of(reply: ReplyObject) -> bytes:
+    """Return an object as JSON in ASCII: some clients take U+2028 for the end of a line."""
+    return json.dumps(reply.model_dump(exclude_unset=True)).encode()
+
+
+def is_truncated(result: Result) -> bool:
+    """Tell whether the model ran into its token limit while it wrote the answer."""
     solution = result.state["solution"]
-    truncated = solution is not None and solution["truncated"]
-    return "length" if truncated and not cut else "stop"
+    return solution is not None and solution["truncated"]
 
 
-def usage_of(result: Result) -> Json:
-    """Return B_total as OpenAI counts tokens, with the other budgets under `pdr`.
-
-    All leaves are whole numbers: clients add up the usage of several calls, key by key.
-    """
-    ledger, total = result.ledger.to_json(), result.ledger.total()
-    budgets = ("b_total", "b_seq", "b_total_nominal", "b_seq_nominal")
-    return {
-        "prompt_tokens": ledger["prompt_tokens"],
-        "completion_tokens": ledger["completion_tokens"],
-        "total_tokens": ledger["b_total"],
-        "prompt_tokens_details": {"cached_tokens": total["cached_tokens"]},
-        "completion_tokens_details": {"reasoning_tokens": total["reasoning_tokens"]},
-        "pdr": {name: ledger[name] for name in (*budgets, "calls", "failed", "aborted")},
-    }
+def budgets_of(result: Result) -> PDRUsage:
+    """Return the budgets of a run, which OpenAI's usage has no place for."""
+    return PDRUsage.model_validate(result.ledger.to_json())
 
 
-def report_of(result: Result) -> Json:
+def report_of(result: Result) -> Report:
     """Return what a reply tells beyond OpenAI's protocol."""
     report = {name: value for name, value in result.to_json().items() if name != "solution"}
     report["notes"] = list(result.notes)
     report["estimated"] = result.ledger.estimated
     report["rounds"] = result.state["round"]
-    return report
+    return Report.model_validate(report)
 
 
-def _thought(text: str) -> Json:
-    # vLLM's name for it, and the one that most clients read.
-    return {"reasoning": text, "reasoning_content": text}
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    text: str
+    is_thought: bool
 
 
 @dataclass(slots=True)
@@ -207,53 +179,57 @@ class RunReply:
 
     runner: SolveRunner
     asked: SolveRequest
+    form: ReplyForm
     result: Result | None = None
     """None until the run has ended."""
     refused: RefusalError | None = None
     """What ended the stream after it had begun; None if nothing did."""
-    _objects: ReplyObjects = field(init=False)
     _answer: Answer = field(init=False)
     _narration: Narration = field(init=False)
-    _chunks: asyncio.Queue[Json | None] = field(default_factory=asyncio.Queue)
+    _pieces: asyncio.Queue[_Piece | None] = field(default_factory=asyncio.Queue)
     """None is the last: the run has ended."""
     _reasoning: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._objects = ReplyObjects(self.asked)
         self._begin(self.asked.config)
 
-    async def whole(self) -> Json:
+    async def whole(self) -> ReplyObject:
         """Run to the end and return the reply."""
         self.result = await self._run()
         text = Answer(self.asked.stops).finish(self.result.solution)
         reasoning = "".join(self._reasoning)
-        return self._objects.whole(self.result, text, reasoning, cut=self._is_cut)
+        return self.form.whole(self.result, text, reasoning, cut=self._is_cut)
 
-    async def chunks(self) -> AsyncGenerator[Json]:
-        """Run, and yield the reply in chunks as it comes.
+    async def events(self) -> AsyncGenerator[bytes]:
+        """Run, and yield the reply's server-sent events as it comes.
 
         Raises:
-            PDRError: whatever ended the run; before the first chunk if it never began.
+            PDRError: whatever ended the run; before the first event if it never began.
         """
+        form = self.form
         run = asyncio.ensure_future(self._run())
-        run.add_done_callback(lambda _: self._chunks.put_nowait(None))
+        run.add_done_callback(lambda _: self._pieces.put_nowait(None))
         try:
             opened = False
-            while (chunk := await self._chunks.get()) is not None:
+            while (piece := await self._pieces.get()) is not None:
                 if not opened:
                     opened = True
-                    yield self._objects.opening()
-                yield chunk
+                    yield self._joined(form.opening())
+                make = form.thought if piece.is_thought else form.text
+                if events := self._joined(make(piece.text)):
+                    yield events
             self.result = await run
             if not opened:
-                yield self._objects.opening()
+                yield self._joined(form.opening())
             if rest := self._answer.finish(self.result.solution):
-                yield self._objects.text(rest)
-            for last in self._objects.closing(self.result, cut=self._is_cut):
-                yield last
+                yield self._joined(form.text(rest))
+            yield self._joined(form.closing(self.result, cut=self._is_cut)) + form.end
         finally:
             run.cancel()
             await asyncio.gather(run, return_exceptions=True)
+
+    def _joined(self, objects: Sequence[ReplyObject]) -> bytes:
+        return b"".join(map(self.form.event, objects))
 
     async def _run(self) -> Result:
         return await self.runner.carry_out(self.asked, self._begin, self._listen)
@@ -271,7 +247,7 @@ class RunReply:
                 event["attempt"], event["text"], thought_apart=bool(event["thought"])
             )
             if piece:
-                self._chunks.put_nowait(self._objects.text(piece))
+                self._pieces.put_nowait(_Piece(piece, is_thought=False))
             return
         if event["event"] == "finish":
             # Until a reply has shown whether this model thinks in its text, it may.
@@ -284,7 +260,7 @@ class RunReply:
     def _tell(self, text: str) -> None:
         if text:
             self._reasoning.append(text)
-            self._chunks.put_nowait(self._objects.thought(text))
+            self._pieces.put_nowait(_Piece(text, is_thought=True))
 
     @property
     def _is_cut(self) -> bool:

@@ -1,18 +1,21 @@
-"""What one chat request asks for: model, settings, seed and problem made into one run to do."""
+"""What one request asks for: model, settings, seed and problem made into one run to do."""
 
+import base64
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.conversation import Turn, problem_of
+from pdr_graph.conversation import Turn, problem_of, turns_of
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.asker import derived_seed
+from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import new_thread_id
-from pdr_graph.serve.protocol import ChatRequest, refuse_unsupported
+from pdr_graph.serve.protocol import THREAD, Inquiry
 from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.strategies import PRESETS, num_rounds, width_of
 
@@ -166,39 +169,90 @@ class SolveRequest:
     """Whether the client named the thread, which may then already hold a run."""
     stops: tuple[str, ...]
     """Texts before which the answer ends."""
-    include_usage: bool
-    """Whether a stream ends with a chunk of usage."""
+    stored: bool
+    """Whether the run may be kept if it has no name."""
+    composed: bool
+    """Whether the problem was made of several turns; else it is one message as it stands."""
 
 
-def understand(request: ChatRequest, catalogue: Catalogue, repeats: Repeats) -> SolveRequest:
-    """Read a request.
+def understand(inquiry: Inquiry, catalogue: Catalogue, repeats: Repeats) -> SolveRequest:
+    """Read what is asked for.
 
     Raises:
         RefusalError: something in it cannot be honoured.
         ConfigError: a setting does not fit.
     """
-    refuse_unsupported(request)
     try:
-        problem = problem_of([Turn(each.role, each.text) for each in request.messages])
+        problem = problem_of(inquiry.turns)
     except ConfigError as error:
-        raise RefusalError(400, str(error), param="messages") from None
-    limit = request.max_completion_tokens or request.max_tokens
-    own = {"temperature": request.temperature, "top_p": request.top_p, "max_tokens": limit}
-    asked = {name: value for name, value in own.items() if value is not None}
-    config, insisted = catalogue.resolve(request.model, {**asked, **(request.pdr or {})})
+        raise RefusalError(400, str(error), param=inquiry.turns_field) from None
+    asked = {name: value for name, value in inquiry.sampling.items() if value is not None}
+    config, insisted = catalogue.resolve(inquiry.model, {**asked, **inquiry.pdr})
     # Each request may draw a new seed, and a resumed run keeps its own.
     insisted.pop("seed", None)
-    if config.seed is None and request.seed is not None:
+    if config.seed is None and inquiry.seed is not None:
         told_apart = f"{problem} {config.model_dump_json()}"
-        config = config.model_copy(update={"seed": repeats.seed(request.seed, told_apart)})
-    thread_id = request.metadata.thread_id if request.metadata else None
+        config = config.model_copy(update={"seed": repeats.seed(inquiry.seed, told_apart)})
     return SolveRequest(
-        model=request.model,
+        model=inquiry.model,
         problem=problem,
         config=config,
         insisted=insisted,
-        thread_id=thread_id or new_thread_id(),
-        named=thread_id is not None,
-        stops=request.stops,
-        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        thread_id=inquiry.thread_id or new_thread_id(),
+        named=inquiry.thread_id is not None,
+        stops=inquiry.stops,
+        stored=inquiry.stored,
+        composed=len([turn for turn in inquiry.turns if turn.text.strip()]) > 1,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseId:
+    """Names a response by its thread, and by what was asked: a thread's name alone opens none."""
+
+    thread_id: str
+    digest: bytes
+    """Of the problem."""
+    rules: int
+    """Characters of the request's own instructions at the beginning of the problem; negative where
+    the problem is one message as it stands."""
+
+    @classmethod
+    def of(cls, asked: SolveRequest, rules: int) -> "ResponseId":
+        """Return the id of the response to a request with so many characters of instructions."""
+        return cls(asked.thread_id, _digest(asked.problem), rules if asked.composed else -1)
+
+    @classmethod
+    def read(cls, text: str) -> "ResponseId | None":
+        """Read an id; None if it is none of ours."""
+        packed = text.removeprefix("resp_")
+        try:
+            raw = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
+            thread_id = raw[12:].decode()
+        except ValueError:
+            return None
+        found = cls(thread_id, raw[:8], int.from_bytes(raw[8:12], "big", signed=True))
+        return found if re.match(THREAD, thread_id) and str(found) == text else None
+
+    def __str__(self) -> str:
+        return f"resp_{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """What the ids of its items end with."""
+        raw = self.digest + self.rules.to_bytes(4, "big", signed=True) + self.thread_id.encode()
+        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+    def names(self, problem: str) -> bool:
+        """Tell whether the problem of its thread is the one that it was made for."""
+        return self.digest == _digest(problem)
+
+    def conversation(self, problem: str, answer: str) -> list[Turn]:
+        """Return the turns up to an answer, without the instructions of the request itself."""
+        whole = self.rules < 0
+        said = [Turn("user", problem)] if whole else turns_of(problem, skip=self.rules)
+        return [*said, Turn("assistant", answer)]
+
+
+def _digest(problem: str) -> bytes:
+    return hashlib.sha256(wellformed(problem).strip().encode()).digest()[:8]

@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from time import perf_counter
 
 from langchain_core.runnables import RunnableConfig
@@ -12,6 +13,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import DrainedError
 from pdr_graph.events import OnEvent
@@ -22,6 +24,7 @@ from pdr_graph.run import Parts, Result, resume, solve, with_input
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.refusal import RefusalError, shutting_down, thread_busy
 from pdr_graph.serve.request import SolveRequest
+from pdr_graph.state import config_of
 from pdr_graph.trace import TraceRecord
 
 LONGEST_RETRY_S = 60
@@ -103,7 +106,7 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "pdr_requests",
-            "Chat requests answered, by model and HTTP status; 499 is a client that left",
+            "Requests answered, by model and HTTP status; 499 is a client that left",
             ["model", "status"],
             registry=registry,
         )
@@ -166,6 +169,20 @@ class RunStore:
     """Whether runs without a name of the client's are kept; in memory they would only pile up."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run as the store has it."""
+
+    problem: str
+    config: PDRConfig
+    result: Result | None
+    """None where it has not ended."""
+    running: bool
+    """Whether this server runs it now."""
+    written_s: float
+    """When its last step was stored, in seconds since 1970."""
+
+
 OnBegin = Callable[[PDRConfig], None]
 """Receives the config of a run before its first event; of a resumed run, the recorded one."""
 
@@ -191,6 +208,8 @@ class SolveRunner:
         """By thread."""
         self._stopped = False
         """Whether runs are cancelled by this server, and not by their clients."""
+        self._called_off: set[str] = set()
+        """Threads whose runs another request has cancelled."""
 
     async def carry_out(self, asked: SolveRequest, begin: OnBegin, on_event: OnEvent) -> Result:
         """Run to the end, from wherever the thread is.
@@ -235,13 +254,53 @@ class SolveRunner:
                     parts=parts,
                 )
         except asyncio.CancelledError:
+            if asked.thread_id in self._called_off:
+                raise RefusalError(
+                    409, "the response was cancelled by another request", code="response_cancelled"
+                ) from None
             if self._stopped:
                 raise DrainedError(asked.thread_id) from None
             raise
 
     def can_resume(self, asked: SolveRequest) -> bool:
         """Tell whether the run is kept, so that its client can resume it later."""
-        return asked.named or self._store.keeps_unnamed
+        return asked.named or (self._store.keeps_unnamed and asked.stored)
+
+    async def recall(self, thread_id: str) -> StoredRun | None:
+        """Return the run of a thread, None where none is kept."""
+        found = await self._store.saver.aget_tuple(_place(thread_id))
+        state = await with_input({}, _place(thread_id), self._store.saver)
+        if found is None or "config" not in state:
+            return None
+        ended = state.get("phase") == "done"
+        seconds = elapsed_s(state.get("ledger", []))
+        return StoredRun(
+            problem=state["problem"],
+            config=config_of(state),
+            result=Result.of_state(thread_id, state, seconds) if ended else None,
+            running=thread_id in self._runs,
+            written_s=datetime.fromisoformat(found.checkpoint["ts"]).timestamp(),
+        )
+
+    async def call_off(self, thread_id: str) -> None:
+        """Cancel the run of a thread, if this server runs it, and wait until it has ended."""
+        if thread_id in self._runs and thread_id not in self._called_off:
+            _, task = self._runs[thread_id]
+            self._called_off.add(thread_id)
+            try:
+                task.cancel()
+                await asyncio.wait({task})
+            finally:
+                self._called_off.discard(thread_id)
+
+    async def forget(self, thread_id: str) -> None:
+        """Delete a thread.
+
+        Raises:
+            RefusalError: it is being run.
+        """
+        async with self._claimed(thread_id), self._store.alone(thread_id):
+            await self._store.saver.adelete_thread(thread_id)
 
     def drain(self) -> None:
         """Take no more requests, and stop the runs at their next step."""
@@ -277,8 +336,7 @@ class SolveRunner:
         Raises:
             RefusalError: the thread holds another problem, whose answer is not this client's.
         """
-        place = RunnableConfig(configurable={"thread_id": asked.thread_id, "checkpoint_ns": ""})
-        state = await with_input({}, place, self._store.saver)
+        state = await with_input({}, _place(asked.thread_id), self._store.saver)
         if not state:
             return None
         problem, config = state.get("problem", ""), state.get("config")
@@ -291,3 +349,7 @@ class SolveRunner:
                 code="thread_differs",
             )
         return make_config(**config)
+
+
+def _place(thread_id: str) -> RunnableConfig:
+    return RunnableConfig(configurable={"thread_id": thread_id, "checkpoint_ns": ""})

@@ -6,7 +6,6 @@ from taking a long thought for a dead connection.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,7 +14,6 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from pdr_graph.serve.refusal import RefusalError
-from pdr_graph.serve.reply import Json
 
 T = TypeVar("T")
 
@@ -72,12 +70,12 @@ _HEADERS = {
 
 @dataclass(slots=True)
 class EventStream:
-    """Sends objects as they come; the ASGI application of one response."""
+    """Sends events as they come; the ASGI application of one response."""
 
-    objects: AsyncGenerator[Json]
-    """What is sent, one event each."""
-    failed: Callable[[BaseException], RefusalError]
-    """Makes the last event of a stream that an error ends."""
+    events: AsyncGenerator[bytes]
+    """What is sent."""
+    failed: Callable[[BaseException], bytes]
+    """Makes the last events of a stream that an error ends."""
     headers: dict[str, str]
     """Sent before the first event."""
     timeout_s: float
@@ -96,11 +94,11 @@ class EventStream:
         except Exception as error:
             if not self._begun:
                 raise
-            await self._event(send, self.failed(error).body())
+            await self._send(send, self.failed(error))
             await self._send(send, b"", more=False)
 
     async def _write(self, send: Send) -> None:
-        following = asyncio.ensure_future(anext(self.objects, None))
+        following = asyncio.ensure_future(anext(self.events, None))
         try:
             while True:
                 done, _ = await asyncio.wait({following}, timeout=KEEP_ALIVE_S)
@@ -108,20 +106,16 @@ class EventStream:
                     each = following.result()
                     if each is None:
                         break
-                    await self._event(send, each)
-                    following = asyncio.ensure_future(anext(self.objects, None))
+                    await self._send(send, each)
+                    following = asyncio.ensure_future(anext(self.events, None))
                 else:
                     await self._send(send, b": waiting\n\n")
-            await self._send(send, b"data: [DONE]\n\n")
             await self._send(send, b"", more=False)
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             # A generator that is left in the middle keeps its run going until it is collected.
-            await self.objects.aclose()
-
-    async def _event(self, send: Send, value: Json) -> None:
-        await self._send(send, b"data: " + json.dumps(value).encode() + b"\n\n")
+            await self.events.aclose()
 
     async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
         if not self._begun:

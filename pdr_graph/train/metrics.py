@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, Self
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.json_lines import append_lines
+from pdr_graph.llm.client import CUT
 from pdr_graph.train.rows import TrainRow, groups_of, is_flat
 from pdr_graph.train.trajectory import Trajectory
 
@@ -56,7 +57,7 @@ class StepTally:
         for row in rows:
             tally._observe(f"reward/{row.call.role}", row.reward)
             tally._observe(f"length/{row.call.role}", len(row.call.token_ids))
-            tally._observe("rows/truncated", row.call.finish_reason == "length")
+            tally._observe("rows/truncated", row.call.finish_reason in CUT)
             tally._observe("rows/correct", row.correct)
         tally.totals["rows/trained"] = len(rows)
         tally.totals["rows/fillers"] = len(slots) - len(rows)

@@ -20,7 +20,7 @@ from pdr_graph.eval.judge import Judge, Judgement
 from pdr_graph.eval.problems import Problem
 from pdr_graph.graph import build_graph
 from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.client import CUT, ModelClient
 from pdr_graph.run import drive, new_thread_id
 from pdr_graph.trace import TraceRecord
 from pdr_graph.train.trajectory import Call, Role, Trajectory
@@ -193,7 +193,7 @@ async def _judged_calls(
         purpose = role(record)
         reward = None
         if purpose in _ANSWERING:
-            truncated = record["finish_reason"] == "length"
+            truncated = record["finish_reason"] in CUT
             reward = reward_of(await verdicts.of(record["solution"], truncated=truncated))
         calls.append(
             Call(

@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.records import HEADER, TRACE, EvalRun, SampleRecord, read_run
+from pdr_graph.llm.client import CUT
 from pdr_graph.policy.folder import tokenizer_of
 from pdr_graph.trace import TraceRecord
 from pdr_graph.train.recorder import role_of
@@ -104,7 +105,6 @@ class ChatText:
 
 TRAJECTORIES = "trajectories.jsonl"
 """The file of a training run's trajectories."""
-_CUT = frozenset({"length", "max_tokens"})
 
 
 @dataclass(slots=True)
@@ -182,7 +182,7 @@ def _of_evaluation(folder: Path, count: RunCount, thoughts: bool) -> Iterator[Sa
             problem_id=sample["problem_id"],
             prompt=record["prompt"],
             reply=f"{thought if thoughts else ''}{record['solution']}",
-            cut=record["finish_reason"] in _CUT or not record["solution"],
+            cut=record["finish_reason"] in CUT or not record["solution"],
             right=_right(record, sample),
             source=str(folder),
         )
@@ -246,7 +246,7 @@ def _of_trajectories(
                 problem_id=trajectory.problem_id,
                 prompt=texts.prompt(call.prompt_ids),
                 reply=texts.reply(call.token_ids) if thoughts else call.text,
-                cut=call.finish_reason in _CUT,
+                cut=call.finish_reason in CUT,
                 right=call.reward is None or call.reward > 0,
                 source=str(file),
             )

@@ -252,7 +252,7 @@ async def test_no_command_grows_with_a_thread(
     await asyncio.gather(*(put(saver, "t", {"a": n}, run_id="run") for n in range(num)))
     same = {one.name: getattr(store, one.name) for one in fields(store)}
     measured = Measured(**same)
-    saver._session = replace(saver._session, store=measured)
+    saver._sessions.adopt(replace(saver._session, store=measured))
     (info,) = await saver.threads()
     assert info.num_checkpoints == num
     async with aclosing(saver.alist({"configurable": {"thread_id": "t"}}, limit=1)) as history:

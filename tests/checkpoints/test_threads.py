@@ -178,9 +178,8 @@ async def test_a_thread_that_begins_while_it_is_pruned_is_kept(
     saver, other = open_saver(), open_saver()
     store = saver._session.store
     same = {one.name: getattr(store, one.name) for one in fields(store)}
-    saver._session = replace(
-        saver._session, store=Interrupted(**same, then=[lambda: put(other, "t", {"a": 1})])
-    )
+    interrupted = Interrupted(**same, then=[lambda: put(other, "t", {"a": 1})])
+    saver._sessions.adopt(replace(saver._session, store=interrupted))
     await saver.aprune(["t"])
     assert len(await history(other, "t")) == 1
     assert [info.thread_id for info in await other.threads()] == ["t"]

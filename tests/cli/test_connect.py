@@ -39,6 +39,20 @@ async def test_the_key_reaches_the_endpoint(clean, mock):
             pass
 
 
+@pytest.mark.parametrize("fields", [None, ["model"], ["model", "repetition_detection"]])
+async def test_the_server_is_asked_to_end_loops_where_it_can(clean, mock, fields):
+    """It is known before the first call, by one question that costs nobody a failure."""
+    mock.configure(chat_fields=fields)
+    async with open_client(load_settings(base_url=mock.url)) as client:
+        for _ in range(2):
+            await client.ask("What is 6 x 7?", SAMPLING, Spent())
+    known = fields is not None and "repetition_detection" in fields
+    asked = ["repetition_detection" in row["body"] for row in mock.requests()]
+    assert asked == [known, known]
+    assert mock.stats()["openapi_calls"] == 1
+    assert mock.stats()["by_status"] == {"200": 2}
+
+
 async def test_no_such_weights(clean):
     """A file of weights that is not there is named."""
     with pytest.raises(ConfigError, match=r"model file 'my.gguf' does not exist"):

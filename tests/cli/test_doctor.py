@@ -61,6 +61,38 @@ def test_what_is_poor_is_a_warning(forgetful, mock):
     assert outcome.code == 0
 
 
+def test_a_budget_that_the_server_ignores_is_told(forgetful, mock):
+    """By one short call; a server that keeps the budget, or does not think, gets no line."""
+    mock.configure(reasoning="reasoning", reasoning_tokens=48, keeps_thinking_budget=False)
+    outcome = forgetful("doctor", "--json")
+    check = by_name(outcome)["thinking budget"]
+    assert (outcome.code, check["status"]) == (0, "warn")
+    assert check["detail"] == (
+        "the server ignores thinking_token_budget: 8 allowed a thought of 48 tokens"
+    )
+    assert "--reasoning-parser" in check["remedy"]
+    mock.configure(keeps_thinking_budget=True)
+    assert "thinking budget" not in by_name(forgetful("doctor", "--json"))
+    assert mock.stats()["calls"] == 2
+
+
+def test_an_endpoint_that_answers_no_call_fails(forgetful, mock):
+    """It lists its models, and its engine is dead."""
+    mock.configure(status=[{"status": 500, "body": {"detail": "engine died"}}])
+    outcome = forgetful("doctor", "--json")
+    check = by_name(outcome)["call"]
+    assert (outcome.code, check["status"]) == (1, "fail")
+    assert check["detail"] == "HTTP 500: engine died"
+
+
+def test_a_server_that_knows_no_budget_is_well(forgetful, mock):
+    """Some refuse names that they do not know; who sets a budget there is told by the server."""
+    body = {"error": {"message": "Unrecognized request argument: thinking_token_budget"}}
+    mock.configure(status=[{"status": 400, "body": body}])
+    checks = by_name(forgetful("doctor", "--json"))
+    assert {"call", "thinking budget"}.isdisjoint(checks)
+
+
 def test_no_endpoint(forgetful, monkeypatch, clean):
     """Without an endpoint the demonstration model stands in, with a warning."""
     monkeypatch.delenv("PDR_BASE_URL")

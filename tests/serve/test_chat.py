@@ -207,13 +207,112 @@ REFUSED = [
     ({"temperature": 3}, 400, "temperature"),
     ({"messages": [{"role": "system", "content": "x"}]}, 400, "no user message"),
     ({"messages": [{"role": "user", "content": " "}]}, 400, "no user message"),
+    ({"messages": [*ASK, {"role": "user", "content": None}]}, 400, "messages[1].content is null"),
+    ({"messages": [*ASK, {"role": "user"}]}, 400, "messages[1].content is null or missing"),
+    ({"messages": [{"role": "user", "content": 5}]}, 400, "messages[0].content must be text"),
+    ({"messages": [{"role": "user", "content": [{}]}]}, 400, "content[0] must be a part"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "text must be text"),
+    ({"messages": [{"role": "wizard", "content": "a"}]}, 400, "messages.0.role"),
     (
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+        {"messages": [*ASK, {"role": "assistant", "content": None, "audio": {"id": "a1"}}]},
         400,
-        "messages",
+        "messages[1].audio is sound, and this server takes only text",
     ),
     ({"metadata": {"thread_id": "no space"}}, 400, "metadata.thread_id"),
 ]
+
+
+NO_TEXT = [
+    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}},
+    {"type": "input_image", "image_url": "https://a.example/a.png"},
+    {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}},
+    {"type": "file", "file": {"file_id": "f1"}},
+    {"type": "input_file", "file_id": "f1"},
+    {"type": "video_url", "video_url": {"url": "https://a.example/a.mp4"}},
+    {"type": "image", "source": {"type": "base64", "data": "AA"}},
+]
+
+
+async def test_only_text_is_taken(serve, mock, subtests):
+    """A picture, a sound or a file gets one sentence that names its place, by either protocol."""
+    served = await serve()
+    for part in NO_TEXT:
+        content = [{"type": "text", "text": "What is this?"}, part]
+        turns = [*ASK, {"role": "user", "content": content}]
+        asks = {
+            "messages": lambda turns=turns: ask(served, messages=turns),
+            "input": lambda turns=turns: served.client.responses.create(model=SMALL, input=turns),
+        }
+        for field, send in asks.items():
+            with subtests.test(part["type"], field=field):
+                with pytest.raises(openai.BadRequestError) as refused:
+                    await send()
+                assert refused.value.body == {
+                    "message": f"{field}[1].content[1] is of type {part['type']!r}, and this "
+                    "server takes only text; leave it out, or put it in words",
+                    "type": "invalid_request_error",
+                    "param": f"{field}[1].content[1]",
+                    "code": "unsupported_content",
+                }
+    assert mock.stats()["calls"] == 0
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "sum", "arguments": '{"a": 3}'}}
+READ_PAST = [
+    ({"role": "assistant", "content": None, "reasoning": "hidden"}, ""),
+    ({"role": "assistant", "reasoning_content": "hidden"}, ""),
+    ({"role": "assistant", "content": ""}, ""),
+    ({"role": "assistant", "content": []}, ""),
+    ({"role": "assistant", "content": None, "tool_calls": [CALL]}, ""),
+    ({"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": ""}}, ""),
+    ({"role": "assistant", "content": None, "refusal": "I must not."}, "Assistant: I must not."),
+    ({"role": "assistant", "content": "Adding.", "tool_calls": [CALL]}, "Assistant: Adding."),
+    (
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "hidden"},
+                {"type": "tool_use", "id": "c1", "name": "sum", "input": {"hidden": 1}},
+                {"type": "output_text", "text": "Four, "},
+                {"type": "text", "text": "or "},
+                {"type": "input_text", "text": "five. "},
+                {"type": "refusal", "refusal": "No more."},
+            ],
+        },
+        "Assistant: Four, or five. No more.",
+    ),
+]
+
+
+async def test_an_assistant_need_not_speak(serve, mock, subtests):
+    """Thoughts and calls of tools in a history are read past; what was said is a turn."""
+    served = await serve()
+    for number, (turn, said) in enumerate(READ_PAST):
+        with subtests.test(number=number):
+            task = {"role": "user", "content": f"And {number}?"}
+            await ask(served, model="long_cot", messages=[*ASK, turn, task])
+            prompt = mock.requests()[-1]["body"]["messages"][0]["content"]
+            assert "hidden" not in prompt
+            assert said in prompt
+            assert ("Assistant:" in prompt) == bool(said)
+            assert f"The user now says:\nAnd {number}?" in prompt
+
+
+async def test_what_a_tool_returned_is_part_of_the_conversation(serve, mock):
+    """With what was asked of it; after it, the assistant goes on."""
+    nameless = {"role": "tool", "tool_call_id": "c9", "content": [{"type": "text", "text": "7"}]}
+    messages = [
+        *ASK,
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "seven"},
+        nameless,
+        {"role": "function", "name": "times", "content": "eight"},
+    ]
+    await ask(await serve(), model="long_cot", messages=messages)
+    prompt = mock.requests()[-1]["body"]["messages"][0]["content"]
+    told = 'Tool: sum({"a": 3}) returned seven\n\nTool: 7\n\nTool: times returned eight'
+    assert told in prompt
+    assert "write what the assistant says next" in prompt
 
 
 async def test_what_cannot_be_honoured_is_refused(serve, mock, subtests):

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 
+import httpx2
 import openai
 import pytest
 from pdr_checkpoints import open_checkpointer
@@ -64,7 +65,7 @@ async def test_a_run_survives_the_server(spawn, mock, data_dir):
 async def test_the_first_signal_drains(spawn, mock):
     """Calls in flight are waited for, the client learns how to resume, and the exit is clean."""
     mock.configure(delay_s=1.0)
-    process, address = await asyncio.to_thread(start, spawn)
+    process, address = await asyncio.to_thread(start, spawn, "--cors", "*")
     body = {**NAMED, "metadata": {"thread_id": "drained"}}
     async with client(address) as api:
         run = asyncio.ensure_future(api.chat.completions.create(**body))
@@ -74,7 +75,9 @@ async def test_the_first_signal_drains(spawn, mock):
             await run
     assert await asyncio.to_thread(process.wait, 60) == 0
     assert mock.stats()["aborted"] == 0
-    assert "for the calls of 1 run; a second signal stops at once" in process.stderr.read()
+    said = process.stderr.read()
+    assert "for the calls of 1 run; a second signal stops at once" in said
+    assert "there is no key; any web page that you open can use this server" in said
 
 
 async def test_the_second_signal_stops_at_once(spawn, mock):
@@ -120,6 +123,7 @@ def test_a_taken_port(cli):
         (["--max-runs", "0"], "max_runs '0'"),
         (["--key", "ein Schlüssel"], "key: an API key holds printable ASCII"),
         (["--answer", "essay"], "essay"),
+        (["--cors", "*", "--cors", "app.example"], "'app.example' is no origin; write scheme"),
         (["--base-url", "http://127.0.0.1:9/v1", "--port", "0"], "no model endpoint answers"),
     ],
 )
@@ -133,12 +137,19 @@ def test_what_cannot_be_served(cli, words, sentence):
 
 
 def test_json_tells_the_address(spawn, mock):
-    """For programs that start a server."""
-    process = spawn("serve", "--port", "0", "--json", "--quiet", "--checkpoint", "memory")
+    """For programs that start a server; each `--cors` lets in the pages of one origin."""
+    origins = ("https://a.example/", "https://b.example")
+    words = [word for origin in origins for word in ("--cors", origin)]
+    process = spawn("serve", "--port", "0", "--json", "--quiet", "--checkpoint", "memory", *words)
     text = ""
     while not text.endswith("}\n"):
         text += process.stdout.readline()
-    assert json.loads(text)["base_url"].startswith("http://127.0.0.1:")
+    address = json.loads(text)["base_url"]
+    assert address.startswith("http://127.0.0.1:")
+    for origin in ("https://a.example", "https://b.example", "https://c.example"):
+        reply = httpx2.get(f"{address}/models", headers={"Origin": origin})
+        named = origin != "https://c.example"
+        assert reply.headers.get("access-control-allow-origin") == (origin if named else None)
     process.terminate()
     assert process.wait(60) == 0
     assert process.stderr.read() == ""

@@ -110,6 +110,8 @@ async def test_unknown_paths_and_methods(serve, mock, http):
     )
     wrong = await http.get(f"{served.url}/chat/completions")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    several = await http.patch(f"{served.url}/responses/resp_1", json={})
+    assert (several.status_code, several.headers["allow"]) == (405, "DELETE, GET")
     assert (await http.get(f"{served.url}/models/nothing")).status_code == 404
 
 

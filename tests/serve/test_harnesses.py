@@ -61,7 +61,7 @@ samples = [Sample(input=row["question"], target=row["answer"]) for row in rows]
     Task(dataset=samples, scorer=includes()),
     model="openai-api/served/" + sys.argv[2],
     log_dir=sys.argv[3], display="none", max_tokens=64, seed=7, epochs=2,
-    model_args={"stream": STREAM},
+    model_args={"stream": STREAM, "responses_api": RESPONSES},
 )
 usage = list(log.stats.model_usage.values())[0]
 print(json.dumps({
@@ -183,12 +183,14 @@ def test_lm_eval(served, tmp_path):
 
 @needs("inspect_ai")
 @pytest.mark.parametrize("stream", [False, True])
-def test_inspect(served, tmp_path, stream):
+@pytest.mark.parametrize("responses", [False, True])
+def test_inspect(served, tmp_path, stream, responses):
     """`openai-api` gets an answer to every question, and its usage is what the run cost."""
     before = tokens_served(served)
+    task = INSPECT_TASK.replace("STREAM", str(stream)).replace("RESPONSES", str(responses))
     done = subprocess.run(
         [
-            *(sys.executable, "-c", INSPECT_TASK.replace("STREAM", str(stream))),
+            *(sys.executable, "-c", task),
             *(json.dumps(QUESTIONS), MODEL, str(tmp_path)),
         ],
         env={**os.environ, "SERVED_BASE_URL": served, "SERVED_API_KEY": KEY},

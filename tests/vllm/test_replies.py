@@ -4,6 +4,7 @@ import pytest
 
 from pdr_graph import ModelClient, preset, solve
 from pdr_graph.errors import CallError
+from pdr_graph.llm.chat_vllm import LOOPS
 from pdr_graph.llm.client import Sampling
 from pdr_graph.llm.usage import Spent
 from tests.vllm.conftest import PROBLEM, TINY
@@ -93,6 +94,30 @@ async def test_a_stream_says_the_same_as_a_reply(chat):
         assert streamed.usage_metadata[name] == whole.usage_metadata[name]
     thought = streamed.additional_kwargs["reasoning_content"]
     assert thought == whole.additional_kwargs["reasoning_content"] != ""
+
+
+async def test_vllm_describes_and_ends_loops(client, chat):
+    """It is asked to by the field that it describes, and says so; the ledger has what it drew."""
+    assert client.model.repetition_detection == dict(LOOPS)
+    # One token is drawn over and over.
+    forced = {"logit_bias": {"260": 100}, "ignore_eos": True}
+    looping = ModelClient(chat(repetition_detection=dict(LOOPS), extra_body=forced))
+    sampling = Sampling(max_tokens=400, temperature=0.0, top_p=1.0, seed=1)
+    spent = Spent()
+    reply = await looping.ask(PROBLEM, sampling, spent)
+    assert (reply.finish_reason, reply.truncated) == ("loop", True)
+    assert spent.usage[0].completion == LOOPS["min_pattern_size"] * LOOPS["min_count"]
+    assert not spent.usage[0].estimated
+
+
+async def test_vllm_keeps_a_budget_of_thought(chat):
+    """With a parser of reasoning, nothing is held against it."""
+    client = ModelClient(chat(chat_template_kwargs=THINKING, extra_body=GO_ON))
+    for budget in (0, 8, 24):
+        sampling = Sampling(60, 0.5, 1.0, 1, thinking_token_budget=budget)
+        spent = Spent()
+        await client.ask(PROBLEM, sampling, spent)
+        assert spent.over_budget == 0
 
 
 async def test_the_same_seed_draws_the_same_reply(chat):

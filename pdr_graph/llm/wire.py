@@ -1,0 +1,403 @@
+"""Reads what endpoints of the OpenAI protocol send, as odd as it may be.
+
+The SDK and LangChain take a reply for what it should be. A stream that ends after half an answer is
+a complete answer to them, usage that comes with every piece is added up, and a list in place of a
+text goes on as one. Here a reply is made plain before they see it, or refused in a sentence:
+
+- A stream is complete if the server gave a `finish_reason`, `[DONE]` or its final usage. Else it
+  broke off, and the call failed.
+- Of several usages the last one counts: servers that send one with every piece send the sum so far.
+- A `finish_reason` of `abort` or `error` is no answer either: the server gave the request up.
+- Text and reasoning may come as parts, nested in any way. Their text is what counts.
+
+The way in is the SDK's own: `SentCompletions` takes the place of its `chat.completions`.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import httpx2
+import openai
+from openai import AsyncStream, RequestOptions, Stream
+from openai._legacy_response import LegacyAPIResponse
+from openai._streaming import ServerSentEvent
+from openai.resources.chat.completions import AsyncCompletions, Completions
+
+from pdr_graph.llm.failure import BadReplyError, status_in, words_of
+from pdr_graph.llm.tokens import flat_text
+
+Json = dict[str, Any]
+"""What a server sent; its values are checked where they are read."""
+
+GIVEN_UP = frozenset({"abort", "error"})
+"""Finish reasons of a request that the server gave up: vLLM, SGLang and OpenRouter send them."""
+
+# ---------------------------------------------------------------------------- one reply
+
+
+def read_reply(response: httpx2.Response) -> Json:
+    """Return a reply made plain.
+
+    Raises:
+        BadReplyError: it broke off, holds an error in place of an answer, or no answer.
+    """
+    try:
+        body = response.json()
+    except (ValueError, RecursionError):
+        body = None
+    if isinstance(body, dict):
+        return plain_reply(body)
+    text = response.text.strip()
+    if body is None and text.startswith("{"):
+        raise BadReplyError("the reply ended before its JSON did", broken=True)
+    said = words_of(text) or ("nothing" if not text else "a page of HTML" if "<" in text else text)
+    said = " ".join(said.split())[:200]
+    raise BadReplyError(f"the endpoint's reply is not a JSON object: {said!r}")
+
+
+def plain_reply(body: Json) -> Json:
+    """Return the body of a reply with messages and usage made plain.
+
+    Raises:
+        BadReplyError: it holds an error in place of an answer, or no answer.
+    """
+    usage = plain_usage(body.get("usage"))
+    choices = body.get("choices")
+    if body.get("error") or (not choices and body.get("object") == "error"):
+        raise error_reply(body, usage=usage)
+    if not isinstance(choices, list) or not choices:
+        found = "no list of choices" if choices is None else f"{choices!r:.40} for its choices"
+        if choices == []:
+            found = "an empty list of choices"
+        raise BadReplyError(f"the endpoint's reply has {found}, so no answer", usage=usage)
+    plain = [_plain_choice(choice, usage) for choice in choices]
+    return body | {"choices": plain, "usage": usage}
+
+
+def error_reply(body: Json, *, said: str = "", usage: Json | None = None) -> BadReplyError:
+    """Return the error that a server sent in place of a reply, or in the middle of one."""
+    inner = body["error"] if body.get("error") else body
+    words = words_of(inner) or words_of(body) or "an error without words"
+    status = status_in(inner) or status_in({**body, "choices": None})
+    return BadReplyError(
+        words, body=body, status=status, transient=status is None, said=said, usage=usage
+    )
+
+
+def _plain_choice(choice: object, usage: Json | None) -> Json:
+    if not isinstance(choice, dict):
+        raise BadReplyError(f"the endpoint's reply has {choice!r:.40} for a choice", usage=usage)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        if not isinstance(choice.get("text"), str):
+            found = "no message" if message is None else f"{message!r:.40} for a message"
+            raise BadReplyError(f"the endpoint's reply has {found} in its choice", usage=usage)
+        message = {"content": choice["text"]}
+    plain = plain_message(message)
+    reason = plain_reason(choice.get("finish_reason"))
+    if reason in GIVEN_UP:
+        raise _given_up(reason, plain["content"], usage)
+    return choice | {"message": plain, "finish_reason": reason}
+
+
+def _given_up(reason: str, said: str, usage: Json | None) -> BadReplyError:
+    return BadReplyError(
+        f"the server gave the request up (finish_reason {reason!r})",
+        broken=True,
+        said=said,
+        usage=usage,
+    )
+
+
+_THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks")
+"""Names under which servers send the reasoning; the first that has text counts."""
+_THINKS = ("thinking", "reasoning", "thought")
+"""How the type of a part begins that holds reasoning."""
+
+
+def plain_message(message: Json) -> Json:
+    """Return a message, or a piece of one, with its text and its reasoning each one string."""
+    content, thought = message.get("content"), ""
+    for name in _THOUGHTS:
+        if (found := message.get(name)) and (thought := flat_text(found)):
+            break
+    if not isinstance(content, str):
+        parts = content if isinstance(content, list) else [content]
+        if not thought:
+            thought = "".join(flat_text(part) for part in parts if _is_thought(part))
+        content = "".join(flat_text(part) for part in parts if not _is_thought(part))
+    plain = {name: value for name, value in message.items() if name not in _THOUGHTS}
+    plain |= {"role": "assistant", "content": content}
+    if thought:
+        plain["reasoning_content"] = thought
+    if "tool_calls" in plain:
+        calls = plain["tool_calls"] if isinstance(plain["tool_calls"], list) else []
+        plain["tool_calls"] = [{"index": 0, **each} for each in calls if _is_call(each)]
+    return plain
+
+
+def _is_thought(part: object) -> bool:
+    return isinstance(part, dict) and str(part.get("type", "")).startswith(_THINKS)
+
+
+def _is_call(call: object) -> bool:
+    return isinstance(call, dict) and isinstance(call.get("function"), dict)
+
+
+def plain_reason(reason: object) -> str | None:
+    """Return why a reply ended; SGLang's own form is `{"type": "length"}`."""
+    if isinstance(reason, dict):
+        reason = reason.get("type")
+    return reason if isinstance(reason, str) and reason else None
+
+
+def plain_usage(usage: object) -> Json | None:
+    """Return usage with whole counts; None where the server counted nothing."""
+    if not isinstance(usage, dict):
+        return None
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    total = _count(usage.get("total_tokens"))
+    if total is not None:
+        prompt = total - completion if prompt is None and completion is not None else prompt
+        completion = total - prompt if completion is None and prompt is not None else completion
+    if prompt is None or completion is None or not prompt + completion:
+        return None
+    details = {name: _details(usage.get(name)) for name in _DETAILS if name in usage}
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return usage | counts | {"total_tokens": prompt + completion} | details
+
+
+_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+
+
+def _details(value: object) -> Json | None:
+    if not isinstance(value, dict):
+        return None
+    return {name: count for name, each in value.items() if (count := _count(each)) is not None}
+
+
+def _count(value: object) -> int | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    return int(cast(float, value)) if is_number and value != float("inf") else None
+
+
+# ---------------------------------------------------------------------------- one stream
+
+
+class _PlainEvent(ServerSentEvent):
+    """An event whose data has been read."""
+
+    def __init__(self, value: Json) -> None:
+        super().__init__(data="{}")
+        self._value = value
+
+    def json(self) -> Json:
+        """Return the data."""
+        return self._value
+
+
+_DONE = ServerSentEvent(data="[DONE]")
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What one stream has brought so far."""
+
+    said: list[str] = field(default_factory=list)
+    usage: Json | None = None
+    usage_is_final: bool = False
+    """Whether the last event bore usage, and in the way in which a final one comes."""
+    reason: str | None = None
+    index: object = None
+    """Number of the choice that is read; None before the first."""
+    begun: bool = False
+    last: Json = field(default_factory=dict)
+    """The last event, for the head of one of our own."""
+
+    def read(self, event: ServerSentEvent) -> _PlainEvent | None:
+        """Return an event made plain, without its usage; None if it has nothing for the reply.
+
+        Raises:
+            BadReplyError: it is an error, or no JSON.
+        """
+        if not event.data.strip():
+            return None
+        try:
+            chunk = json.loads(event.data)
+        except (ValueError, RecursionError):
+            raise self._broken("the stream broke off within a line") from None
+        if not isinstance(chunk, dict):
+            return None
+        choices = chunk.get("choices")
+        if chunk.get("error") or (
+            not choices and (event.event == "error" or chunk.get("object") == "error")
+        ):
+            raise error_reply(chunk, said="".join(self.said), usage=self.usage)
+        mine = self._mine(choices)
+        self._note_usage(chunk, mine)
+        if mine is None:
+            return None
+        delta = mine.get("delta")
+        if not isinstance(delta, dict):
+            message = mine.get("message")
+            delta = message if isinstance(message, dict) else {"content": mine.get("text")}
+        plain = plain_message(delta)
+        self.said.append(plain["content"])
+        self.said.append(plain.get("reasoning_content", ""))
+        reason = plain_reason(mine.get("finish_reason"))
+        self.reason = reason or self.reason
+        if reason in GIVEN_UP:
+            reason = None  # said at the end, when the usage is known
+        self.last = chunk | {"choices": [mine | {"delta": plain, "finish_reason": reason}]}
+        self.last["usage"] = None
+        return _PlainEvent(self.last)
+
+    def _mine(self, choices: object) -> Json | None:
+        """Return the choice that is read: of several, the first to come."""
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
+            if not self.begun:
+                self.begun, self.index = True, choice.get("index")
+            if choice.get("index") == self.index:
+                return choice
+        return None
+
+    def _note_usage(self, chunk: Json, choice: Json | None) -> None:
+        usage = plain_usage(chunk.get("usage"))
+        if usage is None and choice is not None:
+            usage = plain_usage(choice.get("usage"))  # Moonshot
+        if usage is None:
+            self.usage_is_final = False
+        else:
+            self.usage_is_final = choice is None or self.usage is None
+            self.usage = usage
+
+    def end(self, *, done: bool, lost: BaseException | None = None) -> _PlainEvent | None:
+        """Return an event with the usage; None if the server sent none.
+
+        Args:
+            done: Whether the server said `[DONE]`.
+            lost: The error that ended the connection, None if it ended in order.
+
+        Raises:
+            BadReplyError: the stream broke off, or the server gave the request up.
+        """
+        if self.reason in GIVEN_UP:
+            raise _given_up(self.reason or "", "".join(self.said), self.usage)
+        if lost is not None and self.reason is None:
+            cause = lost.__cause__ or lost
+            raise self._broken(words_of(str(cause)) or type(cause).__name__) from lost
+        if not self.begun:
+            raise self._broken("the stream ended before the reply began")
+        if not (done or self.reason or self.usage_is_final):
+            raise self._broken("the stream ended without finish_reason, [DONE] or final usage")
+        if self.usage is None:
+            return None
+        return _PlainEvent(self.last | {"choices": [], "usage": self.usage, "service_tier": None})
+
+    def _broken(self, message: str) -> BadReplyError:
+        return BadReplyError(message, broken=True, said="".join(self.said), usage=self.usage)
+
+
+class SentStream(AsyncStream[object]):
+    """The pieces of a reply made plain, the last one with the usage."""
+
+    async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
+        reading, done, lost = _Reading(), False, None
+        try:
+            async for event in super()._iter_events():
+                if event.data.startswith("[DONE]"):
+                    done = True
+                    break
+                if (plain := reading.read(event)) is not None:
+                    yield plain
+        except (openai.APIConnectionError, httpx2.TransportError, UnicodeDecodeError) as error:
+            lost = error
+        if (last := reading.end(done=done, lost=lost)) is not None:
+            yield last
+        yield _DONE
+
+
+class SyncSentStream(Stream[object]):
+    """The same, for a caller without an event loop."""
+
+    def _iter_events(self) -> Iterator[ServerSentEvent]:
+        reading, done, lost = _Reading(), False, None
+        try:
+            for event in super()._iter_events():
+                if event.data.startswith("[DONE]"):
+                    done = True
+                    break
+                if (plain := reading.read(event)) is not None:
+                    yield plain
+        except (openai.APIConnectionError, httpx2.TransportError, UnicodeDecodeError) as error:
+            lost = error
+        if (last := reading.end(done=done, lost=lost)) is not None:
+            yield last
+        yield _DONE
+
+
+# ---------------------------------------------------------------------------- the SDK's place
+
+
+def _options(payload: Json) -> RequestOptions:
+    """Take off a payload what is not its body, as the SDK's `create` does."""
+    options: Json = {}
+    if (headers := payload.pop("extra_headers", None)) is not None:
+        options["headers"] = headers
+    if (query := payload.pop("extra_query", None)) is not None:
+        options["params"] = query
+    if "timeout" in payload:
+        options["timeout"] = payload.pop("timeout")
+    payload |= payload.pop("extra_body", None) or {}
+    if not payload.get("stream"):
+        # The SDK calls it where the caller wants the headers too, and reads the reply itself.
+        options["post_parser"] = read_reply
+    return cast(RequestOptions, options)
+
+
+class SentCompletions(AsyncCompletions):
+    """Sends requests as plain JSON, and returns what comes made plain.
+
+    The SDK's own method looks at every value of payload and reply, which is half of what a call
+    costs, and LangChain then undoes the types.
+    """
+
+    async def create(self, **payload: Any) -> Any:  # Any: as LangChain asks
+        """Send one request."""
+        options = _options(payload)
+        post = partial(self._post, "/chat/completions", body=payload, options=options)
+        if payload.get("stream"):
+            return await post(cast_to=object, stream=True, stream_cls=SentStream)
+        reply = await post(cast_to=httpx2.Response)
+        return reply if isinstance(reply, LegacyAPIResponse) else read_reply(reply)
+
+
+class SyncSentCompletions(Completions):
+    """The same, for a caller without an event loop."""
+
+    def create(self, **payload: Any) -> Any:  # Any: as LangChain asks
+        """Send one request."""
+        options = _options(payload)
+        post = partial(self._post, "/chat/completions", body=payload, options=options)
+        if payload.get("stream"):
+            return post(cast_to=object, stream=True, stream_cls=SyncSentStream)
+        reply = post(cast_to=httpx2.Response)
+        return reply if isinstance(reply, LegacyAPIResponse) else read_reply(reply)
+
+
+def plain_clients(model: object) -> Json:
+    """Return the fields of a model of langchain-openai whose clients make replies plain.
+
+    A client of the caller's own making is left as it is.
+    """
+    fields: Json = {}
+    if type(client := getattr(model, "async_client", None)) is AsyncCompletions:
+        fields["async_client"] = SentCompletions(client._client)
+    if type(client := getattr(model, "client", None)) is Completions:
+        fields["client"] = SyncSentCompletions(client._client)
+    return fields

@@ -117,9 +117,9 @@ class Trial:
         """Ask the first questions."""
         return await self._invoke(self.names, self.first, options)
 
-    async def ask_anew(self) -> Any:
+    async def ask_anew(self, **options: Any) -> Any:
         """Ask other questions on the same thread, with another config."""
-        return await self._invoke(self.parent.new, OTHER, {})
+        return await self._invoke(self.parent.new, OTHER, options)
 
     async def _invoke(
         self, names: tuple[str, ...], config: PDRConfig, options: dict[str, Any]
@@ -312,10 +312,21 @@ async def with_a_new_question(trial: Trial) -> None:
     assert trial.oracle.num_calls - before == len(trial.parent.new) * OTHER_CALLS
 
 
+async def with_a_new_question_that_halts(trial: Trial) -> None:
+    """New input that comes to a breakpoint before its first step is a new run all the same."""
+    before = trial.oracle.num_calls
+    await trial.ask_anew(interrupt_before="*")
+    assert trial.oracle.num_calls == before
+    state = await trial.graph(OTHER).ainvoke(None, trial.run, durability="sync")
+    check(trial, state, trial.parent.new)
+    assert trial.oracle.num_calls - before == len(trial.parent.new) * OTHER_CALLS
+
+
 def check(trial: Trial, state: dict[str, Any], names: tuple[str, ...]) -> None:
     """Hold a finished run to what holds for all."""
     assert trial.parent.answers(state, names) == {name: name for name in names}
     assert trial.oracle.num_repeated() <= trial.lost
+    assert trial.oracle.num_mixed() == 0 or not trial.parent.is_ours  # a conversation has it all
     charged = sum(row["calls"] for row in state["ledger"])
     served = trial.oracle.num_calls
     assert served - trial.unpaid <= charged <= served + trial.unsent
@@ -325,6 +336,7 @@ WAYS: dict[str, Callable[[Trial], Awaitable[None]]] = {
     "none": with_none,
     "resume": with_resume,
     "new": with_a_new_question,
+    "new-halted": with_a_new_question_that_halts,
 }
 
 

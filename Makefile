@@ -9,7 +9,7 @@ TORCH  := 2.13.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
+.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ train-study: $(VENV)/.train ## does operator-consistent RL make a model better a
 
 bench-prefix: $(VENV)/.dev ## how much of shared prompts real vLLM serves from its cache (2 minutes)
 	@$(RUN) -m benchmarks.prefix_sharing $(ARGS)
+
+bench-priority: $(VENV)/.dev ## the time of a run on busy real vLLM, with and without priorities (8 minutes)
+	@$(RUN) -m benchmarks.priority $(ARGS)
 
 bench-gpu: $(VENV)/.dev ## long CoT beside PDR at matched budgets: make bench-gpu MODEL=DIR
 	@$(RUN) -m benchmarks.gpu $(if $(MODEL),--model '$(MODEL)') $(ARGS)

@@ -21,6 +21,7 @@ from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.servers.data_dir import Announce
 from pdr_graph.servers.llama import embedded_model, gguf_file
+from pdr_graph.servers.record import Shelf
 from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.telemetry import exported, logged_to
@@ -66,7 +67,10 @@ async def open_client(
 @asynccontextmanager
 async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[ModelClient]:
     if settings.base_url is not None:
-        async with _connected(settings, settings.base_url, settings.model) as client:
+        priorities = takes_priorities(settings, settings.base_url)
+        async with _connected(
+            settings, settings.base_url, settings.model, priorities=priorities
+        ) as client:
             yield client
         return
     model = None if settings.model == SMOLLM2.name else settings.model
@@ -117,7 +121,12 @@ def _model_folder(model: str | None) -> Path | None:
 
 @asynccontextmanager
 async def _connected(
-    settings: Settings, base_url: str, model: str | None, *, streamed: bool = False
+    settings: Settings,
+    base_url: str,
+    model: str | None,
+    *,
+    streamed: bool = False,
+    priorities: bool = False,
 ) -> AsyncIterator[ModelClient]:
     key = settings.api_key.get_secret_value()
     http = make_http_client()
@@ -144,9 +153,17 @@ async def _connected(
             max_in_flight=settings.max_in_flight,
             window=info.window,
             streamed=streamed,
+            priorities=priorities,
         )
     finally:
         await http.aclose()
+
+
+def takes_priorities(settings: Settings, base_url: str) -> bool:
+    """Tell whether an endpoint is told how far a run is: by the settings, else by what `up` did."""
+    if settings.priority is not None:
+        return settings.priority
+    return Shelf(settings.data_dir).takes_priorities(base_url)
 
 
 def only_model(info: EndpointInfo, base_url: str) -> str:

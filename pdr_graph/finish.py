@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from pdr_graph.distill.selection import candidates, picked
+from pdr_graph.invocation import Invocation
 from pdr_graph.llm.client import LOOP
 from pdr_graph.step import Step, attempt
 from pdr_graph.types import Draft, Solution
@@ -32,8 +33,7 @@ async def refine(step: Step) -> Solution:
     )
     if looping:
         solution["loop"] = True
-    if reply.message_id:
-        solution["message_id"] = reply.message_id
+    Invocation.current().message_id = reply.message_id
     return solution
 
 

@@ -29,7 +29,7 @@ from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig, form_of, make_config
 from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
 from pdr_graph.extensions import Extensions
-from pdr_graph.invocation import GraphCalls, Invocation, Keys
+from pdr_graph.invocation import GraphCalls, Invocation, Keys, Subrun
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.distiller import DistillerNode
 from pdr_graph.nodes.drafter import Drafter
@@ -109,7 +109,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             stream_mode = "values" if called else self.stream_mode
         full = ensure_config(self.config, config)
         keys: Keys = dict(full["configurable"])
-        nested, subrun = invocation.is_nested(keys), keys.pop(invocation.SUBRUN, None)
+        nested = invocation.is_nested(keys)
+        subrun: Subrun | None = keys.pop(invocation.SUBRUN, None)
         if nested and not subrun:
             keys = self.calls.claimed(keys)
             fits = invocation.takes_ledger(keys, "ledger")
@@ -138,8 +139,11 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             if isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):
                 await self._bill(call, keys, caller)
             raise
+        if subrun is not None:
+            subrun.message_id = call.message_id
         # The task comes to nothing, and the run's result with it, if a run beside this one fails.
-        if call.b_total is None or call.charges.lost() or subrun == "beside others":
+        beside = subrun is not None and subrun.beside
+        if call.b_total is None or call.charges.lost() or beside:
             await self._bill(call, keys, caller)
         if call.b_total is not None:
             seconds = round(worked_s + perf_counter() - begun, 3)
@@ -159,6 +163,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         if not invocation.continues(input, keys, saved, run_id):
             call.opens = True
             call.abandoned = invocation.unfinished_rows(saved) or self.calls.owed(keys)
+            if saver is not None and saved is not None and call.abandoned:
+                await invocation.keep_unfinished(saver, saved)
             if nested:
                 keys[CONFIG_KEY_RESUMING] = False
             if isinstance(input, dict):

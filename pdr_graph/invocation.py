@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINT_MAP,
     CONFIG_KEY_CHECKPOINTER,
@@ -24,7 +25,6 @@ from langgraph._internal._constants import (
 )
 from langgraph.channels import BinaryOperatorAggregate
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.config import get_config
 from langgraph.graph import START
 from langgraph.types import Command
 
@@ -36,8 +36,7 @@ from pdr_graph.types import LedgerRow
 KEY = "__pdr_invocation"
 """Where a call's `Invocation` is in its nodes' config; LangGraph stores no key that begins so."""
 SUBRUN = "__pdr_subrun"
-"""Set where `pdr_node` or `as_tool` calls the graph, and wants the whole state back: `alone` in its
-task, or `beside others`."""
+"""Where a call's `Subrun` is in its config, if `pdr_node` or `as_tool` makes it."""
 _MOST_TRIES = 100
 """To store a row beside others that do so at once; each try that fails lets another succeed."""
 CHANNELS = ("pdr_ledger", "ledger")
@@ -48,6 +47,16 @@ Keys = dict[str, Any]
 _WHOLE = {"preset", "widths", "kappa"}
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+@dataclass(slots=True)
+class Subrun:
+    """What `pdr_node` or `as_tool` tells the graph that it calls, and is told."""
+
+    beside: bool
+    """Whether its task may make other runs too."""
+    message_id: str = ""
+    """Id of the message under which the answer was streamed; empty where there is none."""
 
 
 @dataclass(slots=True)
@@ -65,13 +74,16 @@ class Invocation:
     charges: Charges = field(default_factory=Charges)
     worked_s: float = 0.0
     """Seconds that earlier calls have worked on the run."""
+    message_id: str = ""
+    """Id of the model's message that is the solution; empty where no one message is."""
     b_total: int | None = None
     """Cost of the whole run, once it has ended."""
 
     @classmethod
     def current(cls) -> "Invocation":
         """Return the call that the calling node belongs to."""
-        found = get_config().get("configurable", {}).get(KEY)
+        config = var_child_runnable_config.get() or {}
+        found = config.get("configurable", {}).get(KEY)
         return found if isinstance(found, cls) else cls()
 
 
@@ -131,6 +143,18 @@ def unfinished_rows(saved: CheckpointTuple | None) -> list[LedgerRow]:
     if saved is None or saved.checkpoint["channel_values"].get("phase") in {None, "done"}:
         return []
     return _rows(saved)
+
+
+async def keep_unfinished(saver: BaseCheckpointSaver[str], saved: CheckpointTuple) -> None:
+    """Store what the tasks of a stopped super-step have cost: new input discards their writes."""
+    known: list[LedgerRow] = saved.checkpoint["channel_values"].get("ledger", [])
+    rows = [
+        row
+        for task, channel, value in saved.pending_writes or []
+        if task != NULL_TASK_ID and channel == "ledger" and isinstance(value, list)
+        for row in value
+    ]
+    await _write(saver, saved, "ledger", [row for row in rows if row not in known])
 
 
 def _rows(saved: CheckpointTuple) -> list[LedgerRow]:

@@ -56,6 +56,8 @@ class Result:
     """Wall-clock time; for a resumed run the work before the interruption is added."""
     state: PDRState
     """The final state, whole."""
+    message_id: str = ""
+    """Id of the model's message that is the solution; known inside a graph that streams it."""
 
     @classmethod
     def of_state(cls, thread_id: str, state: PDRState, seconds: float) -> "Result":

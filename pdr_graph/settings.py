@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     """Most calls to the model at the same time."""
     retries: int = Field(3, ge=0)
     """Retries of a call after a temporary error."""
+    priority: bool | None = None
+    """Tell the endpoint how far a run is, so that it serves begun runs before new ones. Needs vLLM
+    with `--scheduling-policy priority`. By default only the vLLM of `pdr-graph up` is told."""
     log_file: Path | None = None
     """Append each step of each run to this file as a JSON line, without its texts."""
     otel: bool = False

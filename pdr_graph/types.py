@@ -66,8 +66,6 @@ class Solution(TypedDict):
     """Whether it is truncated because it repeated itself; absent in any other solution."""
     finish: str
     """The finish that produced it: `refine`, `vote`, `select` or a user's own."""
-    message_id: NotRequired[str]
-    """Id of the model's message that holds the text; absent where no one message does."""
 
 
 class Vote(TypedDict):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.errors import CallError, ContextWindowError
+from pdr_graph.errors import CallError, CallLostError, ContextWindowError
 from pdr_graph.llm.client import ModelClient, Sampling
 from pdr_graph.llm.failure import BadReplyError, call_error, words_of
 from pdr_graph.llm.retry import is_transient
@@ -257,7 +257,7 @@ async def test_a_full_window_of_another_sdk_is_known():
 def test_a_lost_connection_is_no_full_window():
     """Whatever the text of its error."""
     error = ConnectionError("the context length exceeded the maximum")
-    assert type(call_error(error)) is CallError
+    assert type(call_error(error)) is CallLostError
     assert is_transient(error)
 
 

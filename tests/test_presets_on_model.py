@@ -49,6 +49,12 @@ async def test_a_distiller_runs_on_a_real_model(client, name):
     assert workspace["sources"]
 
 
+async def test_the_embedded_model_is_told_no_priorities():
+    """llama.cpp has none, whatever the settings say of endpoints."""
+    async with open_client(load_settings(base_url=None, priority=True)) as client:
+        assert not client.priorities
+
+
 async def test_drafts_of_one_round_differ(client):
     """Each draft has a seed of its own, so no sample is passed off as several."""
     config = preset("majority", widths=(4,), **TINY)

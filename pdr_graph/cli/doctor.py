@@ -21,7 +21,7 @@ from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import PDRConfig
-from pdr_graph.connect import only_model
+from pdr_graph.connect import only_model, takes_priorities
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient, Sampling
@@ -198,7 +198,8 @@ async def model_checks(settings: Settings) -> list[Check]:
             counter = FileCounter(settings.tokenizer)
         known = [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
         model = ChatVLLM(base_url=url, model=name, api_key=settings.api_key, http_async_client=http)
-        return [*known, *await _trial(ModelClient(model, retry=Retry(attempts=1)))]
+        priorities = Check("priorities", "sent" if takes_priorities(settings, url) else "not sent")
+        return [*known, priorities, *await _trial(ModelClient(model, retry=Retry(attempts=1)))]
 
 
 def _embedded_model(settings: Settings) -> Iterator[Check]:

@@ -41,7 +41,10 @@ _PANELS: Mapping[str, set[str]] = {
         *("deadline_s", "b_seq", "b_total"),
     },
     "Sampling": {"temperature", "top_p", "seed"},
-    "Endpoint": {"base_url", "model", "api_key", "tokenizer", "max_in_flight", "retries"},
+    "Endpoint": {
+        *("base_url", "model", "api_key", "tokenizer", "max_in_flight", "retries"),
+        "priority",
+    },
     "Storage": {"redis_url", "data_dir", "keep_hours"},
     "Cluster": {"ray", "ray_workers"},
     "Output": {"trace", "log_file", "otel", "otel_content", "as_json", "quiet"},

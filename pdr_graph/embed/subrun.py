@@ -5,6 +5,7 @@ ledger, where its state has a channel `ledger: Annotated[list[LedgerRow], merge_
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
@@ -21,7 +22,7 @@ from pdr_graph.conversation import problem_of, turns_of_messages
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph
-from pdr_graph.invocation import CHANNELS, SUBRUN, at, charge_of, takes_ledger
+from pdr_graph.invocation import CHANNELS, SUBRUN, Subrun, at, charge_of, takes_ledger
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.toolbox import thread_id
 from pdr_graph.run import Result, drive
@@ -75,15 +76,17 @@ async def subrun(
     keys: dict[str, Any] = get_config()["configurable"]  # Any: LangGraph's own keys
     # Digits alone: LangGraph takes them for the number of a subgraph in its task.
     number = "" if call_id is None else str(int(sha256(call_id.encode()).hexdigest()[:15], 16))
-    return await drive(
+    told = Subrun(beside=call_id is not None)
+    result = await drive(
         graph,
         problem,
         config,
         thread_id(),
-        keys={**at(keys, number), SUBRUN: "alone" if call_id is None else "beside others"},
+        keys={**at(keys, number), SUBRUN: told},
         events=CONFIG_KEY_STREAM not in keys,
         on_event=write,
     )
+    return replace(result, message_id=told.message_id)
 
 
 def charge(result: Result) -> LedgerRow:
@@ -141,12 +144,10 @@ def as_message(result: Result) -> dict[str, Any]:  # Any: the parent's own type 
     """
     total = result.ledger.total()
     prompt, completion = total["prompt_tokens"], total["completion_tokens"]
-    solution = result.state["solution"]
-    assert solution is not None  # the run has ended
     message = AIMessage(
         result.solution,
         # The refinement is streamed under this id: it is the same message.
-        id=solution.get("message_id") or f"pdr-{result.state.get('run', uuid4().hex)}",
+        id=result.message_id or f"pdr-{result.state.get('run', uuid4().hex)}",
         usage_metadata=UsageMetadata(
             input_tokens=prompt,
             output_tokens=completion,

@@ -70,12 +70,14 @@ class Asker:
     def sampling(self, template: str, index: int) -> Sampling:
         """Return how the call at `index` is sampled: by the config, with a seed of its own."""
         config = self.config
+        priority = priority_of(config, self.node, self.round_number)
         return Sampling(
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             top_p=config.top_p,
             seed=derived_seed(config.seed or 0, template, self.node, self.round_number, index),
             thinking_token_budget=config.thinking_token_budget,
+            priority=priority if self.client.priorities else None,
         )
 
     async def _ask(
@@ -120,6 +122,22 @@ class Asker:
                 record["logprobs"] = reply.sampled.logprobs
             if self.trace is not None:
                 await self.trace.record(record)
+
+
+STEPS = ("drafter", "distiller", "refiner", "verifier")
+"""The steps of a round that ask the model, in their order."""
+
+
+def priority_of(config: PDRConfig, node: str, round_number: int) -> int:
+    """Return the scheduling priority of a call; the server serves the lowest first.
+
+    A run that has begun goes before all new ones: minus the steps that it has behind it, where each
+    round counts for all four. New runs wait by their size: the number of drafts that they plan.
+    """
+    # A run that plans no rounds has its answer behind it when it is granted the first.
+    rounds = max(round_number - 1 if config.widths else round_number, 0)
+    is_first = rounds == 0 and (node == "drafter" or (node == "refiner" and round_number == 0))
+    return sum(config.widths) if is_first else -len(STEPS) * rounds - STEPS.index(node)
 
 
 def derived_seed(seed: int, *parts: object) -> int:

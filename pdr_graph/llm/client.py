@@ -41,6 +41,8 @@ class Sampling:
     seed: int
     thinking_token_budget: int | None = None
     """None leaves the thought to `max_tokens`."""
+    priority: int | None = None
+    """Place in the server's queue, lower first; None tells the server none."""
 
     def parameters(self, model: BaseChatModel) -> dict[str, Any]:
         """Return the parameters that this model's class declares; providers refuse others."""
@@ -137,6 +139,7 @@ class ModelClient:
         max_in_flight: int = 256,
         window: int | None = None,
         streamed: bool = False,
+        priorities: bool = False,
     ) -> None:
         """Wrap a model.
 
@@ -148,12 +151,16 @@ class ModelClient:
             window: Context window of one call, in tokens; None does not check.
             streamed: Whether every call is streamed. Some servers notice only then that a caller
                 has left; it costs this process some work for every token.
+            priorities: Whether runs tell the server how far they are, so that it serves those that
+                have begun before new ones. It must schedule by priority: others may refuse the
+                call. A model with a `priority` of its own keeps it.
         """
         self.model = _read_plainly(model)
         self.counter: TokenCounter = counter or EstimateCounter()
         self.retry = retry or Retry()
         self.window = window
         self.streamed = streamed
+        self.priorities = priorities and getattr(model, "priority", None) is None
         self._slots = PerLoop(lambda: asyncio.Semaphore(max_in_flight))
         self._turn = PerLoop(asyncio.Lock)
         self._pace = _FIRST_PACE

@@ -16,8 +16,10 @@ import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pdr_graph.errors import LocalError
 from pdr_graph.process import Process
@@ -107,6 +109,18 @@ class ServerRecord:
     error: str = ""
     """The reason for a failure, in a sentence."""
 
+    @property
+    def by_priority(self) -> bool:
+        """Whether the server is vLLM that serves requests by their priority."""
+        words = [part for word in self.command for part in word.split("=", 1)]
+        # vLLM reads an underscore in a flag as a hyphen, and the last flag wins.
+        policies = [
+            value
+            for name, value in pairwise(words)
+            if name.replace("_", "-") == "--scheduling-policy"
+        ]
+        return self.kind == "vllm" and policies[-1:] == ["priority"]
+
 
 class Shelf:
     """The folder of the keepers: their records, locks and logs."""
@@ -170,9 +184,33 @@ class Shelf:
             json.dump(dataclasses.asdict(record), out, indent=1)
         partial.replace(file)
 
+    def takes_priorities(self, base_url: str) -> bool:
+        """Tell whether `up` has started what answers at an address, and it serves by priority."""
+        try:
+            record = self.read("model")
+            return (
+                record is not None
+                and record.state == "ready"
+                and _place(record.url) == _place(base_url)
+                and record.by_priority
+                and self.is_kept("model")
+            )
+        except LocalError:
+            return False  # the record of another version, or of another user
+
     def remove(self, part: Part) -> None:
         """Remove the record of a part."""
         self._file(part).unlink(missing_ok=True)
 
     def _file(self, part: Part) -> Path:
         return self.home / f"{part}.json"
+
+
+def _place(url: str) -> tuple[str, int | None, str]:
+    """Return host, port and path of an address, the same for all spellings of this machine."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return url, None, ""
+    return "127.0.0.1" if host == "localhost" else host, port, parts.path.rstrip("/")

@@ -286,8 +286,8 @@ def _command(vllm: Vllm, serving: Serving) -> tuple[str, ...]:
         *("--max-num-seqs", str(serving.calls)),
         "--enable-prefix-caching",
         "--enable-prompt-tokens-details",
-        # Requests without a priority are served in their order, as by default. With the default
-        # a request that has one is refused.
+        # Requests without a priority are served in their order, as by default. With the default,
+        # a request that has one is refused by older vLLMs, and not served earlier by 0.31.
         *("--scheduling-policy", "priority"),
     ]
     if vllm.for_cpu:

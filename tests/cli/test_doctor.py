@@ -25,6 +25,7 @@ def test_all_is_well(stored):
             "model",
             "context window",
             "token counts",
+            "priorities",
             "store",
             "persistence",
             "eviction",

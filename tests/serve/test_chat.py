@@ -299,7 +299,7 @@ async def test_an_assistant_need_not_speak(serve, mock, subtests):
 
 
 async def test_what_a_tool_returned_is_part_of_the_conversation(serve, mock):
-    """With what was asked of it; after it, the assistant goes on."""
+    """With what was asked of it, after the user's task."""
     nameless = {"role": "tool", "tool_call_id": "c9", "content": [{"type": "text", "text": "7"}]}
     messages = [
         *ASK,
@@ -312,7 +312,7 @@ async def test_what_a_tool_returned_is_part_of_the_conversation(serve, mock):
     prompt = mock.requests()[-1]["body"]["messages"][0]["content"]
     told = 'Tool: sum({"a": 3}) returned seven\n\nTool: 7\n\nTool: times returned eight'
     assert told in prompt
-    assert "write what the assistant says next" in prompt
+    assert prompt.startswith("What is 17 + 25?\n\n<since_then>")
 
 
 async def test_what_cannot_be_honoured_is_refused(serve, mock, subtests):

@@ -29,7 +29,7 @@ async def test_a_finished_run_is_replayed(serve, mock):
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_run_whose_client_left_is_resumed(serve, mock, streamed):
-    """Its finished drafts are not asked for again."""
+    """Its finished drafts are not asked for again; the call that was cut off is charged too."""
     mock.configure(status=[{"match": {"call": 3}, "status": "hang"}])
     saver = InMemorySaver()
     served = await serve(saver)
@@ -43,7 +43,7 @@ async def test_a_run_whose_client_left_is_resumed(serve, mock, streamed):
     if streamed:
         assert "boxed" in text_of(await stream(served, **NAMED))
     else:
-        assert (await ask(served, **NAMED)).pdr["ledger"]["calls"] == CALLS
+        assert (await ask(served, **NAMED)).pdr["ledger"]["calls"] == CALLS + 1
     assert mock.stats()["calls"] == CALLS + 1
 
 

@@ -20,6 +20,8 @@ from pdr_graph.settings import load_settings
 
 WINDOW = 1024
 """Context window that the server is started with, in tokens."""
+AT_ONCE = 16
+"""Requests that the server works on at the same time."""
 BLOCK = 32
 """Tokens in a block of the prefix cache; the smallest that vLLM's CPU attention takes."""
 PROBLEM = "Tom has 3 boxes with 4 apples in each box. How many apples does Tom have?"
@@ -45,7 +47,8 @@ def server(tmp_path_factory) -> Iterator[VLLMServer]:
         python = vllm_environment()
         options = (
             *ON_CPU,
-            *("--max-model-len", str(WINDOW), "--max-num-seqs", "16", "--block-size", str(BLOCK)),
+            *("--max-model-len", str(WINDOW), "--max-num-seqs", str(AT_ONCE)),
+            *("--block-size", str(BLOCK)),
             *("--scheduling-policy", "priority", "--reasoning-parser", "deepseek_v3"),
             *(
                 "--reasoning-config",

@@ -1,13 +1,17 @@
 """What ChatVLLM reads out of real vLLM's replies."""
 
+import asyncio
+
 import pytest
 
 from pdr_graph import ModelClient, preset, solve
+from pdr_graph.connect import open_client
 from pdr_graph.errors import CallError
 from pdr_graph.llm.chat_vllm import LOOPS
 from pdr_graph.llm.client import Sampling
 from pdr_graph.llm.usage import Spent
-from tests.vllm.conftest import PROBLEM, TINY
+from pdr_graph.settings import load_settings
+from tests.vllm.conftest import AT_ONCE, PROBLEM, TINY, eventually
 
 THINKING = {"thinking": True}
 GO_ON = {"min_tokens": 32}
@@ -130,6 +134,39 @@ async def test_priorities_are_taken(chat):
     """A server that schedules by priority accepts one."""
     message = await chat(max_tokens=2, priority=3).ainvoke(PROBLEM)
     assert message.usage_metadata["output_tokens"] == 2
+
+
+def waiting(server) -> float:
+    return server.metrics()["vllm:num_requests_waiting"]
+
+
+async def test_a_later_step_is_served_before_first_drafts_that_wait(server):
+    """It is sent last of all, and ends while many of the drafts of new runs still wait."""
+    ended: list[int] = []
+    settings = load_settings(base_url=server.base_url, priority=True)
+    async with open_client(settings) as client:
+
+        async def ask(seed: int, priority: int) -> None:
+            sampling = Sampling(16, 1.0, 1.0, seed=seed, priority=priority)
+            await client.ask(f"{PROBLEM} ({seed})", sampling, Spent())
+            ended.append(priority)
+
+        new = [asyncio.create_task(ask(seed, 8)) for seed in range(3 * AT_ONCE)]
+        assert await eventually(lambda: waiting(server) >= AT_ONCE)
+        later = asyncio.create_task(ask(1000, -1))
+        await asyncio.gather(later, *new)
+    # In the order of their arrival it would end last.
+    assert ended.index(-1) < 2.5 * AT_ONCE
+
+
+@pytest.mark.parametrize("name", ["pdr", "long_cot", "majority"])
+async def test_a_run_with_priorities_is_served_whole(server, name):
+    """VLLM takes those of each step, below and above 0."""
+    widths = {"pdr": (2, 1), "long_cot": (), "majority": (2,)}[name]
+    async with open_client(load_settings(base_url=server.base_url, priority=True)) as client:
+        result = await solve(PROBLEM, preset(name, widths=widths, **TINY), model=client)
+    ledger = result.to_json()["ledger"]
+    assert (ledger["failed"], bool(result.solution)) == (0, True)
 
 
 async def test_a_refused_field_is_one_sentence(client):

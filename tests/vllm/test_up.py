@@ -39,6 +39,9 @@ def test_up_starts_vllm_for_a_strategy(tmp_path):
         solved = pdr_graph(tmp_path, "solve", "What is 6 x 7?", *BUDGETS, *where, "--json")
         assert solved.returncode == 0, solved.stderr
         assert json.loads(solved.stdout)["ledger"]["calls"] == 4
+        checked = pdr_graph(tmp_path, "doctor", *where, "--json").stdout
+        details = {each["name"]: each["detail"] for each in json.loads(checked)["checks"]}
+        assert details["priorities"] == "sent"
         record = json.loads((tmp_path / "stack" / "model.json").read_text())
         children = psutil.Process(record["server"]["pid"]).children(recursive=True)
         assert children

@@ -10,6 +10,7 @@ edited (`update_state`, a fork in Studio), where there is no runtime.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from hashlib import sha256
 from time import perf_counter
 from typing import Any, Literal
@@ -125,17 +126,20 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             caller = {"metadata": full["metadata"], "configurable": keys}
         worked_s, thread_id, told = call.worked_s, invocation.place(keys)[0], 0
         try:
-            async for part in super().astream(
+            run = super().astream(
                 given,
                 {**(config or {}), "configurable": keys},
                 output_keys=output_keys,
                 stream_mode=stream_mode,
                 **options,
-            ):
-                if nested and call.charges.num_settled > told:
-                    told = call.charges.num_settled
-                    await self._tell_around(call, keys, caller)
-                yield part
+            )
+            # Closed at once where the caller leaves, so that all it wrote is in the store.
+            async with aclosing(run):  # type: ignore[type-var]  # declared as an iterator
+                async for part in run:
+                    if nested and call.charges.num_settled > told:
+                        told = call.charges.num_settled
+                        await self._tell_around(call, keys, caller)
+                    yield part
         except BaseException as error:
             log_event(thread_id, StoppedEvent(event="stopped", error=type(error).__name__))
             # Any other error ends the process.
@@ -177,7 +181,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         if nested:
             keys[CONFIG_KEY_RESUMING] = True
         before = await self.aget_state(at)
-        if invocation.has_new_input(saved) and set(before.next) <= {START, "plan"}:
+        if invocation.has_new_input(saved) and before.next in {(START,), ("plan",)}:
             call.opens = True
             call.abandoned = invocation.unfinished_rows(saved)
             return call, input, keys

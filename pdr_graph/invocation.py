@@ -139,6 +139,8 @@ def has_new_input(saved: CheckpointTuple) -> bool:
     The first step writes problem and record together. So a problem that is newer is an input, or
     an edit.
     """
+    if any(channel == "record" for _, channel, _ in saved.pending_writes or []):
+        return False  # it has been taken, and its checkpoint is owed
     written = {
         channel: int(str(version).partition(".")[0])  # what follows the count is random
         for channel, version in saved.checkpoint["channel_versions"].items()

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -212,9 +211,7 @@ def _later(run: "asyncio.Future[Any]", turns: int) -> None:
         run.cancel()
 
 
-TestThread = pytest.mark.xfail(
-    strict=False, reason="new input that halts before its first step continues the stopped run"
-)(ThreadMachine.TestCase)
+TestThread = ThreadMachine.TestCase
 TestThread.settings = settings(
     max_examples=15,
     stateful_step_count=8,

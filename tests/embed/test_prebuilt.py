@@ -202,12 +202,7 @@ CELLS = [
     *(("agent", stop, way) for stop in ("cancel", "drain") for way in ("none", "new")),
     ("agent", "ask", "none"),
     ("agent-two", "cancel", "none"),
-    pytest.param(
-        *("agent-two", "refuse", "new"),
-        marks=pytest.mark.xfail(
-            strict=False, reason="a tool that ended beside one that failed is charged nowhere"
-        ),
-    ),
+    ("agent-two", "refuse", "new"),
     ("neighbour", "cancel", "none"),
     ("supervisor", "cancel", "none"),
     ("supervisor", "refuse", "new"),

@@ -43,14 +43,12 @@ async def test_a_state_edited_at_any_step_goes_on():
         assert trial.parent.answers(state, trial.names) == {"ALPHA": "ALPHA"}
 
 
-@pytest.mark.xfail(strict=False, reason="the first step takes the stopped run for its own")
 @pytest.mark.parametrize("stop", ["cancel", "refuse", "drain"])
 async def test_a_new_question_that_halts_before_its_first_step_is_a_new_run(stop):
     """A breakpoint, a kill, a cancelled task: None then opens the run that was asked for."""
     await at_every_point(PARENTS["root"], stop, "new-halted")
 
 
-@pytest.mark.xfail(strict=False, reason="nobody looks for what a killed parent's run has stored")
 @pytest.mark.parametrize("parent", ["node", "tools"])
 async def test_a_parents_ledger_has_what_a_killed_run_had_stored(parent):
     """A new question puts an end to it, and nothing else would ever say what it has cost."""

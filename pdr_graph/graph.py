@@ -116,6 +116,9 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             keys = self.calls.claimed(keys)
             fits = invocation.takes_ledger(keys, "ledger")
             output_keys = [name for name in OUTPUTS if name != "ledger" or fits is not False]
+        if self.checkpointer is True:
+            keys = invocation.shared_place(keys)
+        input = invocation.as_dict(input)
         begun = perf_counter()
         if isinstance(input, dict) and input.get("config") is None and not nested:
             # LangGraph stores the input and not the context, and may be stopped before `plan`.
@@ -141,6 +144,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
                         await self._tell_around(call, keys, caller)
                     yield part
         except BaseException as error:
+            if nested and not subrun:
+                self.calls.release(keys)
             log_event(thread_id, StoppedEvent(event="stopped", error=type(error).__name__))
             # Any other error ends the process.
             if isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):

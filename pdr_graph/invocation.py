@@ -7,7 +7,7 @@ thread had begun before.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from langchain_core.runnables import RunnableConfig
@@ -24,9 +24,10 @@ from langgraph._internal._constants import (
     NULL_TASK_ID,
 )
 from langgraph.channels import BinaryOperatorAggregate
-from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, CheckpointTuple
 from langgraph.graph import START
 from langgraph.types import Command
+from pydantic import BaseModel
 
 from pdr_graph.budget import Ledger, merge_rows, with_part
 from pdr_graph.llm.tokens import wellformed
@@ -121,9 +122,9 @@ def continues(
     problem = input.get("problem") if isinstance(input, Mapping) else None
     same = isinstance(problem, str) and wellformed(problem).strip() == _problem(saved)
     # The place of a task is for that task alone: what stopped there is what is called again.
-    of_task = ":" in place(keys)[1]
+    again = ":" in place(keys)[1] or _attempt(keys) > 1
     unfinished = saved.checkpoint["channel_values"].get("phase") != "done"
-    return same and (bool(keys.get(CONFIG_KEY_RESUMING)) or (of_task and unfinished))
+    return same and (bool(keys.get(CONFIG_KEY_RESUMING)) or (again and unfinished))
 
 
 def _problem(saved: CheckpointTuple) -> str:
@@ -177,6 +178,15 @@ def _rows(saved: CheckpointTuple) -> list[LedgerRow]:
     return rows
 
 
+def as_dict(input: Any) -> Any:  # Any: as LangGraph takes it
+    """Return a parent's state that is a dataclass or a pydantic model by the names of its fields."""
+    if isinstance(input, BaseModel):
+        return {name: getattr(input, name) for name in type(input).model_fields}
+    if is_dataclass(input) and not isinstance(input, type | Command):
+        return {each.name: getattr(input, each.name) for each in fields(input)}
+    return input
+
+
 def input_of(given: Mapping[str, Any], *, nested: bool) -> dict[str, Any]:
     """Return the graph's own input: the problem, and the config if one is meant for it.
 
@@ -215,6 +225,15 @@ def takes_ledger(keys: Mapping[str, Any], channel: str) -> bool | None:
     return isinstance(found, BinaryOperatorAggregate) and found.operator is merge_rows
 
 
+def _execution_info(keys: Mapping[str, Any]) -> object:
+    return getattr(keys.get(CONFIG_KEY_RUNTIME), "execution_info", None)
+
+
+def _attempt(keys: Mapping[str, Any]) -> int:
+    """Return which attempt at the calling node this is, from 1; a `RetryPolicy` makes several."""
+    return int(getattr(_execution_info(keys), "node_attempt", 1))
+
+
 class _Recent(Generic[K, V]):
     """A mapping that forgets its oldest entries."""
 
@@ -241,8 +260,8 @@ class _Claims:
 
     numbers: list[int] = field(default_factory=list)
     attempt: int = 1
-    index: int = 0
-    """Numbers that this attempt has taken."""
+    free: list[int] = field(default_factory=list)
+    """Of these, what the present attempt may take: a call took it before, and comes again."""
 
 
 class GraphCalls:
@@ -256,22 +275,30 @@ class GraphCalls:
         """Claim the namespace of a nested call, before anything is awaited.
 
         LangGraph numbers the subgraphs of one task as they come. A further attempt at the task must
-        find its subgraphs again, so it takes the same numbers in the same order.
+        find its subgraphs again, so it takes the same numbers in the same order. So does a node
+        that calls the graph again after an error.
         """
         scratchpad = keys.get(CONFIG_KEY_SCRATCHPAD)
         if scratchpad is None:
             return keys
-        info = getattr(keys.get(CONFIG_KEY_RUNTIME), "execution_info", None)
-        attempt = int(getattr(info, "node_attempt", 1))
-        execution = keys[CONFIG_KEY_TASK_ID], getattr(info, "node_first_attempt_time", None)
+        execution, attempt = _execution(keys), _attempt(keys)
         claims = self._claims.get(execution) or self._claims.put(execution, _Claims())
         if attempt != claims.attempt:
-            claims.attempt, claims.index = attempt, 0
-        if claims.index == len(claims.numbers):
-            claims.numbers.append(scratchpad.subgraph_counter())
-        number = claims.numbers[claims.index]
-        claims.index += 1
+            claims.attempt, claims.free = attempt, claims.numbers.copy()
+        if claims.free:
+            number = claims.free.pop(0)
+        else:
+            number = scratchpad.subgraph_counter()
+            claims.numbers.append(number)
         return at(keys, str(number) if number else "")
+
+    def release(self, keys: Keys) -> None:
+        """Give back what a call had claimed that failed: the next one goes on there."""
+        claims = self._claims.get(_execution(keys))
+        last = place(keys)[1].rpartition("|")[2]
+        number = int(last) if last.isdigit() else 0
+        if claims and number in claims.numbers and number not in claims.free:
+            claims.free.append(number)
 
     def failed(self, keys: Keys, rows: Iterable[LedgerRow]) -> None:
         """Remember what a nested call has cost that failed and that no checkpoint keeps."""
@@ -281,6 +308,17 @@ class GraphCalls:
     def owed(self, keys: Keys) -> list[LedgerRow]:
         """Return, once, what earlier attempts at a nested call have cost."""
         return self._bills.pop(place(keys)) or []
+
+
+def _execution(keys: Mapping[str, Any]) -> object:
+    first = getattr(_execution_info(keys), "node_first_attempt_time", None)
+    return keys.get(CONFIG_KEY_TASK_ID), first
+
+
+def shared_place(keys: Keys) -> Keys:
+    """Put a call where all tasks of the calling node are kept, as `checkpointer=True` asks for."""
+    parts = place(keys)[1].split("|")
+    return {**keys, "checkpoint_ns": "|".join(part.split(":")[0] for part in parts)}
 
 
 def at(keys: Keys, part: str) -> Keys:
@@ -352,7 +390,7 @@ async def _write(
         known = [
             (name, value)
             for task, name, value in saved.pending_writes or []
-            if task == NULL_TASK_ID
+            if task == NULL_TASK_ID and name not in WRITES_IDX_MAP
         ]
         if (channel, rows) in known:
             return

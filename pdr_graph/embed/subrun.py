@@ -63,8 +63,8 @@ async def subrun(
         config: What is asked for; a continued run keeps its own.
         write: Receives the events where the parent's stream leaves out subgraphs. Where it shows
             them, the events arrive under the subgraph's namespace.
-        call_id: Tells apart several runs of one task, such as tools called side by side; None where
-            the task has this one alone.
+        call_id: Names the run in its task, as the id of a tool's call does; empty where the task has
+            this run alone. None tells runs of one task apart by their order.
 
     Raises:
         ConfigError: the request cannot be carried out as asked.
@@ -75,17 +75,23 @@ async def subrun(
         raise ConfigError("the problem is empty; state the task to be solved")
     keys: dict[str, Any] = get_config()["configurable"]  # Any: LangGraph's own keys
     # Digits alone: LangGraph takes them for the number of a subgraph in its task.
-    number = "" if call_id is None else str(int(sha256(call_id.encode()).hexdigest()[:15], 16))
+    number = str(int(sha256(call_id.encode()).hexdigest()[:15], 16)) if call_id else ""
+    own = graph.calls.claimed(keys) if call_id is None else at(keys, number)
     told = Subrun()
-    result = await drive(
-        graph,
-        problem,
-        config,
-        thread_id(),
-        keys={**at(keys, number), SUBRUN: told},
-        events=CONFIG_KEY_STREAM not in keys,
-        on_event=write,
-    )
+    try:
+        result = await drive(
+            graph,
+            problem,
+            config,
+            thread_id(),
+            keys={**own, SUBRUN: told},
+            events=CONFIG_KEY_STREAM not in keys,
+            on_event=write,
+        )
+    except Exception:
+        if call_id is None:
+            graph.calls.release(own)
+        raise
     return replace(result, message_id=told.message_id)
 
 

@@ -97,7 +97,7 @@ def as_tool(
                 question,
                 config,
                 write=get_stream_writer(),
-                call_id=None if _is_alone(runtime) else runtime.tool_call_id,
+                call_id="" if _is_alone(runtime) else runtime.tool_call_id,
             )
         messages = _messages_key(runtime)
         if channel is None or messages is None:

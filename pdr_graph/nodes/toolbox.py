@@ -3,7 +3,6 @@
 import random
 from dataclasses import dataclass
 from hashlib import sha256
-from uuid import uuid4
 
 from langgraph._internal._constants import CONFIG_KEY_RESUMING, CONFIG_KEY_TASK_ID
 from langgraph.config import get_config
@@ -96,11 +95,8 @@ def task_id() -> str:
 
 def run_name() -> str:
     """Return a name for the run that the calling step opens; no other of its thread has it."""
-    if not thread_id():
-        return uuid4().hex[:12]
-    # By its place, so that a run that is repeated has the same name.
-    place = (thread_id(), namespace(), superstep())
-    return sha256(repr(place).encode()).hexdigest()[:12]
+    # By its task, so that a step that is repeated gives the same name.
+    return sha256(task_id().encode()).hexdigest()[:12]
 
 
 def is_continued() -> bool:

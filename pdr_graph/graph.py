@@ -123,10 +123,13 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         if isinstance(input, dict) and input.get("config") is None and not nested:
             # LangGraph stores the input and not the context, and may be stopped before `plan`.
             input = self._with_context(input, options.get("context"))
-        call, given, keys = await self._enter(input, full, keys)
-        caller: RunnableConfig | None = None
+        call = Invocation(context=invocation.outer_context(keys))
         if subrun:
-            caller = {"metadata": full["metadata"], "configurable": keys}
+            call.ledger = subrun.ledger
+            call.caller = {"metadata": full["metadata"], "configurable": keys}
+        elif nested and invocation.takes_ledger(keys, "ledger"):
+            call.ledger = "ledger"
+        given, keys = await self._enter(call, input, full, keys)
         worked_s, thread_id, told = call.worked_s, invocation.place(keys)[0], 0
         try:
             run = super().astream(
@@ -141,7 +144,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
                 async for part in run:
                     if nested and call.charges.num_settled > told:
                         told = call.charges.num_settled
-                        await self._tell_around(call, keys, caller)
+                        await self._tell_around(call, keys)
                     yield part
         except BaseException as error:
             if nested and not subrun:
@@ -149,22 +152,21 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             log_event(thread_id, StoppedEvent(event="stopped", error=type(error).__name__))
             # Any other error ends the process.
             if isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):
-                await self._bill(call, keys, caller)
+                await self._bill(call, keys)
             raise
         if subrun is not None:
             subrun.message_id = call.message_id
         # A task beside this one may fail, and the super-step that would return this result with it.
         if call.b_total is None or call.charges.lost() or nested:
-            await self._bill(call, keys, caller)
+            await self._bill(call, keys)
         if call.b_total is not None:
             seconds = round(worked_s + perf_counter() - begun, 3)
             log_event(thread_id, EndEvent(event="end", seconds=seconds, b_total=call.b_total))
 
     async def _enter(
-        self, input: Any, full: RunnableConfig, keys: Keys
-    ) -> tuple[Invocation, Any, Keys]:
-        """Return the call, and the input and `configurable` that LangGraph is to have for it."""
-        call = Invocation(context=invocation.outer_context(keys))
+        self, call: Invocation, input: Any, full: RunnableConfig, keys: Keys
+    ) -> tuple[Any, Keys]:
+        """Return the input and `configurable` that LangGraph is to have for a call."""
         keys = {**keys, invocation.KEY: call}
         saver = invocation.saver_of(keys, self.checkpointer)
         at: RunnableConfig = {"configurable": keys}
@@ -176,20 +178,21 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             call.abandoned = invocation.unfinished_rows(saved) or self.calls.owed(keys)
             if saver is not None and saved is not None and call.abandoned:
                 await invocation.keep_unfinished(saver, saved)
+                call.abandoned = invocation.untold(call, keys, saved)
             if nested:
                 keys[CONFIG_KEY_RESUMING] = False
             if isinstance(input, dict):
                 input = invocation.input_of(input, nested=nested)
-            return call, input, keys
+            return input, keys
         if saved is None:
-            return call, input, keys
+            return input, keys
         if nested:
             keys[CONFIG_KEY_RESUMING] = True
         before = await self.aget_state(at)
         if invocation.has_new_input(saved) and before.next in {(START,), ("plan",)}:
             call.opens = True
             call.abandoned = invocation.unfinished_rows(saved)
-            return call, input, keys
+            return input, keys
         state = state_of(saved.checkpoint["channel_values"])
         call.run, call.before = state.get("run", ""), list(state.get("ledger", []))
         call.worked_s = elapsed_s(state.get("ledger", []))
@@ -202,7 +205,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             after = await self.aupdate_state(at, {"phase": state.get("phase")})
             if keys.get("checkpoint_id"):
                 keys["checkpoint_id"] = after["configurable"]["checkpoint_id"]
-        return call, input, keys
+        return input, keys
 
     @staticmethod
     def _with_context(input: dict[str, Any], context: object) -> dict[str, Any]:
@@ -210,23 +213,15 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             return {**input, "config": context.model_dump(mode="json")}
         return {**input, "config": context} if isinstance(context, dict) and context else input
 
-    async def _tell_around(
-        self, call: Invocation, keys: Keys, caller: RunnableConfig | None
-    ) -> None:
+    async def _tell_around(self, call: Invocation, keys: Keys) -> None:
         """Keep in the graphs around what the run has cost so far: it may be killed."""
         saver = invocation.saver_of(keys, self.checkpointer)
         if saver is not None and keys.get("thread_id") is not None:
-            rows = merge_rows(call.before, call.charges.settled())
-            if caller is not None:
-                rows = [invocation.charge_of(caller, call.run, rows)]
-            await invocation.settle_around(saver, keys, rows)
+            rows = call.charge(merge_rows(call.before, call.charges.settled()))
+            await invocation.settle_around(saver, keys, call.ledger, rows)
 
-    async def _bill(self, call: Invocation, keys: Keys, caller: RunnableConfig | None) -> None:
-        """Keep what the call has cost and no node has written to the ledger.
-
-        `caller` is the config of the node that will return the run as one row; None where it
-        returns the rows themselves.
-        """
+    async def _bill(self, call: Invocation, keys: Keys) -> None:
+        """Keep what the call has cost and no node has written to the ledger."""
         saver = invocation.saver_of(keys, self.checkpointer)
         if saver is None or keys.get("thread_id") is None:
             if call.b_total is None:
@@ -234,10 +229,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             return
         try:
             rows = await invocation.settle(saver, keys, call.charges)
-            if rows and invocation.is_nested(keys):
-                if caller is not None:
-                    rows = [invocation.charge_of(caller, call.run, rows)]
-                await invocation.settle_around(saver, keys, rows)
+            if rows:
+                await invocation.settle_around(saver, keys, call.ledger, call.charge(rows))
         # The store may be what stopped the run; its error is the one to be raised.
         except Exception as error:  # noqa: BLE001
             logger.warning("ledger.incomplete thread=%s error=%s", keys["thread_id"], error)

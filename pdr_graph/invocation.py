@@ -54,6 +54,8 @@ V = TypeVar("V")
 class Subrun:
     """What `pdr_node` or `as_tool` tells the graph that it calls, and is told."""
 
+    ledger: str | None
+    """Channel of the calling graph that the run is charged to; None if it has none."""
     message_id: str = ""
     """Id of the message under which the answer was streamed; empty where there is none."""
 
@@ -72,6 +74,10 @@ class Invocation:
     """What earlier calls have cost of the run that this one continues."""
     context: Any = None  # Any: whatever the graph around declares
     """Context of the graph around this one; None at the root."""
+    ledger: str | None = None
+    """Channel of the graph around this one that takes the cost; None if it has none."""
+    caller: RunnableConfig | None = None
+    """Config of the node that will return the run as one row; None where it returns all rows."""
     charges: Charges = field(default_factory=Charges)
     worked_s: float = 0.0
     """Seconds that earlier calls have worked on the run."""
@@ -86,6 +92,13 @@ class Invocation:
         config = var_child_runnable_config.get() or {}
         found = config.get("configurable", {}).get(KEY)
         return found if isinstance(found, cls) else cls()
+
+
+    def charge(self, rows: list[LedgerRow], run: str | None = None) -> list[LedgerRow]:
+        """Return what a run has cost as the calling node returns it; None is the call's own run."""
+        if self.caller is None:
+            return rows
+        return [charge_of(self.caller, self.run if run is None else run, rows)]
 
 
 def is_nested(keys: Mapping[str, Any]) -> bool:
@@ -156,6 +169,21 @@ def unfinished_rows(saved: CheckpointTuple | None) -> list[LedgerRow]:
     if saved is None or saved.checkpoint["channel_values"].get("phase") in {None, "done"}:
         return []
     return _rows(saved)
+
+
+def untold(
+    call: Invocation, keys: Mapping[str, Any], saved: CheckpointTuple
+) -> list[LedgerRow]:
+    """Return what a stopped run has cost that is not in the ledger of the graph around it yet.
+
+    It is, if the run stopped in the same place: that graph was told then.
+    """
+    if call.ledger is None:
+        return call.abandoned
+    around: list[LedgerRow] = keys[CONFIG_KEY_READ](call.ledger) or []
+    run = saved.checkpoint["channel_values"].get("run", "")
+    told = all(merge_rows(around, [row]) == around for row in call.charge(call.abandoned, run))
+    return [] if told else call.abandoned
 
 
 async def keep_unfinished(saver: BaseCheckpointSaver[str], saved: CheckpointTuple) -> None:
@@ -354,13 +382,15 @@ async def settle(
 
 
 async def settle_around(
-    saver: BaseCheckpointSaver[str], keys: Mapping[str, Any], rows: list[LedgerRow]
+    saver: BaseCheckpointSaver[str],
+    keys: Mapping[str, Any],
+    channel: str | None,
+    rows: list[LedgerRow],
 ) -> None:
     """Store what a run that stopped has cost so far in the ledgers of the graphs around it.
 
     The rows are those that the run itself will return, which then count instead.
     """
-    channel = next((name for name in CHANNELS if takes_ledger(keys, name)), None)
     if channel is None:
         return
     thread_id, own = place(keys)

@@ -77,7 +77,9 @@ def pdr_node(
             raise ConfigError(
                 f"input must return the problem as text, not {type(problem).__name__}"
             )
-        result = await subrun(graph, problem, config or context, write=runtime.stream_writer)
+        result = await subrun(
+            graph, problem, config or context, write=runtime.stream_writer, ledger=channel
+        )
         update = output(result)
         if not isinstance(update, Mapping):
             raise ConfigError(

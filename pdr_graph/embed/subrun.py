@@ -53,6 +53,7 @@ async def subrun(
     config: PDRConfig,
     *,
     write: StreamWriter,
+    ledger: str | None,
     call_id: str | None = None,
 ) -> Result:
     """Run the graph within the calling node, or continue the run that the node had begun.
@@ -63,6 +64,7 @@ async def subrun(
         config: What is asked for; a continued run keeps its own.
         write: Receives the events where the parent's stream leaves out subgraphs. Where it shows
             them, the events arrive under the subgraph's namespace.
+        ledger: Channel of the calling graph that takes the cost; None if it has none.
         call_id: Names the run in its task, as the id of a tool's call does; empty where the task has
             this run alone. None tells runs of one task apart by their order.
 
@@ -77,7 +79,7 @@ async def subrun(
     # Digits alone: LangGraph takes them for the number of a subgraph in its task.
     number = str(int(sha256(call_id.encode()).hexdigest()[:15], 16)) if call_id else ""
     own = graph.calls.claimed(keys) if call_id is None else at(keys, number)
-    told = Subrun()
+    told = Subrun(ledger)
     try:
         result = await drive(
             graph,

@@ -90,16 +90,17 @@ def as_tool(
         if runtime is None:
             result = await drive(graph, question, config, new_thread_id())
             return result.solution, report(result)
-        channel = ledger_channel(ledger)
+        messages = _messages_key(runtime)
+        channel = ledger_channel(ledger) if messages is not None else None
         async with beside.run():
             result = await subrun(
                 graph,
                 question,
                 config,
                 write=get_stream_writer(),
+                ledger=channel,
                 call_id="" if _is_alone(runtime) else runtime.tool_call_id,
             )
-        messages = _messages_key(runtime)
         if channel is None or messages is None:
             return result.solution, report(result)
         message = ToolMessage(

@@ -188,6 +188,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             return input, keys
         if nested:
             keys[CONFIG_KEY_RESUMING] = True
+            if not await invocation.is_answered(saver, keys, saved):
+                keys = invocation.without_answer(keys)
         before = await self.aget_state(at)
         if invocation.has_new_input(saved) and before.next in {(START,), ("plan",)}:
             call.opens = True
@@ -218,7 +220,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         saver = invocation.saver_of(keys, self.checkpointer)
         if saver is not None and keys.get("thread_id") is not None:
             rows = call.charge(merge_rows(call.before, call.charges.settled()))
-            await invocation.settle_around(saver, keys, call.ledger, rows)
+            await invocation.settle_around(saver, keys, call, rows)
 
     async def _bill(self, call: Invocation, keys: Keys) -> None:
         """Keep what the call has cost and no node has written to the ledger."""
@@ -230,7 +232,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         try:
             rows = await invocation.settle(saver, keys, call.charges)
             if rows:
-                await invocation.settle_around(saver, keys, call.ledger, call.charge(rows))
+                await invocation.settle_around(saver, keys, call, call.charge(rows))
         # The store may be what stopped the run; its error is the one to be raised.
         except Exception as error:  # noqa: BLE001
             logger.warning("ledger.incomplete thread=%s error=%s", keys["thread_id"], error)

@@ -21,6 +21,7 @@ from langgraph._internal._constants import (
     CONFIG_KEY_RUNTIME,
     CONFIG_KEY_SCRATCHPAD,
     CONFIG_KEY_TASK_ID,
+    INTERRUPT,
     NULL_TASK_ID,
 )
 from langgraph.channels import BinaryOperatorAggregate
@@ -76,6 +77,8 @@ class Invocation:
     """Context of the graph around this one; None at the root."""
     ledger: str | None = None
     """Channel of the graph around this one that takes the cost; None if it has none."""
+    around: list[str] | None = None
+    """Namespaces of the graphs around this one that share the channel; None until they are told."""
     caller: RunnableConfig | None = None
     """Config of the node that will return the run as one row; None where it returns all rows."""
     charges: Charges = field(default_factory=Charges)
@@ -384,23 +387,40 @@ async def settle(
 async def settle_around(
     saver: BaseCheckpointSaver[str],
     keys: Mapping[str, Any],
-    channel: str | None,
+    call: Invocation,
     rows: list[LedgerRow],
 ) -> None:
     """Store what a run that stopped has cost so far in the ledgers of the graphs around it.
 
     The rows are those that the run itself will return, which then count instead.
     """
-    if channel is None:
+    if call.ledger is None:
         return
+    if call.around is None:
+        call.around = await _sharing(saver, keys, call.ledger)
+    for namespace in call.around:
+        saved = await saver.aget_tuple(_at(place(keys)[0], namespace))
+        if saved is not None:
+            await _write(saver, saved, call.ledger, rows)
+
+
+async def _sharing(
+    saver: BaseCheckpointSaver[str], keys: Mapping[str, Any], channel: str
+) -> list[str]:
+    """Return the namespaces of the graphs around a call that share a ledger, from the inside out.
+
+    Only the channels of the calling graph are known. The graph around that one shares the ledger
+    if it handed it in: a channel of the same name may be another thing there.
+    """
     thread_id, own = place(keys)
-    for namespace in keys.get(CONFIG_KEY_CHECKPOINT_MAP, {}):
-        if namespace == own:
-            continue
-        saved = await saver.aget_tuple(_at(thread_id, namespace))
-        # A graph further out shares the channel with the graph that calls the run, or has none.
-        if saved is not None and _is_ledger(saved.checkpoint["channel_values"].get(channel, [])):
-            await _write(saver, saved, channel, rows)
+    around = [each for each in keys.get(CONFIG_KEY_CHECKPOINT_MAP, {}) if each != own]
+    around.sort(key=len, reverse=True)  # each begins with those that are further out
+    for number, namespace in enumerate(around[:-1], 1):
+        inputs = saver.alist(_at(thread_id, namespace), filter={"source": "input"}, limit=1)
+        given = [as_dict(each.checkpoint["channel_values"].get(START)) async for each in inputs]
+        if not (given and isinstance(given[0], Mapping) and _is_ledger(given[0].get(channel))):
+            return around[:number]
+    return around
 
 
 def _at(thread_id: str, namespace: str) -> RunnableConfig:
@@ -427,6 +447,40 @@ async def _write(
         # A saver keeps the first write at each position: that of a run beside this one, perhaps.
         await saver.aput_writes(saved.config, [*known, (channel, rows)], NULL_TASK_ID)
         saved = await saver.aget_tuple(saved.config) or saved
+
+
+async def is_answered(
+    saver: BaseCheckpointSaver[str] | None, keys: Mapping[str, Any], saved: CheckpointTuple
+) -> bool:
+    """Tell whether a person's answer without a name may be for this call.
+
+    Of several calls in one task that ask, LangGraph shows the question of one, and hands the answer
+    to whichever takes it first.
+    """
+    asked = _asked(saved, None)
+    thread_id, own = place(keys)
+    around = [each for each in keys.get(CONFIG_KEY_CHECKPOINT_MAP, {}) if each != own]
+    if not asked or saver is None or not around:
+        return True
+    outside = await saver.aget_tuple(_at(thread_id, max(around, key=len)))
+    return outside is None or bool(asked & _asked(outside, keys[CONFIG_KEY_TASK_ID]))
+
+
+def _asked(saved: CheckpointTuple, task: str | None) -> set[str]:
+    """Return the ids of the questions that wait at a checkpoint; None is those of all tasks."""
+    return {
+        each.id
+        for of, channel, value in saved.pending_writes or []
+        if channel == INTERRUPT and task in {None, of}
+        for each in value
+    }
+
+
+def without_answer(keys: Keys) -> Keys:
+    """Keep from a call what a person answered without naming the question."""
+    scratchpad = keys[CONFIG_KEY_SCRATCHPAD]
+    kept = replace(scratchpad, get_null_resume=lambda consume=False: None)
+    return {**keys, CONFIG_KEY_SCRATCHPAD: kept}
 
 
 def charge_of(config: RunnableConfig, run: str, rows: Iterable[LedgerRow]) -> LedgerRow:

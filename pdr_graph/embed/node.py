@@ -94,7 +94,7 @@ def pdr_node(
         raise ConfigError(f"{graph.name} is asynchronous; call your graph by ainvoke or astream")
 
     # LangGraph keeps what a cached node returned under the name of its plain function.
-    refuse.__qualname__ = f"pdr_node.{graph.digest}.{_digest(config)}"
+    refuse.__qualname__ = f"pdr_node.{graph.digest}.{_digest(config, input, output)}"
     return _Node(refuse, reason, name="reason", trace=False)
 
 
@@ -106,6 +106,17 @@ class _Node(RunnableCallable):
         return cast(Awaitable[dict[str, Any]], self.afunc(*args, **kwargs))
 
 
-def _digest(config: PDRConfig | None) -> str:
+def _digest(config: PDRConfig | None, *mappings: Callable[..., Any]) -> str:
     fields = "" if config is None else config.model_dump_json()
-    return sha256(fields.encode()).hexdigest()[:16]
+    parts = [fields, *map(_source, mappings)]
+    return sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _source(mapping: Callable[..., Any]) -> str:
+    """Return what a function does, as text; of any other callable, which object it is."""
+    code = getattr(mapping, "__code__", None)
+    if code is None:
+        return repr(mapping)
+    values = [cell.cell_contents for cell in getattr(mapping, "__closure__", None) or ()]
+    parts = (mapping.__module__, code.co_code, code.co_consts, code.co_names, values)
+    return repr((*parts, getattr(mapping, "__defaults__", None)))

@@ -92,7 +92,7 @@ def as_tool(
             return result.solution, report(result)
         messages = _messages_key(runtime)
         channel = ledger_channel(ledger) if messages is not None else None
-        async with beside.run():
+        async with beside.run(runtime.tool_call_id):
             result = await subrun(
                 graph,
                 question,
@@ -130,29 +130,40 @@ class _RunsOfTasks:
     """The runs that a tool makes side by side in one task of the agent.
 
     `ToolNode` ends with the first error and leaves the other tools running, beyond the end of the
-    agent. So a run that fails waits for those beside it before it says so.
+    agent. So a run that fails waits for those beside it before it says so. Where another tool
+    failed, the continued agent waits for the run that was left, and takes its result.
     """
 
     def __init__(self) -> None:
-        self._under_way: dict[str, set[asyncio.Future[None]]] = {}
+        self._under_way: dict[str, dict[str | None, asyncio.Future[None]]] = {}
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
-        """Make a run of the calling task."""
-        runs, ended = self._under_way.setdefault(task_id(), set()), asyncio.Future[None]()
-        runs.add(ended)
+    async def run(self, call_id: str | None) -> AsyncIterator[None]:
+        """Make a run of the calling task, for this call of the tool."""
+        runs = self._under_way.setdefault(task_id(), {})
+        loop = asyncio.get_running_loop()
+        while (left := runs.get(call_id)) is not None and left.get_loop() is loop:
+            await asyncio.wait([left])
+        runs[call_id] = ended = loop.create_future()
+        self._under_way[task_id()] = runs
         try:
             yield
         except Exception:
-            self._end(runs, ended)
+            self._end(runs, call_id, ended)
             if runs:
-                await asyncio.wait(runs.copy())
+                await asyncio.wait(runs.values())
             raise
         finally:
-            self._end(runs, ended)
+            self._end(runs, call_id, ended)
 
-    def _end(self, runs: set[asyncio.Future[None]], ended: asyncio.Future[None]) -> None:
-        runs.discard(ended)
+    def _end(
+        self,
+        runs: dict[str | None, asyncio.Future[None]],
+        call_id: str | None,
+        ended: asyncio.Future[None],
+    ) -> None:
+        if runs.get(call_id) is ended:
+            del runs[call_id]
         if not ended.done():
             ended.set_result(None)
         if not runs:

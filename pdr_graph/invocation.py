@@ -96,7 +96,6 @@ class Invocation:
         found = config.get("configurable", {}).get(KEY)
         return found if isinstance(found, cls) else cls()
 
-
     def charge(self, rows: list[LedgerRow], run: str | None = None) -> list[LedgerRow]:
         """Return what a run has cost as the calling node returns it; None is the call's own run."""
         if self.caller is None:
@@ -174,9 +173,7 @@ def unfinished_rows(saved: CheckpointTuple | None) -> list[LedgerRow]:
     return _rows(saved)
 
 
-def untold(
-    call: Invocation, keys: Mapping[str, Any], saved: CheckpointTuple
-) -> list[LedgerRow]:
+def untold(call: Invocation, keys: Mapping[str, Any], saved: CheckpointTuple) -> list[LedgerRow]:
     """Return what a stopped run has cost that is not in the ledger of the graph around it yet.
 
     It is, if the run stopped in the same place: that graph was told then.
@@ -210,7 +207,7 @@ def _rows(saved: CheckpointTuple) -> list[LedgerRow]:
 
 
 def as_dict(input: Any) -> Any:  # Any: as LangGraph takes it
-    """Return a parent's state that is a dataclass or a pydantic model by the names of its fields."""
+    """Return a state by the names of its fields, also that of a dataclass or a pydantic model."""
     if isinstance(input, BaseModel):
         return {name: getattr(input, name) for name in type(input).model_fields}
     if is_dataclass(input) and not isinstance(input, type | Command):

@@ -1,4 +1,4 @@
-"""Each run has a place of its own, and finds it again: by hand, in a loop, beside others, shared."""
+"""Each run has a place of its own, and finds it again: by hand, beside others, or shared."""
 
 import asyncio
 import itertools

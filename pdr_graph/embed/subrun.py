@@ -65,8 +65,8 @@ async def subrun(
         write: Receives the events where the parent's stream leaves out subgraphs. Where it shows
             them, the events arrive under the subgraph's namespace.
         ledger: Channel of the calling graph that takes the cost; None if it has none.
-        call_id: Names the run in its task, as the id of a tool's call does. Empty where the task has
-            this run alone; None tells runs of one task apart by their order.
+        call_id: Names the run in its task, as the id of a tool's call does. Empty where the task
+            has this run alone; None tells runs of one task apart by their order.
 
     Raises:
         ConfigError: the request cannot be carried out as asked.

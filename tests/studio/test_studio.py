@@ -5,6 +5,7 @@ calls can be counted.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -40,6 +41,7 @@ class Studio:
         self.folder = folder
         self.redis_url = redis_url
         self.model_url = model_url
+        self.log_file = folder / "logs" / "run.jsonl"  # in a folder that is made for it
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx2.Client(timeout=60.0)
 
@@ -47,7 +49,11 @@ class Studio:
         port = _unused_port()
         self.http.base_url = f"http://127.0.0.1:{port}"
         words = ["dev", "--port", str(port), "--no-browser", "--no-reload"]
-        settings = {"REDIS_URL": self.redis_url, "PDR_BASE_URL": self.model_url}
+        settings = {
+            "REDIS_URL": self.redis_url,
+            "PDR_BASE_URL": self.model_url,
+            "PDR_LOG_FILE": str(self.log_file),
+        }
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "langgraph_cli", *words],
@@ -84,6 +90,11 @@ class Studio:
 
     def wait(self, thread: str, **body: object) -> object:
         return self.post(f"/threads/{thread}/runs/wait", assistant_id="pdr", **body)
+
+    def events(self, thread: str) -> list[dict[str, object]]:
+        """Return what the log file holds of a thread."""
+        lines = map(json.loads, self.log_file.read_text(encoding="utf-8").splitlines())
+        return [line for line in lines if line.get("thread") == thread]
 
     def _answers(self) -> bool:
         try:
@@ -281,6 +292,105 @@ def test_the_agent_reasons_and_shows_its_inner_run(studio, endpoint):
     values = studio.get(f"/threads/{thread}/state")["values"]
     assert values["messages"][-1]["type"] == "ai"
     assert values["ledger"][0]["calls"] == endpoint.stats()["calls"] - 1
+
+
+# --------------------------------------------------------------- a question while a run is under way
+
+NINES = {"problem": "What is 9 x 9?"}
+WIDER = {**SMALL, "widths": [4], "seed": 8}
+FIRST_CALLS, WIDER_CALLS = 3 + 1 + 2 + 1 + 1, 4 + 1 + 1
+ANSWERS = [
+    {"contains": PROBLEM["problem"], "answers": ["42"]},
+    {"contains": NINES["problem"], "answers": ["81"]},
+]
+
+
+@pytest.fixture
+def under_way(studio, endpoint):
+    """A thread, and the id of its run that waits for the calls of its second round."""
+    endpoint.configure(replies=ANSWERS, status=[{"match": {"call": 5}, "status": "hang"}])
+    thread = studio.thread()
+    asked = {"assistant_id": "pdr", "input": PROBLEM, "context": SMALL}
+    run = studio.post(f"/threads/{thread}/runs", **asked)["run_id"]
+    eventually(lambda: endpoint.stats()["calls"] >= 6, within_s=60)
+    endpoint.configure(replies=ANSWERS, status=[])
+    return thread, run
+
+
+def charged(state: dict) -> int:
+    return sum(row["calls"] for row in state["ledger"])
+
+
+def test_a_question_may_be_rejected_while_a_run_is_under_way(studio, endpoint, under_way):
+    """The run goes on, and answers its own question."""
+    thread, run = under_way
+    again = {"assistant_id": "pdr", "input": NINES, "context": WIDER}
+    reply = studio.http.post(
+        f"/threads/{thread}/runs/wait", json={**again, "multitask_strategy": "reject"}
+    )
+    assert reply.status_code == 409
+    studio.post(f"/threads/{thread}/runs/{run}/cancel?wait=true&action=interrupt")
+    state = studio.wait(thread, input=None)
+    assert state["solution"]["answer"] == "42"
+    assert not [each for each in endpoint.requests() if "9 x 9" in str(each["body"])]
+
+
+def test_a_question_may_interrupt_a_run(studio, endpoint, under_way):
+    """It gets its own answer by its own config; the ledger says what the other run had cost."""
+    thread, _ = under_way
+    before = endpoint.stats()["calls"]
+    state = studio.wait(thread, input=NINES, context=WIDER, multitask_strategy="interrupt")
+    assert state["solution"]["answer"] == "81"
+    assert state["config"]["widths"] == WIDER["widths"]
+    assert endpoint.stats()["calls"] - before == WIDER_CALLS
+    assert charged(state) == endpoint.stats()["calls"]
+    abandoned = [row for row in state["ledger"] if row["node"] == "abandoned"]
+    assert sum(row["calls"] for row in abandoned) == before
+
+
+def test_a_question_may_roll_a_run_back(studio, endpoint, under_way):
+    """Of the other run nothing is left, and its question is not answered."""
+    thread, _ = under_way
+    before = endpoint.stats()["calls"]
+    state = studio.wait(thread, input=NINES, context=WIDER, multitask_strategy="rollback")
+    assert state["solution"]["answer"] == "81"
+    assert endpoint.stats()["calls"] - before == WIDER_CALLS
+    assert charged(state) - before <= WIDER_CALLS
+
+
+def test_a_question_may_wait_for_a_run(studio, endpoint):
+    """Each is answered, in their order, by its own config."""
+    endpoint.configure(replies=ANSWERS, delay_s=0.3)
+    thread = studio.thread()
+    asked = {"assistant_id": "pdr", "input": PROBLEM, "context": SMALL}
+    studio.post(f"/threads/{thread}/runs", **asked)
+    eventually(lambda: endpoint.stats()["calls"] >= 1, within_s=60)
+    state = studio.wait(thread, input=NINES, context=WIDER, multitask_strategy="enqueue")
+    assert state["solution"]["answer"] == "81"
+    assert charged(state) == WIDER_CALLS
+    past = studio.get(f"/threads/{thread}/history", limit=50)
+    answers = [step["values"]["solution"]["answer"] for step in past if not step["next"]]
+    assert answers == ["81", "42"]
+    assert endpoint.stats()["calls"] == FIRST_CALLS + WIDER_CALLS
+
+
+def test_the_log_has_each_event_once(studio, endpoint):
+    """Of runs side by side too; its folder is made by the first run."""
+    endpoint.configure(delay_s=0.2)
+    threads = [studio.thread(), studio.thread()]
+    for number, thread in enumerate(threads):
+        asked = {"assistant_id": "pdr", "input": PROBLEM, "context": SMALL}
+        studio.post(f"/threads/{thread}/runs", **asked)
+        eventually(lambda least=number: endpoint.stats()["calls"] > 3 * least, within_s=60)
+    for thread in threads:
+        eventually(
+            lambda thread=thread: [each["event"] for each in studio.events(thread)][-1:] == ["run.end"],
+            within_s=60,
+        )
+        told = [each["event"] for each in studio.events(thread)]
+        assert (told[0], told[-1]) == ("run.begin", "run.end")
+        assert told.count("run.draft") == 3 + 2
+        assert told.count("run.end") == 1
 
 
 def test_a_killed_server_goes_on_where_it_was(studio, endpoint):

@@ -3,6 +3,7 @@
 import json
 import logging
 import queue
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,37 +33,70 @@ class JSONLines(logging.Formatter):
 def logged_to(file: Path) -> Iterator[None]:
     """Append to a file what the package logs at level INFO and above while the block runs.
 
+    Blocks on the same file may overlap, as the runs of a server do: each record is written once.
+
     Raises:
         ConfigError: the file cannot be written.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(file, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"log file {str(file)!r} cannot be written: {error.strerror or error}"
-        ) from None
-    to_file.setFormatter(JSONLines())
-    # A thread writes: whoever logs, an event loop perhaps, never waits for the disk.
-    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    handler, writer = _Queued(records), QueueListener(records, to_file)
-    package = logging.getLogger("pdr_graph")
-    level = package.level
-    package.addHandler(handler)
-    if package.getEffectiveLevel() > logging.INFO:
-        package.setLevel(logging.INFO)
-    writer.start()
+    file = file.absolute()
+    with _LOCK:
+        begun = _begun()
+        handler = next((each for each in begun if each.file == file), None)
+        if handler is None:
+            level = begun[0].level_before if begun else _PACKAGE.level
+            handler = _Queued(file, level)
+            _PACKAGE.addHandler(handler)
+            if _PACKAGE.getEffectiveLevel() > logging.INFO:
+                _PACKAGE.setLevel(logging.INFO)
+        handler.num_blocks += 1
     try:
         yield
     finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
-        writer.stop()  # once all is written
-        to_file.close()
+        with _LOCK:
+            handler.num_blocks -= 1
+            if not handler.num_blocks:
+                _PACKAGE.removeHandler(handler)
+                if not _begun():
+                    _PACKAGE.setLevel(handler.level_before)
+                handler.end()
 
 
 class _Queued(QueueHandler):
-    """Hands records on as they are; the stock class turns them to text, for other processes."""
+    """Hands records to a thread that writes them to a file.
+
+    So whoever logs, an event loop perhaps, never waits for the disk.
+    """
+
+    def __init__(self, file: Path, level_before: int) -> None:
+        """Open the file; the package's logger had this level before."""
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._to_file = logging.FileHandler(file, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"log file {str(file)!r} cannot be written: {error.strerror or error}"
+            ) from None
+        self._to_file.setFormatter(JSONLines())
+        super().__init__(queue.SimpleQueue[logging.LogRecord]())
+        self.file, self.level_before, self.num_blocks = file, level_before, 0
+        self._writer = QueueListener(self.queue, self._to_file)
+        self._writer.start()
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return the record as it is; the stock class turns it to text, for other processes."""
         return record
+
+    def end(self) -> None:
+        """Close the file, once all is written."""
+        self._writer.stop()
+        self._to_file.close()
+
+
+_PACKAGE = logging.getLogger("pdr_graph")
+_LOCK = threading.Lock()
+"""Held while files are opened and closed, which a server does in several threads."""
+
+
+def _begun() -> list[_Queued]:
+    """Return what writes log files now."""
+    return [each for each in _PACKAGE.handlers if isinstance(each, _Queued)]

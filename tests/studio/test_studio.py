@@ -294,7 +294,7 @@ def test_the_agent_reasons_and_shows_its_inner_run(studio, endpoint):
     assert values["ledger"][0]["calls"] == endpoint.stats()["calls"] - 1
 
 
-# --------------------------------------------------------------- a question while a run is under way
+# ------------------------------------------------------------- a question while a run is under way
 
 NINES = {"problem": "What is 9 x 9?"}
 WIDER = {**SMALL, "widths": [4], "seed": 8}
@@ -384,7 +384,9 @@ def test_the_log_has_each_event_once(studio, endpoint):
         eventually(lambda least=number: endpoint.stats()["calls"] > 3 * least, within_s=60)
     for thread in threads:
         eventually(
-            lambda thread=thread: [each["event"] for each in studio.events(thread)][-1:] == ["run.end"],
+            lambda thread=thread: (
+                [each["event"] for each in studio.events(thread)][-1:] == ["run.end"]
+            ),
             within_s=60,
         )
         told = [each["event"] for each in studio.events(thread)]

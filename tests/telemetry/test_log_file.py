@@ -50,6 +50,28 @@ async def test_a_run_that_stops_says_by_what(mock, connect, tmp_path):
     assert "marmalade" not in file.read_text()
 
 
+def test_blocks_on_one_file_may_overlap(tmp_path):
+    """A server's runs do: each record is written once, until the last block ends."""
+    file, other = tmp_path / "runs.jsonl", tmp_path / "other.jsonl"
+    logger, package = logging.getLogger("pdr_graph.trace"), logging.getLogger("pdr_graph")
+    before = package.level
+    first, second, third = logged_to(file), logged_to(file), logged_to(other)
+    for said, step in [
+        ("none", first.__enter__),
+        ("one", second.__enter__),
+        ("two", third.__enter__),
+        ("three", lambda: first.__exit__(None, None, None)),
+        ("four", lambda: second.__exit__(None, None, None)),
+        ("five", lambda: third.__exit__(None, None, None)),
+        ("six", lambda: None),
+    ]:
+        logger.info(said)
+        step()
+    assert [each["message"] for each in lines(file)] == ["one", "two", "three", "four"]
+    assert [each["message"] for each in lines(other)] == ["three", "four", "five"]
+    assert package.level == before
+
+
 async def test_what_is_logged_without_fields_is_a_message(tmp_path):
     """Warnings of the package keep their words."""
     file = tmp_path / "runs.jsonl"

@@ -10,6 +10,7 @@ import pytest
 from langchain_core.messages import AIMessage, ToolCall
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
+from langgraph._internal._constants import NULL_TASK_ID
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -253,6 +254,22 @@ async def test_a_ledger_that_is_named_takes_all_of_the_cost():
     assert charged(state, "cost") == oracle.num_calls
     assert not state["pdr_ledger"]
     assert "ledger" not in state
+
+
+async def test_a_wide_round_is_not_told_draft_by_draft():
+    """A store gets the same rows again each time that the graph around is told of the cost."""
+
+    class Counting(InMemorySaver):
+        told = 0
+
+        async def aput_writes(self, config, writes, task_id, *rest):
+            self.told += len(writes) if task_id == NULL_TASK_ID else 0
+            await super().aput_writes(config, writes, task_id, *rest)
+
+    saver, wide = Counting(), FIRST.model_copy(update={"widths": (64,)})
+    node = pdr_node(wide, model=client_of(Oracle()))
+    await one_node(node).compile(checkpointer=saver).ainvoke(asked("ALPHA"), RUN)
+    assert 64 < saver.told < 8 * 64
 
 
 class Accounts(MessagesState):

@@ -25,7 +25,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Send
 
-from pdr_graph import invocation
+from pdr_graph import bill, invocation
 from pdr_graph.budget import elapsed_s, merge_rows
 from pdr_graph.config import PDRConfig, form_of, make_config
 from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
@@ -114,7 +114,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         subrun: Subrun | None = keys.pop(invocation.SUBRUN, None)
         if nested and not subrun:
             keys = self.calls.claimed(keys)
-            fits = invocation.takes_ledger(keys, "ledger")
+            fits = bill.takes_ledger(keys, "ledger")
             output_keys = [name for name in OUTPUTS if name != "ledger" or fits is not False]
         if self.checkpointer is True:
             keys = invocation.shared_place(keys)
@@ -127,7 +127,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         if subrun:
             call.ledger = subrun.ledger
             call.caller = {"metadata": full["metadata"], "configurable": keys}
-        elif nested and invocation.takes_ledger(keys, "ledger"):
+        elif nested and bill.takes_ledger(keys, "ledger"):
             call.ledger = "ledger"
         given, keys = await self._enter(call, input, full, keys)
         worked_s, thread_id, told = call.worked_s, invocation.place(keys)[0], 0
@@ -177,10 +177,10 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         nested, run_id = invocation.is_nested(keys), full.get("metadata", {}).get("run_id")
         if not invocation.continues(input, keys, saved, run_id):
             call.opens = True
-            call.abandoned = invocation.unfinished_rows(saved) or self.calls.owed(keys)
+            call.abandoned = bill.unfinished_rows(saved) or self.calls.owed(keys)
             if saver is not None and saved is not None and call.abandoned:
-                await invocation.keep_unfinished(saver, saved)
-                call.abandoned = invocation.untold(call, keys, saved)
+                await bill.keep_unfinished(saver, saved)
+                call.abandoned = bill.untold(call, keys, saved)
             if nested:
                 keys[CONFIG_KEY_RESUMING] = False
             if isinstance(input, dict):
@@ -195,7 +195,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         before = await self.aget_state(at)
         if invocation.has_new_input(saved) and before.next in {(START,), ("plan",)}:
             call.opens = True
-            call.abandoned = invocation.unfinished_rows(saved)
+            call.abandoned = bill.unfinished_rows(saved)
             return input, keys
         state = state_of(saved.checkpoint["channel_values"])
         call.run, call.before = state.get("run", ""), list(state.get("ledger", []))
@@ -221,8 +221,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         """Keep in the graphs around what the run has cost so far: it may be killed."""
         saver = invocation.saver_of(keys, self.checkpointer)
         if saver is not None and keys.get("thread_id") is not None:
-            rows = call.charge(merge_rows(call.before, call.charges.settled()))
-            await invocation.settle_around(saver, keys, call, rows)
+            rows = bill.charge(call, merge_rows(call.before, call.charges.settled()))
+            await bill.settle_around(saver, keys, call, rows)
 
     async def _bill(self, call: Invocation, keys: Keys) -> None:
         """Keep what the call has cost and no node has written to the ledger."""
@@ -232,9 +232,9 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
                 self.calls.failed(keys, [*call.abandoned, *call.charges.rows()])
             return
         try:
-            rows = await invocation.settle(saver, keys, call.charges)
+            rows = await bill.settle(saver, keys, call.charges)
             if rows:
-                await invocation.settle_around(saver, keys, call, call.charge(rows))
+                await bill.settle_around(saver, keys, call, bill.charge(call, rows))
         # The store may be what stopped the run; its error is the one to be raised.
         except Exception as error:  # noqa: BLE001
             logger.warning("ledger.incomplete thread=%s error=%s", keys["thread_id"], error)

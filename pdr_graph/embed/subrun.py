@@ -17,12 +17,13 @@ from langgraph._internal._constants import CONFIG_KEY_STREAM
 from langgraph.config import get_config
 from langgraph.types import StreamWriter
 
+from pdr_graph.bill import CHANNELS, charge_of, takes_ledger
 from pdr_graph.config import PDRConfig
 from pdr_graph.conversation import problem_of, turns_of_messages
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph
-from pdr_graph.invocation import CHANNELS, SUBRUN, Subrun, at, charge_of, takes_ledger
+from pdr_graph.invocation import SUBRUN, Subrun, at
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.toolbox import thread_id
 from pdr_graph.run import Result, drive

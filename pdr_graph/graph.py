@@ -120,6 +120,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         if self.checkpointer is True:
             keys = invocation.shared_place(keys)
         input = invocation.as_dict(input)
+        if options.get("context") == {}:
+            options["context"] = None  # a server hands an empty one in where its caller gives none
         begun = perf_counter()
         if isinstance(input, dict) and input.get("config") is None and not nested:
             # LangGraph stores the input and not the context, and may be stopped before `plan`.

@@ -158,6 +158,15 @@ async def test_runs_on_one_thread_without_a_store_share_no_quorum():
     assert [answer_in(each["solution"]["text"]) for each in states] == ["ALPHA", "BETA"]
 
 
+@pytest.mark.parametrize("context", [None, {}])
+async def test_a_config_in_the_input_counts_where_the_context_says_nothing(context):
+    """A server hands an empty context in."""
+    graph = build_graph(client_of(Oracle()), default=FIRST)
+    entry = {"problem": question("ALPHA"), "config": OTHER.model_dump(mode="json")}
+    state = await graph.ainvoke(entry, context=context)
+    assert tuple(state["config"]["widths"]) == OTHER.widths
+
+
 # ---------------------------------------------------------------------------- the graph as a node
 
 

@@ -25,13 +25,30 @@ from tests.mock_endpoint import MockEndpoint
 if importlib.util.find_spec("langgraph_api") is None:
     pytest.skip("needs LangGraph's server: make test-studio", allow_module_level=True)
 
+from typing import Annotated, Any, TypedDict
+
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langgraph.pregel.remote import RemoteGraph
+
+from pdr_graph.budget import merge_rows
 from pdr_graph.servers.embedded_store import find_binary
+from pdr_graph.types import LedgerRow
 
 pytestmark = pytest.mark.studio
 
 ROOT = Path(__file__).parents[2]
 PROBLEM = {"problem": "What is 6 x 7?"}
 SMALL = {"widths": [3, 2], "max_tokens": 64, "solution_tokens": 64, "kappa": 128, "seed": 7}
+
+
+class Sheet(TypedDict, total=False):
+    """The state of a parent in this process."""
+
+    problem: str
+    pdr_config: dict[str, Any]
+    solution: Any
+    ledger: Annotated[list[LedgerRow], merge_rows]
 
 
 class Studio:
@@ -372,6 +389,21 @@ def test_a_question_may_wait_for_a_run(studio, endpoint):
     answers = [step["values"]["solution"]["answer"] for step in past if not step["next"]]
     assert answers == ["81", "42"]
     assert endpoint.stats()["calls"] == FIRST_CALLS + WIDER_CALLS
+
+
+async def test_a_parent_elsewhere_asks_in_the_servers_thread(studio, endpoint):
+    """`RemoteGraph` as a node: each turn its own answer by its own config, and the exact cost."""
+    endpoint.configure(replies=ANSWERS)
+    builder = StateGraph(Sheet)
+    builder.add_node("pdr", RemoteGraph("pdr", url=str(studio.http.base_url)))
+    builder.add_edge(START, "pdr")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    run = {"configurable": {"thread_id": studio.thread()}}
+    for asked, config, answer in ((PROBLEM, SMALL, "42"), (NINES, WIDER, "81")):
+        state = await graph.ainvoke({**asked, "pdr_config": config}, run)
+        assert state["solution"]["answer"] == answer
+        assert charged(state) == endpoint.stats()["calls"]
+    assert charged(state) == FIRST_CALLS + WIDER_CALLS
 
 
 def test_the_log_has_each_event_once(studio, endpoint):

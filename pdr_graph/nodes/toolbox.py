@@ -4,7 +4,11 @@ import random
 from dataclasses import dataclass
 from hashlib import sha256
 
-from langgraph._internal._constants import CONFIG_KEY_RESUMING, CONFIG_KEY_TASK_ID
+from langgraph._internal._constants import (
+    CONFIG_KEY_CHECKPOINTER,
+    CONFIG_KEY_RESUMING,
+    CONFIG_KEY_TASK_ID,
+)
 from langgraph.config import get_config
 from langgraph.types import StreamWriter
 
@@ -95,8 +99,11 @@ def task_id() -> str:
 
 def run_name() -> str:
     """Return a name for the run that the calling step opens; no other of its thread has it."""
-    # By its task, so that a step that is repeated gives the same name.
-    return sha256(task_id().encode()).hexdigest()[:12]
+    kept = get_config().get("configurable", {}).get(CONFIG_KEY_CHECKPOINTER) is not None
+    # By its place, so that a run that is repeated has the same name. Without a store, runs at one
+    # place may go on side by side, and the id of the task is another for each.
+    place = (thread_id(), namespace(), superstep()) if kept else task_id()
+    return sha256(repr(place).encode()).hexdigest()[:12]
 
 
 def is_continued() -> bool:

@@ -80,14 +80,17 @@ from pdr_checkpoints.errors import (
     ThreadContendedError,
     ThreadNotFoundError,
     ThreadTakenError,
+    TypeNotAllowedError,
     UnknownSerializationError,
 )
 from pdr_checkpoints.lease import Lease
 from pdr_checkpoints.saver import RedisSaver, open_checkpointer
+from pdr_checkpoints.serde import AllowlistSerializer
 from pdr_checkpoints.session import Health, SaverOptions
 from pdr_checkpoints.threads import ThreadInfo
 
 __all__ = [
+    "AllowlistSerializer",
     "CheckpointLostError",
     "CorruptCheckpointError",
     "DecryptionError",
@@ -108,6 +111,7 @@ __all__ = [
     "ThreadInfo",
     "ThreadNotFoundError",
     "ThreadTakenError",
+    "TypeNotAllowedError",
     "UnknownSerializationError",
     "open_checkpointer",
 ]

@@ -19,6 +19,7 @@ from pdr_checkpoints.envelope import Envelope, unknown_shape
 from pdr_checkpoints.errors import (
     CorruptCheckpointError,
     FormatVersionError,
+    TypeNotAllowedError,
     UnknownSerializationError,
 )
 
@@ -198,6 +199,8 @@ def load(body: bytes, serde: SerializerProtocol, what: str) -> Any:  # Any: what
 
     Raises:
         UnknownSerializationError: The serializer does not know the serde type.
+        TypeNotAllowedError: It names a type that the serializer may not build.
+        CorruptCheckpointError: It is cut or altered.
     """
     kind, _, data = body.partition(b"\0")
     name = kind.decode("utf-8", "backslashreplace")
@@ -206,6 +209,10 @@ def load(body: bytes, serde: SerializerProtocol, what: str) -> Any:  # Any: what
     # LangGraph's serializers raise it for a type that is not theirs.
     except NotImplementedError as error:
         raise UnknownSerializationError(what, name, type(serde).__name__) from error
+    except TypeNotAllowedError as error:
+        raise TypeNotAllowedError(what, error.module, error.name) from None
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(what, f"it does not read as {name!r}: {error}") from error
 
 
 def lay_out(

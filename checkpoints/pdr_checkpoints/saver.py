@@ -26,7 +26,14 @@ from pdr_checkpoints.reader import Reader, config_of
 from pdr_checkpoints.records import Place
 from pdr_checkpoints.retention import RetentionMethods
 from pdr_checkpoints.serde import Allowed, serializer
-from pdr_checkpoints.session import Health, LoopSessions, SaverOptions, examine, open_session
+from pdr_checkpoints.session import (
+    Health,
+    LoopSessions,
+    SaverOptions,
+    examine,
+    open_session,
+    with_url_options,
+)
 from pdr_checkpoints.store import Fence
 from pdr_checkpoints.sync import Call, SyncLoop
 from pdr_checkpoints.threads import ThreadMethods
@@ -73,6 +80,7 @@ class RedisSaver(RetentionMethods):
         super().__init__(serde=serializer(url, serde, allowed))
         self.url = url
         self.options = options or SaverOptions()
+        with_url_options(url, self.options)  # what cannot work is told here, not at the first call
         # Clones and sync methods share the leases, by thread, so that all write under them.
         held: dict[str, Fence] = {}
         # Clones made by `with_allowlist` share both, so that any of them closes them.

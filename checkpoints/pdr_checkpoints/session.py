@@ -67,6 +67,7 @@ class SaverOptions:
             )
         if self.ttl_s is not None and self.ttl_s <= 0:
             raise StoreConfigError(f"ttl_s is {self.ttl_s}, it must be above 0, or None to keep")
+        Envelope(self.compression, self.encryption_keys)  # checks both
 
 
 URL_OPTIONS: Final[dict[str, type[int] | type[float]]] = {

@@ -157,6 +157,7 @@ class DeltaReader:
     async def _history(
         self, thread_id: str, ns: str, checkpoint_id: str | None, channels: Sequence[str]
     ) -> dict[str, DeltaChannelHistory]:
+        envelope = self.envelope.of(thread_id)
         gathered = {channel: _Gathered([]) for channel in channels}
         await self._gather(self._line(thread_id, ns, checkpoint_id), gathered)
         seeds = {name: one.seed for name, one in gathered.items() if one.seed is not None}
@@ -168,14 +169,14 @@ class DeltaReader:
         )
         blobs |= of_writes
         cells = {
-            channel: unpack_cell(blobs[field], self.envelope, field)
+            channel: unpack_cell(blobs[field], envelope, field)
             for channel, (_, field) in seeds.items()
         }
         digests |= {digest for cell in cells.values() for digest in references(cell)}
         names = [keys.part(digest) for digest in digests]
         rest = [name for name in names if name not in blobs]
         blobs |= await read_fields(self.store, thread_id, rest)
-        parts = {name[1:]: self.envelope.unwrap(blobs[name], name) for name in names}
+        parts = {name[1:]: envelope.unwrap(blobs[name], name) for name in names}
         histories: dict[str, DeltaChannelHistory] = {}
         for channel, one in gathered.items():
             histories[channel] = {"writes": []}
@@ -194,7 +195,7 @@ class DeltaReader:
             # The checkpoint itself: its writes belong to the next super-step.
             await anext(line, None)
             async for place, record, writes in line:
-                ordered = ordered_writes(writes, self.envelope)
+                ordered = ordered_writes(writes, self.envelope.of(place.thread_id))
                 for (_, task_id, _), channel, cell in reversed(ordered):
                     if channel in unseeded:
                         gathered[channel].writes.append((place, task_id, cell))
@@ -222,7 +223,7 @@ class DeltaReader:
             blob, writes = page[name]
             if not blob:
                 raise CorruptCheckpointError(describe(name), "it is missing")
-            record = CheckpointRecord.unpack(blob, self.envelope, name)
+            record = CheckpointRecord.unpack(blob, self.envelope.of(thread_id), name)
             yield place, record, writes
             place = Place(thread_id, ns, record.parent_id) if record.parent_id else None
             if place is not None and place.record not in page:

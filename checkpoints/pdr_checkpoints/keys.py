@@ -17,6 +17,8 @@ CELL = b"v"
 WRITE = b"w"
 PART = b"p"
 RUN = b"r"
+WRAPPED: Final = frozenset((RECORD, CELL, WRITE, PART))
+"""Kinds of the fields whose values are blobs."""
 HEAD = b"m"
 """Format version and time of creation."""
 UPDATED = b"u"

@@ -10,7 +10,7 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.envelope import Envelope, describe
+from pdr_checkpoints.envelope import Envelope, ThreadEnvelope, describe
 from pdr_checkpoints.errors import CorruptCheckpointError
 from pdr_checkpoints.records import (
     Cell,
@@ -56,7 +56,9 @@ class _Loading:
         yield from self.cell_names.values()
         yield from self.write_names
 
-    def take(self, blobs: Mapping[bytes, bytes | None], envelope: Envelope) -> Iterator[bytes]:
+    def take(
+        self, blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope
+    ) -> Iterator[bytes]:
         """Take the blobs of those fields, and yield the digests of the parts to read last."""
         for channel, name in self.cell_names.items():
             self.cells[channel] = unpack_cell(blobs[name], envelope, name)
@@ -163,7 +165,7 @@ class Reader:
         if not places:
             return []
         thread_id = places[0].thread_id
-        thread = self.store.thread(thread_id)
+        thread, envelope = self.store.thread(thread_id), self.envelope.of(thread_id)
         names = [place.record for place in places]
         ranges = [keys.below(keys.WRITE, place.ns, place.checkpoint_id) for place in places]
         (head, *blobs), *write_names = await self.store.pipeline(
@@ -176,7 +178,7 @@ class Reader:
         found = []
         for place, name, blob, own in zip(places, names, blobs, write_names, strict=True):
             if blob is not None:
-                record = CheckpointRecord.unpack(blob, self.envelope, name)
+                record = CheckpointRecord.unpack(blob, envelope, name)
                 found.append(_Loading(place, record, own))
             # Both are removed together, so a name without a record is a loss, not an absence.
             elif await self.store.call("ZSCORE", thread.index, name) is not None:
@@ -187,12 +189,13 @@ class Reader:
         if not loadings:
             return []
         thread_id = loadings[0].place.thread_id
+        envelope = self.envelope.of(thread_id)
         blobs = await read_fields(
             self.store, thread_id, [name for one in loadings for name in one.open(self.serde)]
         )
-        digests = [digest for one in loadings for digest in one.take(blobs, self.envelope)]
+        digests = [digest for one in loadings for digest in one.take(blobs, envelope)]
         bodies = await read_fields(self.store, thread_id, [keys.part(digest) for digest in digests])
-        parts = {name[1:]: self.envelope.unwrap(blob, name) for name, blob in bodies.items()}
+        parts = {name[1:]: envelope.unwrap(blob, name) for name, blob in bodies.items()}
         return [one.finish(parts, self.serde) for one in loadings]
 
 

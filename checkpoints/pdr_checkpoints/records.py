@@ -15,7 +15,7 @@ from langgraph.checkpoint.base import writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.envelope import Envelope, unknown_shape
+from pdr_checkpoints.envelope import ThreadEnvelope, unknown_shape
 from pdr_checkpoints.errors import (
     CorruptCheckpointError,
     FormatVersionError,
@@ -96,13 +96,13 @@ class CheckpointRecord:
     channels: Sequence[str]
     """Channels that had a value when the checkpoint was made."""
 
-    def pack(self, envelope: Envelope, field: bytes) -> bytes:
+    def pack(self, envelope: ThreadEnvelope, field: bytes) -> bytes:
         """Make the blob."""
         body = [self.checkpoint, self.metadata, self.parent_id, list(self.channels)]
         return envelope.pack(body, field)
 
     @classmethod
-    def unpack(cls, blob: bytes, envelope: Envelope, field: bytes) -> Self:
+    def unpack(cls, blob: bytes, envelope: ThreadEnvelope, field: bytes) -> Self:
         """Undo `pack`."""
         content = envelope.unpack(blob, field)
         if _is_made_of(content, bytes, bytes, (str, type(None)), list) and all(
@@ -122,12 +122,12 @@ class Writes:
     cells: Sequence[Sequence[Any]]  # Any: int, str and Cell
     """Index, channel and value of each write."""
 
-    def pack(self, envelope: Envelope, field: bytes) -> bytes:
+    def pack(self, envelope: ThreadEnvelope, field: bytes) -> bytes:
         """Make the blob."""
         return envelope.pack([self.time_ns, self.task_path, self.cells], field)
 
     @classmethod
-    def unpack(cls, blob: bytes | None, envelope: Envelope, field: bytes) -> Self:
+    def unpack(cls, blob: bytes | None, envelope: ThreadEnvelope, field: bytes) -> Self:
         """Undo `pack`."""
         content = envelope.unpack(blob, field)
         if _is_made_of(content, int, str, list) and all(
@@ -142,7 +142,7 @@ def _is_made_of(content: Sequence[object], *kinds: type | tuple[type, ...]) -> b
     return len(content) == len(kinds) and all(map(isinstance, content, kinds))
 
 
-def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: Envelope) -> OrderedWrites:
+def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope) -> OrderedWrites:
     """Unpack the pending writes of one checkpoint, given by field."""
     calls = []
     for field, blob in blobs.items():
@@ -158,7 +158,7 @@ def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: Envelope) -> O
     return sorted(found.values(), key=itemgetter(0))
 
 
-def unpack_cell(blob: bytes | None, envelope: Envelope, field: bytes) -> Cell:
+def unpack_cell(blob: bytes | None, envelope: ThreadEnvelope, field: bytes) -> Cell:
     """Read a channel's value, which `Envelope.pack` packed."""
     cell = envelope.unpack(blob, field)
     if len(cell) != 2:

@@ -111,20 +111,20 @@ class RetentionMethods(ThreadMethods):
 
     async def _removal(self, thread_id: str, rule: Rule) -> list[Command]:
         """Make the commands that remove all that the rule does not keep."""
-        thread = self._store.thread(thread_id)
+        thread, envelope = self._store.thread(thread_id), self._session.envelope.of(thread_id)
         check_head(await self._store.call("HGET", thread.data, keys.HEAD), thread_id)
         members = await self._store.members(thread.index)
         names = await field_names(self._store, thread_id)
         records = [member for member in members if member[:1] == keys.RECORD]
         snapshot = {
-            Place.of(thread_id, name): CheckpointRecord.unpack(blob, self._session.envelope, name)
+            Place.of(thread_id, name): CheckpointRecord.unpack(blob, envelope, name)
             for name, blob in (await self._fetch(thread.data, records)).items()
         }
         kept = rule(snapshot)
         if not kept.records:
             return [("UNLINK", thread.data, thread.index)]
         stays = _members_that_stay(members, thread_id, snapshot, kept)
-        live = await self._live_fields(thread.data, stays, snapshot, kept)
+        live = await self._live_fields(thread_id, stays, snapshot, kept)
         dead = names - live
         gone = {member for member in members if member not in stays and member not in live}
         doomed = sorted(dead | gone)
@@ -139,10 +139,11 @@ class RetentionMethods(ThreadMethods):
         return commands
 
     async def _live_fields(
-        self, data_key: str, stays: set[bytes], snapshot: Snapshot, kept: Kept
+        self, thread_id: str, stays: set[bytes], snapshot: Snapshot, kept: Kept
     ) -> set[bytes]:
         """Return every field that the kept checkpoints refer to."""
-        envelope, cells = self._session.envelope, set()
+        data_key = self._store.thread(thread_id).data
+        envelope, cells = self._session.envelope.of(thread_id), set()
         for place in kept.records:
             record = snapshot[place]
             bare = load(record.checkpoint, self.serde, place.described)

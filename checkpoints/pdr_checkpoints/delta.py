@@ -35,7 +35,6 @@ from pdr_checkpoints.records import (
     Place,
     assemble,
     check_head,
-    load,
     ordered_writes,
     references,
     unpack_cell,
@@ -201,7 +200,7 @@ class DeltaReader:
                         gathered[channel].writes.append((place, task_id, cell))
                 stored = unseeded.intersection(record.channels)
                 if stored:
-                    versions = _versions(place, record, self.serde)
+                    versions = record.bare(self.serde, place)["channel_versions"]
                     for name in stored:
                         gathered[name].seed = place, place.cell(name, versions[name])
                     unseeded -= stored
@@ -264,11 +263,11 @@ def delta_ancestors(
     needed: set[Place] = set()
     for place in places:
         record = snapshot[place]
-        metadata = load(record.metadata, serde, f"metadata of {place.described}")
-        unseeded = set(metadata.get(DELTA_COUNTERS) or ()) - set(record.channels)
+        counters = record.facts(serde, place).get(DELTA_COUNTERS)
+        unseeded = set(counters if isinstance(counters, dict) else ()) - set(record.channels)
         if unseeded:
             # A channel without a version was never written: nothing rebuilds it.
-            unseeded &= set(_versions(place, record, serde))
+            unseeded &= set(record.bare(serde, place)["channel_versions"])
         line: set[Place] = set()
         while unseeded and record.parent_id:
             ancestor = Place(place.thread_id, place.ns, record.parent_id)
@@ -279,15 +278,6 @@ def delta_ancestors(
             unseeded -= set(record.channels)
         needed |= line
     return frozenset(needed)
-
-
-def _versions(
-    place: Place, record: CheckpointRecord, serde: SerializerProtocol
-) -> Mapping[str, object]:
-    versions: dict[str, object] = load(record.checkpoint, serde, place.described)[
-        "channel_versions"
-    ]
-    return versions
 
 
 def _frames(reply: bytes) -> Iterator[bytes]:

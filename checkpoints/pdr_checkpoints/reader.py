@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
+from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
@@ -19,7 +19,6 @@ from pdr_checkpoints.records import (
     Place,
     assemble,
     check_head,
-    load,
     ordered_writes,
     references,
     unpack_cell,
@@ -48,7 +47,7 @@ class _Loading:
 
     def open(self, serde: SerializerProtocol) -> Iterator[bytes]:
         """Read the record, and yield the fields to read next."""
-        self.bare = load(self.record.checkpoint, serde, self.place.described)
+        self.bare = self.record.bare(serde, self.place)
         versions = self.bare["channel_versions"]
         self.cell_names = {
             name: self.place.cell(name, versions[name]) for name in self.record.channels
@@ -68,7 +67,7 @@ class _Loading:
 
     def finish(self, parts: Mapping[bytes, bytes], serde: SerializerProtocol) -> CheckpointTuple:
         """Put the checkpoint together."""
-        place, here = self.place, self.place.described
+        place = self.place
         values = {
             name: assemble(cell, parts, serde, described_value(name, place))
             for name, cell in self.cells.items()
@@ -81,7 +80,7 @@ class _Loading:
         return CheckpointTuple(
             config=config_of(place),
             checkpoint=cast(Checkpoint, {**self.bare, "channel_values": values}),
-            metadata=load(self.record.metadata, serde, f"metadata of {here}"),
+            metadata=cast(CheckpointMetadata, self.record.facts(serde, place)),
             parent_config=(
                 config_of(Place(place.thread_id, place.ns, parent_id)) if parent_id else None
             ),
@@ -155,8 +154,7 @@ class Reader:
     ) -> list[Place]:
         matching = []
         for one in await self._records(places):
-            here = f"metadata of {one.place.described}"
-            metadata = load(one.record.metadata, self.serde, here)
+            metadata = one.record.facts(self.serde, one.place)
             if all(metadata.get(name) == value for name, value in filters.items()):
                 matching.append(one.place)
         return matching

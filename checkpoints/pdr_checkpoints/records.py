@@ -15,7 +15,7 @@ from langgraph.checkpoint.base import writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.envelope import ThreadEnvelope, unknown_shape
+from pdr_checkpoints.envelope import DIGEST_BYTES, ThreadEnvelope, unknown_shape
 from pdr_checkpoints.errors import (
     CorruptCheckpointError,
     FormatVersionError,
@@ -43,6 +43,8 @@ ITEM_MEAN_FROM: Final = 256
 INLINE: Final = 0
 REFERENCE: Final = 1
 ITEMS: Final = 2
+BARE: Final = {"id": str, "ts": str, "channel_versions": dict, "versions_seen": dict}
+"""What every checkpoint has, and of which type."""
 REMEMBERED_BYTES: Final = 8_000_000
 """Of bodies whose digest is remembered: 250 drafts of 32 kB."""
 SAMPLE: Final = 64
@@ -111,6 +113,33 @@ class CheckpointRecord:
             return cls(*content)
         raise unknown_shape(field)
 
+    def bare(self, serde: SerializerProtocol, place: Place) -> dict[str, Any]:
+        """Read the checkpoint without its values: LangGraph's TypedDict less one key.
+
+        Raises:
+            CorruptCheckpointError: It cannot be read, or is no checkpoint.
+        """
+        found = load(self.checkpoint, serde, place.described)
+        if not isinstance(found, dict) or not all(
+            isinstance(found.get(key), kind) for key, kind in BARE.items()
+        ):
+            raise CorruptCheckpointError(place.described, "it is no checkpoint of LangGraph")
+        if unknown := [name for name in self.channels if name not in found["channel_versions"]]:
+            raise CorruptCheckpointError(place.described, f"channel {unknown[0]!r} has no version")
+        return found
+
+    def facts(self, serde: SerializerProtocol, place: Place) -> dict[str, Any]:
+        """Read the metadata.
+
+        Raises:
+            CorruptCheckpointError: They cannot be read, or are no mapping.
+        """
+        what = f"metadata of {place.described}"
+        found = load(self.metadata, serde, what)
+        if not isinstance(found, dict):
+            raise CorruptCheckpointError(what, f"it is of type {type(found).__name__}")
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Writes:
@@ -131,7 +160,8 @@ class Writes:
         """Undo `pack`."""
         content = envelope.unpack(blob, field)
         if _is_made_of(content, int, str, list) and all(
-            isinstance(cell, list) and len(cell) == 3 for cell in content[2]
+            isinstance(write, list) and _is_made_of(write, int, str, list) and _is_cell(write[2])
+            for write in content[2]
         ):
             return cls(*content)
         raise unknown_shape(field)
@@ -140,6 +170,22 @@ class Writes:
 def _is_made_of(content: Sequence[object], *kinds: type | tuple[type, ...]) -> bool:
     # A long history has hundreds of blobs, and a match statement takes five times as long.
     return len(content) == len(kinds) and all(map(isinstance, content, kinds))
+
+
+def _is_cell(cell: Cell) -> bool:
+    if len(cell) == 2 and cell[0] == ITEMS:
+        return isinstance(cell[1], list) and all(map(_is_plain_cell, cell[1]))
+    return _is_plain_cell(cell)
+
+
+def _is_plain_cell(cell: object) -> bool:
+    # Of a list; its items are of no further lists.
+    return (
+        isinstance(cell, list)
+        and len(cell) == 2
+        and isinstance(cell[1], bytes)
+        and (cell[0] == INLINE or (cell[0] == REFERENCE and len(cell[1]) == DIGEST_BYTES))
+    )
 
 
 def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope) -> OrderedWrites:
@@ -161,7 +207,7 @@ def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope
 def unpack_cell(blob: bytes | None, envelope: ThreadEnvelope, field: bytes) -> Cell:
     """Read a channel's value, which `Envelope.pack` packed."""
     cell = envelope.unpack(blob, field)
-    if len(cell) != 2:
+    if not _is_cell(cell):
         raise unknown_shape(field)
     return cell
 
@@ -253,15 +299,13 @@ def assemble(
     """Undo `lay_out`; the parts hold every digest that `references` yields.
 
     Raises:
-        CorruptCheckpointError: The value is laid out or serialised in an unknown way.
+        CorruptCheckpointError: The value cannot be read.
     """
     if cell[0] == INLINE:
         return load(cell[1], serde, what)
     if cell[0] == REFERENCE:
         return load(parts[cell[1]], serde, what)
-    if cell[0] == ITEMS:
-        return [assemble(item, parts, serde, what) for item in cell[1]]
-    raise CorruptCheckpointError(what, f"its layout {cell[0]!r} is unknown")
+    return [assemble(item, parts, serde, what) for item in cell[1]]
 
 
 class Digests:

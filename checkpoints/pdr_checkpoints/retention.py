@@ -23,7 +23,6 @@ from pdr_checkpoints.records import (
     Place,
     Writes,
     check_head,
-    load,
     references,
     unpack_cell,
 )
@@ -146,8 +145,7 @@ class RetentionMethods(ThreadMethods):
         envelope, cells = self._session.envelope.of(thread_id), set()
         for place in kept.records:
             record = snapshot[place]
-            bare = load(record.checkpoint, self.serde, place.described)
-            versions = bare["channel_versions"]
+            versions = record.bare(self.serde, place)["channel_versions"]
             cells |= {place.cell(channel, versions[channel]) for channel in record.channels}
         writes = [member for member in stays if member[:1] == keys.WRITE]
         live = {keys.HEAD, keys.UPDATED, *cells, *stays}

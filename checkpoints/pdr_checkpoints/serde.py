@@ -66,6 +66,9 @@ ORDINARY: Final = frozenset(
 construction runs nothing. It has all that LangGraph itself calls safe."""
 PARSER: Final = "fromisoformat"
 """The one method whose name LangGraph stores, of dates."""
+OPTION: Final = ormsgpack.OPT_NON_STR_KEYS
+WITHOUT_NAME: Final = (EXT_NUMPY_ARRAY, EXT_DELTA_SNAPSHOT)
+"""Extensions that hold a value alone."""
 NAMELESS: Final = "an object has no name"
 
 
@@ -105,9 +108,7 @@ class AllowlistSerializer(JsonPlusSerializer):
             if kind == "json":
                 plain = json.loads(body, object_hook=gate.check_json)
             else:
-                plain = ormsgpack.unpackb(
-                    body, ext_hook=gate.check_extension, option=ormsgpack.OPT_NON_STR_KEYS
-                )
+                plain = ormsgpack.unpackb(body, ext_hook=gate.check_extension, option=OPTION)
         except ValueError:
             # ormsgpack replaces what its hook raises.
             if gate.refusal is not None:
@@ -133,10 +134,8 @@ class _Gate:
         if not 0 <= code <= EXT_DELTA_SNAPSHOT:
             # Of a later LangGraph, whose own list decides, or of nobody: then it is None.
             return
-        content = ormsgpack.unpackb(
-            data, ext_hook=self.check_extension, option=ormsgpack.OPT_NON_STR_KEYS
-        )
-        if code in (EXT_NUMPY_ARRAY, EXT_DELTA_SNAPSHOT):
+        content = ormsgpack.unpackb(data, ext_hook=self.check_extension, option=OPTION)
+        if code in WITHOUT_NAME:
             return
         if not isinstance(content, list) or len(content) < 3:
             self._refuse(ValueError(NAMELESS))
@@ -157,7 +156,8 @@ class _Gate:
         return value
 
     def _check(self, module: object, name: object) -> None:
-        if not isinstance(module, str) or not isinstance(name, str):
+        # Of text first: anything else need not have a hash.
+        if type(module) is not str or type(name) is not str:
             self._refuse(ValueError(NAMELESS))
         elif (module, name) not in self.allowed:
             self._refuse(TypeNotAllowedError("a stored value", module, name))

@@ -70,8 +70,11 @@ def encode(text: str) -> bytes:
 
 
 def decode(raw: bytes) -> str:
-    """Undo `encode`."""
-    return raw.decode("utf-8", "surrogatepass")
+    """Undo `encode`. Of bytes that it did not make, make a name that belongs to nothing."""
+    try:
+        return raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "backslashreplace")
 
 
 def join(kind: bytes, *names: str) -> bytes:

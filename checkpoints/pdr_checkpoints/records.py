@@ -17,6 +17,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from pdr_checkpoints import keys
 from pdr_checkpoints.envelope import DIGEST_BYTES, ThreadEnvelope, unknown_shape
 from pdr_checkpoints.errors import (
+    SHOWN,
     CorruptCheckpointError,
     FormatVersionError,
     TypeNotAllowedError,
@@ -61,8 +62,19 @@ class Place:
 
     @classmethod
     def of(cls, thread_id: str, member: bytes) -> Self:
-        """Read the name of a record."""
-        return cls(thread_id, *keys.split(member))
+        """Read the name of a record.
+
+        Raises:
+            CorruptCheckpointError: It is none.
+        """
+        try:
+            ns, checkpoint_id = keys.split(member)
+        except ValueError as error:
+            raise CorruptCheckpointError(
+                f"thread {thread_id!r}",
+                f"its index names {member[:SHOWN]!r}, which is no checkpoint",
+            ) from error
+        return cls(thread_id, ns, checkpoint_id)
 
     @property
     def described(self) -> str:
@@ -193,7 +205,10 @@ def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope
     calls = []
     for field, blob in blobs.items():
         writes = Writes.unpack(blob, envelope, field)
-        calls.append((writes.time_ns, keys.name_at(field, 2), writes))
+        try:
+            calls.append((writes.time_ns, keys.name_at(field, 2), writes))
+        except IndexError as error:
+            raise unknown_shape(field) from error
     calls.sort(key=itemgetter(0, 1))
     found: dict[tuple[str, int], tuple[tuple[str, str, int], str, Cell]] = {}
     for _, task_id, writes in calls:

@@ -94,7 +94,7 @@ class RetentionMethods(ThreadMethods):
                 for member in await self._store.members(index, low, high)
             ]
             if names:
-                removed = {Place(thread_id, *name) for name in names}
+                removed = {Place(thread_id, *name) for name in names if len(name) == 2}
                 await self._prune(thread_id, _all_but(removed, self.serde))
 
     async def _prune(self, thread_id: str, rule: Rule) -> None:
@@ -209,7 +209,10 @@ def _members_that_stay(
 
     def stays(member: bytes) -> bool:
         kind, names = member[:1], keys.split(member)
-        place = Place(thread_id, *(names[1:3] if kind == keys.RUN else names[:2]))
+        names = names[1:3] if kind == keys.RUN else names[:2]
+        if len(names) < 2:
+            return False  # nothing that we wrote
+        place = Place(thread_id, *names)
         if kind != keys.WRITE:
             return place in kept.records
         # A pending write may reach the server before its checkpoint does.

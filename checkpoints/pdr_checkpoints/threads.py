@@ -131,13 +131,19 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         )
         if head is None or updated is None:
             return None
-        created_ms = check_head(head, thread_id)
+        try:
+            created = _time(check_head(head, thread_id))
+            latest = _time(int(updated.split()[0]))
+        except (IndexError, OverflowError, OSError, ValueError) as error:
+            if isinstance(error, CorruptCheckpointError):
+                raise
+            raise CorruptCheckpointError(f"thread {thread_id!r}", "its times are none") from error
         return ThreadInfo(
             thread_id=thread_id,
             num_checkpoints=count,
             num_bytes=await _memory(self._store, [thread.data, thread.index]),
-            created=_time(created_ms),
-            updated=_time(int(updated.split()[0])),
+            created=created,
+            updated=latest,
             holder=None if held is None else holder_of(held),
             expires_in_s=None if ttl_ms < 0 else ttl_ms / 1000,
         )

@@ -7,19 +7,27 @@ error: LangGraph's own strict mode would hand out the object's arguments in its 
 
 import json
 import logging
-from collections.abc import Iterable
-from typing import Any, Final, NoReturn
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any, Final, Literal, NoReturn
 from uuid import uuid4
 
 import ormsgpack
 from langchain_core.load.mapping import SERIALIZABLE_MAPPING
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import (
+    EXT_CONSTRUCTOR_KW_ARGS,
+    EXT_CONSTRUCTOR_POS_ARGS,
+    EXT_CONSTRUCTOR_SINGLE_ARG,
     EXT_DELTA_SNAPSHOT,
     EXT_METHOD_SINGLE_ARG,
     EXT_NUMPY_ARRAY,
+    EXT_PYDANTIC_V1,
+    EXT_PYDANTIC_V2,
     JsonPlusSerializer,
 )
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.types import Send
 
 from pdr_checkpoints.connect import redact
 from pdr_checkpoints.errors import StoreConfigError, TypeNotAllowedError
@@ -67,8 +75,18 @@ construction runs nothing. It has all that LangGraph itself calls safe."""
 PARSER: Final = "fromisoformat"
 """The one method whose name LangGraph stores, of dates."""
 OPTION: Final = ormsgpack.OPT_NON_STR_KEYS
-WITHOUT_NAME: Final = (EXT_NUMPY_ARRAY, EXT_DELTA_SNAPSHOT)
-"""Extensions that hold a value alone."""
+BUILT: Final = frozenset(
+    (
+        EXT_CONSTRUCTOR_SINGLE_ARG,
+        EXT_CONSTRUCTOR_POS_ARGS,
+        EXT_CONSTRUCTOR_KW_ARGS,
+        EXT_METHOD_SINGLE_ARG,
+        EXT_PYDANTIC_V1,
+        EXT_PYDANTIC_V2,
+    )
+)
+"""LangGraph's kinds of extension that name a type."""
+VALUE: Final = "a stored value"
 NAMELESS: Final = "an object has no name"
 
 
@@ -77,7 +95,7 @@ class AllowlistSerializer(JsonPlusSerializer):
 
     def __init__(self, allowed: Iterable[Allowed] = ()) -> None:
         listed = {_named(each) for each in allowed}
-        # LangGraph's own check holds as well, so that no gap between the two lets a name through.
+        # The same list for the form of early LangGraph, JSON, which it builds itself.
         super().__init__(
             allowed_msgpack_modules=ORDINARY | listed,
             allowed_json_modules=[(*module.split("."), name) for module, name in ORDINARY | listed],
@@ -101,70 +119,100 @@ class AllowlistSerializer(JsonPlusSerializer):
             ValueError: It is cut or altered.
         """
         kind, body = data
-        if kind not in ("msgpack", "json"):
-            return super().loads_typed(data)
-        gate = _Gate(self.allowed)
-        try:
-            if kind == "json":
-                plain = json.loads(body, object_hook=gate.check_json)
-            else:
-                plain = ormsgpack.unpackb(body, ext_hook=gate.check_extension, option=OPTION)
-        except ValueError:
-            # ormsgpack replaces what its hook raises.
-            if gate.refusal is not None:
-                raise gate.refusal from None
-            raise
-        return super().loads_typed(data) if gate.found else plain
+        if kind == "msgpack":
+            builder = _Builder(self.allowed)
+            try:
+                return ormsgpack.unpackb(body, ext_hook=builder, option=OPTION)
+            except ValueError:
+                # ormsgpack replaces what its hook raises.
+                if builder.refusal is not None:
+                    raise builder.refusal from None
+                raise
+        if kind == "json":
+            json.loads(body, object_hook=self._check_json)
+        return super().loads_typed(data)
+
+    def _check_json(self, value: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+        if "lc" in value and value.get("type") == "constructor":
+            path = value.get("id")
+            if not isinstance(path, list) or not all(isinstance(part, str) for part in path):
+                raise ValueError(NAMELESS)
+            path = SERIALIZABLE_MAPPING.get(tuple(path), tuple(path))
+            module, name = ".".join(path[:-1]), path[-1] if path else ""
+            if (module, name) not in self.allowed:
+                raise TypeNotAllowedError(VALUE, module, name)
+        return value
 
 
-class _Gate:
-    """Looks at every name in one value before anything is built."""
+class _Builder:
+    """Builds the objects of one value; msgpack calls it for each, the inner ones first."""
 
-    __slots__ = ("allowed", "found", "refusal")
+    __slots__ = ("allowed", "changed", "refusal")
 
     def __init__(self, allowed: frozenset[tuple[str, str]]) -> None:
         self.allowed = allowed
-        self.found = False
-        """Whether the value holds anything that must be built."""
         self.refusal: ValueError | None = None
+        """Why the value is refused."""
+        self.changed: set[tuple[str, str]] = set()
+        """Types that do not take what is stored of them."""
 
-    def check_extension(self, code: int, data: bytes) -> None:
-        """Check one extension of msgpack, and those in it."""
-        self.found = True
-        if not 0 <= code <= EXT_DELTA_SNAPSHOT:
-            # Of a later LangGraph, whose own list decides, or of nobody: then it is None.
-            return
-        content = ormsgpack.unpackb(data, ext_hook=self.check_extension, option=OPTION)
-        if code in WITHOUT_NAME:
-            return
+    def __call__(self, code: int, data: bytes) -> Any:  # Any: the object
+        content = ormsgpack.unpackb(data, ext_hook=self, option=OPTION)
+        if code == EXT_DELTA_SNAPSHOT:
+            return _DeltaSnapshot(content)
+        if code == EXT_NUMPY_ARRAY:
+            return _array(*content)
         if not isinstance(content, list) or len(content) < 3:
             self._refuse(ValueError(NAMELESS))
-        self._check(content[0], content[1])
-        if code == EXT_METHOD_SINGLE_ARG and content[3:] != [PARSER]:
-            self._refuse(ValueError("an object names a method that is not called"))
-
-    def check_json(self, value: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
-        """Check one object of JSON; those in it come first."""
-        if "lc" in value and "id" in value:
-            self.found = True
-            if value.get("type") == "constructor":
-                path = value["id"]
-                if not isinstance(path, list) or not all(isinstance(part, str) for part in path):
-                    self._refuse(ValueError(NAMELESS))
-                path = SERIALIZABLE_MAPPING.get(tuple(path), tuple(path))
-                self._check(".".join(path[:-1]), path[-1] if path else "")
-        return value
-
-    def _check(self, module: object, name: object) -> None:
+        module, name, argument = content[:3]
         # Of text first: anything else need not have a hash.
         if type(module) is not str or type(name) is not str:
             self._refuse(ValueError(NAMELESS))
-        elif (module, name) not in self.allowed:
-            self._refuse(TypeNotAllowedError("a stored value", module, name))
+        if (module, name) not in self.allowed:
+            self._refuse(TypeNotAllowedError(VALUE, module, name))
+        if code == EXT_METHOD_SINGLE_ARG and content[3:] != [PARSER]:
+            self._refuse(ValueError("an object names a method that is not called"))
+        if code not in BUILT:
+            self._refuse(
+                ValueError(f"an object is of kind {code}, which this release does not know")
+            )
+        try:
+            return _built(code, getattr(import_module(module), name), argument)
+        except Exception as error:  # noqa: BLE001 - a class that has changed may raise anything
+            # As LangGraph does: the run goes on with what the object was made of.
+            if (module, name) not in self.changed:
+                self.changed.add((module, name))
+                what = "object.not_rebuilt type=%s.%s error=%s: its content is read instead"
+                logger.warning(what, module, name, type(error).__name__)
+            return argument
 
     def _refuse(self, refusal: ValueError) -> NoReturn:
         self.refusal = refusal
         raise refusal
+
+
+def _built(code: int, kind: Any, argument: Any) -> object:  # Any: a listed type, what it takes
+    if code in (EXT_PYDANTIC_V2, EXT_PYDANTIC_V1):
+        try:
+            return kind(**argument)
+        except Exception:  # noqa: BLE001 - what was valid once need not be now
+            unchecked = kind.model_construct if code == EXT_PYDANTIC_V2 else kind.construct
+            return unchecked(**argument)
+    if code == EXT_CONSTRUCTOR_SINGLE_ARG:
+        return kind(argument)
+    if code == EXT_CONSTRUCTOR_KW_ARGS:
+        return kind(**argument)
+    if code == EXT_METHOD_SINGLE_ARG:
+        return getattr(kind, PARSER)(argument)
+    if kind is Send and len(argument) == 3:
+        return Send(*argument[:2], timeout=argument[2])
+    return kind(*argument)
+
+
+def _array(kind: str, shape: Sequence[int], order: Literal["C", "F"], data: bytes) -> object:
+    import numpy as np  # optional: who stored an array has it
+
+    return np.frombuffer(data, dtype=np.dtype(kind)).reshape(shape, order=order)
 
 
 def serializer(

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
+import numpy as np
 import ormsgpack
 import pytest
 from langchain_core import agents, documents, messages, outputs, prompt_values
 from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_TYPES  # LangGraph shows it nowhere
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from langgraph.types import Command, Interrupt, Overwrite, Send
+from langgraph.types import Command, Interrupt, Overwrite, Send, TimeoutPolicy
 from pdr_checkpoints import (
     AllowlistSerializer,
     CorruptCheckpointError,
@@ -38,6 +39,7 @@ from pdr_checkpoints import (
     open_checkpointer,
 )
 from pydantic import BaseModel
+from pydantic import v1 as pydantic_v1
 from test_saver import put
 
 CONFIG = {"configurable": {"thread_id": "t"}}
@@ -420,6 +422,58 @@ async def test_types_of_the_user_are_listed(open_saver: Callable[..., RedisSaver
         assert found.checkpoint["channel_values"] == values
     with pytest.raises(TypeNotAllowedError, match=rf"allowed=\[\('{ME}', 'Point'\)\]"):
         await open_saver(allowed=[Plan, Report, Mood]).aget_tuple(CONFIG)
+
+
+class Moment(datetime):
+    """A kind of date of a user."""
+
+
+class Narrow(BaseModel):
+    """A pydantic model that has become stricter since it was stored."""
+
+    number: int
+
+
+class Former(pydantic_v1.BaseModel):
+    """A model of pydantic 1."""
+
+    city: str
+
+
+def read_back(value: object, *allowed: type) -> object:
+    serde = AllowlistSerializer(allowed)
+    return serde.loads_typed(serde.dumps_typed(value))
+
+
+def test_every_form_of_object_is_built() -> None:
+    """Those that the states above do not have."""
+    array = np.arange(6, dtype="<i4").reshape((2, 3), order="F")
+    assert np.array_equal(read_back([array])[0], array)
+    assert read_back(Moment(2026, 1, 2), Moment) == Moment(2026, 1, 2)
+    assert type(read_back(Moment(2026, 1, 2), Moment)) is Moment
+    assert read_back(Former(city="Rome"), Former) == Former(city="Rome")
+    timed = Send("node", {"a": 1}, timeout=TimeoutPolicy(run_timeout=3.0))
+    assert read_back(timed) == timed
+
+
+def test_a_type_that_has_changed_gives_its_content(caplog: pytest.LogCaptureFixture) -> None:
+    """As LangGraph does it: unchecked, or as plain data and a warning."""
+    stored = extension(5, ME, "Narrow", {"number": "x"}, "model_validate_json")
+    found = AllowlistSerializer([Narrow]).loads_typed(("msgpack", stored))
+    assert isinstance(found, Narrow)
+    assert found.number == "x"
+    assert caplog.messages == []
+    former = extension(2, ME, "Plan", {"stages": ["a"]})
+    twice = inside(former, lambda ext: [ext, ext])
+    assert AllowlistSerializer([Plan]).loads_typed(("msgpack", twice)) == [{"stages": ["a"]}] * 2
+    (line,) = caplog.messages
+    assert f"type={ME}.Plan error=TypeError" in line
+
+
+def test_an_object_of_an_unknown_kind_is_refused() -> None:
+    """A later LangGraph's, perhaps: nothing is left out in silence."""
+    with pytest.raises(ValueError, match="of kind 9"):
+        AllowlistSerializer().loads_typed(("msgpack", extension(9, "builtins", "set", [1])))
 
 
 def test_a_listed_type_does_not_bring_others_in() -> None:

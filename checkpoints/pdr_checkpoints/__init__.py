@@ -48,14 +48,17 @@ read when a state is loaded. `checkpoints/README.md` has measurements.
 
 **Envelope.** Every blob (the value of a `c`, `v`, `w` or `p` field) is wrapped.
 
-    byte 0     format version of the envelope, 1
+    byte 0     format version of the envelope: 1, or 2 when encrypted
     byte 1     compression (0 none, 1 zlib, 2 zstd), plus 16 when encrypted
     plain      4 bytes CRC-32 of header, field name and body, then the body
     encrypted  4 bytes key id, 12 bytes nonce, AES-256-GCM ciphertext and tag
 
-The check and the encryption cover the field name, so a blob in the wrong field is corrupt.
+The check and the encryption cover the field name, so a blob in the wrong field is corrupt. The
+encryption covers the thread id as well, and a copy is sealed anew. Encrypted blobs of version 1, of
+an early release, do not: with keys, they and plain ones are read with `read_older` only.
 
-**Exported thread**, a file. Blobs travel as they are stored: compressed and encrypted.
+**Exported thread**, a file. Blobs travel as they are stored: compressed and encrypted. Under
+another id than the file's they are sealed anew.
 
     file  = "pdr-checkpoints 1\n", frame, …, a frame of kind E
     frame = kind (1 byte), length (4 bytes, big-endian), content
@@ -80,14 +83,17 @@ from pdr_checkpoints.errors import (
     ThreadContendedError,
     ThreadNotFoundError,
     ThreadTakenError,
+    TypeNotAllowedError,
     UnknownSerializationError,
 )
 from pdr_checkpoints.lease import Lease
 from pdr_checkpoints.saver import RedisSaver, open_checkpointer
+from pdr_checkpoints.serde import AllowlistSerializer
 from pdr_checkpoints.session import Health, SaverOptions
 from pdr_checkpoints.threads import ThreadInfo
 
 __all__ = [
+    "AllowlistSerializer",
     "CheckpointLostError",
     "CorruptCheckpointError",
     "DecryptionError",
@@ -108,6 +114,7 @@ __all__ = [
     "ThreadInfo",
     "ThreadNotFoundError",
     "ThreadTakenError",
+    "TypeNotAllowedError",
     "UnknownSerializationError",
     "open_checkpointer",
 ]

@@ -35,7 +35,6 @@ from pdr_checkpoints.records import (
     Place,
     assemble,
     check_head,
-    load,
     ordered_writes,
     references,
     unpack_cell,
@@ -157,6 +156,7 @@ class DeltaReader:
     async def _history(
         self, thread_id: str, ns: str, checkpoint_id: str | None, channels: Sequence[str]
     ) -> dict[str, DeltaChannelHistory]:
+        envelope = self.envelope.of(thread_id)
         gathered = {channel: _Gathered([]) for channel in channels}
         await self._gather(self._line(thread_id, ns, checkpoint_id), gathered)
         seeds = {name: one.seed for name, one in gathered.items() if one.seed is not None}
@@ -168,14 +168,14 @@ class DeltaReader:
         )
         blobs |= of_writes
         cells = {
-            channel: unpack_cell(blobs[field], self.envelope, field)
+            channel: unpack_cell(blobs[field], envelope, field)
             for channel, (_, field) in seeds.items()
         }
         digests |= {digest for cell in cells.values() for digest in references(cell)}
         names = [keys.part(digest) for digest in digests]
         rest = [name for name in names if name not in blobs]
         blobs |= await read_fields(self.store, thread_id, rest)
-        parts = {name[1:]: self.envelope.unwrap(blobs[name], name) for name in names}
+        parts = {name[1:]: envelope.unwrap(blobs[name], name) for name in names}
         histories: dict[str, DeltaChannelHistory] = {}
         for channel, one in gathered.items():
             histories[channel] = {"writes": []}
@@ -194,13 +194,13 @@ class DeltaReader:
             # The checkpoint itself: its writes belong to the next super-step.
             await anext(line, None)
             async for place, record, writes in line:
-                ordered = ordered_writes(writes, self.envelope)
+                ordered = ordered_writes(writes, self.envelope.of(place.thread_id))
                 for (_, task_id, _), channel, cell in reversed(ordered):
                     if channel in unseeded:
                         gathered[channel].writes.append((place, task_id, cell))
                 stored = unseeded.intersection(record.channels)
                 if stored:
-                    versions = _versions(place, record, self.serde)
+                    versions = record.bare(self.serde, place)["channel_versions"]
                     for name in stored:
                         gathered[name].seed = place, place.cell(name, versions[name])
                     unseeded -= stored
@@ -222,7 +222,7 @@ class DeltaReader:
             blob, writes = page[name]
             if not blob:
                 raise CorruptCheckpointError(describe(name), "it is missing")
-            record = CheckpointRecord.unpack(blob, self.envelope, name)
+            record = CheckpointRecord.unpack(blob, self.envelope.of(thread_id), name)
             yield place, record, writes
             place = Place(thread_id, ns, record.parent_id) if record.parent_id else None
             if place is not None and place.record not in page:
@@ -263,11 +263,11 @@ def delta_ancestors(
     needed: set[Place] = set()
     for place in places:
         record = snapshot[place]
-        metadata = load(record.metadata, serde, f"metadata of {place.described}")
-        unseeded = set(metadata.get(DELTA_COUNTERS) or ()) - set(record.channels)
+        counters = record.facts(serde, place).get(DELTA_COUNTERS)
+        unseeded = set(counters if isinstance(counters, dict) else ()) - set(record.channels)
         if unseeded:
             # A channel without a version was never written: nothing rebuilds it.
-            unseeded &= set(_versions(place, record, serde))
+            unseeded &= set(record.bare(serde, place)["channel_versions"])
         line: set[Place] = set()
         while unseeded and record.parent_id:
             ancestor = Place(place.thread_id, place.ns, record.parent_id)
@@ -278,15 +278,6 @@ def delta_ancestors(
             unseeded -= set(record.channels)
         needed |= line
     return frozenset(needed)
-
-
-def _versions(
-    place: Place, record: CheckpointRecord, serde: SerializerProtocol
-) -> Mapping[str, object]:
-    versions: dict[str, object] = load(record.checkpoint, serde, place.described)[
-        "channel_versions"
-    ]
-    return versions
 
 
 def _frames(reply: bytes) -> Iterator[bytes]:

@@ -7,7 +7,11 @@ Encryption is AES-256-GCM with keys that can be rotated. The first key writes, e
 blob names its key by four bytes of the key's hash, so a rotation needs no rewrite: put the new key
 first, and keep the old one until its threads are pruned.
 
+With keys, only what they authenticate is read, in its thread and its field. A plain blob is
+refused, and so is one of an early release, which did not bind a blob to its thread.
+
 Not covered: thread ids, namespaces, channel names, task ids and the sizes of values stay readable.
+Whoever can write to Redis can delete blobs, or put back what its field held before.
 Nonces are random: rotate a key before it has written 2^32 blobs (NIST SP 800-38D, 8.3).
 """
 
@@ -17,6 +21,7 @@ import os
 import threading
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import ormsgpack
@@ -29,6 +34,7 @@ from pdr_checkpoints.errors import (
     MissingDependencyError,
     StoreConfigError,
 )
+from pdr_checkpoints.keys import encode
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -36,6 +42,9 @@ if TYPE_CHECKING:
 Compression = Literal["none", "zlib", "zstd"]
 
 ENVELOPE_VERSION: Final = 1
+"""Of plain blobs, and of encrypted ones that are not bound to a thread."""
+SEALED_VERSION: Final = 2
+"""Of encrypted blobs that are."""
 COMPRESSIONS: Final[tuple[Compression, ...]] = ("none", "zlib", "zstd")
 """Position is the number in the header: append only."""
 ENCRYPTED: Final = 16
@@ -89,7 +98,9 @@ class Keyring:
             return cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], place)
         except (InvalidTag, ValueError) as error:
             raise DecryptionError(
-                what, f"key {key_id.hex()} does not authenticate it: the bytes were altered"
+                what,
+                f"key {key_id.hex()} does not authenticate it: the bytes were altered, "
+                "or are those of another field or thread",
             ) from error
 
     def digest(self, plain: bytes) -> bytes:
@@ -112,10 +123,14 @@ def _cipher(key: bytes) -> "AESGCM":
 
 
 class Envelope:
-    """Compresses, checks and optionally encrypts stored bytes. A place is a blob's field name."""
+    """Compresses, checks and optionally encrypts stored bytes, of any thread."""
 
     def __init__(
-        self, compression: Compression = "zstd", encryption_keys: Sequence[bytes] = ()
+        self,
+        compression: Compression = "zstd",
+        encryption_keys: Sequence[bytes] = (),
+        *,
+        read_older: bool = False,
     ) -> None:
         if compression not in COMPRESSIONS:
             raise StoreConfigError(
@@ -123,72 +138,30 @@ class Envelope:
             )
         self.compression = compression
         self.keyring = Keyring(encryption_keys) if encryption_keys else None
+        self.read_older = read_older
+        """Whether, with keys, a blob is read that they do not bind to its thread."""
         # A zstd context is 1.4 MB to allocate and belongs to one thread at a time.
         self._contexts = threading.local()
 
-    def wrap(self, body: bytes, place: bytes) -> bytes:
-        """Make the blob that is stored under `place`."""
-        method = 0
-        if len(body) >= COMPRESS_FROM and self.compression != "none":
-            smaller = self._compress(body)
-            if len(smaller) < len(body):
-                body, method = smaller, COMPRESSIONS.index(self.compression)
-        if self.keyring is not None:
-            header = bytes((ENVELOPE_VERSION, method | ENCRYPTED))
-            return header + self.keyring.seal(body, header + place)
-        header = bytes((ENVELOPE_VERSION, method))
-        return header + _check(header + place, body) + body
-
-    def unwrap(self, blob: bytes | None, place: bytes) -> bytes:
-        """Return the body of a blob; None stands for a blob that the server does not have.
-
-        Raises:
-            FormatVersionError: A later release wrote it.
-            DecryptionError: It is encrypted and no key opens it.
-            CorruptCheckpointError: It is missing, cut or altered.
-        """
-        if blob is None:
-            raise CorruptCheckpointError(describe(place), "it is missing")
-        if len(blob) < 2:
-            raise CorruptCheckpointError(describe(place), f"only {len(blob)} bytes are left of it")
-        header, flags = blob[:2], blob[1]
-        if header[0] != ENVELOPE_VERSION:
-            raise FormatVersionError(describe(place), header[0], ENVELOPE_VERSION)
-        if flags & ENCRYPTED:
-            if self.keyring is None:
-                raise DecryptionError(
-                    describe(place), "it is encrypted and encryption_keys is not set"
-                )
-            body = self.keyring.unseal(blob[2:], header + place, describe(place))
-        else:
-            body = blob[6:]
-            if blob[2:6] != _check(header + place, body):
-                raise CorruptCheckpointError(
-                    describe(place), "its checksum differs: cut or altered bytes"
-                )
-        return self._decompress(flags & ~ENCRYPTED, body, place)
-
-    def pack(self, content: list[Any], place: bytes) -> bytes:  # Any: plain data of mixed types
-        """Make the blob of a list of plain data."""
-        return self.wrap(ormsgpack.packb(content), place)
-
-    def unpack(self, blob: bytes | None, place: bytes) -> list[Any]:  # Any: checked by the caller
-        """Undo `pack`; raises what `unwrap` does."""
-        packed = self.unwrap(blob, place)
-        try:
-            content = ormsgpack.unpackb(packed)
-        except ormsgpack.MsgpackDecodeError as error:
-            raise CorruptCheckpointError(describe(place), f"it is not msgpack: {error}") from error
-        if not isinstance(content, list):
-            raise unknown_shape(place)
-        return content
+    def of(self, thread_id: str) -> "ThreadEnvelope":
+        """Return the envelope of a thread's blobs."""
+        return ThreadEnvelope(self, encode(thread_id))
 
     def digest(self, body: bytes) -> bytes:
         """Name a body by 16 bytes of its hash, which is keyed where bodies are encrypted."""
         whole = self.keyring.digest(body) if self.keyring else hashlib.sha256(body).digest()
         return whole[:DIGEST_BYTES]
 
-    def _compress(self, body: bytes) -> bytes:
+    def compress(self, body: bytes) -> tuple[bytes, int]:
+        """Return a body that may be smaller, and the number of the method."""
+        if len(body) < COMPRESS_FROM or self.compression == "none":
+            return body, 0
+        smaller = self._smaller(body)
+        if len(smaller) >= len(body):
+            return body, 0
+        return smaller, COMPRESSIONS.index(self.compression)
+
+    def _smaller(self, body: bytes) -> bytes:
         if self.compression == "zlib":
             return zlib.compress(body, LEVEL)
         context = getattr(self._contexts, "compressor", None)
@@ -197,7 +170,12 @@ class Envelope:
         smaller: bytes = context.compress(body)
         return smaller
 
-    def _decompress(self, method: int, body: bytes, place: bytes) -> bytes:
+    def decompress(self, method: int, body: bytes, place: bytes) -> bytes:
+        """Undo `compress`.
+
+        Raises:
+            CorruptCheckpointError: It is cut or altered.
+        """
         try:
             if method == 0:
                 return body
@@ -214,6 +192,89 @@ class Envelope:
                 describe(place), f"it does not decompress: {error}"
             ) from error
         raise CorruptCheckpointError(describe(place), f"its compression {method} is unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadEnvelope:
+    """Wraps the blobs of one thread. A place is a blob's field name."""
+
+    envelope: Envelope
+    thread: bytes
+
+    def wrap(self, body: bytes, place: bytes) -> bytes:
+        """Make the blob that is stored under `place`."""
+        body, method = self.envelope.compress(body)
+        if (keyring := self.envelope.keyring) is not None:
+            header = bytes((SEALED_VERSION, method | ENCRYPTED))
+            return header + keyring.seal(body, self._bound(header, place))
+        header = bytes((ENVELOPE_VERSION, method))
+        return header + _check(header + place, body) + body
+
+    def unwrap(self, blob: bytes | None, place: bytes) -> bytes:
+        """Return the body of a blob; None stands for a blob that the server does not have.
+
+        Raises:
+            FormatVersionError: A later release wrote it.
+            DecryptionError: It is encrypted and no key opens it, or there are keys and it is not
+                bound to its thread by one.
+            CorruptCheckpointError: It is missing, cut or altered.
+        """
+        if blob is None:
+            raise CorruptCheckpointError(describe(place), "it is missing")
+        if len(blob) < 2:
+            raise CorruptCheckpointError(describe(place), f"only {len(blob)} bytes are left of it")
+        header, version, flags = blob[:2], blob[0], blob[1]
+        known = SEALED_VERSION if flags & ENCRYPTED else ENVELOPE_VERSION
+        if not ENVELOPE_VERSION <= version <= known:
+            raise FormatVersionError(describe(place), version, known)
+        keyring = self.envelope.keyring
+        if keyring is not None and version < SEALED_VERSION and not self.envelope.read_older:
+            what = "was encrypted by an early release" if flags & ENCRYPTED else "is not encrypted"
+            raise DecryptionError(
+                describe(place),
+                f"it {what}, so that encryption_keys do not show that it belongs to this thread: "
+                "if the store is older than its keys or than this release, open it with "
+                "read_older=True",
+            )
+        if flags & ENCRYPTED:
+            if keyring is None:
+                raise DecryptionError(
+                    describe(place), "it is encrypted and encryption_keys is not set"
+                )
+            bound = self._bound(header, place) if version == SEALED_VERSION else header + place
+            body = keyring.unseal(blob[2:], bound, describe(place))
+        else:
+            body = blob[6:]
+            if blob[2:6] != _check(header + place, body):
+                raise CorruptCheckpointError(
+                    describe(place), "its checksum differs: cut or altered bytes"
+                )
+        return self.envelope.decompress(flags & ~ENCRYPTED, body, place)
+
+    def pack(self, content: list[Any], place: bytes) -> bytes:  # Any: plain data of mixed types
+        """Make the blob of a list of plain data."""
+        return self.wrap(ormsgpack.packb(content), place)
+
+    def unpack(self, blob: bytes | None, place: bytes) -> list[Any]:  # Any: checked by the caller
+        """Undo `pack`; raises what `unwrap` does."""
+        packed = self.unwrap(blob, place)
+        try:
+            content = ormsgpack.unpackb(packed)
+        except ormsgpack.MsgpackDecodeError as error:
+            raise CorruptCheckpointError(describe(place), f"it is not msgpack: {error}") from error
+        if not isinstance(content, list):
+            raise unknown_shape(place)
+        return content
+
+    def moved(self, blob: bytes, place: bytes, target: "ThreadEnvelope") -> bytes:
+        """Return a blob for the same place of another thread; raises what `unwrap` does."""
+        is_bound = blob[:1] == bytes((SEALED_VERSION,))
+        if self.thread == target.thread or not (is_bound or self.envelope.keyring):
+            return blob
+        return target.wrap(self.unwrap(blob, place), place)
+
+    def _bound(self, header: bytes, place: bytes) -> bytes:
+        return header + len(self.thread).to_bytes(4, "big") + self.thread + place
 
 
 def describe(place: bytes) -> str:

@@ -15,12 +15,16 @@ SaverError
 └── CorruptCheckpointError (ValueError)      stored bytes are missing, cut or altered
     ├── FormatVersionError                   a newer release wrote them
     ├── UnknownSerializationError            another serializer wrote them
+    ├── TypeNotAllowedError                  they name a type that is not listed
     └── DecryptionError                      no key opens them
 """
 
 import re
 from dataclasses import dataclass
 from typing import Final
+
+SHOWN: Final = 100
+"""Characters of a name that a message repeats."""
 
 
 class SaverError(Exception):
@@ -244,6 +248,25 @@ class UnknownSerializationError(CorruptCheckpointError):
             f"{serializer} does not know its serialisation type {kind!r}: open the saver with the "
             "serde that wrote it, or upgrade langgraph-checkpoint",
         )
+
+
+class TypeNotAllowedError(CorruptCheckpointError):
+    """A value names a type that the saver was not told to build; nothing of it was run."""
+
+    def __init__(self, what: str, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+        super().__init__(
+            what,
+            f"it holds an object of type {_shortened(f'{module}.{name}')}, which is not allowed: "
+            "if the type is yours and you trust who wrote it, open the saver with "
+            f"allowed=[({_shortened(module)}, {_shortened(name)})]",
+        )
+
+
+def _shortened(name: str) -> str:
+    # Whoever wrote the bytes chose the name, and a terminal obeys what is not escaped.
+    return ascii(name if len(name) <= SHOWN else f"{name[:SHOWN]}…")
 
 
 class DecryptionError(CorruptCheckpointError):

@@ -17,6 +17,8 @@ CELL = b"v"
 WRITE = b"w"
 PART = b"p"
 RUN = b"r"
+WRAPPED: Final = frozenset((RECORD, CELL, WRITE, PART))
+"""Kinds of the fields whose values are blobs."""
 HEAD = b"m"
 """Format version and time of creation."""
 UPDATED = b"u"
@@ -68,8 +70,11 @@ def encode(text: str) -> bytes:
 
 
 def decode(raw: bytes) -> str:
-    """Undo `encode`."""
-    return raw.decode("utf-8", "surrogatepass")
+    """Undo `encode`. Of bytes that it did not make, make a name that belongs to nothing."""
+    try:
+        return raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "backslashreplace")
 
 
 def join(kind: bytes, *names: str) -> bytes:

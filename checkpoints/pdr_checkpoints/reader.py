@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
+from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.envelope import Envelope, describe
+from pdr_checkpoints.envelope import Envelope, ThreadEnvelope, describe
 from pdr_checkpoints.errors import CorruptCheckpointError
 from pdr_checkpoints.records import (
     Cell,
@@ -19,7 +19,6 @@ from pdr_checkpoints.records import (
     Place,
     assemble,
     check_head,
-    load,
     ordered_writes,
     references,
     unpack_cell,
@@ -48,7 +47,7 @@ class _Loading:
 
     def open(self, serde: SerializerProtocol) -> Iterator[bytes]:
         """Read the record, and yield the fields to read next."""
-        self.bare = load(self.record.checkpoint, serde, self.place.described)
+        self.bare = self.record.bare(serde, self.place)
         versions = self.bare["channel_versions"]
         self.cell_names = {
             name: self.place.cell(name, versions[name]) for name in self.record.channels
@@ -56,7 +55,9 @@ class _Loading:
         yield from self.cell_names.values()
         yield from self.write_names
 
-    def take(self, blobs: Mapping[bytes, bytes | None], envelope: Envelope) -> Iterator[bytes]:
+    def take(
+        self, blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope
+    ) -> Iterator[bytes]:
         """Take the blobs of those fields, and yield the digests of the parts to read last."""
         for channel, name in self.cell_names.items():
             self.cells[channel] = unpack_cell(blobs[name], envelope, name)
@@ -66,7 +67,7 @@ class _Loading:
 
     def finish(self, parts: Mapping[bytes, bytes], serde: SerializerProtocol) -> CheckpointTuple:
         """Put the checkpoint together."""
-        place, here = self.place, self.place.described
+        place = self.place
         values = {
             name: assemble(cell, parts, serde, described_value(name, place))
             for name, cell in self.cells.items()
@@ -79,7 +80,7 @@ class _Loading:
         return CheckpointTuple(
             config=config_of(place),
             checkpoint=cast(Checkpoint, {**self.bare, "channel_values": values}),
-            metadata=load(self.record.metadata, serde, f"metadata of {here}"),
+            metadata=cast(CheckpointMetadata, self.record.facts(serde, place)),
             parent_config=(
                 config_of(Place(place.thread_id, place.ns, parent_id)) if parent_id else None
             ),
@@ -153,8 +154,7 @@ class Reader:
     ) -> list[Place]:
         matching = []
         for one in await self._records(places):
-            here = f"metadata of {one.place.described}"
-            metadata = load(one.record.metadata, self.serde, here)
+            metadata = one.record.facts(self.serde, one.place)
             if all(metadata.get(name) == value for name, value in filters.items()):
                 matching.append(one.place)
         return matching
@@ -163,7 +163,7 @@ class Reader:
         if not places:
             return []
         thread_id = places[0].thread_id
-        thread = self.store.thread(thread_id)
+        thread, envelope = self.store.thread(thread_id), self.envelope.of(thread_id)
         names = [place.record for place in places]
         ranges = [keys.below(keys.WRITE, place.ns, place.checkpoint_id) for place in places]
         (head, *blobs), *write_names = await self.store.pipeline(
@@ -176,7 +176,7 @@ class Reader:
         found = []
         for place, name, blob, own in zip(places, names, blobs, write_names, strict=True):
             if blob is not None:
-                record = CheckpointRecord.unpack(blob, self.envelope, name)
+                record = CheckpointRecord.unpack(blob, envelope, name)
                 found.append(_Loading(place, record, own))
             # Both are removed together, so a name without a record is a loss, not an absence.
             elif await self.store.call("ZSCORE", thread.index, name) is not None:
@@ -187,12 +187,13 @@ class Reader:
         if not loadings:
             return []
         thread_id = loadings[0].place.thread_id
+        envelope = self.envelope.of(thread_id)
         blobs = await read_fields(
             self.store, thread_id, [name for one in loadings for name in one.open(self.serde)]
         )
-        digests = [digest for one in loadings for digest in one.take(blobs, self.envelope)]
+        digests = [digest for one in loadings for digest in one.take(blobs, envelope)]
         bodies = await read_fields(self.store, thread_id, [keys.part(digest) for digest in digests])
-        parts = {name[1:]: self.envelope.unwrap(blob, name) for name, blob in bodies.items()}
+        parts = {name[1:]: envelope.unwrap(blob, name) for name, blob in bodies.items()}
         return [one.finish(parts, self.serde) for one in loadings]
 
 

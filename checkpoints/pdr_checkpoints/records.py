@@ -15,10 +15,12 @@ from langgraph.checkpoint.base import writes_sort_key
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from pdr_checkpoints import keys
-from pdr_checkpoints.envelope import Envelope, unknown_shape
+from pdr_checkpoints.envelope import DIGEST_BYTES, ThreadEnvelope, unknown_shape
 from pdr_checkpoints.errors import (
+    SHOWN,
     CorruptCheckpointError,
     FormatVersionError,
+    TypeNotAllowedError,
     UnknownSerializationError,
 )
 
@@ -42,6 +44,8 @@ ITEM_MEAN_FROM: Final = 256
 INLINE: Final = 0
 REFERENCE: Final = 1
 ITEMS: Final = 2
+BARE: Final = {"id": str, "ts": str, "channel_versions": dict, "versions_seen": dict}
+"""What every checkpoint has, and of which type."""
 REMEMBERED_BYTES: Final = 8_000_000
 """Of bodies whose digest is remembered: 250 drafts of 32 kB."""
 SAMPLE: Final = 64
@@ -58,8 +62,19 @@ class Place:
 
     @classmethod
     def of(cls, thread_id: str, member: bytes) -> Self:
-        """Read the name of a record."""
-        return cls(thread_id, *keys.split(member))
+        """Read the name of a record.
+
+        Raises:
+            CorruptCheckpointError: It is none.
+        """
+        try:
+            ns, checkpoint_id = keys.split(member)
+        except ValueError as error:
+            raise CorruptCheckpointError(
+                f"thread {thread_id!r}",
+                f"its index names {member[:SHOWN]!r}, which is no checkpoint",
+            ) from error
+        return cls(thread_id, ns, checkpoint_id)
 
     @property
     def described(self) -> str:
@@ -95,13 +110,13 @@ class CheckpointRecord:
     channels: Sequence[str]
     """Channels that had a value when the checkpoint was made."""
 
-    def pack(self, envelope: Envelope, field: bytes) -> bytes:
+    def pack(self, envelope: ThreadEnvelope, field: bytes) -> bytes:
         """Make the blob."""
         body = [self.checkpoint, self.metadata, self.parent_id, list(self.channels)]
         return envelope.pack(body, field)
 
     @classmethod
-    def unpack(cls, blob: bytes, envelope: Envelope, field: bytes) -> Self:
+    def unpack(cls, blob: bytes, envelope: ThreadEnvelope, field: bytes) -> Self:
         """Undo `pack`."""
         content = envelope.unpack(blob, field)
         if _is_made_of(content, bytes, bytes, (str, type(None)), list) and all(
@@ -109,6 +124,33 @@ class CheckpointRecord:
         ):
             return cls(*content)
         raise unknown_shape(field)
+
+    def bare(self, serde: SerializerProtocol, place: Place) -> dict[str, Any]:
+        """Read the checkpoint without its values: LangGraph's TypedDict less one key.
+
+        Raises:
+            CorruptCheckpointError: It cannot be read, or is no checkpoint.
+        """
+        found = load(self.checkpoint, serde, place.described)
+        if not isinstance(found, dict) or not all(
+            isinstance(found.get(key), kind) for key, kind in BARE.items()
+        ):
+            raise CorruptCheckpointError(place.described, "it is no checkpoint of LangGraph")
+        if unknown := [name for name in self.channels if name not in found["channel_versions"]]:
+            raise CorruptCheckpointError(place.described, f"channel {unknown[0]!r} has no version")
+        return found
+
+    def facts(self, serde: SerializerProtocol, place: Place) -> dict[str, Any]:
+        """Read the metadata.
+
+        Raises:
+            CorruptCheckpointError: They cannot be read, or are no mapping.
+        """
+        what = f"metadata of {place.described}"
+        found = load(self.metadata, serde, what)
+        if not isinstance(found, dict):
+            raise CorruptCheckpointError(what, f"it is of type {type(found).__name__}")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +163,17 @@ class Writes:
     cells: Sequence[Sequence[Any]]  # Any: int, str and Cell
     """Index, channel and value of each write."""
 
-    def pack(self, envelope: Envelope, field: bytes) -> bytes:
+    def pack(self, envelope: ThreadEnvelope, field: bytes) -> bytes:
         """Make the blob."""
         return envelope.pack([self.time_ns, self.task_path, self.cells], field)
 
     @classmethod
-    def unpack(cls, blob: bytes | None, envelope: Envelope, field: bytes) -> Self:
+    def unpack(cls, blob: bytes | None, envelope: ThreadEnvelope, field: bytes) -> Self:
         """Undo `pack`."""
         content = envelope.unpack(blob, field)
         if _is_made_of(content, int, str, list) and all(
-            isinstance(cell, list) and len(cell) == 3 for cell in content[2]
+            isinstance(write, list) and _is_made_of(write, int, str, list) and _is_cell(write[2])
+            for write in content[2]
         ):
             return cls(*content)
         raise unknown_shape(field)
@@ -141,12 +184,31 @@ def _is_made_of(content: Sequence[object], *kinds: type | tuple[type, ...]) -> b
     return len(content) == len(kinds) and all(map(isinstance, content, kinds))
 
 
-def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: Envelope) -> OrderedWrites:
+def _is_cell(cell: Cell) -> bool:
+    if len(cell) == 2 and cell[0] == ITEMS:
+        return isinstance(cell[1], list) and all(map(_is_plain_cell, cell[1]))
+    return _is_plain_cell(cell)
+
+
+def _is_plain_cell(cell: object) -> bool:
+    # Of a list; its items are of no further lists.
+    return (
+        isinstance(cell, list)
+        and len(cell) == 2
+        and isinstance(cell[1], bytes)
+        and (cell[0] == INLINE or (cell[0] == REFERENCE and len(cell[1]) == DIGEST_BYTES))
+    )
+
+
+def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope) -> OrderedWrites:
     """Unpack the pending writes of one checkpoint, given by field."""
     calls = []
     for field, blob in blobs.items():
         writes = Writes.unpack(blob, envelope, field)
-        calls.append((writes.time_ns, keys.name_at(field, 2), writes))
+        try:
+            calls.append((writes.time_ns, keys.name_at(field, 2), writes))
+        except IndexError as error:
+            raise unknown_shape(field) from error
     calls.sort(key=itemgetter(0, 1))
     found: dict[tuple[str, int], tuple[tuple[str, str, int], str, Cell]] = {}
     for _, task_id, writes in calls:
@@ -157,10 +219,10 @@ def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: Envelope) -> O
     return sorted(found.values(), key=itemgetter(0))
 
 
-def unpack_cell(blob: bytes | None, envelope: Envelope, field: bytes) -> Cell:
+def unpack_cell(blob: bytes | None, envelope: ThreadEnvelope, field: bytes) -> Cell:
     """Read a channel's value, which `Envelope.pack` packed."""
     cell = envelope.unpack(blob, field)
-    if len(cell) != 2:
+    if not _is_cell(cell):
         raise unknown_shape(field)
     return cell
 
@@ -198,6 +260,8 @@ def load(body: bytes, serde: SerializerProtocol, what: str) -> Any:  # Any: what
 
     Raises:
         UnknownSerializationError: The serializer does not know the serde type.
+        TypeNotAllowedError: It names a type that the serializer may not build.
+        CorruptCheckpointError: It is cut or altered.
     """
     kind, _, data = body.partition(b"\0")
     name = kind.decode("utf-8", "backslashreplace")
@@ -206,6 +270,10 @@ def load(body: bytes, serde: SerializerProtocol, what: str) -> Any:  # Any: what
     # LangGraph's serializers raise it for a type that is not theirs.
     except NotImplementedError as error:
         raise UnknownSerializationError(what, name, type(serde).__name__) from error
+    except TypeNotAllowedError as error:
+        raise TypeNotAllowedError(what, error.module, error.name) from None
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(what, f"it does not read as {name!r}: {error}") from error
 
 
 def lay_out(
@@ -246,15 +314,13 @@ def assemble(
     """Undo `lay_out`; the parts hold every digest that `references` yields.
 
     Raises:
-        CorruptCheckpointError: The value is laid out or serialised in an unknown way.
+        CorruptCheckpointError: The value cannot be read.
     """
     if cell[0] == INLINE:
         return load(cell[1], serde, what)
     if cell[0] == REFERENCE:
         return load(parts[cell[1]], serde, what)
-    if cell[0] == ITEMS:
-        return [assemble(item, parts, serde, what) for item in cell[1]]
-    raise CorruptCheckpointError(what, f"its layout {cell[0]!r} is unknown")
+    return [assemble(item, parts, serde, what) for item in cell[1]]
 
 
 class Digests:

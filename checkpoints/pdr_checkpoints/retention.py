@@ -23,7 +23,6 @@ from pdr_checkpoints.records import (
     Place,
     Writes,
     check_head,
-    load,
     references,
     unpack_cell,
 )
@@ -95,7 +94,7 @@ class RetentionMethods(ThreadMethods):
                 for member in await self._store.members(index, low, high)
             ]
             if names:
-                removed = {Place(thread_id, *name) for name in names}
+                removed = {Place(thread_id, *name) for name in names if len(name) == 2}
                 await self._prune(thread_id, _all_but(removed, self.serde))
 
     async def _prune(self, thread_id: str, rule: Rule) -> None:
@@ -111,20 +110,20 @@ class RetentionMethods(ThreadMethods):
 
     async def _removal(self, thread_id: str, rule: Rule) -> list[Command]:
         """Make the commands that remove all that the rule does not keep."""
-        thread = self._store.thread(thread_id)
+        thread, envelope = self._store.thread(thread_id), self._session.envelope.of(thread_id)
         check_head(await self._store.call("HGET", thread.data, keys.HEAD), thread_id)
         members = await self._store.members(thread.index)
         names = await field_names(self._store, thread_id)
         records = [member for member in members if member[:1] == keys.RECORD]
         snapshot = {
-            Place.of(thread_id, name): CheckpointRecord.unpack(blob, self._session.envelope, name)
+            Place.of(thread_id, name): CheckpointRecord.unpack(blob, envelope, name)
             for name, blob in (await self._fetch(thread.data, records)).items()
         }
         kept = rule(snapshot)
         if not kept.records:
             return [("UNLINK", thread.data, thread.index)]
         stays = _members_that_stay(members, thread_id, snapshot, kept)
-        live = await self._live_fields(thread.data, stays, snapshot, kept)
+        live = await self._live_fields(thread_id, stays, snapshot, kept)
         dead = names - live
         gone = {member for member in members if member not in stays and member not in live}
         doomed = sorted(dead | gone)
@@ -139,14 +138,14 @@ class RetentionMethods(ThreadMethods):
         return commands
 
     async def _live_fields(
-        self, data_key: str, stays: set[bytes], snapshot: Snapshot, kept: Kept
+        self, thread_id: str, stays: set[bytes], snapshot: Snapshot, kept: Kept
     ) -> set[bytes]:
         """Return every field that the kept checkpoints refer to."""
-        envelope, cells = self._session.envelope, set()
+        data_key = self._store.thread(thread_id).data
+        envelope, cells = self._session.envelope.of(thread_id), set()
         for place in kept.records:
             record = snapshot[place]
-            bare = load(record.checkpoint, self.serde, place.described)
-            versions = bare["channel_versions"]
+            versions = record.bare(self.serde, place)["channel_versions"]
             cells |= {place.cell(channel, versions[channel]) for channel in record.channels}
         writes = [member for member in stays if member[:1] == keys.WRITE]
         live = {keys.HEAD, keys.UPDATED, *cells, *stays}
@@ -210,7 +209,10 @@ def _members_that_stay(
 
     def stays(member: bytes) -> bool:
         kind, names = member[:1], keys.split(member)
-        place = Place(thread_id, *(names[1:3] if kind == keys.RUN else names[:2]))
+        names = names[1:3] if kind == keys.RUN else names[:2]
+        if len(names) < 2:
+            return False  # nothing that we wrote
+        place = Place(thread_id, *names)
         if kind != keys.WRITE:
             return place in kept.records
         # A pending write may reach the server before its checkpoint does.

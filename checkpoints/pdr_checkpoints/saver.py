@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
@@ -25,7 +25,15 @@ from pdr_checkpoints.lease import Lease
 from pdr_checkpoints.reader import Reader, config_of
 from pdr_checkpoints.records import Place
 from pdr_checkpoints.retention import RetentionMethods
-from pdr_checkpoints.session import Health, LoopSessions, SaverOptions, examine, open_session
+from pdr_checkpoints.serde import Allowed, serializer
+from pdr_checkpoints.session import (
+    Health,
+    LoopSessions,
+    SaverOptions,
+    examine,
+    open_session,
+    with_url_options,
+)
 from pdr_checkpoints.store import Fence
 from pdr_checkpoints.sync import Call, SyncLoop
 from pdr_checkpoints.threads import ThreadMethods
@@ -66,11 +74,13 @@ class RedisSaver(RetentionMethods):
         url: str,
         *,
         serde: SerializerProtocol | None = None,
+        allowed: Iterable[Allowed] = (),
         options: SaverOptions | None = None,
     ) -> None:
-        super().__init__(serde=serde)
+        super().__init__(serde=serializer(url, serde, allowed))
         self.url = url
         self.options = options or SaverOptions()
+        with_url_options(url, self.options)  # what cannot work is told here, not at the first call
         # Clones and sync methods share the leases, by thread, so that all write under them.
         held: dict[str, Fence] = {}
         # Clones made by `with_allowlist` share both, so that any of them closes them.
@@ -311,6 +321,7 @@ async def open_checkpointer(
     url: str | None = None,
     *,
     serde: SerializerProtocol | None = None,
+    allowed: Iterable[Allowed] = (),
     **options: Any,  # Any: the fields of SaverOptions, which checks them
 ) -> AsyncIterator[RedisSaver]:
     """Open a saver while the block runs.
@@ -318,7 +329,10 @@ async def open_checkpointer(
     Args:
         url: Where Redis or Valkey is, see `pdr_checkpoints.connect`. None takes REDIS_URL from the
             environment, or this machine.
-        serde: How values become bytes; None is LangGraph's own.
+        serde: How values become bytes, and back. None is `AllowlistSerializer`. LangGraph's own
+            (`JsonPlusSerializer()`) runs what the stored bytes name, so it is warned about.
+        allowed: Types that stored values may have besides the ordinary ones: your dataclasses,
+            pydantic models and enums, as classes or as pairs of names.
         **options: Fields of `SaverOptions`.
 
     Raises:
@@ -327,5 +341,7 @@ async def open_checkpointer(
     """
     # The one place of the package that reads the environment: langgraph.json cannot pass a URL.
     address = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-    async with RedisSaver(address, serde=serde, options=SaverOptions(**options)) as saver:
+    async with RedisSaver(
+        address, serde=serde, allowed=allowed, options=SaverOptions(**options)
+    ) as saver:
         yield saver

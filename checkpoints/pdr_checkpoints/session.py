@@ -34,7 +34,11 @@ class SaverOptions:
     compression: Compression = "zstd"
     """How stored bytes are compressed; all that was written before stays readable."""
     encryption_keys: Sequence[bytes] = ()
-    """Keys of 32 bytes: the first writes, all read. Empty stores plain bytes."""
+    """Keys of 32 bytes: the first writes, all read. Empty stores plain bytes. With keys, what none
+    of them binds to its thread and its place is refused, plain bytes too."""
+    read_older: bool = False
+    """With keys: read plain bytes as well, and those that an early release encrypted, which did not
+    bind them to their thread. For the change of an old store: `acopy_thread` seals all anew."""
     max_connections: int = 32
     """Bound on connections, half of which stay ready while idle. Operations that find none wait."""
     reply_timeout_s: float = 20.0
@@ -67,6 +71,7 @@ class SaverOptions:
             )
         if self.ttl_s is not None and self.ttl_s <= 0:
             raise StoreConfigError(f"ttl_s is {self.ttl_s}, it must be above 0, or None to keep")
+        Envelope(self.compression, self.encryption_keys)  # checks both
 
 
 URL_OPTIONS: Final[dict[str, type[int] | type[float]]] = {
@@ -134,7 +139,7 @@ def open_session(url: str, options: SaverOptions, held: dict[str, Fence]) -> Loo
         options.wait_replicas,
         int(options.wait_s * 1000),
     )
-    envelope = Envelope(options.compression, options.encryption_keys)
+    envelope = Envelope(options.compression, options.encryption_keys, read_older=options.read_older)
     leases = Leases(store, held, options.ttl_s)
     sweeper = RegistrySweeper(store)
     writer = Writer(store, envelope, leases, options.ttl_s, sweeper.nudge)

@@ -131,13 +131,19 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         )
         if head is None or updated is None:
             return None
-        created_ms = check_head(head, thread_id)
+        try:
+            created = _time(check_head(head, thread_id))
+            latest = _time(int(updated.split()[0]))
+        except (IndexError, OverflowError, OSError, ValueError) as error:
+            if isinstance(error, CorruptCheckpointError):
+                raise
+            raise CorruptCheckpointError(f"thread {thread_id!r}", "its times are none") from error
         return ThreadInfo(
             thread_id=thread_id,
             num_checkpoints=count,
             num_bytes=await _memory(self._store, [thread.data, thread.index]),
-            created=_time(created_ms),
-            updated=_time(int(updated.split()[0])),
+            created=created,
+            updated=latest,
             holder=None if held is None else holder_of(held),
             expires_in_s=None if ttl_ms < 0 else ttl_ms / 1000,
         )
@@ -152,16 +158,21 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         await forget(self._store, thread_id)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy all checkpoints and writes of a thread into another.
+        """Copy all checkpoints and writes of a thread into another, sealed anew where they are.
 
         Raises:
             ThreadNotFoundError: The source has no checkpoints.
+            DecryptionError: They are encrypted, and no key opens them.
         """
         source_id, target_id = str(source_thread_id), str(target_thread_id)
         members = await _members(self._store, source_id)
         data_key = self._store.thread(target_id).data
         async for batch in _fields(self._store, source_id):
-            pairs = (item for pair in batch.items() for item in pair)
+            pairs = [
+                item
+                for name, blob in batch.items()
+                for item in (name, self._moved(name, blob, source_id, target_id))
+            ]
             await self._store.call("HSET", data_key, *pairs)
         await self._finish(target_id, members)
 
@@ -200,7 +211,8 @@ class ThreadMethods(BaseCheckpointSaver[str]):
             thread_id: Another id for it; None keeps the one that it had.
 
         Raises:
-            CorruptCheckpointError: The file is cut, altered or something else; nothing is kept.
+            CorruptCheckpointError: The file is cut, altered or something else, or is encrypted,
+                gets another id, and no key opens it; nothing is kept.
             ThreadTakenError: The thread has checkpoints already.
         """
         frames = _FrameReader(chunks)
@@ -208,7 +220,8 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         kind, body = await frames.next()
         if kind != THREAD:
             raise CorruptCheckpointError(EXPORTED, "it does not begin with an id")
-        thread_id = keys.decode(body) if thread_id is None else thread_id
+        former_id = keys.decode(body)
+        thread_id = former_id if thread_id is None else thread_id
         thread = self._store.thread(thread_id)
         if await self._store.call("EXISTS", thread.data, thread.index):
             raise ThreadTakenError(thread_id)
@@ -228,7 +241,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
                     name, blob = body[4 : 4 + size], body[4 + size :]
                     if name == keys.HEAD:
                         check_head(blob, thread_id)
-                    waiting += (name, blob)
+                    waiting += (name, self._moved(name, blob, former_id, thread_id))
                     await store_fields(AT_ONCE)
                 elif kind == MEMBER:
                     members.append(body)
@@ -240,6 +253,12 @@ class ThreadMethods(BaseCheckpointSaver[str]):
             raise
         await self._finish(thread_id, members)
         return thread_id
+
+    def _moved(self, name: bytes, blob: bytes, source_id: str, target_id: str) -> bytes:
+        if name[:1] not in keys.WRAPPED:
+            return blob
+        envelope = self._session.envelope
+        return envelope.of(source_id).moved(blob, name, envelope.of(target_id))
 
     async def _finish(self, thread_id: str, members: Sequence[bytes]) -> None:
         """Show a thread whose fields are stored: all of its checkpoints, or none."""

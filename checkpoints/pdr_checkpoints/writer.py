@@ -118,7 +118,7 @@ class Writer:
         bare = {key: value for key, value in checkpoint.items() if key != "channel_values"}
         present = [name for name in values if name in checkpoint["channel_versions"]]
         record = CheckpointRecord(dump(bare, serde), dump(metadata, serde), parent_id, present)
-        change.fields[place.record] = record.pack(self.envelope, place.record)
+        change.fields[place.record] = record.pack(self.envelope.of(place.thread_id), place.record)
         if isinstance(run_id := metadata.get("run_id"), str):
             member = keys.join(keys.RUN, run_id, place.ns, place.checkpoint_id)
             change.members.append(member)
@@ -139,7 +139,7 @@ class Writer:
                 name = place.cell(channel, version)
                 value = checkpoint["channel_values"][channel]
                 cell, parts = lay_out(value, serde, self._digests)
-                change.fields[name] = self.envelope.pack(cell, name)
+                change.fields[name] = self.envelope.of(place.thread_id).pack(cell, name)
                 change.parts |= parts
         return change
 
@@ -190,13 +190,13 @@ class Writer:
             # An error, interrupt or resume replaces the one before.
             name = place.writes(task_id, index)
             alone = Writes(now, task_path, [(index, channel, cell)])
-            change.fields[name] = alone.pack(self.envelope, name)
+            change.fields[name] = alone.pack(self.envelope.of(place.thread_id), name)
             change.members.append(name)
         if cells:
             # A result never replaces one that is there.
             name = place.writes(task_id, len(cells))
             together = Writes(now, task_path, cells)
-            change.new_fields[name] = together.pack(self.envelope, name)
+            change.new_fields[name] = together.pack(self.envelope.of(place.thread_id), name)
             change.members.append(name)
         await self.batcher.submit(place.thread_id, change, self.leases.fence(place.thread_id))
 
@@ -234,10 +234,10 @@ class Writer:
             pairs += (name, blob)
         bodies = {keys.part(digest): change.parts[digest] for digest in digests}
         if sum(map(len, bodies.values())) < ELSEWHERE_FROM:
-            pairs += self._wrapped(bodies)
+            pairs += self._wrapped(thread_id, bodies)
         else:
             # zstd and AES let other threads run: a large state does not hold up the loop.
-            pairs += await asyncio.to_thread(self._wrapped, bodies)
+            pairs += await asyncio.to_thread(self._wrapped, thread_id, bodies)
         commands: list[Command] = [("HSET", thread.data, *chunk) for chunk in chunks(pairs)]
         commands += [
             ("HSETNX", thread.data, name, blob) for name, blob in change.new_fields.items()
@@ -247,10 +247,9 @@ class Writer:
             commands += registration(self.store, thread_id, self.ttl_s)
         return commands
 
-    def _wrapped(self, bodies: Mapping[bytes, bytes]) -> list[bytes]:
-        return [
-            item for name, body in bodies.items() for item in (name, self.envelope.wrap(body, name))
-        ]
+    def _wrapped(self, thread_id: str, bodies: Mapping[bytes, bytes]) -> list[bytes]:
+        envelope = self.envelope.of(thread_id)
+        return [item for name, body in bodies.items() for item in (name, envelope.wrap(body, name))]
 
     async def _register(self, thread_id: str) -> None:
         now = time.monotonic()

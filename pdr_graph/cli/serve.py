@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import typer
-from pdr_checkpoints.errors import ThreadBusyError
+from pdr_checkpoints.errors import CorruptCheckpointError, ThreadBusyError
 
 from pdr_graph.cli.commands import ServeCommand
 from pdr_graph.cli.output import Output
@@ -25,12 +25,14 @@ from pdr_graph.strategies import preset
 try:
     from pdr_graph.serve.app import create_app
     from pdr_graph.serve.options import ServeOptions
-    from pdr_graph.serve.refusal import thread_busy
+    from pdr_graph.serve.refusal import thread_busy, thread_unreadable
     from pdr_graph.serve.request import Catalogue
     from pdr_graph.serve.runner import RunStore, SolveRunner
     from pdr_graph.serve.server import SolveServer, address_of, listen
 except ModuleNotFoundError as error:
     raise ConfigError(f"serving needs {error.name}: pip install 'pdr-graph[serve]'") from None
+
+logger = logging.getLogger(__name__)
 
 
 def serve_command(command: ServeCommand, output: Output) -> None:
@@ -92,6 +94,9 @@ def _store(saver: Saver, settings: Settings, output: Output) -> RunStore:
                 yield
         except ThreadBusyError as error:
             raise thread_busy(error.thread_id) from error
+        except CorruptCheckpointError as error:
+            logger.warning("thread.unreadable error=%s", error)
+            raise thread_unreadable(thread_id) from error
 
     return RunStore(saver, held, keeps_unnamed=settings.redis_url != MEMORY)
 

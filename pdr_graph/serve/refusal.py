@@ -151,6 +151,19 @@ def thread_busy(thread_id: str) -> RefusalError:
     )
 
 
+def thread_unreadable(thread_id: str) -> RefusalError:
+    """Return the refusal of a thread whose stored state is damaged, or is not allowed to be read.
+
+    A client learns no more: the reason names what the store holds.
+    """
+    return RefusalError(
+        409,
+        f"thread {thread_id!r} cannot be read, the server's log says why; name another thread",
+        param="metadata.thread_id",
+        code="thread_unreadable",
+    )
+
+
 async def answer_error(request: Request, error: Exception) -> Response:
     """Answer a request that an error ended; a handler of Starlette's."""
     headers: Mapping[str, str] = {}

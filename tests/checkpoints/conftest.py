@@ -53,8 +53,11 @@ async def open_saver(redis_url: str, prefix: str) -> AsyncIterator[Callable[...,
     """Return a function that makes savers on the test's prefix, closed when the test ends."""
     savers: list[RedisSaver] = []
 
-    def make(url: str = redis_url, *, serde: Any = None, **options: Any) -> RedisSaver:
-        saver = RedisSaver(url, serde=serde, options=SaverOptions(**{"prefix": prefix, **options}))
+    def make(
+        url: str = redis_url, *, serde: Any = None, allowed: Any = (), **options: Any
+    ) -> RedisSaver:
+        chosen = SaverOptions(**{"prefix": prefix, **options})
+        saver = RedisSaver(url, serde=serde, allowed=allowed, options=chosen)
         savers.append(saver)
         return saver
 

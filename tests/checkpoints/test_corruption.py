@@ -1,6 +1,6 @@
 """Stored bytes that are not what was written give a named error, never a wrong state."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ async def test_blobs_do_not_change_places(
 async def test_blob_of_an_unknown_shape_is_refused(saver: RedisSaver, item: object) -> None:
     """A blob with the right checksum and other content is refused by name."""
     await store_one(saver)
-    envelope = saver._session.envelope
+    envelope = saver._session.envelope.of("t")
     for name, blob in (await each_blob(saver)).items():
         if name[:1] == b"p":
             continue
@@ -170,16 +170,135 @@ async def test_wrong_key_is_named(open_saver: Callable[..., RedisSaver]) -> None
 
 
 async def test_rotated_key_still_reads(open_saver: Callable[..., RedisSaver]) -> None:
-    """Old and unencrypted checkpoints stay readable; new ones need the new key only."""
-    await put(open_saver(), "t", {"a": TEXT, "n": 0})
+    """Checkpoints of an old key stay readable; new ones need the new key only."""
     await put(open_saver(encryption_keys=[OLD]), "t", {"a": TEXT, "n": 1})
     rotated = open_saver(encryption_keys=[NEW, OLD])
     await put(rotated, "t", {"a": TEXT, "n": 2})
     history = [found.checkpoint["channel_values"] async for found in rotated.alist(CONFIG)]
-    assert history == [{"a": TEXT, "n": n} for n in (2, 1, 0)]
+    assert history == [{"a": TEXT, "n": n} for n in (2, 1)]
     latest = await open_saver(encryption_keys=[NEW]).aget_tuple(CONFIG)
     assert latest is not None
     assert latest.checkpoint["channel_values"] == {"a": TEXT, "n": 2}
+
+
+async def each_reading(saver: RedisSaver, thread: str = "t") -> None:
+    """Read a thread in every way; each must be refused."""
+    config = {"configurable": {"thread_id": thread}}
+    calls: list[Callable[[], Any]] = [
+        lambda: saver.aget_tuple(config),
+        lambda: anext(saver.alist(config)),
+        lambda: anext(saver.alist(config, filter={"step": 1})),
+        lambda: saver.aprune([thread], strategy="keep_latest"),
+        lambda: saver.acopy_thread(thread, "elsewhere"),
+    ]
+    for call in calls:
+        with pytest.raises(DecryptionError):
+            await call()
+
+
+def sealed_by_an_early_release(saver: RedisSaver, blob: bytes, name: bytes) -> bytes:
+    """Make an encrypted blob of version 1, which knows of no thread."""
+    envelope = saver._session.envelope
+    assert envelope.keyring is not None
+    body, method = envelope.compress(envelope.of("t").unwrap(blob, name))
+    header = bytes((1, method | 16))
+    return header + envelope.keyring.seal(body, header + name)
+
+
+async def test_encryption_cannot_be_taken_off(open_saver: Callable[..., RedisSaver]) -> None:
+    """With keys, plain bytes are refused in whatever field they are, and read where it is said."""
+    saver, plain = open_saver(encryption_keys=[OLD]), open_saver()
+    await store_one(saver)
+    blobs = await each_blob(saver)
+    assert {name[:1] for name in blobs} == {b"c", b"v", b"w", b"p"}
+    for name, blob in blobs.items():
+        body = saver._session.envelope.of("t").unwrap(blob, name)
+        await overwrite(saver, name, plain._session.envelope.of("t").wrap(body, name))
+        with pytest.raises(DecryptionError, match=r"is not encrypted.+ with read_older=True"):
+            await saver.aget_tuple(CONFIG)
+        older = open_saver(encryption_keys=[OLD], read_older=True)
+        assert await older.aget_tuple(CONFIG) is not None
+        await overwrite(saver, name, blob)
+    await put(plain, "u", {"a": 1})
+    await each_reading(saver, "u")
+
+
+async def test_an_older_store_is_sealed_anew(open_saver: Callable[..., RedisSaver]) -> None:
+    """What is plain, or bound to no thread, is read by an option, and a copy needs it no longer."""
+    saver = open_saver(encryption_keys=[OLD])
+    await store_one(saver)
+    expected = await saver.aget_tuple(CONFIG)
+    assert expected is not None
+    for name, blob in (await each_blob(saver)).items():
+        await overwrite(saver, name, sealed_by_an_early_release(saver, blob, name))
+    with pytest.raises(DecryptionError, match=r"early release.+ with read_older=True"):
+        await saver.aget_tuple(CONFIG)
+    await each_reading(saver)
+    older = open_saver(encryption_keys=[OLD], read_older=True)
+    found = await older.aget_tuple(CONFIG)
+    assert found is not None
+    assert (found.checkpoint, found.pending_writes) == (
+        expected.checkpoint,
+        expected.pending_writes,
+    )
+    await older.acopy_thread("t", "anew")
+    copied = await saver.aget_tuple({"configurable": {"thread_id": "anew"}})
+    assert copied is not None
+    assert (copied.checkpoint, copied.metadata) == (expected.checkpoint, expected.metadata)
+    await put(open_saver(), "plain", {"a": TEXT})
+    await older.acopy_thread("plain", "sealed")
+    assert await saver.aget_tuple({"configurable": {"thread_id": "sealed"}}) is not None
+
+
+async def test_a_record_does_not_change_threads(open_saver: Callable[..., RedisSaver]) -> None:
+    """Another's whole thread, or one field of it, in the place of this one's is refused."""
+    saver = open_saver(encryption_keys=[OLD])
+    await store_one(saver)
+    await saver.acopy_thread("t", "bob")
+    mine, others = (saver._session.store.thread(thread) for thread in ("t", "bob"))
+    call = saver._session.store.call
+    for name, blob in (await each_blob(saver)).items():
+        theirs = await call("HGET", others.data, name)
+        await overwrite(saver, name, theirs)
+        with pytest.raises(DecryptionError, match="of another field or thread"):
+            await saver.aget_tuple(CONFIG)
+        await overwrite(saver, name, blob)
+    assert await saver.aget_tuple(CONFIG) is not None
+    for source, target in ((mine.data, others.data), (mine.index, others.index)):
+        await call("COPY", source, target, "REPLACE")
+    await each_reading(saver, "bob")
+
+
+async def exported(saver: RedisSaver, thread: str) -> list[bytes]:
+    return [chunk async for chunk in saver.export_thread(thread)]
+
+
+async def test_an_encrypted_thread_moves_by_its_key(open_saver: Callable[..., RedisSaver]) -> None:
+    """A file is read under its own name by anybody with the key, and renamed by them alone."""
+    saver = open_saver(encryption_keys=[OLD])
+    await store_one(saver)
+    chunks = await exported(saver, "t")
+
+    async def file() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+
+    await saver.import_thread(file(), thread_id="renamed")
+    keyless = open_saver(prefix=saver.options.prefix + "-other")
+    with pytest.raises(DecryptionError, match="encryption_keys is not set"):
+        await keyless.import_thread(file(), thread_id="renamed")
+    assert await keyless.thread("renamed") is None
+    await keyless.import_thread(file())
+    there = open_saver(prefix=saver.options.prefix + "-other", encryption_keys=[OLD])
+    expected = await saver.aget_tuple(CONFIG)
+    for each, thread in ((saver, "renamed"), (there, "t")):
+        found = await each.aget_tuple({"configurable": {"thread_id": thread}})
+        assert found is not None
+        assert expected is not None
+        assert (found.checkpoint, found.pending_writes) == (
+            expected.checkpoint,
+            expected.pending_writes,
+        )
 
 
 async def test_encryption_leaves_no_text(open_saver: Callable[..., RedisSaver]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langgraph.checkpoint.serde.types import ERROR
 from langgraph.types import Send
-from pdr_checkpoints import RedisSaver, keys
+from pdr_checkpoints import DecryptionError, RedisSaver, keys
 from pdr_checkpoints.keys import thread_keys
 from pdr_checkpoints.records import SAMPLE, Digests
 from test_saver import put
@@ -108,9 +108,18 @@ async def whole(file: bytes) -> AsyncIterator[bytes]:
 async def test_a_thread_that_version_0_1_stored_is_read(
     open_saver: Callable[..., RedisSaver], name: str
 ) -> None:
-    """Its states, metadata, parents and pending writes, from bytes that were exported then."""
-    saver = open_saver(encryption_keys=[b"k" * 32] if name == "encrypted" else [])
+    """Its states, metadata, parents and pending writes, from bytes that were exported then.
+
+    An encrypted one is not bound to its thread, so that it takes an option.
+    """
+    saver = open_saver()
+    if name == "encrypted":
+        keys_alone = open_saver(encryption_keys=[b"k" * 32])
+        saver = open_saver(encryption_keys=[b"k" * 32], read_older=True)
     assert await saver.import_thread(whole(EXPORTED[name])) == "t"
+    if name == "encrypted":
+        with pytest.raises(DecryptionError, match="open it with read_older=True"):
+            await keys_alone.aget_tuple({"configurable": {"thread_id": "t"}})
     found = [one async for one in saver.alist({"configurable": {"thread_id": "t"}})]
     drafts = [{"index": n, "text": f"draft 0.{n} " + "x" * 1200} for n in (0, 1)]
     sends = [Send("drafter", {"index": n, "round": 0}) for n in (0, 1)]

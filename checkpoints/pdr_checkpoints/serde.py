@@ -1,0 +1,263 @@
+"""The saver's serializer: LangGraph's, which here builds objects of listed types only.
+
+A stored value may name any Python callable, and LangGraph's serializer calls it unless it is told
+otherwise. Here a name that is not listed is refused before it is imported, and the refusal is an
+error: LangGraph's own strict mode would hand out the object's arguments in its place.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any, Final, Literal, NoReturn
+from uuid import uuid4
+
+import ormsgpack
+from langchain_core.load.mapping import SERIALIZABLE_MAPPING
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import (
+    EXT_CONSTRUCTOR_KW_ARGS,
+    EXT_CONSTRUCTOR_POS_ARGS,
+    EXT_CONSTRUCTOR_SINGLE_ARG,
+    EXT_DELTA_SNAPSHOT,
+    EXT_METHOD_SINGLE_ARG,
+    EXT_NUMPY_ARRAY,
+    EXT_PYDANTIC_V1,
+    EXT_PYDANTIC_V2,
+    JsonPlusSerializer,
+)
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from langgraph.types import Send
+
+from pdr_checkpoints.connect import redact
+from pdr_checkpoints.errors import StoreConfigError, TypeNotAllowedError
+
+logger = logging.getLogger(__name__)
+
+Allowed = type | tuple[str, str]
+"""A class, or the names of its module and of itself."""
+
+_CORE: Final = {
+    "builtins": "set frozenset",
+    "collections": "deque",
+    "datetime": "datetime date time timedelta timezone",
+    "decimal": "Decimal",
+    "ipaddress": "IPv4Address IPv4Interface IPv4Network IPv6Address IPv6Interface IPv6Network",
+    "pathlib": "Path PosixPath WindowsPath",
+    "pathlib._local": "Path PosixPath WindowsPath",  # where Python 3.13 has them
+    "re": "compile",
+    "uuid": "UUID",
+    "zoneinfo": "ZoneInfo",
+    "langchain_core.agents": "AgentAction AgentActionMessageLog AgentFinish AgentStep",
+    "langchain_core.documents.base": "Document",
+    "langchain_core.messages.ai": "AIMessage AIMessageChunk",
+    "langchain_core.messages.base": "BaseMessage BaseMessageChunk",
+    "langchain_core.messages.chat": "ChatMessage ChatMessageChunk",
+    "langchain_core.messages.function": "FunctionMessage FunctionMessageChunk",
+    "langchain_core.messages.human": "HumanMessage HumanMessageChunk",
+    "langchain_core.messages.modifier": "RemoveMessage",
+    "langchain_core.messages.system": "SystemMessage SystemMessageChunk",
+    "langchain_core.messages.tool": "ToolMessage ToolMessageChunk",
+    "langchain_core.outputs.chat_generation": "ChatGeneration ChatGenerationChunk",
+    "langchain_core.outputs.chat_result": "ChatResult",
+    "langchain_core.outputs.generation": "Generation GenerationChunk",
+    "langchain_core.outputs.llm_result": "LLMResult",
+    "langchain_core.outputs.run_info": "RunInfo",
+    "langchain_core.prompt_values": "StringPromptValue ChatPromptValue ChatPromptValueConcrete",
+    "langgraph.store.base": "Item GetOp",
+    "langgraph.types": "Command Interrupt Overwrite PregelTask Send StateSnapshot TimeoutPolicy",
+}
+ORDINARY: Final = frozenset(
+    (module, name) for module, names in _CORE.items() for name in names.split()
+)
+"""What needs no listing: plain data of the standard library, of LangChain and of LangGraph, whose
+construction runs nothing. It has all that LangGraph itself calls safe."""
+PARSER: Final = "fromisoformat"
+"""The one method whose name LangGraph stores, of dates."""
+OPTION: Final = ormsgpack.OPT_NON_STR_KEYS
+BUILT: Final = frozenset(
+    (
+        EXT_CONSTRUCTOR_SINGLE_ARG,
+        EXT_CONSTRUCTOR_POS_ARGS,
+        EXT_CONSTRUCTOR_KW_ARGS,
+        EXT_METHOD_SINGLE_ARG,
+        EXT_PYDANTIC_V1,
+        EXT_PYDANTIC_V2,
+    )
+)
+"""LangGraph's kinds of extension that name a type."""
+VALUE: Final = "a stored value"
+NAMELESS: Final = "an object has no name"
+
+
+class AllowlistSerializer(JsonPlusSerializer):
+    """LangGraph's serializer, which builds objects of ordinary and listed types, and no others."""
+
+    def __init__(self, allowed: Iterable[Allowed] = ()) -> None:
+        listed = {_named(each) for each in allowed}
+        # The same list for the form of early LangGraph, JSON, which it builds itself.
+        super().__init__(
+            allowed_msgpack_modules=ORDINARY | listed,
+            allowed_json_modules=[(*module.split("."), name) for module, name in ORDINARY | listed],
+        )
+        self.allowed = ORDINARY | listed
+        """Module and name of every type that is built."""
+
+    def with_msgpack_allowlist(
+        self, extra_allowlist: Iterable[tuple[str, ...] | type]
+    ) -> "AllowlistSerializer":
+        """Return a serializer that builds objects of more types."""
+        extra = {_named(each) for each in extra_allowlist}
+        return self if extra <= self.allowed else type(self)(self.allowed | extra)
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:  # Any: what was dumped
+        """Build a value.
+
+        Raises:
+            TypeNotAllowedError: It names a type that is not listed; nothing of it was run.
+            NotImplementedError: It was serialised in a way that LangGraph does not read.
+            ValueError: It is cut or altered.
+        """
+        kind, body = data
+        if kind == "msgpack":
+            builder = _Builder(self.allowed)
+            try:
+                return ormsgpack.unpackb(body, ext_hook=builder, option=OPTION)
+            except ValueError:
+                # ormsgpack replaces what its hook raises.
+                if builder.refusal is not None:
+                    raise builder.refusal from None
+                raise
+        if kind == "json":
+            json.loads(body, object_hook=self._check_json)
+        return super().loads_typed(data)
+
+    def _check_json(self, value: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+        if "lc" in value and value.get("type") == "constructor":
+            path = value.get("id")
+            if not isinstance(path, list) or not all(isinstance(part, str) for part in path):
+                raise ValueError(NAMELESS)
+            path = SERIALIZABLE_MAPPING.get(tuple(path), tuple(path))
+            module, name = ".".join(path[:-1]), path[-1] if path else ""
+            if (module, name) not in self.allowed:
+                raise TypeNotAllowedError(VALUE, module, name)
+        return value
+
+
+class _Builder:
+    """Builds the objects of one value; msgpack calls it for each, the inner ones first."""
+
+    __slots__ = ("allowed", "changed", "refusal")
+
+    def __init__(self, allowed: frozenset[tuple[str, str]]) -> None:
+        self.allowed = allowed
+        self.refusal: ValueError | None = None
+        """Why the value is refused."""
+        self.changed: set[tuple[str, str]] = set()
+        """Types that do not take what is stored of them."""
+
+    def __call__(self, code: int, data: bytes) -> Any:  # Any: the object
+        content = ormsgpack.unpackb(data, ext_hook=self, option=OPTION)
+        if code == EXT_DELTA_SNAPSHOT:
+            return _DeltaSnapshot(content)
+        if code == EXT_NUMPY_ARRAY:
+            return _array(*content)
+        if not isinstance(content, list) or len(content) < 3:
+            self._refuse(ValueError(NAMELESS))
+        module, name, argument = content[:3]
+        # Of text first: anything else need not have a hash.
+        if type(module) is not str or type(name) is not str:
+            self._refuse(ValueError(NAMELESS))
+        if (module, name) not in self.allowed:
+            self._refuse(TypeNotAllowedError(VALUE, module, name))
+        if code == EXT_METHOD_SINGLE_ARG and content[3:] != [PARSER]:
+            self._refuse(ValueError("an object names a method that is not called"))
+        if code not in BUILT:
+            self._refuse(
+                ValueError(f"an object is of kind {code}, which this release does not know")
+            )
+        try:
+            return _built(code, getattr(import_module(module), name), argument)
+        except Exception as error:  # noqa: BLE001 - a class that has changed may raise anything
+            # As LangGraph does: the run goes on with what the object was made of.
+            if (module, name) not in self.changed:
+                self.changed.add((module, name))
+                what = "object.not_rebuilt type=%s.%s error=%s: its content is read instead"
+                logger.warning(what, module, name, type(error).__name__)
+            return argument
+
+    def _refuse(self, refusal: ValueError) -> NoReturn:
+        self.refusal = refusal
+        raise refusal
+
+
+def _built(code: int, kind: Any, argument: Any) -> object:  # Any: a listed type, what it takes
+    if code in (EXT_PYDANTIC_V2, EXT_PYDANTIC_V1):
+        try:
+            return kind(**argument)
+        except Exception:  # noqa: BLE001 - what was valid once need not be now
+            unchecked = kind.model_construct if code == EXT_PYDANTIC_V2 else kind.construct
+            return unchecked(**argument)
+    if code == EXT_CONSTRUCTOR_SINGLE_ARG:
+        return kind(argument)
+    if code == EXT_CONSTRUCTOR_KW_ARGS:
+        return kind(**argument)
+    if code == EXT_METHOD_SINGLE_ARG:
+        return getattr(kind, PARSER)(argument)
+    if kind is Send and len(argument) == 3:
+        return Send(*argument[:2], timeout=argument[2])
+    return kind(*argument)
+
+
+def _array(kind: str, shape: Sequence[int], order: Literal["C", "F"], data: bytes) -> object:
+    import numpy as np  # optional: who stored an array has it
+
+    return np.frombuffer(data, dtype=np.dtype(kind)).reshape(shape, order=order)
+
+
+def serializer(
+    url: str, serde: SerializerProtocol | None, allowed: Iterable[Allowed]
+) -> SerializerProtocol:
+    """Choose the serializer of a saver, and warn of one that runs what stored bytes name.
+
+    Raises:
+        StoreConfigError: Types are listed for a serializer that has rules of its own.
+    """
+    allowed = list(allowed)
+    if serde is None:
+        return AllowlistSerializer(allowed)
+    if allowed:
+        raise StoreConfigError(
+            f"allowed is a list for the saver's own serializer, and serde is another one "
+            f"({type(serde).__name__}): name one of them"
+        )
+    if isinstance(serde, JsonPlusSerializer) and (
+        serde.pickle_fallback or _rebuilds_anything(serde)
+    ):
+        logger.warning(
+            "serde=%s(…) runs whatever the bytes at %s name: use it only where nobody else can "
+            "write, or leave it out and list your types in allowed",
+            type(serde).__name__,
+            redact(url),
+        )
+    return serde
+
+
+def _rebuilds_anything(serde: JsonPlusSerializer) -> bool:
+    # It returns itself when more types change nothing: all are allowed, or this one is.
+    probe = ("pdr_checkpoints", uuid4().hex)
+    return serde.with_msgpack_allowlist([probe]) is serde
+
+
+def _named(each: Allowed | tuple[str, ...]) -> tuple[str, str]:
+    if isinstance(each, type):
+        return each.__module__, each.__name__
+    if (
+        isinstance(each, tuple)
+        and len(each) == 2
+        and all(isinstance(part, str) and part for part in each)
+    ):
+        return each[0], each[1]
+    raise StoreConfigError(
+        f"allowed has {each!r}, it takes classes and pairs of a module's and a class's name"
+    )

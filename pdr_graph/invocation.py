@@ -223,7 +223,7 @@ class _Claims:
     numbers: list[int] = field(default_factory=list)
     attempt: int = 1
     free: list[int] = field(default_factory=list)
-    """Of these, what the present attempt may take: a call took it before, and comes again."""
+    """Those of them that the next calls of this attempt take, before they draw new ones."""
 
 
 class GraphCalls:

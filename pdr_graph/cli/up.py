@@ -4,6 +4,7 @@ What `up` has to start is decided in `up_plan`. What it started it stops again w
 """
 
 import asyncio
+import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -24,12 +25,13 @@ from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.config import PDRConfig
+from pdr_graph.env_file import EnvFile
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.servers.data_dir import last_lines
 from pdr_graph.servers.launch import Start, end, start, stop, until_ready
 from pdr_graph.servers.record import PARTS, TITLES, Part, ServerPlan, ServerRecord, Shelf
 from pdr_graph.servers.server import answers
-from pdr_graph.settings import check_env_file, load_settings
+from pdr_graph.settings import load_settings
 
 MODEL_VARIABLE, STORE_VARIABLE = "PDR_BASE_URL", "PDR_REDIS_URL"
 LINES_OF_A_LOG = 8
@@ -235,7 +237,10 @@ def _report(
     if env_file is not None:
         for name, value in variables.items():
             set_key(env_file, name, value, quote_mode="never")
-        output.say(f"written to {env_file}; pdr-graph reads it if it is called .env")
+        written = EnvFile.read(env_file)
+        assert written is not None  # we have just written it
+        written.give_trust()  # the user has named it
+        output.say(f"written to {env_file}, which is trusted; it is read if it is called .env")
     if output.json:
         parts = {part: each.to_json() for part, each in running.items()}
         output.show_json({**parts, "environment": variables})
@@ -260,9 +265,10 @@ def _budgets(config: PDRConfig) -> str:
 
 def _check_writable(file: Path) -> None:
     """Refuse a file of variables before anything is started."""
-    check_env_file(file)
+    EnvFile.read(file)
     try:
-        file.open("a").close()
+        # A new one is for its owner alone: the address of a store may hold a password.
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))
     except OSError as error:
         raise ConfigError(f"--env-file {str(file)!r} cannot be written: {error.strerror}") from None
 

@@ -60,7 +60,7 @@ class UpRequest:
             )
         given = {**command.strategy, **command.options, **command.places}
         of_model = {"base_url", "model", *command.strategy, *command.options}
-        of_model -= {*OF_THE_STORE, "vllm_python", "start_timeout_s"}
+        of_model -= {*OF_THE_STORE, "vllm_python", "start_timeout_s", "_env_file"}
         of_store = {*OF_THE_STORE, "redis_url"}
 
         def asked(names: set[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ edited (`update_state`, a fork in Studio), where there is no runtime.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from hashlib import sha256
 from time import perf_counter
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Send
 
 from pdr_graph import invocation
-from pdr_graph.budget import elapsed_s
+from pdr_graph.budget import elapsed_s, merge_rows
 from pdr_graph.config import PDRConfig, form_of, make_config
 from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
 from pdr_graph.extensions import Extensions
@@ -123,16 +124,22 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         caller: RunnableConfig | None = None
         if subrun:
             caller = {"metadata": full["metadata"], "configurable": keys}
-        worked_s, thread_id = call.worked_s, invocation.place(keys)[0]
+        worked_s, thread_id, told = call.worked_s, invocation.place(keys)[0], 0
         try:
-            async for part in super().astream(
+            run = super().astream(
                 given,
                 {**(config or {}), "configurable": keys},
                 output_keys=output_keys,
                 stream_mode=stream_mode,
                 **options,
-            ):
-                yield part
+            )
+            # Closed at once where the caller leaves, so that all it wrote is in the store.
+            async with aclosing(run):  # type: ignore[type-var]  # declared as an iterator
+                async for part in run:
+                    if nested and call.charges.num_settled > told:
+                        told = call.charges.num_settled
+                        await self._tell_around(call, keys, caller)
+                    yield part
         except BaseException as error:
             log_event(thread_id, StoppedEvent(event="stopped", error=type(error).__name__))
             # Any other error ends the process.
@@ -141,9 +148,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             raise
         if subrun is not None:
             subrun.message_id = call.message_id
-        # The task comes to nothing, and the run's result with it, if a run beside this one fails.
-        beside = subrun is not None and subrun.beside
-        if call.b_total is None or call.charges.lost() or beside:
+        # A task beside this one may fail, and the super-step that would return this result with it.
+        if call.b_total is None or call.charges.lost() or nested:
             await self._bill(call, keys, caller)
         if call.b_total is not None:
             seconds = round(worked_s + perf_counter() - begun, 3)
@@ -174,17 +180,18 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             return call, input, keys
         if nested:
             keys[CONFIG_KEY_RESUMING] = True
-        if invocation.is_unopened(saved):
+        before = await self.aget_state(at)
+        if invocation.has_new_input(saved) and before.next in {(START,), ("plan",)}:
             call.opens = True
             call.abandoned = invocation.unfinished_rows(saved)
             return call, input, keys
         state = state_of(saved.checkpoint["channel_values"])
-        call.run = state.get("run", "")
+        call.run, call.before = state.get("run", ""), list(state.get("ledger", []))
         call.worked_s = elapsed_s(state.get("ledger", []))
         preset = make_config(**state.get("config", {})).preset
         begin = BeginEvent(event="begin", preset=preset, resumed=True)
         log_event(str(keys["thread_id"]), begin)
-        if state.get("phase") != "done" and not (await self.aget_state(at)).tasks:
+        if state.get("phase") != "done" and not before.tasks:
             # LangGraph stored what the last node wrote and not where it leads. Written once more,
             # it leads on.
             after = await self.aupdate_state(at, {"phase": state.get("phase")})
@@ -197,6 +204,17 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         if isinstance(context, PDRConfig):
             return {**input, "config": context.model_dump(mode="json")}
         return {**input, "config": context} if isinstance(context, dict) and context else input
+
+    async def _tell_around(
+        self, call: Invocation, keys: Keys, caller: RunnableConfig | None
+    ) -> None:
+        """Keep in the graphs around what the run has cost so far: it may be killed."""
+        saver = invocation.saver_of(keys, self.checkpointer)
+        if saver is not None and keys.get("thread_id") is not None:
+            rows = merge_rows(call.before, call.charges.settled())
+            if caller is not None:
+                rows = [invocation.charge_of(caller, call.run, rows)]
+            await invocation.settle_around(saver, keys, rows)
 
     async def _bill(self, call: Invocation, keys: Keys, caller: RunnableConfig | None) -> None:
         """Keep what the call has cost and no node has written to the ledger.

@@ -53,8 +53,6 @@ V = TypeVar("V")
 class Subrun:
     """What `pdr_node` or `as_tool` tells the graph that it calls, and is told."""
 
-    beside: bool
-    """Whether its task may make other runs too."""
     message_id: str = ""
     """Id of the message under which the answer was streamed; empty where there is none."""
 
@@ -69,6 +67,8 @@ class Invocation:
     """Name of the run, once it is known."""
     abandoned: list[LedgerRow] = field(default_factory=list)
     """What the run has cost that this one puts an end to."""
+    before: list[LedgerRow] = field(default_factory=list)
+    """What earlier calls have cost of the run that this one continues."""
     context: Any = None  # Any: whatever the graph around declares
     """Context of the graph around this one; None at the root."""
     charges: Charges = field(default_factory=Charges)
@@ -133,9 +133,21 @@ def _problem(saved: CheckpointTuple) -> str:
     return wellformed(str(asked)).strip()
 
 
-def is_unopened(saved: CheckpointTuple | None) -> bool:
-    """Tell whether the thread's last input has not become a run yet: its first step is owed."""
-    return saved is not None and saved.metadata.get("source") == "input"
+def has_new_input(saved: CheckpointTuple) -> bool:
+    """Tell whether the thread's last input has not become a run yet: its first step is owed.
+
+    The first step writes problem and record together. So a problem that is newer is an input, or
+    an edit.
+    """
+    if any(channel == "record" for _, channel, _ in saved.pending_writes or []):
+        return False  # it has been taken, and its checkpoint is owed
+    written = {
+        channel: int(str(version).partition(".")[0])  # what follows the count is random
+        for channel, version in saved.checkpoint["channel_versions"].items()
+        if channel in {"problem", "record"}
+    }
+    newer = written.get("problem", 0) > written.get("record", 0)
+    return newer or saved.metadata.get("source") == "input"
 
 
 def unfinished_rows(saved: CheckpointTuple | None) -> list[LedgerRow]:

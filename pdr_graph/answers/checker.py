@@ -1,7 +1,14 @@
 """Decides whether a solution's final answer is right, and says why not.
 
-The first step that decides counts: no answer is stated; it is compared with the gold answer as a
-number or as text (`exact.py`); math-verify compares them, in a process that can be killed.
+The first step that decides counts:
+
+1. No answer is stated.
+2. It is compared with the gold answer as a number or as text (`exact.py`).
+3. Both are read as what they are (`values.py`), and compared by that (`equality.py`).
+4. math-verify compares what is its own: integrals, sums, limits, and whole texts.
+
+Formulas are computed, and math-verify runs, in a process that can be killed. What neither reads is
+unparseable.
 
 Not covered: whether the reasoning is sound, and answers in prose.
 """
@@ -14,17 +21,28 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
 
 from pdr_graph.answers import exact
+from pdr_graph.answers.equality import AnswerComparison
+from pdr_graph.answers.expression import Tree, names_of
 from pdr_graph.answers.extract import LONGEST_ANSWER, answer_in_text, final_answer
+from pdr_graph.answers.points import NUM_POINTS, Number, UndecidedError, point
 from pdr_graph.answers.pool import Message, WorkerPool
+from pdr_graph.answers.reader import read
+from pdr_graph.answers.values import UnreadableAnswer, Value
 
 Mode = Literal["answer", "raw"]
 """Where the answer is: `answer`, stated in a solution; `raw`, the whole text."""
 
 _HAS_MATH = re.compile(r"\$|\\\(|\\\[|\\(?:boxed|fbox|framebox)\b")
+# What math-verify reads and we do not.
+_FOREIGN = re.compile(r"\\(?:int|iint|oint|sum|prod|begin|det)(?![A-Za-z])|\\\\")
+_BROKEN = re.compile(r"(?<!\$)\$[ \t]*\n[^$]*\n[ \t]*\$(?!\$)|\\\([ \t]*\n[^\\]*\n[ \t]*\\\)")
+# The only number of a text, after "not".
+_DENIED = re.compile(r"\D*(?:\bnot|n't|\bnever)\s[^\d.,;]*[\d.,/]+\D*")
 # In characters: a whole text, in which math-verify finds the expression.
 _LONGEST_TEXT = 50_000
 _CACHE_SIZE = 20_000
@@ -71,6 +89,14 @@ class _Judgement:
     reason: str = ""
 
 
+def _judgement(equal: bool) -> _Judgement:
+    return _Judgement(CheckVerdict.CORRECT if equal else CheckVerdict.WRONG)
+
+
+def _parsed(value: tuple[str, str, bool]) -> Number:
+    return Decimal(value[0]), Decimal(value[1]), value[2]
+
+
 class _CheckWatch:
     """Measures the work on one check."""
 
@@ -113,6 +139,15 @@ def _boxed(text: str) -> str:
     return text if _HAS_MATH.search(text) else f"\\boxed{{{text}}}"
 
 
+def _stated(text: str) -> str:
+    """Return the answer that a text states; the text itself if it is an answer alone."""
+    return final_answer(text) or text
+
+
+def _num_boxes(text: str) -> int:
+    return text.count("\\boxed")
+
+
 class Checker:
     """Checks answers against gold answers and against one another, and remembers the verdicts."""
 
@@ -121,6 +156,7 @@ class Checker:
         self._lock = threading.Lock()  # checks may come from several event loops
         self._known: OrderedDict[_Pair, _Judgement] = OrderedDict()
         self._timeouts: Counter[str] = Counter()
+        self._values: dict[Tree, list[Number | None] | None] = {}
 
     async def check(
         self, gold: str, solution: str, *, mode: Mode = "answer", truncated: bool = False
@@ -146,11 +182,8 @@ class Checker:
 
     async def _judge(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         decided = exact.equal(pair.gold, pair.answer)
-        if decided is None and pair.in_text and (found := answer_in_text(pair.answer)):
-            # A part of the text may show that it is right; only the whole can be wrong.
-            decided = exact.equal(pair.gold, found) or None
         if decided is not None:
-            return _Judgement(CheckVerdict.CORRECT if decided else CheckVerdict.WRONG)
+            return _judgement(decided)
         longest = _LONGEST_TEXT if pair.in_text else LONGEST_ANSWER
         if len(pair.gold) > _LONGEST_TEXT or len(pair.answer) > longest:
             return _Judgement(CheckVerdict.UNPARSEABLE, "too long to be an answer")
@@ -161,7 +194,7 @@ class Checker:
             most = max(self._timeouts[pair.gold], self._timeouts[pair.answer])
             if pair.both_ways and most >= _MOST_TIMEOUTS:
                 return _Judgement(CheckVerdict.TIMEOUT, "one of the answers has timed out before")
-        judged = await self._ask(pair, watch)
+        judged = await self._decide(pair, watch)
         with self._lock:
             self._known[pair] = judged
             if judged.verdict is CheckVerdict.TIMEOUT and pair.both_ways:
@@ -170,10 +203,82 @@ class Checker:
                 self._known.popitem(last=False)
         return judged
 
+    async def _decide(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
+        if pair.in_text and _BROKEN.search(pair.answer):
+            return _Judgement(CheckVerdict.UNPARSEABLE, "a formula within a line spans lines")
+        if pair.in_text and _DENIED.fullmatch(pair.answer):
+            return _Judgement(CheckVerdict.UNPARSEABLE, "the text says what the answer is not")
+        stated = _stated(pair.answer) if pair.in_text else pair.answer
+        gold, answer = read(_stated(pair.gold)), read(stated)
+        whole = not pair.in_text or max(map(_num_boxes, (pair.gold, pair.answer))) < 2
+        if pair.in_text and isinstance(answer, UnreadableAnswer) and not answer.is_other:
+            # A part of the text may show that it is right; only the whole can be wrong.
+            stated, whole = answer_in_text(pair.answer) or stated, False
+            answer = read(stated)
+        if stated != pair.answer and exact.equal(_stated(pair.gold), stated):
+            return _judgement(True)
+        if not isinstance(gold, UnreadableAnswer) and not isinstance(answer, UnreadableAnswer):
+            judged = await self._compare(gold, answer, pair, watch)
+            if judged is not None and (whole or judged.verdict is not CheckVerdict.WRONG):
+                return judged
+        else:
+            for text, value in ((pair.gold, gold), (pair.answer, answer)):
+                if isinstance(value, UnreadableAnswer) and (
+                    value.is_other or not (pair.in_text or _FOREIGN.search(text))
+                ):
+                    return _Judgement(CheckVerdict.UNPARSEABLE, value.reason)
+        return await self._ask(pair, watch)
+
+    async def _compare(
+        self, gold: Value, answer: Value, pair: _Pair, watch: _CheckWatch
+    ) -> _Judgement | None:
+        """Compare two values; None if math-verify must decide."""
+        orders = [(gold, answer), (answer, gold)] if pair.both_ways else [(gold, answer)]
+        undecided = False
+        for first, second in orders:
+            comparison = AnswerComparison(self._values)
+            while True:
+                try:
+                    equal = comparison.equal(first, second)
+                except UndecidedError:
+                    undecided = True
+                    break
+                if not comparison.missing:
+                    if equal:
+                        return _judgement(True)
+                    break
+                if not await self._evaluate(comparison.missing, watch):
+                    return self._timeout()
+                comparison = AnswerComparison(self._values)
+        return None if undecided else _judgement(False)
+
+    async def _evaluate(self, formulas: list[Tree], watch: _CheckWatch) -> bool:
+        """Let the worker compute formulas; False if it took too long."""
+        formulas = list(dict.fromkeys(formulas))
+        names = sorted(frozenset().union(*map(names_of, formulas)))
+        points = {
+            name: [point(name, index).as_integer_ratio() for index in range(NUM_POINTS)]
+            for name in names
+        }
+        request = {"formulas": formulas, "points": points}
+        reply = await asyncio.wrap_future(self.pool.submit(request, on_begin=watch.begin))
+        if reply is None:
+            return False
+        with self._lock:
+            if len(self._values) > _CACHE_SIZE:
+                self._values.clear()
+            for formula, values in zip(formulas, reply["values"], strict=True):
+                self._values[formula] = values and [each and _parsed(each) for each in values]
+        return True
+
+    def _timeout(self) -> _Judgement:
+        return _Judgement(
+            CheckVerdict.TIMEOUT, f"no verdict within {self.pool.limits.deadline_s:g} s"
+        )
+
     async def _ask(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
-        deadline_s = self.pool.limits.deadline_s
         asked = self.pool.submit(pair.request(), on_begin=watch.begin)
         reply = await asyncio.wrap_future(asked)
         if reply is None:
-            return _Judgement(CheckVerdict.TIMEOUT, f"no verdict within {deadline_s:g} s")
+            return self._timeout()
         return _Judgement(CheckVerdict(reply["verdict"]), reply["reason"])

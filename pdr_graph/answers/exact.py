@@ -1,7 +1,7 @@
 """Compares the answers that need no algebra, in microseconds.
 
 Numbers are compared exactly, lists item by item, everything else as text in one normal spelling.
-Where none of that decides, the result is None: math-verify must decide.
+Where none of that decides, the result is None: the answers must be read as what they are.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _NAMED = re.compile(r"(\\?[A-Za-z]+(?:_\w|_\{\w+\})?(?:\(\w+\))?)=|\\approx ?|�
 _PLAIN = re.compile(r"-?(?:\d+|[1-9]\d{0,2}(?:,\d{3})+)(?:\.\d+)?", re.ASCII)
 _NUMBER = re.compile(
     r"""
-    (?:\\?[$€£¥])? (?P<sign>[-+]?) (?:\\?[$€£¥])?
+    (?:\\?(?P<money>[$€£¥]))? (?P<sign>[-+]?) (?:\\?(?P<coin>[$€£¥]))?
     (?: (?P<whole>\d+) (?:\ (?P<n1>\d+)/(?P<d1>\d+) | \\frac\{(?P<n2>\d+)\}\{(?P<d2>\d+)\})
       | (?P<n3>-?\d+)/(?P<d3>\d+)
       | \\frac\{(?P<n4>-?\d+)\}\{(?P<d4>-?\d+)\}
@@ -104,7 +104,7 @@ class Number:
     is_decimal: bool
     """Whether it has a decimal point, so that it may be rounded."""
     suffix: str = ""
-    """"%", "°", a modulus, or empty."""
+    """"%", "°", a currency, a modulus, or empty."""
     name: str = ""
     """Its variable, as in x = 5; empty where none was written."""
 
@@ -126,7 +126,10 @@ def number(text: str) -> Number | None:
     found = _NUMBER.fullmatch(text.strip())
     if found is None or (value := _value(found)) is None:
         return None
-    suffix = re.sub(r"\D+(?=\d)", "mod ", (found["suffix"] or "").strip(" ){}\\$"))
+    suffix = re.sub(r"\D+(?=\d)", "mod ", (found["suffix"] or "").strip(" ){}\\"))
+    if suffix.startswith("mod ") and not 0 <= value < int(suffix[4:]):
+        return None  # 12 mod 7 is no 12
+    suffix = suffix or found["money"] or found["coin"] or ""
     value = -value if found["sign"] == "-" else value
     return Number(value, bool(found["part"]), suffix, name)
 
@@ -147,11 +150,13 @@ def equal_numbers(left: Number, right: Number) -> bool | None:
         return None
     if left.suffix and right.suffix and left.suffix != right.suffix:
         return False
-    scales = [Fraction(1)]
-    if (left.suffix == "%") != (right.suffix == "%"):
-        # "What percentage …": 28 and 28% are one answer, and so are 0.28 and 28%.
-        scales.append(Fraction(100) if right.suffix == "%" else Fraction(1, 100))
-    return any(_close(left.value * scale, right.value, left, right) for scale in scales)
+    if (left.suffix == "%") == (right.suffix == "%"):
+        return _close(left.value, right.value, left, right)
+    # "What percentage …": 28 and 28% are one answer, and so are 0.28 and 28%. But 0.5 is no 0.5%.
+    percent = Fraction(100) if right.suffix == "%" else Fraction(1, 100)
+    return _close(left.value * percent, right.value, left, right) or (
+        not 0 < abs(left.value) < 1 and _close(left.value, right.value, left, right)
+    )
 
 
 def _close(value: Fraction, other: Fraction, left: Number, right: Number) -> bool:
@@ -169,6 +174,10 @@ _LONGEST_LIST = 300
 # Sets are compared each element with each, which is quadratic.
 _MOST_ELEMENTS = 12
 
+# An inequality: "and" and "or" are not alike in it.
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|in)(?![A-Za-z])")
+# The letter of an option, before its text.
+_OPTION = re.compile(r"[\s$]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?([A-J])\)")
 _DOTS = re.compile(r"\\[lcd]?dots|…|\.\.\.")
 _WORD = re.compile(r"[A-Za-z]{4,}(?: [A-Za-z]+)*")
 _JOINT = re.compile(r",? and |,? or |[,;] ?")
@@ -184,6 +193,12 @@ def equal(left: str, right: str) -> bool | None:
         return left.lstrip("0") == right.lstrip("0")
     if max(len(left), len(right)) > _LONGEST_TEXT:
         return True if left.strip() == right.strip() else None
+    if (
+        (first := _OPTION.match(left))
+        and (second := _OPTION.match(right))
+        and first[1] != second[1]
+    ):
+        return False
     return _equal_short(left, right, depth=2)
 
 
@@ -197,6 +212,7 @@ def _equal_short(left: str, right: str, depth: int) -> bool | None:
         first, second = number(left), number(right)
         if first is not None and second is not None:
             return equal_numbers(first, second)
+        depth = depth if first is None and second is None else 0
     left, right = normal(left), normal(right)
     if left == right:
         return bool(left)
@@ -205,8 +221,15 @@ def _equal_short(left: str, right: str, depth: int) -> bool | None:
         return False  # math-verify reads a series up to its dots, or only its first term
     if _WORD.fullmatch(left) and _WORD.fullmatch(right):
         # math-verify reads words as products of letters: "listen" would be "silent".
-        return left.casefold() == right.casefold()
-    return _equal_lists(left, right, depth) if depth and longest <= _LONGEST_LIST else None
+        if left.casefold() == right.casefold():
+            return True
+        # Several words may say the same: "no solution" and "empty set".
+        return None if " " in left + right else False
+    if not depth or longest > _LONGEST_LIST or _RELATION.search(left + right):
+        return None
+    if "=" in left and (" or " in left) != (" or " in right):
+        return None
+    return _equal_lists(left, right, depth)
 
 
 def _equal_lists(left: str, right: str, depth: int) -> bool | None:
@@ -226,9 +249,12 @@ def _equal_lists(left: str, right: str, depth: int) -> bool | None:
         return True
     # Brackets of a point give an order, and so do variables: x = 1, y = 2.
     if depth == 2 and brackets in ("", "{}", "\\{\\}") and "=" not in left + right:
-        found = all(any(same((a, b)) for b in rights) for a in lefts)
-        if found and all(any(same((a, b)) for a in lefts) for b in rights):
-            return True
+        for each in lefts:
+            place = next((n for n, other in enumerate(rights) if same((each, other))), None)
+            if place is None:
+                return None
+            del rights[place]
+        return True
     return None
 
 

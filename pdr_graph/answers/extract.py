@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from pdr_graph.answers.quantity import is_known as unit_is_known
+from pdr_graph.answers.tokens import GREEK
+
 LONGEST_ANSWER = 4000
 """In characters; a longer one is prose, or an attack."""
 # Reading a box takes at most LONGEST_ANSWER steps.
@@ -36,27 +39,46 @@ _JOINS = re.compile(r"[,;]|and|or")
 
 _ANSWER_IS = re.compile(
     r"""
-    (?i:\banswer)\b[*_`]*
+    (?i:\banswer)\b[*_`}]*
     (?:\s+to\s[^.\n:]{1,80}?)?
     \s*(?: \b(?i:is|equals)\b | [:：=] )
-    [*_`\s]* (?:[:：][*_`\s]*)?
+    [*_`\s}]* (?:[:：][*_`\s}]*)?
     | ^[#*_ \t]{0,8} (?i:(?:final\s)?answer) [*_:]{0,4} [ \t]* \n \s*     # a heading of its own
     | ^\#{4} [ \t]*                                                # GSM8K
     | <answer>\s*
+    | (?P<abroad> (?: 答案 | 答え | 正解 | 答 | 정답 | 답
+        | (?i:\b(?:respuesta|réponse|antwort|ответ|risposta|resposta|odpowiedź)\b) )
+      (?: \s (?: final | finale | correcta | correcte | correta ) )?
+      [*_`}】\]]* \s? (?: (?<=】) | [:：=]
+        | (?: 是 | 为 | 為 | は | 은 | 는 | (?i:es|est|ist|lautet|è|é)\b ) [:：]? )
+      [*_`\s}]* )
     """,
     re.VERBOSE | re.MULTILINE,
 )
+# The same within an answer: \boxed{\text{Answer: } 9}.
+_LABEL = re.compile(
+    r"(?:\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{)?\s*(?i:the\s+)?(?i:final\s+)?(?i:answer)\s*\}?"
+    r"\s*(?:[:：=]|(?i:is\b)\s*:?)[\s~]*\}?\s*"
+    r"|(?:\\(?:text|mathrm)\s*\{)?\s*(?:最终)?(?:答案|答え|정답)\s*(?:[:：=]|是|为|為)\s*\}?\s*"
+)
 _NO_ANSWER = re.compile(
-    r"(?i)(?:not|unknown|unclear|undetermined|unable|none of|whether|in\b)\b|\?|$"
+    r"(?i)(?:not|unknown|unclear|undetermined|unable|none of|whether|in|nicht|kein\w*|pas|не)\b"
+    r"|不|\?|？|$"
 )
 _SENTENCE_END = re.compile(
-    r"[.!?](?=\s|$|[*\"])|[\n;]|\*\*|</|<\||\s(?:because|since|I hope|where|which)\b"
+    r"[.!?](?=\s|$|[*\"])|;(?!\s*[-+]?[\d$\\])|[\n。！？]|\*\*(?![\w({-])|</|<\|"
+    r"|\s(?:because|since|I hope|where|which)\b"
 )
+# The end of a formula that began before the answer's word.
+_FORMULA_END = re.compile(r"\\\]|\\\)|\$\$|\\\[|\\\(|\$")
 _HEDGE = re.compile(r"(?i)^(?:(?:about|approximately|around|simply|therefore|thus|just)\s+)+")
-_CURRENCY = re.compile(r"\\?[$€£¥](\d[\d,]*(?:\.\d+)?)(?![\d$]|[^$\n]*\$)")
+_CURRENCY = re.compile(
+    r"(?:\\?\$|([€£¥]))(\d[\d,]*(?:\.\d+)?)(?![\d$]|[^$\n]*\$)"
+    r"(\s*(?:\\text\s*\{)?\s*(?:hundred|thousand|million|billion|trillion)s?\b)?"
+)
 _MATH = {"$$": "$$", "$": "$", "\\[": "\\]", "\\(": "\\)"}
 _FORMULA = re.compile(
-    r"\$\$[^$]{1,400}\$\$|\$[^$]{1,400}\$|\\\(.{1,400}?\\\)|\\\[.{1,400}?\\\]", re.S
+    r"\$\$[^$]{1,400}\$\$|\$[^$\n]{1,400}\$|\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]", re.S
 )
 # The only formula of a sentence that ends with it.
 _LAST_FORMULA = re.compile(r"^[^$\\]+ (\$[^$]+\$|\\\((?:(?!\\\)).)+\\\))$", re.S)
@@ -80,6 +102,28 @@ _PROSE = _words(
     "correct incorrect right wrong same given found shown written calculated computed obtained "
     "derived stated follows following above below therefore thus hence number python"
 )
+_FIGURES = re.compile(r"\d|\\|\$|^[(（]?[A-Z][)）]?(?![^\W_])")
+_SAYS = re.compile(r"[^\W_]|[^\x00-\x7f]|\\")
+_LAST_COMMAND = re.compile(r"\\([A-Za-z]*)$")
+# Commands that a formula may end with: all others have an argument, or are cut.
+_SYMBOLS = frozenset(
+    [
+        "pi",
+        "infty",
+        "emptyset",
+        "varnothing",
+        "circ",
+        "degree",
+        "rangle",
+        "rfloor",
+        "rceil",
+        "ell",
+        *"RZQNC",
+        *GREEK,
+    ]
+)
+# What follows a number in Japanese and Korean.
+_COPULA = re.compile(r"\s*(?:です|である|だ|となる|입니다|이다|이에요)$")
 _BULLET = re.compile(r"[-*•] +(?=\S)")
 _NUMBERED = re.compile(r"\d{1,2}[.)] +\S")
 # A placeholder of the prompt that the model repeated.
@@ -147,7 +191,7 @@ def boxed_answer(text: str) -> str | None:
     first = len(text)
     for start in _boxes_from_the_end(text):
         box = _read_box(text, start)
-        if box is None or not (content := tidy(box[0])):
+        if box is None or not (content := tidy(_unlabelled(box[0].strip()))):
             continue
         if contents:
             between = text[box[1] : first] if box[1] <= first <= box[1] + 60 else ""
@@ -157,6 +201,16 @@ def boxed_answer(text: str) -> str | None:
         contents.append((sign.group(sign.lastindex or 0).strip() if sign else "") + content)
         first = start
     return ", ".join(reversed(contents)) or None
+
+
+def _unlabelled(text: str) -> str:
+    r"""Remove the word of an answer: \\text{Answer: } 9, \\text{The answer is 6}."""
+    label = _LABEL.match(text)
+    if label is None:
+        return text
+    rest = text[label.end() :]
+    closes = rest.count("}") - rest.count("\\}") > rest.count("{") - rest.count("\\{")
+    return rest.rstrip().removesuffix("}") if closes else rest
 
 
 def _boxes_from_the_end(text: str) -> Iterator[int]:
@@ -197,31 +251,63 @@ def stated_answer(text: str) -> str | None:
             rest = _BULLET.sub("", rest, count=1)
             if _NUMBERED.match(rest):
                 continue  # the first of several steps
+        rest = _within_formula(rest, tail[max(0, lead.start() - _LONGEST_LINE) : lead.start()])
         if _PLACEHOLDER.match(rest) or lead.group().endswith("```"):
             continue
         rest = rest.lstrip("*_`: ")
+        if lead["abroad"] and not _FIGURES.search(rest.split("\n")[0]):
+            continue  # words of other languages that say nothing: "la respuesta es la siguiente"
         if not _NO_ANSWER.match(rest) and (answer := _read_statement(rest)):
             # A whole box would have been found before; this one is empty or cut.
-            return None if answer.startswith(_BOX_NAMES) else answer
+            answer = _unlabelled_end(answer)
+            if answer.startswith(_BOX_NAMES) or _is_cut(answer):
+                return None
+            return _COPULA.sub("", answer) if lead["abroad"] else answer
     return None
+
+
+def _unlabelled_end(answer: str) -> str:
+    r"""Remove the brace that closes \\text{Answer: C}."""
+    closes = answer.count("}") - answer.count("\\}") == answer.count("{") - answer.count("\\{") + 1
+    return answer.removesuffix("}") if closes else answer
+
+
+def _within_formula(rest: str, before: str) -> str:
+    r"""Cut a statement where the formula ends that its word stands in: \[\text{Answer: } 9\]."""
+    before = before.rpartition("\n\n")[2]
+    end = _FORMULA_END.search(rest)
+    if end is None or end.group() in ("\\[", "\\("):
+        return rest
+    if end.group() in ("\\]", "\\)"):
+        return rest[: end.start()]
+    open_dollars = before.replace("\\$", "").count("$") % (4 if end.group() == "$$" else 2)
+    return rest[: end.start()] if open_dollars else rest
 
 
 def _read_statement(rest: str) -> str | None:
     if money := _CURRENCY.match(rest):
-        return money.group(1)
+        scale = (money[3] or "").replace("\\text", "").replace("{", "")
+        return f"{money[1] or ''}{money[2]}{scale}"
     if rest.startswith(tuple(_MATH)):
         return _read_math(rest)
-    sentence = tidy(_HEDGE.sub("", tidy(_SENTENCE_END.split(rest, maxsplit=1)[0])))
+    end = _SENTENCE_END.search(rest)
+    if end and end.group() in ("?", "？"):
+        return None
+    sentence = tidy(_HEDGE.sub("", tidy(rest[: end.start()] if end else rest)))
     before, said, after = sentence.rpartition(" is ")
     if said and before:
         return _read_statement(after)
     quantity = _QUANTITY.fullmatch(sentence)
     if quantity and not _NOT_A_UNIT.intersection(quantity.group(2).lower().split()):
-        return quantity.group(1).lstrip("$€£¥ ")
+        # A unit can be another one than the gold answer's; what is counted is left out.
+        measured = unit_is_known(quantity.group(2).split()[0])
+        return sentence if measured else quantity.group(1).lstrip("$ ")
     if formula := _LAST_FORMULA.search(sentence):
         return tidy(formula.group(1))
     # A capital alone is the letter of an option.
     words = [each.lower() if len(each) > 1 else each for each in sentence.split()]
+    if len(words) == 2 and words[0] == "right":
+        words = words[1:]  # a right angle
     if not any(c.isdigit() or c in "\\$" for c in sentence) and (
         len(words) > _MOST_WORDS or _PROSE.intersection(words)
     ):
@@ -255,12 +341,27 @@ def _find_closing(text: str, closing: str, start: int) -> int:
     return end
 
 
+_SPACE_COMMANDS = ("\\;", "\\,", "\\:", "\\!", "\\ ")
+
+
 def tidy(text: str) -> str:
     """Remove space, markup and punctuation around an answer."""
     text = text.strip().strip("*`").strip()
+    while text.endswith(_SPACE_COMMANDS):
+        text = text[:-2].rstrip()
     for opening, closing in _MATH.items():
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening):
             inner = text[len(opening) : -len(closing)]
             if opening not in inner:
                 text = inner.strip()
-    return text.rstrip(".,;:").rstrip()
+    return text.rstrip(".,;:。，；").rstrip()
+
+
+def _is_cut(answer: str) -> bool:
+    """Tell whether a formula ends in its middle."""
+    last = _LAST_COMMAND.search(answer)
+    return (
+        not _SAYS.search(answer)
+        or (last is not None and last[1] not in _SYMBOLS)
+        or (answer.count("{") - answer.count("\\{") > answer.count("}") - answer.count("\\}"))
+    )

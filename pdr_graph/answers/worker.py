@@ -1,10 +1,12 @@
-r"""The child process that runs math-verify, one pair of answers at a time.
+r"""The child process that computes the values of formulas, and runs math-verify.
 
 It is started as a script, by path, so that a check costs the import of math-verify and nothing
 else. It reads one JSON object a line from standard input and writes one a line to standard output:
 
     {"gold": "\\boxed{2x}", "answer": "$x + x$", "both_ways": false}
     {"verdict": "correct", "reason": ""}
+    {"formulas": [["mul", ["name", "x"], ["const", "pi"]]], "points": {"x": [[1, 2]]}}
+    {"values": [[["1.5707963267948966192313216916397514420985", "0.0", true]]]}
 
 It does *not* keep time: the parent does, and kills it. One power of large integers is one call into
 C, which no signal handler and no thread can interrupt. Memory is limited. Not covered: network and
@@ -25,6 +27,8 @@ from typing import Any
 
 # One object a line, in both directions.
 _Line = dict[str, Any]
+# A formula of `expression.py`: its kind, and strings, integers and other formulas.
+_Formula = list[Any]
 
 # Two exact numbers that differ by more than this, relative to their size, are different.
 _EXACT_TOLERANCE = 1e-12
@@ -101,11 +105,185 @@ class MathVerify:
         return bool(abs(left - right) > tolerance * size)
 
 
-def reply(library: MathVerify, line: str) -> _Line:
+class FormulaValues:
+    """Computes formulas at points, with 40 digits that are right."""
+
+    _PRECISIONS = (60, 110, 300, 1200, 1500)
+    _OF_MPMATH = "sin cos tan cot sec csc sinh cosh tanh coth ln floor ceil re im"
+    # Where no sum lost more than this factor, the first result has the digits.
+    _MOST_LOST = 1e8
+    # All other functions have zeros, near to which no digit may be right.
+    _WITHOUT_ZEROS = frozenset(["abs", "factorial", "binom", "max", "min"])
+    # In bits; the decimals of the other side have no more.
+    _LARGEST_EXPONENT = 10**17
+    _SURELY_ZERO = 1e-40
+    _AGREEMENT = 1e-42
+    # In bits: 9^(9^(9^9)) has more, and no computer has the memory for them.
+    _LARGEST_POWER = 1e9
+
+    def __init__(self) -> None:
+        from mpmath import mp
+
+        self._mp = mp
+        mp.dps = 60
+        self._functions: dict[str, Callable[..., Any]] = {
+            name: getattr(mp, name)
+            for name in self._OF_MPMATH.split()
+        } | {
+            "arcsin": mp.asin, "arccos": mp.acos, "arctan": mp.atan, "arccot": mp.acot,
+            "arcsec": mp.asec, "abs": abs, "log": self._log, "factorial": self._factorial,
+            "sgn": mp.sign, "binom": mp.binomial, "max": max, "min": min,
+        }  # fmt: skip
+
+    def values(self, formula: _Formula, points: dict[str, list[list[int]]]) -> list[Any] | None:
+        """Return the values at the points, each None where there is none.
+
+        None alone stands for a formula that cannot be computed at all.
+        """
+        names = self._names(formula)
+        count = max((len(points[name]) for name in names), default=1)
+        try:
+            found = [
+                self._value({name: points[name][index] for name in names}, formula)
+                for index in range(count)
+            ]
+        except (NotImplementedError, KeyError, RecursionError):
+            return None
+        return found if any(found) else None
+
+    def _names(self, formula: _Formula) -> set[str]:
+        found: set[str] = {formula[1]} if formula[0] in ("name", "apply") else set()
+        for part in formula[1:]:
+            if isinstance(part, list):
+                found |= self._names(part)
+        return found
+
+    def _value(self, point: dict[str, list[int]], formula: _Formula) -> list[Any] | None:
+        """Compute with more and more digits until two results agree."""
+        mp = self._mp
+        before: tuple[Any, ...] = ()
+        for precision in self._PRECISIONS:
+            mp.dps = precision
+            self._is_real, self._is_exact, self._largest = True, bool(point), mp.mpf(0)
+            try:
+                at = {name: mp.mpf(above) / below for name, (above, below) in point.items()}
+                value = mp.mpc(self._compute(formula, at))
+            except (ZeroDivisionError, ValueError, TypeError, OverflowError):
+                return None
+            if not (mp.isfinite(value.real) and mp.isfinite(value.imag)):
+                return None
+            if value and abs(mp.mag(value)) > self._LARGEST_EXPONENT:
+                return None
+            largest = max(self._largest, abs(value) if value.imag else 0)
+            noise = largest * mp.mpf(10) ** (-precision * 3 // 4)
+            now = (value.real, value.imag)
+            if not before and self._is_exact and value.real and not value.imag:
+                before = now
+            parts = [self._settled(*each, noise) for each in zip(now, before, strict=False)]
+            if len(parts) == 2 and None not in parts:
+                texts = [mp.nstr(mp.mpf(part), 40, min_fixed=0, max_fixed=0) for part in parts]
+                return [*texts, self._is_real and parts[1] == 0]
+            before = now
+        return None
+
+    def _settled(self, part: Any, before: Any, noise: Any) -> Any:
+        """Return a part of a number if two precisions agree on it; None if they do not."""
+        if part and abs(part - before) <= abs(part) * self._AGREEMENT:
+            return part
+        # What is left of a part that is 0 shrinks with the precision.
+        return 0 if abs(part) <= noise < self._SURELY_ZERO else None
+
+    def _compute(self, formula: _Formula, at: dict[str, Any]) -> Any:
+        mp, kind = self._mp, formula[0]
+        if kind in ("num", "dec"):
+            return mp.mpf(formula[1]) / formula[2]
+        if kind == "name":
+            return at[formula[1]]
+        if kind == "const":
+            return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[formula[1]] + 0
+        values = [self._compute(part, at) for part in formula[1:] if isinstance(part, list)]
+        match kind:
+            case "add":
+                total = values[0] + values[1]
+                self._largest = max(self._largest, abs(values[0]))
+                self._is_exact &= bool(abs(total) * self._MOST_LOST > abs(values[0]))
+                return total
+            case "mul":
+                return values[0] * values[1]
+            case "div":
+                return values[0] / values[1]
+            case "neg":
+                return -values[0]
+            case "percent":
+                return values[0] / 100
+            case "deg":
+                return values[0] * mp.pi / 180
+            case "pow":
+                return self._power(values[0], values[1], formula[2])
+            case "root":
+                return self._root(*values)
+            case "apply":
+                return at[formula[1]] * sum(
+                    (value + n) ** 2 + mp.sin(n * value) for n, value in enumerate(values, 1)
+                )
+        self._is_exact &= all(abs(each) < self._MOST_LOST for each in values)
+        if formula[1] not in self._WITHOUT_ZEROS:
+            self._largest = max(self._largest, 1, *map(abs, values))
+        return self._in_reals(self._functions[formula[1]](*values), *values)
+
+    def _in_reals(self, value: Any, *arguments: Any) -> Any:
+        """Notice where a function of real numbers leaves them."""
+        if self._mp.im(value) != 0 and not any(self._mp.im(each) for each in arguments):
+            self._is_real = False
+        return value
+
+    def _power(self, base: Any, exponent: Any, formula: _Formula) -> Any:
+        mp = self._mp
+        size = abs(mp.re(exponent))
+        if base and size * abs(mp.log(abs(base), 2)) > self._LARGEST_POWER:
+            raise OverflowError
+        if mp.im(base) == 0 and mp.re(base) < 0 and formula[0] == "div" and formula[1][0] == "num":
+            above, below = formula[1][1], formula[2][1]
+            if formula[2][0] == "num" and below % 2 and formula[1][2] == formula[2][2] == 1:
+                return self._root(base, mp.mpf(below)) ** above
+        return self._in_reals(base**exponent, base, exponent)
+
+    def _root(self, value: Any, index: Any) -> Any:
+        mp = self._mp
+        if mp.im(value) == 0 and mp.re(value) < 0 and mp.im(index) == 0 and index % 2 == 1:
+            return -((-value) ** (1 / index))
+        root = mp.sqrt(value) if index == 2 else value ** (1 / index)
+        return self._in_reals(root, value)
+
+    def _log(self, value: Any, base: Any) -> Any:
+        return self._mp.log(value) / self._mp.log(base)
+
+    def _factorial(self, value: Any) -> Any:
+        if abs(value) > 1e8:
+            raise OverflowError
+        return self._mp.factorial(value)
+
+
+class WorkerLibrary:
+    """What requests are answered with."""
+
+    def __init__(self) -> None:
+        self.math_verify = MathVerify()
+        self.formulas = FormulaValues()
+
+
+def reply(library: WorkerLibrary, line: str) -> _Line:
     """Answer one request line."""
     request = json.loads(line)
+    if "formulas" in request:
+        values = [
+            library.formulas.values(formula, request["points"]) for formula in request["formulas"]
+        ]
+        return {"values": values}
     try:
-        verdict = library.judge(request["gold"], request["answer"], both_ways=request["both_ways"])
+        verdict = library.math_verify.judge(
+            request["gold"], request["answer"], both_ways=request["both_ways"]
+        )
     except MemoryError:
         return {"verdict": "timeout", "reason": "memory limit reached"}
     # A parser may raise anything on text that it was not made for.
@@ -144,4 +322,4 @@ def serve(start: Callable[[], Callable[[str], _Line]]) -> None:
 
 
 if __name__ == "__main__":
-    serve(lambda: partial(reply, MathVerify()))
+    serve(lambda: partial(reply, WorkerLibrary()))

@@ -76,7 +76,7 @@ async def subrun(
     keys: dict[str, Any] = get_config()["configurable"]  # Any: LangGraph's own keys
     # Digits alone: LangGraph takes them for the number of a subgraph in its task.
     number = "" if call_id is None else str(int(sha256(call_id.encode()).hexdigest()[:15], 16))
-    told = Subrun(beside=call_id is not None)
+    told = Subrun()
     result = await drive(
         graph,
         problem,

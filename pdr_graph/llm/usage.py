@@ -142,6 +142,15 @@ class Charges:
         self._open.pop(task, None)
         self._settled.append(row)
 
+    @property
+    def num_settled(self) -> int:
+        """How many tasks have returned a row."""
+        return len(self._settled)
+
+    def settled(self) -> list[LedgerRow]:
+        """Return the rows that tasks have returned."""
+        return merge_rows([], self._settled)
+
     def lost(self, ledger: list[LedgerRow] | None = None) -> list[LedgerRow]:
         """Return the rows of tasks that returned nothing, under a name of their own.
 

@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_graph.answers import Checker, CheckVerdict, WorkerPool
+from pdr_graph.answers.reader import read
+from pdr_graph.answers.tokens import LONGEST_EXPRESSION
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +32,20 @@ def idle() -> Checker:
         ("984", r"$-\boxed{984}$", CheckVerdict.WRONG),
         ("25", "so far x = 25", CheckVerdict.NO_ANSWER),
         ("25", "#### 24", CheckVerdict.WRONG),
+        ("3-3c", r"\boxed{3(1-c)}", CheckVerdict.CORRECT),
+        ("a+2c", r"\boxed{a+2}", CheckVerdict.WRONG),
+        ("2^{99}", r"\boxed{2^{98}}", CheckVerdict.WRONG),
+        (r"[2,\infty)", r"\boxed{x \ge 2}", CheckVerdict.CORRECT),
+        (r"5 \text{ m}", r"\boxed{5 \text{ km}}", CheckVerdict.WRONG),
+        ("TTF", r"\boxed{TFT}", CheckVerdict.WRONG),
+        ("a=3, b=4", r"\boxed{b=4, a=3}", CheckVerdict.CORRECT),
+        ("1010_2", r"\boxed{1010_3}", CheckVerdict.WRONG),
     ],
 )
-async def test_exact_answers_start_no_worker(
+async def test_rational_answers_start_no_worker(
     idle: Checker, gold: str, solution: str, verdict: CheckVerdict
 ) -> None:
-    """Numbers are compared without a worker process."""
+    """Numbers, words, units, sets and rational formulas are compared in this process."""
     assert (await idle.check(gold, solution)).verdict is verdict
     assert idle.pool.pids() == []
 
@@ -77,10 +87,10 @@ async def test_a_cut_solution_with_an_answer_is_judged(idle: Checker) -> None:
         ("25", r"25 \text{ or } 26", CheckVerdict.WRONG),
     ],
 )
-async def test_algebra_is_judged_by_the_worker(
+async def test_algebra_is_judged(
     checker: Checker, gold: str, answer: str, verdict: CheckVerdict
 ) -> None:
-    """The library's known false positives are caught."""
+    """The false positives that math-verify is known for are none."""
     assert (await checker.check(gold, f"\\boxed{{{answer}}}")).verdict is verdict
 
 
@@ -88,6 +98,76 @@ async def test_a_broken_formula_is_not_its_last_number(checker: Checker) -> None
     """An answer that cannot be read is unparseable."""
     result = await checker.check("5", r"\boxed{\frac{5^{(2)}) - 4) - 5}{5}}")
     assert result.verdict is CheckVerdict.UNPARSEABLE
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (r"9 \text{ factorial}", "'factorial' is no unit"),
+        (r"\text{not } 6", "the words 'not' are no mathematics"),
+        ("2 3", "there is no sign between two numbers"),
+        (r"\sin\pi/6", "has no brackets"),
+        ("37_2", "digits that base 2 does not have"),
+        (r"\frac{dy}{dx}", "a derivative is not understood"),
+        (r"\frac{1}{" * 45 + "2" + "}" * 45, "too many levels"),
+        ("1+" * 200 + "1", "too long"),
+    ],
+)
+async def test_what_is_not_read_says_why(idle: Checker, answer: str, reason: str) -> None:
+    """It is not handed on to be guessed at."""
+    result = await idle.check("6", f"\\boxed{{{answer}}}")
+    assert result.verdict is CheckVerdict.UNPARSEABLE
+    assert reason in result.reason
+    assert idle.pool.pids() == []
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "equal"),
+    [
+        (r"\cosh 1000 - \sinh 1000", "e^{-1000}", True),
+        (r"\frac{\pi}{10^{100}}", "0", False),
+        (r"\sin\pi", "0", True),
+        (r"\sqrt{x^2}", "|x|", True),
+        (r"\sqrt{x^2}", "x", False),
+        (r"|xyz|", "xyz", False),
+        (r"\ln(x^2)", r"2\ln x", True),
+        (r"\sqrt{2}^{\sqrt{2}}", r"2^{\frac{1}{\sqrt{2}}}", True),
+        (r"e^{\pi\sqrt{163}}", "262537412640768744", False),
+        (r"\sin^2 100^\circ", r"1-\cos^2 100^\circ", True),
+        (r"\frac{m_{\text{ball}}}{2}", r"\frac12 m_{\text{ball}}", True),
+        (r"\frac{m_{\text{ball}}}{2}", r"\frac12 m_{\text{bat}}", False),
+        (r"\log 100", "2", True),
+        (r"\log 8", "2", False),
+        ("(-8)^{1/3}", "-2", True),
+        (r"\frac{1}{x-1}", r"\frac{x+1}{x^2-1}", True),
+    ],
+)
+async def test_formulas_are_their_values(
+    checker: Checker, left: str, right: str, *, equal: bool
+) -> None:
+    """With as many digits as it takes, and where both are real."""
+    assert await checker.same(left, right) is equal
+    assert await checker.same(right, left) is equal
+
+
+_HOSTILE = [
+    "(", "|", "{", "2^", "2^{", "-", "1+", "1*", "1/", "x", "a.", "a b", "x_{", "e^-", "1,", "=1",
+    "x<", "for ", "where ", ", for all", "9", "1A", "!", "'", "½", "1:", "1 ", "f(", "x=1,", "[1,",
+    r"\sin", "sin", r"\frac", r"\sqrt", r"\text{", r"\text{a}", r"\cup", r"\pm", r"\begin{pmatrix}",
+    r"3\text{ m}", r"1\text{ or }", r"\{x|", r"0.\dot", r"\overline{3}", "one ", "hundred ", "A) ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", _HOSTILE)
+def test_no_text_makes_reading_slow_or_deep(piece: str) -> None:
+    """Reading happens in this process, where nothing could end it."""
+    text = (piece * (LONGEST_EXPRESSION // len(piece) + 1))[:LONGEST_EXPRESSION]
+    seconds = []
+    for tail in ("", "1", "}"):
+        start = time.process_time()
+        read(text[: -len(tail) or None] + tail)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.1
 
 
 async def test_raw_text_is_searched_for_an_expression(checker: Checker) -> None:
@@ -111,6 +191,7 @@ async def test_same_is_symmetric(checker: Checker) -> None:
     for left, right in (("x \\in [-2,7]", "-2 \\le x \\le 7"), ("x+1", "1+x"), ("x", "y")):
         assert await checker.same(left, right) == await checker.same(right, left)
     assert await checker.same("x+1", "1+x")
+    assert await checker.same("x \\in [-2,7]", "-2 \\le x \\le 7")
     assert not await checker.same("x", "y")
 
 
@@ -158,6 +239,6 @@ async def test_verdicts_on_the_cases(checker: Checker, cases: list[dict[str, Any
             false_positives.append(case["id"])
         if case["expected"] and not result.correct:
             false_negatives.append(case["id"])
-    assert len(false_positives) <= 2, false_positives
-    assert len(false_negatives) <= 12, false_negatives
+    assert false_positives == []
+    assert len(false_negatives) <= 8, false_negatives
     assert statistics.median(seconds) < 0.002

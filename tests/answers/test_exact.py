@@ -122,6 +122,9 @@ def test_equal(left: str, right: str) -> None:
         ("0.000000001", "0.000000002"),
         ("2 2/3", "2"),
         ("25^\\circ", "25\\%"),
+        ("0.5", "0.5%"),
+        ("\\$27", "€27"),
+        (r"\textbf{(C)}\ 25", r"\textbf{(D)}\ 25"),
         ("listen", "silent"),
         (r"1:2:3:\ldots", r"1:4:9:\ldots"),
         ("1" * 1_000_000, "2" * 1_000_000),
@@ -143,6 +146,12 @@ def test_unequal(left: str, right: str) -> None:
         ("x+1", "1+x"),
         ("10^3", "1000"),
         ("1.2", "1,2"),
+        ("32,349", "32, 349"),
+        ("1, 1, 2", "1, 2, 2"),
+        ("x<1 or x>2", "x<1 and x>2"),
+        ("x=1 or y=2", "x=1 and y=2"),
+        ("12", r"12 \pmod 7"),
+        ("no solution", "empty set"),
     ],
 )
 def test_undecided(left: str, right: str) -> None:

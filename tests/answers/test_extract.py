@@ -64,7 +64,7 @@ def test_sign_before_the_box_belongs_to_it(solution: str, answer: str) -> None:
         ("The answer is $70,000.", "70,000"),
         (r"The answer is $\$18.90$.", r"\$18.90"),
         ("The answer is 25 apples.", "25"),
-        ("The answer is 3.5 cm.", "3.5"),
+        ("The answer is 3.5 cm.", "3.5 cm"),
         ("The answer is 5 pi.", "5 pi"),
         ("The answer is 25 or 26.", "25 or 26"),
         ("The answer is 5 because 2+3=5", "5"),
@@ -72,15 +72,26 @@ def test_sign_before_the_box_belongs_to_it(solution: str, answer: str) -> None:
         ("<answer>12</answer>", "12"),
         ("ANSWER: 711", "711"),
         ("The answer is given by $x=3$.", "x=3"),
-        ("Answer:\n- 16 miles", "16"),
+        ("Answer:\n- 16 miles", "16 miles"),
         ("Answer:\n-16", "-16"),
         ("The answer is Evelyn.", "Evelyn"),
         ("The answer is A", "A"),
         ("The answer is true.", "true"),
+        (r"\[\text{Answer: } 9\]", "9"),
+        ("$$\\textbf{Answer: } 9$$", "9"),
+        (r"\[\mathrm{Answer}: \frac12\]", r"\frac12"),
+        ("The answer is €40.", "€40"),
+        ("The answer is $4 million.", "4 million"),
+        ("The answer is 5 km.", "5 km"),
+        ("Answer: 6; 7", "6; 7"),
+        ("Answer: x**2", "x**2"),
+        ("答案：6", "6"),
+        ("La respuesta es 6.", "6"),
+        ("정답은 6입니다.", "6"),
     ],
 )
 def test_answer_line_is_the_answer_where_there_is_no_box(solution: str, answer: str) -> None:
-    """Of several, the last counts; units and reasons are left out."""
+    """Of several, the last counts; what is counted and reasons are left out, units are not."""
     assert final_answer(solution) == answer
 
 
@@ -107,6 +118,12 @@ def test_answer_line_is_the_answer_where_there_is_no_box(solution: str, answer: 
         "Answer:\n1. First we add",
         "Answer: [your answer]",
         "Answer: ```python\nprint(1)\n```",
+        "The answer is 5? No, it is 6.",
+        r"\[\text{Answer: } \frac{3",
+        r"\[\text{Answer: } \bo",
+        "Answer: -",
+        "La respuesta es la siguiente",
+        "Die Antwort ist nicht 6.",
     ],
 )
 def test_no_answer_where_none_is_stated(solution: str) -> None:

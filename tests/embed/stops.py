@@ -56,6 +56,7 @@ class MortalSaver(InMemorySaver):
     def __init__(self) -> None:
         super().__init__()
         self.dies_at: int | None = None
+        self.at_death: Callable[[], object] = int
         self.num_writes = 0
 
     async def aput(self, *arguments: Any) -> Any:
@@ -71,6 +72,7 @@ class MortalSaver(InMemorySaver):
     def _live(self) -> None:
         self.num_writes += 1
         if self.dies_at is not None and self.num_writes >= self.dies_at:
+            self.at_death()
             raise KilledError
 
 
@@ -115,9 +117,9 @@ class Trial:
         """Ask the first questions."""
         return await self._invoke(self.names, self.first, options)
 
-    async def ask_anew(self) -> Any:
+    async def ask_anew(self, **options: Any) -> Any:
         """Ask other questions on the same thread, with another config."""
-        return await self._invoke(self.parent.new, OTHER, {})
+        return await self._invoke(self.parent.new, OTHER, options)
 
     async def _invoke(
         self, names: tuple[str, ...], config: PDRConfig, options: dict[str, Any]
@@ -174,7 +176,7 @@ async def cancelled_after_a_reply(trial: Trial, at: int) -> bool:
 
     trial.oracle.on_reply(lambda call: later(turns) if call.number == number else None)
     # The calls of one super-step may have been answered, and their node not yet have ended.
-    trial.lost, trial.unsent = 2, 2
+    trial.lost = trial.unsent = 2 * len(trial.names)
     return await _is_stopped(run)
 
 
@@ -210,18 +212,21 @@ async def killed(trial: Trial, at: int) -> bool:
     """Store nothing from some write on, each second one of the run, but always the input."""
     assert isinstance(trial.saver, MortalSaver)
     trial.saver.dies_at = 2 * at
-    try:
-        await trial.ask()
-    except KilledError:
-        await _quiet(trial)
-    else:
-        return trial.saver.num_writes >= 2 * at
-    finally:
-        trial.saver.dies_at = None
+    run = asyncio.create_task(trial.ask())
+
+    def die() -> None:
+        if trial.oracle.holds_from is None:
+            trial.oracle.holds_from = trial.oracle.num_calls + 1
+            run.cancel()
+
+    trial.saver.at_death = die
+    await asyncio.gather(run, return_exceptions=True)
+    await _quiet(trial)
+    trial.saver.dies_at = None
     # What was answered since the last write that was stored is lost, and so is its price: at most
-    # the drafts of a round, and the call that a process which is not really killed then makes.
+    # the drafts of a round, and a call that was on its way.
     trial.lost = trial.unpaid = 3 * len(trial.names)
-    return True
+    return trial.saver.num_writes >= 2 * at
 
 
 async def asking(trial: Trial, at: int) -> bool:
@@ -307,10 +312,21 @@ async def with_a_new_question(trial: Trial) -> None:
     assert trial.oracle.num_calls - before == len(trial.parent.new) * OTHER_CALLS
 
 
+async def with_a_new_question_that_halts(trial: Trial) -> None:
+    """New input that comes to a breakpoint before its first step is a new run all the same."""
+    before = trial.oracle.num_calls
+    await trial.ask_anew(interrupt_before="*")
+    assert trial.oracle.num_calls == before
+    state = await trial.graph(OTHER).ainvoke(None, trial.run, durability="sync")
+    check(trial, state, trial.parent.new)
+    assert trial.oracle.num_calls - before == len(trial.parent.new) * OTHER_CALLS
+
+
 def check(trial: Trial, state: dict[str, Any], names: tuple[str, ...]) -> None:
     """Hold a finished run to what holds for all."""
     assert trial.parent.answers(state, names) == {name: name for name in names}
     assert trial.oracle.num_repeated() <= trial.lost
+    assert trial.oracle.num_mixed() == 0 or not trial.parent.is_ours  # a conversation has it all
     charged = sum(row["calls"] for row in state["ledger"])
     served = trial.oracle.num_calls
     assert served - trial.unpaid <= charged <= served + trial.unsent
@@ -320,6 +336,7 @@ WAYS: dict[str, Callable[[Trial], Awaitable[None]]] = {
     "none": with_none,
     "resume": with_resume,
     "new": with_a_new_question,
+    "new-halted": with_a_new_question_that_halts,
 }
 
 

@@ -193,6 +193,7 @@ class ThreadMachine(RuleBasedStateMachine):
         assert answer_in(state["solution"]["text"]) == self.name
         assert state["config"]["seed"] == self.config.seed
         assert tuple(state["config"]["widths"]) == self.config.widths
+        assert self.oracle.num_mixed() == 0
         charged = sum(row["calls"] for row in state["ledger"])
         made = self.oracle.num_calls - self.counted
         if self.exact:

@@ -202,6 +202,7 @@ CELLS = [
     *(("agent", stop, way) for stop in ("cancel", "drain") for way in ("none", "new")),
     ("agent", "ask", "none"),
     ("agent-two", "cancel", "none"),
+    ("agent-two", "refuse", "new"),
     ("neighbour", "cancel", "none"),
     ("supervisor", "cancel", "none"),
     ("supervisor", "refuse", "new"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.embed.stops import WAYS, Trial, at_every_point
+from tests.embed.stops import Trial, at_every_point
 from tests.embed.trials import PARENTS
 
 TABLE = {
@@ -19,7 +19,7 @@ CELLS = [
     (parent, stop, way)
     for parent, stops in TABLE.items()
     for stop, _, ways in (each.partition(":") for each in stops.split())
-    for way in (ways.split(",") if ways else WAYS)
+    for way in (ways.split(",") if ways else ("none", "resume", "new"))
     if way != "resume" or PARENTS[parent].is_ours  # `resume` leaves a graph around ours alone
 ]
 
@@ -41,3 +41,15 @@ async def test_a_state_edited_at_any_step_goes_on():
         state = await graph.ainvoke(None, place)
         assert state["phase"] == "done", step.next
         assert trial.parent.answers(state, trial.names) == {"ALPHA": "ALPHA"}
+
+
+@pytest.mark.parametrize("stop", ["cancel", "refuse", "drain"])
+async def test_a_new_question_that_halts_before_its_first_step_is_a_new_run(stop):
+    """A breakpoint, a kill, a cancelled task: None then opens the run that was asked for."""
+    await at_every_point(PARENTS["root"], stop, "new-halted")
+
+
+@pytest.mark.parametrize("parent", ["node", "tools"])
+async def test_a_parents_ledger_has_what_a_killed_run_had_stored(parent):
+    """A new question puts an end to it, and nothing else would ever say what it has cost."""
+    await at_every_point(PARENTS[parent], "kill", "new")

@@ -30,7 +30,9 @@ from tests.fakes import CountBy, num_words
 ANSWERS = {"ALPHA": "1", "BETA": "2", "GAMMA": "3", "DELTA": "4"}
 """The questions that the model knows, and its answers."""
 
+_NAMES = {answer: name for name, answer in ANSWERS.items()}
 _ASKED = re.compile("|".join(ANSWERS))
+_STATED = re.compile(r"boxed\{(\d)\}")
 PROMPT_TOKENS, COMPLETION_TOKENS = 11, 7
 """What every call costs."""
 
@@ -42,8 +44,8 @@ def question(name: str) -> str:
 
 def answer_in(text: str) -> str:
     """Return the question whose answer a text states."""
-    (stated,) = set(re.findall(r"boxed\{(\d)\}", text))
-    return next(name for name, answer in ANSWERS.items() if answer == stated)
+    (stated,) = set(_STATED.findall(text))
+    return _NAMES[stated]
 
 
 class RefusedError(Exception):
@@ -64,6 +66,8 @@ class Asked:
     """Prompt and seed: two calls with one key are the same call."""
     number: int
     """From 1, over all calls."""
+    read: frozenset[str]
+    """The questions whose answers its prompt states."""
     finished: bool = False
 
 
@@ -103,6 +107,10 @@ class Oracle(BaseChatModel):
         """Return how many calls were answered that had been answered before."""
         finished = Counter(each.key for each in self._asked if each.finished)
         return finished.total() - len(finished)
+
+    def num_mixed(self) -> int:
+        """Return how many calls read the answer to another question than their own."""
+        return sum(not each.read <= {each.name} for each in self._asked)
 
     def forget(self) -> None:
         """Take all calls so far for new ones when they are repeated."""
@@ -145,7 +153,8 @@ class Oracle(BaseChatModel):
     ) -> ChatResult:
         text = "\n".join(each.text for each in messages)
         name = _ASKED.findall(text)[-1]
-        call = Asked(name, (text, kwargs.get("seed")), self.num_calls + 1)
+        read = frozenset(_NAMES[stated] for stated in _STATED.findall(text))
+        call = Asked(name, (text, kwargs.get("seed")), self.num_calls + 1, read)
         self._asked.append(call)
         async with self._arrived:
             self._arrived.notify_all()

@@ -18,6 +18,8 @@ DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
 PROFILES = ["--profile", "gpu", "--profile", "studio"]
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+REQUIRED = re.compile(r"\$\{(\w+):\?")
+PASSWORD = "of0the0store"
 
 
 def defaults(text: str) -> str:
@@ -93,7 +95,9 @@ def test_docker_compose_reads_the_file(tmp_path):
     """Every profile resolves, without settings and with those of the example."""
     for env_file in ("/dev/null", str(DOCKER / ".env.example")):
         words = ["-f", str(DOCKER / "compose.yaml"), "--env-file", env_file, *PROFILES]
-        done = run([*compose(), *words, "config", "--format", "json"], env=environment())
+        command = [*compose(), *words, "config", "--format", "json"]
+        assert "REDIS_PASSWORD" in run(command, env=environment()).stderr
+        done = run(command, env=environment(REDIS_PASSWORD=PASSWORD))
         assert done.returncode == 0, done.stderr
         services = json.loads(done.stdout)["services"]
         assert set(services) == set(SERVICES)
@@ -107,7 +111,9 @@ def test_the_example_names_every_variable():
     text = (DOCKER / "compose.yaml").read_text("utf-8")
     example = (DOCKER / ".env.example").read_text("utf-8")
     written = dict(line.split("=", 1) for line in example.splitlines() if line[:1].isalpha())
-    assert written == dict(VARIABLE.findall(text))
+    required = dict.fromkeys(REQUIRED.findall(text), "")
+    assert required
+    assert written == dict(VARIABLE.findall(text)) | required
 
 
 def test_every_service_is_looked_after():
@@ -196,6 +202,43 @@ def test_the_app_serves(mock, tmp_path):
     assert server.returncode == 0
 
 
+def redis_service(folder: Path, port: str) -> dict[str, object]:
+    """Return how the container's Redis is run, on a port and in a folder of the test."""
+    entrypoint = folder / "bin/docker-entrypoint.sh"
+    entrypoint.parent.mkdir()
+    entrypoint.write_text(f'#!/bin/sh\nexec "$@" --port {port} --dir "{folder}"\n')
+    entrypoint.chmod(0o755)
+    path = f"{entrypoint.parent}{os.pathsep}{os.environ['PATH']}"
+    return {
+        # Compose makes one dollar of two.
+        "args": [each.replace("$$", "$") for each in SERVICES["redis"]["command"]],
+        "env": environment(PATH=path, REDISCLI_AUTH=PASSWORD),
+    }
+
+
+def test_the_store_asks_for_its_password(tmp_path):
+    """It is on no command line; the health check has it, and who has it not is refused."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server on the path")
+    port = str(unused_port())
+    check = SERVICES["redis"]["healthcheck"]["test"]
+    assert check[0] == "CMD-SHELL"
+    words = ["sh", "-c", check[1].replace("redis-cli", f"redis-cli -p {port}")]
+    with subprocess.Popen(**redis_service(tmp_path, port), stdout=subprocess.DEVNULL) as keeper:
+        try:
+            until(lambda: run(words, env=environment(REDISCLI_AUTH=PASSWORD)).returncode == 0)
+            assert run(words, env=environment()).returncode != 0
+            command = Path(f"/proc/{keeper.pid}/cmdline")
+            assert not command.exists() or PASSWORD not in command.read_text()
+        finally:
+            keeper.terminate()
+    assert keeper.returncode == 0  # the server itself was told to end
+    url = "redis://:${REDIS_PASSWORD}@redis:6379/0"
+    for name in ("app", "studio"):
+        environment_of = SERVICES[name]["environment"]
+        assert environment_of.get("REDIS_URL", environment_of["PDR_REDIS_URL"]) == url
+
+
 @pytest.mark.studio
 def test_studio_serves(mock, tmp_path):
     """The development server opens the graphs of its file, and passes its check."""
@@ -208,11 +251,10 @@ def test_studio_serves(mock, tmp_path):
     shutil.copytree(ROOT / "graphs", tmp_path / "graphs")
     words = [each.replace("2024", port) for each in command_of("studio", "CMD")]
     check = [each.replace("2024", port) for each in command_of("studio", "HEALTHCHECK")]
-    settings = {"REDIS_URL": f"redis://127.0.0.1:{store}/0", "PDR_BASE_URL": mock.url}
+    settings = {"REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:{store}/0", "PDR_BASE_URL": mock.url}
     nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    redis = [*SERVICES["redis"]["command"], "--port", store, "--dir", str(tmp_path)]
     with (
-        subprocess.Popen(redis, **nowhere) as keeper,
+        subprocess.Popen(**redis_service(tmp_path, store), **nowhere) as keeper,
         subprocess.Popen(words, cwd=tmp_path, env=environment(**settings), **nowhere) as server,
     ):
         try:

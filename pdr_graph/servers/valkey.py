@@ -82,11 +82,12 @@ def own_password(folder: Path) -> str:
     """
     file = _password_file(own_folder(folder))
     try:
-        if noted_password(folder) and not file.stat().st_mode & 0o077:
-            return noted_password(folder)
+        if file.exists():
+            if noted_password(folder) and not file.stat().st_mode & 0o077:
+                return noted_password(folder)
+            file.unlink()
         partial = file.with_name(f"{file.name}.{os.getpid()}.part")
-        for each in (partial, file):
-            each.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
             out.write(f"requirepass {secrets.token_urlsafe(32)}\n")
         with suppress(FileExistsError):  # another `up` was faster, and has told its own

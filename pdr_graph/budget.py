@@ -25,11 +25,9 @@ Along = Callable[[float, float], float]
 
 _COUNTS = (
     *("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
-    *("failed", "aborted", "nominal_tokens"),
+    *("failed", "aborted", "nominal_tokens", "over_budget"),
 )
-"""Fields of a row that add up over all calls."""
-_PARTS = (*_COUNTS, "over_budget")
-"""What each part of a row holds, in this order."""
+"""Fields of a row that add up over all calls; each of its parts holds them in this order."""
 _CRITICAL = ("seconds", "critical_tokens", "critical_nominal")
 """Fields that add up over calls in sequence; of parallel calls the largest counts."""
 
@@ -70,16 +68,14 @@ def _once(known: LedgerRow, row: LedgerRow) -> LedgerRow:
         return joined
     # A run that was stopped and went on has cost more since.
     parts = was | {name: max(part, was.get(name, part)) for name, part in new.items()}
-    counts = dict(zip(_PARTS, map(sum, zip(*parts.values(), strict=True)), strict=True))
-    if not counts["over_budget"]:
-        del counts["over_budget"]
+    counts = dict(zip(_COUNTS, map(sum, zip(*parts.values(), strict=True)), strict=True))
     return cast(LedgerRow, cast(dict[str, Any], joined) | counts | {"parts": parts})
 
 
 def with_part(row: LedgerRow, name: str) -> LedgerRow:
     """Return a row that is counted once under this name, however often it is merged."""
     numbers = cast(dict[str, Any], row)
-    return LedgerRow({**row, "parts": {name: [numbers.get(field, 0) for field in _PARTS]}})
+    return LedgerRow({**row, "parts": {name: [numbers.get(field, 0) for field in _COUNTS]}})
 
 
 def abandoned_row(rows: Iterable[LedgerRow], step: int) -> LedgerRow:
@@ -250,9 +246,8 @@ def _merged(
 def _joined(left: LedgerRow, right: LedgerRow, along: Along) -> LedgerRow:
     """Add two rows."""
     was, new = cast(dict[str, Any], left), cast(dict[str, Any], right)
-    counts = {name: was[name] + new[name] for name in _COUNTS}
+    # Rows of version 0.1 lack some counts.
+    counts = {name: was.get(name, 0) + new.get(name, 0) for name in _COUNTS}
     critical = {name: along(was[name], new[name]) for name in _CRITICAL}
-    rest: dict[str, Any] = {"estimated": was["estimated"] or new["estimated"]}
-    if over := left.get("over_budget", 0) + right.get("over_budget", 0):
-        rest["over_budget"] = over
-    return cast(LedgerRow, was | counts | critical | rest)
+    estimated = was["estimated"] or new["estimated"]
+    return cast(LedgerRow, was | counts | critical | {"estimated": estimated})

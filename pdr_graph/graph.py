@@ -45,12 +45,13 @@ from pdr_graph.trace import Trace
 logger = logging.getLogger(__name__)
 
 
-def after_plan(state: PDRState) -> list[Send] | Literal["distiller", "refiner"]:
+def after_plan(state: PDRState) -> list[Send] | Literal["refiner"]:
     """Send a drafter for every draft that the round still owes, or finish."""
     if state["phase"] != "draft":
         return "refiner"
-    # None is owed where a state was edited.
-    return [Send("drafter", task) for task in missing_drafts(state)] or "distiller"
+    owed = [Send("drafter", task) for task in missing_drafts(state)]
+    # A round whose state was edited may owe none.
+    return owed or [Send("distiller", state)]
 
 
 def after_distiller(state: PDRState) -> Literal["plan", "refiner"]:
@@ -294,7 +295,7 @@ def build_graph(
     builder.add_node("refiner", Refiner(toolbox), input_schema=PDRState)
     builder.add_node("verifier", Verifier(toolbox), input_schema=PDRState)
     builder.add_edge(START, "plan")
-    builder.add_conditional_edges("plan", *_router(after_plan, ["drafter", "distiller", "refiner"]))
+    builder.add_conditional_edges("plan", *_router(after_plan, ["drafter", "refiner"]))
     builder.add_edge("drafter", "distiller")
     builder.add_conditional_edges("distiller", *_router(after_distiller, ["plan", "refiner"]))
     builder.add_edge("refiner", "verifier")

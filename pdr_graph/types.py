@@ -126,11 +126,10 @@ class LedgerRow(TypedDict):
     critical_nominal: int
     """Completion tokens allotted on the critical path."""
     over_budget: NotRequired[int]
-    """Calls whose thought was longer than `thinking_token_budget` by more than 16 tokens; absent
-    where there is none."""
+    """Calls whose thought was longer than `thinking_token_budget` by more than 16 tokens. Rows of
+    version 0.1 lack this field and the next three."""
     run: NotRequired[str]
-    """The run that spent it; in the ledger of a graph around it, the super-step of that graph.
-    Rows of version 0.1 lack this field and the next two."""
+    """The run that spent it; in the ledger of a graph around it, the super-step of that graph."""
     attempt: NotRequired[str]
     """Names an attempt that ended without a result; empty for the one whose result counts."""
     parts: NotRequired[dict[str, list[int]]]

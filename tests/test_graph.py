@@ -355,7 +355,7 @@ async def test_the_state_is_bounded_by_width_and_kappa(mock, connect):
 
 
 def test_every_edge_is_drawn():
-    """Studio shows all nodes, both ways back to plan, and the way of an edited state."""
+    """Studio shows all nodes and both ways back to plan."""
     from langchain_core.language_models import FakeListChatModel
 
     drawing = build_graph(FakeListChatModel(responses=["x"])).get_graph()
@@ -363,7 +363,6 @@ def test_every_edge_is_drawn():
     assert edges == {
         ("__start__", "plan"),
         ("plan", "drafter"),
-        ("plan", "distiller"),
         ("plan", "refiner"),
         ("drafter", "distiller"),
         ("distiller", "plan"),

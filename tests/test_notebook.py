@@ -98,7 +98,7 @@ def test_a_killed_run_goes_on(run):
     asked = re.findall(r"\((\d), (\d)\)", run[6])
     assert sum(number == "1" for number, _ in asked) == WIDTHS[0] - kept
     assert sum(number == "2" for number, _ in asked) == WIDTHS[1]
-    assert run[6].endswith(f"calls in all: {CALLS}\n")
+    assert run[6].endswith(f"calls that were answered: {CALLS}\n")
 
 
 def test_two_strategies_stand_side_by_side(run):

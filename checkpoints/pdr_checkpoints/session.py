@@ -150,8 +150,8 @@ class LoopSessions:
     def __init__(self, make: Callable[[], LoopSession]) -> None:
         self._make = make
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Kept] = WeakKeyDictionary()
-        self._unused: LoopSession | None = None
-        """Made outside of any loop, for the first that asks."""
+        self._unused: LoopSession | None = make()
+        """For the first loop that asks; made at once, so that wrong options are told at once."""
         self._pid = os.getpid()
         self._inherited: list[object] = []
         """What belongs to the processes that this one was forked from; to close it would close

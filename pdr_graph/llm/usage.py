@@ -108,8 +108,7 @@ class Meter:
             row["failed"] += spent.failed
             row["aborted"] += spent.aborted
             row["nominal_tokens"] += spent.nominal
-            if spent.over_budget:
-                row["over_budget"] = row.get("over_budget", 0) + spent.over_budget
+            row["over_budget"] += spent.over_budget
             for usage in spent.usage:
                 row["prompt_tokens"] += usage.prompt
                 row["cached_tokens"] += usage.cached

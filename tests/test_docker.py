@@ -161,22 +161,45 @@ def test_what_is_copied_builds_the_package(tmp_path):
 
 
 @pytest.mark.redis
-def test_redis_is_persistent(tmp_path):
-    """The command keeps every write and evicts nothing; its check passes once it answers."""
-    service, port = SERVICES["redis"], str(unused_port())
+def redis_service(folder: Path, port: str) -> dict[str, object]:
+    """Return how the container's Redis is run, on a port and in a folder of the test."""
+    entrypoint = folder / "bin/docker-entrypoint.sh"
+    entrypoint.parent.mkdir()
+    entrypoint.write_text(f'#!/bin/sh\nexec "$@" --port {port} --dir "{folder}"\n')
+    entrypoint.chmod(0o755)
+    path = f"{entrypoint.parent}{os.pathsep}{os.environ['PATH']}"
+    return {
+        # Compose makes one dollar of two.
+        "args": [each.replace("$$", "$") for each in SERVICES["redis"]["command"]],
+        "env": environment(PATH=path, REDISCLI_AUTH=PASSWORD),
+    }
+
+
+def test_redis_is_persistent_and_asks_for_its_password(tmp_path):
+    """It keeps every write and evicts nothing; its check has the password, others are refused."""
     if shutil.which("redis-server") is None or shutil.which("redis-cli") is None:
         pytest.skip("no redis-server on the path")
-    check = [service["healthcheck"]["test"][1], "-p", port, *service["healthcheck"]["test"][2:]]
-    assert run(check).returncode != 0
-    words = [*service["command"], "--port", port, "--bind", "127.0.0.1", "--dir", str(tmp_path)]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as server:
+    port, known = str(unused_port()), environment(REDISCLI_AUTH=PASSWORD)
+    kind, check = SERVICES["redis"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    words = ["sh", "-c", check.replace("redis-cli", f"redis-cli -p {port}")]
+    assert run(words, env=known).returncode != 0
+    with subprocess.Popen(**redis_service(tmp_path, port), stdout=subprocess.DEVNULL) as server:
         try:
-            until(lambda: run(check).stdout.strip() == "PONG")
+            until(lambda: run(words, env=known).returncode == 0)
+            assert run(words, env=environment()).returncode != 0
             ask = ["redis-cli", "-p", port, "config", "get"]
-            policy = run([*ask, "maxmemory-policy"]).stdout.split()[-1]
-            assert (run([*ask, "appendonly"]).stdout.split()[-1], policy) == ("yes", "noeviction")
+            policy = run([*ask, "maxmemory-policy"], env=known).stdout.split()[-1]
+            appends = run([*ask, "appendonly"], env=known).stdout.split()[-1]
+            assert (appends, policy) == ("yes", "noeviction")
+            command = Path(f"/proc/{server.pid}/cmdline")
+            assert not command.exists() or PASSWORD not in command.read_text()
         finally:
             server.terminate()
+    assert server.returncode == 0  # the server itself was told to end
+    address = "redis://:${REDIS_PASSWORD}@redis:6379/0"
+    assert SERVICES["app"]["environment"]["PDR_REDIS_URL"] == address
+    assert SERVICES["studio"]["environment"]["REDIS_URL"] == address
 
 
 def test_the_app_serves(mock, tmp_path):
@@ -200,43 +223,6 @@ def test_the_app_serves(mock, tmp_path):
         finally:
             server.terminate()
     assert server.returncode == 0
-
-
-def redis_service(folder: Path, port: str) -> dict[str, object]:
-    """Return how the container's Redis is run, on a port and in a folder of the test."""
-    entrypoint = folder / "bin/docker-entrypoint.sh"
-    entrypoint.parent.mkdir()
-    entrypoint.write_text(f'#!/bin/sh\nexec "$@" --port {port} --dir "{folder}"\n')
-    entrypoint.chmod(0o755)
-    path = f"{entrypoint.parent}{os.pathsep}{os.environ['PATH']}"
-    return {
-        # Compose makes one dollar of two.
-        "args": [each.replace("$$", "$") for each in SERVICES["redis"]["command"]],
-        "env": environment(PATH=path, REDISCLI_AUTH=PASSWORD),
-    }
-
-
-def test_the_store_asks_for_its_password(tmp_path):
-    """It is on no command line; the health check has it, and who has it not is refused."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server on the path")
-    port = str(unused_port())
-    check = SERVICES["redis"]["healthcheck"]["test"]
-    assert check[0] == "CMD-SHELL"
-    words = ["sh", "-c", check[1].replace("redis-cli", f"redis-cli -p {port}")]
-    with subprocess.Popen(**redis_service(tmp_path, port), stdout=subprocess.DEVNULL) as keeper:
-        try:
-            until(lambda: run(words, env=environment(REDISCLI_AUTH=PASSWORD)).returncode == 0)
-            assert run(words, env=environment()).returncode != 0
-            command = Path(f"/proc/{keeper.pid}/cmdline")
-            assert not command.exists() or PASSWORD not in command.read_text()
-        finally:
-            keeper.terminate()
-    assert keeper.returncode == 0  # the server itself was told to end
-    url = "redis://:${REDIS_PASSWORD}@redis:6379/0"
-    for name in ("app", "studio"):
-        environment_of = SERVICES[name]["environment"]
-        assert environment_of.get("REDIS_URL", environment_of["PDR_REDIS_URL"]) == url
 
 
 @pytest.mark.studio

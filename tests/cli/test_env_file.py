@@ -98,6 +98,8 @@ def test_the_key_does_not_go_to_an_address_of_the_folder(
     write(folder, PDR_BASE_URL=stranger.url, PDR_RETRIES=0, **more)
     if not by_option:
         monkeypatch.setenv("PDR_API_KEY", SECRET)
+    for name in ("API_KEY", "ADMIN_KEY"):
+        monkeypatch.setenv(f"OPENAI_{name}", SECRET)  # the client's own variables
     outcome = cli(*SOLVE, *(["--api-key", SECRET] if by_option else []), "--quiet")
     assert stranger.received, outcome.err
     assert SECRET not in all_of(stranger)

@@ -26,6 +26,7 @@ LONGEST = (
     "tests/test_bench_checkpoints.py",
     "tests/test_docs.py",
     "tests/test_docker.py",
+    "tests/embed/",
     "tests/eval/",
     "tests/cli/",
     "tests/servers/",

@@ -194,12 +194,13 @@ def make_step(
     counter: TokenCounter | None = None,
     window: int | None = None,
     solution: Solution | None = None,
+    client: ModelClient | None = None,
     seed: int = 0,
     **fields: object,
 ) -> Step:
-    """Return a step over a scripted model; loose fields are those of the config."""
+    """Return a step over a scripted model, or a real one; loose fields are those of the config."""
     config = make_config(**{"seed": seed, **fields})
-    client = ModelClient(
+    client = client or ModelClient(
         ScriptedChat(replies=list(replies)),
         counter=counter or CountBy(estimate_tokens),
         retry=NO_WAIT,

@@ -10,7 +10,10 @@ import pytest_asyncio
 from pdr_graph import PRESETS, ModelClient, preset, solve
 from pdr_graph.connect import open_client
 from pdr_graph.distill import DISTILLERS
+from pdr_graph.distill.workspace import pack
 from pdr_graph.settings import load_settings
+from pdr_graph.types import Draft
+from tests.fakes import make_step
 
 pytestmark = [pytest.mark.local, pytest.mark.asyncio(loop_scope="module")]
 
@@ -40,11 +43,20 @@ async def test_a_preset_runs_on_a_real_model(client, name):
     assert result.state["record"]["token_counts"] == "server"
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def drafts(client: ModelClient) -> list[Draft]:
+    """Three drafts of one round, which all distillers read."""
+    result = await solve(PROBLEM, preset("majority", widths=(3,), **TINY), model=client)
+    return result.state["drafts"]
+
+
 @pytest.mark.parametrize("name", sorted(DISTILLERS.keys() - {"none"}))
-async def test_a_distiller_runs_on_a_real_model(client, name):
+async def test_a_distiller_runs_on_a_real_model(client, drafts, name):
     """Each distiller holds kappa on what a real model writes."""
-    result = await solve(PROBLEM, preset("pdr", widths=(3,), distiller=name, **TINY), model=client)
-    (workspace,) = result.state["workspaces"][:1]
+    config = preset("pdr", widths=(3,), distiller=name, **TINY)
+    step = make_step(drafts, problem=PROBLEM, client=client, **config.model_dump())
+    entries = (await DISTILLERS[name].distil(step))[0]
+    workspace = await pack(entries, config.kappa, client.counter)
     assert 0 < workspace["tokens"] <= TINY["kappa"]
     assert workspace["sources"]
 

@@ -253,8 +253,11 @@ def _report(
             set_key(env_file, name, value, quote_mode="never")
         written = EnvFile.read(env_file)
         assert written is not None  # we have just written it
-        written.give_trust()  # the user has named it
-        output.say(f"written to {env_file}, which is trusted; it is read if it is called .env")
+        output.say(f"written to {env_file}; pdr-graph reads it if it is called .env")
+        try:
+            written.give_trust()  # the user has named it
+        except ConfigError as error:
+            output.tell(f"warning: {env_file} could not be trusted: {error}")
     if output.json:
         parts = {part: each.to_json() for part, each in running.items()}
         output.show_json({**parts, "environment": variables})

@@ -297,6 +297,12 @@ def test_the_variables_of_up_count(cli, folder, mock):
     assert cli("up", *words).code == 0
     assert (folder / ".env").stat().st_mode & 0o777 == 0o600
     assert EnvFile.read(folder / ".env").trust == "given"
+    cli("trust", "--forget")
+    (folder / "home/pdr-graph/trusted").rmdir()
+    (folder / "home/pdr-graph/trusted").write_text("in the way")
+    outcome = cli("up", *words)  # what was started must not be reported as failed
+    assert outcome.code == 0
+    assert "could not be trusted" in outcome.err
 
 
 def test_direct_construction_is_guarded(folder, monkeypatch):

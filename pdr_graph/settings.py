@@ -2,31 +2,44 @@
 
 The only place that reads the environment. A value that a caller passes comes first, then the
 variable `PDR_…`, then the file `.env` in the current directory, then the default.
+
+Whoever wrote that directory wrote its `.env`. Unless the user trusts the file, it may set what does
+no harm, and an endpoint with the key for it. A key from elsewhere is not sent to that endpoint.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from dotenv.parser import parse_stream
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from pdr_graph.env_file import ENV_FILE, EnvFile, refers
 from pdr_graph.errors import ConfigError
 from pdr_graph.validation import Fault
 
-ENV_FILE = Path(".env")
+logger = logging.getLogger(__name__)
+
 PREFIX = "PDR_"
+NO_KEY = "EMPTY"
+"""Stands for no API key."""
 
 _SECRETS = frozenset({"api_key", "key"})
 
-T = TypeVar("T", bound=BaseSettings)
+Values = dict[str, Any]  # Any: pydantic checks what the sources hold
 
 
-class Settings(BaseSettings):
-    """Where the parts of this process are; not recorded with a run."""
+class ProcessSettings(BaseSettings):
+    """Settings that a `.env` may change only as far as it is trusted."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -39,13 +52,127 @@ class Settings(BaseSettings):
         str_strip_whitespace=True,
     )
 
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    """Fields that a file may set which is not trusted. All others decide where data and secrets
+    go, which files are read or written, what is run, or who is let in."""
+
+    @classmethod
+    def admitted(cls, filed: Mapping[str, str], others: Mapping[str, Any]) -> Values:
+        """Join the values of a file that is not trusted with those of the other sources."""
+        return {
+            **{name: value for name, value in filed.items() if name in cls.harmless},
+            **others,
+        }
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the file last, and by its trust."""
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)  # as pydantic has it
+        return (_AllSources(cls, init_settings, env_settings, dotenv_settings.env_file),)
+
+
+T = TypeVar("T", bound=ProcessSettings)
+
+
+class _AllSources(PydanticBaseSettingsSource):
+    """What is given, the environment and the file, in this order."""
+
+    def __init__(
+        self,
+        kind: type[ProcessSettings],
+        given: PydanticBaseSettingsSource,
+        environment: PydanticBaseSettingsSource,
+        file: Any,  # Any: as pydantic-settings has it, one path or several
+    ) -> None:
+        super().__init__(kind)
+        self._kind = kind
+        self._others = (environment, given)
+        # One file of our own, or the one that the caller has named.
+        self._named = file is not ENV_FILE
+        self._file = None if file is None else EnvFile.read(Path(file))
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return nothing: all fields are read at once."""
+        return None, field_name, False
+
+    def __call__(self) -> Values:
+        """Return the values of all sources; say in the log what was ignored."""
+        others = {name: value for each in self._others for name, value in each().items()}
+        if self._file is None:
+            return others
+        trust = "given" if self._named else self._file.trust
+        filed = _fields(self._kind, self._file.variables(refer=trust == "given"))
+        if trust == "given":
+            return {**filed, **others}
+        plain = {name: value for name, value in filed.items() if not refers(value)}
+        values = self._kind.admitted(plain, others)
+        ignored = [
+            variable_of(self._kind, name)
+            for name in filed
+            if name not in others and name not in values
+        ]
+        said = [f"{_listed(ignored)} {'is' if len(ignored) == 1 else 'are'} ignored"]
+        said = said if ignored else []
+        if any(_plain(values[name]) != _plain(others[name]) for name in others):
+            said.append(f"{PREFIX}API_KEY is not sent to its {PREFIX}BASE_URL")
+        if said:
+            why = "has changed since you trusted it" if trust == "changed" else "is not trusted"
+            logger.warning(
+                "%r %s: %s; to allow it, say --env-file %s, or run `pdr-graph trust` here once",
+                str(self._file.path),
+                why,
+                ", and ".join(said),
+                ENV_FILE,
+                extra={"even_if_quiet": True},
+            )
+        return values
+
+
+def variable_of(kind: type[BaseSettings], name: str) -> str:
+    """Return the variable of a field."""
+    field = kind.model_fields.get(name)
+    alias = name if field is None else field.validation_alias
+    return alias if isinstance(alias, str) else f"{kind.model_config['env_prefix']}{name.upper()}"
+
+
+def _fields(kind: type[BaseSettings], variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that variables set, by the name that pydantic takes."""
+    return {
+        alias if isinstance(alias := field.validation_alias, str) else name: variables[variable]
+        for name, field in kind.model_fields.items()
+        if (variable := variable_of(kind, name)) in variables
+    }
+
+
+def _plain(value: object) -> object:
+    return value.get_secret_value().strip() if isinstance(value, SecretStr) else value
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+class Settings(ProcessSettings):
+    """Where the parts of this process are; not recorded with a run."""
+
+    harmless: ClassVar[frozenset[str]] = frozenset(
+        {"base_url", "model", "api_key", "max_in_flight", "retries", "priority"}
+    )
+
     base_url: str | None = None
     """OpenAI-compatible endpoint of the model, with its `/v1`. Without one, a small embedded model
     runs."""
     model: str | None = None
     """Name of the model; optional where the endpoint serves only one. Without an endpoint: a .gguf
     file, or the folder of a small transformers model, to run here."""
-    api_key: SecretStr = SecretStr("EMPTY")
+    api_key: SecretStr = SecretStr(NO_KEY)
     """API key of the endpoint."""
     redis_url: str | None = None
     """Store of the runs: redis://…, rediss://…, unix://…, or `memory`, which keeps none. Without
@@ -76,14 +203,30 @@ class Settings(BaseSettings):
         text = key.get_secret_value().strip()
         if not (text.isascii() and text.isprintable()):
             raise ValueError("an API key holds printable ASCII characters only")
-        return SecretStr(text or "EMPTY")
+        return SecretStr(text or NO_KEY)
+
+    @classmethod
+    def admitted(cls, filed: Mapping[str, str], others: Mapping[str, Any]) -> Values:
+        """Send no key to an endpoint that only the file names but the file's own."""
+        values = super().admitted(filed, others)
+        if "base_url" in filed and "base_url" not in others and "api_key" in others:
+            values["api_key"] = filed.get("api_key", NO_KEY)
+        # With an endpoint it is a name; without one it is loaded here.
+        if "model" not in others and values.get("base_url") is None:
+            name = values.get("model", "")
+            # Not pathlib's: it raises where a name is no path at all.
+            if name.endswith(".gguf") or os.path.exists(os.path.expanduser(name)):  # noqa: PTH110, PTH111
+                values.pop("model", None)
+        return values
 
 
 def load_settings(**given: object) -> Settings:
     """Read the settings; `given` values come before the environment.
 
+    `_env_file` names a file that is read, and trusted, in place of the current directory's `.env`.
+
     Raises:
-        ConfigError: a value or the file `.env` is malformed; one sentence names it.
+        ConfigError: a value or the file is malformed or missing; one sentence names it.
     """
     return read_settings(Settings, given)
 
@@ -92,45 +235,22 @@ def read_settings(kind: type[T], given: Mapping[str, object]) -> T:
     """Read settings of any kind; `given` values come before the environment.
 
     Raises:
-        ConfigError: a value or the file `.env` is malformed; one sentence names it.
+        ConfigError: a value or the file is malformed or missing; one sentence names it.
     """
-    check_env_file(ENV_FILE)
-    values: dict[str, Any] = dict(given)  # Any: pydantic checks what a caller passes
+    values: Values = dict(given)
+    named = values.get("_env_file")
+    if named is not None and not Path(str(named)).is_file():
+        raise ConfigError(f"--env-file {str(named)!r} is no file; name one that exists")
+    EnvFile.read(ENV_FILE if named is None else Path(str(named)))
     try:
         return kind(**values)
     except ValidationError as error:
-        prefix = kind.model_config.get("env_prefix", PREFIX)
         fault = Fault.of(error)
         name = fault.path[0]
-        called = name if name in given else f"{prefix}{name.upper()}"
+        called = name if name in given else variable_of(kind, name)
         raise ConfigError(fault.sentence(called, secret=name in _SECRETS)) from None
 
 
 def debug_wanted() -> bool:
     """Tell whether `PDR_DEBUG` asks for tracebacks; read alone, since settings may be malformed."""
     return os.environ.get(f"{PREFIX}DEBUG", "").strip().lower() not in {"", "0", "false", "no"}
-
-
-def check_env_file(file: Path) -> None:
-    """Refuse a malformed file: dotenv would skip the lines that it does not understand.
-
-    Raises:
-        ConfigError: it cannot be read, or a line is no NAME=value.
-    """
-    if not file.is_file():
-        return
-    try:
-        with file.open(encoding="utf-8") as lines:
-            broken = [each.original for each in parse_stream(lines) if each.error]
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"{str(file.resolve())!r} is not UTF-8 text; correct or remove it"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{str(file.resolve())!r} cannot be read: {error.strerror}") from None
-    if broken:
-        line, text = broken[0].line, broken[0].string.strip().partition("\n")[0]
-        # A broken line may still hold a secret: say where it is and how it begins, no more.
-        raise ConfigError(
-            f"{str(file.resolve())!r} line {line} is no NAME=value: {text[:12]!r}; correct it"
-        )

@@ -18,6 +18,8 @@ DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
 PROFILES = ["--profile", "gpu", "--profile", "studio"]
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+REQUIRED = re.compile(r"\$\{(\w+):\?")
+PASSWORD = "of0the0store"
 
 
 def defaults(text: str) -> str:
@@ -93,7 +95,9 @@ def test_docker_compose_reads_the_file(tmp_path):
     """Every profile resolves, without settings and with those of the example."""
     for env_file in ("/dev/null", str(DOCKER / ".env.example")):
         words = ["-f", str(DOCKER / "compose.yaml"), "--env-file", env_file, *PROFILES]
-        done = run([*compose(), *words, "config", "--format", "json"], env=environment())
+        command = [*compose(), *words, "config", "--format", "json"]
+        assert "REDIS_PASSWORD" in run(command, env=environment()).stderr
+        done = run(command, env=environment(REDIS_PASSWORD=PASSWORD))
         assert done.returncode == 0, done.stderr
         services = json.loads(done.stdout)["services"]
         assert set(services) == set(SERVICES)
@@ -107,7 +111,9 @@ def test_the_example_names_every_variable():
     text = (DOCKER / "compose.yaml").read_text("utf-8")
     example = (DOCKER / ".env.example").read_text("utf-8")
     written = dict(line.split("=", 1) for line in example.splitlines() if line[:1].isalpha())
-    assert written == dict(VARIABLE.findall(text))
+    required = dict.fromkeys(REQUIRED.findall(text), "")
+    assert required
+    assert written == dict(VARIABLE.findall(text)) | required
 
 
 def test_every_service_is_looked_after():
@@ -155,22 +161,45 @@ def test_what_is_copied_builds_the_package(tmp_path):
 
 
 @pytest.mark.redis
-def test_redis_is_persistent(tmp_path):
-    """The command keeps every write and evicts nothing; its check passes once it answers."""
-    service, port = SERVICES["redis"], str(unused_port())
+def redis_service(folder: Path, port: str) -> dict[str, object]:
+    """Return how the container's Redis is run, on a port and in a folder of the test."""
+    entrypoint = folder / "bin/docker-entrypoint.sh"
+    entrypoint.parent.mkdir()
+    entrypoint.write_text(f'#!/bin/sh\nexec "$@" --port {port} --dir "{folder}"\n')
+    entrypoint.chmod(0o755)
+    path = f"{entrypoint.parent}{os.pathsep}{os.environ['PATH']}"
+    return {
+        # Compose makes one dollar of two.
+        "args": [each.replace("$$", "$") for each in SERVICES["redis"]["command"]],
+        "env": environment(PATH=path, REDISCLI_AUTH=PASSWORD),
+    }
+
+
+def test_redis_is_persistent_and_asks_for_its_password(tmp_path):
+    """It keeps every write and evicts nothing; its check has the password, others are refused."""
     if shutil.which("redis-server") is None or shutil.which("redis-cli") is None:
         pytest.skip("no redis-server on the path")
-    check = [service["healthcheck"]["test"][1], "-p", port, *service["healthcheck"]["test"][2:]]
-    assert run(check).returncode != 0
-    words = [*service["command"], "--port", port, "--bind", "127.0.0.1", "--dir", str(tmp_path)]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as server:
+    port, known = str(unused_port()), environment(REDISCLI_AUTH=PASSWORD)
+    kind, check = SERVICES["redis"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    words = ["sh", "-c", check.replace("redis-cli", f"redis-cli -p {port}")]
+    assert run(words, env=known).returncode != 0
+    with subprocess.Popen(**redis_service(tmp_path, port), stdout=subprocess.DEVNULL) as server:
         try:
-            until(lambda: run(check).stdout.strip() == "PONG")
+            until(lambda: run(words, env=known).returncode == 0)
+            assert run(words, env=environment()).returncode != 0
             ask = ["redis-cli", "-p", port, "config", "get"]
-            policy = run([*ask, "maxmemory-policy"]).stdout.split()[-1]
-            assert (run([*ask, "appendonly"]).stdout.split()[-1], policy) == ("yes", "noeviction")
+            policy = run([*ask, "maxmemory-policy"], env=known).stdout.split()[-1]
+            appends = run([*ask, "appendonly"], env=known).stdout.split()[-1]
+            assert (appends, policy) == ("yes", "noeviction")
+            command = Path(f"/proc/{server.pid}/cmdline")
+            assert not command.exists() or PASSWORD not in command.read_text()
         finally:
             server.terminate()
+    assert server.returncode == 0  # the server itself was told to end
+    address = "redis://:${REDIS_PASSWORD}@redis:6379/0"
+    assert SERVICES["app"]["environment"]["PDR_REDIS_URL"] == address
+    assert SERVICES["studio"]["environment"]["REDIS_URL"] == address
 
 
 def test_the_app_serves(mock, tmp_path):
@@ -208,11 +237,10 @@ def test_studio_serves(mock, tmp_path):
     shutil.copytree(ROOT / "graphs", tmp_path / "graphs")
     words = [each.replace("2024", port) for each in command_of("studio", "CMD")]
     check = [each.replace("2024", port) for each in command_of("studio", "HEALTHCHECK")]
-    settings = {"REDIS_URL": f"redis://127.0.0.1:{store}/0", "PDR_BASE_URL": mock.url}
+    settings = {"REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:{store}/0", "PDR_BASE_URL": mock.url}
     nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    redis = [*SERVICES["redis"]["command"], "--port", store, "--dir", str(tmp_path)]
     with (
-        subprocess.Popen(redis, **nowhere) as keeper,
+        subprocess.Popen(**redis_service(tmp_path, store), **nowhere) as keeper,
         subprocess.Popen(words, cwd=tmp_path, env=environment(**settings), **nowhere) as server,
     ):
         try:

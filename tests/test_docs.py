@@ -242,7 +242,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "docker": is_in_compose,
     "curl": is_our_port,
     "inspect": is_registered,
-    **dict.fromkeys(("cat", "cd", "cp", "export", "git", "jq", "kill", "ls", "vllm"), is_any),
+    **dict.fromkeys(("cat", "cd", "cp", "export", "git", "install"), is_any),
+    **dict.fromkeys(("jq", "kill", "ls", "vllm"), is_any),
 }
 
 

@@ -50,7 +50,8 @@ def cli_page() -> str:
             "# Command line",
             "",
             "Generated from the commands. `pdr-graph COMMAND --help` prints the same. Every option "
-            "that names an environment variable can also be set by that variable or in `.env`.",
+            "that names an environment variable can also be set by that variable or in a `.env` "
+            "[that you trust](../guides/servers.md#whose-env-counts).",
             "",
             "| command | what it does |",
             "|---|---|",
@@ -141,7 +142,9 @@ def settings_page() -> str:
         "",
         "Generated from the models that check them. Values come from options, then from "
         "environment variables, then from the file `.env` in the current folder, then from the "
-        "defaults below.",
+        "defaults below. "
+        "[What a `.env` may set that you do not trust](../guides/servers.md#whose-env-counts) is "
+        "listed with each group.",
         "",
     ]
     for title, model, text in (
@@ -169,7 +172,7 @@ def settings_page() -> str:
             "before the file.",
         ),
     ):
-        lines += [f"## {title}", "", text, "", *_model(model)]
+        lines += [f"## {title}", "", text, "", *_harmless(model), *_model(model)]
     return "\n".join(lines)
 
 
@@ -177,6 +180,14 @@ def _up_options() -> type[BaseModel]:
     from pdr_graph.servers.options import UpOptions
 
     return UpOptions
+
+
+def _harmless(model: Any) -> Iterator[str]:
+    names = [name for name in model.model_fields if name in getattr(model, "harmless", ())]
+    if names:
+        listed = ", ".join(f"`{name}`" for name in names)
+        yield f"A `.env` that you do not trust may set only: {listed}."
+        yield ""
 
 
 def _model(model: type[BaseModel], table: str = "") -> Iterator[str]:

@@ -9,8 +9,17 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from pdr_graph.cli.options import Argument, Command, Flag, Given, Implied, OptionGroup
+from pdr_graph.cli.options import (
+    Argument,
+    Command,
+    Flag,
+    Given,
+    Implied,
+    OptionGroup,
+    SettingsCommand,
+)
 from pdr_graph.config import PDRConfig
+from pdr_graph.env_file import ENV_FILE
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.settings import Settings
@@ -38,7 +47,7 @@ SIZING = OptionGroup(
 """What a model server's context and batch are sized by."""
 
 
-class RunCommand(Command):
+class RunCommand(SettingsCommand):
     """What every run takes."""
 
     trace: Annotated[Path | None, Flag(metavar="FILE")] = None
@@ -75,7 +84,7 @@ class ResumeCommand(RunCommand):
     """The run, as `pdr-graph threads` lists it."""
 
 
-class ThreadsCommand(Command):
+class ThreadsCommand(SettingsCommand):
     """List stored runs, the latest first. Or prune, delete, export or import some."""
 
     threads: Annotated[tuple[str, ...], Argument()] = ()
@@ -95,7 +104,7 @@ class ThreadsCommand(Command):
     storage: Annotated[Given, STORAGE]
 
 
-class InspectCommand(Command):
+class InspectCommand(SettingsCommand):
     """Show a run: rounds, drafts, workspaces, solution, verdict, ledger."""
 
     thread: Annotated[str, Argument()]
@@ -109,7 +118,7 @@ class InspectCommand(Command):
     storage: Annotated[Given, STORAGE]
 
 
-class ServeCommand(Command):
+class ServeCommand(SettingsCommand):
     """Serve presets as models of OpenAI's protocols. Requests may set all other fields."""
 
     first: ClassVar = (
@@ -133,7 +142,7 @@ class ServeCommand(Command):
     settings: Annotated[Given, SETTINGS]
 
 
-class UpCommand(Command):
+class UpCommand(SettingsCommand):
     """Start the model server and the store that this machine lacks. `down` stops them."""
 
     first: ClassVar = (
@@ -144,7 +153,7 @@ class UpCommand(Command):
     further: Annotated[tuple[str, ...], Argument("-- FLAGS")] = ()
     """Flags for vLLM itself, after `--`."""
     env_file: Annotated[Path | None, Flag(metavar="FILE")] = None
-    """Also write the variables to this file. Every command reads `.env`."""
+    """Also write the variables to this file, and trust it. Every command reads `.env`."""
     dry_run: bool = False
     """Show the commands without running them."""
     status: bool = False
@@ -162,8 +171,14 @@ class UpCommand(Command):
         Given, OptionGroup(Settings, ("base_url", "model", "api_key", "redis_url", "data_dir"))
     ]
 
+    @property
+    def settings_file(self) -> Path | None:
+        """The file that is written is read only if it is the folder's own."""
+        same = self.env_file is not None and self.env_file.absolute() == ENV_FILE.absolute()
+        return self.env_file if same and ENV_FILE.is_file() else None
 
-class DownCommand(Command):
+
+class DownCommand(SettingsCommand):
     """Stop the servers that `up` started. Stored runs stay."""
 
     parts: Annotated[tuple[str, ...], Argument()] = ()
@@ -171,7 +186,7 @@ class DownCommand(Command):
     places: Annotated[Given, OptionGroup(Settings, ("data_dir",))]
 
 
-class EvalCommand(Command):
+class EvalCommand(SettingsCommand):
     """Measure strategies on problems. After a stop or crash, the same command continues."""
 
     first: ClassVar = (
@@ -334,7 +349,16 @@ class TrainDataCommand(Command):
     """Model whose tokenizer decodes trajectories."""
 
 
-class DoctorCommand(Command):
+class TrustCommand(Command):
+    """Trust the `.env` of a folder, as it is now. All that it sets then counts."""
+
+    folder: Annotated[Path, Argument()] = Path()
+    """The folder. Without it, the current one."""
+    forget: bool = False
+    """Do not trust it any more."""
+
+
+class DoctorCommand(SettingsCommand):
     """Check model, store and this machine. Each finding says what to do."""
 
     first: ClassVar = ("base_url", "model", "redis_url", "as_json")
@@ -344,7 +368,7 @@ class DoctorCommand(Command):
     settings: Annotated[Given, SETTINGS]
 
 
-class DemoCommand(Command):
+class DemoCommand(SettingsCommand):
     """Compare four strategies on one problem, with the ledger of each."""
 
     first: ClassVar = ("base_url", "model", "as_json")

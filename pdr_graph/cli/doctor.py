@@ -173,7 +173,7 @@ async def server_checks(settings: Settings) -> list[Check]:
     for each in standings(Shelf(settings.data_dir)):
         name, detail = f"{each.part} server", f"{TITLES[each.record.kind]} {each.state}"
         if each.is_well:
-            checks.append(Check(name, f"{detail} at {each.record.url}"))
+            checks.append(Check(name, f"{detail} at {each.record.shown_url}"))
         else:
             remedy = f"`pdr-graph down {each.part}`, then `pdr-graph up`"
             checks.append(Check(name, f"{detail}: {each.why}", remedy, fails=True))

@@ -10,6 +10,7 @@ import logging
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import typer
@@ -46,12 +47,13 @@ _PANELS: Mapping[str, set[str]] = {
         "priority",
     },
     "Storage": {"redis_url", "data_dir", "keep_hours"},
+    "Settings": {"env_file"},
     "Cluster": {"ray", "ray_workers"},
     "Output": {"trace", "log_file", "otel", "otel_content", "as_json", "quiet"},
 }
 """Fields that have a panel of their own in every command, in the order of the help."""
 
-OPTION_NAMES = {"redis_url": "checkpoint"}
+OPTION_NAMES = {"redis_url": "checkpoint", "_env_file": "env_file"}
 """Options of shared models that are called otherwise than their field."""
 
 _METAVARS: Mapping[object, str] = {int: "INTEGER", float: "NUMBER", tuple: "LIST"}
@@ -108,6 +110,18 @@ class Command(BaseModel):
     """Show errors only."""
 
 
+class SettingsCommand(Command):
+    """A command that reads the settings of this process."""
+
+    env_file: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Read the settings from this file, in place of `.env` in the current folder. It is trusted."""
+
+    @property
+    def settings_file(self) -> Path | None:
+        """The file that is named to be read; None is the folder's own."""
+        return self.env_file
+
+
 AnyCommand = TypeVar("AnyCommand", bound=Command)
 
 
@@ -153,12 +167,18 @@ def _command(model: type[AnyCommand], typed: Mapping[str, Any]) -> AnyCommand:
         elif typed.get(name) is not None:
             values[name] = typed[name]
     try:
-        return model.model_validate(values)
+        command = model.model_validate(values)
     except ValidationError as error:
         fault = Fault.of(error)
         name = fault.path[0]
         called = _own_name(name, model.model_fields[name])
         raise ConfigError(fault.sentence(called)) from None
+    if isinstance(command, SettingsCommand) and command.settings_file is not None:
+        for name, field in model.model_fields.items():
+            group = _mark(field, OptionGroup)
+            if group is not None and issubclass(group.model, BaseSettings):
+                getattr(command, name)["_env_file"] = command.settings_file
+    return command
 
 
 def _ordered(model: type[Command]) -> list[inspect.Parameter]:

@@ -147,11 +147,15 @@ def _discard(stream: IO[str]) -> None:
 
 
 class LogLines(logging.Handler):
-    """Shows the log records of all packages as lines on standard error, without tracebacks."""
+    """Shows the log records of all packages as lines on standard error, without tracebacks.
+
+    Records that are marked `even_if_quiet` are shown in any case.
+    """
 
     def __init__(self, output: Output, level: int = logging.WARNING) -> None:
-        super().__init__(level)
+        super().__init__(min(level, logging.WARNING))
         self._output = output
+        self._least = level
         self._said: set[str] = set()
 
     def install(self) -> None:
@@ -165,10 +169,11 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; the same line is written once."""
         line = f"{record.levelname.lower()}: {record.getMessage()}"
-        if line in self._said:
+        always = getattr(record, "even_if_quiet", False)
+        if line in self._said or (record.levelno < self._least and not always):
             return
         self._said.add(line)
-        if record.levelno >= logging.ERROR:
+        if record.levelno >= logging.ERROR or always:
             self._output.tell(line)
         else:
             self._output.say(line)

@@ -32,6 +32,7 @@ from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
 from pdr_graph.run_history import history
 from pdr_graph.servers.llama import announcement, small_config
+from pdr_graph.servers.record import without_password
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.strategies import PRESETS, preset
 from pdr_graph.trace import JsonLinesTrace
@@ -188,7 +189,7 @@ def command_line(verb: str, thread_id: str, given: Mapping[str, object]) -> str:
     flags: list[str] = []
     for name, value in given.items():
         if name != "api_key":
-            shown = _without_password(str(value)) if name == "redis_url" else str(value)
+            shown = without_password(str(value)) if name == "redis_url" else str(value)
             flags += [flag_of(name), shown]
     place = ["--", thread_id] if thread_id.startswith("-") else [thread_id]
     words = [*flags, *place] if len(place) > 1 else [*place, *flags]
@@ -199,15 +200,9 @@ def inspect_line(thread_id: str, settings: Settings, given: Given) -> str | None
     """Return the command that shows more of a run; None where the run is not kept."""
     if settings.redis_url == MEMORY:
         return None
-    storage = {name: value for name, value in given.items() if name in {"redis_url", "data_dir"}}
+    shared = {"redis_url", "data_dir", "_env_file"}
+    storage = {name: value for name, value in given.items() if name in shared}
     return command_line("inspect", thread_id, storage)
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    name, colon, _ = user.partition(":")
-    return f"{scheme}{separator}{name}{colon and ':***'}{at}{host}"
 
 
 def _config(given: Given, *, embedded: bool) -> PDRConfig:

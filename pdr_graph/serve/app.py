@@ -3,6 +3,7 @@
 Every request for an answer is accounted for: its status, its seconds and a line in the log.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -25,7 +26,16 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.serve.chat import ChatRequest, Completion
 from pdr_graph.serve.guard import Guard
 from pdr_graph.serve.options import ServeOptions
-from pdr_graph.serve.protocol import Error, HealthBody, Inquiry, PresetList, PresetModel
+from pdr_graph.serve.protocol import (
+    Error,
+    HealthBody,
+    Inquiry,
+    PresetList,
+    PresetModel,
+    body_of,
+    components_of,
+    read_request,
+)
 from pdr_graph.serve.refusal import RefusalError, answer_error, refusal_of
 from pdr_graph.serve.reply import RunReply, json_of
 from pdr_graph.serve.request import Catalogue, Repeats, ResponseId, SolveRequest, understand
@@ -50,12 +60,15 @@ class AnswerDesk:
     repeats: Repeats
     options: ServeOptions
 
-    async def answer(self, body: ChatRequest | ResponsesRequest, request: Request) -> Response:
-        """Answer one request.
+    async def answer(
+        self, kind: type[ChatRequest] | type[ResponsesRequest], request: Request
+    ) -> Response:
+        """Answer one request of a kind.
 
         Raises:
             RefusalError: it gets no answer.
         """
+        body = await asyncio.to_thread(read_request, kind, await request.body())
         if body.stream:
             return _Streamed(self, body)
         async with self.accounted(body) as reply:
@@ -72,7 +85,8 @@ class AnswerDesk:
         asked: SolveRequest | None = None
         status = 200
         try:
-            asked = understand(await self._inquiry(body), self.catalogue, self.repeats)
+            read = await self._inquiry(body)
+            asked = await asyncio.to_thread(understand, read, self.catalogue, self.repeats)
             if self.options.log_prompts:
                 logger.info("request.prompt thread=%s text=%r", asked.thread_id, asked.problem)
             reply = RunReply(self.runner, asked, body.form(asked))
@@ -144,7 +158,7 @@ class AnswerDesk:
 
     async def _inquiry(self, body: ChatRequest | ResponsesRequest) -> Inquiry:
         if isinstance(body, ChatRequest) or body.previous_response_id is None:
-            return body.inquiry()
+            return await asyncio.to_thread(body.inquiry)
         try:
             name, run = await self.response(body.previous_response_id)
         except RefusalError as refusal:
@@ -161,7 +175,8 @@ class AnswerDesk:
                 param="previous_response_id",
                 code="previous_response_unfinished",
             )
-        return body.inquiry(name.conversation(run.problem, run.result.solution))
+        earlier = name.conversation(run.problem, run.result.solution)
+        return await asyncio.to_thread(body.inquiry, earlier)
 
 
 class _Streamed(Response):
@@ -213,7 +228,6 @@ _STREAM: dict[str, Any] = {
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
 
-
 _LINKS = {
     name: {"operationId": name, "parameters": {"response_id": "$response.body#/id"}}
     for name in ("retrieveResponse", "cancelResponse", "deleteResponse")
@@ -257,18 +271,24 @@ def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions)
 
 def _add_answers(app: FastAPI, desk: AnswerDesk) -> None:
     @app.post(
-        "/v1/chat/completions", response_model=Completion, responses={200: _STREAM, **_REFUSALS}
+        "/v1/chat/completions",
+        response_model=Completion,
+        responses={200: _STREAM, **_REFUSALS},
+        openapi_extra=body_of(ChatRequest),
     )
-    async def _chat(body: ChatRequest, request: Request) -> Response:
+    async def _chat(request: Request) -> Response:
         """Answer a conversation by a run; with `stream`, by server-sent events."""
-        return await desk.answer(body, request)
+        return await desk.answer(ChatRequest, request)
 
-    created = {**_STREAM, "links": _LINKS}
-
-    @app.post("/v1/responses", response_model=RunResponse, responses={200: created, **_REFUSALS})
-    async def _create(body: ResponsesRequest, request: Request) -> Response:
+    @app.post(
+        "/v1/responses",
+        response_model=RunResponse,
+        responses={200: {**_STREAM, "links": _LINKS}, **_REFUSALS},
+        openapi_extra=body_of(ResponsesRequest),
+    )
+    async def _create(request: Request) -> Response:
         """Answer text or a list of items by a run; with `stream`, by server-sent events."""
-        return await desk.answer(body, request)
+        return await desk.answer(ResponsesRequest, request)
 
     path = "/v1/responses/{response_id}"
     refusals = _only(400, 401, 403, 404, 408, 409, 413, 415, 503)
@@ -374,6 +394,7 @@ def _openapi(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
             document["components"]["schemas"].pop(name, None)
         names = "|".join(catalogue.names)
         for kind in (ChatRequest, ResponsesRequest):
+            document["components"]["schemas"] |= components_of(kind)
             request = document["components"]["schemas"][kind.__name__]
             request["properties"]["model"]["pattern"] = rf"^({names})(\?.*)?$"
         app.openapi_schema = document

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -15,6 +16,9 @@ from pdr_graph.serve.refusal import RefusalError
 
 BODY_TIMEOUT_S = 30.0
 """Seconds in which a request's body must arrive."""
+
+MOST_VALUES = 65_536
+"""Values that a body may hold: far above a long conversation's, and read in a moment."""
 
 DISCARD_TIMEOUT_S = 2.0
 """Seconds for which the body of a refused request is read on."""
@@ -121,13 +125,14 @@ class Guard:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and (length != "0" or "transfer-encoding" in headers):
             raise RefusalError(415, f"the body is {kind or 'of no type'}, not application/json")
-        body = bytearray()
+        body, count = bytearray(), ValueCount()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 async for part in request.stream():
                     body += part
                     if len(body) > self._max_body_bytes:
                         raise self._too_large()
+                    count.add(part)
         except TimeoutError:
             raise RefusalError(408, f"the body took longer than {BODY_TIMEOUT_S:g} s") from None
         return bytes(body)
@@ -136,6 +141,45 @@ class Guard:
         return RefusalError(
             413, f"the body is larger than {self._max_body_bytes} bytes, the limit of this server"
         )
+
+
+class ValueCount:
+    """Counts the values in JSON while it arrives, so that nothing is made of too many.
+
+    It counts what begins or parts values outside of text: never fewer than there are, and one more
+    for each list or object that is empty.
+    """
+
+    def __init__(self) -> None:
+        self.values = 1
+        self._in_text = False
+        self._escape = b""
+        """A backslash whose character is still to come."""
+
+    def add(self, part: bytes) -> None:
+        """Count the next bytes.
+
+        Raises:
+            RefusalError: 400, there are more than `MOST_VALUES`, or it is not UTF-8.
+        """
+        # In UTF-16 and UTF-32, quotes could not be told by their bytes.
+        if b"\0" in part:
+            raise RefusalError(400, "the body is not valid JSON in UTF-8", code="invalid_json")
+        plain = _ESCAPED.sub(b"", self._escape + part)
+        self._escape = b"\\" if plain.endswith(b"\\") else b""
+        pieces = plain.split(b'"')
+        outside = b"".join(pieces[self._in_text :: 2])
+        self._in_text ^= len(pieces) % 2 == 0
+        self.values += sum(map(outside.count, (b",", b"[", b"{")))
+        if self.values > MOST_VALUES:
+            raise RefusalError(
+                400,
+                f"the body holds more than {MOST_VALUES} values, the limit of this server",
+                code="too_many_values",
+            )
+
+
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
 
 
 async def _discard(request: Request, most: int) -> None:

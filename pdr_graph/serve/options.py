@@ -1,21 +1,29 @@
 """The options of `pdr-graph serve`: its address, its limits, and how it treats requests."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from pdr_graph.settings import Settings
+from pdr_graph.settings import ProcessSettings, Values
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Addresses that only this machine reaches."""
 
 
-class ServeOptions(BaseSettings):
+class ServeOptions(ProcessSettings):
     """How this process serves; read from options, then `PDR_SERVE_…`, then `.env`."""
 
-    model_config = Settings.model_config | SettingsConfigDict(env_prefix="PDR_SERVE_")
+    model_config = ProcessSettings.model_config | SettingsConfigDict(env_prefix="PDR_SERVE_")
+
+    harmless: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("port", "key", "max_runs", "max_waiting", "max_drafts", "max_body_bytes"),
+            *("timeout_s", "drain_s", "repeatable"),
+        }
+    )
 
     host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on; any but this machine's own needs a key."""
@@ -64,7 +72,19 @@ class ServeOptions(BaseSettings):
     @property
     def public(self) -> bool:
         """Whether other machines may reach the address."""
-        return self.host.lower() not in LOOPBACK
+        return _is_public(self.host)
+
+    @classmethod
+    def admitted(cls, filed: Mapping[str, str], others: Mapping[str, Any]) -> Values:
+        """Take a key from the file, but not to serve other machines: its author knows the key."""
+        values = super().admitted(filed, others)
+        if "key" not in others and _is_public(str(values.get("host", ""))):
+            values.pop("key", None)
+        return values
+
+
+def _is_public(host: str) -> bool:
+    return host != "" and host.lower() not in LOOPBACK
 
 
 _PORTS = {"http": 80, "https": 443}

@@ -6,18 +6,22 @@ Requests are read leniently, since clients send back histories that other server
 made of `openai.types`; the classes below add what a run tells beyond them.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from openai.types import Model
 from openai.types.shared import ErrorObject
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.conversation import Turn
-from pdr_graph.serve.refusal import RefusalError
+from pdr_graph.serve.refusal import RefusalError, malformed
+from pdr_graph.validation import Fault
 
+MOST_OF_A_MODEL = 512
+"""Characters of a model's name, with its settings."""
 THREAD = r"^[A-Za-z0-9_.:@/-]{1,128}$"
 """What a thread may be called."""
 ThreadId = Annotated[str, Field(pattern=THREAD)]
@@ -76,7 +80,7 @@ class AnswerRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
-    model: str = Field(min_length=1, max_length=512)
+    model: str = Field(min_length=1, max_length=MOST_OF_A_MODEL)
     """A preset; settings of `PDRConfig` may follow, as in `pdr?widths=8,4&kappa=1024`."""
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=2)
@@ -110,6 +114,74 @@ class AnswerRequest(BaseModel):
             else:
                 message = f"unknown field {name!r}; settings of a run go into 'pdr'"
             raise RefusalError(400, message, param=name, code="unsupported_parameter")
+
+
+_COMPONENTS = "#/components/schemas/{model}"
+
+
+def body_of(kind: type[AnswerRequest]) -> dict[str, Any]:
+    """Describe a body that we read ourselves: FastAPI would read it in the event loop."""
+    schema = {"$ref": _COMPONENTS.format(model=kind.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def components_of(kind: type[AnswerRequest]) -> dict[str, Any]:
+    """Return the schema of a request, and those of its parts, by name."""
+    schema = kind.model_json_schema(ref_template=_COMPONENTS)
+    parts = schema.pop("$defs", {})
+    return {kind.__name__: schema, **parts}
+
+
+MOST_FIELDS = 256
+"""Fields that a request may have."""
+MOST_ITEMS = 4096
+"""Items that a field may hold, or a list in it; conversations are bounded by the guard alone."""
+
+MOST_CHARACTERS = 256
+"""Length of a field's name."""
+
+AnyRequest = TypeVar("AnyRequest", bound=AnswerRequest)
+
+
+def read_request(kind: type[AnyRequest], body: bytes) -> AnyRequest:
+    """Read a body; called in a thread, as it may take a while.
+
+    Everything is counted first: pydantic describes all that is wrong, and only the first is told.
+
+    Raises:
+        RefusalError: 400, it is no JSON, holds too much, or does not fit.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RefusalError(400, "the body is not valid JSON", code="invalid_json") from None
+    if isinstance(data, dict):
+        for place, number, what, most in _sizes(data):
+            if number > most:
+                raise RefusalError(
+                    400,
+                    f"{place} has {number} {what}, and {most} are the most",
+                    code="too_many_values",
+                )
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        fault = Fault.of(error)
+        raise malformed(fault, fault.path) from None
+
+
+def _sizes(data: Mapping[str, Any]) -> Iterator[tuple[str, int, str, int]]:
+    """Yield what is bounded: where it is, how many of what it has, and how many it may have."""
+    yield "the body", len(data), "fields", MOST_FIELDS
+    for name, value in data.items():
+        yield "the name of a field", len(name), "characters", MOST_CHARACTERS
+        if name in {"messages", "input"} or not isinstance(value, dict | list):
+            continue
+        yield name, len(value), "items", MOST_ITEMS
+        for inner, more in value.items() if isinstance(value, dict) else ():
+            yield f"a name in {name}", len(inner), "characters", MOST_CHARACTERS
+            if isinstance(more, dict | list):
+                yield f"{name}.{inner}", len(more), "items", MOST_ITEMS
 
 
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}

@@ -5,7 +5,7 @@ this server (502, 503), or a defect of the server (500).
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from fastapi.exceptions import RequestValidationError
@@ -168,7 +168,8 @@ async def answer_error(request: Request, error: Exception) -> Response:
     """Answer a request that an error ended; a handler of Starlette's."""
     headers: Mapping[str, str] = {}
     if isinstance(error, RequestValidationError):
-        refusal = _malformed(error)
+        fault = Fault.of(error)
+        refusal = malformed(fault, fault.path[1:])  # without where it is sent
     elif isinstance(error, HTTPException):
         refusal = RefusalError(error.status_code, _sentence(request, error))
         headers = error.headers or {}
@@ -193,11 +194,10 @@ def _sentence(request: Request, error: HTTPException) -> str:
     return str(error.detail)
 
 
-def _malformed(error: RequestValidationError) -> RefusalError:
+def malformed(fault: Fault, path: Sequence[str]) -> RefusalError:
     """Name the first field that does not fit, never its value: it may be a prompt."""
-    fault = Fault.of(error)
     if fault.kind == "json_invalid":
         return RefusalError(400, "the body is not valid JSON", code="invalid_json")
-    # Left out: where it is sent, which is the body, and the type that pydantic tried of a union.
-    field = ".".join(fault.path[1:4]) or "body"
+    # Left out: the type that pydantic tried of a union.
+    field = ".".join(path[:3]) or "the body"
     return RefusalError(400, f"{field}: {fault.message}", param=field)

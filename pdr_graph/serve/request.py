@@ -6,6 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from urllib.parse import parse_qsl
 
 from pdr_graph.config import PDRConfig
@@ -15,7 +16,7 @@ from pdr_graph.extensions import Extensions
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import new_thread_id
-from pdr_graph.serve.protocol import THREAD, Inquiry
+from pdr_graph.serve.protocol import MOST_OF_A_MODEL, THREAD, Inquiry
 from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.strategies import PRESETS, num_rounds, width_of
 
@@ -74,6 +75,12 @@ class Catalogue:
             RefusalError: no such model, or more drafts than a request may ask for.
             ConfigError: a field does not fit.
         """
+        if len(model) > MOST_OF_A_MODEL:
+            raise RefusalError(
+                400,
+                f"model has {len(model)} characters, and {MOST_OF_A_MODEL} are the most",
+                param="model",
+            )
         name, _, query = model.partition("?")
         if name not in self.names:
             why = f" ({self.left_out[name]})" if name in self.left_out else ""
@@ -132,6 +139,7 @@ class Repeats:
         """Begin to count; if `repeatable`, every repeat has the seed that it names."""
         self._repeatable = repeatable
         self._counts: OrderedDict[bytes, int] = OrderedDict()
+        self._lock = Lock()
 
     def seed(self, seed: int, request: str) -> int:
         """Return the seed of a run.
@@ -147,10 +155,11 @@ class Repeats:
 
     def _count(self, request: str) -> int:
         key = hashlib.sha256(request.encode("utf-8", "surrogatepass")).digest()
-        number = self._counts.pop(key, 0)
-        self._counts[key] = number + 1
-        if len(self._counts) > REMEMBERED:
-            self._counts.popitem(last=False)
+        with self._lock:  # requests are understood in threads
+            number = self._counts.pop(key, 0)
+            self._counts[key] = number + 1
+            if len(self._counts) > REMEMBERED:
+                self._counts.popitem(last=False)
         return number
 
 

@@ -92,7 +92,7 @@ class ResponsesRequest(AnswerRequest):
     """False: a run without a name is not kept, and so can be neither resumed nor read again."""
     text: dict[str, JsonValue] | None = None
     """Only plain text can be asked for."""
-    include: list[str] | None = None
+    include: Annotated[list[str], Field(fail_fast=True)] | None = None
     """Nothing of what could be included exists here; log-probabilities are refused."""
 
     def inquiry(self, earlier: Sequence[Turn] = ()) -> Inquiry:

@@ -15,6 +15,8 @@ from pdr_graph.servers.valkey import (
     find_redis,
     note_address,
     noted_address,
+    noted_password,
+    own_password,
     redis_folder,
     socket_of,
     store_server,
@@ -53,17 +55,19 @@ def free_port(wanted: int | None, preferred: int | None = None) -> int:
         return int(probe.getsockname()[1])
 
 
-def unanswered_port(url: str, default: int) -> int | None:
+def unanswered_port(url: str, default: int, own: str = "") -> int | None:
     """Return the port of a URL on this machine at which nobody listens; None for other URLs.
 
-    A URL with a password belongs to a server that somebody has set up.
+    A URL with a password, other than our `own`, belongs to a server that somebody has set up.
     """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or default
     except ValueError:
         return None
-    if parts.scheme not in {"http", "redis"} or host not in LOOPBACK or parts.password:
+    if parts.scheme not in {"http", "redis"} or host not in LOOPBACK:
+        return None
+    if parts.password and parts.password != own:
         return None
     try:
         with socket.create_connection((host, port), timeout=5):
@@ -255,6 +259,8 @@ def store_plan(
             "pip install 'pdr-graph[local]'"
         )
     where = socket_of(folder) if port is None else free_port(port)
+    password = "" if port is None else noted_password(folder)
     if not dry:
         note_address(folder, where if isinstance(where, str) else "")
-    return store_server("redis", program, folder, where)
+        password = "" if port is None else own_password(folder)
+    return store_server("redis", program, folder, where, password)

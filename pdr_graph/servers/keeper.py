@@ -17,7 +17,7 @@ from pathlib import Path
 from pdr_graph.errors import LocalError, PDRError
 from pdr_graph.process import Process
 from pdr_graph.servers import embedded_model, embedded_valkey
-from pdr_graph.servers.record import TITLES, ServerPlan, ServerRecord, Shelf
+from pdr_graph.servers.record import TITLES, ServerPlan, ServerRecord, Shelf, without_password
 from pdr_graph.servers.server import GRACE_S, LOOK_S, CommandServer, answers, not_up
 
 WATCH_S = 1.0
@@ -98,7 +98,9 @@ class _Keeper:
                 self.server.check()
             else:
                 misses = 0 if await asyncio.to_thread(answers, url) else misses + 1
-        raise LocalError(f"{TITLES[self.plan.kind]} at {url} does not answer any more")
+        raise LocalError(
+            f"{TITLES[self.plan.kind]} at {without_password(url)} does not answer any more"
+        )
 
     @asynccontextmanager
     async def _command(self) -> AsyncIterator[tuple[str, str]]:

@@ -1,22 +1,29 @@
 """The options of `pdr-graph up`: which servers, where, and for how much work."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from platformdirs import user_cache_path
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from pdr_graph.settings import Settings
+from pdr_graph.settings import ProcessSettings
 
 Engine = Literal["auto", "vllm", "embedded"]
 Store = Literal["auto", "redis", "embedded", "none"]
 
 
-class UpOptions(BaseSettings):
+class UpOptions(ProcessSettings):
     """What to start: options first, then the variables `PDR_UP_…`, then `.env`."""
 
-    model_config = Settings.model_config | SettingsConfigDict(env_prefix="PDR_UP_")
+    model_config = ProcessSettings.model_config | SettingsConfigDict(env_prefix="PDR_UP_")
+
+    harmless: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("engine", "store", "port", "redis_port", "runs", "problem_tokens"),
+            *("gpu_memory_utilization", "start_timeout_s"),
+        }
+    )
 
     engine: Engine = "auto"
     """Server of the model: `vllm`, `embedded`, or `auto`, which is vLLM if a model is named."""

@@ -98,6 +98,7 @@ class ServerRecord:
     server: Process | None = None
     """The process that the keeper started; None for an embedded part, which has its own."""
     url: str = ""
+    """Where it answers; may hold a password."""
     model: str = ""
     log: str = ""
     command: tuple[str, ...] = ()
@@ -108,6 +109,11 @@ class ServerRecord:
     """The step that it is at while it starts, in a line."""
     error: str = ""
     """The reason for a failure, in a sentence."""
+
+    @property
+    def shown_url(self) -> str:
+        """The address as it may be shown."""
+        return without_password(self.url)
 
     @property
     def by_priority(self) -> bool:
@@ -204,6 +210,14 @@ class Shelf:
 
     def _file(self, part: Part) -> Path:
         return self.home / f"{part}.json"
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown."""
+    scheme, separator, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    name, colon, _ = user.partition(":")
+    return f"{scheme}{separator}{name}{colon and ':***'}{at}{host}"
 
 
 def _place(url: str) -> tuple[str, int | None, str]:

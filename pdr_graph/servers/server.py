@@ -134,9 +134,15 @@ def _pongs(url: str) -> bool:
     with connection:
         connection.settimeout(PROBE_TIMEOUT_S)
         connection.connect(where)
-        connection.sendall(b"PING\r\n")
-        # A server that is still reading its files answers with an error.
-        return connection.recv(64).startswith(b"+PONG")
+        with connection.makefile("rb") as replies:
+            if parts.password:
+                word = unquote(parts.password).encode()
+                connection.sendall(b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n" % (len(word), word))
+                if not replies.readline(256).startswith(b"+OK"):
+                    return False
+            connection.sendall(b"PING\r\n")
+            # A server that is still reading its files answers with an error.
+            return replies.readline(256).startswith(b"+PONG")
 
 
 def cause(log: Path, begin: int = 0) -> str:

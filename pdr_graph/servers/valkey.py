@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+import re
+import secrets
 import shutil
 import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -40,7 +43,9 @@ def redis_folder(data_dir: Path) -> Path:
     return data_dir / "redis"
 
 
-def store_server(kind: Kind, program: str, folder: Path, where: int | str) -> ServerPlan:
+def store_server(
+    kind: Kind, program: str, folder: Path, where: int | str, password: str = ""
+) -> ServerPlan:
     """Return the plan of a server that keeps its data in a folder.
 
     Args:
@@ -49,17 +54,67 @@ def store_server(kind: Kind, program: str, folder: Path, where: int | str) -> Se
         folder: Where its data are.
         where: A port of the loopback interface, or the path of a Unix socket, which others on
             this machine cannot open.
+        password: Asked for at a port; it is in the folder's `password.conf`.
     """
+    config: tuple[str, ...] = ()
     if isinstance(where, str):
         place = {"port": "0", "unixsocket": where, "unixsocketperm": "700"}
         url = f"unix://{quote(where)}"
     else:
         place = {"port": str(where), "bind": "127.0.0.1"}
-        url = f"redis://127.0.0.1:{where}"
+        url = f"redis://:{password}@127.0.0.1:{where}"
+        # Not an option: others see the command line.
+        config = (str(_password_file(folder).absolute()),)
     options = {"dir": str(folder.absolute()), **OPTIONS, **place}
     words = [part for name, value in options.items() for part in (f"--{name}", value)]
-    command = (program, *words)
+    command = (program, *config, *words)
     return ServerPlan(part="store", kind=kind, url=url, command=command, timeout_s=TIMEOUT_S)
+
+
+def own_password(folder: Path) -> str:
+    """Return the password of the server in a folder, which is made if there is none.
+
+    It is in a file of the server's own format that its owner alone can read, from its first
+    instant. One that others could read is replaced.
+
+    Raises:
+        LocalError: The folder or the file cannot be made.
+    """
+    file = _password_file(own_folder(folder))
+    try:
+        if file.exists():
+            if noted_password(folder) and not file.stat().st_mode & 0o077:
+                return noted_password(folder)
+            file.unlink()
+        partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(f"requirepass {secrets.token_urlsafe(32)}\n")
+        with suppress(FileExistsError):  # another `up` was faster, and has told its own
+            os.link(partial, file)
+        partial.unlink()
+    except OSError as error:
+        raise LocalError(
+            f"{file} cannot be written: {error.strerror}; choose a data directory that can be "
+            "written to"
+        ) from error
+    return noted_password(folder)
+
+
+def noted_password(folder: Path) -> str:
+    """Return the password of the server in a folder, "" if there is none."""
+    try:
+        found = _PASSWORD.fullmatch(_password_file(folder).read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return found[1] if found else ""
+
+
+_PASSWORD = re.compile(r"requirepass ([\w-]+)\n", re.ASCII)
+
+
+def _password_file(folder: Path) -> Path:
+    return folder / "password.conf"
 
 
 def note_address(folder: Path, address: str) -> None:

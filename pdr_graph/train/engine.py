@@ -172,7 +172,9 @@ async def _served(
     settings: TrainSettings, folder: Path
 ) -> AsyncIterator[tuple[ModelClient, WeightPush]]:
     policy, push = settings.policy, push_of(settings)
-    server = VLLMAdmin(str(policy.base_url), load_settings().api_key.get_secret_value())
+    # With its address: a key goes only where it belongs.
+    key = load_settings(base_url=policy.base_url).api_key.get_secret_value()
+    server = VLLMAdmin(str(policy.base_url), key)
     if PartialState().is_main_process and push == "lora":
         await forget_adapters(server)
         shutil.rmtree(folder / PUSHED, ignore_errors=True)

@@ -8,12 +8,12 @@ from pdr_graph.settings import Settings, debug_wanted, load_settings
 
 def test_order_of_sources(clean, monkeypatch):
     """A given value comes before the environment, that before `.env`, that before the default."""
-    (clean / ".env").write_text("PDR_MODEL=file\nPDR_REDIS_URL=redis://file\nOTHER=1\n")
+    (clean / ".env").write_text("PDR_MODEL=file\nPDR_RETRIES=1\nOTHER=1\n")
     monkeypatch.setenv("PDR_MODEL", "environment")
     settings = load_settings(base_url="http://given/v1")
     assert settings.base_url == "http://given/v1"
     assert settings.model == "environment"
-    assert settings.redis_url == "redis://file"
+    assert settings.retries == 1
     assert settings.max_in_flight == Settings.model_fields["max_in_flight"].default
 
 

@@ -54,6 +54,7 @@ def model_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def up(clean, data_dir, request, monkeypatch) -> Callable:  # noqa: F811
     """Runs a command in this process, with the data directory of the test."""
     monkeypatch.setenv("PDR_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("XDG_DATA_HOME", str(clean / "home"))  # notes of trust
     monkeypatch.setenv("PDR_CACHE_DIR", str(clean / "no cache"))
     return request.getfixturevalue("cli")
 

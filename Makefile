@@ -9,7 +9,7 @@ TORCH  := 2.13.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
+.PHONY: help demo install test test-beside test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -19,8 +19,17 @@ demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a
 
 install: $(VENV)/.dev ## the package with everything that developing it needs
 
-test: $(VENV)/.dev ## the tests, about five minutes
-	@$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+# What the repository has beside the package: benchmarks, studies, the notebook, the containers.
+BESIDE := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_bench_orchestration.py \
+  tests/test_bench_priority.py tests/test_study_adaptive.py tests/test_study_evaluation.py \
+  tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py
+
+test: $(VENV)/.dev ## the tests of the package, about five minutes
+	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
+	  $(if $(ARGS),$(ARGS),$(BESIDE:%=--ignore=%))
+
+test-beside: $(VENV)/.dev ## the tests of benchmarks, studies, the notebook and the containers (two minutes)
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(BESIDE) $(ARGS)
 
 test-vllm: $(VENV)/.dev ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)
 	@$(RUN) -m engine > /dev/null

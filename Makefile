@@ -24,7 +24,7 @@ BESIDE := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_be
   tests/test_bench_priority.py tests/test_study_adaptive.py tests/test_study_evaluation.py \
   tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py
 
-test: $(VENV)/.dev ## the tests of the package, about five minutes
+test: $(VENV)/.dev ## the tests of the package, about six minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
 	  $(if $(ARGS),$(ARGS),$(BESIDE:%=--ignore=%))
 

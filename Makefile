@@ -9,7 +9,7 @@ TORCH  := 2.13.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-beside test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
+.PHONY: help demo install test test-long test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -19,17 +19,18 @@ demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a
 
 install: $(VENV)/.dev ## the package with everything that developing it needs
 
-# What the repository has beside the package: benchmarks, studies, the notebook, the containers.
-BESIDE := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_bench_orchestration.py \
+# Benchmarks, studies, the notebook and the containers; processes killed again and again; a real model.
+LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_bench_orchestration.py \
   tests/test_bench_priority.py tests/test_study_adaptive.py tests/test_study_evaluation.py \
-  tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py
+  tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py tests/test_killed.py \
+  tests/eval/test_eval_killed.py tests/embed/test_killed_parent.py tests/test_presets_on_model.py
 
-test: $(VENV)/.dev ## the tests of the package, about six minutes
+test: $(VENV)/.dev ## the tests of the package, five minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
-	  $(if $(ARGS),$(ARGS),$(BESIDE:%=--ignore=%))
+	  $(if $(ARGS),$(ARGS),$(LONG:%=--ignore=%))
 
-test-beside: $(VENV)/.dev ## the tests of benchmarks, studies, the notebook and the containers (two minutes)
-	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(BESIDE) $(ARGS)
+test-long: $(VENV)/.dev ## kills, every preset on a real model, benchmarks, studies, the notebook, the containers (two minutes)
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(ARGS)
 
 test-vllm: $(VENV)/.dev ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)
 	@$(RUN) -m engine > /dev/null

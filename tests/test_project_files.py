@@ -60,7 +60,7 @@ def test_a_workflow_names_targets_that_exist(name):
     named = makes("\n".join(step.get("run", "") for step in steps(workflow(name))))
     assert set(named) <= TARGETS
     expected = {
-        "tests": {"check", "test", "test-beside", "test-train"},
+        "tests": {"check", "test", "test-long", "test-train"},
         "docs": {"docs"},
         "release": set(),
     }

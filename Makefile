@@ -23,7 +23,8 @@ install: $(VENV)/.dev ## the package with everything that developing it needs
 LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_bench_orchestration.py \
   tests/test_bench_priority.py tests/test_study_adaptive.py tests/test_study_evaluation.py \
   tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py tests/test_killed.py \
-  tests/eval/test_eval_killed.py tests/embed/test_killed_parent.py tests/test_presets_on_model.py
+  tests/eval/test_eval_killed.py tests/embed/test_killed_parent.py tests/test_presets_on_model.py \
+  tests/checkpoints/test_crash.py tests/checkpoints/test_failover.py
 
 test: $(VENV)/.dev ## the tests of the package, five minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \

@@ -26,7 +26,7 @@ LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_benc
   tests/eval/test_eval_killed.py tests/embed/test_killed_parent.py tests/test_presets_on_model.py \
   tests/checkpoints/test_crash.py tests/checkpoints/test_failover.py
 
-test: $(VENV)/.dev ## the tests of the package, five minutes
+test: $(VENV)/.dev ## the tests of the package, about five minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
 	  $(if $(ARGS),$(ARGS),$(LONG:%=--ignore=%))
 

@@ -24,7 +24,7 @@ ALONE = {
     "optional dependency": """
         pdr_graph.eval.comparison_page
         pdr_graph.eval.ray_cluster
-        pdr_graph.inspect_ai.solver
+        pdr_graph.inspect_ai
         pdr_graph.policy.vllm_policy
         pdr_graph.serve.server
         pdr_graph.telemetry.spans
@@ -68,7 +68,6 @@ ALONE = {
         pdr_graph.cli.eval_board
         pdr_graph.cli.train_board
         pdr_graph.cli.up_plan
-        pdr_graph.policy.generation
         pdr_graph.serve.app
         pdr_graph.serve.chat
         pdr_graph.serve.guard
@@ -78,7 +77,6 @@ ALONE = {
         pdr_graph.servers.launch
         pdr_graph.train.engine
         pdr_graph.train.session
-        pdr_graph.policy.generation
         pdr_graph.train.engine
         pdr_graph.train.steps
         pdr_graph.train.trainer

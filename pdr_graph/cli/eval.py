@@ -29,12 +29,11 @@ from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.plan import EvalPlan, refuse_changes
 from pdr_graph.eval.problems import load_problems
 from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
-from pdr_graph.eval.runner import Claim, EvalRunner, SampleExecutor
+from pdr_graph.eval.runner import Claim, EvalRunner, RunFolder, SampleExecutor
 from pdr_graph.eval.sample import LocalExecutor, RunFacts, SharingClient, sharing_arms
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
@@ -163,8 +162,7 @@ class EvalSession:
                 facts=facts,
             )
             return
-        from pdr_graph.eval.ray_cluster import ray_executor
-        from pdr_graph.eval.ray_worker import WorkerKit
+        from pdr_graph.eval.ray_cluster import WorkerKit, ray_executor
 
         kit = WorkerKit(
             settings=self.settings,

@@ -6,13 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.attempts import (
-    ArmSamples,
-    arms_of,
-    common_problems,
-    finished_by_both,
-    same_gold,
-)
 from pdr_graph.eval.decomposition import Anchoring, Decomposition, anchoring, decompose
 from pdr_graph.eval.records import EvalRun
 from pdr_graph.eval.stats import (
@@ -23,7 +16,17 @@ from pdr_graph.eval.stats import (
     paired_difference,
     token_ratio,
 )
-from pdr_graph.eval.summary import ArmSummary, MatchedVote, matched_vote, summarize
+from pdr_graph.eval.summary import (
+    ArmSamples,
+    ArmSummary,
+    MatchedVote,
+    arms_of,
+    common_problems,
+    finished_by_both,
+    matched_vote,
+    same_gold,
+    summarize,
+)
 from pdr_graph.validation import differences
 
 SCHEMA = 1

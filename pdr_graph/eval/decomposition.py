@@ -21,9 +21,9 @@ from statistics import fmean
 from typing import Any
 
 from pdr_graph.answers import AnswerKind
-from pdr_graph.eval.attempts import ArmSamples, majority_is_correct
 from pdr_graph.eval.records import NO_ANSWER, DraftRecord, SampleRecord
 from pdr_graph.eval.stats import Estimate, share_by_problem
+from pdr_graph.eval.summary import ArmSamples, majority_is_correct
 
 
 class Outcome(StrEnum):

@@ -17,7 +17,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.llm.client import ModelClient, Sampling
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import Source, wellformed
-from pdr_graph.policy.policy import Drawn, Policy
+from pdr_graph.policy import Drawn, Policy
 
 _ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 

@@ -2,23 +2,294 @@
 
 For small models: in tests, in studies, and to evaluate trained models. The module may be the one
 that a trainer updates: nothing is copied, so that draws are always by its current weights.
+
+Many prompts are drawn side by side. Equal prompts are read once, and ended rows leave the batch. A
+token is where the row's own random number falls on the row's own distribution, so that other rows
+do not move it (beyond the last bits of its logits). The cache grows in place: transformers' own
+copies all of itself for each token, which for a small model is most of the work.
 """
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.client import Sampling
+from pdr_graph.policy import Drawn, check_request
 from pdr_graph.policy.batches import CallBatcher, Ticket
-from pdr_graph.policy.policy import Drawn, check_request
 
 try:
-    from pdr_graph.policy.generation import DecodingBatch, DecodingRow, ForwardNames, Model
+    import torch
+    from torch import Tensor
+    from transformers import DynamicCache, PreTrainedConfig
+    from transformers.cache_utils import DynamicLayer
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
 
+Model = Any
+"""A causal model of transformers, which has no types."""
 _Request = tuple[tuple[int, ...], Sampling]
+
+_LOOK_EVERY = 16
+"""Steps between two looks at whether callers have left."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardNames:
+    """Names of `forward`'s arguments, which differ between models and versions."""
+
+    cache: str
+    last_only: dict[str, int]
+    """The argument that asks for the last position's logits only, if there is one."""
+
+    @classmethod
+    def of(cls, model: Model) -> "ForwardNames":
+        """Inspect a model, below its adapters."""
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        known = inspect.signature(inner.forward).parameters
+        return cls(
+            cache="cache" if "cache" in known else "past_key_values",
+            last_only={"logits_to_keep": 1} if "logits_to_keep" in known else {},
+        )
+
+
+@dataclass(slots=True)
+class DecodingRow:
+    """A reply that is being drawn."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    left: Callable[[], bool] = lambda: False
+    """Whether its caller has gone."""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ended: bool = False
+    rng: Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Seed the row's own random numbers."""
+        self.rng = Random(self.sampling.seed)
+
+    @property
+    def done(self) -> bool:
+        """Whether no more tokens are drawn."""
+        return self.ended or len(self.token_ids) >= self.sampling.max_tokens
+
+    def add(self, token: int, logprob: float, stop_ids: Collection[int]) -> None:
+        """Take the next token."""
+        self.token_ids.append(token)
+        self.logprobs.append(logprob)
+        self.ended = token in stop_ids
+
+    @property
+    def drawn(self) -> Drawn:
+        """The reply."""
+        return Drawn(
+            tuple(self.token_ids), tuple(self.logprobs), "stop" if self.ended else "length"
+        )
+
+
+@dataclass
+class DecodingBatch:
+    """Rows that are drawn together, with the model's cache of them."""
+
+    model: Model
+    rows: list[DecodingRow]
+    """Rows still in the batch, in the order of the cache."""
+    stop_ids: frozenset[int]
+    names: ForwardNames
+
+    def draw(self) -> None:
+        """Draw until every row is done, or its caller has gone."""
+        # Not inference mode: buffers that the model makes are used in training too.
+        with torch.no_grad():
+            self._draw()
+
+    def _draw(self) -> None:
+        logits_B = self._read()
+        steps = 0
+        while True:
+            self._take(logits_B)
+            steps += 1
+            if not self._shrink(look=steps % _LOOK_EVERY == 0):
+                return
+            logits_B = self._step()
+
+    def _read(self) -> Tensor:
+        """Read the prompts, each once, and return the logits `[B, V]` of the first tokens."""
+        device = self.model.device
+        places: dict[tuple[int, ...], int] = {}
+        for row in self.rows:
+            places.setdefault(row.prompt_ids, len(places))
+        longest = max(map(len, places))
+        pads = [longest - len(prompt) for prompt in places]
+        ids_P_T = [[0] * pad + list(prompt) for pad, prompt in zip(pads, places, strict=True)]
+        padding_P_T = torch.arange(longest)[None] < torch.tensor(pads)[:, None]
+        mask_P_T = (~padding_P_T).long().to(device)
+        self.cache = growing_cache(self.model.config)
+        logits_P = self._forward(
+            torch.tensor(ids_P_T, device=device), mask_P_T, (mask_P_T.cumsum(-1) - 1).clamp(min=0)
+        )
+        which_B = torch.tensor([places[row.prompt_ids] for row in self.rows], device=device)
+        self.mask_B_T = mask_P_T[which_B]
+        self.positions_B = self.mask_B_T.sum(-1)
+        if len(places) < len(self.rows) or len(places) > 1:
+            self.cache.batch_select_indices(which_B)
+        self.temperatures_B = torch.tensor(
+            [row.sampling.temperature for row in self.rows], device=device
+        )
+        return logits_P[which_B]
+
+    def _take(self, logits_B: Tensor) -> None:
+        """Draw one token for every row."""
+        uniforms_B = torch.tensor([row.rng.random() for row in self.rows], dtype=torch.float64)
+        tokens_B, logprobs_B = sample(logits_B, self.temperatures_B, uniforms_B.to(logits_B.device))
+        self.tokens_B = tokens_B
+        for row, token, logprob in zip(
+            self.rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True
+        ):
+            if not row.done:
+                row.add(token, logprob, self.stop_ids)
+
+    def _shrink(self, *, look: bool) -> bool:
+        """Drop done rows when they are half of all; return whether any row is not done."""
+        going = [
+            index
+            for index, row in enumerate(self.rows)
+            if not row.done and not (look and row.left())
+        ]
+        if not going:
+            return False
+        if 2 * len(going) <= len(self.rows):
+            kept = torch.tensor(going, device=self.tokens_B.device)
+            self.rows = [self.rows[index] for index in going]
+            self.cache.batch_select_indices(kept)
+            self.mask_B_T, self.positions_B = self.mask_B_T[kept], self.positions_B[kept]
+            self.temperatures_B, self.tokens_B = self.temperatures_B[kept], self.tokens_B[kept]
+        return True
+
+    def _step(self) -> Tensor:
+        """Read the tokens just drawn and return the logits `[B, V]` of the next."""
+        self.mask_B_T = torch.nn.functional.pad(self.mask_B_T, (0, 1), value=1)
+        logits_B = self._forward(self.tokens_B[:, None], self.mask_B_T, self.positions_B[:, None])
+        self.positions_B = self.positions_B + 1
+        return logits_B
+
+    def _forward(self, ids_B_T: Tensor, mask_B_T: Tensor, positions_B_T: Tensor) -> Tensor:
+        output = self.model(
+            input_ids=ids_B_T,
+            attention_mask=mask_B_T,
+            position_ids=positions_B_T,
+            use_cache=True,
+            **{self.names.cache: self.cache},
+            **self.names.last_only,
+        )
+        logits_B: Tensor = output.logits[:, -1]
+        return logits_B
+
+
+_ROOM = 64
+"""Tokens by which a layer's room grows at least."""
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
+    """A cache layer with room for further tokens."""
+
+    def __init__(self, **kwargs: Any) -> None:  # Any: as the base class has it
+        super().__init__(**kwargs)
+        self.keys: Tensor | None
+        self.values: Tensor | None
+        self._room: tuple[Tensor, Tensor] | None = None
+        """Keys and values with their room; None until the next token."""
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *args: Any,  # Any: as the base class has it
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Append `[B, H, T, D]` and return all keys and values, as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        length = start + key_states.shape[-2]
+        if self._room is None or self._room[0].shape[-2] < length:
+            self._room = tuple(
+                torch.empty(*new.shape[:2], length + _ROOM, new.shape[-1]).to(new)
+                for new in (key_states, value_states)
+            )
+            if start:
+                self._room[0][:, :, :start] = self.keys
+                self._room[1][:, :, :start] = self.values
+        keys, values = self._room
+        keys[:, :, start:length] = key_states
+        values[:, :, start:length] = value_states
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices`, any of them more than once."""
+        super().batch_select_indices(indices)
+        self._room = None
+
+
+def growing_cache(config: PreTrainedConfig) -> DynamicCache:
+    """Return an empty cache for a model; only layers of plain attention grow in place."""
+    cache = DynamicCache(config=config)
+    cache.layers = [
+        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache
+
+
+_MOST_NUMBERS = 1 << 23
+"""Numbers in one float64 matrix, 64 MiB: with a large vocabulary few rows are drawn at once."""
+
+
+def sample(logits_B: Tensor, temperatures_B: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the drawn tokens `[B]` and their log-probabilities `[B]`.
+
+    Args:
+        logits_B: `[B, V]`, of any precision; the rest is float32, sums are float64.
+        temperatures_B: `[B]`; 0 takes the most likely token, with its log-probability at
+            temperature 1.
+        uniforms_B: `[B]` in [0, 1), float64; a number selects the first token at which the
+            cumulative probability, in the vocabulary's order, is above it.
+    """
+    most_rows = max(1, _MOST_NUMBERS // logits_B.shape[1])
+    parts = [
+        _sample(*rows)
+        for rows in zip(
+            logits_B.split(most_rows),
+            temperatures_B.split(most_rows),
+            uniforms_B.split(most_rows),
+            strict=True,
+        )
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    tokens, logprobs = zip(*parts, strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _sample(logits_B: Tensor, temperatures_B: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    greedy_B = temperatures_B == 0
+    divisors_B = temperatures_B.masked_fill(greedy_B, 1.0).float()
+    table_B = (logits_B.float() / divisors_B[:, None]).log_softmax(-1)
+    cumulative_B = table_B.exp().double().cumsum(-1)
+    # The whole is 1 up to rounding. A place stays below it, so that no number falls behind the last
+    # token with a probability.
+    whole_B = cumulative_B[:, -1:]
+    places_B = torch.minimum(
+        uniforms_B[:, None] * whole_B, torch.nextafter(whole_B, torch.zeros_like(whole_B))
+    )
+    drawn_B = torch.searchsorted(cumulative_B, places_B, right=True)[:, 0]
+    tokens_B = torch.where(greedy_B, logits_B.argmax(-1), drawn_B)
+    return tokens_B, table_B.gather(-1, tokens_B[:, None])[:, 0]
 
 
 class TransformersPolicy:

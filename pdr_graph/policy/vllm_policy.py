@@ -15,8 +15,8 @@ from typing import Any
 
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.llm.client import Sampling
+from pdr_graph.policy import Drawn, check_request
 from pdr_graph.policy.batches import CallBatcher, Ticket
-from pdr_graph.policy.policy import Drawn, check_request
 
 try:
     from vllm import LLM, SamplingParams

@@ -19,8 +19,8 @@ from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import probe_endpoint
 from pdr_graph.llm.pool import make_http_client
+from pdr_graph.policy import Policy
 from pdr_graph.policy.chat import policy_client
-from pdr_graph.policy.policy import Policy
 from pdr_graph.policy.transformers_policy import TransformersPolicy
 from pdr_graph.settings import load_settings
 from pdr_graph.train.plan import ProblemPlan

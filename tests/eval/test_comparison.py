@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdr_graph.answers import answer_kind
-from pdr_graph.eval.attempts import arms_of
 from pdr_graph.eval.comparison import compare
 from pdr_graph.eval.comparison_page import plot
 from pdr_graph.eval.decomposition import (
@@ -17,7 +16,7 @@ from pdr_graph.eval.decomposition import (
     outcome_of,
 )
 from pdr_graph.eval.stats import IntervalOptions
-from pdr_graph.eval.summary import matched_vote
+from pdr_graph.eval.summary import arms_of, matched_vote
 from tests.eval.recorded import draft, recorded, sample, workspace
 
 MATH = answer_kind("math")

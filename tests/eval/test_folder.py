@@ -12,8 +12,8 @@ from pdr_graph import preset
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.comparison import compare
 from pdr_graph.eval.decomposition import Outcome
-from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.records import read_header, read_run, tallies
+from pdr_graph.eval.runner import RunFolder
 from tests.eval.recorded import header, sample
 
 HEADER = header()

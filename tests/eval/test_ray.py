@@ -24,7 +24,7 @@ from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import GymScorer, Problem, load_problems
-from pdr_graph.eval.ray_worker import Worker, WorkerKit
+from pdr_graph.eval.ray_cluster import Worker, WorkerKit
 from pdr_graph.eval.records import read_run
 from pdr_graph.eval.sample import RunFacts, Sample
 from pdr_graph.prompts import Prompts

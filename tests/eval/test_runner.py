@@ -13,10 +13,9 @@ from langgraph.runtime import RunControl
 from pdr_graph.errors import DrainedError, EndpointError
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
-from pdr_graph.eval.folder import RunFolder
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import read_run
-from pdr_graph.eval.runner import MOST_FAILURES, ElsewhereError, EvalRunner, EvalWatcher
+from pdr_graph.eval.runner import MOST_FAILURES, ElsewhereError, EvalRunner, EvalWatcher, RunFolder
 from pdr_graph.eval.sample import Sample
 from tests.eval import recorded
 

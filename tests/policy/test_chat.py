@@ -8,8 +8,8 @@ from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.llm.client import Sampling, read_sampled
 from pdr_graph.llm.usage import Spent
+from pdr_graph.policy import ScriptedPolicy
 from pdr_graph.policy.chat import PolicyChat, policy_client
-from pdr_graph.policy.policy import ScriptedPolicy
 from tests.policy.letters import LetterTokenizer
 
 LETTERS = LetterTokenizer()

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch", reason="needs torch, of the extra train: ma
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.client import Sampling
+from pdr_graph.policy import Drawn
 from pdr_graph.policy.chat import policy_client
-from pdr_graph.policy.policy import Drawn
 from pdr_graph.policy.transformers_policy import TransformersPolicy
 from pdr_graph.train.plan import ProblemPlan
 from pdr_graph.train.rollouts import Collector, Rollouts

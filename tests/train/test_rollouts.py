@@ -13,8 +13,8 @@ from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import Sampling
+from pdr_graph.policy import Drawn, ScriptedPolicy
 from pdr_graph.policy.chat import policy_client
-from pdr_graph.policy.policy import Drawn, ScriptedPolicy
 from pdr_graph.train.plan import ProblemPlan
 from pdr_graph.train.recorder import run_name, version_of
 from pdr_graph.train.rollouts import Collector, Rollouts, forget_after, keep

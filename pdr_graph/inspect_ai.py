@@ -1,4 +1,15 @@
-"""The solver of inspect-ai: one run of the method for each sample and epoch."""
+"""PDR as a solver of inspect-ai: `inspect eval TASK --solver pdr_graph/pdr -S preset=majority`.
+
+inspect-ai finds the solver by its entry point. Models, usage, limits, epochs, retries, cache and
+logs are inspect-ai's own; every call of a run is a model event of its sample. It needs the extra
+`inspect`. Source:
+https://inspect.aisi.org.uk/extensions.html
+"""
+
+try:
+    import inspect_ai as _inspect_ai  # noqa: F401
+except ImportError:
+    raise ImportError("the solver needs inspect-ai: pip install 'pdr-graph[inspect]'") from None
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +47,8 @@ from pdr_graph.llm.tokens import FileCounter
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, solve
 from pdr_graph.strategies import preset as preset_config
+
+__all__ = ["pdr"]
 
 KEY = "pdr"
 """Under which the metadata of a sample holds what its run was."""

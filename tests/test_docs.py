@@ -224,7 +224,7 @@ def is_registered(words: list[str]) -> None:
     solver = words[words.index("--solver") + 1]
     package, _, name = solver.partition("/")
     assert PROJECT["entry-points"]["inspect_ai"][package]
-    assert f"def {name}(" in (ROOT / package / "inspect_ai.py").read_text("utf-8")
+    assert f"def {name}(" in (ROOT / package / "inspect_ai/__init__.py").read_text("utf-8")
 
 
 def is_any(words: list[str]) -> None:

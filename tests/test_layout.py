@@ -24,7 +24,6 @@ ALONE = {
     "optional dependency": """
         pdr_graph.eval.comparison_page
         pdr_graph.eval.ray_cluster
-        pdr_graph.inspect_ai
         pdr_graph.policy.vllm_policy
         pdr_graph.serve.server
         pdr_graph.telemetry.spans

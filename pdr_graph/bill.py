@@ -4,6 +4,7 @@ A task that does not end writes nothing, and LangGraph drops what stopped tasks 
 comes. So such costs are written under the id of no task, which LangGraph applies in any case.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from pdr_graph.budget import Ledger, merge_rows, with_part
 from pdr_graph.invocation import Invocation, as_dict, place, saved_at
 from pdr_graph.llm.usage import Charges
 from pdr_graph.types import LedgerRow
+
+logger = logging.getLogger(__name__)
 
 CHANNELS = ("pdr_ledger", "ledger")
 """Where a parent may keep what its runs of PDR cost."""
@@ -179,3 +182,5 @@ async def _write(
         # A saver keeps the first write at each position: that of a run beside this one, perhaps.
         await saver.aput_writes(saved.config, [*known, (channel, rows)], NULL_TASK_ID)
         saved = await saver.aget_tuple(saved.config) or saved
+    if rows:
+        logger.warning("ledger.contended channel=%s tries=%d", channel, _MOST_TRIES)

@@ -109,30 +109,26 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         if stream_mode is None:  # as LangGraph chooses, by the config as it was given
             called = config is not None and CONFIG_KEY_TASK_ID in config.get("configurable", {})
             stream_mode = "values" if called else self.stream_mode
-        full = ensure_config(self.config, config)
-        keys: Keys = dict(full["configurable"])
-        nested = invocation.is_nested(keys)
-        subrun: Subrun | None = keys.pop(invocation.SUBRUN, None)
-        if nested and not subrun:
-            keys = self.calls.claimed(keys)
-            fits = bill.takes_ledger(keys, "ledger")
-            output_keys = [name for name in OUTPUTS if name != "ledger" or fits is not False]
-        if self.checkpointer is True:
-            keys = invocation.shared_place(keys)
-        input = invocation.as_dict(input)
         if options.get("context") == {}:
             options["context"] = None  # a server hands an empty one in where its caller gives none
         begun = perf_counter()
-        if isinstance(input, dict) and input.get("config") is None and not nested:
-            # LangGraph stores the input and not the context, and may be stopped before `plan`.
-            input = self._with_context(input, options.get("context"))
+        full = ensure_config(self.config, config)
+        keys: Keys = dict(full["configurable"])
+        nested = invocation.is_nested(keys)
         call = Invocation(context=invocation.outer_context(keys))
+        subrun: Subrun | None = keys.pop(invocation.SUBRUN, None)
         if subrun:
             call.ledger = subrun.ledger
             call.caller = {"metadata": full["metadata"], "configurable": keys}
-        elif nested and bill.takes_ledger(keys, "ledger"):
-            call.ledger = "ledger"
-        given, keys = await self._enter(call, input, full, keys)
+        elif nested:
+            keys = self.calls.claimed(keys)
+            fits = bill.takes_ledger(keys, "ledger")
+            call.ledger = "ledger" if fits else None
+            output_keys = [name for name in OUTPUTS if name != "ledger" or fits is not False]
+        if self.checkpointer is True:
+            keys = invocation.shared_place(keys)
+        given = invocation.input_of(input, nested=nested, context=options.get("context"))
+        given, keys = await self._enter(call, given, full, keys)
         worked_s, thread_id, told = call.worked_s, invocation.place(keys)[0], 0
         try:
             run = super().astream(
@@ -175,8 +171,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         keys = {**keys, invocation.KEY: call}
         saver = invocation.saver_of(keys, self.checkpointer)
         at: RunnableConfig = {"configurable": keys}
-        kept = saver is not None and keys.get("thread_id") is not None
-        saved = await saver.aget_tuple(at) if saver is not None and kept else None
+        saved = await saver.aget_tuple(at) if saver is not None else None
         nested, run_id = invocation.is_nested(keys), full.get("metadata", {}).get("run_id")
         if not invocation.continues(input, keys, saved, run_id):
             call.opens = True
@@ -186,8 +181,6 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
                 call.abandoned = bill.untold(call, keys, saved)
             if nested:
                 keys[CONFIG_KEY_RESUMING] = False
-            if isinstance(input, dict):
-                input = invocation.input_of(input, nested=nested)
             return input, keys
         if saved is None:
             return input, keys
@@ -214,23 +207,17 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
                 keys["checkpoint_id"] = after["configurable"]["checkpoint_id"]
         return input, keys
 
-    @staticmethod
-    def _with_context(input: dict[str, Any], context: object) -> dict[str, Any]:
-        if isinstance(context, PDRConfig):
-            return {**input, "config": context.model_dump(mode="json")}
-        return {**input, "config": context} if isinstance(context, dict) and context else input
-
     async def _tell_around(self, call: Invocation, keys: Keys) -> None:
         """Keep in the graphs around what the run has cost so far: it may be killed."""
         saver = invocation.saver_of(keys, self.checkpointer)
-        if saver is not None and keys.get("thread_id") is not None:
+        if saver is not None:
             rows = bill.charge(call, merge_rows(call.before, call.charges.settled()))
             await bill.settle_around(saver, keys, call, rows)
 
     async def _bill(self, call: Invocation, keys: Keys) -> None:
         """Keep what the call has cost and no node has written to the ledger."""
         saver = invocation.saver_of(keys, self.checkpointer)
-        if saver is None or keys.get("thread_id") is None:
+        if saver is None:
             if call.b_total is None:
                 self.calls.failed(keys, [*call.abandoned, *call.charges.rows()])
             return

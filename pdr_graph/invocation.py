@@ -27,6 +27,7 @@ from langgraph.graph import START
 from langgraph.types import Command
 from pydantic import BaseModel
 
+from pdr_graph.config import PDRConfig
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.llm.usage import Charges
 from pdr_graph.types import LedgerRow
@@ -161,19 +162,25 @@ def as_dict(input: Any) -> Any:  # Any: as LangGraph takes it
     return input
 
 
-def input_of(given: Mapping[str, Any], *, nested: bool) -> dict[str, Any]:
+def input_of(input: Any, *, nested: bool, context: object) -> Any:  # Any: as LangGraph takes it
     """Return the graph's own input: the problem, and the config if one is meant for it.
 
     Called as a node, the graph is handed its parent's whole state, whose `config` may be another's:
-    it counts where it has the fields of a `PDRConfig`.
+    it counts where it has the fields of a `PDRConfig`. At the root the context is a config too:
+    LangGraph stores the input and not the context, and may be stopped before the first step.
     """
+    given = as_dict(input)
+    if not isinstance(given, Mapping):
+        return given
     found = {name: given[name] for name in ("problem",) if name in given}
     config = given.get("pdr_config")
     if config is None:
         config = given.get("config")
         if nested and not (isinstance(config, Mapping) and config.keys() >= _WHOLE):
-            config = None
-    return found if config is None else {**found, "config": config}
+            return found
+    if config is None and not nested:
+        config = context.model_dump(mode="json") if isinstance(context, PDRConfig) else context
+    return {**found, "config": config} if isinstance(config, Mapping) else found
 
 
 def outer_context(keys: Mapping[str, Any]) -> Any:  # Any: as `Invocation.context`
@@ -182,8 +189,10 @@ def outer_context(keys: Mapping[str, Any]) -> Any:  # Any: as `Invocation.contex
 
 
 def saver_of(keys: Mapping[str, Any], own: object) -> BaseCheckpointSaver[str] | None:
-    """Return the checkpointer that a call uses: its own, or that of the graph around it."""
+    """Return the checkpointer that keeps a call: its own, or that of the graph around it."""
     found = None if own is False else keys.get(CONFIG_KEY_CHECKPOINTER) or own
+    if keys.get("thread_id") is None:
+        return None
     return found if isinstance(found, BaseCheckpointSaver) else None
 
 

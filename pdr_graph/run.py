@@ -244,8 +244,8 @@ async def drive(
         answer: A person's, for a run that waits for it.
         keys: `configurable` of a run that is a subgraph of the calling node, kept by the graph
             around it; None for a run of its own.
-        events: Whether to log the events and pass them on. A graph around this one whose stream
-            shows subgraphs takes the events itself, and would lose them to a second reader.
+        events: Whether to pass the events on. A graph around this one whose stream shows subgraphs
+            takes the events itself, and would lose them to a second reader.
         on_event: Receives the events; None drops them.
         control: Stops the run at the next super-step when asked to; None never does.
         worked_s: Seconds that earlier processes have worked on the run.

@@ -46,7 +46,7 @@ def pdr_node(
     goes to the channel `pdr_ledger: Annotated[list[LedgerRow], merge_rows]` of the parent's state,
     or to `ledger` if that is declared so. A channel of that name with other content is left alone.
 
-    With a `cache_policy` the node's answer is kept by problem, config, prompts and model.
+    With a `cache_policy` an answer is kept by the parent's state and by all that is given here.
 
     Args:
         config: None takes the parent's context if that is a `PDRConfig`, else `PDRConfig()`.

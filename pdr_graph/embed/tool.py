@@ -145,7 +145,7 @@ class _RunsOfTasks:
         while (left := runs.get(call_id)) is not None and left.get_loop() is loop:
             await asyncio.wait([left])
         runs[call_id] = ended = loop.create_future()
-        self._under_way[task_id()] = runs
+        self._under_way[task_id()] = runs  # the run that was waited for has taken them away
         try:
             yield
         except Exception:

@@ -31,16 +31,17 @@ class Verifier:
         update: dict[str, object] = {"verdict": verdict, "phase": "done", "notes": notes}
         if row["calls"]:
             update["ledger"] = [row]
-        Invocation.current().b_total = b_total([*state.get("ledger", []), row])
+        spent = b_total([*state.get("ledger", []), row])
         granted = state.get("extra_rounds", 0)
         if verdict["accepted"] is not False or granted >= step.config.max_extra_rounds:
+            Invocation.current().b_total = spent
             return update
         distiller = self.toolbox.extensions.distiller(step.config.distiller)
         wider = state_of({**state, "extra_rounds": granted + 1})
         why_not = why_not_round(wider, distiller.max_calls)
         if why_not is not None:
+            Invocation.current().b_total = spent
             return update | {"notes": [*notes, f"the rejected solution stands: {why_not}"]}
-        Invocation.current().b_total = None
         return update | {
             "phase": "draft",
             "extra_rounds": granted + 1,

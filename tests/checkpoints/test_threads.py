@@ -22,6 +22,7 @@ from pdr_checkpoints import (
     ThreadTakenError,
 )
 from pdr_checkpoints.connect import Argument
+from pdr_checkpoints.session import LoopSessions
 from pdr_checkpoints.store import SWAP_TRIES, Command, Store
 from test_saver import put
 from typing_extensions import TypedDict
@@ -179,7 +180,8 @@ async def test_a_thread_that_begins_while_it_is_pruned_is_kept(
     store = saver._session.store
     same = {one.name: getattr(store, one.name) for one in fields(store)}
     interrupted = Interrupted(**same, then=[lambda: put(other, "t", {"a": 1})])
-    saver._sessions.adopt(replace(saver._session, store=interrupted))
+    session = replace(saver._session, store=interrupted)
+    saver._sessions = LoopSessions(lambda: session)
     await saver.aprune(["t"])
     assert len(await history(other, "t")) == 1
     assert [info.thread_id for info in await other.threads()] == ["t"]

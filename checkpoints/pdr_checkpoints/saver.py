@@ -33,7 +33,6 @@ from pdr_checkpoints.session import (
     SaverOptions,
     examine,
     open_session,
-    with_url_options,
 )
 from pdr_checkpoints.store import Fence
 from pdr_checkpoints.threads import ThreadMethods
@@ -80,7 +79,6 @@ class RedisSaver(RetentionMethods):
         super().__init__(serde=serializer(url, serde, allowed))
         self.url = url
         self.options = options or SaverOptions()
-        with_url_options(url, self.options)  # what cannot work is told here, not at the first call
         # Clones and sync methods share the leases, by thread, so that all write under them.
         held: dict[str, Fence] = {}
         # Clones made by `with_allowlist` share them, so that any of them closes them.

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from pdr_checkpoints.connect import connect, redact
+from pdr_checkpoints.connect import connect, redact, unsplit, without_options
 from pdr_checkpoints.envelope import Compression, Envelope
 from pdr_checkpoints.errors import StoreConfigError, StoreRefusedError
 from pdr_checkpoints.lease import Leases
@@ -106,14 +106,9 @@ def with_url_options(url: str, options: SaverOptions) -> tuple[str, SaverOptions
             raise StoreConfigError(
                 f"checkpoint URL {redact(url)!r} has {name}={value}, it must be a number"
             )
-    # Piece by piece, so that what is left stays as it was written.
-    left = [each for each in parts.query.split("&") if each.partition("=")[0] not in URL_OPTIONS]
-    bare = urlunsplit(parts._replace(query="&".join(left)))
-    if parts.scheme == "unix" and not parts.netloc:
-        # urlunsplit drops the slashes of an authority that is empty.
-        bare = f"unix://{bare.removeprefix('unix:').removeprefix('//')}"
     # mypy cannot see that each number goes to the field of its type.
-    return bare, replace(options, **numbers)  # type: ignore[arg-type]
+    changed = replace(options, **numbers)  # type: ignore[arg-type]
+    return unsplit(without_options(parts, URL_OPTIONS)), changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ redis-py's pools do not wait: with 16 runs of 16 drafts they would raise, and a 
 """
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
@@ -275,11 +275,21 @@ def connect(url: str, *, max_connections: int, connect_timeout_s: float) -> Conn
 def redact(url: str) -> str:
     """Remove user and password from a URL, and the query, which may hold a password."""
     parts = urlsplit(url)
-    netloc = parts.netloc.rpartition("@")[2]
-    if parts.scheme == "unix":
+    return unsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def unsplit(parts: SplitResult) -> str:
+    """Undo `urlsplit`."""
+    if parts.scheme == "unix" and not parts.netloc:
         # urlunsplit drops the slashes of an authority that is empty.
-        return f"unix://{netloc}{parts.path}"
-    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+        return f"unix://{urlunsplit(parts).removeprefix('unix:').removeprefix('//')}"
+    return urlunsplit(parts)
+
+
+def without_options(parts: SplitResult, names: Container[str]) -> SplitResult:
+    """Leave options out of a URL's query, whose rest stays as it was written."""
+    left = [each for each in parts.query.split("&") if each.partition("=")[0] not in names]
+    return parts._replace(query="&".join(left))
 
 
 def _sentinel(parts: SplitResult, options: _Keywords, max_connections: int) -> Connection:
@@ -293,10 +303,7 @@ def _sentinel(parts: SplitResult, options: _Keywords, max_connections: int) -> C
     for name, value in parse_qsl(parts.query):
         if name in SENTINEL_OPTIONS:
             asking[SENTINEL_OPTIONS[name]] = value
-    left = [
-        each for each in parts.query.split("&") if each.partition("=")[0] not in SENTINEL_OPTIONS
-    ]
-    options |= _server_options(parts._replace(query="&".join(left)), f"/{database}")
+    options |= _server_options(without_options(parts, SENTINEL_OPTIONS), f"/{database}")
     num_at_once = options.pop("max_connections", max_connections)
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         _hosts(parts, 26379), sentinel_kwargs=asking, retry=_no_retry(), **options

@@ -66,10 +66,16 @@ def registration(store: Store, thread_id: str, ttl_s: float | None) -> list[Comm
     return commands
 
 
-async def forget(store: Store, thread_id: str) -> None:
-    """Remove the entries of a thread that was deleted."""
+async def forget(store: Store, thread_id: str, ttl_s: float | None) -> None:
+    """Remove the entries of a thread that was removed, unless it has begun anew."""
     names, member = keys.registry_keys(store.prefix), keys.encode(thread_id)
+    data_key = store.thread(thread_id).data
+    if await store.call("EXISTS", data_key):
+        return
     await store.pipeline([("ZREM", names.threads, member), ("ZREM", names.expiries, member)])
+    # It may have begun meanwhile.
+    if await store.call("EXISTS", data_key):
+        await store.pipeline(registration(store, thread_id, ttl_s))
 
 
 async def sweep(store: Store) -> None:

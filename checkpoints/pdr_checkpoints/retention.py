@@ -26,7 +26,7 @@ from pdr_checkpoints.records import (
     references,
     unpack_cell,
 )
-from pdr_checkpoints.registry import forget, registration
+from pdr_checkpoints.registry import forget
 from pdr_checkpoints.store import Command, chunks
 from pdr_checkpoints.threads import ThreadMethods, field_names
 
@@ -101,12 +101,7 @@ class RetentionMethods(ThreadMethods):
         """Remove from a thread all that a rule does not keep."""
         removal = partial(self._removal, thread_id, rule)
         await self._store.swap(thread_id, removal, self._session.leases.fence(thread_id))
-        if await self._store.call("EXISTS", self._store.thread(thread_id).data):
-            return
-        await forget(self._store, thread_id)
-        # The thread may have begun anew meanwhile.
-        if await self._store.call("EXISTS", self._store.thread(thread_id).data):
-            await self._store.pipeline(registration(self._store, thread_id, self.options.ttl_s))
+        await forget(self._store, thread_id, self.options.ttl_s)
 
     async def _removal(self, thread_id: str, rule: Rule) -> list[Command]:
         """Make the commands that remove all that the rule does not keep."""

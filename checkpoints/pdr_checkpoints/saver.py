@@ -27,15 +27,14 @@ from pdr_checkpoints.records import Place
 from pdr_checkpoints.retention import RetentionMethods
 from pdr_checkpoints.serde import Allowed, serializer
 from pdr_checkpoints.session import (
+    Call,
     Health,
     LoopSessions,
     SaverOptions,
     examine,
     open_session,
-    with_url_options,
 )
 from pdr_checkpoints.store import Fence
-from pdr_checkpoints.sync import Call, SyncLoop
 from pdr_checkpoints.threads import ThreadMethods
 
 T = TypeVar("T")
@@ -54,7 +53,7 @@ def _blocking(
 
     @functools.wraps(method)
     def run(saver: "RedisSaver", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = saver._in_other_loop(lambda other: getattr(other, name)(*args, **kwargs))
+        result: T = saver._sessions.run(getattr(saver, name)(*args, **kwargs))
         return result
 
     run.__name__ = name.removeprefix("a")
@@ -80,12 +79,10 @@ class RedisSaver(RetentionMethods):
         super().__init__(serde=serializer(url, serde, allowed))
         self.url = url
         self.options = options or SaverOptions()
-        with_url_options(url, self.options)  # what cannot work is told here, not at the first call
         # Clones and sync methods share the leases, by thread, so that all write under them.
         held: dict[str, Fence] = {}
-        # Clones made by `with_allowlist` share both, so that any of them closes them.
+        # Clones made by `with_allowlist` share them, so that any of them closes them.
         self._sessions = LoopSessions(functools.partial(open_session, url, self.options, held))
-        self._sync = SyncLoop()
 
     async def aopen(self) -> Self:
         """Check the server and warn about its settings.
@@ -109,11 +106,10 @@ class RedisSaver(RetentionMethods):
     async def aclose(self) -> None:
         """Close every connection."""
         await self._sessions.close()
-        self._sync.close()
 
     def close(self) -> None:
         """Close what the sync methods opened."""
-        self._sync.close(self._sessions.close_own)
+        self._sessions.close_sync()
 
     async def __aenter__(self) -> Self:
         return await self.aopen()
@@ -123,7 +119,7 @@ class RedisSaver(RetentionMethods):
 
     def __enter__(self) -> Self:
         try:
-            self._in_other_loop(RedisSaver._check)
+            self._sessions.run(self._check())
         except BaseException:
             self.close()
             raise
@@ -296,17 +292,17 @@ class RedisSaver(RetentionMethods):
         """Read history, newest first; see `alist`."""
         pages: AsyncIterator[CheckpointTuple] | None = None
 
-        async def following(saver: Self) -> CheckpointTuple | None:
+        async def following() -> CheckpointTuple | None:
             nonlocal pages
             if pages is None:
-                pages = saver.alist(config, filter=filter, before=before, limit=limit)
+                pages = self.alist(config, filter=filter, before=before, limit=limit)
             return await anext(pages, None)
 
-        while (found := self._in_other_loop(following)) is not None:
+        while (found := self._sessions.run(following())) is not None:
             yield found
 
     def _in_other_loop(self, call: Callable[[Self], Call[T]]) -> T:
-        return self._sync.start().run(call(self))
+        return self._sessions.run(call(self))
 
 
 def _target(config: RunnableConfig) -> tuple[str, str | None, str | None]:

@@ -7,10 +7,9 @@ error: LangGraph's own strict mode would hand out the object's arguments in its 
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any, Final, Literal, NoReturn
-from uuid import uuid4
 
 import ormsgpack
 from langchain_core.load.mapping import SERIALIZABLE_MAPPING
@@ -30,7 +29,12 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from langgraph.types import Send
 
 from pdr_checkpoints.connect import redact
-from pdr_checkpoints.errors import StoreConfigError, TypeNotAllowedError
+from pdr_checkpoints.errors import (
+    MissingDependencyError,
+    SaverError,
+    StoreConfigError,
+    TypeNotAllowedError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +79,6 @@ construction runs nothing. It has all that LangGraph itself calls safe."""
 PARSER: Final = "fromisoformat"
 """The one method whose name LangGraph stores, of dates."""
 OPTION: Final = ormsgpack.OPT_NON_STR_KEYS
-BUILT: Final = frozenset(
-    (
-        EXT_CONSTRUCTOR_SINGLE_ARG,
-        EXT_CONSTRUCTOR_POS_ARGS,
-        EXT_CONSTRUCTOR_KW_ARGS,
-        EXT_METHOD_SINGLE_ARG,
-        EXT_PYDANTIC_V1,
-        EXT_PYDANTIC_V2,
-    )
-)
-"""LangGraph's kinds of extension that name a type."""
 VALUE: Final = "a stored value"
 NAMELESS: Final = "an object has no name"
 
@@ -115,6 +108,7 @@ class AllowlistSerializer(JsonPlusSerializer):
 
         Raises:
             TypeNotAllowedError: It names a type that is not listed; nothing of it was run.
+            MissingDependencyError: It holds a NumPy array, and NumPy is not installed.
             NotImplementedError: It was serialised in a way that LangGraph does not read.
             ValueError: It is cut or altered.
         """
@@ -151,7 +145,7 @@ class _Builder:
 
     def __init__(self, allowed: frozenset[tuple[str, str]]) -> None:
         self.allowed = allowed
-        self.refusal: ValueError | None = None
+        self.refusal: SaverError | ValueError | None = None
         """Why the value is refused."""
         self.changed: set[tuple[str, str]] = set()
         """Types that do not take what is stored of them."""
@@ -161,7 +155,7 @@ class _Builder:
         if code == EXT_DELTA_SNAPSHOT:
             return _DeltaSnapshot(content)
         if code == EXT_NUMPY_ARRAY:
-            return _array(*content)
+            return self._array(*content)
         if not isinstance(content, list) or len(content) < 3:
             self._refuse(ValueError(NAMELESS))
         module, name, argument = content[:3]
@@ -172,12 +166,12 @@ class _Builder:
             self._refuse(TypeNotAllowedError(VALUE, module, name))
         if code == EXT_METHOD_SINGLE_ARG and content[3:] != [PARSER]:
             self._refuse(ValueError("an object names a method that is not called"))
-        if code not in BUILT:
+        if (build := BUILDERS.get(code)) is None:
             self._refuse(
                 ValueError(f"an object is of kind {code}, which this release does not know")
             )
         try:
-            return _built(code, getattr(import_module(module), name), argument)
+            return build(getattr(import_module(module), name), argument)
         except Exception as error:  # noqa: BLE001 - a class that has changed may raise anything
             # As LangGraph does: the run goes on with what the object was made of.
             if (module, name) not in self.changed:
@@ -186,33 +180,43 @@ class _Builder:
                 logger.warning(what, module, name, type(error).__name__)
             return argument
 
-    def _refuse(self, refusal: ValueError) -> NoReturn:
+    def _array(
+        self, kind: str, shape: Sequence[int], order: Literal["C", "F"], data: bytes
+    ) -> object:
+        try:
+            import numpy as np
+        except ImportError:
+            self._refuse(MissingDependencyError("reading a stored array", "numpy", "eval"))
+        return np.frombuffer(data, dtype=np.dtype(kind)).reshape(shape, order=order)
+
+    def _refuse(self, refusal: SaverError | ValueError) -> NoReturn:
         self.refusal = refusal
         raise refusal
 
 
-def _built(code: int, kind: Any, argument: Any) -> object:  # Any: a listed type, what it takes
-    if code in (EXT_PYDANTIC_V2, EXT_PYDANTIC_V1):
-        try:
-            return kind(**argument)
-        except Exception:  # noqa: BLE001 - what was valid once need not be now
-            unchecked = kind.model_construct if code == EXT_PYDANTIC_V2 else kind.construct
-            return unchecked(**argument)
-    if code == EXT_CONSTRUCTOR_SINGLE_ARG:
-        return kind(argument)
-    if code == EXT_CONSTRUCTOR_KW_ARGS:
-        return kind(**argument)
-    if code == EXT_METHOD_SINGLE_ARG:
-        return getattr(kind, PARSER)(argument)
-    if kind is Send and len(argument) == 3:
-        return Send(*argument[:2], timeout=argument[2])
-    return kind(*argument)
+def _from_arguments(kind: Any, arguments: Any) -> object:  # Any: a listed type, what it takes
+    if kind is Send and len(arguments) == 3:
+        return Send(*arguments[:2], timeout=arguments[2])
+    return kind(*arguments)
 
 
-def _array(kind: str, shape: Sequence[int], order: Literal["C", "F"], data: bytes) -> object:
-    import numpy as np  # optional: who stored an array has it
+def _model(kind: Any, fields: Any, unchecked: str) -> object:  # Any: as above
+    try:
+        return kind(**fields)
+    except Exception:  # noqa: BLE001 - what was valid once need not be now
+        return getattr(kind, unchecked)(**fields)
 
-    return np.frombuffer(data, dtype=np.dtype(kind)).reshape(shape, order=order)
+
+# Any: as above
+BUILDERS: Final[dict[int, Callable[[Any, Any], object]]] = {
+    EXT_CONSTRUCTOR_SINGLE_ARG: lambda kind, argument: kind(argument),
+    EXT_CONSTRUCTOR_POS_ARGS: _from_arguments,
+    EXT_CONSTRUCTOR_KW_ARGS: lambda kind, fields: kind(**fields),
+    EXT_METHOD_SINGLE_ARG: lambda kind, text: getattr(kind, PARSER)(text),
+    EXT_PYDANTIC_V1: lambda kind, fields: _model(kind, fields, "construct"),
+    EXT_PYDANTIC_V2: lambda kind, fields: _model(kind, fields, "model_construct"),
+}
+"""How an object is made of what is stored of it, by LangGraph's kinds of extension."""
 
 
 def serializer(
@@ -244,9 +248,8 @@ def serializer(
 
 
 def _rebuilds_anything(serde: JsonPlusSerializer) -> bool:
-    # It returns itself when more types change nothing: all are allowed, or this one is.
-    probe = ("pdr_checkpoints", uuid4().hex)
-    return serde.with_msgpack_allowlist([probe]) is serde
+    # It returns itself when one more type changes nothing, even one that nobody can have listed.
+    return serde.with_msgpack_allowlist([("pdr_checkpoints", "no such type")]) is serde
 
 
 def _named(each: Allowed | tuple[str, ...]) -> tuple[str, str]:

@@ -1,23 +1,26 @@
-"""Opens a saver's session: its options, its connections in one event loop, what the server is."""
+"""A saver's sessions: its options, its connections in each event loop, what the server is."""
 
 import asyncio
 import math
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
-from weakref import WeakKeyDictionary
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
-from pdr_checkpoints.connect import connect, redact
+from pdr_checkpoints.connect import connect, redact, unsplit, without_options
 from pdr_checkpoints.envelope import Compression, Envelope
 from pdr_checkpoints.errors import StoreConfigError, StoreRefusedError
 from pdr_checkpoints.lease import Leases
 from pdr_checkpoints.registry import RegistrySweeper
 from pdr_checkpoints.store import Fence, Store, StoreRetry
 from pdr_checkpoints.writer import Writer
+
+T = TypeVar("T")
+# Any: the send and yield types of a coroutine, which nobody uses.
+Call = Coroutine[Any, Any, T]
 
 UNKNOWN: Final = "unknown"
 """Said where a managed server forbids CONFIG."""
@@ -103,14 +106,9 @@ def with_url_options(url: str, options: SaverOptions) -> tuple[str, SaverOptions
             raise StoreConfigError(
                 f"checkpoint URL {redact(url)!r} has {name}={value}, it must be a number"
             )
-    # Piece by piece, so that what is left stays as it was written.
-    left = [each for each in parts.query.split("&") if each.partition("=")[0] not in URL_OPTIONS]
-    bare = urlunsplit(parts._replace(query="&".join(left)))
-    if parts.scheme == "unix" and not parts.netloc:
-        # urlunsplit drops the slashes of an authority that is empty.
-        bare = f"unix://{bare.removeprefix('unix:').removeprefix('//')}"
     # mypy cannot see that each number goes to the field of its type.
-    return bare, replace(options, **numbers)  # type: ignore[arg-type]
+    changed = replace(options, **numbers)  # type: ignore[arg-type]
+    return unsplit(without_options(parts, URL_OPTIONS)), changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +144,53 @@ def open_session(url: str, options: SaverOptions, held: dict[str, Fence]) -> Loo
     return LoopSession(store, envelope, writer, leases, sweeper)
 
 
+class LoopThread:
+    """An event loop in a thread, to which sync code hands coroutines.
+
+    The thread is a daemon: a process whose saver was not closed still ends. With anyio's portal it
+    would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def run(self, call: Call[T]) -> T:
+        """Run a coroutine to its end; a Ctrl-C while waiting cancels it."""
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the loop and the thread; a call that is under way is cancelled."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        # At its end a runner cancels what is under way and closes the loop.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.get_loop().run_forever()
+
+
 class LoopSessions:
     """A session for each event loop: connections belong to the loop that opened them.
 
-    So one saver serves `asyncio.run` twice, several threads, and the loop of its sync methods.
+    So one saver serves `asyncio.run` twice, several threads, and sync code, whose calls run in a
+    loop of their own. A sync call from inside a running loop blocks that loop, but does not
+    deadlock.
     """
 
     def __init__(self, make: Callable[[], LoopSession]) -> None:
         self._make = make
-        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Kept] = WeakKeyDictionary()
+        self._by_loop: dict[asyncio.AbstractEventLoop, _Kept] = {}
         self._unused: LoopSession | None = make()
         """For the first loop that asks; made at once, so that wrong options are told at once."""
+        self._sync: LoopThread | None = None
+        """The loop of sync code; None until its first call."""
         self._pid = os.getpid()
         self._inherited: list[object] = []
         """What belongs to the processes that this one was forked from; to close it would close
@@ -170,37 +204,49 @@ class LoopSessions:
         except RuntimeError:
             loop = None
         with self._lock:
-            if self._pid != os.getpid():
-                self._pid = os.getpid()
-                self._inherited += [*self._by_loop.values(), self._unused]
-                self._by_loop, self._unused = WeakKeyDictionary(), None
+            self._leave_to_parent()
             if loop is not None and (kept := self._by_loop.get(loop)) is not None:
                 return kept.session
             session = self._unused = self._unused or self._make()
             if loop is not None:
-                self._by_loop[loop], self._unused = _Kept(session), None
+                # Sessions of loops that have ended are closed, and large.
+                left = {one: kept for one, kept in self._by_loop.items() if not one.is_closed()}
+                self._by_loop, self._unused = {**left, loop: _Kept(session)}, None
             return session
 
-    def adopt(self, session: LoopSession) -> None:
-        """Make a session that of the running loop."""
+    def run(self, call: Call[T]) -> T:
+        """Run a coroutine for sync code."""
         with self._lock:
-            self._by_loop[asyncio.get_running_loop()] = _Kept(session)
+            self._leave_to_parent()
+            thread = self._sync = self._sync or LoopThread()
+        return thread.run(call)
 
-    async def close_own(self) -> None:
-        """Close the running loop's session."""
+    def close_sync(self) -> None:
+        """End the loop of sync code, and its session with it."""
         with self._lock:
-            kept = self._by_loop.pop(asyncio.get_running_loop(), None)
-        if kept is not None:
-            await kept.close()
+            self._leave_to_parent()
+            thread, self._sync = self._sync, None
+        if thread is not None:
+            thread.stop()
 
     async def close(self) -> None:
         """Close the sessions of all loops that run; a loop that has ended took its own."""
-        await self.close_own()
+        self.close_sync()
         with self._lock:
-            others, self._by_loop = list(self._by_loop.items()), WeakKeyDictionary()
-        for loop, kept in others if self._pid == os.getpid() else []:
+            sessions, self._by_loop = self._by_loop, {}
+        here = sessions.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            await here.close()
+        for loop, kept in sessions.items():
             if loop.is_running():
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(kept.close(), loop))
+
+    def _leave_to_parent(self) -> None:
+        """Forget, in a forked process, what belongs to its parent."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._inherited += (self._by_loop, self._unused, self._sync)
+            self._by_loop, self._unused, self._sync = {}, None, None
 
 
 class _Kept:

@@ -273,9 +273,7 @@ class Store:
         A `replicated` one counts when `wait_replicas` hold it. It is tried again until they do.
         """
         command = ("EVAL", source, len(keys), *keys, *arguments)
-        if not replicated or self.wait_replicas == 0:
-            return await self._try(lambda: self.connection.exchange(command))
-        wait = (self.wait_replicas, self.wait_ms)
+        wait = (self.wait_replicas, self.wait_ms) if replicated and self.wait_replicas else None
         return await self._try(lambda: self.connection.exchange(command, wait))
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:  # Any: never sent to or yielded

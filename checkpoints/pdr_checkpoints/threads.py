@@ -155,7 +155,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         await self._session.writer.batcher.settle(thread_id)
         thread = self._store.thread(thread_id)
         await self._store.call("UNLINK", thread.data, thread.index)
-        await forget(self._store, thread_id)
+        await forget(self._store, thread_id, self.options.ttl_s)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints and writes of a thread into another, sealed anew where they are.

@@ -31,6 +31,7 @@ from langgraph.types import Command, Interrupt, Overwrite, Send, TimeoutPolicy
 from pdr_checkpoints import (
     AllowlistSerializer,
     CorruptCheckpointError,
+    MissingDependencyError,
     RedisSaver,
     SaverOptions,
     StoreConfigError,
@@ -454,6 +455,16 @@ def test_every_form_of_object_is_built() -> None:
     assert read_back(Former(city="Rome"), Former) == Former(city="Rome")
     timed = Send("node", {"a": 1}, timeout=TimeoutPolicy(run_timeout=3.0))
     assert read_back(timed) == timed
+
+
+def test_an_array_where_numpy_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is not damaged: a package is missing."""
+    stored = AllowlistSerializer().dumps_typed([np.arange(2)])
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(
+        MissingDependencyError, match=r"needs numpy: pip install 'pdr-graph\[eval\]'"
+    ):
+        AllowlistSerializer().loads_typed(stored)
 
 
 def test_a_type_that_has_changed_gives_its_content(caplog: pytest.LogCaptureFixture) -> None:

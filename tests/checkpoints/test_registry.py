@@ -14,6 +14,7 @@ from pdr_checkpoints import RedisSaver, SaverOptions
 from pdr_checkpoints import keys as names
 from pdr_checkpoints.connect import Argument, Connection
 from pdr_checkpoints.registry import CLUSTER_GRACE_MS, PAGE, settle, sweep, walk
+from pdr_checkpoints.session import LoopSessions
 from pdr_checkpoints.store import Command, Store
 from test_saver import put
 
@@ -252,7 +253,8 @@ async def test_no_command_grows_with_a_thread(
     await asyncio.gather(*(put(saver, "t", {"a": n}, run_id="run") for n in range(num)))
     same = {one.name: getattr(store, one.name) for one in fields(store)}
     measured = Measured(**same)
-    saver._sessions.adopt(replace(saver._session, store=measured))
+    session = replace(saver._session, store=measured)
+    saver._sessions = LoopSessions(lambda: session)
     (info,) = await saver.threads()
     assert info.num_checkpoints == num
     async with aclosing(saver.alist({"configurable": {"thread_id": "t"}}, limit=1)) as history:

@@ -14,7 +14,7 @@ import fan_out
 import pytest
 from langgraph.graph import END, START, StateGraph
 from pdr_checkpoints import LeaseLostError, RedisSaver, SaverOptions, StoreUnreachableError
-from pdr_checkpoints.sync import LoopThread
+from pdr_checkpoints.session import LoopThread
 from test_saver import checkpoint
 
 FORKS = """
@@ -156,7 +156,7 @@ def test_a_call_that_is_under_way_ends_with_the_loop() -> None:
 
 
 def test_a_forked_process_has_connections_of_its_own(redis_url: str, prefix: str) -> None:
-    """Its sync calls work, its async calls are refused in a sentence; the parent's go on."""
+    """Its calls work, sync and async ones; the parent's go on."""
     command = [sys.executable, "-c", FORKS, redis_url, prefix]
     done = subprocess.run(command, cwd=Path(__file__).parent, timeout=120, check=False)
     assert done.returncode == 0
@@ -182,6 +182,21 @@ def test_one_saver_serves_every_event_loop(redis_url: str, prefix: str, tmp_path
         assert saver.get_tuple(config) is None
     finally:
         saver.close()
+
+
+def test_a_session_goes_with_its_loop(redis_url: str, prefix: str) -> None:
+    """A program that calls `asyncio.run` again and again does not grow."""
+    saver = RedisSaver(redis_url, options=SaverOptions(prefix=prefix, max_connections=2))
+
+    async def read() -> None:
+        configs = [{"configurable": {"thread_id": f"t{number}"}} for number in range(8)]
+        await asyncio.gather(*map(saver.aget_tuple, configs))
+
+    for _ in range(4):
+        asyncio.run(read())
+    saver.get_tuple({"configurable": {"thread_id": "t"}})
+    assert len(saver._sessions._by_loop) == 1
+    saver.close()
 
 
 async def test_closing_closes_the_sessions_of_other_loops(redis_url: str, prefix: str) -> None:

@@ -22,6 +22,7 @@ from pdr_checkpoints import (
     ThreadTakenError,
 )
 from pdr_checkpoints.connect import Argument
+from pdr_checkpoints.session import LoopSessions
 from pdr_checkpoints.store import SWAP_TRIES, Command, Store
 from test_saver import put
 from typing_extensions import TypedDict
@@ -160,27 +161,31 @@ async def test_a_rewrite_tries_again_when_a_write_came_between(saver: RedisSaver
 
 @dataclass
 class Interrupted(Store):
-    """Runs something else after its first check that a thread exists."""
+    """Runs something else after the first command of a name."""
 
+    after: str = ""
     then: list[Callable[[], Awaitable[Any]]] = field(default_factory=list)
 
     async def call(self, *command: Argument) -> Any:
         reply = await super().call(*command)
-        if command[0] == "EXISTS" and self.then:
+        if command[0] == self.after and self.then:
             await self.then.pop()()
         return reply
 
 
-async def test_a_thread_that_begins_while_it_is_pruned_is_kept(
-    open_saver: Callable[..., RedisSaver],
+@pytest.mark.parametrize("after", ["EXISTS", "UNLINK"])
+async def test_a_thread_that_begins_while_it_is_removed_is_kept(
+    open_saver: Callable[..., RedisSaver], after: str
 ) -> None:
-    """A write that came after pruning found no thread is kept and listed."""
+    """A write that comes in the middle of pruning or deletion is kept and listed."""
     saver, other = open_saver(), open_saver()
     store = saver._session.store
     same = {one.name: getattr(store, one.name) for one in fields(store)}
-    interrupted = Interrupted(**same, then=[lambda: put(other, "t", {"a": 1})])
-    saver._sessions.adopt(replace(saver._session, store=interrupted))
-    await saver.aprune(["t"])
+    interrupted = Interrupted(**same, after=after, then=[lambda: put(other, "t", {"a": 1})])
+    session = replace(saver._session, store=interrupted)
+    saver._sessions = LoopSessions(lambda: session)
+    await (saver.aprune(["t"]) if after == "EXISTS" else saver.adelete_thread("t"))
+    assert interrupted.then == []
     assert len(await history(other, "t")) == 1
     assert [info.thread_id for info in await other.threads()] == ["t"]
 

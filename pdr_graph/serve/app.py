@@ -37,12 +37,17 @@ from pdr_graph.serve.protocol import (
     read_request,
 )
 from pdr_graph.serve.refusal import RefusalError, answer_error, refusal_of
-from pdr_graph.serve.reply import RunReply, json_of
+from pdr_graph.serve.reply import (
+    ClientGoneError,
+    EventStream,
+    RunReply,
+    json_of,
+    while_present,
+)
 from pdr_graph.serve.request import Catalogue, Repeats, ResponseId, SolveRequest, understand
 from pdr_graph.serve.response_form import DeletedResponse, RunResponse, stored_response
 from pdr_graph.serve.responses import ResponsesRequest
 from pdr_graph.serve.runner import SolveRunner, StoredRun
-from pdr_graph.serve.stream import ClientGoneError, EventStream, while_present
 
 logger = logging.getLogger(__name__)
 

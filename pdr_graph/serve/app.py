@@ -361,8 +361,10 @@ def _add_rest(app: FastAPI, runner: SolveRunner, catalogue: Catalogue) -> None:
         )
 
     @app.get("/v1/models/{model}", responses=_only(400, 401, 403, 404))
-    async def _model(model: str) -> PresetModel:
+    async def _model(model: str, request: Request) -> PresetModel:
         """Describe one preset, with the settings that its name may hold."""
+        if query := request.url.query:
+            model = f"{model}?{query}"
         config, _ = catalogue.resolve(model, {})
         return described(model, config)
 

@@ -14,19 +14,16 @@ the least that vLLM's CPU attention takes; on a GPU they have 16.
 
 import argparse
 import asyncio
-import json
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 
-from engine.environment import vllm_environment
+from benchmarks.figures import Figures, tell
 from engine.machine import describe_machine, vllm_version
-from engine.model_folder import smollm2_folder
 from engine.prefix_reference import PrefixReference
-from engine.server import ON_CPU, VLLMServer
+from engine.server import VLLMServer, smollm2_on_cpu
 from pdr_graph import Parts, preset, solve
 from pdr_graph.connect import open_client
 from pdr_graph.errors import PDRError
@@ -64,38 +61,19 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     asked = parser.parse_args()
     widths = tuple(int(width) for width in asked.widths.split(","))
-    try:
-        figures = measure(widths)
-    except PDRError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(table(figures) + "\n")
-    if asked.json:
-        asked.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
+    return tell(lambda: measure(widths), table, asked.json)
 
 
-def measure(widths: tuple[int, ...]) -> dict[str, object]:
+def measure(widths: tuple[int, ...]) -> Figures:
     """Run every problem on a server of its own making."""
-    python = vllm_environment()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        VLLMServer(
-            python=python,
-            model=smollm2_folder(python),
-            log=Path(folder) / "vllm.log",
-            name="smollm2",
-            options=(*ON_CPU, "--max-model-len", "4096", "--block-size", str(BLOCK)),
-            environment={"VLLM_CPU_KVCACHE_SPACE": "2"},
-        ) as server,
-    ):
+    with smollm2_on_cpu("--max-model-len", "4096", "--block-size", str(BLOCK)) as server:
         rows = []
         for name, problem in PROBLEMS.items():
             sys.stderr.write(f"running the {name} problem\n")
             rows += asyncio.run(one_run(server, name, problem, widths))
     return {
         "command": f"make bench-prefix ARGS='--widths {','.join(map(str, widths))}'",
-        "vllm": vllm_version(python),
+        "vllm": vllm_version(server.python),
         "machine": describe_machine(),
         "model": "SmolLM2-135M-Instruct, float32",
         "block_size": BLOCK,
@@ -167,7 +145,7 @@ def _prompt_ids(server: VLLMServer, prompt: str) -> list[int]:
     return [int(token) for token in reply.json()["tokens"]]
 
 
-def table(figures: dict[str, object]) -> str:
+def table(figures: Figures) -> str:
     """Lay the rows out for a terminal or a README."""
     lines = [
         "| problem | round | node | calls | prompt | common prefix | in whole blocks | cached "

@@ -15,11 +15,9 @@ as well as in seconds.
 
 import argparse
 import asyncio
-import json
 import math
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,15 +26,13 @@ from statistics import fmean
 
 import numpy as np
 
+from benchmarks.figures import Figures, tell
 from benchmarks.gpu.arms import make_problems
 from engine.cache import say
-from engine.environment import vllm_environment
 from engine.machine import describe_machine, vllm_version
-from engine.model_folder import smollm2_folder
-from engine.server import ON_CPU, VLLMServer
+from engine.server import VLLMServer, smollm2_on_cpu
 from pdr_graph import ModelClient, Parts, PDRConfig, preset, solve
 from pdr_graph.connect import open_client
-from pdr_graph.errors import PDRError
 from pdr_graph.eval.stats import mean_by_problem
 from pdr_graph.settings import load_settings
 from pdr_graph.trace import TraceRecord
@@ -169,24 +165,10 @@ async def _served(asked: Arrival, client: ModelClient, clock: WorkClock) -> Serv
     return Served(asked.kind, time.perf_counter() - start, clock.calls - calls, tokens)
 
 
-def measure(repeats: int, runs: int, seed: int) -> dict[str, object]:
+def measure(repeats: int, runs: int, seed: int) -> Figures:
     """Serve every repeat both ways, on a server of its own making."""
-    python = vllm_environment()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        VLLMServer(
-            python=python,
-            model=smollm2_folder(python),
-            log=Path(folder) / "vllm.log",
-            name="smollm2",
-            options=(
-                *ON_CPU,
-                *("--max-model-len", "1024", "--max-num-seqs", str(AT_ONCE)),
-                *("--block-size", "32"),
-            ),
-            environment={"VLLM_CPU_KVCACHE_SPACE": "2"},
-        ) as server,
-    ):
+    options = ("--max-model-len", "1024", "--max-num-seqs", str(AT_ONCE), "--block-size", "32")
+    with smollm2_on_cpu(*options) as server:
         say(f"vLLM is up after {server.started_in_s:.0f} s")
         passages: list[dict[str, Passage]] = []
         for repeat in range(repeats):
@@ -205,7 +187,7 @@ def measure(repeats: int, runs: int, seed: int) -> dict[str, object]:
             )
     return {
         "command": f"make bench-priority ARGS='--repeats {repeats} --runs {runs} --seed {seed}'",
-        "vllm": vllm_version(python),
+        "vllm": vllm_version(server.python),
         "machine": describe_machine(),
         "model": "SmolLM2-135M-Instruct, float32",
         "requests_at_once": AT_ONCE,
@@ -233,7 +215,7 @@ MEASURES: dict[str, Callable[[Passage], float]] = {
 }
 
 
-def compared(passages: Sequence[dict[str, Passage]]) -> dict[str, object]:
+def compared(passages: Sequence[dict[str, Passage]]) -> Figures:
     """Return each measure without and with priorities, and the ratio over repeats.
 
     The ratio is the geometric mean of those of the repeats, with the t interval of their logarithms
@@ -257,7 +239,7 @@ def compared(passages: Sequence[dict[str, Passage]]) -> dict[str, object]:
     return {"repeats": len(passages), "rows": rows}
 
 
-def table(figures: dict[str, object]) -> str:
+def table(figures: Figures) -> str:
     """Lay the rows out for a terminal or a page."""
     rows = figures["rows"]
     assert isinstance(rows, list)
@@ -282,15 +264,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     asked = parser.parse_args()
-    try:
-        figures = measure(asked.repeats, asked.runs, asked.seed)
-    except PDRError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(table(figures) + "\n")
-    if asked.json:
-        asked.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
+    return tell(lambda: measure(asked.repeats, asked.runs, asked.seed), table, asked.json)
 
 
 if __name__ == "__main__":

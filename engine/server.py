@@ -3,8 +3,10 @@
 It is started as `pdr-graph up` starts it (`pdr_graph.servers`); what differs is said below.
 """
 
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +15,9 @@ from typing import Self
 import httpx2
 
 from engine.cache import cache_dir, say
+from engine.environment import vllm_environment
 from engine.metrics import Counters, counters, read_metrics
+from engine.model_folder import smollm2_folder
 from pdr_graph.errors import LocalError
 from pdr_graph.servers.choice import free_port
 from pdr_graph.servers.server import LOOK_S, CommandServer, not_up
@@ -119,3 +123,25 @@ class VLLMServer:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
+
+
+@contextmanager
+def smollm2_on_cpu(*options: str) -> Iterator[VLLMServer]:
+    """Serve SmolLM2 in float32 by vLLM for CPUs, with further options, while the block lasts.
+
+    Raises:
+        LocalError: The server, its environment or the model cannot be had.
+    """
+    python = vllm_environment()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        VLLMServer(
+            python=python,
+            model=smollm2_folder(python),
+            log=Path(folder) / "vllm.log",
+            name="smollm2",
+            options=(*ON_CPU, *options),
+            environment={"VLLM_CPU_KVCACHE_SPACE": "2"},
+        ) as server,
+    ):
+        yield server

@@ -28,7 +28,6 @@ from pdr_graph.errors import ConfigError
 
 _INSTRUCTING = frozenset({"system", "developer"})
 
-
 _RULES, _AFTER_RULES = "<instructions>\n", "\n</instructions>"
 _SAID, _AFTER_SAID = "<conversation>\n", "\n</conversation>"
 _NOW = "The user now says:\n"
@@ -188,7 +187,16 @@ def read_content(content: object) -> tuple[str, tuple[str, ...]]:
     Args:
         content: Text, or a list of text and blocks as LangChain and the providers spell them.
     """
-    read = [_read_block(each) for each in _blocks(content) if each is not None]
+    return _joined(_read_blocks(content))
+
+
+def _read_blocks(content: object) -> list[tuple[str, tuple[str, ...]]]:
+    if isinstance(content, str) or not isinstance(content, Sequence):
+        content = [content]
+    return [_read_block(each) for each in content if each is not None]
+
+
+def _joined(read: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[str, tuple[str, ...]]:
     left_out = dict.fromkeys(name for _, names in read for name in names)
     return "".join(text for text, _ in read), tuple(left_out)
 
@@ -232,9 +240,9 @@ def _words_of(layer: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
         if isinstance(value, str):
             return value, ()
         if isinstance(value, Mapping | Sequence):
-            text, left_out = read_content(value)
-            if any(not names for _, names in map(_read_block, _blocks(value))):
-                return text, left_out
+            read = _read_blocks(value)
+            if any(not names for _, names in read):
+                return _joined(read)
     return None
 
 
@@ -249,7 +257,3 @@ def _named(kind: str, layers: Sequence[Mapping[str, Any]]) -> str:
 
 def _missing(name: str) -> tuple[str, tuple[str, ...]]:
     return f"\n[{name}, which is not shown here]\n", (name,)
-
-
-def _blocks(content: object) -> Sequence[object]:
-    return content if isinstance(content, Sequence) and not isinstance(content, str) else [content]

@@ -18,7 +18,7 @@ with: it leaves out RuntimeError, ValueError and LookupError. `retry_on` is the 
     │   ├── ContextWindowError               prompt and completion do not fit the model's window
     │   └── CallLostError (TransientError)   no answer, or that of a server that is busy or broken
     ├── BadReplyError (RuntimeError)         a reply without an answer, before its call is retried
-    │                                        (llm/failure.py)
+    │                                        (llm/retry.py)
     ├── QuorumError (RuntimeError)           too few drafts of a round succeeded
     │   └── QuorumLostError (TransientError) not all of them were refused for good
     ├── WorkspaceOverflowError (ValueError)  a workspace above kappa; always a defect of the package

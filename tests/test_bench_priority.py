@@ -1,12 +1,14 @@
 """The load and the figures of `make bench-priority`."""
 
 import asyncio
+import json
 from collections import Counter
 from itertools import pairwise
 from statistics import fmean
 
 import pytest
 
+from benchmarks.figures import Figures, tell
 from benchmarks.priority import (
     ARMS,
     KINDS,
@@ -17,6 +19,7 @@ from benchmarks.priority import (
     compared,
     table,
 )
+from pdr_graph.errors import LocalError
 
 RUNS = 16
 
@@ -91,3 +94,30 @@ def test_one_repeat_has_no_interval():
     figures = compared([dict.fromkeys(ARMS, passage(1.0))])
     assert {row["low"] for row in figures["rows"]} == {None}
     assert "| – |" in table(figures | {"machine": {}, "vllm": "vllm"})
+
+
+def test_figures_are_printed_and_written(tmp_path, capsys):
+    """The table for the reader, all figures as JSON."""
+    file = tmp_path / "figures.json"
+    assert tell(lambda: {"calls": 3}, lambda found: f"calls: {found['calls']}", file) == 0
+    assert capsys.readouterr().out == "calls: 3\n"
+    assert json.loads(file.read_text()) == {"calls": 3}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (LocalError("no vLLM"), 1, "error: no vLLM"),
+        (ValueError("no number: 'x'"), 1, "error: no number: 'x'"),
+        (KeyboardInterrupt(), 130, "called off; vLLM is stopped"),
+    ],
+)
+def test_a_benchmark_that_fails_says_why(tmp_path, capsys, error, status, line):
+    """In one line, and nothing is written."""
+
+    def measure() -> Figures:
+        raise error
+
+    assert tell(measure, str, tmp_path / "figures.json") == status
+    assert capsys.readouterr() == ("", line + "\n")
+    assert not any(tmp_path.iterdir())

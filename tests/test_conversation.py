@@ -229,6 +229,14 @@ def test_text_is_read_however_it_is_spelled(content):
     assert read_content(content) == ("A", ())
 
 
+def test_a_deep_block_is_read_once():
+    """Each level is read one time, not twice as often as the level above it."""
+    content: object = "A"
+    for _ in range(100):
+        content = [{"type": "tool_result", "content": content}]
+    assert read_content(content) == ("A", ())
+
+
 def test_results_that_no_one_can_read_are_told_once():
     """As those of a provider's own search."""
     results = [{"type": "web_search_result", "url": f"http://{each}"} for each in range(3)]

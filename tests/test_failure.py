@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from pdr_graph.errors import CallError, CallLostError, ContextWindowError
 from pdr_graph.llm.client import ModelClient, Sampling
-from pdr_graph.llm.failure import BadReplyError, call_error, words_of
-from pdr_graph.llm.retry import is_transient
+from pdr_graph.llm.retry import BadReplyError, call_error, is_transient, words_of
 from pdr_graph.llm.usage import Spent
 from tests.fakes import NO_WAIT, ScriptedChat
 

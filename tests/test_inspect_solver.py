@@ -160,6 +160,26 @@ def test_reasoning_stays_out_of_the_workspace(tmp_path):
     assert sum(row["reasoning_tokens"] for row in rows) == 3 * 3
 
 
+async def test_a_picture_in_a_call_is_not_dropped_in_silence():
+    """A step of a user's own may show the model one; the model reads that it was there."""
+    from inspect_ai.model import get_model
+    from langchain_core.messages import HumanMessage
+
+    from pdr_graph.inspect_ai.solver import InspectChat
+
+    asked = []
+
+    def reply(messages, tools, choice, config):
+        asked.append(messages[-1].text)
+        return said("5")
+
+    model = get_model("mockllm/model", custom_outputs=reply)
+    picture = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
+    content = [{"type": "text", "text": "What is this?"}, picture]
+    await InspectChat(model_name="m", inspected=model).ainvoke([HumanMessage(content)])
+    assert asked == ["What is this?\n[an image, which is not shown here]\n"]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -70,7 +70,6 @@ ALONE = {
         pdr_graph.serve.chat
         pdr_graph.serve.guard
         pdr_graph.serve.responses
-        pdr_graph.serve.stream
         pdr_graph.servers.choice
         pdr_graph.servers.launch
         pdr_graph.train.engine

@@ -12,9 +12,8 @@ from langchain_openai import ChatOpenAI
 from pdr_graph.errors import CallError, ContextWindowError
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient, Reply, Sampling, split_message
-from pdr_graph.llm.failure import BadReplyError
 from pdr_graph.llm.pool import make_http_client
-from pdr_graph.llm.retry import Retry
+from pdr_graph.llm.retry import BadReplyError, Retry
 from pdr_graph.llm.tokens import estimate_tokens, flat_text
 from pdr_graph.llm.usage import Spent, Usage, read_usage
 from pdr_graph.llm.wire import plain_usage

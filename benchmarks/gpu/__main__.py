@@ -22,13 +22,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.figures import Figures, tell
 from benchmarks.gpu.arms import PROBLEM_TOKENS, SEED, make_problems, matched_arms, run_arm
 from engine.cache import say
 from engine.environment import vllm_environment
 from engine.machine import describe_machine, gpu_count, vllm_version
 from engine.server import ON_CPU, VLLMServer
 from pdr_graph.budget import TEMPLATE_TOKENS
-from pdr_graph.errors import ConfigError, LocalError, PDRError
+from pdr_graph.errors import ConfigError, LocalError
 
 
 def model_window(folder: Path) -> int | None:
@@ -67,7 +68,7 @@ def serving_python(named: Path | None) -> Path:
     return vllm_environment()
 
 
-def table(figures: dict[str, object]) -> str:
+def table(figures: Figures) -> str:
     """Lay the figures out for a terminal or a README."""
     arms = figures["arms"]
     assert isinstance(arms, dict)
@@ -88,7 +89,7 @@ def table(figures: dict[str, object]) -> str:
     return "\n".join([*lines, "", f"{figures['model']}; {figures['vllm']}; {where}"])
 
 
-def measure(asked: argparse.Namespace) -> dict[str, object]:
+def measure(asked: argparse.Namespace) -> Figures:
     """Start vLLM, run the strategies one after another, and return the figures."""
     widths = tuple(int(width) for width in asked.widths.split(","))
     largest = model_window(asked.model) or sys.maxsize
@@ -141,18 +142,7 @@ def main() -> int:
     parser.add_argument("--flag", action="append", help="a further flag for vLLM, as --flag=--x")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     asked = parser.parse_args()
-    try:
-        figures = measure(asked)
-    except (PDRError, ValueError) as error:
-        say(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        say("called off; vLLM is stopped")
-        return 130
-    sys.stdout.write(table(figures) + "\n")
-    if asked.json:
-        asked.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
+    return tell(lambda: measure(asked), table, asked.json)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.conversation import Turn, problem_of
+from pdr_graph.conversation import Turn, problem_of, read_content
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
@@ -153,7 +153,7 @@ class InspectChat(BaseChatModel):
 def _translated(messages: Sequence[BaseMessage]) -> list[ChatMessage]:
     return [
         (ChatMessageSystem if isinstance(each, SystemMessage) else ChatMessageUser)(
-            content=each.text
+            content=read_content(each.content)[0]
         )
         for each in messages
     ]

@@ -17,9 +17,14 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.messages.ai import add_ai_message_chunks
 
 from pdr_graph.answers.extract import ReplyParts, split_text
-from pdr_graph.llm.failure import BadReplyError, call_error
 from pdr_graph.llm.pool import PerLoop
-from pdr_graph.llm.retry import Retry, is_connection_error, never_sent
+from pdr_graph.llm.retry import (
+    BadReplyError,
+    Retry,
+    call_error,
+    is_connection_error,
+    never_sent,
+)
 from pdr_graph.llm.tokens import (
     EstimateCounter,
     TokenCounter,

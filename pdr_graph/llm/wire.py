@@ -15,6 +15,7 @@ The way in is the SDK's own: `SentCompletions` takes the place of its `chat.comp
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -26,7 +27,7 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._streaming import ServerSentEvent
 from openai.resources.chat.completions import AsyncCompletions, Completions
 
-from pdr_graph.llm.failure import BadReplyError, status_in, words_of
+from pdr_graph.llm.retry import BadReplyError, status_in, words_of
 from pdr_graph.llm.tokens import flat_text
 
 Json = dict[str, Any]
@@ -200,6 +201,8 @@ class _PlainEvent(ServerSentEvent):
 
 
 _DONE = ServerSentEvent(data="[DONE]")
+_LOST = (openai.APIConnectionError, httpx2.TransportError, UnicodeDecodeError)
+"""Errors of a connection that ends within a stream."""
 
 
 @dataclass(slots=True)
@@ -214,15 +217,32 @@ class _Reading:
     index: object = None
     """Number of the choice that is read; None before the first."""
     begun: bool = False
+    done: bool = False
+    """Whether the server said `[DONE]`."""
+    lost: BaseException | None = None
+    """The error that ended the connection; None if it ended in order."""
     last: Json = field(default_factory=dict)
     """The last event, for the head of one of our own."""
 
-    def read(self, event: ServerSentEvent) -> _PlainEvent | None:
-        """Return an event made plain, without its usage; None if it has nothing for the reply.
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """Read within this block; a connection that is lost ends it."""
+        try:
+            yield
+        except _LOST as error:
+            self.lost = error
+
+    def read(self, event: ServerSentEvent) -> Iterator[ServerSentEvent]:
+        """Yield an event made plain, without its usage; nothing if it has nothing for the reply.
 
         Raises:
             BadReplyError: it is an error, or no JSON.
         """
+        self.done = event.data.startswith("[DONE]")
+        if not self.done and (plain := self._plain(event)) is not None:
+            yield _PlainEvent(plain)
+
+    def _plain(self, event: ServerSentEvent) -> Json | None:
         if not event.data.strip():
             return None
         try:
@@ -253,7 +273,7 @@ class _Reading:
             reason = None  # said at the end, when the usage is known
         self.last = chunk | {"choices": [mine | {"delta": plain, "finish_reason": reason}]}
         self.last["usage"] = None
-        return _PlainEvent(self.last)
+        return self.last
 
     def _mine(self, choices: object) -> Json | None:
         """Return the choice that is read: of several, the first to come."""
@@ -276,28 +296,26 @@ class _Reading:
             self.usage_is_final = choice is None or self.usage is None
             self.usage = usage
 
-    def end(self, *, done: bool, lost: BaseException | None = None) -> _PlainEvent | None:
-        """Return an event with the usage; None if the server sent none.
-
-        Args:
-            done: Whether the server said `[DONE]`.
-            lost: The error that ended the connection, None if it ended in order.
+    def end(self) -> Iterator[ServerSentEvent]:
+        """Yield the usage, if the server sent any, and the end.
 
         Raises:
             BadReplyError: the stream broke off, or the server gave the request up.
         """
         if self.reason in GIVEN_UP:
             raise _given_up(self.reason or "", "".join(self.said), self.usage)
-        if lost is not None and self.reason is None:
-            cause = lost.__cause__ or lost
-            raise self._broken(words_of(str(cause)) or type(cause).__name__) from lost
+        if self.lost is not None and self.reason is None:
+            cause = self.lost.__cause__ or self.lost
+            raise self._broken(words_of(str(cause)) or type(cause).__name__) from self.lost
         if not self.begun:
             raise self._broken("the stream ended before the reply began")
-        if not (done or self.reason or self.usage_is_final):
+        if not (self.done or self.reason or self.usage_is_final):
             raise self._broken("the stream ended without finish_reason, [DONE] or final usage")
-        if self.usage is None:
-            return None
-        return _PlainEvent(self.last | {"choices": [], "usage": self.usage, "service_tier": None})
+        if self.usage is not None:
+            yield _PlainEvent(
+                self.last | {"choices": [], "usage": self.usage, "service_tier": None}
+            )
+        yield _DONE
 
     def _broken(self, message: str) -> BadReplyError:
         return BadReplyError(message, broken=True, said="".join(self.said), usage=self.usage)
@@ -307,38 +325,28 @@ class SentStream(AsyncStream[object]):
     """The pieces of a reply made plain, the last one with the usage."""
 
     async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
-        reading, done, lost = _Reading(), False, None
-        try:
+        reading = _Reading()
+        with reading.connection():
             async for event in super()._iter_events():
-                if event.data.startswith("[DONE]"):
-                    done = True
-                    break
-                if (plain := reading.read(event)) is not None:
+                for plain in reading.read(event):
                     yield plain
-        except (openai.APIConnectionError, httpx2.TransportError, UnicodeDecodeError) as error:
-            lost = error
-        if (last := reading.end(done=done, lost=lost)) is not None:
+                if reading.done:
+                    break
+        for last in reading.end():
             yield last
-        yield _DONE
 
 
 class SyncSentStream(Stream[object]):
     """The same, for a caller without an event loop."""
 
     def _iter_events(self) -> Iterator[ServerSentEvent]:
-        reading, done, lost = _Reading(), False, None
-        try:
+        reading = _Reading()
+        with reading.connection():
             for event in super()._iter_events():
-                if event.data.startswith("[DONE]"):
-                    done = True
+                yield from reading.read(event)
+                if reading.done:
                     break
-                if (plain := reading.read(event)) is not None:
-                    yield plain
-        except (openai.APIConnectionError, httpx2.TransportError, UnicodeDecodeError) as error:
-            lost = error
-        if (last := reading.end(done=done, lost=lost)) is not None:
-            yield last
-        yield _DONE
+        yield from reading.end()
 
 
 # ---------------------------------------------------------------------------- the SDK's place

@@ -37,12 +37,17 @@ from pdr_graph.serve.protocol import (
     read_request,
 )
 from pdr_graph.serve.refusal import RefusalError, answer_error, refusal_of
-from pdr_graph.serve.reply import RunReply, json_of
+from pdr_graph.serve.reply import (
+    ClientGoneError,
+    EventStream,
+    RunReply,
+    json_of,
+    while_present,
+)
 from pdr_graph.serve.request import Catalogue, Repeats, ResponseId, SolveRequest, understand
 from pdr_graph.serve.response_form import DeletedResponse, RunResponse, stored_response
 from pdr_graph.serve.responses import ResponsesRequest
 from pdr_graph.serve.runner import SolveRunner, StoredRun
-from pdr_graph.serve.stream import ClientGoneError, EventStream, while_present
 
 logger = logging.getLogger(__name__)
 
@@ -356,8 +361,10 @@ def _add_rest(app: FastAPI, runner: SolveRunner, catalogue: Catalogue) -> None:
         )
 
     @app.get("/v1/models/{model}", responses=_only(400, 401, 403, 404))
-    async def _model(model: str) -> PresetModel:
+    async def _model(model: str, request: Request) -> PresetModel:
         """Describe one preset, with the settings that its name may hold."""
+        if query := request.url.query:
+            model = f"{model}?{query}"
         config, _ = catalogue.resolve(model, {})
         return described(model, config)
 

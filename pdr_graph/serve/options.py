@@ -95,7 +95,7 @@ def _origin(text: str) -> str:
     """Return an origin as browsers write it."""
     if text == "*":
         return text
-    said = ValueError(
+    wrong = ValueError(
         f"{text!r} is no origin; write scheme and host, as in https://app.example, or * for any"
     )
     try:
@@ -103,10 +103,10 @@ def _origin(text: str) -> str:
         host, port = parts.hostname, parts.port
         name = host if host is None or ":" in host else host.encode("idna").decode()
     except ValueError:
-        raise said from None
+        raise wrong from None
     beyond = parts.path.rstrip("/") or parts.query or parts.fragment or parts.username
     if not parts.scheme or not name or beyond or "*" in name:
-        raise said
+        raise wrong
     name = f"[{name}]" if ":" in name else name
-    port_ = "" if port in {None, _PORTS.get(parts.scheme)} else f":{port}"
-    return f"{parts.scheme}://{name}{port_}"
+    is_usual = port in {None, _PORTS.get(parts.scheme)}
+    return f"{parts.scheme}://{name}" + ("" if is_usual else f":{port}")

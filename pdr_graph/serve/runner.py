@@ -283,8 +283,15 @@ class SolveRunner:
         )
 
     async def call_off(self, thread_id: str) -> None:
-        """Cancel the run of a thread, if this server runs it, and wait until it has ended."""
-        if thread_id in self._runs and thread_id not in self._called_off:
+        """Cancel the run of a thread, and wait until it has ended.
+
+        Raises:
+            RefusalError: another server runs it.
+        """
+        if thread_id not in self._runs:
+            async with self._store.alone(thread_id):
+                return
+        if thread_id not in self._called_off:
             _, task = self._runs[thread_id]
             self._called_off.add(thread_id)
             try:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import openai
@@ -47,11 +48,13 @@ async def serve(connect) -> AsyncIterator[Serve]:
     """Starts servers in front of the mock endpoint; they are stopped after the test."""
     started: list[Served] = []
 
-    async def start(saver=None, defaults=None, client=None, keeps_unnamed=True, **fields) -> Served:
+    async def start(
+        saver=None, defaults=None, client=None, keeps_unnamed=True, alone=nullcontext, **fields
+    ) -> Served:
         options = ServeOptions(port=0, _env_file=None, **fields)
         runner = SolveRunner(
             client or connect(window=131_072),
-            RunStore(saver or InMemorySaver(), keeps_unnamed=keeps_unnamed),
+            RunStore(saver or InMemorySaver(), alone, keeps_unnamed),
             options,
         )
         catalogue = Catalogue(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from itertools import product
 
 import httpx2
@@ -17,13 +18,13 @@ from pdr_checkpoints import open_checkpointer
 from pdr_graph import preset, solve
 from pdr_graph.conversation import Turn, problem_of, turns_of
 from pdr_graph.serve.chat import ChatRequest
-from pdr_graph.serve.refusal import RefusalError
+from pdr_graph.serve.refusal import RefusalError, thread_busy
 from pdr_graph.serve.request import ResponseId
 from pdr_graph.serve.response_form import ResponseForm
 from pdr_graph.serve.responses import ResponsesRequest
 from pdr_graph.servers import embedded_valkey
 from tests.serve.conftest import CALLS, SMALL
-from tests.serve.test_chat import TEMPLATE, total
+from tests.serve.test_chat import TEMPLATE, ask, total
 
 ASK = "What is 17 + 25?"
 
@@ -52,18 +53,17 @@ async def test_a_response_is_that_of_a_run(serve, mock, connect):
     assert reply.usage.pdr["b_seq"] == run.ledger.b_seq
 
 
-async def test_usage_is_what_the_endpoint_served(serve, mock):
-    """In the shape of responses; both protocols count alike."""
+async def test_usage_is_that_of_a_chat(serve, mock):
+    """Of the same run, by the names of responses."""
     mock.configure(cached_tokens=2, **TEMPLATE)
-    usage = (await respond(await serve())).usage
-    stats = mock.stats()
-    assert (usage.input_tokens, usage.output_tokens) == (
-        stats["prompt_tokens"],
-        stats["completion_tokens"],
+    served, seed = await serve(), {"extra_body": {"pdr": {"seed": 7}}}
+    usage, chat = (await respond(served, **seed)).usage, (await ask(served, **seed)).usage
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens, usage.pdr) == (
+        *(chat.prompt_tokens, chat.completion_tokens, chat.total_tokens, chat.pdr),
     )
-    assert usage.total_tokens == usage.pdr["b_total"]
-    assert usage.input_tokens_details.cached_tokens == 2 * CALLS
-    assert usage.output_tokens_details.reasoning_tokens == 32 * CALLS
+    cached, reasoning = chat.prompt_tokens_details, chat.completion_tokens_details
+    assert usage.input_tokens_details.cached_tokens == cached.cached_tokens
+    assert usage.output_tokens_details.reasoning_tokens == reasoning.reasoning_tokens
 
 
 BEGIN = ["response.created", "response.in_progress"]
@@ -405,6 +405,34 @@ async def test_a_response_is_cancelled(serve, mock):
     mock.configure(status=[])
     assert (await respond(served, metadata={"thread_id": "t1"})).status == "completed"
     assert mock.stats()["calls"] == CALLS + 1
+
+
+async def test_a_response_is_cancelled_where_it_runs(serve, mock):
+    """Another server of the same store cannot end it, and does not say so."""
+    mock.configure(status=[{"match": {"call": 3}, "status": "hang"}])
+    saver, held = InMemorySaver(), set()
+
+    @asynccontextmanager
+    async def alone(thread_id):
+        if thread_id in held:
+            raise thread_busy(thread_id)
+        held.add(thread_id)
+        try:
+            yield
+        finally:
+            held.remove(thread_id)
+
+    served, other = await serve(saver, alone=alone), await serve(saver, alone=alone)
+    stream = await respond(served, stream=True, metadata={"thread_id": "t1"})
+    created = await anext(aiter(stream))
+    await mock.until(lambda stats: stats["calls"] == 3 and stats["in_flight"] == 1)
+    with pytest.raises(openai.ConflictError, match="being run by another request"):
+        await other.client.responses.cancel(created.response.id)
+    assert mock.stats()["in_flight"] == 1
+    await served.client.responses.cancel(created.response.id)
+    assert mock.stats()["aborted"] == 1
+    await stream.close()
+    assert (await other.client.responses.cancel(created.response.id)).status == "cancelled"
 
 
 async def test_langchain_reads_the_answer_and_the_bill(serve, mock):

@@ -423,7 +423,15 @@ async def test_presets_are_models(serve, mock):
 
 async def test_a_name_with_settings_is_described_with_them(serve):
     """What would be run under that name; what cannot be is refused as a request would be."""
-    models = (await serve()).client.models
+    served = await serve()
+    models = served.client.models
+    async with httpx2.AsyncClient() as http:
+        # As a query, where the client does not quote the name.
+        reply = await http.get(f"{served.url}/models/pdr?widths=8,4&kappa=64")
+    assert (reply.json()["id"], reply.json()["pdr"]["widths"]) == (
+        "pdr?widths=8,4&kappa=64",
+        [8, 4],
+    )
     assert (await models.retrieve("pdr?widths=4&kappa=64")).pdr["widths"] == [4]
     assert (await models.retrieve("pdr?")).pdr["widths"] == [16, 8, 4]
     with pytest.raises(openai.BadRequestError, match="unknown setting 'width'"):

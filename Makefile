@@ -19,7 +19,7 @@ demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a
 
 install: $(VENV)/.dev ## the package with everything that developing it needs
 
-# Benchmarks, studies, the notebook and the containers; processes killed again and again; a real model.
+# What `make test` leaves to `make test-long`, to end within minutes.
 LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_bench_orchestration.py \
   tests/test_bench_priority.py tests/test_study_adaptive.py tests/test_study_evaluation.py \
   tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py tests/test_killed.py \
@@ -30,7 +30,7 @@ test: $(VENV)/.dev ## the tests of the package, about five minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
 	  $(if $(ARGS),$(ARGS),$(LONG:%=--ignore=%))
 
-test-long: $(VENV)/.dev ## kills, every preset on a real model, benchmarks, studies, the notebook, the containers (two minutes)
+test-long: $(VENV)/.dev ## the tests of kills, presets on a real model, benchmarks, studies, notebook, containers (two minutes)
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(ARGS)
 
 test-vllm: $(VENV)/.dev ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)

@@ -55,11 +55,12 @@ studio: $(VENV)/.studio ## the graphs in LangGraph Studio, on this machine's mod
 test-studio: $(VENV)/.studio ## the tests against LangGraph's real development server (a minute)
 	@$(VENV)/studio/bin/python -m pytest -p no:cacheprovider -W default tests/studio $(ARGS)
 
-test-browser: $(VENV)/.local ## the pages under axe-core in Chromium, which the machine must have (a minute)
+test-browser: $(VENV)/.local ## the pages under axe-core, and pages of other origins, in the machine's Chromium (a minute)
 	@test -x $(VENV)/browser/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/browser
 	@$(BIN)/uv pip install --quiet --python $(VENV)/browser -e '.[dev]' \
 	  'playwright>=1.50' 'axe-playwright-python>=0.1.4'
-	@$(VENV)/browser/bin/python -m pytest -p no:cacheprovider -W default tests/page $(ARGS)
+	@$(VENV)/browser/bin/python -m pytest -p no:cacheprovider -W default tests/page \
+	  tests/serve/test_cors.py $(ARGS)
 
 test-train: $(VENV)/.train ## the tests of training, with torch's CPU build in an environment of its own (2 GB at first)
 	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m pytest -p no:cacheprovider -n 2 --dist loadfile \

@@ -19,7 +19,7 @@ demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a
 
 install: $(VENV)/.dev ## the package with everything that developing it needs
 
-# Benchmarks, studies, the notebook and the containers; processes killed again and again; a real model.
+# What `make test` leaves to `make test-long`, to end within minutes.
 LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_bench_orchestration.py \
   tests/test_bench_priority.py tests/test_study_adaptive.py tests/test_study_evaluation.py \
   tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py tests/test_killed.py \
@@ -30,7 +30,7 @@ test: $(VENV)/.dev ## the tests of the package, about five minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
 	  $(if $(ARGS),$(ARGS),$(LONG:%=--ignore=%))
 
-test-long: $(VENV)/.dev ## kills, every preset on a real model, benchmarks, studies, the notebook, the containers (two minutes)
+test-long: $(VENV)/.dev ## the tests of kills, presets on a real model, benchmarks, studies, notebook, containers (two minutes)
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(ARGS)
 
 test-vllm: $(VENV)/.dev ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)
@@ -55,11 +55,12 @@ studio: $(VENV)/.studio ## the graphs in LangGraph Studio, on this machine's mod
 test-studio: $(VENV)/.studio ## the tests against LangGraph's real development server (a minute)
 	@$(VENV)/studio/bin/python -m pytest -p no:cacheprovider -W default tests/studio $(ARGS)
 
-test-browser: $(VENV)/.local ## the pages under axe-core in Chromium, which the machine must have (a minute)
+test-browser: $(VENV)/.local ## the pages under axe-core, and pages of other origins, in the machine's Chromium (a minute)
 	@test -x $(VENV)/browser/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/browser
 	@$(BIN)/uv pip install --quiet --python $(VENV)/browser -e '.[dev]' \
 	  'playwright>=1.50' 'axe-playwright-python>=0.1.4'
-	@$(VENV)/browser/bin/python -m pytest -p no:cacheprovider -W default tests/page $(ARGS)
+	@$(VENV)/browser/bin/python -m pytest -p no:cacheprovider -W default tests/page \
+	  tests/serve/test_cors.py $(ARGS)
 
 test-train: $(VENV)/.train ## the tests of training, with torch's CPU build in an environment of its own (2 GB at first)
 	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m pytest -p no:cacheprovider -n 2 --dist loadfile \

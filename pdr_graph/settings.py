@@ -7,12 +7,17 @@ Whoever wrote that directory wrote its `.env`. Unless the user trusts the file, 
 no harm, and an endpoint with the key for it. A key from elsewhere is not sent to that endpoint.
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -23,12 +28,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from pdr_graph.env_file import ENV_FILE, EnvFile, refers
 from pdr_graph.errors import ConfigError
 from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)
 
+ENV_FILE = Path(".env")
 PREFIX = "PDR_"
 NO_KEY = "EMPTY"
 """Stands for no API key."""
@@ -36,6 +41,102 @@ NO_KEY = "EMPTY"
 _SECRETS = frozenset({"api_key", "key"})
 
 Values = dict[str, Any]  # Any: pydantic checks what the sources hold
+
+
+@dataclass(frozen=True, slots=True)
+class EnvFile:
+    """One file of NAME=value lines, as it was read.
+
+    It is trusted as direnv does it: the user says so once, for the file as it is now. A changed
+    file must be trusted again. What is trusted is noted in the user's own data directory, which no
+    file of settings can move.
+    """
+
+    path: Path
+    """Absolute, without symbolic links."""
+    content: str
+
+    @classmethod
+    def read(cls, path: Path) -> "EnvFile | None":
+        """Read a file; None if there is none.
+
+        Raises:
+            ConfigError: it cannot be read, or a line is no NAME=value.
+        """
+        if not path.is_file():
+            return None
+        where = path.resolve()
+        try:
+            content = where.read_text("utf-8")
+        except UnicodeDecodeError:
+            raise ConfigError(f"{str(where)!r} is not UTF-8 text; correct or remove it") from None
+        except OSError as error:
+            raise ConfigError(f"{str(where)!r} cannot be read: {error.strerror}") from None
+        # dotenv would skip the lines that it does not understand.
+        broken = [each.original for each in parse_stream(StringIO(content)) if each.error]
+        if broken:
+            line, text = broken[0].line, broken[0].string.strip().partition("\n")[0]
+            # A broken line may still hold a secret: say where it is and how it begins, no more.
+            raise ConfigError(
+                f"{str(where)!r} line {line} is no NAME=value: {text[:12]!r}; correct it"
+            )
+        return cls(where, content)
+
+    def variables(self, *, refer: bool) -> dict[str, str]:
+        """Return what the file sets, names in upper case.
+
+        Args:
+            refer: Whether `${NAME}` in a value stands for a variable of the environment, which may
+                be a secret. If not, it stands for itself.
+        """
+        found = dotenv_values(stream=StringIO(self.content), interpolate=refer)
+        return {name.upper(): value for name, value in found.items() if value}
+
+    @property
+    def trust(self) -> Literal["given", "none", "changed"]:
+        """Whether the user trusts the file; `changed` if its content is another by now."""
+        try:
+            noted = self._note.read_text("ascii")
+        except (OSError, ValueError):
+            return "none"
+        return "given" if noted == self._digest else "changed"
+
+    def give_trust(self) -> None:
+        """Trust the file, as long as it does not change.
+
+        Raises:
+            ConfigError: the user's data directory cannot be written.
+        """
+        note = self._note
+        partial = note.with_name(f"{note.name}.{os.getpid()}.part")
+        try:
+            for folder in (note.parent.parent, note.parent):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT, 0o600), "w") as out:
+                out.write(self._digest)
+            partial.replace(note)
+        except OSError as error:
+            raise ConfigError(
+                f"{str(note.parent)!r} cannot be written: {error.strerror}; name the file by "
+                "--env-file instead"
+            ) from None
+
+    def take_trust(self) -> None:
+        """Do not trust the file any more."""
+        self._note.unlink(missing_ok=True)
+
+    @property
+    def _note(self) -> Path:
+        folder = _data_dir() / "trusted"
+        return folder / hashlib.sha256(os.fsencode(self.path)).hexdigest()
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+
+def _data_dir() -> Path:
+    return user_data_path("pdr-graph", appauthor=False)
 
 
 class ProcessSettings(BaseSettings):
@@ -94,7 +195,7 @@ class _AllSources(PydanticBaseSettingsSource):
         super().__init__(kind)
         self._kind = kind
         self._others = (environment, given)
-        # One file of our own, or the one that the caller has named.
+        # By identity: `--env-file .env` names the folder's own file, and so trusts it.
         self._named = file is not ENV_FILE
         self._file = None if file is None else EnvFile.read(Path(file))
 
@@ -111,15 +212,16 @@ class _AllSources(PydanticBaseSettingsSource):
         filed = _fields(self._kind, self._file.variables(refer=trust == "given"))
         if trust == "given":
             return {**filed, **others}
-        plain = {name: value for name, value in filed.items() if not refers(value)}
+        plain = {name: value for name, value in filed.items() if "${" not in value}
         values = self._kind.admitted(plain, others)
         ignored = [
             variable_of(self._kind, name)
             for name in filed
             if name not in others and name not in values
         ]
-        said = [f"{_listed(ignored)} {'is' if len(ignored) == 1 else 'are'} ignored"]
-        said = said if ignored else []
+        said = []
+        if ignored:
+            said.append(f"{_listed(ignored)} {'is' if len(ignored) == 1 else 'are'} ignored")
         if any(_plain(values[name]) != _plain(others[name]) for name in others):
             said.append(f"{PREFIX}API_KEY is not sent to its {PREFIX}BASE_URL")
         if said:
@@ -177,7 +279,7 @@ class Settings(ProcessSettings):
     redis_url: str | None = None
     """Store of the runs: redis://…, rediss://…, unix://…, or `memory`, which keeps none. Without
     one, an embedded Valkey keeps them in the data directory."""
-    data_dir: Path = Field(default_factory=lambda: user_data_path("pdr-graph", appauthor=False))
+    data_dir: Path = Field(default_factory=_data_dir)
     """Folder of the embedded parts: their checkpoints, weights and logs."""
     tokenizer: Path | None = None
     """A tokenizer.json to count tokens with. Without one, the endpoint counts them."""
@@ -241,6 +343,7 @@ def read_settings(kind: type[T], given: Mapping[str, object]) -> T:
     named = values.get("_env_file")
     if named is not None and not Path(str(named)).is_file():
         raise ConfigError(f"--env-file {str(named)!r} is no file; name one that exists")
+    # pydantic reads it before we do, and has no sentence for a malformed one.
     EnvFile.read(ENV_FILE if named is None else Path(str(named)))
     try:
         return kind(**values)

@@ -54,7 +54,6 @@ ALONE = {
         pdr_graph.cli.solve
         pdr_graph.cli.threads
         pdr_graph.cli.train
-        pdr_graph.cli.trust
         pdr_graph.cli.up
     """,
     "size": """

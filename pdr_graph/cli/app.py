@@ -28,7 +28,7 @@ _COMMANDS: Mapping[str, tuple[type[Command], str]] = {
     "check": (commands.CheckCommand, "check:check_command"),
     "train": (commands.TrainCommand, "train:train_command"),
     "train-data": (commands.TrainDataCommand, "train:train_data_command"),
-    "trust": (commands.TrustCommand, "trust:trust_command"),
+    "trust": (commands.TrustCommand, "up:trust_command"),
     "doctor": (commands.DoctorCommand, "doctor:doctor_command"),
     "demo": (commands.DemoCommand, "solve:demo_command"),
 }

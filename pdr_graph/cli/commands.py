@@ -19,10 +19,9 @@ from pdr_graph.cli.options import (
     SettingsCommand,
 )
 from pdr_graph.config import PDRConfig
-from pdr_graph.env_file import ENV_FILE
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
-from pdr_graph.settings import Settings
+from pdr_graph.settings import ENV_FILE, Settings
 from pdr_graph.strategies import PRESETS
 
 CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))

@@ -260,8 +260,8 @@ async def _trial(client: ModelClient) -> list[Check]:
     if not spent.over_budget:
         return []
     tokens = spent.usage[-1].reasoning
-    length = f"a thought of {tokens} tokens" if tokens else "a longer thought"
-    detail = f"the server ignores thinking_token_budget: {TRIAL_BUDGET} allowed {length}"
+    thought = f"a thought of {tokens} tokens" if tokens else "a longer thought"
+    detail = f"the server ignores thinking_token_budget: {thought} where {TRIAL_BUDGET} are allowed"
     remedy = "start vLLM with --reasoning-parser, or bound replies by --max-tokens"
     return [Check("thinking budget", detail, remedy)]
 

@@ -1,6 +1,7 @@
 """`pdr-graph up` and `down`: start the servers that this machine lacks, show them, stop them.
 
-What `up` has to start is decided in `up_plan`. What it started it stops again when it fails.
+What `up` has to start is decided in `up_plan`. What it started it stops again when it fails. It may
+write their addresses to a `.env`, and trusts that; `pdr-graph trust` does so for any `.env`.
 """
 
 import asyncio
@@ -19,14 +20,13 @@ from dotenv import set_key
 from rich.table import Table
 from rich.text import Text
 
-from pdr_graph.cli.commands import DownCommand, UpCommand
+from pdr_graph.cli.commands import DownCommand, TrustCommand, UpCommand
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.live import Board, LiveDisplay
 from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.config import PDRConfig
-from pdr_graph.env_file import EnvFile
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.servers.data_dir import last_lines
 from pdr_graph.servers.launch import Start, end, start, stop, until_ready
@@ -40,7 +40,7 @@ from pdr_graph.servers.record import (
     without_password,
 )
 from pdr_graph.servers.server import answers
-from pdr_graph.settings import load_settings
+from pdr_graph.settings import ENV_FILE, EnvFile, load_settings
 
 MODEL_VARIABLE, STORE_VARIABLE = "PDR_BASE_URL", "PDR_REDIS_URL"
 LINES_OF_A_LOG = 8
@@ -87,6 +87,27 @@ def down_command(command: DownCommand, output: Output) -> None:
         output.say(NOTHING_RUNS)
     if output.json:
         output.show_json({"ended": [{"part": each.part, "kind": each.kind} for each in ended]})
+
+
+def trust_command(command: TrustCommand, output: Output) -> None:
+    """Note that the user trusts a file, or does not any more; show what it sets.
+
+    Raises:
+        ConfigError: the folder has no such file, or the trust cannot be noted.
+    """
+    file = EnvFile.read(command.folder / ENV_FILE)
+    if file is None:
+        raise ConfigError(f"{str((command.folder / ENV_FILE).resolve())!r} is not there; make it")
+    if command.forget:
+        file.take_trust()
+    else:
+        file.give_trust()
+    names = list(file.variables(refer=False))
+    if output.json:
+        output.show_json({"file": str(file.path), "trusted": not command.forget, "sets": names})
+    else:
+        how = "is not trusted any more" if command.forget else "is trusted until it changes"
+        output.say(f"{str(file.path)!r} {how}; it sets {', '.join(names) or 'nothing'}")
 
 
 class StartBoard(Board):

@@ -15,10 +15,10 @@ from pdr_graph.servers.options import UpOptions
 from pdr_graph.servers.record import ServerPlan, without_password
 from pdr_graph.servers.valkey import noted_password, redis_folder
 from pdr_graph.servers.vllm import find_vllm, gpus, size_of
-from pdr_graph.settings import Settings, load_settings, read_settings
+from pdr_graph.settings import NO_KEY, Settings, load_settings, read_settings
 from pdr_graph.strategies import preset
 
-NO_KEY, MEMORY = "EMPTY", "memory"
+MEMORY = "memory"
 NEW_PASSWORD = (
     "the Redis gets a password, which the configured PDR_REDIS_URL does not have; set it anew"
 )

@@ -29,13 +29,17 @@ def default_data_dir() -> Path:
 
 
 def own_folder(path: Path) -> Path:
-    """Make a folder and its parents, readable by their owner alone; return its absolute path.
+    """Make a folder and its missing parents, for their owner alone; return its absolute path.
 
     Raises:
         LocalError: The folder cannot be made.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One by one: `parents=True` makes the parents readable by others.
+        for parent in reversed(path.absolute().parents):
+            if not parent.exists():
+                parent.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise LocalError(
             f"the data directory {path} cannot be made: {error.strerror}; "

@@ -12,6 +12,7 @@ keeper may be killed at any instant, since all that is known is in the keeper's 
 import dataclasses
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Mapping
@@ -213,15 +214,19 @@ class Shelf:
 
 
 def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
+    """Return a URL as it may be shown; a password may also be an option in its query."""
     scheme, separator, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
     name, colon, _ = user.partition(":")
+    host = _PASSWORD_OPTION.sub(r"\1***", host)
     return f"{scheme}{separator}{name}{colon and ':***'}{at}{host}"
 
 
+_PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&]*")
+
+
 def _place(url: str) -> tuple[str, int | None, str]:
-    """Return host, port and path of an address, the same for all spellings of this machine."""
+    """Return host, port and path of an address; `localhost` is 127.0.0.1."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

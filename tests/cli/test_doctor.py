@@ -69,7 +69,7 @@ def test_a_budget_that_the_server_ignores_is_told(forgetful, mock):
     check = by_name(outcome)["thinking budget"]
     assert (outcome.code, check["status"]) == (0, "warn")
     assert check["detail"] == (
-        "the server ignores thinking_token_budget: 8 allowed a thought of 48 tokens"
+        "the server ignores thinking_token_budget: a thought of 48 tokens where 8 are allowed"
     )
     assert "--reasoning-parser" in check["remedy"]
     mock.configure(keeps_thinking_budget=True)

@@ -8,11 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pdr_graph.env_file import EnvFile
 from pdr_graph.errors import ConfigError
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
-from pdr_graph.settings import Settings, load_settings, read_settings
+from pdr_graph.settings import EnvFile, Settings, load_settings, read_settings
 
 SECRET = "sk-the-users-own-key"
 SOLVE = ["solve", "What is 6 x 7?", "--widths", "2", "--checkpoint", "memory", "--seed", "1"]

@@ -200,7 +200,7 @@ async def page_server(text: Callable[[int], str]) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on this machine: make test-browser")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt install chromium")
 async def test_in_a_real_browser(serve, mock, tmp_path):
     """The page of a named origin reads answer, stream and error; another one reads nothing."""
     address = ""

@@ -13,9 +13,18 @@ from tests.servers.processes import eventually
 
 
 def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
-    """Problems and answers are private."""
-    folder = own_folder(tmp_path / "a" / "b")
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    """Problems and answers are private; so are the folders around it that were not there."""
+    folder = own_folder(tmp_path / "a" / "b" / "c")
+    made = [folder, *folder.parents[:2]]
+    assert [stat.S_IMODE(each.stat().st_mode) for each in made] == [0o700] * 3
+
+
+def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    """Its owner may have opened it to others."""
+    tmp_path.chmod(0o755)
+    own_folder(tmp_path / "a")
+    own_folder(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
@@ -23,6 +32,8 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LocalError, match=r"file/a cannot be made: Not a directory; choose another"):
         own_folder(tmp_path / "file" / "a")
+    with pytest.raises(LocalError, match=r"file cannot be made: File exists; choose another"):
+        own_folder(tmp_path / "file")
 
 
 def test_a_log_that_grew_is_set_aside(tmp_path: Path) -> None:

@@ -159,10 +159,16 @@ def test_whose_port_it_is():
     [
         ("redis://:secret@127.0.0.1:1/0", "redis://:***@127.0.0.1:1/0"),
         ("redis://me:sec@ret@h", "redis://me:***@h"),
+        ("redis://h/0?password=secret", "redis://h/0?password=***"),
+        (
+            "redis+sentinel://a:1,b:2/m?db=1&sentinel_password=x%26y&ssl_password=z&retry_for_s=5",
+            "redis+sentinel://a:1,b:2/m?db=1&sentinel_password=***&ssl_password=***&retry_for_s=5",
+        ),
+        ("unix://:secret@/a/b.sock?password=secret", "unix://:***@/a/b.sock?password=***"),
         ("redis://h:1", "redis://h:1"),
         ("unix:///a/b.sock", "unix:///a/b.sock"),
     ],
 )
 def test_addresses_as_they_are_shown(url, shown):
-    """The password is left out, and nothing else."""
+    """Passwords are left out, and nothing else."""
     assert without_password(url) == shown

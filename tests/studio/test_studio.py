@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated, Any, TypedDict
 
 import httpx2
 import pytest
@@ -24,8 +25,6 @@ from tests.mock_endpoint import MockEndpoint
 
 if importlib.util.find_spec("langgraph_api") is None:
     pytest.skip("needs LangGraph's server: make test-studio", allow_module_level=True)
-
-from typing import Annotated, Any, TypedDict
 
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph

@@ -140,21 +140,21 @@ def waiting(server) -> float:
     return server.metrics()["vllm:num_requests_waiting"]
 
 
-async def test_a_later_step_is_served_before_first_drafts_that_wait(server):
+async def test_a_later_step_is_served_before_first_drafts_that_wait(server, chat):
     """It is sent last of all, and ends while many of the drafts of new runs still wait."""
     ended: list[int] = []
-    settings = load_settings(base_url=server.base_url, priority=True)
-    async with open_client(settings) as client:
+    # Long replies, so that most of them still wait when the server is asked how many do.
+    client = ModelClient(chat(extra_body={"ignore_eos": True}), priorities=True)
 
-        async def ask(seed: int, priority: int) -> None:
-            sampling = Sampling(16, 1.0, 1.0, seed=seed, priority=priority)
-            await client.ask(f"{PROBLEM} ({seed})", sampling, Spent())
-            ended.append(priority)
+    async def ask(seed: int, priority: int) -> None:
+        sampling = Sampling(96, 1.0, 1.0, seed=seed, priority=priority)
+        await client.ask(f"{PROBLEM} ({seed})", sampling, Spent())
+        ended.append(priority)
 
-        new = [asyncio.create_task(ask(seed, 8)) for seed in range(3 * AT_ONCE)]
-        assert await eventually(lambda: waiting(server) >= AT_ONCE)
-        later = asyncio.create_task(ask(1000, -1))
-        await asyncio.gather(later, *new)
+    new = [asyncio.create_task(ask(seed, 8)) for seed in range(3 * AT_ONCE)]
+    assert await eventually(lambda: waiting(server) >= AT_ONCE)
+    later = asyncio.create_task(ask(1000, -1))
+    await asyncio.gather(later, *new)
     # In the order of their arrival it would end last.
     assert ended.index(-1) < 2.5 * AT_ONCE
 

@@ -97,11 +97,11 @@ class Dying(Connection):
 
     left: list[str] = field(default_factory=list)
 
-    async def exchange(self, command: Sequence[Argument]) -> Any:
+    async def exchange(self, command: Sequence[Argument], wait: tuple[int, int] | None) -> Any:
         if not self.left:
             raise redis.ConnectionError("killed")
         self.left.pop()
-        return await super().exchange(command)
+        return await super().exchange(command, wait)
 
 
 async def test_a_checkpoint_is_never_seen_without_its_parts(

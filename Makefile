@@ -9,7 +9,7 @@ TORCH  := 2.13.0
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
+.PHONY: help demo install test test-long test-security test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_benc
 test: $(VENV)/.dev ## the tests of the package, about five minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
 	  $(if $(ARGS),$(ARGS),$(LONG:%=--ignore=%))
+
+test-security: $(VENV)/.dev ## the attacks that the package must stand, all of which are also in test or test-long
+	@$(RUN) -m pytest -n 2 --dist loadfile -m security tests $(ARGS)
 
 test-long: $(VENV)/.dev ## the tests of kills, presets on a real model, benchmarks, studies, notebook, containers (two minutes)
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(ARGS)

@@ -4,24 +4,32 @@ Compression comes before encryption, since ciphertext does not compress. A CRC f
 forgery: only encryption stops someone who can write to Redis.
 
 Encryption is AES-256-GCM with keys that can be rotated. The first key writes, every key reads. A
-blob names its key by four bytes of the key's hash, so a rotation needs no rewrite: put the new key
-first, and keep the old one until its threads are pruned.
+blob names its key by four bytes of the key's hash, so that a new key needs no pause: put it first,
+and keep the old one until `reseal_thread` has sealed what is stored anew.
 
 With keys, only what they authenticate is read, in its thread and its field. A plain blob is
 refused, and so is one of an early release, which did not bind a blob to its thread.
+
+Keys as text, in a file or variable: 32 bytes each, as 64 hexadecimal digits or as base64, separated
+by white space or commas. A `#` begins a comment.
 
 Not covered: thread ids, namespaces, channel names, task ids and the sizes of values stay readable.
 Whoever can write to Redis can delete blobs, or put back what its field held before.
 Nonces are random: rotate a key before it has written 2^32 blobs (NIST SP 800-38D, 8.3).
 """
 
+import base64
+import binascii
 import hashlib
 import hmac
 import os
+import re
+import stat
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import ormsgpack
@@ -34,7 +42,7 @@ from pdr_checkpoints.errors import (
     MissingDependencyError,
     StoreConfigError,
 )
-from pdr_checkpoints.keys import encode
+from pdr_checkpoints.keys import decode, encode
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -56,6 +64,94 @@ DIGEST_BYTES: Final = 16
 KEY_BYTES: Final = 32
 KEY_ID_BYTES: Final = 4
 NONCE_BYTES: Final = 12
+HEAD_BYTES: Final = 2 + KEY_ID_BYTES
+"""Of a blob, by which one sees how it is sealed."""
+
+PLAIN: Final = "plain"
+EARLY: Final = "early"
+"""Sealed by an early release, not bound to a thread."""
+
+KEYS_VARIABLE: Final = "PDR_ENCRYPTION_KEYS"
+KEY_FILE_VARIABLE: Final = "PDR_ENCRYPTION_KEY_FILE"
+MOST_KEY_TEXT: Final = 65_536
+"""Bytes that a file of keys may have."""
+
+
+def parse_keys(text: str, where: str) -> tuple[bytes, ...]:
+    """Read keys from a text; `where` names it in a message, which never shows a part of it.
+
+    Raises:
+        StoreConfigError: It has none, or what is no key.
+    """
+    keys: list[bytes] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        for word in filter(None, re.split(r"[\s,]+", line.partition("#")[0])):
+            key = _key_of(word)
+            if key is None:
+                raise StoreConfigError(
+                    f"{where}, line {number}, has what is no encryption key: write 32 random bytes "
+                    "as 64 hexadecimal digits (`openssl rand -hex 32`) or as base64"
+                )
+            keys.append(key)
+    if not keys:
+        raise StoreConfigError(
+            f"{where} has no encryption key: write one there, as `openssl rand -hex 32` makes it"
+        )
+    return tuple(dict.fromkeys(keys))
+
+
+def read_key_file(path: str | os.PathLike[str]) -> tuple[bytes, ...]:
+    """Read the keys of a file that nobody else can read; the first one seals, all open.
+
+    Raises:
+        StoreConfigError: The file is missing, open to others, empty or malformed.
+    """
+    where = f"encryption key file {os.fspath(path)!r}"
+    try:
+        with Path(path).open("rb") as source:
+            about = os.fstat(source.fileno())
+            # As PostgreSQL has it: where root keeps a secret for a service, its group may read it.
+            by_root = about.st_uid == 0 and os.geteuid() != 0
+            if stat.S_IMODE(about.st_mode) & (0o037 if by_root else 0o077):
+                raise StoreConfigError(
+                    f"{where} has mode {stat.S_IMODE(about.st_mode):04o}, so that other users can "
+                    f"read or change it: `chmod 600 {os.fspath(path)}`, and replace its keys if "
+                    "somebody may have read them"
+                )
+            raw = source.read(MOST_KEY_TEXT + 1)
+    except OSError as error:
+        raise StoreConfigError(
+            f"{where} cannot be read ({error.strerror}): make one by `(umask 077; openssl rand "
+            f"-hex 32 > {os.fspath(path)})`, or name another"
+        ) from None
+    if len(raw) > MOST_KEY_TEXT:
+        raise StoreConfigError(f"{where} has more than {MOST_KEY_TEXT} bytes: it is no key file")
+    return parse_keys(raw.decode("utf-8", "replace"), where)
+
+
+def keys_from(environment: Mapping[str, str]) -> tuple[bytes, ...]:
+    """Return the keys that an environment names; empty where it names none.
+
+    Raises:
+        StoreConfigError: It names them twice, or they cannot be read.
+    """
+    text, file = environment.get(KEYS_VARIABLE, ""), environment.get(KEY_FILE_VARIABLE, "")
+    if text and file:
+        raise StoreConfigError(f"{KEYS_VARIABLE} and {KEY_FILE_VARIABLE} are both set: unset one")
+    if file:
+        return read_key_file(file)
+    return parse_keys(text, KEYS_VARIABLE) if text else ()
+
+
+def _key_of(word: str) -> bytes | None:
+    try:
+        if len(word) == 2 * KEY_BYTES:
+            return bytes.fromhex(word)
+        padded = word.rstrip("=").translate(str.maketrans("-_", "+/")) + "="
+        key = base64.b64decode(padded, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return key if len(key) == KEY_BYTES else None
 
 
 class Keyring:
@@ -72,6 +168,11 @@ class Keyring:
         # A plain hash of a value would tell a reader of Redis that two values are equal, or that
         # one equals a guess. The key of the hash is not the cipher's.
         self._digest_key = hashlib.sha256(b"digest" + keys[0]).digest()
+
+    @property
+    def name(self) -> str:
+        """The key that writes, by the part of its hash that its blobs carry."""
+        return self._writing.hex()
 
     def seal(self, plain: bytes, place: bytes) -> bytes:
         """Encrypt bytes, and authenticate them together with their place."""
@@ -92,7 +193,9 @@ class Keyring:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise DecryptionError(
-                what, f"it is encrypted with key {key_id.hex()}, which is not in encryption_keys"
+                what,
+                f"it is encrypted with key {key_id.hex()}, which is not in encryption_keys: add "
+                "the key",
             )
         try:
             return cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], place)
@@ -146,6 +249,17 @@ class Envelope:
     def of(self, thread_id: str) -> "ThreadEnvelope":
         """Return the envelope of a thread's blobs."""
         return ThreadEnvelope(self, encode(thread_id))
+
+    def seal_of(self, head: bytes) -> str:
+        """Say how a blob is sealed, by its first bytes: `plain`, `early`, or the key's name."""
+        if len(head) < HEAD_BYTES or not head[1] & ENCRYPTED:
+            return PLAIN
+        return head[2:HEAD_BYTES].hex() if head[0] >= SEALED_VERSION else EARLY
+
+    @property
+    def seal_name(self) -> str:
+        """How this envelope seals, as `seal_of` says it."""
+        return PLAIN if self.keyring is None else self.keyring.name
 
     def digest(self, body: bytes) -> bytes:
         """Name a body by 16 bytes of its hash, which is keyed where bodies are encrypted."""
@@ -220,34 +334,38 @@ class ThreadEnvelope:
             CorruptCheckpointError: It is missing, cut or altered.
         """
         if blob is None:
-            raise CorruptCheckpointError(describe(place), "it is missing")
+            raise CorruptCheckpointError(self.describe(place), "it is missing")
         if len(blob) < 2:
-            raise CorruptCheckpointError(describe(place), f"only {len(blob)} bytes are left of it")
+            raise CorruptCheckpointError(
+                self.describe(place), f"only {len(blob)} bytes are left of it"
+            )
         header, version, flags = blob[:2], blob[0], blob[1]
         known = SEALED_VERSION if flags & ENCRYPTED else ENVELOPE_VERSION
         if not ENVELOPE_VERSION <= version <= known:
-            raise FormatVersionError(describe(place), version, known)
+            raise FormatVersionError(self.describe(place), version, known)
         keyring = self.envelope.keyring
         if keyring is not None and version < SEALED_VERSION and not self.envelope.read_older:
             what = "was encrypted by an early release" if flags & ENCRYPTED else "is not encrypted"
             raise DecryptionError(
-                describe(place),
+                self.describe(place),
                 f"it {what}, so that encryption_keys do not show that it belongs to this thread: "
-                "if the store is older than its keys or than this release, open it with "
-                "read_older=True",
+                "if the store is older than its keys or than this release, seal it anew by "
+                "`pdr-graph reseal --read-older`, or open it with read_older=True",
             )
         if flags & ENCRYPTED:
             if keyring is None:
                 raise DecryptionError(
-                    describe(place), "it is encrypted and encryption_keys is not set"
+                    self.describe(place),
+                    "it is encrypted and encryption_keys is not set: name a file that holds the "
+                    f"key by --encryption-key-file / {KEY_FILE_VARIABLE}",
                 )
             bound = self._bound(header, place) if version == SEALED_VERSION else header + place
-            body = keyring.unseal(blob[2:], bound, describe(place))
+            body = keyring.unseal(blob[2:], bound, self.describe(place))
         else:
             body = blob[6:]
             if blob[2:6] != _check(header + place, body):
                 raise CorruptCheckpointError(
-                    describe(place), "its checksum differs: cut or altered bytes"
+                    self.describe(place), "its checksum differs: cut or altered bytes"
                 )
         return self.envelope.decompress(flags & ~ENCRYPTED, body, place)
 
@@ -261,17 +379,28 @@ class ThreadEnvelope:
         try:
             content = ormsgpack.unpackb(packed)
         except ormsgpack.MsgpackDecodeError as error:
-            raise CorruptCheckpointError(describe(place), f"it is not msgpack: {error}") from error
+            raise CorruptCheckpointError(
+                self.describe(place), f"it is not msgpack: {error}"
+            ) from error
         if not isinstance(content, list):
             raise unknown_shape(place)
         return content
 
     def moved(self, blob: bytes, place: bytes, target: "ThreadEnvelope") -> bytes:
-        """Return a blob for the same place of another thread; raises what `unwrap` does."""
-        is_bound = blob[:1] == bytes((SEALED_VERSION,))
-        if self.thread == target.thread or not (is_bound or self.envelope.keyring):
+        """Return a blob for the same place of a thread, the same or another.
+
+        With keys, nothing is taken that they do not open; what they do not bind is sealed.
+        Raises what `unwrap` does.
+        """
+        is_bound, stays = blob[:1] == bytes((SEALED_VERSION,)), self.thread == target.thread
+        if self.envelope.keyring is None and (stays or not is_bound):
             return blob
-        return target.wrap(self.unwrap(blob, place), place)
+        body = self.unwrap(blob, place)
+        return blob if is_bound and stays else target.wrap(body, place)
+
+    def describe(self, place: bytes) -> str:
+        """Name a field and its thread in a message."""
+        return f"{describe(place)} of thread {decode(self.thread)!r}"
 
     def _bound(self, header: bytes, place: bytes) -> bytes:
         return header + len(self.thread).to_bytes(4, "big") + self.thread + place

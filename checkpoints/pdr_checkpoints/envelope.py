@@ -10,26 +10,18 @@ and keep the old one until `reseal_thread` has sealed what is stored anew.
 With keys, only what they authenticate is read, in its thread and its field. A plain blob is
 refused, and so is one of an early release, which did not bind a blob to its thread.
 
-Keys as text, in a file or variable: 32 bytes each, as 64 hexadecimal digits or as base64, separated
-by white space or commas. A `#` begins a comment.
-
 Not covered: thread ids, namespaces, channel names, task ids and the sizes of values stay readable.
 Whoever can write to Redis can delete blobs, or put back what its field held before.
 Nonces are random: rotate a key before it has written 2^32 blobs (NIST SP 800-38D, 8.3).
 """
 
-import base64
-import binascii
 import hashlib
 import hmac
 import os
-import re
-import stat
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import ormsgpack
@@ -70,88 +62,6 @@ HEAD_BYTES: Final = 2 + KEY_ID_BYTES
 PLAIN: Final = "plain"
 EARLY: Final = "early"
 """Sealed by an early release, not bound to a thread."""
-
-KEYS_VARIABLE: Final = "PDR_ENCRYPTION_KEYS"
-KEY_FILE_VARIABLE: Final = "PDR_ENCRYPTION_KEY_FILE"
-MOST_KEY_TEXT: Final = 65_536
-"""Bytes that a file of keys may have."""
-
-
-def parse_keys(text: str, where: str) -> tuple[bytes, ...]:
-    """Read keys from a text; `where` names it in a message, which never shows a part of it.
-
-    Raises:
-        StoreConfigError: It has none, or what is no key.
-    """
-    keys: list[bytes] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        for word in filter(None, re.split(r"[\s,]+", line.partition("#")[0])):
-            key = _key_of(word)
-            if key is None:
-                raise StoreConfigError(
-                    f"{where}, line {number}, has what is no encryption key: write 32 random bytes "
-                    "as 64 hexadecimal digits (`openssl rand -hex 32`) or as base64"
-                )
-            keys.append(key)
-    if not keys:
-        raise StoreConfigError(
-            f"{where} has no encryption key: write one there, as `openssl rand -hex 32` makes it"
-        )
-    return tuple(dict.fromkeys(keys))
-
-
-def read_key_file(path: str | os.PathLike[str]) -> tuple[bytes, ...]:
-    """Read the keys of a file that nobody else can read; the first one seals, all open.
-
-    Raises:
-        StoreConfigError: The file is missing, open to others, empty or malformed.
-    """
-    where = f"encryption key file {os.fspath(path)!r}"
-    try:
-        with Path(path).open("rb") as source:
-            about = os.fstat(source.fileno())
-            # As PostgreSQL has it: where root keeps a secret for a service, its group may read it.
-            by_root = about.st_uid == 0 and os.geteuid() != 0
-            if stat.S_IMODE(about.st_mode) & (0o037 if by_root else 0o077):
-                raise StoreConfigError(
-                    f"{where} has mode {stat.S_IMODE(about.st_mode):04o}, so that other users can "
-                    f"read or change it: `chmod 600 {os.fspath(path)}`, and replace its keys if "
-                    "somebody may have read them"
-                )
-            raw = source.read(MOST_KEY_TEXT + 1)
-    except OSError as error:
-        raise StoreConfigError(
-            f"{where} cannot be read ({error.strerror}): make one by `(umask 077; openssl rand "
-            f"-hex 32 > {os.fspath(path)})`, or name another"
-        ) from None
-    if len(raw) > MOST_KEY_TEXT:
-        raise StoreConfigError(f"{where} has more than {MOST_KEY_TEXT} bytes: it is no key file")
-    return parse_keys(raw.decode("utf-8", "replace"), where)
-
-
-def keys_from(environment: Mapping[str, str]) -> tuple[bytes, ...]:
-    """Return the keys that an environment names; empty where it names none.
-
-    Raises:
-        StoreConfigError: It names them twice, or they cannot be read.
-    """
-    text, file = environment.get(KEYS_VARIABLE, ""), environment.get(KEY_FILE_VARIABLE, "")
-    if text and file:
-        raise StoreConfigError(f"{KEYS_VARIABLE} and {KEY_FILE_VARIABLE} are both set: unset one")
-    if file:
-        return read_key_file(file)
-    return parse_keys(text, KEYS_VARIABLE) if text else ()
-
-
-def _key_of(word: str) -> bytes | None:
-    try:
-        if len(word) == 2 * KEY_BYTES:
-            return bytes.fromhex(word)
-        padded = word.rstrip("=").translate(str.maketrans("-_", "+/")) + "="
-        key = base64.b64decode(padded, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return key if len(key) == KEY_BYTES else None
 
 
 class Keyring:
@@ -357,7 +267,7 @@ class ThreadEnvelope:
                 raise DecryptionError(
                     self.describe(place),
                     "it is encrypted and encryption_keys is not set: name a file that holds the "
-                    f"key by --encryption-key-file / {KEY_FILE_VARIABLE}",
+                    "key by --encryption-key-file / PDR_ENCRYPTION_KEY_FILE",
                 )
             bound = self._bound(header, place) if version == SEALED_VERSION else header + place
             body = keyring.unseal(blob[2:], bound, self.describe(place))

@@ -84,6 +84,11 @@ class Keyring:
         """The key that writes, by the part of its hash that its blobs carry."""
         return self._writing.hex()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The same of all keys."""
+        return frozenset(key_id.hex() for key_id in self._ciphers)
+
     def seal(self, plain: bytes, place: bytes) -> bytes:
         """Encrypt bytes, and authenticate them together with their place."""
         nonce = os.urandom(NONCE_BYTES)

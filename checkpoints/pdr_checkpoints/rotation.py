@@ -160,6 +160,17 @@ def _key_of(word: str) -> bytes | None:
 class SealMethods(RetentionMethods):
     """The methods of a saver that say how values are sealed, and that seal them anew."""
 
+    @property
+    def seal_name(self) -> str:
+        """The name of the key that seals what is written, or `plain`."""
+        return self._session.envelope.seal_name
+
+    @property
+    def key_names(self) -> frozenset[str]:
+        """The names of all keys; a name is a part of the key's hash, and no secret."""
+        keyring = self._session.envelope.keyring
+        return frozenset() if keyring is None else keyring.names
+
     async def sealed_by(self, thread_id: str, *, only_some: bool = False) -> ThreadSeals:
         """Say how the values of a thread are sealed, without reading them whole.
 

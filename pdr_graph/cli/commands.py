@@ -25,8 +25,10 @@ from pdr_graph.settings import ENV_FILE, Settings
 from pdr_graph.strategies import PRESETS
 
 CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
-SETTINGS = OptionGroup(Settings, tuple(Settings.model_fields))
-STORAGE = OptionGroup(Settings, ("redis_url", "data_dir"))
+SETTINGS = OptionGroup(
+    Settings, tuple(name for name in Settings.model_fields if name not in Settings.unspoken)
+)
+STORAGE = OptionGroup(Settings, ("redis_url", "encryption_key_file", "data_dir"))
 DEFAULTS = OptionGroup(
     PDRConfig,
     tuple(
@@ -103,6 +105,23 @@ class ThreadsCommand(SettingsCommand):
     storage: Annotated[Given, STORAGE]
 
 
+class ResealCommand(SettingsCommand):
+    """Seal stored runs anew with the first encryption key. After a stop, the same command goes on.
+
+    To change the key: put a new one before the others in the key file, start what runs anew, and
+    run this. When it says that nothing is left, remove the old key.
+    """
+
+    threads: Annotated[tuple[str, ...], Argument()] = ()
+    """Runs to seal anew. Without it, all that is stored."""
+    read_older: bool = False
+    """Also take values that are plain, or that version 0.1 encrypted. Whoever could write to the
+    store may have put them there."""
+    plain: bool = False
+    """Take the encryption off instead: store all values as plain bytes."""
+    storage: Annotated[Given, STORAGE]
+
+
 class InspectCommand(SettingsCommand):
     """Show a run: rounds, drafts, workspaces, solution, verdict, ledger."""
 
@@ -167,7 +186,11 @@ class UpCommand(SettingsCommand):
     ]
     strategy: Annotated[Given, SIZING]
     places: Annotated[
-        Given, OptionGroup(Settings, ("base_url", "model", "api_key", "redis_url", "data_dir"))
+        Given,
+        OptionGroup(
+            Settings,
+            ("base_url", "model", "api_key", "api_key_file", "redis_url", "data_dir"),
+        ),
     ]
 
     @property

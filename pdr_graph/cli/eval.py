@@ -24,7 +24,7 @@ from pdr_graph.cli.live import LiveDisplay
 from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
-from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver
+from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
@@ -165,7 +165,7 @@ class EvalSession:
         from pdr_graph.eval.ray_cluster import WorkerKit, ray_executor
 
         kit = WorkerKit(
-            settings=self.settings,
+            settings=with_keys(self.settings),
             open_store=open_unannounced,
             # A worker that died holds its threads until its leases run out.
             claim=partial(by_lease, wait_s=LEASE_S + 1),

@@ -179,9 +179,7 @@ async def test_every_value_goes_to_the_first_key(
     assert await saver.reseal_thread("t") == len(former)
     assert await all_of(open_saver(encryption_keys=[NEW]), "t") == expected
     now = await blobs(saver, "t")
-    assert {(blob[0], blob[2:6].hex()) for blob in now.values()} == {
-        (2, saver._session.envelope.seal_name)
-    }
+    assert {(blob[0], blob[2:6].hex()) for blob in now.values()} == {(2, saver.seal_name)}
     assert {name[:1] for name in now} == {b"c", b"v", b"w", b"p"}
     assert len(now) == len(former)
     # A part's name would still tell who has the old key, or a guess, what it holds.
@@ -241,7 +239,7 @@ async def test_sealing_anew_blesses_nothing(open_saver: Open, kind: bytes, forge
     older = open_saver(encryption_keys=[NEW, OLD], read_older=True)
     if forged == "plain":
         await older.reseal_thread("t")
-        assert await sealed(saver, "t") == {saver._session.envelope.seal_name}
+        assert await sealed(saver, "t") == {saver.seal_name}
     else:
         with pytest.raises(DecryptionError):
             await older.reseal_thread("t")
@@ -411,7 +409,7 @@ async def test_seals_are_counted_by_their_keys(open_saver: Open) -> None:
     plain, old = open_saver(), open_saver(encryption_keys=[OLD])
     await fill(plain, "plain")
     await fill(old, "old")
-    name = old._session.envelope.seal_name
+    name = old.seal_name
     for saver, unread in (
         (plain, {"old": "encryption_keys is not set"}),
         (old, {"plain": "is not encrypted"}),
@@ -486,7 +484,7 @@ async def test_a_plain_file_is_sealed_on_its_way_in(open_saver: Open, prefix: st
     await older.import_thread(each(chunks))
     there = open_saver(prefix=prefix + "-there", encryption_keys=[NEW])
     assert await all_of(there, "t") == expected
-    assert await sealed(there, "t") == {there._session.envelope.seal_name}
+    assert await sealed(there, "t") == {there.seal_name}
 
 
 async def test_half_a_thread_is_not_sealed_anew(open_saver: Open) -> None:

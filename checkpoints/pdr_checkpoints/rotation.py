@@ -233,7 +233,7 @@ class SealMethods(RetentionMethods):
 
         Args:
             thread_id: The thread. One of which nothing is stored has no values.
-            plain: Take the encryption off instead.
+            plain: Take the encryption off instead. Plain values then stay as they are.
             wait_s: How long to wait for a run that holds the thread.
 
         Raises:
@@ -249,7 +249,12 @@ class SealMethods(RetentionMethods):
                 "encryption_keys is not set, and sealing anew needs a key: name a file that holds "
                 "it by --encryption-key-file / PDR_ENCRYPTION_KEY_FILE"
             )
-        target = Envelope(options.compression, () if plain else options.encryption_keys[:1])
+        source, target = self._session.envelope, Envelope(options.compression)
+        if plain:
+            # What the call before it has done is plain; without keys nothing is shown to be true.
+            source = Envelope(options.compression, options.encryption_keys, read_older=True)
+        else:
+            target = Envelope(options.compression, options.encryption_keys[:1])
         async with AsyncExitStack() as stack:
             if (fence := leases.fence(thread_id)) is None:
                 held = leases.hold(thread_id, ttl_s=options.lease_ttl_s, wait_s=wait_s, owner=None)
@@ -265,7 +270,9 @@ class SealMethods(RetentionMethods):
                         "it is not whole, since an import or copy is under way or was cut short: "
                         "wait for it, or delete the thread",
                     )
-                work = _Resealing(self, thread_id, target.of(thread_id), stamp, fence)
+                work = _Resealing(
+                    self, thread_id, source.of(thread_id), target.of(thread_id), stamp, fence
+                )
                 try:
                     return await work.carry_out()
                 except exceptions.ResponseError as error:
@@ -280,6 +287,7 @@ class _Resealing:
 
     saver: SealMethods
     thread_id: str
+    source: ThreadEnvelope
     target: ThreadEnvelope
     stamp: bytes
     """Of the last write to the thread: nothing is written after another one."""
@@ -316,7 +324,7 @@ class _Resealing:
     def _part(
         self, name: bytes, blob: bytes, renamed: dict[bytes, bytes]
     ) -> tuple[bytes, bytes] | None:
-        body = self._source.unwrap(blob, name)
+        body = self.source.unwrap(blob, name)
         digest = renamed[name[1:]] = self.target.envelope.digest(body)
         if digest == name[1:] and self._is_current(blob):
             return None
@@ -326,7 +334,7 @@ class _Resealing:
         self, name: bytes, blob: bytes, renamed: Mapping[bytes, bytes]
     ) -> tuple[bytes, bytes] | None:
         """Seal a record, a cell or writes, and name their parts as these are called now."""
-        source, target = self._source, self.target
+        source, target = self.source, self.target
         is_current = self._is_current(blob)
         if name[:1] == keys.RECORD:
             body = source.unwrap(blob, name)
@@ -345,10 +353,6 @@ class _Resealing:
     def _is_current(self, blob: bytes) -> bool:
         envelope = self.target.envelope
         return envelope.seal_of(blob[:HEAD_BYTES]) == envelope.seal_name
-
-    @property
-    def _source(self) -> ThreadEnvelope:
-        return self.saver._session.envelope.of(self.thread_id)
 
     async def _write(self, commands: Sequence[Command]) -> None:
         for together in _by_size(commands):

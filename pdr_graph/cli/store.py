@@ -93,7 +93,11 @@ async def open_redis(
     """
     try:
         async with open_checkpointer(
-            url, ttl_s=ttl_s, encryption_keys=encryption_keys, read_older=read_older
+            url,
+            ttl_s=ttl_s,
+            encryption_keys=encryption_keys,
+            read_older=read_older,
+            lease_ttl_s=LEASE_S,
         ) as saver:
             yield saver
     except RedisError as error:
@@ -169,9 +173,7 @@ def reseal_command(command: ResealCommand, output: Output) -> None:
             try:
                 await work.carry_out()
             except asyncio.CancelledError:
-                output.tell(
-                    "stopped; all runs can be read with the same keys, and the same command goes on"
-                )
+                output.tell(work.way_on)
                 raise
             return work
 
@@ -199,6 +201,17 @@ class Reseal:
     def seal(self) -> str:
         """The name of the key, or `plain`."""
         return "plain" if self.command.plain else self.saver.seal_name
+
+    @property
+    def way_on(self) -> str:
+        """The line that says how to continue after a stop."""
+        changes_kind = self.command.plain or self.command.read_older
+        then = (
+            "some runs are refused until it ends"
+            if changes_kind
+            else "until it ends, keep all keys"
+        )
+        return f"stopped; the same command goes on, and {then}"
 
     async def carry_out(self) -> None:
         """Seal all anew; wait once for the runs of processes that may have been killed."""

@@ -41,7 +41,7 @@ class SaverOptions:
     of them binds to its thread and its place is refused, plain bytes too."""
     read_older: bool = False
     """With keys: read plain bytes as well, and those that an early release encrypted, which did not
-    bind them to their thread. For the change of an old store: `acopy_thread` seals all anew."""
+    bind them to their thread. For the change of an old store: `reseal_thread` seals it anew."""
     max_connections: int = 32
     """Bound on connections, half of which stay ready while idle. Operations that find none wait."""
     reply_timeout_s: float = 20.0

@@ -23,6 +23,7 @@ from pdr_checkpoints import (
 )
 from pdr_checkpoints.rotation import parse_keys, read_key_file
 from test_saver import put
+from test_stored_form import EXPORTED
 
 OLD, NEW = b"o" * 32, b"n" * 32
 TEXT = "a long enough text to be a part " * 100
@@ -192,6 +193,24 @@ async def test_every_value_goes_to_the_first_key(
     assert await saver.reseal_thread("t") == 0
     await saver.aprune(["t"])
     assert await saver.aget_tuple(config("t")) == expected[0]
+
+
+async def test_what_version_0_1_encrypted_is_bound_to_its_thread(open_saver: Open) -> None:
+    """Where it is asked for; its states stay what they were."""
+    file = EXPORTED["encrypted"]
+    await open_saver().import_thread(each([file]))
+    key = b"k" * 32
+    with pytest.raises(DecryptionError, match=r"early release.*reseal --read-older"):
+        await open_saver(encryption_keys=[NEW, key]).reseal_thread("t")
+    older = open_saver(encryption_keys=[NEW, key], read_older=True)
+    expected = await all_of(older, "t")
+    assert len(expected) == 4
+    assert await sealed(older, "t") == {"early"}
+    await older.reseal_thread("t")
+    assert await all_of(open_saver(encryption_keys=[NEW]), "t") == expected
+    await older.adelete_thread("t")
+    await older.import_thread(each([file]))
+    assert await all_of(open_saver(encryption_keys=[NEW]), "t") == expected
 
 
 async def test_encryption_can_be_taken_off(open_saver: Open) -> None:

@@ -51,6 +51,8 @@ return {found[1], heads}
 """A page of a hash: the names of its fields, and how their values begin."""
 SEALS_PAGE: Final = 32
 """Fields of such a page, about: drafts of 32 kB make that a megabyte that the server copies."""
+SCANNED: Final = 1000
+"""Keys of the server that are looked at in a round trip: less than a millisecond."""
 
 Seal = Callable[[bytes, bytes, dict[bytes, bytes]], tuple[bytes, bytes] | None]
 """Takes the name and blob of a field, and the new digests by the old ones; returns the name and
@@ -216,11 +218,27 @@ class SealMethods(RetentionMethods):
         seen: set[bytes] = set()
         stem = re.sub(r"([*?\[\]\\^-])", r"\\\1", self._store.prefix)
         pattern = f"{stem}:{{.*}}:data"
-        async for key in self._store.connection.client.scan_iter(match=pattern, count=1000):
+        async for key in self._matching_keys(pattern):
             if key not in seen:
                 seen.add(key)
                 tag = key[len(self._store.prefix) + 3 : -len("}:data")]
                 yield unquote(tag.decode("ascii", "replace"), errors="surrogatepass")
+
+    async def _matching_keys(self, pattern: str) -> AsyncIterator[bytes]:
+        store = self._store
+        if store.connection.is_cluster:
+            # Of every node: only its client knows them.
+            async for key in store.connection.client.scan_iter(match=pattern, count=SCANNED):
+                yield key
+            return
+        cursor: int | None = None
+        while cursor != 0:
+            position, some = await store.call(
+                "SCAN", cursor or 0, "MATCH", pattern, "COUNT", SCANNED
+            )
+            cursor = int(position)
+            for key in some:
+                yield key
 
     async def reseal_thread(
         self, thread_id: str, *, plain: bool = False, wait_s: float = 0.0

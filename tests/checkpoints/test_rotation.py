@@ -22,6 +22,7 @@ from pdr_checkpoints import (
     open_checkpointer,
 )
 from pdr_checkpoints.rotation import parse_keys, read_key_file
+from redis_servers import Server
 from test_saver import put
 from test_stored_form import EXPORTED
 
@@ -166,6 +167,33 @@ BEFORE: list[Any] = [
     pytest.param({"encryption_keys": [OLD]}, {}, id="an older key"),
     pytest.param({}, {"read_older": True}, id="plain"),
 ]
+
+
+async def test_every_kind_of_server_is_sealed_anew(any_server: Server, prefix: str) -> None:
+    """Redis of several versions and Valkey."""
+    for order in ([OLD], [NEW, OLD]):
+        async with open_checkpointer(
+            any_server.url, prefix=prefix, encryption_keys=order, read_older=True
+        ) as saver:
+            if order == [OLD]:
+                await fill(saver, "t")
+            assert [name async for name in saver.stored_threads()] == ["t"]
+            await saver.reseal_thread("t")
+            found = await saver.seals()
+            assert [(each.thread_id, set(each.counts)) for each in found.sample] == [
+                ("t", {saver.seal_name})
+            ]
+            assert len(await all_of(saver, "t")) == 2
+            await saver.acopy_thread("t", "copy")
+            await saver.adelete_thread("copy")
+
+
+@pytest.mark.security
+def test_keys_are_in_no_message() -> None:
+    """The options of a saver are shown in logs and tracebacks; their keys are not."""
+    options = SaverOptions(encryption_keys=[OLD])
+    assert "oooo" not in repr(options) + str(options)
+    assert OLD.hex() not in repr(options)
 
 
 @pytest.mark.parametrize(("before", "after"), BEFORE)

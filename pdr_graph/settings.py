@@ -307,7 +307,7 @@ def secret_in(path: Path) -> str:
                     f"{where} has mode {mode:04o}, so that other users can read or change it; "
                     f"run `chmod 600 {path}`, and replace the key if somebody may have read it"
                 )
-            text = source.read(MOST_SECRET_BYTES).decode("utf-8").strip()
+            text = source.read(MOST_SECRET_BYTES).decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise ConfigError(f"{where} is not UTF-8 text; write the key there, and no more") from None
     except OSError as error:

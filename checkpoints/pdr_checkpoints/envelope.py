@@ -264,8 +264,10 @@ class ThreadEnvelope:
             raise DecryptionError(
                 self.describe(place),
                 f"it {what}, so that encryption_keys do not show that it belongs to this thread: "
-                "if the store is older than its keys or than this release, seal it anew by "
-                "`pdr-graph reseal --read-older`, or open it with read_older=True",
+                "if it is older than the keys or than this release, and you trust where it comes "
+                "from, `pdr-graph reseal --read-older` seals it in the store and `pdr-graph "
+                "threads --import FILE --read-older` from a file; in Python, open it with "
+                "read_older=True",
             )
         if flags & ENCRYPTED:
             if keyring is None:

@@ -131,7 +131,7 @@ def read_key_file(path: str | os.PathLike[str]) -> tuple[bytes, ...]:
         ) from None
     if len(raw) > MOST_KEY_TEXT:
         raise StoreConfigError(f"{where} has more than {MOST_KEY_TEXT} bytes: it is no key file")
-    return parse_keys(raw.decode("utf-8", "replace"), where)
+    return parse_keys(raw.decode("utf-8-sig", "replace"), where)
 
 
 def keys_from(environment: Mapping[str, str]) -> tuple[bytes, ...]:

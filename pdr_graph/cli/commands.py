@@ -102,6 +102,9 @@ class ThreadsCommand(SettingsCommand):
     """Write the named run to a file, byte for byte."""
     import_from: Annotated[Path | None, Flag("--import", "FILE")] = None
     """Store an exported run, under the given name if there is one."""
+    read_older: bool = False
+    """With --import and encryption keys: also take values that are plain, or that version 0.1
+    encrypted, and seal them. Whoever could write to the file may have put them there."""
     storage: Annotated[Given, STORAGE]
 
 

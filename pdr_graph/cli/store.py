@@ -228,9 +228,9 @@ class Reseal:
             self.output.say(f"{len(busy)} runs are in progress; waiting up to {LEASE_S + 1:.0f} s")
         for name in busy:
             await self._one(name, max(0.0, until - time.monotonic()))
-        self.num_threads = len(named) - len(self.left)
+        self.num_threads = sum(name not in self.left for name in named)
         if not self.command.threads:
-            await self._look_again()
+            await self._look_again(set(named))
 
     async def _one(self, thread_id: str, wait_s: float) -> None:
         self.left.pop(thread_id, None)
@@ -245,13 +245,14 @@ class Reseal:
         except SaverError as error:
             self.left[thread_id] = str(error)
 
-    async def _look_again(self) -> None:
+    async def _look_again(self, known: set[str]) -> None:
         """Look at how every stored value is sealed: old processes may have written meanwhile."""
         async for name in self.saver.stored_threads():
             self._tell("looking at what is left")
             others = (await self.saver.sealed_by(name)).counts.keys() - {self.seal}
             if others and name not in self.left:
                 self.left[name] = f"it has values sealed otherwise ({', '.join(sorted(others))})"
+                self.num_threads -= name in known
 
     def show(self) -> None:
         """Say what was done, and what is left."""
@@ -266,7 +267,8 @@ class Reseal:
                 }
             )
         how = "plain" if self.command.plain else f"sealed by key {self.seal}"
-        self.output.say(f"{self.num_threads} runs are {how}; {self.num_values} values were changed")
+        total = self.num_threads + len(self.left)
+        self.output.say(f"{self.num_threads} of {total} runs are {how}; changed: {self.num_values}")
         for name, why in self.left.items():
             self.output.tell(f"{one_line(name)} is left: {one_line(why)}")
         if self.left:

@@ -71,7 +71,7 @@ async def sealed(saver: RedisSaver, thread: str) -> set[str]:
         OLD.hex().upper(),
         base64.b64encode(OLD).decode(),
         base64.b64encode(OLD).decode().rstrip("="),
-        f"\n# made today\n  {OLD.hex()}  # mine\n\n",
+        f"\n# made today\r\n  {OLD.hex()}  # mine\r\n\n",
     ],
 )
 def test_a_key_is_hexadecimal_or_base64(spelled: str) -> None:

@@ -338,7 +338,7 @@ def test_a_store_goes_from_plain_to_a_key_to_another_and_back(cli, own, clean):
         names_seen.append(seal)
         assert own.seals() == {"a": {seal}, "b": {seal}}
         again = cli("reseal", *words)
-        assert "; 0 values were changed" in lines(again)
+        assert "; changed: 0" in lines(again)
         assert "nothing is left that is sealed otherwise" in lines(again)
         alone = ["--encryption-key-file", key_file(clean / "one", keys[0])]
         reading = [] if flags == ["--plain"] else alone
@@ -394,6 +394,48 @@ def test_a_killed_rotation_goes_on(cli, own, clean):
     assert cli("reseal", *both).code == 0
     assert len(set(map(frozenset, own.seals().values()))) == 1
     assert before not in own.seals().values()
+
+
+@pytest.mark.redis
+def test_a_stop_says_how_to_go_on(own, clean, mock):
+    """Ctrl-C in the middle: one line, and no traceback."""
+    ended = subprocess.run(
+        [sys.executable, "-c", STOPPED], capture_output=True, text=True, cwd=clean, timeout=60
+    )
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("stopped; the same command goes on, and")
+
+
+STOPPED = f"""
+import asyncio, os, signal, sys
+from pdr_graph.cli import run, store
+
+async def interrupted(self):
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(60)
+
+store.Reseal.carry_out = interrupted
+os.environ["PDR_ENCRYPTION_KEYS"] = "{OLD.hex()}"
+sys.exit(run(["reseal"]))
+"""
+
+
+@pytest.mark.redis
+@pytest.mark.security
+def test_a_plain_file_is_taken_on_request_alone(cli, own, clean):
+    """By a store with keys; then it is sealed, and nothing of a refused file is kept."""
+    cli("solve", PROBLEM, *SMALL, "--thread", "a")
+    cli("threads", "a", "--export", "a.run")
+    cli("threads", "a", "--delete")
+    words = ["--encryption-key-file", key_file(clean / "keys", OLD)]
+    refused = cli("threads", "--import", "a.run", *words)
+    assert refused.code == 1
+    assert "threads --import FILE --read-older" in lines(refused)
+    assert own.seals() == {}
+    assert cli("threads", "--import", "a.run", "--read-older", *words).code == 0
+    assert cli("inspect", "a", *words).code == 0
+    assert "plain" not in own.seals()["a"]
+    assert "add --import FILE" in lines(cli("threads", "--read-older", *words))
 
 
 # The doctor

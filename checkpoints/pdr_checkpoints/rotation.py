@@ -6,7 +6,8 @@ are separated by white space or commas, and `#` begins a comment. The first key 
 A thread is sealed anew under its lease, parts first: a part's name depends on the key, so it is
 stored under its new name beside the old one. Then follows what refers to parts, and at last the old
 parts go. Whenever that is cut short, everything can be read with both keys, and the next call goes
-on.
+on. Runs without a lease, and whoever prunes, may come between: each write is applied only if nobody
+has written since and all that it relies on is there.
 """
 
 import asyncio
@@ -15,9 +16,9 @@ import binascii
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -293,10 +294,13 @@ class SealMethods(RetentionMethods):
                 )
                 try:
                     return await work.carry_out()
-                except exceptions.ResponseError as error:
-                    if "CHANGED" not in str(error):
-                        raise
+                except _OvertakenError:
+                    continue
         raise ThreadContendedError(thread_id, SWAP_TRIES)
+
+
+class _OvertakenError(Exception):
+    """Somebody else changed the thread."""
 
 
 @dataclass(slots=True)
@@ -308,8 +312,11 @@ class _Resealing:
     source: ThreadEnvelope
     target: ThreadEnvelope
     stamp: bytes
-    """Of the last write to the thread: nothing is written after another one."""
+    """Of the last write to the thread: nothing is written after one of somebody else. Each write
+    changes it, since pruning may meet a new part before anything refers to it."""
     fence: Fence
+    used: set[bytes] = field(default_factory=set)
+    """Parts, by their old digests, to which the values refer that are written next."""
 
     async def carry_out(self) -> int:
         """Write what changes, and return how many values that are."""
@@ -332,7 +339,13 @@ class _Resealing:
                     commands.append(("HSET", thread.data, name, blob))
                     if former != name and former in listed:
                         commands.append(("ZADD", thread.index, b"0", name))
-                await self._write(commands)
+                # Whoever prunes meanwhile takes a new part for a dead one.
+                needed = {
+                    keys.part(renamed[each]) for each in self.used if keys.part(each) in listed
+                }
+                needed |= {former for former, *_ in changed if former in listed}
+                await self._write(commands, sorted(needed))
+                self.used.clear()
                 num_changed += len(changed)
         gone = [keys.part(old) for old, new in renamed.items() if old != new]
         for chunk in chunks(gone):
@@ -353,28 +366,52 @@ class _Resealing:
     ) -> tuple[bytes, bytes] | None:
         """Seal a record, a cell or writes, and name their parts as these are called now."""
         source, target = self.source, self.target
-        is_current = self._is_current(blob)
         if name[:1] == keys.RECORD:
             body = source.unwrap(blob, name)
-            return None if is_current else (name, target.wrap(body, name))
+            return None if self._is_current(blob) else (name, target.wrap(body, name))
         if name[:1] == keys.CELL:
             cell = unpack_cell(blob, source, name)
-            is_current &= all(renamed.get(each, each) == each for each in references(cell))
-            return None if is_current else (name, target.pack(_renamed(cell, renamed), name))
+            if self._stays(blob, references(cell), renamed):
+                return None
+            return name, target.pack(_renamed(cell, renamed), name)
         writes = Writes.unpack(blob, source, name)
-        used = [digest for *_, cell in writes.cells for digest in references(cell)]
-        if is_current and all(renamed.get(each, each) == each for each in used):
+        used = (digest for *_, cell in writes.cells for digest in references(cell))
+        if self._stays(blob, used, renamed):
             return None
         cells = [[index, channel, _renamed(cell, renamed)] for index, channel, cell in writes.cells]
         return name, replace(writes, cells=cells).pack(target, name)
+
+    def _stays(self, blob: bytes, used: Iterable[bytes], renamed: Mapping[bytes, bytes]) -> bool:
+        """Whether a value need not be written; if it must be, note the parts that it needs."""
+        known = [each for each in used if each in renamed]
+        if self._is_current(blob) and all(renamed[each] == each for each in known):
+            return True
+        self.used.update(known)
+        return False
 
     def _is_current(self, blob: bytes) -> bool:
         envelope = self.target.envelope
         return envelope.seal_of(blob[:HEAD_BYTES]) == envelope.seal_name
 
-    async def _write(self, commands: Sequence[Command]) -> None:
+    async def _write(self, commands: Sequence[Command], needed: Sequence[bytes] = ()) -> None:
+        """Write, unless the thread was written to, or lost one of the needed members."""
+        store = self.saver._store
+        data_key = store.thread(self.thread_id).data
         for together in _by_size(commands):
-            await self.saver._store.write(self.thread_id, together, self.fence, stamp=self.stamp)
+            # The time of the last write stays: a run is not younger for it.
+            stamp = b"%b %b" % (self.stamp.split(b" ")[0], os.urandom(4).hex().encode())
+            changes = [("HSET", data_key, keys.UPDATED, stamp), *together]
+            try:
+                done = await store.write(
+                    self.thread_id, changes, self.fence, needed, stamp=self.stamp
+                )
+            except exceptions.ResponseError as error:
+                if "CHANGED" not in str(error):
+                    raise
+                done = False
+            if not done:
+                raise _OvertakenError
+            self.stamp = stamp
 
 
 def _sealed(

@@ -377,6 +377,33 @@ async def test_a_run_without_a_lease_loses_nothing(open_saver: Open) -> None:
     assert all(each.checkpoint["channel_values"]["large"] == TEXT for each in found)
 
 
+async def test_pruning_meanwhile_loses_nothing(open_saver: Open) -> None:
+    """Between any two writes: a new part that nothing refers to yet is not taken for a dead one."""
+    expected: list[Any] = []
+    for number in range(8):
+        thread = f"t{number}"
+        await fill(open_saver(encryption_keys=[OLD]), thread)
+        saver, other = (open_saver(encryption_keys=[NEW, OLD]) for _ in range(2))
+        write, count = saver._store.write, itertools.count()
+
+        async def pruned_after(*args: Any, **kwargs: Any) -> bool:
+            done = await write(*args, **kwargs)  # noqa: B023
+            if next(count) == number:  # noqa: B023
+                await other.aprune([thread], keep=1)  # noqa: B023
+            return done
+
+        saver._store.write = pruned_after  # type: ignore[method-assign]
+        await saver.reseal_thread(thread)
+        alone = open_saver(encryption_keys=[NEW])
+        found = await all_of(alone, thread)
+        expected = expected or [found[0].checkpoint["channel_values"]]
+        assert found[0].checkpoint["channel_values"] == expected[0]
+        assert found[0].pending_writes
+        before = await blobs(saver, thread)
+        await alone.aprune([thread], keep=2)
+        assert (await blobs(saver, thread)).keys() == before.keys()
+
+
 async def test_readers_go_on_meanwhile(open_saver: Open) -> None:
     """A reader with both keys never meets an error, whatever it reads between two writes."""
     await fill(open_saver(encryption_keys=[OLD]), "t")

@@ -111,8 +111,8 @@ class ThreadsCommand(SettingsCommand):
 class ResealCommand(SettingsCommand):
     """Seal stored runs anew with the first encryption key. After a stop, the same command goes on.
 
-    To change the key: put a new one before the others in the key file, start what runs anew, and
-    run this. When it says that nothing is left, remove the old key.
+    To change the key, put a new one first in the key file and run this.
+    When it says that nothing is left, remove the old one.
     """
 
     threads: Annotated[tuple[str, ...], Argument()] = ()

@@ -49,7 +49,11 @@ _TEXTS = ("text", "content", "thinking", "reasoning", "reasoning_content", "summ
 """Names under which a part of a message has its text."""
 
 
-def flat_text(value: object) -> str:
+_DEEPEST = 64
+"""Levels of nesting in which text is looked for."""
+
+
+def flat_text(value: object, depth: int = 0) -> str:
     """Return the text of a value that may be nested; what is no text is left out.
 
     >>> flat_text([{"type": "reasoning.text", "text": "2 + "}, ["2"]])
@@ -57,10 +61,13 @@ def flat_text(value: object) -> str:
     """
     if isinstance(value, str):
         return value
+    if depth > _DEEPEST:
+        return ""
     if isinstance(value, list | tuple):
-        return "".join(map(flat_text, value))
+        return "".join(flat_text(each, depth + 1) for each in value)
     if isinstance(value, dict):
-        return next((text for name in _TEXTS if (text := flat_text(value.get(name)))), "")
+        found = (flat_text(value.get(name), depth + 1) for name in _TEXTS)
+        return next((text for text in found if text), "")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else ""
 

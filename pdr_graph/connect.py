@@ -15,7 +15,7 @@ from pathlib import Path
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.chat_vllm import LOOPS, ChatVLLM
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, probe_endpoint
+from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, listed, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
@@ -146,6 +146,8 @@ async def _connected(
                 model=name,
                 api_key=settings.api_key,
                 http_async_client=http,
+                idle_timeout_s=settings.idle_timeout_s,
+                reply_timeout_s=settings.reply_timeout_s,
                 repetition_detection=dict(LOOPS) if "repetition_detection" in fields else None,
             ),
             counter=counter,
@@ -174,7 +176,7 @@ def only_model(info: EndpointInfo, base_url: str) -> str:
     """
     if len(info.models) != 1:
         raise ConfigError(
-            f"{base_url} serves {len(info.models)} models ({', '.join(info.models) or 'none'}); "
+            f"{base_url} serves {len(info.models)} models ({listed(info.models)}); "
             "choose one by --model / PDR_MODEL"
         )
     return info.models[0]

@@ -100,14 +100,17 @@ _PATTERNS = tuple(
 )
 
 
-def keep_secret(*values: str) -> None:
-    """Show these keys in no error of this process, and of an address its password."""
-    for value in values:
-        secrets = _secrets_of_url(value) if "://" in value else [value]
-        for secret in secrets:
-            if len(secret) >= _SHORTEST and secret != "EMPTY":  # which stands for no key
-                _SECRETS.update((secret, quote(secret, safe=""), html.escape(secret)))
-                _SECRETS.add(json.dumps(secret)[1:-1])
+def keep_secret(*secrets: str) -> None:
+    """Show these keys and passwords in no error of this process."""
+    for secret in secrets:
+        if len(secret) >= _SHORTEST and secret != "EMPTY":  # which stands for no key
+            _SECRETS.update((secret, quote(secret, safe=""), html.escape(secret)))
+            _SECRETS.add(json.dumps(secret)[1:-1])
+
+
+def keep_secrets_of(url: str) -> None:
+    """Show the password and the keys in an address in no error of this process."""
+    keep_secret(*_secrets_of_url(url))
 
 
 def _secrets_of_url(url: str) -> list[str]:

@@ -31,7 +31,7 @@ from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.llm.usage import Spent
 from pdr_graph.servers import find_weights
-from pdr_graph.servers.record import TITLES, Shelf
+from pdr_graph.servers.record import TITLES, Shelf, without_password
 from pdr_graph.settings import Settings, load_settings
 
 OLDEST_PYTHON = (3, 11)
@@ -188,7 +188,7 @@ async def model_checks(settings: Settings) -> list[Check]:
     key = settings.api_key.get_secret_value()
     async with make_http_client() as http:
         info = await probe_endpoint(http, url, api_key=key, model=settings.model)
-        endpoint = Check("endpoint", url)
+        endpoint = Check("endpoint", without_password(url))
         try:
             name = settings.model or only_model(info, url)
         except ConfigError as error:

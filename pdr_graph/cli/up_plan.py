@@ -68,7 +68,7 @@ class UpRequest:
 
         def asked(names: set[str]) -> dict[str, str]:
             return {
-                flag_of(name): without_password(str(value)) if name == "redis_url" else str(value)
+                flag_of(name): without_password(str(value)) if name.endswith("_url") else str(value)
                 for name, value in given.items()
                 if name in names
             }

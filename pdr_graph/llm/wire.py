@@ -19,7 +19,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -32,10 +31,11 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._streaming import ServerSentEvent
 from openai.resources.chat.completions import AsyncCompletions, Completions
 
-from pdr_graph.errors import keep_secret, redacted
+from pdr_graph.errors import keep_secret, keep_secrets_of, redacted
 from pdr_graph.llm.pool import BoundedTransport, ReplyBounds, bounded, current_bounds
 from pdr_graph.llm.retry import BadReplyError, scrubbed, status_in, words_of
 from pdr_graph.llm.tokens import flat_text
+from pdr_graph.llm.usage import MOST_TOKENS, REFUSED_USAGE
 
 Json = dict[str, Any]
 """What a server sent; its values are checked where they are read."""
@@ -189,10 +189,6 @@ def plain_reason(reason: object) -> str | None:
     return reason[:_LONGEST_REASON] if isinstance(reason, str) and reason else None
 
 
-REFUSED_USAGE: ContextVar[list[str] | None] = ContextVar("pdr_graph_refused_usage", default=None)
-"""Receives the usage figures of a call that were refused; None where nobody asks."""
-
-
 def _refuse(usage: Json) -> None:
     refused = REFUSED_USAGE.get()
     if refused is not None and not refused:
@@ -233,10 +229,6 @@ def _details(value: object) -> Json | None:
     if not isinstance(value, dict):
         return None
     return {name: count for name, each in value.items() if (count := _count(each)) is not None}
-
-
-MOST_TOKENS = 2**40
-"""Tokens of one request, far beyond any; a count above is none."""
 
 
 def _count(value: object) -> int | None:
@@ -536,7 +528,8 @@ class SentCompletions(AsyncCompletions):
     ) -> None:
         super().__init__(client)
         self._idle_s, self._total_s = idle_s, total_s
-        keep_secret(client.api_key, str(client.base_url))
+        keep_secret(client.api_key)
+        keep_secrets_of(str(client.base_url))
         http = client._client
         if not isinstance(http._transport, BoundedTransport):
             # Without bounds of ours it does nothing: the client may be shared.

@@ -12,7 +12,6 @@ keeper may be killed at any instant, since all that is known is in the keeper's 
 import dataclasses
 import json
 import os
-import re
 import shlex
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pdr_graph.errors import LocalError
+from pdr_graph.errors import LocalError, redacted
 from pdr_graph.process import Process
 from pdr_graph.servers.data_dir import FileLock, own_folder
 
@@ -218,11 +217,7 @@ def without_password(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
     name, colon, _ = user.partition(":")
-    host = _PASSWORD_OPTION.sub(r"\1***", host)
-    return f"{scheme}{separator}{name}{colon and ':***'}{at}{host}"
-
-
-_PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&]*")
+    return redacted(f"{scheme}{separator}{name}{colon and ':***'}{at}{host}")
 
 
 def _place(url: str) -> tuple[str, int | None, str]:

@@ -82,7 +82,9 @@ def read_sampled(message: AIMessage) -> SampledTokens | None:
     if not (_are_ids(prompt_ids) and _are_ids(token_ids) and isinstance(rows, list)):
         return None
     logprobs = [row.get("logprob") if isinstance(row, dict) else None for row in rows]
-    numbers = [float(each) for each in logprobs if type(each) in {int, float} and isfinite(each)]
+    numbers = [float(each) for each in logprobs if isinstance(each, int | float)]
+    if not all(map(isfinite, numbers)):
+        return None
     return SampledTokens(prompt_ids, token_ids, numbers) if len(numbers) == len(rows) else None
 
 

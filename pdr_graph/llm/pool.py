@@ -369,7 +369,11 @@ async def ask_small(
     """
     bounds = ReplyBounds(max_bytes, total_s)
     request = http.build_request(
-        method, url, json=json, headers={"Authorization": f"Bearer {api_key}"}
+        method,
+        url,
+        json=json,
+        headers={"Authorization": f"Bearer {api_key}"},
+        timeout=httpx2.Timeout(total_s),
     )
     deadline, parts = monotonic() + total_s, []
     try:

@@ -54,14 +54,14 @@ class BadReplyError(PDRError, RuntimeError):
 
         Args:
             message: The sentence for the user.
-            body: What came in place of an answer, if anything did.
+            body: What came in place of an answer, if anything did; kept without secrets.
             status: The code that an error object states; None if it states none.
             broken: Whether the connection, or the server, ended the reply before it was whole.
             transient: Whether the same request may succeed later; a broken reply may.
             said: What the model had said until then.
             usage: What the server says the reply cost; None if it said nothing.
         """
-        self.body = body
+        self.body = _without_secrets(body)
         self.status = status
         self.broken = broken
         self.transient = transient or broken

@@ -1,4 +1,4 @@
-"""An endpoint that attacks: replies that do not end, grow when unpacked, or quote what is secret."""
+"""An endpoint that attacks: replies that do not end, grow, or quote what is secret."""
 
 import asyncio
 import gzip

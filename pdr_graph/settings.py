@@ -29,7 +29,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, keep_secret, keep_secrets_of
 from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)
@@ -329,7 +329,10 @@ class Settings(ProcessSettings):
     """Where the parts of this process are; not recorded with a run."""
 
     harmless: ClassVar[frozenset[str]] = frozenset(
-        {"base_url", "model", "api_key", "max_in_flight", "retries", "priority"}
+        {
+            *("base_url", "model", "api_key", "max_in_flight", "retries", "priority"),
+            *("idle_timeout_s", "reply_timeout_s"),
+        }
     )
 
     in_files: ClassVar[Mapping[str, str]] = {
@@ -370,6 +373,10 @@ class Settings(ProcessSettings):
     """Most calls to the model at the same time."""
     retries: int = Field(3, ge=0)
     """Retries of a call after a temporary error."""
+    idle_timeout_s: float = Field(3600.0, gt=0)
+    """Longest time of a streamed reply without a piece of the answer, in seconds."""
+    reply_timeout_s: float = Field(21_600.0, gt=0)
+    """Longest time of one request to the model, in seconds."""
     priority: bool | None = None
     """Tell the endpoint how far a run is, so that it serves begun runs before new ones. Needs vLLM
     with `--scheduling-policy priority`. By default only the vLLM of `pdr-graph up` is told."""
@@ -379,6 +386,12 @@ class Settings(ProcessSettings):
     """Send spans of runs and calls with OpenTelemetry, as its OTEL_… variables say."""
     otel_content: bool = False
     """Include prompts and replies in these spans."""
+
+    def model_post_init(self, context: object, /) -> None:
+        """Let no error show the key, or a password in an address."""
+        keep_secret(self.api_key.get_secret_value())
+        for url in (self.base_url, self.redis_url):
+            keep_secrets_of(url or "")
 
     @field_validator("api_key")
     @classmethod

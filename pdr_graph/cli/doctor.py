@@ -13,6 +13,7 @@ import typer
 from pdr_checkpoints import Health, RedisSaver, StoreRefusedError, StoreUnreachableError
 from pdr_checkpoints.envelope import EARLY, PLAIN
 from pdr_checkpoints.rotation import StoreSeals
+from pydantic import SecretStr
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +24,7 @@ from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import PDRConfig
-from pdr_graph.connect import only_model, takes_priorities
+from pdr_graph.connect import key_of, only_model, takes_priorities
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient, Sampling
@@ -33,7 +34,7 @@ from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.llm.usage import Spent
 from pdr_graph.servers import find_weights
-from pdr_graph.servers.record import TITLES, Shelf
+from pdr_graph.servers.record import TITLES, Shelf, without_password
 from pdr_graph.settings import Settings, load_settings
 
 OLDEST_PYTHON = (3, 11)
@@ -189,10 +190,10 @@ async def model_checks(settings: Settings) -> list[Check]:
     url = settings.base_url
     if url is None:
         return list(_embedded_model(settings))
-    key = settings.api_key.get_secret_value()
+    key = key_of(settings, url)
     async with make_http_client() as http:
         info = await probe_endpoint(http, url, api_key=key, model=settings.model)
-        endpoint = Check("endpoint", url)
+        endpoint = Check("endpoint", without_password(url))
         try:
             name = settings.model or only_model(info, url)
         except ConfigError as error:
@@ -201,7 +202,7 @@ async def model_checks(settings: Settings) -> list[Check]:
         if settings.tokenizer is not None:
             counter = FileCounter(settings.tokenizer)
         known = [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
-        model = ChatVLLM(base_url=url, model=name, api_key=settings.api_key, http_async_client=http)
+        model = ChatVLLM(base_url=url, model=name, api_key=SecretStr(key), http_async_client=http)
         priorities = Check("priorities", "sent" if takes_priorities(settings, url) else "not sent")
         return [*known, priorities, *await _trial(ModelClient(model, retry=Retry(attempts=1)))]
 

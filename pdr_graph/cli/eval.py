@@ -127,7 +127,7 @@ class EvalSession:
                         watcher=board,
                         control=stopper.control,
                         claim=self._claim(saver),
-                        alive=lambda: _answers(client, self.settings),
+                        alive=lambda: _answers(client),
                         forget=None if keep else saver.adelete_thread,
                         retry_failed=self.command.retry_failed,
                     )
@@ -204,12 +204,12 @@ class EvalSession:
         return f"{done} of {total} samples are recorded; the same command continues with the rest"
 
 
-async def _answers(client: ModelClient, settings: Settings) -> bool:
+async def _answers(client: ModelClient) -> bool:
     """Tell whether the endpoint answers now."""
     model = client.model
     if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
         return True
-    key = settings.api_key.get_secret_value()
+    key = model.root_async_client.api_key
     async with make_http_client() as http:
         try:
             await probe_endpoint(http, model.openai_api_base, api_key=key, model=client.name)

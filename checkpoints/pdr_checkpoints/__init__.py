@@ -83,6 +83,7 @@ from pdr_checkpoints.errors import (
     ThreadContendedError,
     ThreadNotFoundError,
     ThreadTakenError,
+    TooLargeError,
     TypeNotAllowedError,
     UnknownSerializationError,
 )
@@ -114,6 +115,7 @@ __all__ = [
     "ThreadInfo",
     "ThreadNotFoundError",
     "ThreadTakenError",
+    "TooLargeError",
     "TypeNotAllowedError",
     "UnknownSerializationError",
     "open_checkpointer",

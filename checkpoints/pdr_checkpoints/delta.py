@@ -27,10 +27,9 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from pdr_checkpoints import keys
 from pdr_checkpoints.envelope import DIGEST_BYTES, Envelope, describe
 from pdr_checkpoints.errors import CorruptCheckpointError
-from pdr_checkpoints.reader import described_value, described_write, read_fields
+from pdr_checkpoints.reader import Bodies, described_value, described_write, read_fields
 from pdr_checkpoints.records import (
     REFERENCE,
-    Bodies,
     Cell,
     CheckpointRecord,
     Place,

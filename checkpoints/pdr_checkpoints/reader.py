@@ -13,7 +13,6 @@ from pdr_checkpoints import keys
 from pdr_checkpoints.envelope import Envelope, ThreadEnvelope, describe
 from pdr_checkpoints.errors import CorruptCheckpointError
 from pdr_checkpoints.records import (
-    Bodies,
     Cell,
     CheckpointRecord,
     OrderedWrites,
@@ -29,6 +28,42 @@ from pdr_checkpoints.store import Command, Store, chunks
 
 PAGE: Final = 16
 """Checkpoints read at a time when no smaller limit is given."""
+
+
+class Bodies(Mapping[bytes, bytes]):
+    """The parts of some checkpoints, each unwrapped when it is asked for.
+
+    They are kept as long as they are small together: parts are shared, and can be many.
+    """
+
+    def __init__(
+        self, blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope, most: int
+    ) -> None:
+        self._blobs = blobs
+        """By field."""
+        self._envelope = envelope
+        self._most = most
+        self._open: dict[bytes, bytes] = {}
+        self._left = most
+
+    def __getitem__(self, digest: bytes) -> bytes:
+        body = self._open.get(digest)
+        if body is None:
+            name = keys.part(digest)
+            body = self._envelope.unwrap(self._blobs[name], name)
+            if len(body) > self._left:
+                self._open.clear()
+                self._left = self._most
+            if len(body) <= self._left:
+                self._open[digest] = body
+                self._left -= len(body)
+        return body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (name[1:] for name in self._blobs)
+
+    def __len__(self) -> int:
+        return len(self._blobs)
 
 
 @dataclass(slots=True)

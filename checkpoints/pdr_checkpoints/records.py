@@ -345,42 +345,6 @@ def assemble(
     return [assemble(item, parts, serde, what, allowance) for item in cell[1]]
 
 
-class Bodies(Mapping[bytes, bytes]):
-    """The parts of some checkpoints, each unwrapped when it is asked for.
-
-    They are kept as long as they are small together: parts are shared, and can be many.
-    """
-
-    def __init__(
-        self, blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope, most: int
-    ) -> None:
-        self._blobs = blobs
-        """By field."""
-        self._envelope = envelope
-        self._most = most
-        self._open: dict[bytes, bytes] = {}
-        self._left = most
-
-    def __getitem__(self, digest: bytes) -> bytes:
-        body = self._open.get(digest)
-        if body is None:
-            name = keys.part(digest)
-            body = self._envelope.unwrap(self._blobs[name], name)
-            if len(body) > self._left:
-                self._open.clear()
-                self._left = self._most
-            if len(body) <= self._left:
-                self._open[digest] = body
-                self._left -= len(body)
-        return body
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (name[1:] for name in self._blobs)
-
-    def __len__(self) -> int:
-        return len(self._blobs)
-
-
 class Digests:
     """Names bodies by their digests, and remembers those of the latest bodies.
 

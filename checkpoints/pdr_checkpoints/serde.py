@@ -346,7 +346,6 @@ def _memory_of(body: bytes, most: int) -> int:
     An upper bound. Bytes that are no msgpack give any number: they will not be built.
     """
     memory, at, end = 0, 0, len(body)
-    per_char = 1 if body.isascii() else 4  # of text with one emoji, every character takes four
     while at < end and memory <= most:
         code = body[at]
         at += 1
@@ -369,11 +368,13 @@ def _memory_of(body: bytes, most: int) -> int:
         if kind == "list":
             memory += 64 + 16 * length
         elif kind == "dict":
-            memory += 64 + 128 * length
+            memory += 64 + 128 * max(length, 2)
         elif kind == "object":
             memory += 512 + length  # its bytes are cut out; what it is made of comes next
             at += 1
         else:
-            memory += 80 + (per_char if kind == "text" else 1) * length
+            memory += 80 + length
+            if kind == "text" and not body[at : at + length].isascii():
+                memory += 3 * length  # of text with one emoji, every character takes four bytes
             at += length
     return memory

@@ -9,6 +9,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from pdr_checkpoints import RedisSaver, open_checkpointer
 from pdr_checkpoints.connect import redact
+from pdr_checkpoints.serde import MAX_CHECKPOINT_BYTES
 from redis.exceptions import RedisError
 
 from pdr_graph.errors import CheckpointError
@@ -38,25 +39,34 @@ async def open_saver(
     if settings.redis_url == MEMORY:
         yield InMemorySaver()
     elif settings.redis_url is not None:
-        async with open_redis(settings.redis_url, ttl_s) as saver:
+        async with open_redis(
+            settings.redis_url, ttl_s, max_bytes=settings.max_checkpoint_bytes
+        ) as saver:
             yield saver
     else:
         async with (
             embedded_valkey(settings.data_dir, announce=say) as url,
-            open_redis(url, ttl_s) as saver,
+            open_redis(url, ttl_s, max_bytes=settings.max_checkpoint_bytes) as saver,
         ):
             yield saver
 
 
 @asynccontextmanager
-async def open_redis(url: str, ttl_s: float | None = None) -> AsyncIterator[RedisSaver]:
+async def open_redis(
+    url: str, ttl_s: float | None = None, *, max_bytes: int = MAX_CHECKPOINT_BYTES
+) -> AsyncIterator[RedisSaver]:
     """Open a saver on a server; an error names its address.
+
+    Args:
+        url: Where it is.
+        ttl_s: Seconds that a thread is kept after its last write; None keeps it until deleted.
+        max_bytes: Memory that what is read of a checkpoint may take.
 
     Raises:
         CheckpointError: the server refuses a command.
     """
     try:
-        async with open_checkpointer(url, ttl_s=ttl_s) as saver:
+        async with open_checkpointer(url, ttl_s=ttl_s, max_checkpoint_bytes=max_bytes) as saver:
             yield saver
     except RedisError as error:
         raise CheckpointError(

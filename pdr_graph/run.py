@@ -216,7 +216,8 @@ async def resume(
     worked_s = elapsed_s(state.get("ledger", []))
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
-        return Result.of_state(thread_id, state, worked_s)
+        with reading(thread_id):
+            return Result.of_state(thread_id, state, worked_s)
     if answer is not None and not snapshot.interrupts:
         raise ConfigError(f"thread {thread_id!r} waits for no answer; resume it without {answer!r}")
     return await drive(

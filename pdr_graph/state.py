@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NotRequired, cast
 from langgraph.config import get_config
 from langgraph.pregel._read import ChannelRead
 from langgraph.types import StateSnapshot
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic makes schemas of no other before Python 3.12
 
 from pdr_graph.budget import merge_rows
@@ -96,7 +96,7 @@ def stored_state(values: Mapping[str, Any], thread_id: str) -> PDRState:  # Any:
         DamagedRunError: A field has another form.
     """
     try:
-        _form().validate_python(values)
+        _form().validate_python(values, strict=True)
     except ValidationError as error:
         raise DamagedRunError(thread_id, Fault.of(error).sentence()) from None
     return cast(PDRState, dict(values))
@@ -134,7 +134,7 @@ def reading(thread_id: str) -> Iterator[None]:
 
 @cache
 def _form() -> TypeAdapter[PDRState]:
-    return TypeAdapter(PDRState, config=ConfigDict(strict=True))
+    return TypeAdapter(PDRState)
 
 
 def is_run(snapshot: StateSnapshot) -> bool:

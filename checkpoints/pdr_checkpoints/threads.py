@@ -108,7 +108,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         except CorruptCheckpointError as error:
             return _odd(thread_id, error.why)
         except StoreRefusedError as error:
-            if not error.reply.startswith("WRONGTYPE"):
+            if "WRONGTYPE" not in error.reply:
                 raise
             return _odd(thread_id, "its keys hold something else")
 

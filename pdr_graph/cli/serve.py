@@ -15,7 +15,7 @@ from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig
 from pdr_graph.connect import open_client
-from pdr_graph.errors import ConfigError, DamagedRunError
+from pdr_graph.errors import ConfigError
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.servers.llama import small_config
@@ -94,7 +94,7 @@ def _store(saver: Saver, settings: Settings, output: Output) -> RunStore:
                 yield
         except ThreadBusyError as error:
             raise thread_busy(error.thread_id) from error
-        except (CorruptCheckpointError, DamagedRunError) as error:
+        except CorruptCheckpointError as error:
             logger.warning("thread.unreadable error=%s", error)
             raise thread_unreadable(thread_id) from error
 

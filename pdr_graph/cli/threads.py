@@ -242,8 +242,9 @@ async def _known(saver: RedisSaver, threads: Sequence[str]) -> Sequence[str]:
 
 async def _prune(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
     named = await _known(saver, command.threads)
-    odd: list[str] = []
-    for thread in named or [info.thread_id for info in await saver.threads()]:
+    infos = [] if named else await saver.threads()
+    odd = [info.thread_id for info in infos if info.trouble is not None]
+    for thread in named or [info.thread_id for info in infos if info.trouble is None]:
         try:
             # Under its lease: a run in progress keeps what it needs.
             async with alone(saver, thread, output.say):

@@ -26,6 +26,8 @@ from typing import Final
 
 SHOWN: Final = 100
 """Characters of a name that a message repeats."""
+MOST: Final = 600
+"""Characters of what a message says of stored bytes."""
 
 
 class SaverError(Exception):
@@ -224,7 +226,8 @@ class CorruptCheckpointError(SaverError, ValueError):
     def __init__(self, what: str, why: str) -> None:
         self.what = what
         self.why = why
-        super().__init__(f"{what} cannot be read: {why}")
+        # Whoever wrote the bytes chose the names in them.
+        super().__init__(f"{_cut(what)} cannot be read: {_cut(why)}")
 
 
 class FormatVersionError(CorruptCheckpointError):
@@ -263,6 +266,10 @@ class TypeNotAllowedError(CorruptCheckpointError):
             "if the type is yours and you trust who wrote it, open the saver with "
             f"allowed=[({_shortened(module)}, {_shortened(name)})]",
         )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST else f"{text[:MOST]}…"
 
 
 def _shortened(name: str) -> str:

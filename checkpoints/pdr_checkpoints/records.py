@@ -278,7 +278,7 @@ def load(
         CorruptCheckpointError: It is cut or altered.
     """
     kind, _, data = body.partition(b"\0")
-    name = kind.decode("utf-8", "backslashreplace")
+    name = kind[:SHOWN].decode("utf-8", "backslashreplace")
     allowance.take_value(data, what, name)
     try:
         return serde.loads_typed((name, data))

@@ -279,7 +279,7 @@ class Settings(ProcessSettings):
     redis_url: str | None = None
     """Store of the runs: redis://…, rediss://…, unix://…, or `memory`, which keeps none. Without
     one, an embedded Valkey keeps them in the data directory."""
-    max_checkpoint_bytes: int = Field(256 * 1024 * 1024, ge=1)
+    max_bytes: int = Field(256 * 1024 * 1024, ge=1)
     """Memory that the values of one checkpoint may take when they are read. What would take more is
     refused before it is built."""
     data_dir: Path = Field(default_factory=_data_dir)

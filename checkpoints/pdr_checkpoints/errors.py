@@ -288,7 +288,7 @@ class TooLargeError(CorruptCheckpointError):
             what,
             f"it takes {size:,} bytes of memory or more, and max_checkpoint_bytes allows "
             f"{limit:,}: if you trust who wrote it, raise max_checkpoint_bytes, on the command "
-            "line --max-checkpoint-bytes",
+            "line --max-bytes",
         )
 
 

@@ -26,7 +26,7 @@ from pdr_graph.strategies import PRESETS
 
 CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
 SETTINGS = OptionGroup(Settings, tuple(Settings.model_fields))
-STORAGE = OptionGroup(Settings, ("redis_url", "data_dir", "max_checkpoint_bytes"))
+STORAGE = OptionGroup(Settings, ("redis_url", "data_dir", "max_bytes"))
 DEFAULTS = OptionGroup(
     PDRConfig,
     tuple(

@@ -39,14 +39,12 @@ async def open_saver(
     if settings.redis_url == MEMORY:
         yield InMemorySaver()
     elif settings.redis_url is not None:
-        async with open_redis(
-            settings.redis_url, ttl_s, max_bytes=settings.max_checkpoint_bytes
-        ) as saver:
+        async with open_redis(settings.redis_url, ttl_s, max_bytes=settings.max_bytes) as saver:
             yield saver
     else:
         async with (
             embedded_valkey(settings.data_dir, announce=say) as url,
-            open_redis(url, ttl_s, max_bytes=settings.max_checkpoint_bytes) as saver,
+            open_redis(url, ttl_s, max_bytes=settings.max_bytes) as saver,
         ):
             yield saver
 

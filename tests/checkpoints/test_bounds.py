@@ -105,7 +105,7 @@ async def test_compressed_bytes_stay_within_the_limit(
             await overwrite(small, name, wrapped(envelope, name, method, body))
     with bounded(), pytest.raises(TooLargeError) as refused:
         await small.aget_tuple(CONFIG)
-    for part in ("thread 't'", f"allows {LIMIT:,}", "--max-checkpoint-bytes"):
+    for part in ("thread 't'", f"allows {LIMIT:,}", "--max-bytes"):
         assert part in str(refused.value)
     assert refused.value.size > LIMIT
     with bounded(), pytest.raises(TooLargeError):

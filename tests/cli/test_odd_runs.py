@@ -239,13 +239,13 @@ def test_a_small_file_takes_little_memory(store, stored, data_dir, clean):
     listed = {each["thread_id"]: each for each in json.loads(outcome.stdout)}
     assert "max_checkpoint_bytes allows 268,435,456" in listed["huge"]["reason"]
     assert listed["good"]["state"] == "finished"
-    larger = stored("threads", "--json", "--max-checkpoint-bytes", "4000000000")
+    larger = stored("threads", "--json", "--max-bytes", "4000000000")
     assert {each["thread_id"]: each["reason"] for each in larger.json()}["huge"] is None
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 700_000
 
 
 def test_the_setting_has_the_default_of_the_saver():
     """One limit, whoever opens the store."""
-    assert Settings.model_fields["max_checkpoint_bytes"].default == (
+    assert Settings.model_fields["max_bytes"].default == (
         RedisSaver("redis://127.0.0.1:1").options.max_checkpoint_bytes
     )

@@ -309,7 +309,10 @@ class ThreadEnvelope:
         except _LongerError as longer:
             size = longer.size + allowance.limit - allowance.left
             raise TooLargeError(self._described(place), size, allowance.limit) from None
-        allowance.take(len(whole), "")
+        allowance.left -= len(whole)
+        if allowance.left < 0:
+            size = allowance.limit - allowance.left
+            raise TooLargeError(self._described(place), size, allowance.limit)
         return whole
 
     def pack(self, content: list[Any], place: bytes) -> bytes:  # Any: plain data of mixed types

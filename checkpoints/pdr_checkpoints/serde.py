@@ -285,11 +285,12 @@ def _named(each: Allowed | tuple[str, ...]) -> tuple[str, str]:
 class Allowance:
     """How much memory what is read may still take."""
 
-    __slots__ = ("left", "limit")
+    __slots__ = ("_half", "left", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.left = limit
+        self._half = limit // 2
 
     def take(self, size: int, what: str) -> None:
         """Count bytes of memory; `what` names the value in a message.
@@ -307,15 +308,13 @@ class Allowance:
         Half of the limit is given away so: ordinary values are not looked into.
         """
         most = MOST_PER_BYTE * len(body)
-        if most > self.left - self.limit // 2:
+        if most > self.left - self._half:
             return False
         self.left -= most
         return True
 
     def take_value(self, body: bytes, what: str, kind: str = "msgpack") -> None:
         """Count what a serialised value will take once it is built; raises what `take` does."""
-        if self.surely_takes(body):
-            return
         if kind == "msgpack":
             self.take(_memory_of(body, self.left), what)
         else:

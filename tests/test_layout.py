@@ -58,7 +58,6 @@ ALONE = {
     """,
     "size": """
         pdr_checkpoints.batch
-        pdr_checkpoints.retention
         pdr_checkpoints.writer
         pdr_graph.answers.equality
         pdr_graph.answers.reader

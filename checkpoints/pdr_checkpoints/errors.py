@@ -11,7 +11,7 @@ SaverError
 ├── ThreadTakenError (FileExistsError)       an import would overwrite a thread
 ├── ThreadBusyError (RuntimeError)           another process runs the thread
 ├── LeaseLostError (RuntimeError)            this process no longer has the thread's lease
-├── ThreadContendedError (RuntimeError)      the thread kept changing while it was pruned
+├── ThreadContendedError (RuntimeError)      the thread kept changing while it was rewritten
 └── CorruptCheckpointError (ValueError)      stored bytes are missing, cut or altered
     ├── FormatVersionError                   a newer release wrote them
     ├── UnknownSerializationError            another serializer wrote them
@@ -209,13 +209,13 @@ class LeaseLostError(SaverError, RuntimeError):
 
 
 class ThreadContendedError(SaverError, RuntimeError):
-    """A thread kept changing while it was pruned."""
+    """A thread kept changing while it was rewritten."""
 
     def __init__(self, thread_id: str, tries: int) -> None:
         self.thread_id = thread_id
         self.tries = tries
         super().__init__(
-            f"thread {thread_id!r} was written to during each of {tries} tries to prune it: "
+            f"thread {thread_id!r} was written to during each of {tries} tries to rewrite it: "
             "wait until its run has ended"
         )
 

@@ -173,11 +173,8 @@ class Reader:
         try:
             return await self._tuples(loadings)
         except CorruptCheckpointError:
-            # Pruned or deleted between two reads, perhaps: then the records are gone as well.
-            again = await self._records(places, self.envelope.allowance())
-            if [one.record for one in again] == [one.record for one in loadings]:
-                raise
-            return await self._tuples(again)
+            # Pruned, deleted or sealed anew between two reads, perhaps: real damage is still there.
+            return await self._tuples(await self._records(places, self.envelope.allowance()))
 
     async def page(
         self, places: Sequence[Place], filters: Mapping[str, object], limit: int

@@ -174,7 +174,11 @@ class Writes:
 
     @classmethod
     def unpack(
-        cls, blob: bytes | None, envelope: ThreadEnvelope, field: bytes, allowance: Allowance
+        cls,
+        blob: bytes | None,
+        envelope: ThreadEnvelope,
+        field: bytes,
+        allowance: Allowance | None = None,
     ) -> Self:
         """Undo `pack`."""
         content = envelope.unpack(blob, field, allowance)
@@ -229,7 +233,10 @@ def ordered_writes(
 
 
 def unpack_cell(
-    blob: bytes | None, envelope: ThreadEnvelope, field: bytes, allowance: Allowance
+    blob: bytes | None,
+    envelope: ThreadEnvelope,
+    field: bytes,
+    allowance: Allowance | None = None,
 ) -> Cell:
     """Read a channel's value, which `Envelope.pack` packed."""
     cell = envelope.unpack(blob, field, allowance)

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -37,12 +37,12 @@ class SaverOptions:
     """Seconds that a whole thread lives after its last write; None keeps it until deleted."""
     compression: Compression = "zstd"
     """How stored bytes are compressed; all that was written before stays readable."""
-    encryption_keys: Sequence[bytes] = ()
+    encryption_keys: Sequence[bytes] = field(default=(), repr=False)
     """Keys of 32 bytes: the first writes, all read. Empty stores plain bytes. With keys, what none
     of them binds to its thread and its place is refused, plain bytes too."""
     read_older: bool = False
     """With keys: read plain bytes as well, and those that an early release encrypted, which did not
-    bind them to their thread. For the change of an old store: `acopy_thread` seals all anew."""
+    bind them to their thread. For the change of an old store: `reseal_thread` seals it anew."""
     max_checkpoint_bytes: int = MAX_CHECKPOINT_BYTES
     """Memory that the values of one checkpoint may take when they are read; 256 MiB. What would
     take more is refused before it is built. It also bounds the history of a delta channel, and all

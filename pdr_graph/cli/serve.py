@@ -42,8 +42,8 @@ def serve_command(command: ServeCommand, output: Output) -> None:
     settings = load_settings(**command.settings)
     if options.public and options.key is None and not options.keyless:
         raise ConfigError(
-            f"host {options.host!r} may be reached from other machines: set a key by --key / "
-            "PDR_SERVE_KEY, or say --keyless to serve anybody"
+            f"host {options.host!r} may be reached from other machines: set a key by "
+            "--key-file / PDR_SERVE_KEY, or say --keyless to serve anybody"
         )
     catalogue = _catalogue(command.defaults, options, embedded=settings.base_url is None)
     listener = listen(options.host, options.port)  # before anything slow is started

@@ -189,7 +189,8 @@ def command_line(verb: str, thread_id: str, given: Mapping[str, object]) -> str:
     flags: list[str] = []
     for name, value in given.items():
         if name != "api_key":
-            shown = without_password(str(value)) if name == "redis_url" else str(value)
+            is_url = name in {"redis_url", "base_url"}
+            shown = without_password(str(value)) if is_url else str(value)
             flags += [flag_of(name), shown]
     place = ["--", thread_id] if thread_id.startswith("-") else [thread_id]
     words = [*flags, *place] if len(place) > 1 else [*place, *flags]

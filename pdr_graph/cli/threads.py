@@ -67,7 +67,7 @@ def threads_command(command: ThreadsCommand, output: Output) -> None:
         raise ConfigError("memory keeps no runs; name a store by --checkpoint / PDR_REDIS_URL")
 
     async def go() -> None:
-        async with open_saver(settings, output.say) as saver:
+        async with open_saver(settings, output.say, read_older=command.read_older) as saver:
             assert isinstance(saver, RedisSaver)  # `memory` was refused
             if action is None:
                 _show(await _runs(saver, command.limit), output)
@@ -218,6 +218,8 @@ def _action(command: ThreadsCommand) -> Action | None:
         )
     if command.keep is not None and not command.prune:
         raise ConfigError(f"--keep {command.keep} says how much --prune leaves; add --prune")
+    if command.read_older and command.import_from is None:
+        raise ConfigError("--read-older says what --import takes; add --import FILE")
     if command.delete and not named:
         raise ConfigError("--delete needs the names of threads; `pdr-graph threads` lists them")
     if command.export_to is not None:

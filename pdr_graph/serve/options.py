@@ -1,6 +1,7 @@
 """The options of `pdr-graph serve`: its address, its limits, and how it treats requests."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ class ServeOptions(ProcessSettings):
 
     model_config = ProcessSettings.model_config | SettingsConfigDict(env_prefix="PDR_SERVE_")
 
+    in_files: ClassVar[Mapping[str, str]] = {"key": "key_file"}
     harmless: ClassVar[frozenset[str]] = frozenset(
         {
             *("port", "key", "max_runs", "max_waiting", "max_drafts", "max_body_bytes"),
@@ -30,7 +32,10 @@ class ServeOptions(ProcessSettings):
     port: int = Field(8100, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     key: SecretStr | None = None
-    """Key that clients must send; without one everybody who reaches the address is served."""
+    """Key that clients must send; without one everybody who reaches the address is served. Other
+    users of this machine can see what is typed: rather name a file, or set the variable."""
+    key_file: Path | None = None
+    """File that holds this key and that nobody else can read."""
     keyless: bool = False
     """Serve other machines without a key."""
     cors: Annotated[tuple[str, ...], NoDecode] = ()

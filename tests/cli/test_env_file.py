@@ -219,6 +219,9 @@ def test_a_store_of_the_folder_is_not_opened(cli, folder, data_dir, monkeypatch)
 HARMFUL = {
     Settings: {
         "redis_url": "redis://127.0.0.1:1",
+        "api_key_file": "secret",
+        "encryption_key_file": "secret",
+        "encryption_keys": "00" * 32,
         "data_dir": "data",
         "tokenizer": "t.json",
         "prompts": "prompts",
@@ -228,6 +231,7 @@ HARMFUL = {
     },
     ServeOptions: {
         "host": "0.0.0.0",  # what the stranger wants
+        "key_file": "secret",
         "keyless": "true",
         "cors": "*",
         "log_prompts": "true",
@@ -250,6 +254,10 @@ def test_every_setting_is_decided(folder, kind, caplog):
     write(folder, **{names[name]: value for name, value in HARMFUL[kind].items()})
     assert read_settings(kind, {}) == before
     assert all(name in caplog.text for name in names.values())
+    (folder / "secret").touch(0o600)
+    (folder / "secret").write_text("11" * 32)
+    named = {name: value for name, value in HARMFUL[kind].items() if name != "encryption_keys"}
+    write(folder, **{names[name]: value for name, value in named.items()})
     assert read_settings(kind, {"_env_file": folder / ".env"}) != before
 
 

@@ -27,7 +27,7 @@ from test_saver import checkpoint, put
 pytestmark = pytest.mark.security
 
 LIMIT = 4_000_000
-PEAK = 8 * LIMIT
+PEAK = 12 * LIMIT
 """Memory for what is read, its bytes before that, and what reading itself takes."""
 CONFIG = {"configurable": {"thread_id": "t"}}
 LARGE = 400_000_000

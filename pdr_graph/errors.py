@@ -24,6 +24,7 @@ with: it leaves out RuntimeError, ValueError and LookupError. `retry_on` is the 
     ├── WorkspaceOverflowError (ValueError)  a workspace above kappa; always a defect of the package
     ├── UnknownThreadError (LookupError)     no run is recorded under this thread
     ├── OtherGraphError (ValueError)         the thread holds a run of another graph
+    ├── DamagedRunError (ValueError)         what is stored of a run is none of its states
     ├── ThreadExistsError (ValueError)       a run is already recorded under this thread
     ├── CheckpointError (ConnectionError)    the checkpoint store cannot be reached or read
     ├── LocalError (RuntimeError)            an embedded server or its weights
@@ -248,6 +249,19 @@ class OtherGraphError(PDRError, ValueError):
         super().__init__(
             f"thread {thread_id!r} holds a run of another graph; to resume it, run that graph "
             "again with the input None"
+        )
+
+
+class DamagedRunError(PDRError, ValueError):
+    """What is stored of a run has another form than a run's state."""
+
+    def __init__(self, thread_id: str, why: str) -> None:
+        self.thread_id = thread_id
+        self.why = why
+        """Which field, and what it should be."""
+        super().__init__(
+            f"the run of thread {thread_id!r} cannot be read: {why}; another program has written "
+            "it, or a newer release, or it was altered; `pdr-graph threads --delete` removes it"
         )
 
 

@@ -357,6 +357,9 @@ class Settings(ProcessSettings):
     redis_url: str | None = None
     """Store of the runs: redis://…, rediss://…, unix://…, or `memory`, which keeps none. Without
     one, an embedded Valkey keeps them in the data directory."""
+    max_bytes: int = Field(256 * 1024 * 1024, ge=1)
+    """Memory that the values of one checkpoint may take when they are read. What would take more is
+    refused before it is built."""
     encryption_key_file: Path | None = None
     """File of the keys that encrypt stored runs, one a line: the first seals, all open. `openssl
     rand -hex 32` makes one. Nobody else may be able to read it. PDR_ENCRYPTION_KEYS takes the keys

@@ -58,6 +58,7 @@ ALONE = {
     """,
     "size": """
         pdr_checkpoints.batch
+        pdr_checkpoints.writer
         pdr_graph.answers.equality
         pdr_graph.answers.reader
         pdr_graph.answers.words

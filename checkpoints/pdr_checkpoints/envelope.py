@@ -33,8 +33,10 @@ from pdr_checkpoints.errors import (
     FormatVersionError,
     MissingDependencyError,
     StoreConfigError,
+    TooLargeError,
 )
 from pdr_checkpoints.keys import decode, encode
+from pdr_checkpoints.serde import MAX_CHECKPOINT_BYTES, Allowance
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -52,6 +54,8 @@ COMPRESS_FROM: Final = 200
 """Bytes. In shorter bodies the frame takes what compression saves."""
 LEVEL: Final = 1
 """On 32 kB of prose zstd 3 is 4 % smaller than zstd 1 and takes 1.3 times as long."""
+WINDOW: Final = 1 << 23
+"""Bytes of memory for a frame of zstd that declares no size: what its RFC 8878 asks for."""
 DIGEST_BYTES: Final = 16
 KEY_BYTES: Final = 32
 KEY_ID_BYTES: Final = 4
@@ -149,6 +153,7 @@ class Envelope:
         encryption_keys: Sequence[bytes] = (),
         *,
         read_older: bool = False,
+        max_bytes: int = MAX_CHECKPOINT_BYTES,
     ) -> None:
         if compression not in COMPRESSIONS:
             raise StoreConfigError(
@@ -158,6 +163,8 @@ class Envelope:
         self.keyring = Keyring(encryption_keys) if encryption_keys else None
         self.read_older = read_older
         """Whether, with keys, a blob is read that they do not bind to its thread."""
+        self.max_bytes = max_bytes
+        """Memory that what is read of a checkpoint may take."""
         # A zstd context is 1.4 MB to allocate and belongs to one thread at a time.
         self._contexts = threading.local()
 
@@ -199,28 +206,71 @@ class Envelope:
         smaller: bytes = context.compress(body)
         return smaller
 
-    def decompress(self, method: int, body: bytes, place: bytes) -> bytes:
+    def allowance(self) -> Allowance:
+        """Return the memory that one reading may take."""
+        return Allowance(self.max_bytes)
+
+    def decompress(self, method: int, body: bytes, place: bytes, most: int) -> bytes:
         """Undo `compress`.
+
+        Args:
+            method: Number of the compression.
+            body: What it made.
+            place: The field, for messages.
+            most: Bytes that may come out.
 
         Raises:
             CorruptCheckpointError: It is cut or altered.
+            _LongerError: More would come out; no more than `most` ever do.
         """
         try:
             if method == 0:
                 return body
             if method == 1:
-                return zlib.decompress(body)
+                return _inflated(body, most)
             if method == 2:
-                context = getattr(self._contexts, "decompressor", None)
-                if context is None:
-                    context = self._contexts.decompressor = zstandard.ZstdDecompressor()
-                whole: bytes = context.decompress(body)
-                return whole
+                return self._expanded(body, most)
         except (zlib.error, zstandard.ZstdError) as error:
             raise CorruptCheckpointError(
                 describe(place), f"it does not decompress: {error}"
             ) from error
         raise CorruptCheckpointError(describe(place), f"its compression {method} is unknown")
+
+    def _expanded(self, body: bytes, most: int) -> bytes:
+        # The frame declares its size, which zstd holds it to; all that we wrote does.
+        size = zstandard.frame_content_size(body)
+        if size > most:
+            raise _LongerError(size)
+        if size >= 0:
+            context = getattr(self._contexts, "decompressor", None)
+            if context is None:
+                context = self._contexts.decompressor = zstandard.ZstdDecompressor()
+            whole: bytes = context.decompress(body)
+            return whole
+        with zstandard.ZstdDecompressor(max_window_size=WINDOW).stream_reader(body) as reader:
+            pieces: bytes = reader.read(most + 1)
+        if len(pieces) > most:
+            raise _LongerError(len(pieces))
+        return pieces
+
+
+class _LongerError(Exception):
+    """More bytes would come out than may."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__(size)
+
+
+def _inflated(body: bytes, most: int) -> bytes:
+    # zlib declares no size.
+    stream = zlib.decompressobj()
+    whole = stream.decompress(body, most + 1)
+    if len(whole) > most:
+        raise _LongerError(len(whole))
+    if not stream.eof:
+        raise zlib.error("incomplete or truncated stream")
+    return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +289,14 @@ class ThreadEnvelope:
         header = bytes((ENVELOPE_VERSION, method))
         return header + _check(header + place, body) + body
 
-    def unwrap(self, blob: bytes | None, place: bytes) -> bytes:
+    def unwrap(self, blob: bytes | None, place: bytes, allowance: Allowance | None = None) -> bytes:
         """Return the body of a blob; None stands for a blob that the server does not have.
 
+        Its length is taken from the allowance; None allows the blob alone what a checkpoint may
+        take.
+
         Raises:
+            TooLargeError: There is no room for it.
             FormatVersionError: A later release wrote it.
             DecryptionError: It is encrypted and no key opens it, or there are keys and it is not
                 bound to its thread by one.
@@ -284,15 +338,30 @@ class ThreadEnvelope:
                 raise CorruptCheckpointError(
                     self.describe(place), "its checksum differs: cut or altered bytes"
                 )
-        return self.envelope.decompress(flags & ~ENCRYPTED, body, place)
+        allowance = allowance or self.envelope.allowance()
+        try:
+            whole = self.envelope.decompress(flags & ~ENCRYPTED, body, place, allowance.left)
+        except _LongerError as longer:
+            size = longer.size + allowance.limit - allowance.left
+            raise TooLargeError(self.describe(place), size, allowance.limit) from None
+        allowance.left -= len(whole)
+        if allowance.left < 0:
+            size = allowance.limit - allowance.left
+            raise TooLargeError(self.describe(place), size, allowance.limit)
+        return whole
 
     def pack(self, content: list[Any], place: bytes) -> bytes:  # Any: plain data of mixed types
         """Make the blob of a list of plain data."""
         return self.wrap(ormsgpack.packb(content), place)
 
-    def unpack(self, blob: bytes | None, place: bytes) -> list[Any]:  # Any: checked by the caller
+    def unpack(
+        self, blob: bytes | None, place: bytes, allowance: Allowance | None = None
+    ) -> list[Any]:  # Any: checked by the caller
         """Undo `pack`; raises what `unwrap` does."""
-        packed = self.unwrap(blob, place)
+        allowance = allowance or self.envelope.allowance()
+        packed = self.unwrap(blob, place, allowance)
+        if not allowance.surely_takes(packed):
+            allowance.take_value(packed, self.describe(place))
         try:
             content = ormsgpack.unpackb(packed)
         except ormsgpack.MsgpackDecodeError as error:

@@ -33,9 +33,10 @@ from pdr_checkpoints.errors import (
     ThreadContendedError,
 )
 from pdr_checkpoints.records import ITEMS, REFERENCE, Cell, Writes, references, unpack_cell
+from pdr_checkpoints.registry import AT_ONCE
 from pdr_checkpoints.retention import RetentionMethods
 from pdr_checkpoints.store import SWAP_TRIES, Command, Fence, chunks
-from pdr_checkpoints.threads import AT_ONCE, SCAN, field_names
+from pdr_checkpoints.threads import SCAN, field_names
 
 KEYS_VARIABLE: Final = "PDR_ENCRYPTION_KEYS"
 KEY_FILE_VARIABLE: Final = "PDR_ENCRYPTION_KEY_FILE"

@@ -28,7 +28,7 @@ CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
 SETTINGS = OptionGroup(
     Settings, tuple(name for name in Settings.model_fields if name not in Settings.unspoken)
 )
-STORAGE = OptionGroup(Settings, ("redis_url", "encryption_key_file", "data_dir"))
+STORAGE = OptionGroup(Settings, ("redis_url", "encryption_key_file", "data_dir", "max_bytes"))
 DEFAULTS = OptionGroup(
     PDRConfig,
     tuple(

@@ -201,7 +201,7 @@ def inspect_line(thread_id: str, settings: Settings, given: Given) -> str | None
     """Return the command that shows more of a run; None where the run is not kept."""
     if settings.redis_url == MEMORY:
         return None
-    shared = {"redis_url", "data_dir", "_env_file"}
+    shared = {"redis_url", "data_dir", "max_bytes", "_env_file"}
     storage = {name: value for name, value in given.items() if name in shared}
     return command_line("inspect", thread_id, storage)
 

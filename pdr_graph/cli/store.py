@@ -25,6 +25,7 @@ from pdr_checkpoints import (
 )
 from pdr_checkpoints.connect import redact
 from pdr_checkpoints.rotation import KEYS_VARIABLE, parse_keys, read_key_file
+from pdr_checkpoints.serde import MAX_CHECKPOINT_BYTES
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
@@ -68,12 +69,20 @@ async def open_saver(
     if settings.redis_url == MEMORY:
         yield InMemorySaver()
     elif settings.redis_url is not None:
-        async with open_redis(settings.redis_url, ttl_s, keys, read_older=read_older) as saver:
+        async with open_redis(
+            settings.redis_url,
+            ttl_s,
+            keys,
+            read_older=read_older,
+            max_bytes=settings.max_bytes,
+        ) as saver:
             yield saver
     else:
         async with (
             embedded_valkey(settings.data_dir, announce=say) as url,
-            open_redis(url, ttl_s, keys, read_older=read_older) as saver,
+            open_redis(
+                url, ttl_s, keys, read_older=read_older, max_bytes=settings.max_bytes
+            ) as saver,
         ):
             yield saver
 
@@ -85,8 +94,16 @@ async def open_redis(
     encryption_keys: Sequence[bytes] = (),
     *,
     read_older: bool = False,
+    max_bytes: int = MAX_CHECKPOINT_BYTES,
 ) -> AsyncIterator[RedisSaver]:
     """Open a saver on a server; an error names its address.
+
+    Args:
+        url: Where it is.
+        ttl_s: Seconds that a thread is kept after its last write; None keeps it until deleted.
+        encryption_keys: The first seals what is stored, all open it; empty stores it plain.
+        read_older: Whether to read, with keys, what none of them binds to its thread.
+        max_bytes: Memory that what is read of a checkpoint may take.
 
     Raises:
         CheckpointError: the server refuses a command.
@@ -98,6 +115,7 @@ async def open_redis(
             encryption_keys=encryption_keys,
             read_older=read_older,
             lease_ttl_s=LEASE_S,
+            max_checkpoint_bytes=max_bytes,
         ) as saver:
             yield saver
     except RedisError as error:

@@ -20,6 +20,7 @@ from pdr_graph.errors import (
     ConfigChangedError,
     ConfigError,
     ContextWindowError,
+    DamagedRunError,
     DrainedError,
     EndpointError,
     PDRError,
@@ -114,6 +115,9 @@ def refusal_of(error: BaseException, thread_id: str | None = None) -> RefusalErr
             return RefusalError(400, str(error), param="pdr", code="invalid_setting")
         case ThreadExistsError():
             return thread_busy(error.thread_id)
+        case DamagedRunError():
+            logger.warning("thread.unreadable error=%s", error)
+            return thread_unreadable(error.thread_id)
         case DrainedError():
             return shutting_down(way_on)
         case QuorumError() | CallError() | EndpointError():

@@ -14,7 +14,7 @@ from langgraph.runtime import RunControl
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pdr_graph.budget import elapsed_s
-from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.config import PDRConfig
 from pdr_graph.errors import DrainedError
 from pdr_graph.events import OnEvent
 from pdr_graph.llm.client import ModelClient
@@ -24,7 +24,7 @@ from pdr_graph.run import Parts, Result, resume, solve, with_input
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.refusal import RefusalError, shutting_down, thread_busy
 from pdr_graph.serve.request import SolveRequest
-from pdr_graph.state import config_of
+from pdr_graph.state import reading, stored_config
 from pdr_graph.trace import TraceRecord
 
 LONGEST_RETRY_S = 60
@@ -274,10 +274,12 @@ class SolveRunner:
             return None
         ended = state.get("phase") == "done"
         seconds = elapsed_s(state.get("ledger", []))
+        with reading(thread_id):
+            result = Result.of_state(thread_id, state, seconds) if ended else None
         return StoredRun(
-            problem=state["problem"],
-            config=config_of(state),
-            result=Result.of_state(thread_id, state, seconds) if ended else None,
+            problem=state.get("problem", ""),
+            config=stored_config(state, thread_id),
+            result=result,
             running=thread_id in self._runs,
             written_s=datetime.fromisoformat(found.checkpoint["ts"]).timestamp(),
         )
@@ -355,7 +357,7 @@ class SolveRunner:
                 param="metadata.thread_id",
                 code="thread_differs",
             )
-        return make_config(**config)
+        return stored_config(state, asked.thread_id)
 
 
 def _place(thread_id: str) -> RunnableConfig:

@@ -2,10 +2,11 @@
 
 import base64
 import hashlib
+import hmac
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from urllib.parse import parse_qsl
 
@@ -91,10 +92,10 @@ class Catalogue:
                 code="model_not_found",
             )
         fields = {**_settings(query), **asked}
-        for field, value in fields.items():
+        for name_of_field, value in fields.items():
             # `package.module:attribute` is for the operator: a client must not import code.
             if isinstance(value, str) and ":" in value:
-                raise ConfigError(f"{field} {value!r}: a request names built-in steps only")
+                raise ConfigError(f"{name_of_field} {value!r}: a request names built-in steps only")
         fields.pop("preset", None)
         config = self._make(name, {**self._defaults, **fields})
         Extensions().check(config)
@@ -120,6 +121,27 @@ def _settings(query: str) -> dict[str, object]:
         else:
             settings[name] = None if text.lower() == "none" else text
     return settings
+
+
+SPACE = "pdr.space"
+"""Where the scope of a request holds the space of its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSpace:
+    """The threads of one key: clients of another cannot take, find or read them by their names."""
+
+    key: str = field(default="", repr=False)
+    """Empty has the threads by their plain names."""
+
+    def place(self, name: str) -> str:
+        """Return the thread of the store that a client's name stands for.
+
+        The mark between the two is in no client's name, so that no space reaches into another.
+        """
+        if not self.key:
+            return name
+        return f"{name}#{hmac.new(self.key.encode(), name.encode(), 'sha256').hexdigest()[:16]}"
 
 
 REMEMBERED = 65_536
@@ -174,6 +196,9 @@ class SolveRequest:
     insisted: dict[str, object]
     """Fields that the client named: a resumed run must have been started with them."""
     thread_id: str
+    """The run's name, as its client knows it."""
+    place: str
+    """The thread of the store, which has this name in the space of the client's key."""
     named: bool
     """Whether the client named the thread, which may then already hold a run."""
     stops: tuple[str, ...]
@@ -184,8 +209,16 @@ class SolveRequest:
     """Whether the problem was made of several turns; else it is one message as it stands."""
 
 
-def understand(inquiry: Inquiry, catalogue: Catalogue, repeats: Repeats) -> SolveRequest:
+def understand(
+    inquiry: Inquiry, catalogue: Catalogue, repeats: Repeats, space: ThreadSpace
+) -> SolveRequest:
     """Read what is asked for.
+
+    Args:
+        inquiry: The request.
+        catalogue: The models on offer.
+        repeats: Tells repeats of a request apart.
+        space: The threads of the client's key.
 
     Raises:
         RefusalError: something in it cannot be honoured.
@@ -200,14 +233,16 @@ def understand(inquiry: Inquiry, catalogue: Catalogue, repeats: Repeats) -> Solv
     # Each request may draw a new seed, and a resumed run keeps its own.
     insisted.pop("seed", None)
     if config.seed is None and inquiry.seed is not None:
-        told_apart = f"{problem} {config.model_dump_json()}"
+        told_apart = f"{space.place('')}{problem} {config.model_dump_json()}"
         config = config.model_copy(update={"seed": repeats.seed(inquiry.seed, told_apart)})
+    thread_id = inquiry.thread_id or new_thread_id()
     return SolveRequest(
         model=inquiry.model,
         problem=problem,
         config=config,
         insisted=insisted,
-        thread_id=inquiry.thread_id or new_thread_id(),
+        thread_id=thread_id,
+        place=space.place(thread_id),
         named=inquiry.thread_id is not None,
         stops=inquiry.stops,
         stored=inquiry.stored,

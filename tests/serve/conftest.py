@@ -63,7 +63,9 @@ async def serve(connect) -> AsyncIterator[Serve]:
             max_drafts=options.max_drafts,
         )
         app = create_app(runner, catalogue, options)
-        server = SolveServer(app, runner, drain_s=options.drain_s, say=lambda line: None)
+        server = SolveServer(
+            app, runner, drain_s=options.drain_s, say=lambda line: None, options=options
+        )
         listener = listen(options.host, options.port)
         url = address_of(listener)
         key = options.key.get_secret_value() if options.key else "none"

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import h11
 import uvicorn
@@ -309,11 +309,14 @@ class ClientConnection(H11Protocol):
         self._moved = self.since
         """When the client was last seen to read."""
         self.unsent = 0
-        """Bytes that the client had yet to read when we last looked."""
+        """Bytes that the system had yet to take when we last looked."""
+        self._read = 0
+        """Bytes that the client had read by then."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin, if there is a place."""
-        super().connection_made(transport)
+        self._sent = _CountedTransport(transport)
+        super().connection_made(cast("asyncio.Transport", self._sent))
         self.address = _network_of(self.client[0] if self.client else "")
         self.app = partial(self._answer, self.app)
         if not self._connections.add(self):
@@ -336,13 +339,12 @@ class ClientConnection(H11Protocol):
 
     def is_stalled(self, now: float, stall_s: float) -> bool:
         """Tell whether the client has read nothing of what we send, for so many seconds."""
-        size = self.transport.get_write_buffer_size()
-        if size:
-            # The system takes more of us only once much of what it holds has been read.
-            size += _unread(self.transport.get_extra_info("socket"))
-        if size == 0 or size < self.unsent:
-            self._moved = now
-        self.unsent = size
+        self.unsent = self.transport.get_write_buffer_size()
+        # The system takes more of us only once much of what it holds has been read.
+        held = _unread(self.transport.get_extra_info("socket")) if self.unsent else 0
+        read = self._sent.bytes - self.unsent - held
+        if not self.unsent or read > self._read:
+            self._read, self._moved = read, now
         return now - self._moved > stall_s
 
     def end(self) -> None:
@@ -391,6 +393,21 @@ class ClientConnection(H11Protocol):
         if anew or awaits != self.awaits:
             self.awaits, self.since = awaits, self.loop.time()
             self._connections.note(self)
+
+
+class _CountedTransport:
+    """A transport that counts what it is given to send."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self.bytes += len(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:  # Any: all else is the transport's own
+        return getattr(self._transport, name)
 
 
 def _network_of(address: str) -> str:

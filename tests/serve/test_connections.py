@@ -50,14 +50,16 @@ def port_of(served) -> int:
 
 
 @contextmanager
-def sockets(port: int, size: int, source: str = "127.0.0.1") -> Iterator[list[socket.socket]]:
-    """Connect so often from one address of this machine."""
+def sockets(
+    port: int, size: int, source: str = "127.0.0.1", *, buffer: int = 4096
+) -> Iterator[list[socket.socket]]:
+    """Connect so often from one address of this machine; the system reads ahead so many bytes."""
     opened: list[socket.socket] = []
     try:
         for _ in range(size):
             each = socket.socket()
             opened.append(each)
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
             each.bind((source, 0))
             each.setblocking(False)
             with suppress(BlockingIOError):
@@ -195,7 +197,7 @@ async def test_a_stream_that_nobody_reads(serve):
     await asyncio.sleep(0.05)
     try:
         port = listener.getsockname()[1]
-        with sockets(port, 50) as opened, sockets(port, 1) as (reader,):
+        with sockets(port, 50) as opened, sockets(port, 1, buffer=2**18) as (reader,):
             await asyncio.sleep(0.1)
             for each in opened:
                 each.send(b"GET /unread HTTP/1.1\r\nHost: localhost\r\n\r\n")

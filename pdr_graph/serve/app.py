@@ -296,11 +296,7 @@ class _Guarded(FastAPI):
 
 
 def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions) -> FastAPI:
-    """Return the application; the address and port of its options are for the server.
-
-    Raises:
-        ConfigError: the file of keys cannot be read.
-    """
+    """Return the application; the address and port of its options are for the server."""
     app = _Guarded(options)
     desk = AnswerDesk(runner, catalogue, Repeats(repeatable=options.repeatable), options)
     _add_answers(app, desk)

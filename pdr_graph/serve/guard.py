@@ -10,15 +10,13 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pdr_graph.errors import ConfigError
-from pdr_graph.serve.options import ServeOptions, key_of
+from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.serve.request import SPACE, ThreadSpace
 
@@ -30,44 +28,9 @@ DISCARD_TIMEOUT_S = 2.0
 
 
 def client_keys(options: ServeOptions) -> tuple[str, ...]:
-    """Return the keys that clients may send: that of the options, then those of the file.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds no keys.
-    """
-    keys = [] if options.key is None else [options.key.get_secret_value()]
-    if options.key_file is not None:
-        keys += read_keys(options.key_file)
-    return tuple(dict.fromkeys(keys))
-
-
-def read_keys(path: Path) -> tuple[str, ...]:
-    """Read a file of keys: one a line; empty lines, and those that begin with #, are left out.
-
-    Raises:
-        ConfigError: it cannot be read, a line is no key, or there is none.
-    """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"key file {str(path)!r} is not UTF-8 text; write one key a line"
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"key file {str(path)!r} cannot be read: {error.strerror}; name another by --key-file"
-        ) from None
-    keys = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            keys.append(key_of(line))
-        except ValueError as error:  # it never quotes the key
-            raise ConfigError(f"key file {str(path)!r}, line {number}: {error}") from None
-    if not keys:
-        raise ConfigError(f"key file {str(path)!r} holds no key; write one key a line")
-    return tuple(keys)
+    """Return the keys that clients may send; empty where none is asked for."""
+    text = "" if options.key is None else options.key.get_secret_value()
+    return tuple(dict.fromkeys(text.split()))
 
 
 class HostNames:

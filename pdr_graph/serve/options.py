@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -33,10 +32,8 @@ class ServeOptions(ProcessSettings):
     port: int = Field(8100, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     key: SecretStr | None = None
-    """Key that clients must send; without one everybody who reaches the address is served."""
-    key_file: Path | None = None
-    """File of keys, one a line. The runs of each key are its own; the first has those from before
-    there was a second one."""
+    """Key that clients must send; without one everybody who reaches the address is served. Several
+    keys, one a line, are for clients that must not reach each other's runs."""
     keyless: bool = False
     """Serve other machines without a key."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -81,8 +78,13 @@ class ServeOptions(ProcessSettings):
     @field_validator("key")
     @classmethod
     def _key_fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        text = key_of(key.get_secret_value()) if key is not None else ""
-        return SecretStr(text) if text else None
+        text = key.get_secret_value() if key is not None else ""
+        keys = [each.strip() for each in text.splitlines()]
+        keys = [each for each in keys if each and not each.startswith("#")]
+        for each in keys:
+            if not (each.isascii() and each.isprintable()) or " " in each:
+                raise ValueError("an API key holds printable ASCII characters only, and no space")
+        return SecretStr("\n".join(keys)) if keys else None
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod
@@ -115,18 +117,6 @@ class ServeOptions(ProcessSettings):
         if "key" not in others and _is_public(str(values.get("host", ""))):
             values.pop("key", None)
         return values
-
-
-def key_of(text: str) -> str:
-    """Return a key as a header can hold it.
-
-    Raises:
-        ValueError: it cannot; the key itself is not told.
-    """
-    key = text.strip()
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError("an API key holds printable ASCII characters only, and no space")
-    return key
 
 
 def _is_public(host: str) -> bool:

@@ -68,7 +68,7 @@ async def serve(connect) -> AsyncIterator[Serve]:
         )
         listener = listen(options.host, options.port)
         url = address_of(listener)
-        key = options.key.get_secret_value() if options.key else "none"
+        key = options.key.get_secret_value().split()[0] if options.key else "none"
         served = Served(
             url,
             runner,

@@ -92,15 +92,24 @@ class Catalogue:
                 code="model_not_found",
             )
         fields = {**_settings(query), **asked}
-        for name_of_field, value in fields.items():
+        for step in _STEPS & fields.keys():
             # `package.module:attribute` is for the operator: a client must not import code.
-            if isinstance(value, str) and ":" in value:
-                raise ConfigError(f"{name_of_field} {value!r}: a request names built-in steps only")
+            if isinstance(fields[step], str) and ":" in str(fields[step]):
+                raise ConfigError(f"{step} {fields[step]!r}: a request names built-in steps only")
         fields.pop("preset", None)
         config = self._make(name, {**self._defaults, **fields})
         Extensions().check(config)
+        for setting, number in config.model_dump().items():
+            numbers = number if isinstance(number, tuple) else (number,)
+            if any(isinstance(each, int | float) and not each <= _MOST for each in numbers):
+                raise ConfigError(f"{setting}: {_MOST} is the most")
         most = num_rounds(config, config.max_extra_rounds)
-        drafts = sum(width_of(config, number) for number in range(1, most + 1))
+        # Each round has a draft, and so many rounds need not be gone through.
+        drafts = (
+            most
+            if most > self._max_drafts
+            else sum(width_of(config, number) for number in range(1, most + 1))
+        )
         if drafts > self._max_drafts:
             raise RefusalError(
                 400,
@@ -110,6 +119,12 @@ class Catalogue:
                 code="too_many_drafts",
             )
         return config, {"preset": name, **fields}
+
+
+_STEPS = frozenset({"distiller", "finish", "verifier"})
+"""Settings that can name code."""
+_MOST = 2**40
+"""Largest number in a setting of a request: sums of such numbers can be kept."""
 
 
 def _settings(query: str) -> dict[str, object]:

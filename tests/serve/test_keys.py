@@ -134,7 +134,7 @@ async def test_no_reply_tells_what_the_store_calls_a_thread(serve, mock, clients
     assert "boxed" in text_of(chunks)
     assert "t1#" not in str(chunks)
     mock.configure(status=[{"match": {}, "status": 400}])
-    with pytest.raises(openai.InternalServerError, match='{"thread_id": "t2"}') as failed:
+    with pytest.raises(openai.InternalServerError, match='"thread_id": "t2"') as failed:
         await ask(bob, metadata={"thread_id": "t2"})
     assert "t2#" not in failed.value.message
 

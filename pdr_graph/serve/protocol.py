@@ -8,6 +8,7 @@ made of `openai.types`; the classes below add what a run tells beyond them.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -219,11 +220,12 @@ def _whole(text: str) -> int | _Misfit:
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
-    if len(fields) < len(pairs):
-        fields = _Repeated(fields)
-        seen: set[str] = set()
-        fields.name = next(name for name, _ in pairs if name in seen or seen.add(name))
-    return fields
+    if len(fields) == len(pairs):
+        return fields
+    repeated = _Repeated(fields)
+    counts = Counter(name for name, _ in pairs)
+    repeated.name = next(name for name, count in counts.items() if count > 1)
+    return repeated
 
 
 def _misfits(data: Any) -> Iterator[tuple[str, str]]:  # Any: JSON

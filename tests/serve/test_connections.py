@@ -76,6 +76,13 @@ def is_open(each: socket.socket) -> bool:
     return state in {1, 2}  # established, or being so
 
 
+async def until_few(opened: list[socket.socket], most: int) -> None:
+    """Wait until no more than so many are open."""
+    async with asyncio.timeout(10):
+        while sum(map(is_open, opened)) > most:  # noqa: ASYNC110  # the system tells it, no event
+            await asyncio.sleep(0.05)
+
+
 async def until_closed(opened: list[socket.socket], within_s: float, drip: bytes = b"") -> int:
     """Return how many are still open after that time."""
     until = time.monotonic() + within_s
@@ -128,9 +135,9 @@ async def test_who_keeps_the_server_waiting_is_disconnected(serve, way):
             for each in opened if begin else ():
                 each.send(begin)
             # The sweep comes every half second.
-            assert await until_closed(opened, 4, drip) == 0
-    assert len(seconds) > 5
-    assert max(seconds) < 1
+            assert await until_closed(opened, 8, drip) == 0
+    assert len(seconds) > 2
+    assert max(seconds) < 2
 
 
 async def test_half_a_request_is_told_why(serve):
@@ -221,10 +228,9 @@ async def test_a_crowd_keeps_nobody_out(serve, mock):
     served = await serve(max_connections=60, max_by_address=60)
     async with healthy(served) as seconds:
         with sockets(port_of(served), 300, "127.0.0.2") as opened:
-            await asyncio.sleep(0.3)
-            assert sum(map(is_open, opened)) <= 60
+            await until_few(opened, 60)
             assert "boxed" in (await ask(served)).choices[0].message.content
-    assert max(seconds) < 1
+    assert max(seconds) < 2
 
 
 async def test_one_address_takes_not_all(serve, mock):
@@ -233,8 +239,7 @@ async def test_one_address_takes_not_all(serve, mock):
     with sockets(port_of(served), 5, "127.0.0.3") as others:
         await asyncio.sleep(0.1)
         with sockets(port_of(served), 100, "127.0.0.2") as opened:
-            await asyncio.sleep(0.3)
-            assert sum(map(is_open, opened)) <= 20
+            await until_few(opened, 20)
             assert all(map(is_open, others))
 
 
@@ -287,8 +292,8 @@ async def test_the_descriptors_are_never_used_up(mock, clean):
                 for _ in range(10):
                     assert (await http.get(f"{root}/health")).status_code == 200
                     await asyncio.sleep(0.05)
-            assert sum(map(is_open, [*early, *late])) <= 200
-            assert await until_closed([*early, *late], 4) == 0
+            await until_few([*early, *late], 200)
+            assert await until_closed([*early, *late], 8) == 0
     finally:
         process.terminate()
         _, said = await asyncio.to_thread(process.communicate, None, 30)

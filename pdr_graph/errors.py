@@ -71,7 +71,7 @@ _PATTERNS = tuple(
         # In an address: its password, a lone name of an http address, which is a token, and
         # options of its query.
         (
-            r"(\b[a-z][a-z0-9+.-]{0,20}://[^\s/?#:@'\"<>]{0,500}:)[^\s/?#'\"<>]{1,500}@",
+            r"(\b[a-z][a-z0-9+.-]{0,20}://[^\s/?#:@'\"<>]{0,500}:)(?!PASSWORD@)[^\s/?#'\"<>]{1,500}@",
             rf"\1{HIDDEN}@",
         ),
         (r"(\bhttps?://)[^\s/?#:@'\"<>]{8,500}@", rf"\1{HIDDEN}@"),
@@ -102,9 +102,11 @@ _PATTERNS = tuple(
 
 
 def keep_secret(*secrets: str) -> None:
-    """Show these keys and passwords in no error of this process."""
+    """Show these keys and passwords in no error of this process; short words are left alone."""
     for secret in secrets:
-        if len(secret) >= _SHORTEST and secret != "EMPTY":  # which stands for no key
+        # "EMPTY" stands for no key, and a short one of letters alone is a word of many sentences.
+        is_word = secret == "EMPTY" or (secret.isalpha() and len(secret) < 8)
+        if len(secret) >= _SHORTEST and not is_word:
             _SECRETS.update((secret, quote(secret, safe=""), html.escape(secret)))
             _SECRETS.add(json.dumps(secret)[1:-1])
 

@@ -67,7 +67,6 @@ ALONE = {
         pdr_graph.cli.up_plan
         pdr_graph.serve.app
         pdr_graph.serve.chat
-        pdr_graph.serve.guard
         pdr_graph.serve.responses
         pdr_graph.servers.choice
         pdr_graph.servers.launch

@@ -151,11 +151,16 @@ class ServeCommand(SettingsCommand):
     cors: Annotated[tuple[str, ...], Flag("--cors", "ORIGIN")] = ()
     """An origin whose web pages may call this server, such as https://app.example, or * for any.
     Repeat it for each origin. (PDR_SERVE_CORS)"""
+    allowed_host: Annotated[tuple[str, ...], Flag("--allowed-host", "NAME")] = ()
+    """A name by which clients may ask for this server, beside localhost and addresses, or * for
+    any. Repeat it for each name. (PDR_SERVE_ALLOWED_HOSTS)"""
     options: Annotated[
         Given,
         OptionGroup(
             ServeOptions,
-            tuple(name for name in ServeOptions.model_fields if name != "cors"),
+            tuple(
+                name for name in ServeOptions.model_fields if name not in {"cors", "allowed_hosts"}
+            ),
             panel="Server",
         ),
     ]

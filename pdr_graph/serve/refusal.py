@@ -64,6 +64,18 @@ class RefusalError(PDRError):
             headers["WWW-Authenticate"] = "Bearer"
         return headers
 
+    def naming(self, thread_id: str, place: str) -> "RefusalError":
+        """Return the refusal with a thread's name in place of what it is called in the store."""
+        if thread_id == place or place not in str(self):
+            return self
+        return RefusalError(
+            self.status,
+            str(self).replace(place, thread_id),
+            param=self.param,
+            code=self.code,
+            retry_after_s=self.retry_after_s,
+        )
+
     def body(self) -> dict[str, object]:
         """Return OpenAI's error object."""
         default = "invalid_request_error" if self.status < 500 else "api_error"

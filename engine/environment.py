@@ -6,7 +6,6 @@ serve text. So torch is installed first, by `locks/torch.txt`, then the rest, by
 """
 
 import hashlib
-
 import platform
 import shutil
 import subprocess

@@ -134,7 +134,7 @@ def test_a_setting_of_before_still_names_the_image():
 
 @pytest.mark.parametrize("answer", ["sha256:" + "1f" * 32, "sha256:short", "denied"])
 def test_digests_are_written(tmp_path, answer):
-    """The script asks for each image's digest, and writes none that is none; a key stays private."""
+    """The script asks for each image's digest and writes no other answer; .env stays private."""
     folder = shutil.copytree(DOCKER, tmp_path / "docker")
     own = folder / ".env"
     own.write_text("REDIS_PASSWORD=kept\nREDIS_IMAGE=redis:8.0-alpine\n")

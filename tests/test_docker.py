@@ -184,8 +184,18 @@ def test_what_is_copied_builds_the_package(tmp_path):
     assert {f"!{each.name}" for each in context.iterdir()} <= set(ignored)
 
     wheels = run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-        + ["-w", "wheels", "./context"],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            "wheels",
+            "./context",
+        ],
         cwd=tmp_path,
     )
     assert wheels.returncode == 0, wheels.stderr

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pdr_graph.errors import keep_secret
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.refusal import RefusalError
 from pdr_graph.serve.request import SPACE, ThreadSpace
@@ -30,7 +31,9 @@ DISCARD_TIMEOUT_S = 2.0
 def client_keys(options: ServeOptions) -> tuple[str, ...]:
     """Return the keys that clients may send; empty where none is asked for."""
     text = "" if options.key is None else options.key.get_secret_value()
-    return tuple(dict.fromkeys(text.split()))
+    keys = tuple(dict.fromkeys(text.split()))
+    keep_secret(*keys)
+    return keys
 
 
 class HostNames:

@@ -161,6 +161,7 @@ def test_url_that_cannot_work_is_refused(url: str, sentence: str) -> None:
     assert "secret" not in str(refusal.value)
 
 
+@pytest.mark.security
 def test_passwords_are_hidden() -> None:
     """A URL in a message has no user, password or query."""
     assert redact("rediss://u:p@h:1/0?password=q") == "rediss://h:1/0"

@@ -178,6 +178,7 @@ MODULES_OF_THE_USER = ("checkpoints", "graphs", "utils")
 
 
 @pytest.mark.parametrize("called", ["pdr-graph", "python -m pdr_graph.cli"])
+@pytest.mark.security
 def test_it_works_beside_modules_of_the_user(clean, mock, data_dir, called):
     """A folder may hold files with the names of ours: none of them is imported."""
     for name in MODULES_OF_THE_USER:

@@ -19,6 +19,7 @@ async def http():
         yield client
 
 
+@pytest.mark.security
 async def test_a_key_is_asked_for(serve, mock, http):
     """By everything but the health check; a wrong one of any kind is refused."""
     served = await serve(key="sesame")
@@ -35,6 +36,7 @@ async def test_a_key_is_asked_for(serve, mock, http):
     assert mock.stats()["calls"] == 0
 
 
+@pytest.mark.security
 async def test_a_large_body_is_refused(serve, mock, http):
     """Whether it says its length or comes in pieces."""
     served = await serve(max_body_bytes=2000)
@@ -64,6 +66,7 @@ NOT_JSON = [
 ]
 
 
+@pytest.mark.security
 async def test_what_is_no_json_is_refused(serve, mock, http, subtests):
     """In OpenAI's form, whatever it is; a web page cannot send JSON without being allowed to."""
     served = await serve()
@@ -75,6 +78,23 @@ async def test_what_is_no_json_is_refused(serve, mock, http, subtests):
             assert reply.json()["error"]["message"]
 
 
+<<<<<<< HEAD
+=======
+@pytest.mark.security
+async def test_half_a_character_is_read_as_a_mark(serve, mock, http):
+    """A lone surrogate can be in JSON and in no request to a model."""
+    served = await serve()
+    content = b'{"model": "long_cot", "messages": [{"role": "user", "content": "a\\ud800b"}]}'
+    reply = await http.post(
+        f"{served.url}/chat/completions",
+        content=content,
+        headers={"Content-Type": "application/json"},
+    )
+    assert reply.status_code == 200
+
+
+@pytest.mark.security
+>>>>>>> s-supply
 async def test_another_host_name_is_refused_without_a_key(serve, mock, http):
     """A web page could otherwise reach the server by a name of its own."""
     served = await serve()
@@ -193,6 +213,7 @@ async def test_unknown_paths_and_methods(serve, mock, http):
     assert (await http.get(f"{served.url}/models/nothing")).status_code == 404
 
 
+@pytest.mark.security
 async def test_a_client_that_leaves_before_its_body_has_come(serve, mock, http, caplog):
     """Is forgotten, and nothing is logged as a defect."""
     served = await serve()

@@ -55,6 +55,7 @@ def test_a_plan_reaches_its_keeper(plan):
     assert ServerPlan.from_json(plan.to_json()) == plan
 
 
+@pytest.mark.security
 def test_a_shown_plan_keeps_its_key():
     """The key of an endpoint is not shown with its command."""
     plan = ServerPlan("model", "vllm", command=("vllm",), environment={"VLLM_API_KEY": "hidden"})

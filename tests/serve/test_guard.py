@@ -78,23 +78,7 @@ async def test_what_is_no_json_is_refused(serve, mock, http, subtests):
             assert reply.json()["error"]["message"]
 
 
-<<<<<<< HEAD
-=======
 @pytest.mark.security
-async def test_half_a_character_is_read_as_a_mark(serve, mock, http):
-    """A lone surrogate can be in JSON and in no request to a model."""
-    served = await serve()
-    content = b'{"model": "long_cot", "messages": [{"role": "user", "content": "a\\ud800b"}]}'
-    reply = await http.post(
-        f"{served.url}/chat/completions",
-        content=content,
-        headers={"Content-Type": "application/json"},
-    )
-    assert reply.status_code == 200
-
-
-@pytest.mark.security
->>>>>>> s-supply
 async def test_another_host_name_is_refused_without_a_key(serve, mock, http):
     """A web page could otherwise reach the server by a name of its own."""
     served = await serve()

@@ -14,7 +14,7 @@ from langgraph.types import StateSnapshot
 from typing_extensions import TypedDict  # pydantic makes schemas of no other before Python 3.12
 
 from pdr_graph.budget import merge_rows
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.strategies import num_rounds, width_of
 from pdr_graph.types import Draft, LedgerRow, RunRecord, Solution, Tally, Verdict, Workspace
 
@@ -90,8 +90,12 @@ def is_run(snapshot: StateSnapshot) -> bool:
 
 
 def config_of(state: PDRState) -> PDRConfig:
-    """Return the recorded config."""
-    return PDRConfig.model_validate(state["config"])
+    """Return the recorded config.
+
+    Raises:
+        ConfigError: what was stored is no config.
+    """
+    return make_config(**state["config"])
 
 
 def read_shared(*channels: str) -> PDRState:

@@ -117,7 +117,7 @@ class DistillerNode:
         return update
 
     async def _workspaces(self, step: Step) -> list[Workspace]:
-        distiller = self.toolbox.extensions.distiller(step.config.distiller)
+        distiller = self.toolbox.operators.distiller(step.config.distiller)
         texts = await distiller.distil(step)
         kappa = step.config.kappa
         return list(await asyncio.gather(*(pack(each, kappa, step.counter) for each in texts)))

@@ -34,7 +34,7 @@ class Refiner:
         tell(runtime.stream_writer, FinishEvent(event="finish", finish=name))
         if name == "refine" and self.toolbox.stream_answer:
             step = replace(step, ask=replace(step.ask, on_chunk=_teller(runtime.stream_writer)))
-        finish = FINISHES["refine"] if name == "refine" else self.toolbox.extensions.finish(name)
+        finish = FINISHES["refine"] if name == "refine" else self.toolbox.operators.finish(name)
         solution = await finish(step)
         row = charged(step.ask.meter)
         step.notes.extend(_budget_note(step.config, [*state["ledger"], row], state["notes"]))

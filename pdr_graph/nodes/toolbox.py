@@ -36,10 +36,17 @@ class Toolbox:
 
     client: ModelClient
     extensions: Extensions
+    """Those of the graph; nodes take `operators`."""
     prompts: Prompts
     trace: Trace | None
     stream_answer: bool
     """Whether the refinement is streamed, as `chunk` events, while it is written."""
+
+    @property
+    def operators(self) -> Extensions:
+        """The steps of this call: those of the graph, and those that the caller names."""
+        handed = Invocation.current().handed
+        return self.extensions if handed is None else self.extensions.with_code(handed)
 
     def asker(
         self, node: str, round_number: int, config: PDRConfig, *, run: str = "", part: str = ""

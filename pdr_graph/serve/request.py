@@ -42,13 +42,15 @@ class Catalogue:
         """
         self._make = make
         self._defaults = dict(defaults)
+        # What the operator names is imported, and what a request names only looked up.
+        self._steps = Extensions().with_code(self._defaults)
         self._max_drafts = max_drafts
         self.left_out: dict[str, str] = {}
         """Presets that the defaults rule out, and why."""
         names = []
         for name in PRESETS:
             try:
-                Extensions().check(make(name, self._defaults))
+                self._steps.check(make(name, self._defaults))
             except ConfigError as error:
                 self.left_out[name] = str(error)
             else:
@@ -97,7 +99,7 @@ class Catalogue:
                 raise ConfigError(f"{field} {value!r}: a request names built-in steps only")
         fields.pop("preset", None)
         config = self._make(name, {**self._defaults, **fields})
-        Extensions().check(config)
+        self._steps.check(config)
         most = num_rounds(config, config.max_extra_rounds)
         drafts = sum(width_of(config, number) for number in range(1, most + 1))
         if drafts > self._max_drafts:

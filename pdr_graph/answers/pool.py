@@ -372,10 +372,10 @@ class _State:
             reply = self._late(child, hands, began)
         used = time.monotonic() - began if reply is None else reply.pop("seconds", allowed)
         with self.lock:
-            self.jobs.mark(job, slow=used > ORDINARY_S)
             ended = reply is None or "ended" in reply
             job.vote.num_cut += ended and allowed < self.limits.deadline_s
             job.vote.spent_s += max(0.0, min(used, allowed) - ORDINARY_S)
+            self.jobs.mark(job, slow=ended or job.vote.spent_s > 0)
         return reply
 
     def _late(self, child: Child, hands: _Hands, began: float) -> Message | None:
@@ -442,7 +442,7 @@ class WorkerPool:
             PDRError: The pool was closed.
         """
         # Places are freed by threads, and who waits may be in any event loop.
-        while self._state.num_waiting >= self.limits.most_waiting:  # noqa: ASYNC110
+        while self.num_waiting >= self.limits.most_waiting:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_S)
         return await asyncio.wrap_future(self.submit(request, vote=vote, on_begin=on_begin))
 
@@ -478,6 +478,11 @@ class WorkerPool:
                 state.threads.append(thread)
                 thread.start()
         return job.future
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that are queued or under way."""
+        return self._state.num_waiting
 
     def pids(self) -> list[int]:
         """Return the process ids of the children that are alive now, those of their guards."""

@@ -23,7 +23,7 @@ from pdr_graph import (
     resume,
     solve,
 )
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, DamagedRunError
 from pdr_graph.types import Verdict
 
 pytestmark = pytest.mark.security
@@ -85,7 +85,7 @@ async def test_a_name_that_is_no_text_is_refused(connect, code):
     checkpoint["channel_versions"]["config"] = version
     checkpoint["id"] = checkpoint["id"][:-4] + "ffff"
     await saver.aput(found.config, checkpoint, found.metadata, {"config": version})
-    with pytest.raises(ConfigError, match="distiller"):
+    with pytest.raises(DamagedRunError, match="distiller"):
         await resume("t", model=connect(), checkpointer=saver)
 
 

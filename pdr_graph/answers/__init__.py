@@ -11,7 +11,7 @@ from pdr_graph.answers.kinds import (
     check,
     clusters,
 )
-from pdr_graph.answers.pool import Limits, Vote, WorkerPool, one_vote
+from pdr_graph.answers.pool import Limits, VoteBudget, WorkerPool, one_vote
 
 __all__ = [
     "AnswerKind",
@@ -23,7 +23,7 @@ __all__ = [
     "MathAnswers",
     "Mode",
     "TextAnswers",
-    "Vote",
+    "VoteBudget",
     "WorkerPool",
     "agreement",
     "answer_kind",

@@ -29,7 +29,7 @@ from pdr_graph.answers.equality import AnswerComparison
 from pdr_graph.answers.expression import Tree, names_of
 from pdr_graph.answers.extract import LONGEST_ANSWER, answer_in_text, final_answer
 from pdr_graph.answers.points import NUM_POINTS, Number, UndecidedError, point
-from pdr_graph.answers.pool import Message, Vote, WorkerPool
+from pdr_graph.answers.pool import Message, VoteBudget, WorkerPool
 from pdr_graph.answers.reader import read
 from pdr_graph.answers.values import UnreadableAnswer, Value
 
@@ -99,7 +99,7 @@ def _parsed(value: tuple[str, str, bool]) -> Number:
 class _CheckWatch:
     """Measures the work on one check, and knows what it belongs to."""
 
-    def __init__(self, vote: Vote) -> None:
+    def __init__(self, vote: VoteBudget) -> None:
         self.vote = vote
         self.begin()
 
@@ -165,7 +165,7 @@ class Checker:
     ) -> CheckResult:
         """Check the final answer of a solution; `truncated` if a token limit cut the solution."""
         # Checks of one problem share a place in the queue.
-        watch = _CheckWatch(Vote.current() or Vote(key=gold))
+        watch = _CheckWatch(VoteBudget.current() or VoteBudget(key=gold))
         answer = final_answer(solution) if mode == "answer" else solution.strip() or None
         if answer is None:
             missing = CheckVerdict.TRUNCATED if truncated else CheckVerdict.NO_ANSWER
@@ -176,7 +176,7 @@ class Checker:
     async def same(self, left: str, right: str) -> bool:
         """Return whether two answers are equivalent; False where they cannot be compared."""
         first, second = sorted((left, right))
-        vote = Vote.current() or Vote()
+        vote = VoteBudget.current() or VoteBudget()
         judged = await self._judge(_Pair(first, second, both_ways=True), _CheckWatch(vote))
         if judged.verdict is CheckVerdict.TIMEOUT:
             vote.timeouts[judged.reason] += 1
@@ -218,10 +218,10 @@ class Checker:
                 self._timeouts.clear()
         return judged
 
-    def _num_timeouts(self, answer: str, vote: Vote) -> int:
+    def _num_timeouts(self, answer: str, vote: VoteBudget) -> int:
         return self._timeouts[answer] + vote.suspects[answer]
 
-    def _blame(self, pair: _Pair, vote: Vote, counted: Counter[str]) -> None:
+    def _blame(self, pair: _Pair, vote: VoteBudget, counted: Counter[str]) -> None:
         """Count a timeout for the answer that had more before; for both where they had as many."""
         gold, answer = (self._num_timeouts(each, vote) for each in (pair.gold, pair.answer))
         counted.update([pair.gold] * (gold >= answer) + [pair.answer] * (answer >= gold))

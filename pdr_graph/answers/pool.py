@@ -60,7 +60,7 @@ _MOST_CUT = 16
 
 
 @dataclass(eq=False)
-class Vote:
+class VoteBudget:
     """Comparisons that belong together: they share a place in the queue, and a budget."""
 
     key: Hashable = None
@@ -99,22 +99,22 @@ class Vote:
         ]
 
     @classmethod
-    def current(cls) -> Vote | None:
+    def current(cls) -> VoteBudget | None:
         """Return the vote that the calling task compares for; None outside a vote."""
         return _CURRENT.get()
 
 
-_CURRENT: ContextVar[Vote | None] = ContextVar("vote", default=None)
+_CURRENT: ContextVar[VoteBudget | None] = ContextVar("vote", default=None)
 
 
 @contextmanager
-def one_vote() -> Iterator[Vote]:
+def one_vote() -> Iterator[VoteBudget]:
     """Make all comparisons within one vote; within another vote, go on with that."""
     around = _CURRENT.get()
     if around is not None:
         yield around
         return
-    vote = Vote()
+    vote = VoteBudget()
     token = _CURRENT.set(vote)
     try:
         yield vote
@@ -216,7 +216,7 @@ class _Job:
     request: Message
     future: Future[Message | None]
     on_begin: Callable[[], None]
-    vote: Vote
+    vote: VoteBudget
 
 
 class _FairQueue:
@@ -434,7 +434,7 @@ class WorkerPool:
         self._finalizer = weakref.finalize(self, self._state.close)
 
     async def ask(
-        self, request: Message, vote: Vote, *, on_begin: Callable[[], None] = lambda: None
+        self, request: Message, vote: VoteBudget, *, on_begin: Callable[[], None] = lambda: None
     ) -> Message | None:
         """Return the reply to a request, as `submit`; wait for a place in the queue first.
 
@@ -450,7 +450,7 @@ class WorkerPool:
         self,
         request: Message,
         *,
-        vote: Vote | None = None,
+        vote: VoteBudget | None = None,
         on_begin: Callable[[], None] = lambda: None,
     ) -> Future[Message | None]:
         """Queue a request; its result is None if it took too long, or the child ended.
@@ -466,7 +466,7 @@ class WorkerPool:
         if self._state.owner != os.getpid():
             self._open()  # this process is a fork: it has no threads, and the children are not its
         state = self._state
-        job = _Job(request, Future(), on_begin, vote or Vote())
+        job = _Job(request, Future(), on_begin, vote or VoteBudget())
         with state.lock:
             if state.closed:
                 raise PDRError(_CLOSED)

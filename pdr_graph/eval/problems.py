@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from pdr_graph.answers import CheckVerdict, Limits, Vote, WorkerPool, exact
+from pdr_graph.answers import CheckVerdict, Limits, VoteBudget, WorkerPool, exact
 from pdr_graph.answers.extract import final_answer
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.json_lines import json_object
@@ -246,7 +246,7 @@ class GymScorer:
         key = problem.index, answer
         if key not in self._known:
             request = {"task": self._task, "knobs": self._knobs, "index": key[0], "answer": answer}
-            vote = Vote.current() or Vote(key=problem.id)
+            vote = VoteBudget.current() or VoteBudget(key=problem.id)
             reply = await self._pool.ask(request, vote)
             self._known[key] = CheckVerdict(reply["verdict"] if reply else "timeout")
         return self._known[key]

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from pdr_graph import Parts, preset, solve
-from pdr_graph.answers import Checker, Limits, MathAnswers, Vote, WorkerPool, clusters, one_vote
+from pdr_graph.answers import (
+    Checker,
+    Limits,
+    MathAnswers,
+    VoteBudget,
+    WorkerPool,
+    clusters,
+    one_vote,
+)
 from tests.answers.test_pool import echo_pool
 
 pytestmark = pytest.mark.security
@@ -79,7 +87,7 @@ def test_votes_take_turns(tmp_path: Path) -> None:
     """Who asks for much waits for who asks for little, once."""
     pool = echo_pool(tmp_path)
     order: list[str] = []
-    much, little = Vote(), Vote()
+    much, little = VoteBudget(), VoteBudget()
     asked = [pool.submit({"sleep": 0.2}, vote=much)]
     for name, vote in [("much", much)] * 4 + [("little", little)] * 2:
         asked.append(pool.submit({}, vote=vote, on_begin=lambda name=name: order.append(name)))
@@ -92,7 +100,7 @@ def test_votes_take_turns(tmp_path: Path) -> None:
 async def test_a_full_queue_lets_callers_wait(tmp_path: Path) -> None:
     """It does not grow beyond its bound, and nobody is lost."""
     pool = echo_pool(tmp_path, most_waiting=3)
-    tasks = [asyncio.create_task(pool.ask({"sleep": 0.02}, Vote())) for _ in range(12)]
+    tasks = [asyncio.create_task(pool.ask({"sleep": 0.02}, VoteBudget())) for _ in range(12)]
     most = 0
     while not all(task.done() for task in tasks):
         most = max(most, pool.num_waiting)

@@ -24,7 +24,7 @@ class ServeOptions(ProcessSettings):
     harmless: ClassVar[frozenset[str]] = frozenset(
         {
             *("port", "key", "max_runs", "max_waiting", "max_drafts", "max_body_bytes"),
-            *("timeout_s", "drain_s", "repeatable", "max_connections", "max_by_address"),
+            *("timeout_s", "drain_s", "repeatable", "connections", "max_by_address"),
             *("head_s", "body_s", "idle_s", "stall_s"),
         }
     )
@@ -54,7 +54,7 @@ class ServeOptions(ProcessSettings):
     """Drafts that one request may ask for, all its rounds together."""
     max_body_bytes: int = Field(4 * 2**20, ge=1024)
     """Size of a request; a larger one is answered 413."""
-    max_connections: int | None = Field(None, ge=1)
+    connections: int | None = Field(None, ge=1)
     """Connections at once. Beyond them the one that has waited longest for its request is closed;
     if all are being answered, new ones get 503. None is half of the open files that this process
     may have."""

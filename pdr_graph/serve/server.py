@@ -217,10 +217,10 @@ class OpenConnections:
         Raises:
             ConfigError: more are asked for.
         """
-        most = options.max_connections or max(1, files // 2)
+        most = options.connections or max(1, files // 2)
         if most > files - files // 8:
             raise ConfigError(
-                f"max_connections {most} needs as many open files, and this process may have "
+                f"--connections {most} needs as many open files, and this process may have "
                 f"{files}; lower it, or raise the limit by `ulimit -n`"
             )
         # A request has its own limits; this is for what they do not see.

@@ -225,7 +225,7 @@ async def test_a_stream_that_nobody_reads(serve):
 
 async def test_a_crowd_keeps_nobody_out(serve, mock):
     """Whoever has sent no request goes first, once there are too many."""
-    served = await serve(max_connections=60, max_by_address=60)
+    served = await serve(connections=60, max_by_address=60)
     async with healthy(served) as seconds:
         with sockets(port_of(served), 300, "127.0.0.2") as opened:
             await until_few(opened, 60)
@@ -235,7 +235,7 @@ async def test_a_crowd_keeps_nobody_out(serve, mock):
 
 async def test_one_address_takes_not_all(serve, mock):
     """Its own connections go for it; those of others stay."""
-    served = await serve(max_connections=60, max_by_address=20)
+    served = await serve(connections=60, max_by_address=20)
     with sockets(port_of(served), 5, "127.0.0.3") as others:
         await asyncio.sleep(0.1)
         with sockets(port_of(served), 100, "127.0.0.2") as opened:
@@ -246,7 +246,7 @@ async def test_one_address_takes_not_all(serve, mock):
 async def test_a_server_full_of_work_says_so(serve, mock):
     """Running requests are not interrupted: new ones get 503, and the health is still told."""
     mock.configure(delay_s=1.0)
-    served = await serve(max_connections=24, max_by_address=24)
+    served = await serve(connections=24, max_by_address=24)
     runs = [asyncio.create_task(ask(served, model="long_cot")) for _ in range(21)]
     await mock.until(lambda stats: stats["in_flight"] == 21)
     async with healthy(served):
@@ -265,8 +265,8 @@ def test_the_bound_follows_the_open_files():
     options = ServeOptions(_env_file=None)
     found = OpenConnections.within(400, options)
     assert (found.most, found.most_by_address) == (200, 150)
-    greedy = options.model_copy(update={"max_connections": 400})
-    with pytest.raises(ConfigError, match="max_connections 400 needs as many open files"):
+    greedy = options.model_copy(update={"connections": 400})
+    with pytest.raises(ConfigError, match="--connections 400 needs as many open files"):
         OpenConnections.within(400, greedy)
 
 

@@ -29,8 +29,16 @@ def _prompt(*nodes: str) -> Any:  # Any: what pydantic's Field returns
 MIN_KAPPA = 16
 """Model tokens that one line of text with an answer in it needs."""
 
-DRAFT_FINISHES = frozenset({"vote", "select"})
+DRAFT_FINISHES = frozenset({"vote", "select", "weighted_vote"})
 """Finishes that read the last drafts themselves, which then need no distilling."""
+FREE_FINISHES = frozenset({"vote", "weighted_vote"})
+"""Finishes that make no call."""
+_VOTES = FREE_FINISHES | {"guarded"}
+"""Finishes that compare the answers of drafts."""
+_WEIGHING = frozenset({"weighted_vote", "guarded", "evidence", "contested"})
+"""Finishes and distillers that look at what else is known of a draft than its answer."""
+_BY_ANSWER = frozenset({"consensus", "evidence", "contested"})
+"""Distillers that group drafts by their answers."""
 
 
 class PDRConfig(BaseModel):
@@ -45,7 +53,8 @@ class PDRConfig(BaseModel):
     distiller: str = Field("summary", json_schema_extra=_for_nodes("distiller"))
     """How a round of drafts becomes the next workspace: a built-in distiller, or your own."""
     finish: str = Field("refine", json_schema_extra=_for_nodes("refiner"))
-    """How the run ends: `refine` (one more call), `vote`, `select`, or your own."""
+    """How the run ends: `refine` (one more call), `vote`, `weighted_vote`, `guarded` (one more call
+    that is one voice in the vote), `select`, or your own."""
     verifier: str = Field("none", json_schema_extra=_for_nodes("verifier"))
     """Who judges the solution: `none`, `consensus`, `judge`, or your own."""
     answer: str = "math"
@@ -96,6 +105,11 @@ class PDRConfig(BaseModel):
     judge_prompt: str | None = _prompt("verifier")
     """Template of the verifier `judge`, with $problem and $candidates; None is the built-in one."""
 
+    @property
+    def weighs(self) -> bool:
+        """Whether a part of the run uses signals of the drafts, which are asked for then."""
+        return self.finish in _WEIGHING or self.distiller in _WEIGHING
+
     @field_validator("widths")
     @classmethod
     def _widths_are_positive(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -116,9 +130,9 @@ class PDRConfig(BaseModel):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         needs_answer = {
-            "finish 'vote'": self.finish == "vote",
+            f"finish {self.finish!r}": self.finish in _VOTES,
             "verifier 'consensus'": self.verifier == "consensus",
-            "distiller 'consensus'": self.distiller == "consensus",
+            f"distiller {self.distiller!r}": self.distiller in _BY_ANSWER,
             "stop_on_consensus": self.stop_on_consensus is not None,
             "pool_rounds": self.pool_rounds,
         }
@@ -129,7 +143,7 @@ class PDRConfig(BaseModel):
                     "choose answer 'math' or 'choice', or another way to end"
                 )
         needs_drafts = {
-            f"finish {self.finish!r}": self.finish in DRAFT_FINISHES,
+            f"finish {self.finish!r}": self.finish in DRAFT_FINISHES | _VOTES,
             "verifier 'consensus'": self.verifier == "consensus",
         }
         for what, asked in needs_drafts.items():

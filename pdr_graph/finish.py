@@ -1,19 +1,29 @@
-"""How a run ends: by one more call, by a vote, or by a selection among the drafts."""
+"""How a run ends: by one more call, by a vote, or by a selection among the drafts.
+
+`guarded` joins both: its call is one voice in the vote, and is made only where it can decide it.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
+from pdr_graph.ballot import add_votes, is_told, is_weighed, lead, ranked
 from pdr_graph.distill.selection import candidates, picked
+from pdr_graph.errors import CallError
 from pdr_graph.invocation import Invocation
-from pdr_graph.llm.client import LOOP
+from pdr_graph.llm.client import LOOP, Reply
+from pdr_graph.signals import logprob_signals
 from pdr_graph.step import Step, attempt
-from pdr_graph.types import Draft, Solution
+from pdr_graph.types import Draft, Solution, Tally, Vote
 
 __all__ = ["FINISHES", "Finish"]
 
 
 async def refine(step: Step) -> Solution:
     """Ask for the solution, with the workspace in view; without a workspace this is long CoT."""
+    return (await _refined(step))[0]
+
+
+async def _refined(step: Step) -> tuple[Solution, Reply]:
     template, values = attempt(step.ask, step.problem, step.workspaces)
     reply = await step.ask.one(template, index=0, **values)
     looping = reply.finish_reason == LOOP
@@ -34,7 +44,7 @@ async def refine(step: Step) -> Solution:
     if looping:
         solution["loop"] = True
     Invocation.current().message_id = reply.message_id
-    return solution
+    return solution, reply
 
 
 async def select(step: Step) -> Solution:
@@ -57,14 +67,76 @@ async def vote(step: Step) -> Solution:
     first is handed in. Where rounds are pooled, the drafts of all of them vote.
     """
     if step.tally is not None and step.tally["votes"]:
-        first = step.tally["votes"][0]
-        return Solution(
-            text=first["solution"], answer=first["answer"], truncated=False, finish="vote"
-        )
+        return _voted(step.tally["votes"][0], "vote")
     draft = (await step.by_agreement())[0]
     if draft["answer"] is None:
         step.notes.append("no draft states an answer, so there is nothing to vote on")
     return _handed_in(draft, "vote")
+
+
+async def weighted_vote(step: Step) -> Solution:
+    """Hand in a draft of the answer that is ahead in `ballot.ranked`, without a further call.
+
+    Without a judge that is the most common answer, and a tie goes to the likeliest draft.
+    """
+    tally = await step.ballot()
+    if not tally["votes"]:
+        return await vote(step)
+    if len(tally["votes"]) > 1 and lead(tally) == 0 and not is_told(tally):
+        step.notes.append(
+            "the server tells no log-probabilities, so a tie goes to the first answer"
+        )
+    return _voted(ranked(tally)[0][0], "weighted_vote")
+
+
+async def guarded(step: Step) -> Solution:
+    """Ask for a refinement where its one voice can decide the vote; hand in what is ahead then.
+
+    It never hands in an answer that has fewer votes than another and no more weight. Where the call
+    fails, or states no answer, the vote stands.
+    """
+    tally = await step.ballot()
+    if tally["votes"] and lead(tally) > 1:
+        return _voted(ranked(tally)[0][0], "guarded")
+    try:
+        solution, reply = await _refined(step)
+    except CallError as error:
+        if not tally["votes"]:
+            raise
+        step.notes.append(f"the refinement failed, so the vote stands: {error}")
+        return _voted(ranked(tally)[0][0], "guarded")
+    if not tally["votes"]:
+        return Solution({**solution, "finish": "guarded"})
+    if solution["answer"] is None or is_weighed(tally):
+        why = "states no answer" if solution["answer"] is None else "is weighed by no judge"
+        step.notes.append(f"the refinement {why}, so the vote stands")
+        return _voted(ranked(tally)[0][0], "guarded")
+    return await _with_voice(step, tally, solution, reply)
+
+
+async def _with_voice(step: Step, tally: Tally, solution: Solution, reply: Reply) -> Solution:
+    """Return what is ahead once the refinement has voted too."""
+    voice = Draft(
+        round=step.ask.round_number,
+        index=0,
+        solution=solution["text"],
+        answer=solution["answer"],
+        tokens=reply.usage.completion,
+        truncated=solution["truncated"],
+        error=None,
+        detail="",
+        seed=0,
+        seconds=reply.seconds,
+        signals=logprob_signals(reply.logprobs),
+    )
+    first = ranked(await add_votes(step.answers, tally, [voice]))[0][0]
+    if await step.answers.same(first["answer"], str(solution["answer"])):
+        return Solution({**solution, "finish": "guarded"})
+    return _voted(first, "guarded")
+
+
+def _voted(first: Vote, finish: str) -> Solution:
+    return Solution(text=first["solution"], answer=first["answer"], truncated=False, finish=finish)
 
 
 def _handed_in(draft: Draft, finish: str) -> Solution:
@@ -83,5 +155,11 @@ Finish = Callable[[Step], Awaitable[Solution]]
 """Turns the last workspace, or the last drafts, into the solution."""
 
 FINISHES: Mapping[str, Finish] = MappingProxyType(
-    {"refine": refine, "vote": vote, "select": select}
+    {
+        "refine": refine,
+        "vote": vote,
+        "weighted_vote": weighted_vote,
+        "guarded": guarded,
+        "select": select,
+    }
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pdr_graph.answers import AnswerKind, clusters
+from pdr_graph.ballot import add_votes
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
 from pdr_graph.config import PDRConfig
 from pdr_graph.llm.asker import Asker
@@ -53,6 +54,10 @@ class Step:
             return limit
         free = window - self.config.max_tokens - self.problem_tokens - TEMPLATE_TOKENS
         return max(1, min(limit, free // max(1, count) - CANDIDATE_TOKENS))
+
+    async def ballot(self) -> Tally:
+        """Return the votes of the drafts: of all rounds where they are pooled, else of this one."""
+        return self.tally or await add_votes(self.answers, None, self.drafts)
 
     async def by_agreement(self) -> list[Draft]:
         """Return the drafts, those of the most common answer first, then by index."""

@@ -25,6 +25,13 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
             "stop_on_consensus": 0.75,
         },
         "majority": {"widths": (16,), "finish": "vote"},
+        "vote_first": {
+            "widths": (3, 2, 3, 4, 4),
+            "distiller": "none",
+            "finish": "weighted_vote",
+            "pool_rounds": True,
+            "stop_on_consensus": 0.75,
+        },
         "rsa": {"widths": (16,) * 10, "distiller": "random_k", "k": 4, "finish": "vote"},
         "pacore": {"widths": (32, 4), "distiller": "answers"},
         "genselect": {"widths": (16,), "finish": "select"},

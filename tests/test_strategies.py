@@ -31,6 +31,7 @@ def test_the_design_names_these_presets():
         "sr",
         "sr_error_analysis",
         "tournament",
+        "vote_first",
     ]
 
 
@@ -62,9 +63,9 @@ def test_presets_have_the_shape_that_their_papers_give_them(name, widths, finish
 
 
 def test_paper_presets_do_not_stop_early():
-    """Only the adaptive preset ends its rounds when drafts agree."""
+    """Only the adaptive presets end their rounds when drafts agree."""
     stopping = [name for name in PRESETS if preset(name).stop_on_consensus is not None]
-    assert stopping == ["pdr_adaptive"]
+    assert stopping == ["pdr_adaptive", "vote_first"]
 
 
 def test_overrides_win_over_the_preset():

@@ -22,6 +22,7 @@ from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.nodes.toolbox import Toolbox, charged, run_key, tell
+from pdr_graph.signals import logprob_signals
 from pdr_graph.state import DraftTask, config_of, read_shared
 from pdr_graph.step import attempt, closing_line
 from pdr_graph.strategies import drafts_awaited
@@ -119,6 +120,8 @@ class Drafter:
             else:
                 _fail(draft, "empty", "the model answered nothing")
             return
+        if signals := logprob_signals(reply.logprobs):
+            draft["signals"] = signals
         draft["answer"] = answer_kind(ask.config.answer).extract(reply.solution)
         limit = ask.config.solution_tokens
         if not reply.usage.estimated and reply.usage.completion <= limit:

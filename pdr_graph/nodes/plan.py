@@ -15,7 +15,7 @@ from pdr_graph.budget import (
     round_cost,
     workspace_limit,
 )
-from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.config import FREE_FINISHES, PDRConfig, make_config
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
 from pdr_graph.invocation import Invocation
@@ -132,7 +132,7 @@ def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> 
 
 def _check_budget(config: PDRConfig, problem_tokens: int) -> None:
     least = finish_cost(config, problem_tokens=problem_tokens)
-    if config.finish == "vote":
+    if config.finish in FREE_FINISHES:
         least += round_cost(
             config, width=config.widths[0], problem_tokens=problem_tokens, distiller_calls=0
         )

@@ -55,6 +55,7 @@ class Toolbox:
             node=node,
             round_number=round_number,
             thread_id=thread_id(),
+            logprobs=config.weighs and node in {"drafter", "refiner"},
         )
 
     def step(self, node: str, state: PDRState) -> Step:

@@ -173,7 +173,8 @@ class StatusRule:
 
     match: Json = field(default_factory=dict)
     """All must hold: `call` n (from 1, in order of arrival), `every` n, `contains` text, `seed` s,
-    `first_per_seed` (this seed was not seen before), `asks_for` a field. Empty matches every call."""
+    `first_per_seed` (this seed was not seen before), `asks_for` a field. Empty matches every
+    call."""
     status: int | str = 500
     """An HTTP status; "drop" (the connection is cut), "hang" (no reply until the client goes).
     200 replies as usual, so that `delay_s` makes a straggler of one call."""

@@ -22,12 +22,22 @@ async def add_votes(kind: AnswerKind, tally: Tally | None, drafts: Sequence[Draf
     """
     votes = list(tally["votes"]) if tally else []
     votes += [vote_of(draft, draft["answer"]) for draft in drafts if draft["answer"] is not None]
+    groups = await clusters(kind, [vote["answer"] for vote in votes])
+    return tally_of(votes, groups, voters=(tally["voters"] if tally else 0) + len(drafts))
+
+
+def tally_of(votes: Sequence[Vote], groups: Sequence[Sequence[int]], *, voters: int) -> Tally:
+    """Count votes whose answers are known to agree.
+
+    Args:
+        votes: One or more for each answer, in the order in which they came.
+        groups: Positions in `votes` of each answer.
+        voters: Drafts in all, those without an answer included.
+    """
     # By who came first: clusters come by their size, which counts an earlier vote of many as one.
-    groups = sorted(await clusters(kind, [vote["answer"] for vote in votes]), key=min)
-    counted = [_joined([votes[index] for index in group]) for group in groups]
-    counted.sort(key=lambda vote: vote["count"], reverse=True)
-    voters = (tally["voters"] if tally else 0) + len(drafts)
-    return Tally(voters=voters, votes=counted[:MAX_ANSWERS])
+    joined = [_joined([votes[index] for index in group]) for group in sorted(groups, key=min)]
+    joined.sort(key=lambda vote: vote["count"], reverse=True)
+    return Tally(voters=voters, votes=joined[:MAX_ANSWERS])
 
 
 def vote_of(draft: Draft, answer: str) -> Vote:

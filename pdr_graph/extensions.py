@@ -1,4 +1,4 @@
-"""Distillers, finishes and verifiers of the user's own, beside the built-in ones.
+"""Distillers, finishes and verifiers of the user's own, beside the built-in ones, and a judge.
 
 A name in a config is looked up among what the user passed, then among the built-in ones. A name of
 the form `package.module:attribute` is imported, also on the command line.
@@ -14,6 +14,7 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.distill import DISTILLERS, Distil, Distiller
 from pdr_graph.errors import ConfigError
 from pdr_graph.finish import FINISHES, Finish
+from pdr_graph.judge import DraftJudge
 from pdr_graph.verify import VERIFIERS, Verify
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ class Extensions:
     distillers: Mapping[str, Distil | Distiller] = field(default_factory=dict)
     finishes: Mapping[str, Finish] = field(default_factory=dict)
     verifiers: Mapping[str, Verify] = field(default_factory=dict)
+    judge: DraftJudge | None = None
+    """Weighs drafts, for the parts that use weights; None leaves all drafts alike."""
 
     def distiller(self, name: str) -> Distiller:
         """Return the distiller `name`; a plain function is taken to make one call.
@@ -56,12 +59,19 @@ class Extensions:
         """Refuse a config that names an unknown part.
 
         Raises:
-            ConfigError: an unknown distiller, finish, verifier or answer kind.
+            ConfigError: an unknown distiller, finish, verifier or answer kind, or a judge that
+                no part of the run asks.
         """
         answer_kind(config.answer)
         self.distiller(config.distiller)
         self.finish(config.finish)
         self.verifier(config.verifier)
+        if self.judge is not None and not config.weighs:
+            raise ConfigError(
+                f"a judge weighs drafts, and neither finish {config.finish!r} nor distiller "
+                f"{config.distiller!r} asks for weights; choose finish weighted_vote or guarded, "
+                "or distiller evidence or contested, or leave the judge out"
+            )
 
 
 def _find(kind: str, name: str, known: Mapping[str, T]) -> T:

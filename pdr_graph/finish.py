@@ -13,7 +13,7 @@ from pdr_graph.invocation import Invocation
 from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.signals import logprob_signals
 from pdr_graph.step import Step, attempt
-from pdr_graph.types import Draft, Solution, Tally, Vote
+from pdr_graph.types import Draft, Solution, Vote
 
 __all__ = ["FINISHES", "Finish"]
 
@@ -107,15 +107,19 @@ async def guarded(step: Step) -> Solution:
         return _voted(ranked(tally)[0][0], "guarded")
     if not tally["votes"]:
         return Solution({**solution, "finish": "guarded"})
-    if solution["answer"] is None or is_weighed(tally):
-        why = "states no answer" if solution["answer"] is None else "is weighed by no judge"
+    voice = _voice(step, solution, reply)
+    if voice["answer"] is None or (is_weighed(tally) and "weight" not in voice):
+        why = "states no answer" if voice["answer"] is None else "cannot be weighed"
         step.notes.append(f"the refinement {why}, so the vote stands")
         return _voted(ranked(tally)[0][0], "guarded")
-    return await _with_voice(step, tally, solution, reply)
+    first = ranked(await add_votes(step.answers, tally, [voice]))[0][0]
+    if await step.answers.same(first["answer"], voice["answer"]):
+        return Solution({**solution, "finish": "guarded"})
+    return _voted(first, "guarded")
 
 
-async def _with_voice(step: Step, tally: Tally, solution: Solution, reply: Reply) -> Solution:
-    """Return what is ahead once the refinement has voted too."""
+def _voice(step: Step, solution: Solution, reply: Reply) -> Draft:
+    """Return the refinement as one more draft, weighed as they are."""
     voice = Draft(
         round=step.ask.round_number,
         index=0,
@@ -129,10 +133,9 @@ async def _with_voice(step: Step, tally: Tally, solution: Solution, reply: Reply
         seconds=reply.seconds,
         signals=logprob_signals(reply.logprobs),
     )
-    first = ranked(await add_votes(step.answers, tally, [voice]))[0][0]
-    if await step.answers.same(first["answer"], str(solution["answer"])):
-        return Solution({**solution, "finish": "guarded"})
-    return _voted(first, "guarded")
+    if step.judge is not None and (weight := step.judge.weigh(voice)) is not None:
+        voice["weight"] = weight
+    return voice
 
 
 def _voted(first: Vote, finish: str) -> Solution:

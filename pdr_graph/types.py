@@ -157,5 +157,7 @@ class RunRecord(TypedDict):
     model: str
     prompts: dict[str, str]
     """First 16 hex digits of each prompt template's sha256, by name."""
+    judge: NotRequired[str]
+    """Digest of the judge that has weighed the drafts; absent where there was none."""
     token_counts: str
     """Where token counts came from: `server`, `file` or `estimate`."""

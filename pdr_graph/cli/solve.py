@@ -27,6 +27,8 @@ from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
+from pdr_graph.extensions import Extensions
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
@@ -80,6 +82,8 @@ class RunSession:
         say, stopper = self.output.say, Stopper(self.output.tell)
         folder, trace = self.settings.prompts, self.command.trace
         prompts = None if folder is None else Prompts.load(folder)
+        judge = self.command.judge
+        extensions = None if judge is None else Extensions(judge=DraftJudge.load(judge))
         with stopper.ending(self._way_on, self._asked_anything):
             async with open_saver(self.settings, say) as saver:
                 progress = await check(saver)
@@ -90,6 +94,7 @@ class RunSession:
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
                         parts = Parts(
+                            extensions=extensions,
                             prompts=prompts,
                             trace=None if trace is None else JsonLinesTrace(trace),
                             on_event=on_event,

@@ -122,6 +122,9 @@ class Drafter:
             return
         if signals := logprob_signals(reply.logprobs):
             draft["signals"] = signals
+            judge = self.toolbox.extensions.judge
+            if judge is not None and (weight := judge.weigh(draft)) is not None:
+                draft["weight"] = weight
         draft["answer"] = answer_kind(ask.config.answer).extract(reply.solution)
         limit = ask.config.solution_tokens
         if not reply.usage.estimated and reply.usage.completion <= limit:

@@ -64,7 +64,15 @@ class Planner:
         if not problem:
             raise ConfigError("the problem is empty; state the task to be solved")
         self.toolbox.extensions.check(config)
-        prompts = self.toolbox.prompts.of_run(config)
+        record = RunRecord(
+            version=_own_version(),
+            model=self.toolbox.client.name,
+            prompts=self.toolbox.prompts.of_run(config).hashes(),
+            token_counts="",
+        )
+        if (judge := self.toolbox.extensions.judge) is not None:
+            judge.check(record["model"])
+            record["judge"] = judge.digest
         if config.seed is None:
             config = config.model_copy(update={"seed": secrets.randbits(31)})
         client = self.toolbox.client
@@ -74,12 +82,7 @@ class Planner:
         return {
             "problem": problem,
             "config": config.model_dump(mode="json"),
-            "record": RunRecord(
-                version=_own_version(),
-                model=client.name,
-                prompts=prompts.hashes(),
-                token_counts=client.counter.source,
-            ),
+            "record": RunRecord({**record, "token_counts": client.counter.source}),
             "problem_tokens": problem_tokens,
             "round": 0,
             "extra_rounds": 0,

@@ -74,6 +74,7 @@ class Toolbox:
             tally=state.get("tally"),
             solution=state.get("solution"),
             context=Invocation.current().context,
+            judge=self.extensions.judge,
         )
 
 

@@ -10,8 +10,8 @@ from pdr_graph.ballot import add_votes, is_told, is_weighed, lead, ranked
 from pdr_graph.distill.selection import candidates, picked
 from pdr_graph.errors import CallError
 from pdr_graph.invocation import Invocation
+from pdr_graph.judge import logprob_signals
 from pdr_graph.llm.client import LOOP, Reply
-from pdr_graph.signals import logprob_signals
 from pdr_graph.step import Step, attempt
 from pdr_graph.types import Draft, Solution, Vote
 

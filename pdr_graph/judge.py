@@ -1,4 +1,8 @@
-"""A judge that was trained on a model's own checked drafts: how likely is a draft to be right?
+"""What a draft shows besides its answer, and a judge that was trained on it: is the draft right?
+
+Log-probabilities are free where the server tells them. `logprob_tail` and `logprob_window` are
+DeepConf's (arXiv 2508.15260), here of the tokens that were drawn. All are natural logarithms, at
+most 0; a likelier draft has a higher one.
 
 `pdr-graph judge fit` makes one of the records of evaluations (`eval/judge_fit.py`). The file is
 JSON and holds numbers alone, so that reading one runs nothing. It is a logistic regression over
@@ -7,6 +11,7 @@ what is known of a draft besides its answer, as in CISC (arXiv 2502.06233) and L
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,8 +21,47 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.types import Draft
 from pdr_graph.validation import Fault
 
-FEATURES = ("logprob", "logprob_tail", "logprob_window", "log_tokens", "truncated")
-"""What a judge may look at: the signals of `signals.py`, the natural logarithm of the tokens of the
+TAIL = 40
+"""Tokens at the end of a draft that state its answer."""
+WINDOW = 20
+"""Tokens of the windows of which the least likely one counts."""
+
+LOGPROBS = ("logprob", "logprob_tail", "logprob_window")
+"""Signals that are made of log-probabilities."""
+
+
+def logprob_signals(logprobs: Sequence[float]) -> dict[str, float]:
+    """Return the mean log-probability of all tokens, of the last ones, and of the worst window.
+
+    Args:
+        logprobs: Of each drawn token, in order. Those that are no finite number are left out.
+
+    Returns:
+        Signals by the names of `LOGPROBS`; empty if no token is left.
+    """
+    known = [min(each, 0.0) for each in logprobs if math.isfinite(each)]
+    if not known:
+        return {}
+    tail = known[-TAIL:]
+    return {
+        "logprob": math.fsum(known) / len(known),
+        "logprob_tail": math.fsum(tail) / len(tail),
+        "logprob_window": _lowest_window(known),
+    }
+
+
+def _lowest_window(logprobs: Sequence[float]) -> float:
+    size = min(WINDOW, len(logprobs))
+    window = math.fsum(logprobs[:size])
+    lowest = window
+    for gone, new in zip(logprobs, logprobs[size:], strict=False):
+        window += new - gone
+        lowest = min(lowest, window)
+    return lowest / size
+
+
+FEATURES = (*LOGPROBS, "log_tokens", "truncated")
+"""What a judge may look at: the signals above, the natural logarithm of the tokens of the
 draft's call, and 1 where it was cut."""
 
 

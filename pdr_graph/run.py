@@ -34,7 +34,15 @@ from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.state import PDRState, config_of, is_run, state_of
+from pdr_graph.state import (
+    PDRState,
+    config_of,
+    is_run,
+    reading,
+    state_of,
+    stored_config,
+    stored_state,
+)
 from pdr_graph.trace import Trace
 from pdr_graph.types import Verdict
 
@@ -189,24 +197,27 @@ async def resume(
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
         OtherGraphError: the thread holds a run of another graph.
+        DamagedRunError: what is stored of it has the form of no run.
         ConfigChangedError: `changes`, the model or the prompts differ from the record.
         ConfigError: there is an answer, and the run asks nothing.
         QuorumError, CallError, DrainedError, WaitingError: as for `solve`.
     """
     parts, client = parts or Parts(), ModelClient.of(model)
     graph = _graph(client, checkpointer, parts)
-    snapshot = await graph.aget_state(_place(thread_id))
+    with reading(thread_id):
+        snapshot = await graph.aget_state(_place(thread_id))
     if not snapshot.created_at:
         raise UnknownThreadError(thread_id)
     if not is_run(snapshot):
         raise OtherGraphError(thread_id)
     state = await with_input(state_of(snapshot.values), snapshot.config, checkpointer)
-    config = make_config(**state.get("config", {}))
+    config = stored_config(state, thread_id)
     _refuse_changes(thread_id, state, config, changes or {}, client.name, parts)
     worked_s = elapsed_s(state.get("ledger", []))
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
-        return Result.of_state(thread_id, state, worked_s)
+        with reading(thread_id):
+            return Result.of_state(thread_id, state, worked_s)
     if answer is not None and not snapshot.interrupts:
         raise ConfigError(f"thread {thread_id!r} waits for no answer; resume it without {answer!r}")
     return await drive(
@@ -299,13 +310,18 @@ async def with_input(
 
     A run that was killed before its first step has an input and no state. LangGraph keeps the
     input as a checkpoint of its own and takes it over in a step without a node.
+
+    Raises:
+        DamagedRunError: a field of a run has another form than it should.
     """
+    thread_id = str(place["configurable"]["thread_id"])
     if "config" in state:
-        return state
+        return stored_state(state, thread_id)
     found = await checkpointer.aget_tuple(place)
     values = found.checkpoint["channel_values"] if found is not None else {}
     given = values.get(START)
-    return state_of({**(given if isinstance(given, dict) else {}), **values, **state})
+    whole = {**(given if isinstance(given, dict) else {}), **values, **state}
+    return stored_state(whole, thread_id) if "config" in whole else state_of(whole)
 
 
 def new_thread_id() -> str:

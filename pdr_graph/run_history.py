@@ -1,7 +1,10 @@
 """Reads a run back from its checkpoints: each round's drafts and workspaces, and how it ended."""
 
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final, cast
 
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.runnables import RunnableConfig
@@ -10,13 +13,25 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import StateSnapshot
 
 from pdr_graph.budget import Ledger, merge_rows
-from pdr_graph.config import PDRConfig, make_config
-from pdr_graph.errors import OtherGraphError, UnknownThreadError
+from pdr_graph.config import PDRConfig
+from pdr_graph.errors import DamagedRunError, OtherGraphError, UnknownThreadError
 from pdr_graph.graph import build_graph
 from pdr_graph.run import with_input
-from pdr_graph.state import PDRState, is_run, merge_drafts, state_of
+from pdr_graph.state import (
+    PDRState,
+    is_run,
+    merge_drafts,
+    reading,
+    stored_config,
+    stored_state,
+)
 from pdr_graph.strategies import width_of
 from pdr_graph.types import Draft, RunRecord, Solution, Verdict, Workspace
+
+MOST_CHARACTERS: Final = 64_000_000
+"""Of the drafts and workspaces of a run: a hundred times the largest run of the paper."""
+OBJECT: Final = 500
+"""Characters that a draft or workspace counts for besides its text."""
 
 
 @dataclass(slots=True)
@@ -60,7 +75,13 @@ async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> 
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
         OtherGraphError: it holds a run of another graph, and none of ours inside.
+        DamagedRunError: what is stored of it has the form of no run.
     """
+    with reading(thread_id):
+        return await _history(thread_id, checkpointer)
+
+
+async def _history(thread_id: str, checkpointer: BaseCheckpointSaver[str]) -> RunHistory:
     # Reading a state needs the shape of the graph, never its model.
     graph = build_graph(FakeListChatModel(responses=[""]), checkpointer=checkpointer)
     place = RunnableConfig(configurable={"thread_id": thread_id})
@@ -72,16 +93,22 @@ async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> 
         # Given a checkpointer here, LangGraph reads the namespace as it is. Otherwise it would look
         # for a subgraph of that name, which only the graph around it has.
         place["configurable"] |= {"checkpoint_ns": namespace, CONFIG_KEY_CHECKPOINTER: checkpointer}
-    snapshots = [snapshot async for snapshot in graph.aget_state_history(place)]
-    latest = snapshots[0]
-    state = await with_input(_with_pending(latest), latest.config, checkpointer)
-    config = make_config(**state.get("config", {}))
+    # It is a generator, which LangGraph's type does not say.
+    pages = cast(AsyncGenerator[StateSnapshot, None], graph.aget_state_history(place))
+    async with aclosing(pages) as snapshots:
+        latest = await anext(snapshots)
+        state = await with_input(_with_pending(latest, thread_id), latest.config, checkpointer)
+        config = stored_config(state, thread_id)
+        rounds = _Rounds(thread_id, config)
+        goes_on = rounds.take(latest)
+        while goes_on and (snapshot := await anext(snapshots, None)) is not None:
+            goes_on = rounds.take(snapshot)
     return RunHistory(
         thread_id=thread_id,
         problem=state.get("problem", ""),
         config=config,
         record=state.get("record"),
-        rounds=_rounds(snapshots, config),
+        rounds=rounds.views(),
         solution=state.get("solution"),
         verdict=state.get("verdict"),
         notes=list(state.get("notes", [])),
@@ -108,32 +135,71 @@ async def _last_inside(thread_id: str, checkpointer: BaseCheckpointSaver[str]) -
     return last[1]
 
 
-def _rounds(snapshots: list[StateSnapshot], config: PDRConfig) -> list[RoundView]:
-    """Collect each round's drafts and workspaces; later checkpoints win over earlier ones.
+class _Rounds:
+    """Collects each round's drafts and workspaces from the snapshots of a run, the latest first.
 
-    Only the latest run of the thread counts, which may have been used before.
+    Only what is shown is held, never all states of a long run. Later checkpoints win over earlier
+    ones.
     """
-    rounds: dict[int, RoundView] = {}
-    for snapshot in reversed(snapshots):
-        state = _with_pending(snapshot)
+
+    def __init__(self, thread_id: str, config: PDRConfig) -> None:
+        self._thread_id = thread_id
+        self._config = config
+        self._views: dict[int, RoundView] = {}
+        self._distilled: set[int] = set()
+        """Rounds whose workspaces are known."""
+        self._made_of_drafts: set[int] = set()
+        """Those whose drafts were there by then."""
+        self._characters = 0
+
+    def take(self, snapshot: StateSnapshot) -> bool:
+        """Take a snapshot; return whether those before it belong to the run.
+
+        Only the latest run of the thread counts, which may have been used before.
+
+        Raises:
+            DamagedRunError: It is no state of a run, or there is more than a run can hold.
+        """
+        state = _with_pending(snapshot, self._thread_id)
         number = state.get("round", 0)
         if number == 0:
-            rounds.clear()
-            continue
-        view = rounds.setdefault(number, RoundView(number, width_of(config, number)))
+            return False
+        if number not in self._views:
+            self._views[number] = RoundView(number, width_of(self._config, number))
+        view = self._views[number]
+        if number not in self._distilled and not {"distiller", "drafter"} & set(snapshot.next):
+            self._distilled.add(number)
+            view.workspaces = state.get("workspaces", [])
+            self._count(len(each["text"]) for each in view.workspaces)
         drafts = [draft for draft in state.get("drafts", []) if draft["round"] == number]
-        view.drafts = drafts or view.drafts
-        if "distiller" not in snapshot.next and "drafter" not in snapshot.next:
-            view.workspaces = state.get("workspaces", []) if view.drafts else []
-    return [rounds[number] for number in sorted(rounds)]
+        if drafts and number in self._distilled:
+            self._made_of_drafts.add(number)
+        if drafts and not view.drafts:
+            view.drafts = drafts
+            self._count(len(draft["solution"]) for draft in drafts)
+        return True
+
+    def views(self) -> list[RoundView]:
+        """Return the rounds in their order."""
+        for view in self._views.values():
+            if view.round not in self._made_of_drafts:
+                view.workspaces = []
+        return [self._views[number] for number in sorted(self._views)]
+
+    def _count(self, lengths: Iterable[int]) -> None:
+        self._characters += sum(OBJECT + length for length in lengths)
+        if self._characters > MOST_CHARACTERS:
+            why = f"its rounds hold more than {MOST_CHARACTERS:,} characters"
+            raise DamagedRunError(self._thread_id, why)
 
 
-def _with_pending(snapshot: StateSnapshot) -> PDRState:
+def _with_pending(snapshot: StateSnapshot, thread_id: str) -> PDRState:
     """Return a snapshot's state with what finished drafters of its next step have written."""
-    state = state_of(snapshot.values)
+    state = stored_state(snapshot.values, thread_id)
     for task in snapshot.tasks:
         result = task.result if isinstance(task.result, dict) else {}
         if task.name == "drafter" and result:
-            state["drafts"] = merge_drafts(state.get("drafts", []), result["drafts"])
-            state["ledger"] = merge_rows(state.get("ledger", []), result["ledger"])
+            new = stored_state(result, thread_id)
+            state["drafts"] = merge_drafts(state.get("drafts", []), new.get("drafts", []))
+            state["ledger"] = merge_rows(state.get("ledger", []), new.get("ledger", []))
     return state

@@ -10,6 +10,7 @@ no harm, and an endpoint with the key for it. A key from elsewhere is not sent t
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -28,7 +29,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, keep_secret, keep_secrets_of
 from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,9 @@ PREFIX = "PDR_"
 NO_KEY = "EMPTY"
 """Stands for no API key."""
 
-_SECRETS = frozenset({"api_key", "key"})
+_SECRETS = frozenset({"api_key", "key", "encryption_keys"})
+MOST_SECRET_BYTES = 65_536
+"""Of a file that holds a secret."""
 
 Values = dict[str, Any]  # Any: pydantic checks what the sources hold
 
@@ -153,6 +156,11 @@ class ProcessSettings(BaseSettings):
         str_strip_whitespace=True,
     )
 
+    in_files: ClassVar[Mapping[str, str]] = {}
+    """Fields that name a file, by the field whose secret it holds. The nearest source that names
+    either of the two decides on both."""
+    read_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields of such files that are read where the secret is needed."""
     harmless: ClassVar[frozenset[str]] = frozenset()
     """Fields that a file may set which is not trusted. All others decide where data and secrets
     go, which files are read or written, what is run, or who is let in."""
@@ -205,13 +213,15 @@ class _AllSources(PydanticBaseSettingsSource):
 
     def __call__(self) -> Values:
         """Return the values of all sources; say in the log what was ignored."""
-        others = {name: value for each in self._others for name, value in each().items()}
+        others: Values = {}
+        for each in self._others:
+            others = _joined(self._kind, others, _with_secrets(self._kind, each()))
         if self._file is None:
             return others
         trust = "given" if self._named else self._file.trust
         filed = _fields(self._kind, self._file.variables(refer=trust == "given"))
         if trust == "given":
-            return {**filed, **others}
+            return _joined(self._kind, _with_secrets(self._kind, filed), others)
         plain = {name: value for name, value in filed.items() if "${" not in value}
         values = self._kind.admitted(plain, others)
         ignored = [
@@ -253,6 +263,60 @@ def _fields(kind: type[BaseSettings], variables: Mapping[str, str]) -> dict[str,
     }
 
 
+def _with_secrets(kind: type[ProcessSettings], values: Mapping[str, Any]) -> Values:
+    """Read the secrets that a source names by files.
+
+    Raises:
+        ConfigError: it names a secret twice, or a file cannot be read.
+    """
+    found = dict(values)
+    for secret, file in kind.in_files.items():
+        if found.get(file) is None:
+            continue
+        if found.get(secret) is not None:
+            both = f"{variable_of(kind, secret)} and {variable_of(kind, file)}"
+            raise ConfigError(f"{both} name one secret; leave one of them out")
+        if file not in kind.read_later:
+            found[secret] = SecretStr(secret_in(Path(str(found[file]))))
+    return found
+
+
+def _joined(kind: type[ProcessSettings], far: Mapping[str, Any], near: Mapping[str, Any]) -> Values:
+    """Join two sources; the near one decides on a secret and its file together."""
+    decided = {
+        name for pair in kind.in_files.items() if not near.keys().isdisjoint(pair) for name in pair
+    }
+    return {**{name: value for name, value in far.items() if name not in decided}, **near}
+
+
+def secret_in(path: Path) -> str:
+    """Return the secret that a file holds, without white space around it.
+
+    Raises:
+        ConfigError: the file cannot be read, is open to other users, or is empty.
+    """
+    where = f"key file {str(path)!r}"
+    try:
+        with path.open("rb") as source:
+            about = os.fstat(source.fileno())
+            mode = stat.S_IMODE(about.st_mode)
+            # Where root keeps a secret for a service, its group may read it.
+            by_root = about.st_uid == 0 and os.geteuid() != 0
+            if mode & (0o037 if by_root else 0o077):
+                raise ConfigError(
+                    f"{where} has mode {mode:04o}, so that other users can read or change it; "
+                    f"run `chmod 600 {path}`, and replace the key if somebody may have read it"
+                )
+            text = source.read(MOST_SECRET_BYTES).decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where} is not UTF-8 text; write the key there, and no more") from None
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror}") from None
+    if not text:
+        raise ConfigError(f"{where} is empty; write the key there")
+    return text
+
+
 def _plain(value: object) -> object:
     return value.get_secret_value().strip() if isinstance(value, SecretStr) else value
 
@@ -265,8 +329,19 @@ class Settings(ProcessSettings):
     """Where the parts of this process are; not recorded with a run."""
 
     harmless: ClassVar[frozenset[str]] = frozenset(
-        {"base_url", "model", "api_key", "max_in_flight", "retries", "priority"}
+        {
+            *("base_url", "model", "api_key", "max_in_flight", "retries", "priority"),
+            *("idle_timeout_s", "reply_timeout_s"),
+        }
     )
+
+    in_files: ClassVar[Mapping[str, str]] = {
+        "api_key": "api_key_file",
+        "encryption_keys": "encryption_key_file",
+    }
+    read_later: ClassVar[frozenset[str]] = frozenset({"encryption_key_file"})
+    unspoken: ClassVar[frozenset[str]] = frozenset({"encryption_keys"})
+    """Fields without an option: other users can see what is typed on a command line."""
 
     base_url: str | None = None
     """OpenAI-compatible endpoint of the model, with its `/v1`. Without one, a small embedded model
@@ -275,10 +350,22 @@ class Settings(ProcessSettings):
     """Name of the model; optional where the endpoint serves only one. Without an endpoint: a .gguf
     file, or the folder of a small transformers model, to run here."""
     api_key: SecretStr = SecretStr(NO_KEY)
-    """API key of the endpoint."""
+    """API key of the endpoint. Other users of this machine can see what is typed: rather name a
+    file, or set the variable."""
+    api_key_file: Path | None = None
+    """File that holds the API key and that nobody else can read."""
     redis_url: str | None = None
     """Store of the runs: redis://…, rediss://…, unix://…, or `memory`, which keeps none. Without
     one, an embedded Valkey keeps them in the data directory."""
+    max_bytes: int = Field(256 * 1024 * 1024, ge=1)
+    """Memory that the values of one checkpoint may take when they are read. What would take more is
+    refused before it is built."""
+    encryption_key_file: Path | None = None
+    """File of the keys that encrypt stored runs, one a line: the first seals, all open. `openssl
+    rand -hex 32` makes one. Nobody else may be able to read it. PDR_ENCRYPTION_KEYS takes the keys
+    themselves."""
+    encryption_keys: SecretStr | None = None
+    """The same keys as text, separated by spaces or commas. There is no option for it."""
     data_dir: Path = Field(default_factory=_data_dir)
     """Folder of the embedded parts: their checkpoints, weights and logs."""
     tokenizer: Path | None = None
@@ -289,6 +376,10 @@ class Settings(ProcessSettings):
     """Most calls to the model at the same time."""
     retries: int = Field(3, ge=0)
     """Retries of a call after a temporary error."""
+    idle_timeout_s: float = Field(3600.0, gt=0)
+    """Longest time of a streamed reply without a piece of the answer, in seconds."""
+    reply_timeout_s: float = Field(21_600.0, gt=0)
+    """Longest time of one request to the model, in seconds."""
     priority: bool | None = None
     """Tell the endpoint how far a run is, so that it serves begun runs before new ones. Needs vLLM
     with `--scheduling-policy priority`. By default only the vLLM of `pdr-graph up` is told."""
@@ -298,6 +389,12 @@ class Settings(ProcessSettings):
     """Send spans of runs and calls with OpenTelemetry, as its OTEL_… variables say."""
     otel_content: bool = False
     """Include prompts and replies in these spans."""
+
+    def model_post_init(self, context: object, /) -> None:
+        """Let no error show the key, or a password in an address."""
+        keep_secret(self.api_key.get_secret_value())
+        for url in (self.base_url, self.redis_url):
+            keep_secrets_of(url or "")
 
     @field_validator("api_key")
     @classmethod

@@ -6,17 +6,23 @@ the drafters of a round share is read from the state, since every argument of a 
 twice per branch.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from typing import Annotated, Any, Literal, NotRequired, cast
 
 from langgraph.config import get_config
 from langgraph.pregel._read import ChannelRead
 from langgraph.types import StateSnapshot
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic makes schemas of no other before Python 3.12
 
 from pdr_graph.budget import merge_rows
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.errors import ConfigError, DamagedRunError
 from pdr_graph.strategies import num_rounds, width_of
 from pdr_graph.types import Draft, LedgerRow, RunRecord, Solution, Tally, Verdict, Workspace
+from pdr_graph.validation import Fault
 
 Phase = Literal["draft", "short", "finish", "done"]
 """What comes next: a round of drafts, those that a round still owes, the final call, or nothing."""
@@ -79,6 +85,56 @@ def state_of(values: object) -> PDRState:
     """Return the values of a snapshot or stream, which LangGraph leaves untyped, as a state."""
     assert isinstance(values, dict)
     return cast(PDRState, dict(values))
+
+
+def stored_state(values: Mapping[str, Any], thread_id: str) -> PDRState:  # Any: what was stored
+    """Return stored values as a state, once each field has the form that this release reads.
+
+    Whoever can write to a store, or hands over an exported run, chose them.
+
+    Raises:
+        DamagedRunError: A field has another form.
+    """
+    try:
+        _form().validate_python(values, strict=True)
+    except ValidationError as error:
+        raise DamagedRunError(thread_id, Fault.of(error).sentence()) from None
+    return cast(PDRState, dict(values))
+
+
+def stored_config(state: PDRState, thread_id: str) -> PDRConfig:
+    """Return the config that a stored run was asked for.
+
+    Raises:
+        DamagedRunError: It is none of this release.
+    """
+    try:
+        return make_config(**state.get("config", {}))
+    except (ConfigError, TypeError) as error:
+        raise DamagedRunError(thread_id, f"its config: {error}") from None
+
+
+@contextmanager
+def reading(thread_id: str) -> Iterator[None]:
+    """Name a run that cannot be read, whatever LangGraph or Python makes of its form.
+
+    Raises:
+        DamagedRunError: In place of an error without a cause that one sentence can name.
+    """
+    try:
+        yield
+    # The reducers above meet pending writes before anybody can look at them.
+    except Exception as error:
+        origin = type(error).__module__.partition(".")[0]
+        if origin not in {"builtins", "langgraph"} or isinstance(error, OSError):
+            raise
+        why = f"it has the form of no run ({type(error).__name__}: {str(error)[:200]})"
+        raise DamagedRunError(thread_id, why) from error
+
+
+@cache
+def _form() -> TypeAdapter[PDRState]:
+    return TypeAdapter(PDRState)
 
 
 def is_run(snapshot: StateSnapshot) -> bool:

@@ -96,6 +96,7 @@ async def test_missing_usage_is_estimated_and_marked(mock, connect):
     assert abs(usage.completion - said) <= 2
 
 
+@pytest.mark.security
 async def test_half_a_character_goes_no_further(mock, connect):
     """A reply may carry a lone surrogate in its JSON; no state, file or store could hold it."""
     mock.configure(replies=[{"contains": "6 x 7", "content": "<think>\udead</think>half \ud83d"}])
@@ -201,6 +202,7 @@ async def test_a_full_window_is_told_apart(mock, connect):
     assert "maximum context length is 40 tokens" in str(error)
 
 
+@pytest.mark.security
 async def test_a_failure_is_one_line_of_bounded_length(mock, connect):
     """A server that answers with a page of HTML does not fill the terminal."""
     page = "<html>\n<h1>\n" + "x" * 10_000

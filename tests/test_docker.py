@@ -17,14 +17,16 @@ ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
 PROFILES = ["--profile", "gpu", "--profile", "studio"]
-VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+VARIABLE = re.compile(r"\$\{(\w+):-((?:[^${}]|\$\{[^{}]*\})*)\}")
+DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+FORMER = {"REDIS_VERSION", "VLLM_VERSION"}
 REQUIRED = re.compile(r"\$\{(\w+):\?")
 PASSWORD = "of0the0store"
 
 
 def defaults(text: str) -> str:
     """Return a text with the defaults of its variables in their places."""
-    return VARIABLE.sub(lambda match: match[2], text)
+    return VARIABLE.sub(lambda match: defaults(match[2]), text)
 
 
 COMPOSE = yaml.safe_load(defaults((DOCKER / "compose.yaml").read_text("utf-8")))
@@ -113,7 +115,50 @@ def test_the_example_names_every_variable():
     written = dict(line.split("=", 1) for line in example.splitlines() if line[:1].isalpha())
     required = dict.fromkeys(REQUIRED.findall(text), "")
     assert required
-    assert written == dict(VARIABLE.findall(text)) | required
+    written = {name: DIGEST.sub("", value) for name, value in written.items()}
+    assert written == {k: defaults(v) for k, v in VARIABLE.findall(text)} | required
+
+
+def test_a_setting_of_before_still_names_the_image():
+    """`REDIS_VERSION` and `VLLM_VERSION`, which earlier examples had."""
+    text = (DOCKER / "compose.yaml").read_text("utf-8")
+    assert FORMER.isdisjoint(dict(VARIABLE.findall(text)))
+    done = run(
+        [*compose(), "-f", str(DOCKER / "compose.yaml"), *PROFILES, "config", "--format", "json"],
+        env=environment(REDIS_PASSWORD=PASSWORD, REDIS_VERSION="8.0", VLLM_VERSION="0.30.0"),
+    )
+    services = json.loads(done.stdout)["services"]
+    assert services["redis"]["image"] == "redis:8.0-alpine"
+    assert services["vllm"]["image"] == "vllm/vllm-openai:v0.30.0"
+
+
+@pytest.mark.parametrize("answer", ["sha256:" + "1f" * 32, "sha256:short", "denied"])
+def test_digests_are_written(tmp_path, answer):
+    """The script asks for each image's digest and writes no other answer; .env stays private."""
+    folder = shutil.copytree(DOCKER, tmp_path / "docker")
+    own = folder / ".env"
+    own.write_text("REDIS_PASSWORD=kept\nREDIS_IMAGE=redis:8.0-alpine\n")
+    own.chmod(0o600)
+    engine = tmp_path / "bin/docker"
+    engine.parent.mkdir()
+    engine.write_text(f'#!/bin/sh\necho "$*" >> "{tmp_path}/asked"\necho {answer}\n')
+    engine.chmod(0o755)
+    path = f"{engine.parent}{os.pathsep}{os.environ['PATH']}"
+    for _ in range(2):  # the second time finds the tags again
+        done = run(["sh", str(folder / "digests.sh")], env=environment(PATH=path))
+    texts = [(folder / name).read_text("utf-8") for name in (".env.example", "Dockerfile", ".env")]
+    found = [line for text in texts for line in text.splitlines() if "_IMAGE=" in line]
+    assert len(found) == 5
+    if answer.startswith("sha256:1f"):
+        assert done.returncode == 0, done.stderr
+        assert [DIGEST.search(line)[0] for line in found] == [f"@{answer}"] * 5
+        assert "redis:8.0-alpine " in (tmp_path / "asked").read_text()
+    else:
+        assert done.returncode == 1
+        assert "the registry gives no digest" in done.stderr
+        assert not any("@" in line for line in found)
+    assert texts[2].startswith("REDIS_PASSWORD=kept\n")
+    assert own.stat().st_mode & 0o777 == 0o600
 
 
 def test_every_service_is_looked_after():
@@ -134,11 +179,23 @@ def test_what_is_copied_builds_the_package(tmp_path):
             for source in sources:
                 copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
                 copy(ROOT / source, context / source)
+    assert {"locks", "pdr_graph"} <= {each.name for each in context.iterdir()}
     ignored = (DOCKER / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
     assert {f"!{each.name}" for each in context.iterdir()} <= set(ignored)
 
     wheels = run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", "wheels", "./context"],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            "wheels",
+            "./context",
+        ],
         cwd=tmp_path,
     )
     assert wheels.returncode == 0, wheels.stderr
@@ -146,7 +203,12 @@ def test_what_is_copied_builds_the_package(tmp_path):
     site = tmp_path / "site"
     shutil.unpack_archive(wheel, site, format="zip")
     metadata = next(site.glob("*.dist-info/METADATA")).read_text("utf-8")
-    asked = dict(rest.split("=") for word, rest in stage("build") if word == "ARG")["EXTRAS"]
+    given = dict(rest.split("=") for word, rest in stage("build") if word == "ARG")
+    asked = given["EXTRAS"]
+    assert (ROOT / "locks" / f"{given['LOCK']}.txt").exists()
+    for word, rest in [*stage("build"), *stage("build-studio")]:
+        if word == "RUN" and "pip " in rest:
+            assert "--require-hashes" in rest or "--no-index" in rest, rest
     offered = re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE)
     assert {*asked.split(","), "studio"} <= set(offered)
 
@@ -175,6 +237,7 @@ def redis_service(folder: Path, port: str) -> dict[str, object]:
     }
 
 
+@pytest.mark.security
 def test_redis_is_persistent_and_asks_for_its_password(tmp_path):
     """It keeps every write and evicts nothing; its check has the password, others are refused."""
     if shutil.which("redis-server") is None or shutil.which("redis-cli") is None:

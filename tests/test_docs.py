@@ -243,7 +243,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "curl": is_our_port,
     "inspect": is_registered,
     **dict.fromkeys(("cat", "cd", "cp", "export", "git", "install"), is_any),
-    **dict.fromkeys(("jq", "kill", "ls", "vllm"), is_any),
+    **dict.fromkeys(("jq", "kill", "ls", "openssl", "vllm"), is_any),
 }
 
 

@@ -129,6 +129,7 @@ def test_no_body_is_too_odd_for_a_line(body):
     assert words == " ".join(words.split())
 
 
+@pytest.mark.security
 def test_a_deep_body_ends_somewhere():
     """Nesting without end is no recursion without end."""
     body: object = "deep"

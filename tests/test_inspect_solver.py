@@ -214,7 +214,8 @@ from pdr_graph.servers.data_dir import default_data_dir
 
 async def main():
     async with embedded_model(default_data_dir(), slots=2, context_per_slot=2048) as endpoint:
-        os.environ["SERVED_BASE_URL"], os.environ["SERVED_API_KEY"] = endpoint.base_url, "none"
+        os.environ["SERVED_BASE_URL"] = endpoint.base_url
+        os.environ["SERVED_API_KEY"] = endpoint.api_key
         words = [*sys.argv[1:], "--model", "openai-api/served/" + endpoint.model]
         sys.exit(subprocess.call([sys.executable, "-m", "inspect_ai", *words]))
 

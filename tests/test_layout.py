@@ -58,7 +58,7 @@ ALONE = {
     """,
     "size": """
         pdr_checkpoints.batch
-        pdr_checkpoints.retention
+        pdr_checkpoints.writer
         pdr_graph.answers.equality
         pdr_graph.answers.reader
         pdr_graph.answers.words
@@ -67,7 +67,6 @@ ALONE = {
         pdr_graph.cli.up_plan
         pdr_graph.serve.app
         pdr_graph.serve.chat
-        pdr_graph.serve.guard
         pdr_graph.serve.responses
         pdr_graph.servers.choice
         pdr_graph.servers.launch

@@ -1,19 +1,30 @@
 """What the files beside the code say of the project is true: workflows, citation, rules."""
 
+import hashlib
+import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from pdr_graph import PRESETS
 from pdr_graph.distill import DISTILLERS
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-TARGETS = set(re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text("utf-8"), re.M))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = PYPROJECT["project"]
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+TARGETS = set(re.findall(r"^([a-z-]+):.* ## ", MAKEFILE, re.M))
+LOCKED = dict(re.findall(r"call compiled,([a-z]+),(.*)\)", MAKEFILE))
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
@@ -28,6 +39,10 @@ def steps(read: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for job in read["jobs"].values() for step in job["steps"]]
 
 
+def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+
+
 def makes(text: str) -> list[str]:
     """Return the targets that lines of a shell, or commands in a text, name."""
     return re.findall(r"(?:^|`|\$ )make ([a-z][a-z-]*)", text, re.M)
@@ -40,7 +55,7 @@ def test_there_are_the_three_workflows():
 
 @pytest.mark.parametrize("name", [file.stem for file in WORKFLOWS])
 def test_a_workflow_is_sound(name):
-    """It says when it runs, what it may do and how long, and pins what it uses by major version."""
+    """It says when it runs, what it may do and how long, and names actions by their commits."""
     read = workflow(name)
     assert read["on"]
     assert read["permissions"] == {"contents": "read"}
@@ -50,8 +65,10 @@ def test_a_workflow_is_sound(name):
         assert set([job["needs"]] if "needs" in job else []) <= read["jobs"].keys()
         for step in job["steps"]:
             assert ("uses" in step) != ("run" in step)
+    text = (ROOT / f".github/workflows/{name}.yml").read_text("utf-8")
     for action in [step["uses"] for step in steps(read) if "uses" in step]:
-        assert re.fullmatch(r"[\w-]+/[\w-]+@(release/)?v\d+", action)
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action)
+        assert re.search(rf"{action} # v\d+\.\d+\.\d+$", text, re.M), "readers want the version"
 
 
 @pytest.mark.parametrize("name", [file.stem for file in WORKFLOWS])
@@ -60,7 +77,7 @@ def test_a_workflow_names_targets_that_exist(name):
     named = makes("\n".join(step.get("run", "") for step in steps(workflow(name))))
     assert set(named) <= TARGETS
     expected = {
-        "tests": {"check", "test", "test-long", "test-train"},
+        "tests": {"check", "test", "test-long", "test-train", "audit"},
         "docs": {"docs"},
         "release": set(),
     }
@@ -87,6 +104,20 @@ def test_no_workflow_needs_a_secret():
     assert publish["permissions"] == {"id-token": "write"}
     assert publish["environment"]["name"] == "pypi"
     assert publish["steps"][-1]["uses"].startswith("pypa/gh-action-pypi-publish@")
+
+
+def test_what_is_released_is_locked_checked_and_attested():
+    """The version first; no package without its hash; attested by its builder, and on PyPI."""
+    jobs = workflow("release")["jobs"]
+    build = jobs["build"]["steps"]
+    commands = "\n".join(step.get("run", "") for step in build)
+    assert commands.index("GITHUB_REF_NAME") < commands.index("python -m build --no-isolation")
+    for line in re.findall(r".*pip install.*", commands):
+        assert "--require-hashes" in line or line.endswith("--no-deps dist/*.whl"), line
+    (attest,) = [step for step in build if "attest-build-provenance" in step.get("uses", "")]
+    assert attest["with"]["subject-path"] == "dist/*"
+    assert jobs["build"]["permissions"]["attestations"] == "write"
+    assert jobs["publish"]["steps"][-1]["with"]["attestations"] is True
 
 
 def test_the_site_that_is_published_is_the_one_that_is_built():
@@ -149,6 +180,173 @@ def test_the_page_of_the_method_names_every_part():
 
 def test_the_makefile_names_tests_that_are_there():
     """A renamed file must not leave a target without tests."""
-    named = re.findall(r"\btests/[\w/]+(?:\.py)?", (ROOT / "Makefile").read_text("utf-8"))
+    named = re.findall(r"\btests/[\w/]+(?:\.py)?", MAKEFILE)
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def required(words: str) -> list[Requirement]:
+    """Return what `make lock` is asked to lock: the package, its extras and groups, flat."""
+    extras = re.findall(r"--extra (\S+)", words)
+    lines = [*PROJECT["dependencies"]] if extras else []
+    for extra in extras:
+        lines += PROJECT["optional-dependencies"][extra]
+    for group in re.findall(r"--group (\S+)", words):
+        lines += PYPROJECT["dependency-groups"][group]
+    found: list[Requirement] = []
+    for line in lines:
+        if isinstance(line, dict):
+            found += required(f"--group {line['include-group']}")
+        elif (each := Requirement(line)).name == PROJECT["name"]:
+            found += required(" ".join(f"--extra {extra}" for extra in each.extras))
+        else:
+            found.append(each)
+    return found
+
+
+def pins(lock: str) -> list[tuple[Requirement, str]]:
+    """Return the requirements of a lock, each with its hashes."""
+    text = (ROOT / f"locks/{lock}.txt").read_text("utf-8")
+    entries = re.findall(r"^(\w[^\n]*?) \\\n((?:    --hash\S+(?: \\)?\n)+)", text, re.M)
+    assert len(entries) == len(re.findall(r"^\w", text, re.M)), "an entry has no hashes"
+    return [(Requirement(line), hashes) for line, hashes in entries]
+
+
+def misfits(asked: list[Requirement], held: list[Requirement]) -> list[str]:
+    """Return what is required and not locked, or locked in a version that does not do."""
+    left_out = set((ROOT / "locks/not-locked.in").read_text("utf-8").split())
+    versions: dict[str, list[str]] = {}
+    for pin in held:
+        version = str(pin.specifier).removeprefix("==")
+        versions.setdefault(canonicalize_name(pin.name), []).append(version)
+    return [
+        str(each)
+        for each in asked
+        if each.name not in left_out
+        and not any(
+            each.specifier.contains(version, prereleases=True)
+            for version in versions.get(canonicalize_name(each.name), [])
+        )
+    ]
+
+
+@pytest.mark.parametrize("lock", LOCKED)
+def test_a_lock_fits_what_is_required(lock):
+    """Else: `make lock`, and commit what it writes."""
+    assert misfits(required(LOCKED[lock]), [pin for pin, _ in pins(lock)]) == []
+
+
+def test_a_lock_that_does_not_fit_is_noticed():
+    """A higher floor, and a new requirement."""
+    asked = [Requirement("pytest>=9000"), Requirement("left-pad"), Requirement("pytest>=9")]
+    assert misfits(asked, [pin for pin, _ in pins("dev")]) == ["pytest>=9000", "left-pad"]
+
+
+@pytest.mark.security
+def test_locks_hold_versions_and_hashes_and_no_addresses():
+    """So a package is the same from whatever index the machine uses, or is refused."""
+    files = sorted((ROOT / "locks").glob("*.txt"))
+    assert {file.stem for file in files} == LOCKED.keys() | {"torch"}
+    for file in files:
+        text = file.read_text("utf-8")
+        assert not re.search(r"://|--(extra-)?index|--find-links|--trusted", text)
+        for pin, hashes in pins(file.stem):
+            assert re.fullmatch(r"==[^,*]+", str(pin.specifier)), pin
+            assert pin.url is None
+            assert all(
+                re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each)
+                for each in hashes.replace("\\", "").split()
+            ), pin
+
+
+@pytest.mark.security
+def test_make_installs_by_hash():
+    """All but the oldest versions, and what benchmarks compare us with."""
+    recipes = MAKEFILE.replace("\\\n", " ").replace("$(UV)", "uv pip install")
+    installs = [line for line in recipes.splitlines() if re.search(r"\bpip .*install ", line)]
+    free = ("/lowest", "/bench", "UV     :=")
+    kept = [line for line in installs if not any(word in line for word in free)]
+    assert len(kept) == 5
+    for line in kept:
+        assert "--require-hashes" in line or line.endswith("--no-deps $(BUILD) -e ."), line
+
+
+@pytest.mark.security
+def test_a_package_that_was_exchanged_is_not_installed(tmp_path):
+    """The real uv, by the flags of the Makefile: the same name and version, other bytes."""
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    if uv is None:
+        pytest.skip("no uv: pip install uv")
+    wheel = tmp_path / "wheels/thing-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    lock = tmp_path / "lock.txt"
+
+    def build(body: str) -> str:
+        info = "thing-1.0.dist-info"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("thing.py", body)
+            head = "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n"
+            archive.writestr(f"{info}/METADATA", head)
+            tag = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            archive.writestr(f"{info}/WHEEL", tag)
+            archive.writestr(f"{info}/RECORD", "")
+        return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+    def install() -> subprocess.CompletedProcess[str]:
+        words = [uv, "pip", "install", "--no-index", "--find-links", str(wheel.parent)]
+        words += ["--no-cache", "--python", sys.executable, "--target", str(tmp_path / "site")]
+        return run([*words, "--no-deps", "--require-hashes", "-r", str(lock)])
+
+    lock.write_text(f"thing==1.0 --hash=sha256:{build('right = True')}\n")
+    assert install().returncode == 0
+    shutil.rmtree(tmp_path / "site")
+    build("wrong = True")
+    refused = install()
+    assert refused.returncode != 0
+    assert "Hash mismatch" in refused.stderr
+    assert not (tmp_path / "site/thing.py").exists()
+
+
+VULNERABLE = {"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": ["2"]}]}
+UNKNOWN = {"name": "a", "skip_reason": "not found"}
+UNREACHED = "requests.exceptions.ConnectionError: no route"
+
+
+@pytest.mark.parametrize(
+    ("reported", "error", "status", "told"),
+    [
+        ([VULNERABLE, UNKNOWN], None, 1, "a 1 has X-1, fixed by 2"),
+        ([VULNERABLE | {"vulns": []}], None, 0, "1 packages audited, 0 vulnerabilities found"),
+        ([UNKNOWN], None, 0, "nothing was audited"),
+        (None, UNREACHED, 0, "nothing was audited"),
+        (None, "KeyError: 1", 1, "error: pip-audit failed on one.txt: KeyError: 1"),
+        ([UNKNOWN, VULNERABLE], UNREACHED, 1, "a 1 has X-1"),
+    ],
+)
+def test_an_audit_hides_nothing(tmp_path, reported, error, status, told):
+    """A finding and a defect fail; a database out of reach, or one that knows nothing, is told."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/one.txt").write_text("a==1\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    program = tmp_path / "bin/pip-audit"
+    report = json.dumps({"dependencies": reported}) if reported else ""
+    program.write_text(f"#!{sys.executable}\nprint({report!r})\nraise SystemExit({error!r})\n")
+    program.chmod(0o755)
+    done = run([str(tmp_path / "bin/python"), str(tmp_path / ".ci/audit.py")])
+    assert done.returncode == status, done.stderr
+    assert told in done.stdout + done.stderr
+
+
+def test_every_attack_runs_with_the_other_tests():
+    """`make test-security` chooses by mark alone; `.ci/run` runs the same files without it."""
+    runs = (ROOT / ".ci/run").read_text("utf-8")
+    assert {"test", "test-long"} <= set(makes(runs))
+    recipes = dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", MAKEFILE, re.M))
+    assert "$(LONG:%=--ignore=%)" in recipes["test"]
+    assert " $(LONG) " in recipes["test-long"]
+    assert "-m security tests" in recipes["test-security"]
+    for target in ("test", "test-long"):
+        assert re.findall(r" -m (\w+)", recipes[target]) == ["pytest"]
+        assert not re.search(r" -k |--deselect", recipes[target])

@@ -22,7 +22,7 @@ blob of a newer one is refused (`FormatVersionError`).
 
 The hash and the index hold a thread of any length, so two commands refresh its time to live and
 one deletes it. Redis lets the two expire, and whoever writes next removes them from the registry. A
-long copy has its index under a random name until it is whole, for an hour at most.
+copy or an import has both under random names until it is whole, for an hour at most.
 
 **Fields of the hash.** `c`, `w` and `p` fields are also members of the index. `r` is a member only.
 
@@ -83,6 +83,7 @@ from pdr_checkpoints.errors import (
     ThreadContendedError,
     ThreadNotFoundError,
     ThreadTakenError,
+    TooLargeError,
     TypeNotAllowedError,
     UnknownSerializationError,
 )
@@ -114,6 +115,7 @@ __all__ = [
     "ThreadInfo",
     "ThreadNotFoundError",
     "ThreadTakenError",
+    "TooLargeError",
     "TypeNotAllowedError",
     "UnknownSerializationError",
     "open_checkpointer",

@@ -15,7 +15,7 @@ Source: `BaseCheckpointSaver.get_delta_channel_history`, whose results these are
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -27,7 +27,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from pdr_checkpoints import keys
 from pdr_checkpoints.envelope import DIGEST_BYTES, Envelope, describe
 from pdr_checkpoints.errors import CorruptCheckpointError
-from pdr_checkpoints.reader import described_value, described_write, read_fields
+from pdr_checkpoints.reader import Bodies, described_value, described_write, read_fields
 from pdr_checkpoints.records import (
     REFERENCE,
     Cell,
@@ -39,6 +39,7 @@ from pdr_checkpoints.records import (
     references,
     unpack_cell,
 )
+from pdr_checkpoints.serde import Allowance
 from pdr_checkpoints.store import Store
 
 DELTA_COUNTERS: Final = "counters_since_delta_snapshot"
@@ -158,7 +159,9 @@ class DeltaReader:
     ) -> dict[str, DeltaChannelHistory]:
         envelope = self.envelope.of(thread_id)
         gathered = {channel: _Gathered([]) for channel in channels}
-        await self._gather(self._line(thread_id, ns, checkpoint_id), gathered)
+        allowance = self.envelope.allowance()
+        line = self._line(thread_id, ns, checkpoint_id, allowance)
+        await self._gather(line, gathered, allowance)
         seeds = {name: one.seed for name, one in gathered.items() if one.seed is not None}
         found = [cell for one in gathered.values() for *_, cell in one.writes]
         digests = {digest for cell in found for digest in references(cell)}
@@ -168,46 +171,53 @@ class DeltaReader:
         )
         blobs |= of_writes
         cells = {
-            channel: unpack_cell(blobs[field], envelope, field)
+            channel: unpack_cell(blobs[field], envelope, field, allowance)
             for channel, (_, field) in seeds.items()
         }
         digests |= {digest for cell in cells.values() for digest in references(cell)}
         names = [keys.part(digest) for digest in digests]
         rest = [name for name in names if name not in blobs]
         blobs |= await read_fields(self.store, thread_id, rest)
-        parts = {name[1:]: envelope.unwrap(blobs[name], name) for name in names}
+        parts = Bodies({name: blobs[name] for name in names}, envelope, allowance.limit // 4)
         histories: dict[str, DeltaChannelHistory] = {}
         for channel, one in gathered.items():
             histories[channel] = {"writes": []}
             for place, task_id, cell in reversed(one.writes):
-                value = assemble(cell, parts, self.serde, described_write(channel, place))
+                what = described_write(channel, place)
+                value = assemble(cell, parts, self.serde, what, allowance)
                 histories[channel]["writes"].append((task_id, channel, value))
             if one.seed is not None:
                 what = described_value(channel, one.seed[0])
-                histories[channel]["seed"] = assemble(cells[channel], parts, self.serde, what)
+                seed = assemble(cells[channel], parts, self.serde, what, allowance)
+                histories[channel]["seed"] = seed
         return histories
 
-    async def _gather(self, line: Line, gathered: Mapping[str, _Gathered]) -> None:
+    async def _gather(
+        self, line: Line, gathered: Mapping[str, _Gathered], allowance: Allowance
+    ) -> None:
         """Walk a line until each channel has its seed, or to its end."""
         unseeded = set(gathered)
         async with aclosing(line):
             # The checkpoint itself: its writes belong to the next super-step.
             await anext(line, None)
             async for place, record, writes in line:
-                ordered = ordered_writes(writes, self.envelope.of(place.thread_id))
+                envelope = self.envelope.of(place.thread_id)
+                ordered = ordered_writes(writes, envelope, allowance)
                 for (_, task_id, _), channel, cell in reversed(ordered):
                     if channel in unseeded:
                         gathered[channel].writes.append((place, task_id, cell))
                 stored = unseeded.intersection(record.channels)
                 if stored:
-                    versions = record.bare(self.serde, place)["channel_versions"]
+                    versions = record.bare(self.serde, place, allowance)["channel_versions"]
                     for name in stored:
                         gathered[name].seed = place, place.cell(name, versions[name])
                     unseeded -= stored
                 if not unseeded:
                     return
 
-    async def _line(self, thread_id: str, ns: str, checkpoint_id: str | None) -> Line:
+    async def _line(
+        self, thread_id: str, ns: str, checkpoint_id: str | None, allowance: Allowance
+    ) -> Line:
         """Yield a checkpoint and its ancestors, up to the root or to one that was removed."""
         place = Place(thread_id, ns, checkpoint_id) if checkpoint_id else None
         page = await self._page(thread_id, ns, place.record if place else b"", FIRST_PAGE)
@@ -222,7 +232,8 @@ class DeltaReader:
             blob, writes = page[name]
             if not blob:
                 raise CorruptCheckpointError(describe(name), "it is missing")
-            record = CheckpointRecord.unpack(blob, self.envelope.of(thread_id), name)
+            envelope = self.envelope.of(thread_id)
+            record = CheckpointRecord.unpack(blob, envelope, name, allowance)
             yield place, record, writes
             place = Place(thread_id, ns, record.parent_id) if record.parent_id else None
             if place is not None and place.record not in page:
@@ -254,7 +265,10 @@ class DeltaReader:
 
 
 def delta_ancestors(
-    places: Set[Place], snapshot: Mapping[Place, CheckpointRecord], serde: SerializerProtocol
+    places: Set[Place],
+    snapshot: Mapping[Place, CheckpointRecord],
+    serde: SerializerProtocol,
+    allowance: Callable[[], Allowance],
 ) -> frozenset[Place]:
     """Find, among all checkpoints of a thread, the ancestors that rebuild delta channels at some.
 
@@ -263,11 +277,11 @@ def delta_ancestors(
     needed: set[Place] = set()
     for place in places:
         record = snapshot[place]
-        counters = record.facts(serde, place).get(DELTA_COUNTERS)
+        counters = record.facts(serde, place, allowance()).get(DELTA_COUNTERS)
         unseeded = set(counters if isinstance(counters, dict) else ()) - set(record.channels)
         if unseeded:
             # A channel without a version was never written: nothing rebuilds it.
-            unseeded &= set(record.bare(serde, place)["channel_versions"])
+            unseeded &= set(record.bare(serde, place, allowance())["channel_versions"])
         line: set[Place] = set()
         while unseeded and record.parent_id:
             ancestor = Place(place.thread_id, place.ns, record.parent_id)

@@ -4,8 +4,8 @@ Compression comes before encryption, since ciphertext does not compress. A CRC f
 forgery: only encryption stops someone who can write to Redis.
 
 Encryption is AES-256-GCM with keys that can be rotated. The first key writes, every key reads. A
-blob names its key by four bytes of the key's hash, so a rotation needs no rewrite: put the new key
-first, and keep the old one until its threads are pruned.
+blob names its key by four bytes of the key's hash, so that a new key needs no pause: put it first,
+and keep the old one until `reseal_thread` has sealed what is stored anew.
 
 With keys, only what they authenticate is read, in its thread and its field. A plain blob is
 refused, and so is one of an early release, which did not bind a blob to its thread.
@@ -33,8 +33,10 @@ from pdr_checkpoints.errors import (
     FormatVersionError,
     MissingDependencyError,
     StoreConfigError,
+    TooLargeError,
 )
-from pdr_checkpoints.keys import encode
+from pdr_checkpoints.keys import decode, encode
+from pdr_checkpoints.serde import MAX_CHECKPOINT_BYTES, Allowance
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -52,10 +54,18 @@ COMPRESS_FROM: Final = 200
 """Bytes. In shorter bodies the frame takes what compression saves."""
 LEVEL: Final = 1
 """On 32 kB of prose zstd 3 is 4 % smaller than zstd 1 and takes 1.3 times as long."""
+WINDOW: Final = 1 << 23
+"""Bytes of memory for a frame of zstd that declares no size: what its RFC 8878 asks for."""
 DIGEST_BYTES: Final = 16
 KEY_BYTES: Final = 32
 KEY_ID_BYTES: Final = 4
 NONCE_BYTES: Final = 12
+HEAD_BYTES: Final = 2 + KEY_ID_BYTES
+"""Of a blob, by which one sees how it is sealed."""
+
+PLAIN: Final = "plain"
+EARLY: Final = "early"
+"""Sealed by an early release, not bound to a thread."""
 
 
 class Keyring:
@@ -72,6 +82,16 @@ class Keyring:
         # A plain hash of a value would tell a reader of Redis that two values are equal, or that
         # one equals a guess. The key of the hash is not the cipher's.
         self._digest_key = hashlib.sha256(b"digest" + keys[0]).digest()
+
+    @property
+    def name(self) -> str:
+        """The key that writes, by the part of its hash that its blobs carry."""
+        return self._writing.hex()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The same of all keys."""
+        return frozenset(key_id.hex() for key_id in self._ciphers)
 
     def seal(self, plain: bytes, place: bytes) -> bytes:
         """Encrypt bytes, and authenticate them together with their place."""
@@ -92,7 +112,9 @@ class Keyring:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise DecryptionError(
-                what, f"it is encrypted with key {key_id.hex()}, which is not in encryption_keys"
+                what,
+                f"it is encrypted with key {key_id.hex()}, which is not in encryption_keys: add "
+                "the key",
             )
         try:
             return cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], place)
@@ -131,6 +153,7 @@ class Envelope:
         encryption_keys: Sequence[bytes] = (),
         *,
         read_older: bool = False,
+        max_bytes: int = MAX_CHECKPOINT_BYTES,
     ) -> None:
         if compression not in COMPRESSIONS:
             raise StoreConfigError(
@@ -140,12 +163,25 @@ class Envelope:
         self.keyring = Keyring(encryption_keys) if encryption_keys else None
         self.read_older = read_older
         """Whether, with keys, a blob is read that they do not bind to its thread."""
+        self.max_bytes = max_bytes
+        """Memory that what is read of a checkpoint may take."""
         # A zstd context is 1.4 MB to allocate and belongs to one thread at a time.
         self._contexts = threading.local()
 
     def of(self, thread_id: str) -> "ThreadEnvelope":
         """Return the envelope of a thread's blobs."""
         return ThreadEnvelope(self, encode(thread_id))
+
+    def seal_of(self, head: bytes) -> str:
+        """Say how a blob is sealed, by its first bytes: `plain`, `early`, or the key's name."""
+        if len(head) < HEAD_BYTES or not head[1] & ENCRYPTED:
+            return PLAIN
+        return head[2:HEAD_BYTES].hex() if head[0] >= SEALED_VERSION else EARLY
+
+    @property
+    def seal_name(self) -> str:
+        """How this envelope seals, as `seal_of` says it."""
+        return PLAIN if self.keyring is None else self.keyring.name
 
     def digest(self, body: bytes) -> bytes:
         """Name a body by 16 bytes of its hash, which is keyed where bodies are encrypted."""
@@ -170,28 +206,71 @@ class Envelope:
         smaller: bytes = context.compress(body)
         return smaller
 
-    def decompress(self, method: int, body: bytes, place: bytes) -> bytes:
+    def allowance(self) -> Allowance:
+        """Return the memory that one reading may take."""
+        return Allowance(self.max_bytes)
+
+    def decompress(self, method: int, body: bytes, place: bytes, most: int) -> bytes:
         """Undo `compress`.
+
+        Args:
+            method: Number of the compression.
+            body: What it made.
+            place: The field, for messages.
+            most: Bytes that may come out.
 
         Raises:
             CorruptCheckpointError: It is cut or altered.
+            _LongerError: More would come out; no more than `most` ever do.
         """
         try:
             if method == 0:
                 return body
             if method == 1:
-                return zlib.decompress(body)
+                return _inflated(body, most)
             if method == 2:
-                context = getattr(self._contexts, "decompressor", None)
-                if context is None:
-                    context = self._contexts.decompressor = zstandard.ZstdDecompressor()
-                whole: bytes = context.decompress(body)
-                return whole
+                return self._expanded(body, most)
         except (zlib.error, zstandard.ZstdError) as error:
             raise CorruptCheckpointError(
                 describe(place), f"it does not decompress: {error}"
             ) from error
         raise CorruptCheckpointError(describe(place), f"its compression {method} is unknown")
+
+    def _expanded(self, body: bytes, most: int) -> bytes:
+        # The frame declares its size, which zstd holds it to; all that we wrote does.
+        size = zstandard.frame_content_size(body)
+        if size > most:
+            raise _LongerError(size)
+        if size >= 0:
+            context = getattr(self._contexts, "decompressor", None)
+            if context is None:
+                context = self._contexts.decompressor = zstandard.ZstdDecompressor()
+            whole: bytes = context.decompress(body)
+            return whole
+        with zstandard.ZstdDecompressor(max_window_size=WINDOW).stream_reader(body) as reader:
+            pieces: bytes = reader.read(most + 1)
+        if len(pieces) > most:
+            raise _LongerError(len(pieces))
+        return pieces
+
+
+class _LongerError(Exception):
+    """More bytes would come out than may."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__(size)
+
+
+def _inflated(body: bytes, most: int) -> bytes:
+    # zlib declares no size.
+    stream = zlib.decompressobj()
+    whole = stream.decompress(body, most + 1)
+    if len(whole) > most:
+        raise _LongerError(len(whole))
+    if not stream.eof:
+        raise zlib.error("incomplete or truncated stream")
+    return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,68 +289,104 @@ class ThreadEnvelope:
         header = bytes((ENVELOPE_VERSION, method))
         return header + _check(header + place, body) + body
 
-    def unwrap(self, blob: bytes | None, place: bytes) -> bytes:
+    def unwrap(self, blob: bytes | None, place: bytes, allowance: Allowance | None = None) -> bytes:
         """Return the body of a blob; None stands for a blob that the server does not have.
 
+        Its length is taken from the allowance; None allows the blob alone what a checkpoint may
+        take.
+
         Raises:
+            TooLargeError: There is no room for it.
             FormatVersionError: A later release wrote it.
             DecryptionError: It is encrypted and no key opens it, or there are keys and it is not
                 bound to its thread by one.
             CorruptCheckpointError: It is missing, cut or altered.
         """
         if blob is None:
-            raise CorruptCheckpointError(describe(place), "it is missing")
+            raise CorruptCheckpointError(self.describe(place), "it is missing")
         if len(blob) < 2:
-            raise CorruptCheckpointError(describe(place), f"only {len(blob)} bytes are left of it")
+            raise CorruptCheckpointError(
+                self.describe(place), f"only {len(blob)} bytes are left of it"
+            )
         header, version, flags = blob[:2], blob[0], blob[1]
         known = SEALED_VERSION if flags & ENCRYPTED else ENVELOPE_VERSION
         if not ENVELOPE_VERSION <= version <= known:
-            raise FormatVersionError(describe(place), version, known)
+            raise FormatVersionError(self.describe(place), version, known)
         keyring = self.envelope.keyring
         if keyring is not None and version < SEALED_VERSION and not self.envelope.read_older:
             what = "was encrypted by an early release" if flags & ENCRYPTED else "is not encrypted"
             raise DecryptionError(
-                describe(place),
+                self.describe(place),
                 f"it {what}, so that encryption_keys do not show that it belongs to this thread: "
-                "if the store is older than its keys or than this release, open it with "
+                "if it is older than the keys or than this release, and you trust where it comes "
+                "from, `pdr-graph reseal --read-older` seals it in the store and `pdr-graph "
+                "threads --import FILE --read-older` from a file; in Python, open it with "
                 "read_older=True",
             )
         if flags & ENCRYPTED:
             if keyring is None:
                 raise DecryptionError(
-                    describe(place), "it is encrypted and encryption_keys is not set"
+                    self.describe(place),
+                    "it is encrypted and encryption_keys is not set: name a file that holds the "
+                    "key by --encryption-key-file / PDR_ENCRYPTION_KEY_FILE",
                 )
             bound = self._bound(header, place) if version == SEALED_VERSION else header + place
-            body = keyring.unseal(blob[2:], bound, describe(place))
+            body = keyring.unseal(blob[2:], bound, self.describe(place))
         else:
             body = blob[6:]
             if blob[2:6] != _check(header + place, body):
                 raise CorruptCheckpointError(
-                    describe(place), "its checksum differs: cut or altered bytes"
+                    self.describe(place), "its checksum differs: cut or altered bytes"
                 )
-        return self.envelope.decompress(flags & ~ENCRYPTED, body, place)
+        allowance = allowance or self.envelope.allowance()
+        try:
+            whole = self.envelope.decompress(flags & ~ENCRYPTED, body, place, allowance.left)
+        except _LongerError as longer:
+            size = longer.size + allowance.limit - allowance.left
+            raise TooLargeError(self.describe(place), size, allowance.limit) from None
+        allowance.left -= len(whole)
+        if allowance.left < 0:
+            size = allowance.limit - allowance.left
+            raise TooLargeError(self.describe(place), size, allowance.limit)
+        return whole
 
     def pack(self, content: list[Any], place: bytes) -> bytes:  # Any: plain data of mixed types
         """Make the blob of a list of plain data."""
         return self.wrap(ormsgpack.packb(content), place)
 
-    def unpack(self, blob: bytes | None, place: bytes) -> list[Any]:  # Any: checked by the caller
+    def unpack(
+        self, blob: bytes | None, place: bytes, allowance: Allowance | None = None
+    ) -> list[Any]:  # Any: checked by the caller
         """Undo `pack`; raises what `unwrap` does."""
-        packed = self.unwrap(blob, place)
+        allowance = allowance or self.envelope.allowance()
+        packed = self.unwrap(blob, place, allowance)
+        if not allowance.surely_takes(packed):
+            allowance.take_value(packed, self.describe(place))
         try:
             content = ormsgpack.unpackb(packed)
         except ormsgpack.MsgpackDecodeError as error:
-            raise CorruptCheckpointError(describe(place), f"it is not msgpack: {error}") from error
+            raise CorruptCheckpointError(
+                self.describe(place), f"it is not msgpack: {error}"
+            ) from error
         if not isinstance(content, list):
             raise unknown_shape(place)
         return content
 
     def moved(self, blob: bytes, place: bytes, target: "ThreadEnvelope") -> bytes:
-        """Return a blob for the same place of another thread; raises what `unwrap` does."""
-        is_bound = blob[:1] == bytes((SEALED_VERSION,))
-        if self.thread == target.thread or not (is_bound or self.envelope.keyring):
+        """Return a blob for the same place of a thread, the same or another.
+
+        With keys, nothing is taken that they do not open; what they do not bind is sealed.
+        Raises what `unwrap` does.
+        """
+        is_bound, stays = blob[:1] == bytes((SEALED_VERSION,)), self.thread == target.thread
+        if self.envelope.keyring is None and (stays or not is_bound):
             return blob
-        return target.wrap(self.unwrap(blob, place), place)
+        body = self.unwrap(blob, place)
+        return blob if is_bound and stays else target.wrap(body, place)
+
+    def describe(self, place: bytes) -> str:
+        """Name a field and its thread in a message."""
+        return f"{describe(place)} of thread {decode(self.thread)!r}"
 
     def _bound(self, header: bytes, place: bytes) -> bytes:
         return header + len(self.thread).to_bytes(4, "big") + self.thread + place

@@ -11,11 +11,12 @@ SaverError
 ├── ThreadTakenError (FileExistsError)       an import would overwrite a thread
 ├── ThreadBusyError (RuntimeError)           another process runs the thread
 ├── LeaseLostError (RuntimeError)            this process no longer has the thread's lease
-├── ThreadContendedError (RuntimeError)      the thread kept changing while it was pruned
+├── ThreadContendedError (RuntimeError)      the thread kept changing while it was rewritten
 └── CorruptCheckpointError (ValueError)      stored bytes are missing, cut or altered
     ├── FormatVersionError                   a newer release wrote them
     ├── UnknownSerializationError            another serializer wrote them
     ├── TypeNotAllowedError                  they name a type that is not listed
+    ├── TooLargeError                        they would take more memory than is allowed
     └── DecryptionError                      no key opens them
 """
 
@@ -25,6 +26,8 @@ from typing import Final
 
 SHOWN: Final = 100
 """Characters of a name that a message repeats."""
+MOST: Final = 600
+"""Characters of what a message says of stored bytes."""
 
 
 class SaverError(Exception):
@@ -206,13 +209,13 @@ class LeaseLostError(SaverError, RuntimeError):
 
 
 class ThreadContendedError(SaverError, RuntimeError):
-    """A thread kept changing while it was pruned."""
+    """A thread kept changing while it was rewritten."""
 
     def __init__(self, thread_id: str, tries: int) -> None:
         self.thread_id = thread_id
         self.tries = tries
         super().__init__(
-            f"thread {thread_id!r} was written to during each of {tries} tries to prune it: "
+            f"thread {thread_id!r} was written to during each of {tries} tries to rewrite it: "
             "wait until its run has ended"
         )
 
@@ -223,7 +226,8 @@ class CorruptCheckpointError(SaverError, ValueError):
     def __init__(self, what: str, why: str) -> None:
         self.what = what
         self.why = why
-        super().__init__(f"{what} cannot be read: {why}")
+        # Whoever wrote the bytes chose the names in them.
+        super().__init__(f"{_cut(what)} cannot be read: {_cut(why)}")
 
 
 class FormatVersionError(CorruptCheckpointError):
@@ -264,9 +268,28 @@ class TypeNotAllowedError(CorruptCheckpointError):
         )
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST else f"{text[:MOST]}…"
+
+
 def _shortened(name: str) -> str:
     # Whoever wrote the bytes chose the name, and a terminal obeys what is not escaped.
     return ascii(name if len(name) <= SHOWN else f"{name[:SHOWN]}…")
+
+
+class TooLargeError(CorruptCheckpointError):
+    """Stored bytes would take more memory, once read, than `max_checkpoint_bytes` allows."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        self.size = size
+        """Bytes that it takes, as far as was counted: it may be more."""
+        self.limit = limit
+        super().__init__(
+            what,
+            f"it takes {size:,} bytes of memory or more, and max_checkpoint_bytes allows "
+            f"{limit:,}: if you trust who wrote it, raise max_checkpoint_bytes, on the command "
+            "line --max-bytes",
+        )
 
 
 class DecryptionError(CorruptCheckpointError):

@@ -23,10 +23,47 @@ from pdr_checkpoints.records import (
     references,
     unpack_cell,
 )
+from pdr_checkpoints.serde import Allowance
 from pdr_checkpoints.store import Command, Store, chunks
 
 PAGE: Final = 16
 """Checkpoints read at a time when no smaller limit is given."""
+
+
+class Bodies(Mapping[bytes, bytes]):
+    """The parts of some checkpoints, each unwrapped when it is asked for.
+
+    They are kept as long as they are small together: parts are shared, and can be many.
+    """
+
+    def __init__(
+        self, blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope, most: int
+    ) -> None:
+        self._blobs = blobs
+        """By field."""
+        self._envelope = envelope
+        self._most = most
+        self._open: dict[bytes, bytes] = {}
+        self._left = most
+
+    def __getitem__(self, digest: bytes) -> bytes:
+        body = self._open.get(digest)
+        if body is None:
+            name = keys.part(digest)
+            body = self._envelope.unwrap(self._blobs[name], name)
+            if len(body) > self._left:
+                self._open.clear()
+                self._left = self._most
+            if len(body) <= self._left:
+                self._open[digest] = body
+                self._left -= len(body)
+        return body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (name[1:] for name in self._blobs)
+
+    def __len__(self) -> int:
+        return len(self._blobs)
 
 
 @dataclass(slots=True)
@@ -45,9 +82,9 @@ class _Loading:
     """By channel."""
     writes: OrderedWrites = field(default_factory=list)
 
-    def open(self, serde: SerializerProtocol) -> Iterator[bytes]:
+    def open(self, serde: SerializerProtocol, allowance: Allowance) -> Iterator[bytes]:
         """Read the record, and yield the fields to read next."""
-        self.bare = self.record.bare(serde, self.place)
+        self.bare = self.record.bare(serde, self.place, allowance)
         versions = self.bare["channel_versions"]
         self.cell_names = {
             name: self.place.cell(name, versions[name]) for name in self.record.channels
@@ -56,31 +93,37 @@ class _Loading:
         yield from self.write_names
 
     def take(
-        self, blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope
+        self,
+        blobs: Mapping[bytes, bytes | None],
+        envelope: ThreadEnvelope,
+        allowance: Allowance,
     ) -> Iterator[bytes]:
         """Take the blobs of those fields, and yield the digests of the parts to read last."""
         for channel, name in self.cell_names.items():
-            self.cells[channel] = unpack_cell(blobs[name], envelope, name)
-        self.writes = ordered_writes({name: blobs[name] for name in self.write_names}, envelope)
+            self.cells[channel] = unpack_cell(blobs[name], envelope, name, allowance)
+        own = {name: blobs[name] for name in self.write_names}
+        self.writes = ordered_writes(own, envelope, allowance)
         for cell in (*self.cells.values(), *(write[2] for write in self.writes)):
             yield from references(cell)
 
-    def finish(self, parts: Mapping[bytes, bytes], serde: SerializerProtocol) -> CheckpointTuple:
+    def finish(
+        self, parts: Mapping[bytes, bytes], serde: SerializerProtocol, allowance: Allowance
+    ) -> CheckpointTuple:
         """Put the checkpoint together."""
         place = self.place
         values = {
-            name: assemble(cell, parts, serde, described_value(name, place))
+            name: assemble(cell, parts, serde, described_value(name, place), allowance)
             for name, cell in self.cells.items()
         }
         pending = []
         for (_, task_id, _), channel, cell in self.writes:
-            value = assemble(cell, parts, serde, described_write(channel, place))
+            value = assemble(cell, parts, serde, described_write(channel, place), allowance)
             pending.append((task_id, channel, value))
         parent_id = self.record.parent_id
         return CheckpointTuple(
             config=config_of(place),
             checkpoint=cast(Checkpoint, {**self.bare, "channel_values": values}),
-            metadata=cast(CheckpointMetadata, self.record.facts(serde, place)),
+            metadata=cast(CheckpointMetadata, self.record.facts(serde, place, allowance)),
             parent_config=(
                 config_of(Place(place.thread_id, place.ns, parent_id)) if parent_id else None
             ),
@@ -126,15 +169,12 @@ class Reader:
         Raises:
             CorruptCheckpointError: Stored bytes are missing, cut or altered.
         """
-        loadings = await self._records(places)
+        loadings = await self._records(places, self.envelope.allowance())
         try:
             return await self._tuples(loadings)
         except CorruptCheckpointError:
-            # Pruned or deleted between two reads, perhaps: then the records are gone as well.
-            again = await self._records(places)
-            if [one.record for one in again] == [one.record for one in loadings]:
-                raise
-            return await self._tuples(again)
+            # Pruned, deleted or sealed anew between two reads, perhaps: real damage is still there.
+            return await self._tuples(await self._records(places, self.envelope.allowance()))
 
     async def page(
         self, places: Sequence[Place], filters: Mapping[str, object], limit: int
@@ -145,21 +185,43 @@ class Reader:
             chosen, places = places[:size], places[size:]
             if filters:
                 chosen = await self._matching(chosen, filters)
-            for found in await self.get(chosen[:limit]):
+            async for found in self._each(chosen[:limit]):
                 limit -= 1
+                yield found
+
+    async def _each(self, places: Sequence[Place]) -> AsyncGenerator[CheckpointTuple, None]:
+        """Read checkpoints in the round trips of one, and build one at a time.
+
+        What cannot be read together is read one by one: it may be too large only together, and
+        what was pruned meanwhile is left out.
+        """
+        try:
+            loadings = await self._records(places, self.envelope.allowance())
+            parts = await self._parts(loadings)
+        except CorruptCheckpointError:
+            for place in places:
+                for found in await self.get([place]):
+                    yield found
+            return
+        for one in loadings:
+            try:
+                tuples = [one.finish(parts, self.serde, self.envelope.allowance())]
+            except CorruptCheckpointError:
+                tuples = await self.get([one.place])
+            for found in tuples:
                 yield found
 
     async def _matching(
         self, places: Sequence[Place], filters: Mapping[str, object]
     ) -> list[Place]:
-        matching = []
-        for one in await self._records(places):
-            metadata = one.record.facts(self.serde, one.place)
+        matching, allowance = [], self.envelope.allowance()
+        for one in await self._records(places, allowance):
+            metadata = one.record.facts(self.serde, one.place, allowance)
             if all(metadata.get(name) == value for name, value in filters.items()):
                 matching.append(one.place)
         return matching
 
-    async def _records(self, places: Sequence[Place]) -> list[_Loading]:
+    async def _records(self, places: Sequence[Place], allowance: Allowance) -> list[_Loading]:
         if not places:
             return []
         thread_id = places[0].thread_id
@@ -176,7 +238,7 @@ class Reader:
         found = []
         for place, name, blob, own in zip(places, names, blobs, write_names, strict=True):
             if blob is not None:
-                record = CheckpointRecord.unpack(blob, envelope, name)
+                record = CheckpointRecord.unpack(blob, envelope, name, allowance)
                 found.append(_Loading(place, record, own))
             # Both are removed together, so a name without a record is a loss, not an absence.
             elif await self.store.call("ZSCORE", thread.index, name) is not None:
@@ -184,17 +246,18 @@ class Reader:
         return found
 
     async def _tuples(self, loadings: Sequence[_Loading]) -> list[CheckpointTuple]:
-        if not loadings:
-            return []
-        thread_id = loadings[0].place.thread_id
-        envelope = self.envelope.of(thread_id)
-        blobs = await read_fields(
-            self.store, thread_id, [name for one in loadings for name in one.open(self.serde)]
-        )
-        digests = [digest for one in loadings for digest in one.take(blobs, envelope)]
-        bodies = await read_fields(self.store, thread_id, [keys.part(digest) for digest in digests])
-        parts = {name[1:]: envelope.unwrap(blob, name) for name, blob in bodies.items()}
-        return [one.finish(parts, self.serde) for one in loadings]
+        parts = await self._parts(loadings)
+        return [one.finish(parts, self.serde, self.envelope.allowance()) for one in loadings]
+
+    async def _parts(self, loadings: Sequence[_Loading]) -> Bodies:
+        # Read cells and writes of checkpoints, and then their parts, still wrapped.
+        thread_id = loadings[0].place.thread_id if loadings else ""
+        envelope, allowance = self.envelope.of(thread_id), self.envelope.allowance()
+        names = [name for one in loadings for name in one.open(self.serde, allowance)]
+        blobs = await read_fields(self.store, thread_id, names)
+        digests = {digest for one in loadings for digest in one.take(blobs, envelope, allowance)}
+        fields = await read_fields(self.store, thread_id, [keys.part(digest) for digest in digests])
+        return Bodies(fields, envelope, allowance.limit // 4)
 
 
 async def read_fields(

@@ -23,6 +23,7 @@ from pdr_checkpoints.errors import (
     TypeNotAllowedError,
     UnknownSerializationError,
 )
+from pdr_checkpoints.serde import Allowance
 
 # list[Any]: int, bytes and lists, nested. Python has no recursive alias that mypy checks without
 # more noise than it is worth here.
@@ -116,22 +117,24 @@ class CheckpointRecord:
         return envelope.pack(body, field)
 
     @classmethod
-    def unpack(cls, blob: bytes, envelope: ThreadEnvelope, field: bytes) -> Self:
+    def unpack(
+        cls, blob: bytes, envelope: ThreadEnvelope, field: bytes, allowance: Allowance | None = None
+    ) -> Self:
         """Undo `pack`."""
-        content = envelope.unpack(blob, field)
+        content = envelope.unpack(blob, field, allowance)
         if _is_made_of(content, bytes, bytes, (str, type(None)), list) and all(
             isinstance(name, str) for name in content[3]
         ):
             return cls(*content)
         raise unknown_shape(field)
 
-    def bare(self, serde: SerializerProtocol, place: Place) -> dict[str, Any]:
+    def bare(self, serde: SerializerProtocol, place: Place, allowance: Allowance) -> dict[str, Any]:
         """Read the checkpoint without its values: LangGraph's TypedDict less one key.
 
         Raises:
             CorruptCheckpointError: It cannot be read, or is no checkpoint.
         """
-        found = load(self.checkpoint, serde, place.described)
+        found = load(self.checkpoint, serde, place.described, allowance)
         if not isinstance(found, dict) or not all(
             isinstance(found.get(key), kind) for key, kind in BARE.items()
         ):
@@ -140,14 +143,16 @@ class CheckpointRecord:
             raise CorruptCheckpointError(place.described, f"channel {unknown[0]!r} has no version")
         return found
 
-    def facts(self, serde: SerializerProtocol, place: Place) -> dict[str, Any]:
+    def facts(
+        self, serde: SerializerProtocol, place: Place, allowance: Allowance
+    ) -> dict[str, Any]:
         """Read the metadata.
 
         Raises:
             CorruptCheckpointError: They cannot be read, or are no mapping.
         """
         what = f"metadata of {place.described}"
-        found = load(self.metadata, serde, what)
+        found = load(self.metadata, serde, what, allowance)
         if not isinstance(found, dict):
             raise CorruptCheckpointError(what, f"it is of type {type(found).__name__}")
         return found
@@ -168,9 +173,15 @@ class Writes:
         return envelope.pack([self.time_ns, self.task_path, self.cells], field)
 
     @classmethod
-    def unpack(cls, blob: bytes | None, envelope: ThreadEnvelope, field: bytes) -> Self:
+    def unpack(
+        cls,
+        blob: bytes | None,
+        envelope: ThreadEnvelope,
+        field: bytes,
+        allowance: Allowance | None = None,
+    ) -> Self:
         """Undo `pack`."""
-        content = envelope.unpack(blob, field)
+        content = envelope.unpack(blob, field, allowance)
         if _is_made_of(content, int, str, list) and all(
             isinstance(write, list) and _is_made_of(write, int, str, list) and _is_cell(write[2])
             for write in content[2]
@@ -200,11 +211,13 @@ def _is_plain_cell(cell: object) -> bool:
     )
 
 
-def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope) -> OrderedWrites:
+def ordered_writes(
+    blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope, allowance: Allowance
+) -> OrderedWrites:
     """Unpack the pending writes of one checkpoint, given by field."""
     calls = []
     for field, blob in blobs.items():
-        writes = Writes.unpack(blob, envelope, field)
+        writes = Writes.unpack(blob, envelope, field, allowance)
         try:
             calls.append((writes.time_ns, keys.name_at(field, 2), writes))
         except IndexError as error:
@@ -219,9 +232,14 @@ def ordered_writes(blobs: Mapping[bytes, bytes | None], envelope: ThreadEnvelope
     return sorted(found.values(), key=itemgetter(0))
 
 
-def unpack_cell(blob: bytes | None, envelope: ThreadEnvelope, field: bytes) -> Cell:
+def unpack_cell(
+    blob: bytes | None,
+    envelope: ThreadEnvelope,
+    field: bytes,
+    allowance: Allowance | None = None,
+) -> Cell:
     """Read a channel's value, which `Envelope.pack` packed."""
-    cell = envelope.unpack(blob, field)
+    cell = envelope.unpack(blob, field, allowance)
     if not _is_cell(cell):
         raise unknown_shape(field)
     return cell
@@ -255,16 +273,21 @@ def dump(value: object, serde: SerializerProtocol) -> bytes:
     return kind.encode() + b"\0" + bytes(data)
 
 
-def load(body: bytes, serde: SerializerProtocol, what: str) -> Any:  # Any: what was dumped
+def load(
+    body: bytes, serde: SerializerProtocol, what: str, allowance: Allowance
+) -> Any:  # Any: what was dumped
     """Undo `dump`; `what` names the value in a message.
 
     Raises:
+        TooLargeError: The allowance has no room for it.
         UnknownSerializationError: The serializer does not know the serde type.
         TypeNotAllowedError: It names a type that the serializer may not build.
         CorruptCheckpointError: It is cut or altered.
     """
     kind, _, data = body.partition(b"\0")
-    name = kind.decode("utf-8", "backslashreplace")
+    name = kind[:SHOWN].decode("utf-8", "backslashreplace")
+    if not allowance.surely_takes(body):
+        allowance.take_value(data, what, name)
     try:
         return serde.loads_typed((name, data))
     # LangGraph's serializers raise it for a type that is not theirs.
@@ -309,18 +332,25 @@ def references(cell: Cell) -> Iterator[bytes]:
 
 
 def assemble(
-    cell: Cell, parts: Mapping[bytes, bytes], serde: SerializerProtocol, what: str
+    cell: Cell,
+    parts: Mapping[bytes, bytes],
+    serde: SerializerProtocol,
+    what: str,
+    allowance: Allowance,
 ) -> object:
     """Undo `lay_out`; the parts hold every digest that `references` yields.
 
+    A part that is referred to many times takes memory as many times, and is counted so.
+
     Raises:
+        TooLargeError: The allowance has no room for it.
         CorruptCheckpointError: The value cannot be read.
     """
     if cell[0] == INLINE:
-        return load(cell[1], serde, what)
+        return load(cell[1], serde, what, allowance)
     if cell[0] == REFERENCE:
-        return load(parts[cell[1]], serde, what)
-    return [assemble(item, parts, serde, what) for item in cell[1]]
+        return load(parts[cell[1]], serde, what, allowance)
+    return [assemble(item, parts, serde, what, allowance) for item in cell[1]]
 
 
 class Digests:

@@ -7,10 +7,13 @@ gone, removed. That goes on beside the run, a page at a time, until nothing is d
 
 A release that knew no expiries, or one that still runs, leaves entries without them. They are found
 by a walk through the whole registry, by one process once a day.
+
+A thread that is copied or imported arrives in the registry as a whole.
 """
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +21,8 @@ from typing import Final
 
 from pdr_checkpoints import keys
 from pdr_checkpoints.connect import Argument
-from pdr_checkpoints.errors import SaverError
-from pdr_checkpoints.store import Command, Store, StoreRetry
+from pdr_checkpoints.errors import CorruptCheckpointError, SaverError, ThreadTakenError
+from pdr_checkpoints.store import STEP, Command, Store, StoreRetry
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,37 @@ return redis.call('ZCARD', KEYS[1])
 """
 """Notes when threads expire, and removes those that are gone, by triples: thread, time of the last
 checkpoint as it was seen, expiry (-1 never, -2 gone). One that has begun anew since then stays."""
+ASIDE_MS: Final = 3600 * 1000
+"""What an import or a copy that was cut short leaves goes after an hour."""
+SHOW: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('RENAME', KEYS[1], KEYS[2])
+  redis.call('PERSIST', KEYS[2])
+  if redis.call('EXISTS', KEYS[4]) == 1 then
+    redis.call('UNLINK', KEYS[3])
+    redis.call('RENAME', KEYS[4], KEYS[3])
+    redis.call('PERSIST', KEYS[3])
+  end
+elseif redis.call('EXISTS', KEYS[4]) == 1 then
+  return -1
+else
+  redis.call('ZUNIONSTORE', KEYS[2], 2, KEYS[2], KEYS[1])
+  redis.call('UNLINK', KEYS[1])
+end
+if ARGV[1] ~= '' then
+  redis.call('PEXPIRE', KEYS[2], ARGV[1])
+  redis.call('PEXPIRE', KEYS[3], ARGV[1])
+end
+return 1
+"""
+"""Makes an index that was written aside the one of its thread, and so the fields, which replace
+what an import of an early release left when it was killed. Returns 0 when there is nothing aside,
+and -1 when there are fields, and the thread has begun meanwhile."""
+AT_ONCE: Final = 1_000_000
+"""Bytes of an arriving thread that are sent together."""
+AT_MOST: Final = 64
+"""Fields of it that are."""
 
 
 def registration(store: Store, thread_id: str, ttl_s: float | None) -> list[Command]:
@@ -173,6 +207,86 @@ class RegistrySweeper:
     def _once(self) -> Store:
         """The store, tried once: a run does not wait for a sweep, nor does it tell of an outage."""
         return replace(self.store, retry=StoreRetry(self.store.connection.where, 0.0))
+
+
+class Arrival:
+    """A thread on its way into the store: seen as a whole, or not at all.
+
+    It is written under names of its own, which expire, and gets those of its thread at the end. So
+    an import that is killed leaves nothing that is listed, and can be made again at once.
+    """
+
+    def __init__(self, store: Store, thread_id: str, ttl_s: float | None) -> None:
+        self._store = store
+        self._thread_id = thread_id
+        self._ttl_s = ttl_s
+        self._thread = store.thread(thread_id)
+        aside = secrets.token_hex(4)
+        self._data, self._index = f"{self._thread.data}:{aside}", f"{self._thread.index}:{aside}"
+        self._aside = [self._data, self._index]
+        self._fields: list[bytes] = []
+        self._members: list[bytes] = []
+        self._num_bytes = 0
+        self._sent = time.monotonic()
+        self.num_members = 0
+
+    def join(self) -> None:
+        """Write fields into the thread, which is there already; its checkpoints stay."""
+        self._data = self._thread.data
+
+    async def add_field(self, name: bytes, blob: bytes) -> None:
+        """Take a field of the hash."""
+        self._fields += (name, blob)
+        self._num_bytes += len(name) + len(blob)
+        if len(self._fields) >= 2 * AT_MOST or self._num_bytes >= AT_ONCE:
+            await self._send()
+
+    async def add_member(self, member: bytes) -> None:
+        """Take a member of the index."""
+        self._members += (b"0", member)
+        self._num_bytes += len(member)
+        self.num_members += 1
+        if len(self._members) >= STEP or self._num_bytes >= AT_ONCE:
+            await self._send()
+
+    async def show(self) -> None:
+        """Show the thread.
+
+        Raises:
+            ThreadTakenError: It has begun meanwhile.
+            CorruptCheckpointError: It came so slowly that its beginning has expired.
+        """
+        await self._send()
+        registered = registration(self._store, self._thread_id, self._ttl_s)
+        # Before it is shown, so that a kill leaves no thread without an entry; and after, since who
+        # lists the threads meanwhile removes an entry without a thread.
+        await self._store.pipeline(registered)
+        lives_ms = "" if self._ttl_s is None else int(self._ttl_s * 1000)
+        names = [self._index, self._thread.index, self._thread.data, self._aside[0]]
+        shown = await self._store.script(SHOW, names, [lives_ms], replicated=True)
+        if shown < 0:
+            raise ThreadTakenError(self._thread_id)
+        await self._store.pipeline(registered)
+
+    async def drop(self) -> None:
+        """Remove what was not shown."""
+        await self._store.call("UNLINK", *self._aside)
+
+    async def _send(self) -> None:
+        commands: list[Command] = []
+        for name, command, items in (
+            (self._data, "HSET", self._fields),
+            (self._index, "ZADD", self._members),
+        ):
+            if items:
+                commands.append((command, name, *items))
+            if name in self._aside:
+                commands.append(("PEXPIRE", name, ASIDE_MS))
+        now = time.monotonic()
+        if (now - self._sent) * 1000 > ASIDE_MS / 2:
+            raise CorruptCheckpointError(f"thread {self._thread_id!r}", "it came too slowly")
+        await self._store.pipeline(commands)
+        self._fields, self._members, self._num_bytes, self._sent = [], [], 0, now
 
 
 def _now_ms() -> int:

@@ -27,6 +27,7 @@ from pdr_checkpoints.records import (
     unpack_cell,
 )
 from pdr_checkpoints.registry import forget
+from pdr_checkpoints.serde import Allowance
 from pdr_checkpoints.store import Command, chunks
 from pdr_checkpoints.threads import ThreadMethods, field_names
 
@@ -67,7 +68,7 @@ class RetentionMethods(ThreadMethods):
         Raises:
             ThreadContendedError: A run kept writing to the thread.
         """
-        rule = _rule(strategy, keep, self.serde)
+        rule = _rule(strategy, keep, self.serde, self._session.envelope.allowance)
         for thread_id in map(str, thread_ids):
             if strategy == "delete":
                 await self.adelete_thread(thread_id)
@@ -95,7 +96,8 @@ class RetentionMethods(ThreadMethods):
             ]
             if names:
                 removed = {Place(thread_id, *name) for name in names if len(name) == 2}
-                await self._prune(thread_id, _all_but(removed, self.serde))
+                allowance = self._session.envelope.allowance
+                await self._prune(thread_id, _all_but(removed, self.serde, allowance))
 
     async def _prune(self, thread_id: str, rule: Rule) -> None:
         """Remove from a thread all that a rule does not keep."""
@@ -110,10 +112,14 @@ class RetentionMethods(ThreadMethods):
         members = await self._store.members(thread.index)
         names = await field_names(self._store, thread_id)
         records = [member for member in members if member[:1] == keys.RECORD]
-        snapshot = {
-            Place.of(thread_id, name): CheckpointRecord.unpack(blob, envelope, name)
-            for name, blob in (await self._fetch(thread.data, records)).items()
-        }
+        allowance = envelope.envelope.allowance()
+        snapshot = {}
+        for name, blob in (await self._fetch(thread.data, records)).items():
+            record = CheckpointRecord.unpack(blob, envelope, name)
+            # All records are held at once, and little else of them than these bytes.
+            place = Place.of(thread_id, name)
+            allowance.take(len(record.checkpoint) + len(record.metadata), place.described)
+            snapshot[place] = record
         kept = rule(snapshot)
         if not kept.records:
             return [("UNLINK", thread.data, thread.index)]
@@ -138,17 +144,19 @@ class RetentionMethods(ThreadMethods):
         """Return every field that the kept checkpoints refer to."""
         data_key = self._store.thread(thread_id).data
         envelope, cells = self._session.envelope.of(thread_id), set()
+        allowance = envelope.envelope.allowance
         for place in kept.records:
             record = snapshot[place]
-            versions = record.bare(self.serde, place)["channel_versions"]
+            versions = record.bare(self.serde, place, allowance())["channel_versions"]
             cells |= {place.cell(channel, versions[channel]) for channel in record.channels}
         writes = [member for member in stays if member[:1] == keys.WRITE]
         live = {keys.HEAD, keys.UPDATED, *cells, *stays}
         for name, blob in (await self._fetch(data_key, [*cells, *writes])).items():
             if name[:1] == keys.WRITE:
-                found = [cell for *_, cell in Writes.unpack(blob, envelope, name).cells]
+                writes_of = Writes.unpack(blob, envelope, name, allowance())
+                found = [cell for *_, cell in writes_of.cells]
             else:
-                found = [unpack_cell(blob, envelope, name)]
+                found = [unpack_cell(blob, envelope, name, allowance())]
             live |= {keys.part(digest) for cell in found for digest in references(cell)}
         return live
 
@@ -161,7 +169,9 @@ class RetentionMethods(ThreadMethods):
         return found
 
 
-def _rule(strategy: str, keep: int, serde: SerializerProtocol) -> Rule:
+def _rule(
+    strategy: str, keep: int, serde: SerializerProtocol, allowance: Callable[[], Allowance]
+) -> Rule:
     if strategy not in STRATEGIES:
         raise StoreConfigError(f"prune strategy is {strategy!r}, it can be {', '.join(STRATEGIES)}")
     if keep < 1:
@@ -169,19 +179,22 @@ def _rule(strategy: str, keep: int, serde: SerializerProtocol) -> Rule:
 
     def rule(snapshot: Snapshot) -> Kept:
         latest = _latest(snapshot, keep)
-        with_ancestors = latest | delta_ancestors(latest, snapshot, serde)
+        with_ancestors = latest | delta_ancestors(latest, snapshot, serde, allowance)
         if strategy == "keep_latest":
             return Kept(with_ancestors, with_ancestors)
         everything = frozenset(snapshot)
-        return Kept(everything, with_ancestors | delta_ancestors(everything, snapshot, serde))
+        needed = delta_ancestors(everything, snapshot, serde, allowance)
+        return Kept(everything, with_ancestors | needed)
 
     return rule
 
 
-def _all_but(removed: Set[Place], serde: SerializerProtocol) -> Rule:
+def _all_but(
+    removed: Set[Place], serde: SerializerProtocol, allowance: Callable[[], Allowance]
+) -> Rule:
     def rule(snapshot: Snapshot) -> Kept:
         left = frozenset(snapshot) - removed
-        left |= delta_ancestors(left, snapshot, serde)
+        left |= delta_ancestors(left, snapshot, serde, allowance)
         return Kept(left, left)
 
     return rule

@@ -25,6 +25,7 @@ from pdr_checkpoints.lease import Lease
 from pdr_checkpoints.reader import Reader, config_of
 from pdr_checkpoints.records import Place
 from pdr_checkpoints.retention import RetentionMethods
+from pdr_checkpoints.rotation import SealMethods, keys_from
 from pdr_checkpoints.serde import Allowed, serializer
 from pdr_checkpoints.session import (
     Call,
@@ -60,7 +61,7 @@ def _blocking(
     return run
 
 
-class RedisSaver(RetentionMethods):
+class RedisSaver(SealMethods):
     """Keeps LangGraph checkpoints in Redis or Valkey, with core commands only.
 
     Opening it (`async with`, `with`, or `open_checkpointer`) makes sure that the server answers
@@ -329,13 +330,18 @@ async def open_checkpointer(
             (`JsonPlusSerializer()`) runs what the stored bytes name, so it is warned about.
         allowed: Types that stored values may have besides the ordinary ones: your dataclasses,
             pydantic models and enums, as classes or as pairs of names.
-        **options: Fields of `SaverOptions`.
+        **options: Fields of `SaverOptions`. Without `encryption_keys`, the keys are those that
+            PDR_ENCRYPTION_KEYS has, or the file that PDR_ENCRYPTION_KEY_FILE names; an empty list
+            takes none.
 
     Raises:
         StoreConfigError: The URL or an option cannot work.
         StoreUnreachableError: No server answers.
     """
-    # The one place of the package that reads the environment: langgraph.json cannot pass a URL.
+    # The one place of the package that reads the environment: langgraph.json passes no arguments.
+    options.setdefault("encryption_keys", None)
+    if options["encryption_keys"] is None:
+        options["encryption_keys"] = keys_from(os.environ)
     address = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
     async with RedisSaver(
         address, serde=serde, allowed=allowed, options=SaverOptions(**options)

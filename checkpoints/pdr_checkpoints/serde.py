@@ -3,6 +3,9 @@
 A stored value may name any Python callable, and LangGraph's serializer calls it unless it is told
 otherwise. Here a name that is not listed is refused before it is imported, and the refusal is an
 error: LangGraph's own strict mode would hand out the object's arguments in its place.
+
+Few bytes can become many objects: a byte of msgpack may be an empty dict, which takes 64. So what a
+value will take is counted before it is built, and counted against an `Allowance`.
 """
 
 import json
@@ -33,6 +36,7 @@ from pdr_checkpoints.errors import (
     MissingDependencyError,
     SaverError,
     StoreConfigError,
+    TooLargeError,
     TypeNotAllowedError,
 )
 
@@ -81,6 +85,13 @@ PARSER: Final = "fromisoformat"
 OPTION: Final = ormsgpack.OPT_NON_STR_KEYS
 VALUE: Final = "a stored value"
 NAMELESS: Final = "an object has no name"
+MOST_NESTED: Final = 64
+"""Objects inside each other. Each is cut out of the one around it, so that its bytes are copied."""
+MAX_CHECKPOINT_BYTES: Final = 256 * 1024 * 1024
+"""Memory that a checkpoint may take by default. Runs take some megabytes."""
+MOST_PER_BYTE: Final = 80
+"""Bytes of memory that a byte of msgpack takes at most: three make a dict of one item, of 235."""
+MOST_PER_BYTE_OF_JSON: Final = 32
 
 
 class AllowlistSerializer(JsonPlusSerializer):
@@ -141,7 +152,7 @@ class AllowlistSerializer(JsonPlusSerializer):
 class _Builder:
     """Builds the objects of one value; msgpack calls it for each, the inner ones first."""
 
-    __slots__ = ("allowed", "changed", "refusal")
+    __slots__ = ("allowed", "changed", "depth", "refusal")
 
     def __init__(self, allowed: frozenset[tuple[str, str]]) -> None:
         self.allowed = allowed
@@ -149,9 +160,14 @@ class _Builder:
         """Why the value is refused."""
         self.changed: set[tuple[str, str]] = set()
         """Types that do not take what is stored of them."""
+        self.depth = 0
 
     def __call__(self, code: int, data: bytes) -> Any:  # Any: the object
+        if self.depth == MOST_NESTED:
+            self._refuse(ValueError(f"more than {MOST_NESTED} objects are inside each other"))
+        self.depth += 1
         content = ormsgpack.unpackb(data, ext_hook=self, option=OPTION)
+        self.depth -= 1
         if code == EXT_DELTA_SNAPSHOT:
             return _DeltaSnapshot(content)
         if code == EXT_NUMPY_ARRAY:
@@ -264,3 +280,100 @@ def _named(each: Allowed | tuple[str, ...]) -> tuple[str, str]:
     raise StoreConfigError(
         f"allowed has {each!r}, it takes classes and pairs of a module's and a class's name"
     )
+
+
+class Allowance:
+    """How much memory what is read may still take."""
+
+    __slots__ = ("_half", "left", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.left = limit
+        self._half = limit // 2
+
+    def take(self, size: int, what: str) -> None:
+        """Count bytes of memory; `what` names the value in a message.
+
+        Raises:
+            TooLargeError: There is no room for them.
+        """
+        self.left -= size
+        if self.left < 0:
+            raise TooLargeError(what, self.limit - self.left, self.limit)
+
+    def surely_takes(self, body: bytes) -> bool:
+        """Count a serialised value by an upper bound, if there is room for that.
+
+        Half of the limit is given away so: ordinary values are not looked into.
+        """
+        most = MOST_PER_BYTE * len(body)
+        if most > self.left - self._half:
+            return False
+        self.left -= most
+        return True
+
+    def take_value(self, body: bytes, what: str, kind: str = "msgpack") -> None:
+        """Count what a serialised value will take once it is built; raises what `take` does."""
+        if kind == "msgpack":
+            self.take(_memory_of(body, self.left), what)
+        else:
+            self.take((MOST_PER_BYTE_OF_JSON if kind == "json" else 1) * len(body), what)
+
+
+_FIXED: Final = {
+    **dict.fromkeys((0xCC, 0xD0), (1, 32)),
+    **dict.fromkeys((0xCD, 0xD1), (2, 32)),
+    **dict.fromkeys((0xCA, 0xCE, 0xD2), (4, 32)),
+    **dict.fromkeys((0xCB, 0xCF, 0xD3), (8, 32)),
+    **{0xD4 + power: (1, 512 + (1 << power)) for power in range(5)},
+}
+"""Bytes that follow a code of msgpack, less those of an object, and memory of what they make."""
+_SIZED: Final = {
+    **{0xC4 + power: (1 << power, "bytes") for power in range(3)},
+    **{0xC7 + power: (1 << power, "object") for power in range(3)},
+    **{0xD9 + power: (1 << power, "text") for power in range(3)},
+    **{0xDC + power: (2 << power, "list") for power in range(2)},
+    **{0xDE + power: (2 << power, "dict") for power in range(2)},
+}
+"""Bytes of the length that follows a code, and what it is the length of."""
+
+
+def _memory_of(body: bytes, most: int) -> int:
+    """Return the memory that the objects of a msgpack take; stop counting above `most`.
+
+    An upper bound. Bytes that are no msgpack give any number: they will not be built.
+    """
+    memory, at, end = 0, 0, len(body)
+    while at < end and memory <= most:
+        code = body[at]
+        at += 1
+        if code < 0x80 or code >= 0xE0 or 0xC0 <= code <= 0xC3:
+            continue  # a small number, None or a bool: there is only one of each
+        if code < 0xC0:
+            length, kind = (
+                (code & 31, "text")
+                if code >= 0xA0
+                else (code & 15, "list" if code >= 0x90 else "dict")
+            )
+        elif (fixed := _FIXED.get(code)) is not None:
+            at += fixed[0]
+            memory += fixed[1]
+            continue
+        else:
+            size, kind = _SIZED[code]
+            length = int.from_bytes(body[at : at + size], "big")
+            at += size
+        if kind == "list":
+            memory += 64 + 16 * length
+        elif kind == "dict":
+            memory += 64 + 128 * max(length, 2)
+        elif kind == "object":
+            memory += 512 + length  # its bytes are cut out; what it is made of comes next
+            at += 1
+        else:
+            memory += 80 + length
+            if kind == "text" and not body[at : at + length].isascii():
+                memory += 3 * length  # of text with one emoji, every character takes four bytes
+            at += length
+    return memory

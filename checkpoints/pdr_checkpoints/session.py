@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,6 +15,7 @@ from pdr_checkpoints.envelope import Compression, Envelope
 from pdr_checkpoints.errors import StoreConfigError, StoreRefusedError
 from pdr_checkpoints.lease import Leases
 from pdr_checkpoints.registry import RegistrySweeper
+from pdr_checkpoints.serde import MAX_CHECKPOINT_BYTES
 from pdr_checkpoints.store import Fence, Store, StoreRetry
 from pdr_checkpoints.writer import Writer
 
@@ -36,12 +37,16 @@ class SaverOptions:
     """Seconds that a whole thread lives after its last write; None keeps it until deleted."""
     compression: Compression = "zstd"
     """How stored bytes are compressed; all that was written before stays readable."""
-    encryption_keys: Sequence[bytes] = ()
+    encryption_keys: Sequence[bytes] = field(default=(), repr=False)
     """Keys of 32 bytes: the first writes, all read. Empty stores plain bytes. With keys, what none
     of them binds to its thread and its place is refused, plain bytes too."""
     read_older: bool = False
     """With keys: read plain bytes as well, and those that an early release encrypted, which did not
-    bind them to their thread. For the change of an old store: `acopy_thread` seals all anew."""
+    bind them to their thread. For the change of an old store: `reseal_thread` seals it anew."""
+    max_checkpoint_bytes: int = MAX_CHECKPOINT_BYTES
+    """Memory that the values of one checkpoint may take when they are read; 256 MiB. What would
+    take more is refused before it is built. It also bounds the history of a delta channel, and all
+    records of a thread that is pruned."""
     max_connections: int = 32
     """Bound on connections, half of which stay ready while idle. Operations that find none wait."""
     reply_timeout_s: float = 20.0
@@ -61,7 +66,10 @@ class SaverOptions:
     def __post_init__(self) -> None:
         if not self.prefix or set(self.prefix) & set("{}"):
             raise StoreConfigError(f"key prefix {self.prefix!r} must be non-empty, without braces")
-        for name in ("max_connections", "reply_timeout_s", "open_for_s", "lease_ttl_s", "wait_s"):
+        for name in (
+            *("max_checkpoint_bytes", "max_connections"),
+            *("reply_timeout_s", "open_for_s", "lease_ttl_s", "wait_s"),
+        ):
             if getattr(self, name) <= 0:
                 raise StoreConfigError(f"{name} is {getattr(self, name)}, it must be above 0")
         for name in ("wait_replicas", "retry_for_s"):
@@ -81,6 +89,7 @@ URL_OPTIONS: Final[dict[str, type[int] | type[float]]] = {
     "wait_replicas": int,
     "wait_s": float,
     "retry_for_s": float,
+    "max_checkpoint_bytes": int,
 }
 """Options that a URL may set: a command line names its store by a URL alone."""
 
@@ -137,7 +146,12 @@ def open_session(url: str, options: SaverOptions, held: dict[str, Fence]) -> Loo
         options.wait_replicas,
         int(options.wait_s * 1000),
     )
-    envelope = Envelope(options.compression, options.encryption_keys, read_older=options.read_older)
+    envelope = Envelope(
+        options.compression,
+        options.encryption_keys,
+        read_older=options.read_older,
+        max_bytes=options.max_checkpoint_bytes,
+    )
     leases = Leases(store, held, options.ttl_s)
     sweeper = RegistrySweeper(store)
     writer = Writer(store, envelope, leases, options.ttl_s, sweeper.nudge)

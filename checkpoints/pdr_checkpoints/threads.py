@@ -1,13 +1,11 @@
 """Whole threads: listed, deleted, copied, carried to another Redis as a file.
 
 Threads are listed without a scan of keys, from a registry that every checkpoint refreshes. The
-package's docstring describes the file. A copy or import writes the index last, so that one that is
-cut short shows no checkpoint at all.
+package's docstring describes the file. A copy or an import that is cut short shows nothing.
 """
 
 import hashlib
-import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -20,13 +18,13 @@ from pdr_checkpoints.errors import (
     StoreRefusedError,
     ThreadNotFoundError,
     ThreadTakenError,
+    TooLargeError,
 )
 from pdr_checkpoints.lease import holder_of
 from pdr_checkpoints.records import check_head
-from pdr_checkpoints.registry import forget, registration
+from pdr_checkpoints.registry import Arrival, forget
 from pdr_checkpoints.session import LoopSession, LoopSessions, SaverOptions
-from pdr_checkpoints.store import Store, chunks
-from pdr_checkpoints.writer import listing
+from pdr_checkpoints.store import Store
 
 PAGE: Final = 50
 """Threads asked for at a time."""
@@ -35,8 +33,6 @@ SAMPLES: Final = 1000
 MAGIC: Final = b"pdr-checkpoints 1\n"
 SCAN: Final = 64
 """Fields asked for at a time: drafts of 32 kB make that about 1 MB."""
-AT_ONCE: Final = 1_000_000
-"""Bytes of an import that are sent together."""
 FRAME_HEAD: Final = 5
 """Bytes of a frame's kind and length."""
 FIELD_NAMES: Final = """
@@ -46,24 +42,8 @@ for at = 1, #found[2], 2 do names[#names + 1] = found[2][at] end
 return {found[1], names}
 """
 """A page of the names of a hash's fields; HSCAN itself can leave out values since Redis 7.4."""
-ASIDE_MS: Final = 3600 * 1000
-"""What a copy that was cut short leaves of its index goes after an hour."""
-SHOW: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-if redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('RENAME', KEYS[1], KEYS[2])
-  redis.call('PERSIST', KEYS[2])
-else
-  redis.call('ZUNIONSTORE', KEYS[2], 2, KEYS[2], KEYS[1])
-  redis.call('UNLINK', KEYS[1])
-end
-if ARGV[1] ~= '' then
-  redis.call('PEXPIRE', KEYS[2], ARGV[1])
-  redis.call('PEXPIRE', KEYS[3], ARGV[1])
-end
-return 1
-"""
-"""Makes an index that was written aside the one of its thread."""
+FRAME_MORE: Final = 65_536
+"""Bytes that a field has besides its value: its name, and what wraps it."""
 THREAD, FIELD, MEMBER, END = b"T", b"F", b"M", b"E"
 EXPORTED: Final = "the exported thread"
 
@@ -83,6 +63,8 @@ class ThreadInfo:
     """Who runs it now (host:pid); None when nobody does."""
     expires_in_s: float | None
     """Seconds until it expires if nothing is written; None when it is kept."""
+    trouble: str | None = None
+    """Why nothing else is known of it; None when it can be described."""
 
 
 class ThreadMethods(BaseCheckpointSaver[str]):
@@ -117,8 +99,20 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         return sorted(found, key=lambda info: info.updated, reverse=True)
 
     async def thread(self, thread_id: str) -> ThreadInfo | None:
-        """Describe one thread; None when it has no checkpoints."""
-        thread_id = str(thread_id)
+        """Describe one thread; None when it has no checkpoints.
+
+        One whose description is damaged, or of a newer release, has only a `trouble`.
+        """
+        try:
+            return await self._info(str(thread_id))
+        except CorruptCheckpointError as error:
+            return _odd(thread_id, error.why)
+        except StoreRefusedError as error:
+            if "WRONGTYPE" not in error.reply:
+                raise
+            return _odd(thread_id, "its keys hold something else")
+
+    async def _info(self, thread_id: str) -> ThreadInfo | None:
         thread = self._store.thread(thread_id)
         low, high = keys.below(keys.RECORD)
         (head, updated), count, held, ttl_ms = await self._store.pipeline(
@@ -166,15 +160,20 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         """
         source_id, target_id = str(source_thread_id), str(target_thread_id)
         members = await _members(self._store, source_id)
-        data_key = self._store.thread(target_id).data
-        async for batch in _fields(self._store, source_id):
-            pairs = [
-                item
-                for name, blob in batch.items()
-                for item in (name, self._moved(name, blob, source_id, target_id))
-            ]
-            await self._store.call("HSET", data_key, *pairs)
-        await self._finish(target_id, members)
+        arrival = Arrival(self._store, target_id, self.options.ttl_s)
+        if await self._store.call("EXISTS", self._store.thread(target_id).index):
+            arrival.join()
+        try:
+            async for batch in _fields(self._store, source_id):
+                for name, blob in batch.items():
+                    moved = self._moved(name, blob, source_id, target_id)
+                    await arrival.add_field(name, moved)
+            for member in members:
+                await arrival.add_member(member)
+            await arrival.show()
+        except BaseException:
+            await arrival.drop()
+            raise
 
     async def export_thread(self, thread_id: str) -> AsyncIterator[bytes]:
         """Yield a thread as the bytes of a file, which `import_thread` reads.
@@ -215,24 +214,17 @@ class ThreadMethods(BaseCheckpointSaver[str]):
                 gets another id, and no key opens it; nothing is kept.
             ThreadTakenError: The thread has checkpoints already.
         """
-        frames = _FrameReader(chunks)
+        frames = _FrameReader(chunks, self.options.max_checkpoint_bytes)
         await frames.magic()
         kind, body = await frames.next()
         if kind != THREAD:
             raise CorruptCheckpointError(EXPORTED, "it does not begin with an id")
         former_id = keys.decode(body)
         thread_id = former_id if thread_id is None else thread_id
-        thread = self._store.thread(thread_id)
-        if await self._store.call("EXISTS", thread.data, thread.index):
+        # Fields without an index are what a killed import of an early release left.
+        if await self._store.call("EXISTS", self._store.thread(thread_id).index):
             raise ThreadTakenError(thread_id)
-        members: list[bytes] = []
-        waiting: list[bytes] = []
-
-        async def store_fields(least: int) -> None:
-            if len(waiting) > 2 * SCAN or sum(map(len, waiting)) > least:
-                await self._store.call("HSET", thread.data, *waiting)
-                waiting.clear()
-
+        arrival = Arrival(self._store, thread_id, self.options.ttl_s)
         try:
             while (frame := await frames.next())[0] != END:
                 kind, body = frame
@@ -241,17 +233,18 @@ class ThreadMethods(BaseCheckpointSaver[str]):
                     name, blob = body[4 : 4 + size], body[4 + size :]
                     if name == keys.HEAD:
                         check_head(blob, thread_id)
-                    waiting += (name, self._moved(name, blob, former_id, thread_id))
-                    await store_fields(AT_ONCE)
+                    moved = self._moved(name, blob, former_id, thread_id)
+                    await arrival.add_field(name, moved)
                 elif kind == MEMBER:
-                    members.append(body)
+                    await arrival.add_member(body)
                 else:
                     raise CorruptCheckpointError(EXPORTED, f"frame kind {kind!r}")
-            await store_fields(0)
+            if not arrival.num_members:
+                raise CorruptCheckpointError(EXPORTED, "it has no checkpoint")
+            await arrival.show()
         except BaseException:
-            await self._store.call("UNLINK", thread.data)
+            await arrival.drop()
             raise
-        await self._finish(thread_id, members)
         return thread_id
 
     def _moved(self, name: bytes, blob: bytes, source_id: str, target_id: str) -> bytes:
@@ -259,21 +252,6 @@ class ThreadMethods(BaseCheckpointSaver[str]):
             return blob
         envelope = self._session.envelope
         return envelope.of(source_id).moved(blob, name, envelope.of(target_id))
-
-    async def _finish(self, thread_id: str, members: Sequence[bytes]) -> None:
-        """Show a thread whose fields are stored: all of its checkpoints, or none."""
-        store, thread, ttl_s = self._store, self._store.thread(thread_id), self.options.ttl_s
-        await store.pipeline(registration(store, thread_id, ttl_s))
-        steps = chunks(members)
-        if len(steps) == 1:
-            await store.write(thread_id, listing(thread, members, ttl_s), None)
-            return
-        aside = f"{thread.index}:{secrets.token_hex(4)}"
-        for some in steps:
-            scored = [item for member in some for item in (b"0", member)]
-            await store.pipeline([("ZADD", aside, *scored), ("PEXPIRE", aside, ASIDE_MS)])
-        lives_ms = "" if ttl_s is None else int(ttl_s * 1000)
-        await store.script(SHOW, [aside, thread.index, thread.data], [lives_ms], replicated=True)
 
     async def _thread_ids(self) -> AsyncIterator[str]:
         """Yield the ids of all threads, the last written first.
@@ -302,8 +280,10 @@ class ThreadMethods(BaseCheckpointSaver[str]):
 class _FrameReader:
     """Takes frames out of chunks of any size, and checks the digest at the end."""
 
-    def __init__(self, chunks: AsyncIterable[bytes]) -> None:
+    def __init__(self, chunks: AsyncIterable[bytes], limit: int) -> None:
         self._chunks = aiter(chunks)
+        self._limit = limit
+        """Bytes of a value."""
         self._buffer = bytearray()
         self._digest = hashlib.sha256()
 
@@ -318,7 +298,10 @@ class _FrameReader:
     async def next(self) -> tuple[bytes, bytes]:
         """Return kind and content of the next frame."""
         head = await self._take(FRAME_HEAD)
-        body = await self._take(int.from_bytes(head[1:], "big"))
+        size = int.from_bytes(head[1:], "big")
+        if size > self._limit + FRAME_MORE:
+            raise TooLargeError(f"a field of {EXPORTED}", size, self._limit)
+        body = await self._take(size)
         if head[:1] == END and body != self._digest.digest():
             raise CorruptCheckpointError(EXPORTED, "its digest differs")
         self._digest.update(head + body)
@@ -378,6 +361,11 @@ async def _memory(store: Store, names: list[str]) -> int | None:
     except StoreRefusedError:
         return None  # some managed servers forbid MEMORY
     return sum(size or 0 for size in sizes)
+
+
+def _odd(thread_id: str, why: str) -> ThreadInfo:
+    begin = _time(0)
+    return ThreadInfo(str(thread_id), 0, None, begin, begin, None, None, trouble=why)
 
 
 def _time(ms: int) -> datetime:

@@ -19,6 +19,7 @@ _COMMANDS: Mapping[str, tuple[type[Command], str]] = {
     "solve": (commands.SolveCommand, "solve:solve_command"),
     "resume": (commands.ResumeCommand, "solve:resume_command"),
     "threads": (commands.ThreadsCommand, "threads:threads_command"),
+    "reseal": (commands.ResealCommand, "store:reseal_command"),
     "inspect": (commands.InspectCommand, "inspect:inspect_command"),
     "serve": (commands.ServeCommand, "serve:serve_command"),
     "up": (commands.UpCommand, "up:up_command"),

@@ -25,8 +25,10 @@ from pdr_graph.settings import ENV_FILE, Settings
 from pdr_graph.strategies import PRESETS
 
 CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
-SETTINGS = OptionGroup(Settings, tuple(Settings.model_fields))
-STORAGE = OptionGroup(Settings, ("redis_url", "data_dir"))
+SETTINGS = OptionGroup(
+    Settings, tuple(name for name in Settings.model_fields if name not in Settings.unspoken)
+)
+STORAGE = OptionGroup(Settings, ("redis_url", "encryption_key_file", "data_dir", "max_bytes"))
 DEFAULTS = OptionGroup(
     PDRConfig,
     tuple(
@@ -102,6 +104,26 @@ class ThreadsCommand(SettingsCommand):
     """Write the named run to a file, byte for byte."""
     import_from: Annotated[Path | None, Flag("--import", "FILE")] = None
     """Store an exported run, under the given name if there is one."""
+    read_older: bool = False
+    """With --import and encryption keys: also take values that are plain, or that version 0.1
+    encrypted, and seal them. Whoever could write to the file may have put them there."""
+    storage: Annotated[Given, STORAGE]
+
+
+class ResealCommand(SettingsCommand):
+    """Seal stored runs anew with the first encryption key. After a stop, the same command goes on.
+
+    To change the key, put a new one first in the key file and run this.
+    When it says that nothing is left, remove the old one.
+    """
+
+    threads: Annotated[tuple[str, ...], Argument()] = ()
+    """Runs to seal anew. Without it, all that is stored."""
+    read_older: bool = False
+    """Also take values that are plain, or that version 0.1 encrypted. Whoever could write to the
+    store may have put them there."""
+    plain: bool = False
+    """Take the encryption off instead: store all values as plain bytes."""
     storage: Annotated[Given, STORAGE]
 
 
@@ -131,11 +153,16 @@ class ServeCommand(SettingsCommand):
     cors: Annotated[tuple[str, ...], Flag("--cors", "ORIGIN")] = ()
     """An origin whose web pages may call this server, such as https://app.example, or * for any.
     Repeat it for each origin. (PDR_SERVE_CORS)"""
+    allowed_host: Annotated[tuple[str, ...], Flag("--allowed-host", "NAME")] = ()
+    """A name by which clients may ask for this server, beside localhost and addresses, or * for
+    any. Repeat it for each name. (PDR_SERVE_ALLOWED_HOSTS)"""
     options: Annotated[
         Given,
         OptionGroup(
             ServeOptions,
-            tuple(name for name in ServeOptions.model_fields if name != "cors"),
+            tuple(
+                name for name in ServeOptions.model_fields if name not in {"cors", "allowed_hosts"}
+            ),
             panel="Server",
         ),
     ]
@@ -169,7 +196,11 @@ class UpCommand(SettingsCommand):
     ]
     strategy: Annotated[Given, SIZING]
     places: Annotated[
-        Given, OptionGroup(Settings, ("base_url", "model", "api_key", "redis_url", "data_dir"))
+        Given,
+        OptionGroup(
+            Settings,
+            ("base_url", "model", "api_key", "api_key_file", "redis_url", "data_dir"),
+        ),
     ]
 
     @property

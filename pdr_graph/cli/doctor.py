@@ -11,6 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import typer
 from pdr_checkpoints import Health, RedisSaver, StoreRefusedError, StoreUnreachableError
+from pdr_checkpoints.envelope import EARLY, PLAIN
+from pdr_checkpoints.rotation import StoreSeals
+from pydantic import SecretStr
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +24,7 @@ from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import PDRConfig
-from pdr_graph.connect import only_model, takes_priorities
+from pdr_graph.connect import key_of, only_model, takes_priorities
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient, Sampling
@@ -31,7 +34,7 @@ from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.llm.usage import Spent
 from pdr_graph.servers import find_weights
-from pdr_graph.servers.record import TITLES, Shelf
+from pdr_graph.servers.record import TITLES, Shelf, without_password
 from pdr_graph.settings import Settings, load_settings
 
 OLDEST_PYTHON = (3, 11)
@@ -48,6 +51,8 @@ TRIAL_BUDGET = 8
 """Its budget of thought."""
 TRIAL_S = 30
 """Seconds that it may take."""
+MOST_THREADS = 50
+"""Stored runs that the doctor looks at."""
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -185,10 +190,10 @@ async def model_checks(settings: Settings) -> list[Check]:
     url = settings.base_url
     if url is None:
         return list(_embedded_model(settings))
-    key = settings.api_key.get_secret_value()
+    key = key_of(settings, url)
     async with make_http_client() as http:
         info = await probe_endpoint(http, url, api_key=key, model=settings.model)
-        endpoint = Check("endpoint", url)
+        endpoint = Check("endpoint", without_password(url))
         try:
             name = settings.model or only_model(info, url)
         except ConfigError as error:
@@ -197,7 +202,7 @@ async def model_checks(settings: Settings) -> list[Check]:
         if settings.tokenizer is not None:
             counter = FileCounter(settings.tokenizer)
         known = [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
-        model = ChatVLLM(base_url=url, model=name, api_key=settings.api_key, http_async_client=http)
+        model = ChatVLLM(base_url=url, model=name, api_key=SecretStr(key), http_async_client=http)
         priorities = Check("priorities", "sent" if takes_priorities(settings, url) else "not sent")
         return [*known, priorities, *await _trial(ModelClient(model, retry=Retry(attempts=1)))]
 
@@ -274,6 +279,7 @@ async def store_checks(settings: Settings) -> list[Check]:
         async with open_saver(settings, lambda line: None) as saver:
             assert isinstance(saver, RedisSaver)  # `memory` was handled above
             health = await saver.health()
+            encryption = _encryption(await saver.seals(MOST_THREADS), saver)
     except StoreUnreachableError as error:
         remedy = "start the server or correct --checkpoint"
         return [Check("store", f"nothing answers at {error.where}", remedy, fails=True)]
@@ -281,7 +287,7 @@ async def store_checks(settings: Settings) -> list[Check]:
         return [Check("store", str(error), fails=True)]
     kind = "embedded " if settings.redis_url is None else ""
     where = f"{kind}{health.server} at {health.where}"
-    return [Check("store", where), _persistence(health), _eviction(health)]
+    return [Check("store", where), _persistence(health), _eviction(health), encryption]
 
 
 def _persistence(health: Health) -> Check:
@@ -300,3 +306,50 @@ def _eviction(health: Health) -> Check:
         return Check("eviction", policy)
     detail = f"maxmemory-policy {policy}: runs may be deleted when memory is full"
     return Check("eviction", detail, "set maxmemory-policy noeviction")
+
+
+def _encryption(found: StoreSeals, saver: RedisSaver) -> Check:
+    """Say which stored runs are encrypted, and whether the given keys open them."""
+    name, has_keys = "encryption", bool(saver.options.encryption_keys)
+    first = saver.seal_name
+    if not found.sample:
+        return Check(name, f"no run is stored; new ones are {_seal(first)}")
+    sample = [frozenset(each.counts) for each in found.sample]
+    unbound = [seals & {PLAIN, EARLY} for seals in sample]
+    num_plain = sum(seals == plain for seals, plain in zip(sample, unbound, strict=True))
+    num_sealed = sum(not plain for plain in unbound)
+    num_both = len(sample) - num_plain - num_sealed
+    numbers = {"encrypted": num_sealed, "not encrypted": num_plain, "in part": num_both}
+    kinds = [f"{number} {what}" for what, number in numbers.items() if number]
+    share = {num_sealed: "all", num_plain: "none"}.get(len(sample), "mixed")
+    detail = f"{share}: of {len(sample)} stored runs {', '.join(kinds)}"
+    if len(sample) < found.num_threads or not all(each.is_whole for each in found.sample):
+        detail += f" (a sample of values of {len(sample)} of {found.num_threads} runs)"
+    used = frozenset[str]().union(*sample) - {PLAIN, EARLY}
+    if used and not has_keys:
+        remedy = "name the file of the keys by --encryption-key-file / PDR_ENCRYPTION_KEY_FILE"
+        return Check(name, f"{detail}; no key is given", remedy, fails=True)
+    if not has_keys:
+        return Check(name, detail)
+    if strange := used - saver.key_names:
+        which = ", ".join(sorted(strange))
+        remedy = "add what is missing to the key file, after the first key"
+        return Check(name, f"{detail}; no given key is key {which}", remedy, fails=True)
+    false = [
+        each.unread
+        for each, seals in zip(found.sample, sample, strict=True)
+        if each.unread and not seals & {PLAIN, EARLY}
+    ]
+    if false:
+        return Check(name, f"{detail}; {false[0]}", "restore the store, or delete the run")
+    if any(unbound):
+        remedy = "`pdr-graph reseal --read-older`, if you trust who could write to the store"
+        return Check(name, f"{detail}; with keys, what is plain is refused", remedy)
+    if used - {first}:
+        remedy = "`pdr-graph reseal`, then remove the older keys"
+        return Check(name, f"{detail}; the given keys open them, some by an older key", remedy)
+    return Check(name, f"{detail}, by key {first}, which is the first of those given")
+
+
+def _seal(name: str) -> str:
+    return "not encrypted" if name == PLAIN else f"encrypted by key {name}"

@@ -24,7 +24,7 @@ from pdr_graph.cli.live import LiveDisplay
 from pdr_graph.cli.options import Given
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
-from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver
+from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
@@ -127,7 +127,7 @@ class EvalSession:
                         watcher=board,
                         control=stopper.control,
                         claim=self._claim(saver),
-                        alive=lambda: _answers(client, self.settings),
+                        alive=lambda: _answers(client),
                         forget=None if keep else saver.adelete_thread,
                         retry_failed=self.command.retry_failed,
                     )
@@ -165,7 +165,7 @@ class EvalSession:
         from pdr_graph.eval.ray_cluster import WorkerKit, ray_executor
 
         kit = WorkerKit(
-            settings=self.settings,
+            settings=with_keys(self.settings),
             open_store=open_unannounced,
             # A worker that died holds its threads until its leases run out.
             claim=partial(by_lease, wait_s=LEASE_S + 1),
@@ -204,12 +204,12 @@ class EvalSession:
         return f"{done} of {total} samples are recorded; the same command continues with the rest"
 
 
-async def _answers(client: ModelClient, settings: Settings) -> bool:
+async def _answers(client: ModelClient) -> bool:
     """Tell whether the endpoint answers now."""
     model = client.model
     if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
         return True
-    key = settings.api_key.get_secret_value()
+    key = model.root_async_client.api_key
     async with make_http_client() as http:
         try:
             await probe_endpoint(http, model.openai_api_base, api_key=key, model=client.name)

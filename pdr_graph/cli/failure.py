@@ -5,6 +5,7 @@ A bad request ends with 2, Ctrl-C with 130, a signal with 128 and its number, al
 
 import errno
 import os
+import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import typer
 
 from pdr_graph.cli.output import Output
+from pdr_graph.errors import redacted
 
 BAD_REQUEST, FAILED, INTERRUPTED = 2, 1, 130
 PATIENCE_S = 10.0
@@ -73,7 +75,7 @@ def _say(error: BaseException, output: Output, speaker: str = "", *, debug: bool
         return code
     failure = explain(error)
     if debug:
-        traceback.print_exception(error)
+        sys.stderr.write(redacted("".join(traceback.format_exception(error))))
     output.tell(f"error: {speaker}{failure.sentence}", "red")
     return failure.exit_code
 
@@ -89,7 +91,12 @@ def _told_by_main(error: Exception) -> int | None:
 
 
 def explain(error: BaseException) -> Failure:
-    """Find the sentence for an exception."""
+    """Find the sentence for an exception, without keys and passwords."""
+    failure = _explained(error)
+    return Failure(redacted(failure.sentence), failure.exit_code)
+
+
+def _explained(error: BaseException) -> Failure:
     # Late: the help must not wait for these.
     from pdr_checkpoints.errors import SaverError, StoreConfigError
     from redis.exceptions import RedisError

@@ -43,10 +43,10 @@ _PANELS: Mapping[str, set[str]] = {
     },
     "Sampling": {"temperature", "top_p", "seed"},
     "Endpoint": {
-        *("base_url", "model", "api_key", "tokenizer", "max_in_flight", "retries"),
-        "priority",
+        *("base_url", "model", "api_key", "api_key_file", "tokenizer", "max_in_flight"),
+        *("retries", "priority", "idle_timeout_s", "reply_timeout_s"),
     },
-    "Storage": {"redis_url", "data_dir", "keep_hours"},
+    "Storage": {"redis_url", "encryption_key_file", "data_dir", "keep_hours"},
     "Settings": {"env_file"},
     "Cluster": {"ray", "ray_workers"},
     "Output": {"trace", "log_file", "otel", "otel_content", "as_json", "quiet"},

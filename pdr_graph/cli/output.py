@@ -22,6 +22,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from pdr_graph.errors import redacted
+
 _SEQUENCES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
     r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"  # OSC and kin: title, clipboard
@@ -168,7 +170,7 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; the same line is written once."""
-        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        line = redacted(f"{record.levelname.lower()}: {record.getMessage()}")
         always = getattr(record, "even_if_quiet", False)
         if line in self._said or (record.levelno < self._least and not always):
             return

@@ -24,6 +24,7 @@ from pdr_graph.strategies import preset
 
 try:
     from pdr_graph.serve.app import create_app
+    from pdr_graph.serve.guard import client_keys
     from pdr_graph.serve.options import ServeOptions
     from pdr_graph.serve.refusal import thread_busy, thread_unreadable
     from pdr_graph.serve.request import Catalogue
@@ -37,13 +38,14 @@ logger = logging.getLogger(__name__)
 
 def serve_command(command: ServeCommand, output: Output) -> None:
     """Serve until a signal."""
-    pages = {"cors": command.cors} if command.cors else {}
-    options = read_settings(ServeOptions, {**command.options, **pages})
+    given = {"cors": command.cors, "allowed_hosts": command.allowed_host}
+    lists = {name: values for name, values in given.items() if values}
+    options = read_settings(ServeOptions, {**command.options, **lists})
     settings = load_settings(**command.settings)
-    if options.public and options.key is None and not options.keyless:
+    if options.public and not client_keys(options) and not options.keyless:
         raise ConfigError(
-            f"host {options.host!r} may be reached from other machines: set a key by --key / "
-            "PDR_SERVE_KEY, or say --keyless to serve anybody"
+            f"host {options.host!r} may be reached from other machines: set a key by "
+            "--key-file / PDR_SERVE_KEY, or say --keyless to serve anybody"
         )
     catalogue = _catalogue(command.defaults, options, embedded=settings.base_url is None)
     listener = listen(options.host, options.port)  # before anything slow is started
@@ -67,7 +69,11 @@ async def _serve(
     ):
         runner = SolveRunner(client, _store(saver, settings, output), options, prompts=prompts)
         server = SolveServer(
-            create_app(runner, catalogue, options), runner, drain_s=options.drain_s, say=output.tell
+            create_app(runner, catalogue, options),
+            runner,
+            drain_s=options.drain_s,
+            say=output.tell,
+            options=options,
         )
         with _request_log(output):
             address = address_of(listener)
@@ -106,9 +112,10 @@ def _announce(
 ) -> None:
     for name, why in catalogue.left_out.items():
         output.say(f"{name} is not offered: {why}")
-    if options.public and options.key is None:
+    has_key = bool(client_keys(options))
+    if options.public and not has_key:
         output.tell(f"warning: there is no key; anybody who reaches {options.host} is served")
-    if "*" in options.cors and options.key is None:
+    if not has_key and ("*" in options.cors or "*" in options.allowed_hosts):
         output.tell("warning: there is no key; any web page that you open can use this server")
     output.say(f"serving {', '.join(catalogue.names)} on {client.name}; Ctrl-C stops")
     if output.json:

@@ -194,7 +194,8 @@ def command_line(verb: str, thread_id: str, given: Mapping[str, object]) -> str:
     flags: list[str] = []
     for name, value in given.items():
         if name != "api_key":
-            shown = without_password(str(value)) if name == "redis_url" else str(value)
+            is_url = name in {"redis_url", "base_url"}
+            shown = without_password(str(value)) if is_url else str(value)
             flags += [flag_of(name), shown]
     place = ["--", thread_id] if thread_id.startswith("-") else [thread_id]
     words = [*flags, *place] if len(place) > 1 else [*place, *flags]
@@ -205,7 +206,7 @@ def inspect_line(thread_id: str, settings: Settings, given: Given) -> str | None
     """Return the command that shows more of a run; None where the run is not kept."""
     if settings.redis_url == MEMORY:
         return None
-    shared = {"redis_url", "data_dir", "_env_file"}
+    shared = {"redis_url", "data_dir", "max_bytes", "_env_file"}
     storage = {name: value for name, value in given.items() if name in shared}
     return command_line("inspect", thread_id, storage)
 

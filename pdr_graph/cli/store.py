@@ -1,29 +1,57 @@
-"""Where runs are kept: in memory, in Redis by its URL, or in the embedded Valkey."""
+"""Where runs are kept: in memory, in Redis by its URL, or in the embedded Valkey.
 
+The keys that encrypt them come with the settings. `pdr-graph reseal` brings stored runs from one
+key to another.
+"""
+
+import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import psutil
+import typer
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
-from pdr_checkpoints import RedisSaver, open_checkpointer
+from pdr_checkpoints import (
+    RedisSaver,
+    SaverError,
+    StoreRefusedError,
+    StoreUnreachableError,
+    ThreadBusyError,
+    open_checkpointer,
+)
 from pdr_checkpoints.connect import redact
+from pdr_checkpoints.rotation import KEYS_VARIABLE, parse_keys, read_key_file
+from pdr_checkpoints.serde import MAX_CHECKPOINT_BYTES
+from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from pdr_graph.errors import CheckpointError
+from pdr_graph.cli.commands import ResealCommand
+from pdr_graph.cli.failure import FAILED
+from pdr_graph.cli.output import Output, one_line
+from pdr_graph.errors import CheckpointError, ConfigError, UnknownThreadError
 from pdr_graph.servers import embedded_valkey
-from pdr_graph.settings import Settings
+from pdr_graph.settings import Settings, load_settings
 
 Saver = BaseCheckpointSaver[str]
 MEMORY = "memory"
 LEASE_S = 10.0
 """Seconds after which the run of a killed process may be taken over."""
+BUSY = "it is in progress"
+TELL_EVERY_S = 2.0
+"""Between two lines on how far a long work is."""
 
 
 @asynccontextmanager
 async def open_saver(
-    settings: Settings, say: Callable[[str], None], *, ttl_s: float | None = None
+    settings: Settings,
+    say: Callable[[str], None],
+    *,
+    ttl_s: float | None = None,
+    read_older: bool = False,
 ) -> AsyncIterator[Saver]:
     """Open the store of the settings.
 
@@ -31,37 +59,89 @@ async def open_saver(
         settings: Where it is.
         say: Receives a line on what is started.
         ttl_s: Seconds that a thread is kept after its last write; None keeps it until deleted.
+        read_older: With keys: read also what they do not bind to its thread.
 
     Raises:
         CheckpointError: the store refuses to work, with its address.
+        StoreConfigError: the keys cannot be read.
     """
+    keys = encryption_keys(settings)
     if settings.redis_url == MEMORY:
         yield InMemorySaver()
     elif settings.redis_url is not None:
-        async with open_redis(settings.redis_url, ttl_s) as saver:
+        async with open_redis(
+            settings.redis_url,
+            ttl_s,
+            keys,
+            read_older=read_older,
+            max_bytes=settings.max_bytes,
+        ) as saver:
             yield saver
     else:
         async with (
             embedded_valkey(settings.data_dir, announce=say) as url,
-            open_redis(url, ttl_s) as saver,
+            open_redis(
+                url, ttl_s, keys, read_older=read_older, max_bytes=settings.max_bytes
+            ) as saver,
         ):
             yield saver
 
 
 @asynccontextmanager
-async def open_redis(url: str, ttl_s: float | None = None) -> AsyncIterator[RedisSaver]:
+async def open_redis(
+    url: str,
+    ttl_s: float | None = None,
+    encryption_keys: Sequence[bytes] = (),
+    *,
+    read_older: bool = False,
+    max_bytes: int = MAX_CHECKPOINT_BYTES,
+) -> AsyncIterator[RedisSaver]:
     """Open a saver on a server; an error names its address.
+
+    Args:
+        url: Where it is.
+        ttl_s: Seconds that a thread is kept after its last write; None keeps it until deleted.
+        encryption_keys: The first seals what is stored, all open it; empty stores it plain.
+        read_older: Whether to read, with keys, what none of them binds to its thread.
+        max_bytes: Memory that what is read of a checkpoint may take.
 
     Raises:
         CheckpointError: the server refuses a command.
     """
     try:
-        async with open_checkpointer(url, ttl_s=ttl_s) as saver:
+        async with open_checkpointer(
+            url,
+            ttl_s=ttl_s,
+            encryption_keys=encryption_keys,
+            read_older=read_older,
+            lease_ttl_s=LEASE_S,
+            max_checkpoint_bytes=max_bytes,
+        ) as saver:
             yield saver
     except RedisError as error:
         raise CheckpointError(
             f"Redis at {redact(url)} refuses to work: {error}; `pdr-graph doctor` says more"
         ) from error
+
+
+def encryption_keys(settings: Settings) -> tuple[bytes, ...]:
+    """Return the keys that encrypt stored runs: the first seals, all open.
+
+    Raises:
+        StoreConfigError: they cannot be read.
+    """
+    if settings.encryption_key_file is not None:
+        return read_key_file(settings.encryption_key_file)
+    if settings.encryption_keys is not None:
+        return parse_keys(settings.encryption_keys.get_secret_value(), KEYS_VARIABLE)
+    return ()
+
+
+def with_keys(settings: Settings) -> Settings:
+    """Return settings that hold the keys themselves, for a machine that lacks the file."""
+    text = " ".join(key.hex() for key in encryption_keys(settings))
+    held = {"encryption_keys": SecretStr(text) if text else None, "encryption_key_file": None}
+    return settings.model_copy(update=held)
 
 
 @asynccontextmanager
@@ -87,3 +167,134 @@ async def alone(saver: Saver, thread_id: str, say: Callable[[str], None]) -> Asy
 def _lives_here(holder: str) -> bool:
     host, _, pid = holder.rpartition(":")
     return host == socket.gethostname() and pid.isdigit() and psutil.pid_exists(int(pid))
+
+
+def reseal_command(command: ResealCommand, output: Output) -> None:
+    """Seal stored runs anew.
+
+    Raises:
+        typer.Exit: something is left.
+    """
+    settings = load_settings(**command.storage)
+    if settings.redis_url == MEMORY:
+        raise ConfigError("memory keeps no runs; name a store by --checkpoint / PDR_REDIS_URL")
+    if not encryption_keys(settings):
+        raise ConfigError(
+            "there is no encryption key; name a file that holds one by --encryption-key-file / "
+            "PDR_ENCRYPTION_KEY_FILE"
+        )
+
+    async def go() -> Reseal:
+        async with open_saver(settings, output.say, read_older=command.read_older) as saver:
+            assert isinstance(saver, RedisSaver)  # `memory` was refused
+            work = Reseal(saver, command, output)
+            try:
+                await work.carry_out()
+            except asyncio.CancelledError:
+                output.tell(work.way_on)
+                raise
+            return work
+
+    work = asyncio.run(go())
+    work.show()
+    if work.left:
+        raise typer.Exit(FAILED)
+
+
+@dataclass(slots=True)
+class Reseal:
+    """Brings stored runs to the first key, or to none, one by one."""
+
+    saver: RedisSaver
+    command: ResealCommand
+    output: Output
+    num_threads: int = 0
+    num_values: int = 0
+    """Those that were sealed anew."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Why a run is not sealed by the key, by its name."""
+    _told: float = field(default_factory=time.monotonic)
+
+    @property
+    def seal(self) -> str:
+        """The name of the key, or `plain`."""
+        return "plain" if self.command.plain else self.saver.seal_name
+
+    @property
+    def way_on(self) -> str:
+        """The line that says how to continue after a stop."""
+        changes_kind = self.command.plain or self.command.read_older
+        then = (
+            "some runs are refused until it ends"
+            if changes_kind
+            else "until it ends, keep all keys"
+        )
+        return f"stopped; the same command goes on, and {then}"
+
+    async def carry_out(self) -> None:
+        """Seal all anew; wait once for the runs of processes that may have been killed."""
+        for name in self.command.threads:
+            if not (await self.saver.sealed_by(name, only_some=True)).counts:
+                raise UnknownThreadError(name)
+        named = list(self.command.threads) or [name async for name in self.saver.stored_threads()]
+        for number, name in enumerate(named):
+            self._tell(f"{number} of {len(named)} runs are done")
+            await self._one(name, 0.0)
+        until = time.monotonic() + LEASE_S + 1
+        busy = [name for name, why in self.left.items() if why == BUSY]
+        if busy:
+            self.output.say(f"{len(busy)} runs are in progress; waiting up to {LEASE_S + 1:.0f} s")
+        for name in busy:
+            await self._one(name, max(0.0, until - time.monotonic()))
+        self.num_threads = sum(name not in self.left for name in named)
+        if not self.command.threads:
+            await self._look_again(set(named))
+
+    async def _one(self, thread_id: str, wait_s: float) -> None:
+        self.left.pop(thread_id, None)
+        try:
+            self.num_values += await self.saver.reseal_thread(
+                thread_id, plain=self.command.plain, wait_s=wait_s
+            )
+        except ThreadBusyError:
+            self.left[thread_id] = BUSY
+        except (StoreUnreachableError, StoreRefusedError):
+            raise
+        except SaverError as error:
+            self.left[thread_id] = str(error)
+
+    async def _look_again(self, known: set[str]) -> None:
+        """Look at how every stored value is sealed: old processes may have written meanwhile."""
+        async for name in self.saver.stored_threads():
+            self._tell("looking at what is left")
+            others = (await self.saver.sealed_by(name)).counts.keys() - {self.seal}
+            if others and name not in self.left:
+                self.left[name] = f"it has values sealed otherwise ({', '.join(sorted(others))})"
+                self.num_threads -= name in known
+
+    def show(self) -> None:
+        """Say what was done, and what is left."""
+        if self.output.json:
+            left = [{"thread": name, "why": why} for name, why in self.left.items()]
+            self.output.show_json(
+                {
+                    "sealed_by": self.seal,
+                    "threads": self.num_threads,
+                    "values": self.num_values,
+                    "left": left,
+                }
+            )
+        how = "plain" if self.command.plain else f"sealed by key {self.seal}"
+        total = self.num_threads + len(self.left)
+        self.output.say(f"{self.num_threads} of {total} runs are {how}; changed: {self.num_values}")
+        for name, why in self.left.items():
+            self.output.tell(f"{one_line(name)} is left: {one_line(why)}")
+        if self.left:
+            self.output.tell("keep the other keys, and run the same command again")
+        elif not self.command.threads:
+            self.output.say("nothing is left that is sealed otherwise")
+
+    def _tell(self, line: str) -> None:
+        if time.monotonic() - self._told >= TELL_EVERY_S:
+            self._told = time.monotonic()
+            self.output.say(line)

@@ -7,7 +7,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
+import typer
 from langchain_core.language_models import FakeListChatModel
 from pdr_checkpoints import CorruptCheckpointError, RedisSaver, ThreadInfo
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -15,12 +17,15 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from pdr_graph.cli.commands import ThreadsCommand
+from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import Output, one_line, plain_table
 from pdr_graph.cli.store import MEMORY, alone, open_saver
-from pdr_graph.errors import ConfigError, UnknownThreadError
+from pdr_graph.errors import ConfigError, DamagedRunError, UnknownThreadError
 from pdr_graph.graph import PDRGraph, build_graph
 from pdr_graph.settings import load_settings
+from pdr_graph.state import reading, stored_state
 
+UNREADABLE = "unreadable"
 WIDE = 92
 """Columns of a terminal that has room for every column of the table."""
 
@@ -44,6 +49,8 @@ class ListedRun:
     created: str
     lease: str | None
     """Who runs it now (host:pid); None when nobody does."""
+    reason: str | None = None
+    """Why it is `unreadable`; None for any other."""
 
 
 def threads_command(command: ThreadsCommand, output: Output) -> None:
@@ -52,6 +59,7 @@ def threads_command(command: ThreadsCommand, output: Output) -> None:
     Raises:
         ConfigError: the options do not fit together.
         UnknownThreadError: a thread is not there; nothing was done.
+        typer.Exit: all was listed or pruned, but for runs that cannot be read.
     """
     action = _action(command)
     settings = load_settings(**command.storage)
@@ -59,7 +67,7 @@ def threads_command(command: ThreadsCommand, output: Output) -> None:
         raise ConfigError("memory keeps no runs; name a store by --checkpoint / PDR_REDIS_URL")
 
     async def go() -> None:
-        async with open_saver(settings, output.say) as saver:
+        async with open_saver(settings, output.say, read_older=command.read_older) as saver:
             assert isinstance(saver, RedisSaver)  # `memory` was refused
             if action is None:
                 _show(await _runs(saver, command.limit), output)
@@ -76,15 +84,34 @@ def _show(runs: list[ListedRun], output: Output) -> None:
         output.show(RunTable(runs))
     else:
         output.say("no run is kept there yet")
+    if odd := [run.thread_id for run in runs if run.reason is not None]:
+        _tell_odd(odd, "cannot be read", output)
+
+
+def _tell_odd(threads: Sequence[str], what: str, output: Output) -> NoReturn:
+    """Say which threads are left out, and exit as one that did only a part.
+
+    Raises:
+        typer.Exit: always.
+    """
+    shown = ", ".join(one_line(thread) for thread in threads[:3])
+    more = f" and {len(threads) - 3} more" if len(threads) > 3 else ""
+    output.tell(
+        f"{shown}{more} {what}; `pdr-graph inspect THREAD` says why, "
+        "`pdr-graph threads THREAD --delete` removes it",
+        "yellow",
+    )
+    raise typer.Exit(FAILED)
 
 
 async def _runs(saver: RedisSaver, limit: int) -> list[ListedRun]:
     # Reading state needs the graph's shape, never its model.
     graph = build_graph(FakeListChatModel(responses=[""]), checkpointer=saver)
-    return [await _run(graph, thread) for thread in await saver.threads(limit)]
+    return [await _listed(graph, thread) for thread in await saver.threads(limit)]
 
 
-async def _run(graph: PDRGraph, thread: ThreadInfo) -> ListedRun:
+async def _listed(graph: PDRGraph, thread: ThreadInfo) -> ListedRun:
+    """Describe a run, or say why it cannot be: it must not keep others from being listed."""
     run = ListedRun(
         thread_id=thread.thread_id,
         preset=None,
@@ -96,19 +123,23 @@ async def _run(graph: PDRGraph, thread: ThreadInfo) -> ListedRun:
         created=thread.created.isoformat(timespec="seconds"),
         lease=thread.holder,
     )
+    if thread.trouble is not None:
+        return replace(run, state=UNREADABLE, reason=thread.trouble)
     try:
-        snapshot = await graph.aget_state({"configurable": {"thread_id": thread.thread_id}})
-    except CorruptCheckpointError:
-        return replace(run, state="unreadable")
-    config = snapshot.values.get("config")
-    if not isinstance(config, dict):
-        return run
+        with reading(thread.thread_id):
+            snapshot = await graph.aget_state({"configurable": {"thread_id": thread.thread_id}})
+        if "config" not in snapshot.values:
+            return run
+        state = stored_state(snapshot.values, thread.thread_id)
+    except (CorruptCheckpointError, DamagedRunError) as error:
+        return replace(run, state=UNREADABLE, reason=error.why)
+    solution = state.get("solution")
     return replace(
         run,
-        preset=str(config.get("preset")),
+        preset=str(state["config"].get("preset")),
         state="finished" if not snapshot.next else "running" if thread.holder else "stopped",
         node=snapshot.next[0] if snapshot.next else None,
-        answer=(snapshot.values.get("solution") or {}).get("answer"),
+        answer=None if solution is None else solution["answer"],
     )
 
 
@@ -151,7 +182,11 @@ _CELLS: Mapping[str, Callable[[ListedRun], Text]] = {
     "size": lambda run: Text("–" if run.bytes is None else decimal(run.bytes), "dim"),
     "age": lambda run: Text(_ago(run.created).removesuffix(" ago"), "dim"),
     "lease": lambda run: Text(one_line(run.lease or "–"), "dim"),
-    "answer": lambda run: Text("–" if run.answer is None else one_line(run.answer)),
+    "answer": lambda run: (
+        Text(one_line(run.reason), "red")
+        if run.reason is not None
+        else Text("–" if run.answer is None else one_line(run.answer))
+    ),
 }
 
 
@@ -183,6 +218,8 @@ def _action(command: ThreadsCommand) -> Action | None:
         )
     if command.keep is not None and not command.prune:
         raise ConfigError(f"--keep {command.keep} says how much --prune leaves; add --prune")
+    if command.read_older and command.import_from is None:
+        raise ConfigError("--read-older says what --import takes; add --import FILE")
     if command.delete and not named:
         raise ConfigError("--delete needs the names of threads; `pdr-graph threads` lists them")
     if command.export_to is not None:
@@ -207,14 +244,24 @@ async def _known(saver: RedisSaver, threads: Sequence[str]) -> Sequence[str]:
 
 async def _prune(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
     named = await _known(saver, command.threads)
-    for thread in named or [info.thread_id for info in await saver.threads()]:
-        # Under its lease: a run in progress keeps what it needs.
-        async with alone(saver, thread, output.say):
-            if command.keep is None:
-                await saver.aprune([thread], strategy="inspection")
-            else:
-                await saver.aprune([thread], strategy="keep_latest", keep=command.keep)
-        output.say(f"pruned thread {one_line(thread)}")
+    infos = [] if named else await saver.threads()
+    odd = [info.thread_id for info in infos if info.trouble is not None]
+    for thread in named or [info.thread_id for info in infos if info.trouble is None]:
+        try:
+            # Under its lease: a run in progress keeps what it needs.
+            async with alone(saver, thread, output.say):
+                if command.keep is None:
+                    await saver.aprune([thread], strategy="inspection")
+                else:
+                    await saver.aprune([thread], strategy="keep_latest", keep=command.keep)
+        except CorruptCheckpointError:
+            if named:
+                raise
+            odd.append(thread)
+        else:
+            output.say(f"pruned thread {one_line(thread)}")
+    if odd:
+        _tell_odd(odd, "cannot be read, and was not pruned", output)
 
 
 async def _delete(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:

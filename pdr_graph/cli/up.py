@@ -150,6 +150,8 @@ class Running:
         """Return it as plain data."""
         record = self.record
         more = {} if record is None else {"kind": record.kind, "log": record.log}
+        if record is not None and record.key_file:
+            more["key_file"] = record.key_file
         named = {"model": self.model} if self.model else {}
         return {"how": self.how, "url": self.url, **named, **more}
 
@@ -292,6 +294,11 @@ def _report(
         output.say("the password is not shown; this sets all, with it:")
         output.tell('  eval "$(pdr-graph up)"', to_copy=True)
     record = running["model"].record
+    if record is not None and record.key_file:
+        output.say("pdr-graph finds the model server's key by itself; for other clients:")
+        output.tell(
+            f'  export OPENAI_API_KEY="$(cat {shlex.quote(record.key_file)})"', to_copy=True
+        )
     if record is not None and record.kind == "embedded model":
         output.say("the embedded model needs small budgets, for instance:")
         output.tell(

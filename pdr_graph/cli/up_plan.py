@@ -68,7 +68,7 @@ class UpRequest:
 
         def asked(names: set[str]) -> dict[str, str]:
             return {
-                flag_of(name): without_password(str(value)) if name == "redis_url" else str(value)
+                flag_of(name): without_password(str(value)) if name.endswith("_url") else str(value)
                 for name, value in given.items()
                 if name in names
             }
@@ -171,11 +171,11 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
 
 async def _answering(settings: Settings, base_url: str) -> Found:
     # Late: the client of models takes seconds to import, and is seldom needed.
-    from pdr_graph.connect import only_model
+    from pdr_graph.connect import key_of, only_model
     from pdr_graph.llm.endpoint import probe_endpoint
     from pdr_graph.llm.pool import make_http_client
 
     async with make_http_client() as http:
-        key = settings.api_key.get_secret_value()
+        key = key_of(settings, base_url)
         info = await probe_endpoint(http, base_url, api_key=key, model=settings.model)
     return Found(base_url, settings.model or only_model(info, base_url))

@@ -103,6 +103,7 @@ class Asker:
             failure = str(error)
             raise
         finally:
+            self.client.tell_refused(spent, self.thread_id)
             record = TraceRecord(
                 thread_id=self.thread_id,
                 round=self.round_number,

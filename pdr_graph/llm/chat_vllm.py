@@ -17,7 +17,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr, model_validator
 
 from pdr_graph.llm.pool import TIMEOUT, make_http_client
-from pdr_graph.llm.wire import plain_clients, plain_reply
+from pdr_graph.llm.wire import IDLE_S, TOTAL_S, plain_clients, plain_reply
 
 _VLLM_FIELDS = frozenset(
     {
@@ -48,7 +48,7 @@ class ChatVLLM(ChatOpenAI):
 
     Beyond `ChatOpenAI`, `additional_kwargs["reasoning_content"]` holds the reasoning text, and
     `response_metadata` holds `token_ids`, `prompt_token_ids` and `logprobs` if they were asked for.
-    It never retries (`ModelClient` does, and counts what each attempt cost), has no total timeout,
+    It never retries (`ModelClient` does, and counts what each attempt cost), waits for hours,
     and keeps its connections for as long as it lives: make one per process.
     """
 
@@ -64,6 +64,10 @@ class ChatVLLM(ChatOpenAI):
     None leaves a loop to `max_tokens`."""
     return_token_ids: bool = False
     """Whether replies carry the token ids of prompt and completion."""
+    idle_timeout_s: float = IDLE_S
+    """Longest time of a stream without a piece of the answer, in seconds."""
+    reply_timeout_s: float = TOTAL_S
+    """Longest time of one request, in seconds."""
 
     @model_validator(mode="before")
     @classmethod

@@ -6,11 +6,13 @@ into a workspace (paper section 3).
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeGuard
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
@@ -24,6 +26,7 @@ from pdr_graph.llm.retry import (
     call_error,
     is_connection_error,
     never_sent,
+    scrubbed,
 )
 from pdr_graph.llm.tokens import (
     EstimateCounter,
@@ -33,7 +36,9 @@ from pdr_graph.llm.tokens import (
     is_looping,
     wellformed,
 )
-from pdr_graph.llm.usage import Spent, Usage, read_usage, stated_usage
+from pdr_graph.llm.usage import REFUSED_USAGE, Spent, Usage, read_usage, stated_usage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,16 @@ class SampledTokens:
 
 
 def read_sampled(message: AIMessage) -> SampledTokens | None:
-    """Return the tokens that a message carries, None unless its server sent all of them."""
+    """Return the tokens that a message carries, None unless its server sent all of them.
+
+    Ids that are no ids, and log-probabilities that are no numbers, were not sent.
+    """
     metadata = message.response_metadata
     prompt_ids, token_ids = metadata.get("prompt_token_ids"), metadata.get("token_ids")
     logprobs = read_logprobs(message)
-    if prompt_ids is None or token_ids is None or logprobs is None:
+    if not (_are_ids(prompt_ids) and _are_ids(token_ids)) or logprobs is None:
         return None
-    return SampledTokens(list(prompt_ids), list(token_ids), logprobs)
+    return SampledTokens(prompt_ids, token_ids, logprobs)
 
 
 def read_logprobs(message: AIMessage) -> list[float] | None:
@@ -85,7 +93,16 @@ def read_logprobs(message: AIMessage) -> list[float] | None:
         return None
     found = [row.get("logprob") if isinstance(row, dict) else None for row in rows]
     known = [float(each) for each in found if isinstance(each, int | float)]
-    return known if len(known) == len(found) else None
+    return known if len(known) == len(found) and all(map(isfinite, known)) else None
+
+
+def _are_ids(value: object) -> TypeGuard[list[int]]:
+    ids = value if isinstance(value, list) else [None]
+    return all(type(each) is int and 0 <= each < _MOST_ID for each in ids)
+
+
+_MOST_ID = 2**31
+"""Above every token's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +159,16 @@ CUT = frozenset({"length", "max_tokens", LOOP})
 BLOCK = 16
 """Tokens by which a thought may exceed its budget: a block of vLLM's, with room for the words that
 close the thought."""
+_MOST_TOLD = 4096
+"""Runs that are remembered for having been warned."""
+LONGEST_ID = 256
+"""Characters of a message's id."""
+_FAR = 4
+"""Times its limit that a completion may state: some servers do not count the thought there."""
+_MORE = 4096
+"""Tokens beyond that."""
+_HIDDEN_PROMPT = 2**20
+"""Tokens that a server may add to a prompt, such as what it has looked up."""
 
 _FIRST_PACE = 50.0
 """Completion tokens per second that an aborted call is charged before any call has finished."""
@@ -187,6 +214,8 @@ class ModelClient:
         self._turn = PerLoop(asyncio.Lock)
         self._pace = _FIRST_PACE
         self._prompt_tokens: OrderedDict[int, int] = OrderedDict()
+        self._told: OrderedDict[str, None] = OrderedDict()
+        """Runs that were told of refused usage."""
 
     @classmethod
     def of(cls, model: "BaseChatModel | ModelClient") -> "ModelClient":
@@ -227,6 +256,7 @@ class ModelClient:
         # The boundary to the SDKs of all providers, each with an error tree of its own.
         except Exception as error:
             spent.failed += 1
+            scrubbed(error)
             raise call_error(error) from error
         finally:
             spent.seconds += perf_counter() - started
@@ -248,7 +278,7 @@ class ModelClient:
             finish_reason=reason,
             usage=spent.usage[-1],
             seconds=spent.seconds,
-            message_id=message.id or "",
+            message_id=(message.id or "")[:LONGEST_ID],
             sampled=read_sampled(message),
             logprobs=(read_logprobs(message) or ()) if sampling.logprobs else (),
         )
@@ -261,6 +291,20 @@ class ModelClient:
                 return await self._send(prompt, sampling, spent, on_chunk)
         raise AssertionError("the last attempt raises")
 
+    def tell_refused(self, spent: Spent, thread_id: str) -> None:
+        """Warn, once a run, that the server states usage of no use."""
+        if not spent.refused_usage or thread_id in self._told:
+            return
+        self._told[thread_id] = None
+        while len(self._told) > _MOST_TOLD:
+            self._told.popitem(last=False)
+        logger.warning(
+            "usage.refused thread=%s: the endpoint states usage that cannot be (%s); it is "
+            "estimated instead",
+            thread_id,
+            spent.refused_usage,
+        )
+
     async def _send(
         self, prompt: str, sampling: Sampling, spent: Spent, on_chunk: OnChunk | None
     ) -> AIMessage:
@@ -272,6 +316,8 @@ class ModelClient:
                 await asyncio.sleep(0)
             spent.requests += 1
             began = perf_counter()
+            refused: list[str] = []
+            noting = REFUSED_USAGE.set(refused)
             try:
                 message = await self._invoke(prompt, sampling, spent.requests, on_chunk)
             except asyncio.CancelledError:
@@ -279,11 +325,16 @@ class ModelClient:
                 spent.usage.append(self._guess(prompt, sampling, perf_counter() - began))
                 raise
             except Exception as error:
-                cost = self._cost_of(error, prompt, sampling, perf_counter() - began)
+                cost = self._cost_of(error, prompt, sampling, perf_counter() - began, refused)
                 if cost is not None:
                     spent.usage.append(cost)
                 raise
-            spent.usage.append(self._usage(prompt, message, perf_counter() - began))
+            finally:
+                REFUSED_USAGE.reset(noting)
+                spent.refused_usage = spent.refused_usage or "".join(refused[:1])
+            cost = self._usage(prompt, sampling, message, perf_counter() - began, refused)
+            spent.usage.append(cost)
+            spent.refused_usage = spent.refused_usage or "".join(refused[:1])
             return message
 
     async def _invoke(
@@ -300,9 +351,18 @@ class ModelClient:
                 on_chunk(attempt, chunk)
         return _joined(chunks)
 
-    def _usage(self, prompt: str, message: AIMessage, seconds: float) -> Usage:
+    def _usage(
+        self,
+        prompt: str,
+        sampling: Sampling,
+        message: AIMessage,
+        seconds: float,
+        refused: list[str],
+    ) -> Usage:
         usage = read_usage(message)
-        if usage is None:
+        if usage is None and message.usage_metadata is not None:
+            refused.append("figures of no use")
+        if usage is None or not _is_possible(usage, prompt, sampling, refused):
             said = message.text + flat_text(message.additional_kwargs.get("reasoning_content"))
             return Usage(estimate_tokens(prompt), 0, estimate_tokens(said), 0, estimated=True)
         self._prompt_tokens[hash(prompt)] = usage.prompt
@@ -313,14 +373,20 @@ class ModelClient:
         return usage
 
     def _cost_of(
-        self, error: Exception, prompt: str, sampling: Sampling, seconds: float
+        self,
+        error: Exception,
+        prompt: str,
+        sampling: Sampling,
+        seconds: float,
+        refused: list[str],
     ) -> Usage | None:
         """Return what a failed request may have cost, None if it cost nothing."""
         if isinstance(error, BadReplyError):
             if error.is_refusal:
                 return None
-            if error.usage is not None:
-                return stated_usage(error.usage)
+            stated = None if error.usage is None else stated_usage(error.usage)
+            if stated is not None and _is_possible(stated, prompt, sampling, refused):
+                return stated
             guess = self._guess(prompt, sampling, seconds)
             if not error.said:
                 return guess
@@ -344,6 +410,19 @@ def _refuses_logprobs(error: Exception) -> bool:
     failure = call_error(error)
     refused = failure.status is not None and 400 <= failure.status < 500
     return refused and "logprob" in str(failure).lower()
+
+
+def _is_possible(usage: Usage, prompt: str, sampling: Sampling, refused: list[str]) -> bool:
+    """Tell whether a call can have cost what the server states; if not, note the figures."""
+    most_prompt = len(prompt.encode("utf-8", "replace")) + _HIDDEN_PROMPT
+    most_completion = _FAR * sampling.max_tokens + _MORE
+    if usage.prompt <= most_prompt and usage.completion <= most_completion:
+        return True
+    refused.append(
+        f"{usage.prompt} prompt and {usage.completion} completion tokens, where max_tokens is "
+        f"{sampling.max_tokens}"
+    )
+    return False
 
 
 def _thought_tokens(parts: ReplyParts, usage: Usage) -> int:

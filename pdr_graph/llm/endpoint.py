@@ -1,12 +1,22 @@
 """Asks an endpoint what it serves, before any draft is paid for."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
-from pdr_graph.errors import EndpointAwayError, EndpointError
+from pdr_graph.errors import (
+    EndpointAwayError,
+    EndpointError,
+    keep_secret,
+    keep_secrets_of,
+    redacted,
+)
+from pdr_graph.llm.pool import ask_small
+from pdr_graph.llm.retry import BadReplyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,38 +42,58 @@ async def probe_endpoint(
     Raises:
         EndpointError: no answer, a refused key, or no such model.
     """
+    keep_secret(api_key)
+    keep_secrets_of(base_url)
     _check_address(base_url, api_key)
     url = base_url.rstrip("/") + "/models"
+    shown = redacted(base_url)
     try:
-        reply = await http.get(
-            url, headers={"Authorization": f"Bearer {api_key}"}, timeout=httpx2.Timeout(10.0)
-        )
+        reply = await ask_small(http, "GET", url, api_key=api_key)
+    except BadReplyError as error:
+        raise EndpointError(f"{redacted(url)} sends no list of models: {error}") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         text = str(error) or type(error).__name__
         cause = text.removeprefix("All connection attempts failed") or "connection refused"
         raise EndpointAwayError(
-            f"no model endpoint answers at {base_url} ({cause}); start the server or set "
+            f"no model endpoint answers at {shown} ({cause}); start the server or set "
             "--base-url / PDR_BASE_URL"
         ) from None
-    if reply.status_code in {401, 403}:
+    if reply.status in {401, 403}:
         raise EndpointError(
-            f"the endpoint {base_url} refuses the API key (HTTP {reply.status_code}); set "
+            f"the endpoint {shown} refuses the API key (HTTP {reply.status}); set "
             "--api-key / PDR_API_KEY"
         )
     try:
-        entries = reply.raise_for_status().json()["data"]
+        if not 200 <= reply.status < 300:
+            raise ValueError
+        entries = json.loads(reply.content)["data"]
         models = tuple(str(entry["id"]) for entry in entries)
-    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise EndpointError(
-            f"{url} answers HTTP {reply.status_code} without a list of models; is this an OpenAI "
-            "endpoint, and does its base URL end in /v1?"
+            f"{redacted(url)} answers HTTP {reply.status} without a list of models; is this an "
+            "OpenAI endpoint, and does its base URL end in /v1?"
         ) from None
     if model is not None and model not in models:
         raise EndpointError(
-            f"model {model!r} is not served at {base_url}; it serves: {', '.join(models) or 'none'}"
+            f"model {model!r} is not served at {shown}; it serves: {listed(models)}"
         )
     chosen: dict[str, Any] = next((entry for entry in entries if model in {None, entry["id"]}), {})
-    return EndpointInfo(models, await _window(http, base_url, chosen))
+    return EndpointInfo(models, await _window(http, base_url, api_key, chosen))
+
+
+def listed(models: Sequence[str]) -> str:
+    """Return the names of models as a sentence has them: of many, the first."""
+    few = ", ".join(name[:_LONGEST_NAME] for name in models[:_MOST_NAMES])
+    more = len(models) - _MOST_NAMES
+    return f"{few} and {more} more" if more > 0 else few or "none"
+
+
+_MOST_NAMES = 20
+"""Models that a sentence names."""
+_LONGEST_NAME = 200
+"""Characters of a model's name that a sentence shows."""
+_MOST_WINDOW = 2**31
+"""Tokens of a context window; more is none."""
 
 
 async def chat_fields(http: httpx2.AsyncClient, base_url: str, *, api_key: str) -> frozenset[str]:
@@ -75,18 +105,20 @@ async def chat_fields(http: httpx2.AsyncClient, base_url: str, *, api_key: str) 
     """
     root = base_url.rstrip("/").removesuffix("/v1")
     try:
-        reply = await http.get(
-            f"{root}/openapi.json",
-            headers={"Authorization": f"Bearer {api_key}"},
-            timeout=httpx2.Timeout(10.0),
-        )
-        page = reply.raise_for_status().json()
+        reply = await ask_small(http, "GET", f"{root}/openapi.json", api_key=api_key)
+        page = json.loads(reply.content)
         post = page["paths"]["/v1/chat/completions"]["post"]
         schema = post["requestBody"]["content"]["application/json"]["schema"]
         name = schema["$ref"].removeprefix("#/components/schemas/")
         return frozenset(page["components"]["schemas"][name]["properties"])
-    except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (*_UNREADABLE, AttributeError):
         return frozenset()
+
+
+_UNREADABLE = (
+    *(httpx2.HTTPError, BadReplyError, OSError, ValueError, KeyError, TypeError, RecursionError),
+)
+"""What ends the reading of a page that a server need not have."""
 
 
 def _check_address(base_url: str, api_key: str) -> None:
@@ -106,13 +138,20 @@ def _check_address(base_url: str, api_key: str) -> None:
         )
 
 
-async def _window(http: httpx2.AsyncClient, base_url: str, entry: dict[str, Any]) -> int | None:
-    if isinstance(entry.get("max_model_len"), int):
-        return int(entry["max_model_len"])
+async def _window(
+    http: httpx2.AsyncClient, base_url: str, api_key: str, entry: dict[str, Any]
+) -> int | None:
+    if (window := _size(entry.get("max_model_len"))) is not None:
+        return window
     # llama.cpp divides its context among slots; /props tells that of one slot.
     root = base_url.rstrip("/").removesuffix("/v1")
     try:
-        reply = await http.get(f"{root}/props", timeout=httpx2.Timeout(10.0))
-        return int(reply.raise_for_status().json()["default_generation_settings"]["n_ctx"])
-    except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError):
+        reply = await ask_small(http, "GET", f"{root}/props", api_key=api_key)
+        return _size(json.loads(reply.content)["default_generation_settings"]["n_ctx"])
+    except _UNREADABLE:
         return None
+
+
+def _size(value: object) -> int | None:
+    """Return the size of a window; None for what can be none."""
+    return value if type(value) is int and 0 < value < _MOST_WINDOW else None

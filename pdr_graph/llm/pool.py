@@ -11,18 +11,26 @@ connection is a pool of its own, and only the free ones are kept in a list here.
 A server closes an idle connection, vLLM and llama.cpp after 5 s, perhaps just as the next request
 is on its way. Ours are given up before that. If a kept connection still ends at once, it is
 replaced and the request is sent again, since nobody has worked on it.
+
+Nobody answers for a server, which may send for ever. So a reply is read within `ReplyBounds`, once
+it is unpacked, and its connection is closed where it exceeds them.
 """
 
 import asyncio
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from time import monotonic
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx2
+
+from pdr_graph.llm.retry import BadReplyError
 
 T = TypeVar("T")
 
@@ -183,7 +191,206 @@ class _LentStream(httpx2.AsyncByteStream):
 
 def make_http_client() -> httpx2.AsyncClient:
     """Return a client with connections of its own."""
-    return httpx2.AsyncClient(transport=LoopTransport(), timeout=TIMEOUT)
+    return httpx2.AsyncClient(transport=BoundedTransport(LoopTransport()), timeout=TIMEOUT)
+
+
+# ---------------------------------------------------------------------------- bounds
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyBounds:
+    """How much of one reply is read, and for how long."""
+
+    max_bytes: int
+    """Of the body, unpacked."""
+    total_s: float
+    """From the request to the last byte, in seconds."""
+    idle_s: float = float("inf")
+    """Longest time of a stream without a piece of the answer, in seconds."""
+    max_pieces: int = 2**31
+    """Pieces of a stream."""
+    streamed: bool = False
+
+
+_BOUNDS: ContextVar[ReplyBounds | None] = ContextVar("pdr_graph_reply_bounds", default=None)
+_ERROR_BYTES = 2**16
+"""Bytes that are read of a page that says why a request was refused."""
+_ERROR_S = 10.0
+"""Seconds for which such a page is read."""
+_SLICE = 4096
+"""Bytes of a stream that are handed on before others get their turn."""
+
+
+def current_bounds() -> ReplyBounds | None:
+    """Return the bounds of the request that is being made, None if it has none."""
+    return _BOUNDS.get()
+
+
+@contextmanager
+def bounded(bounds: ReplyBounds) -> Iterator[None]:
+    """Read the reply to a request that is sent within this block by these bounds."""
+    token = _BOUNDS.set(bounds)
+    try:
+        yield
+    finally:
+        _BOUNDS.reset(token)
+
+
+class BoundedTransport(httpx2.AsyncBaseTransport):
+    """Sends requests by another transport, and reads replies by the bounds of `bounded`.
+
+    Outside of such a block it does nothing.
+    """
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request."""
+        bounds = _BOUNDS.get()
+        if bounds is None:
+            return await self._inner.handle_async_request(request)
+        deadline = monotonic() + bounds.total_s
+        try:
+            async with asyncio.timeout(bounds.total_s) as limit:
+                reply = await self._inner.handle_async_request(request)
+        except TimeoutError:
+            if limit.expired():
+                raise _too_slow(bounds) from None
+            raise
+        if not reply.is_error and _declared(reply) > bounds.max_bytes:
+            await reply.aclose()
+            raise _too_large(bounds)
+        # The body leaves here unpacked.
+        dropped = {"content-encoding", "content-length", "transfer-encoding"}
+        return httpx2.Response(
+            reply.status_code,
+            headers=[
+                each for each in reply.headers.multi_items() if each[0].lower() not in dropped
+            ],
+            stream=_BoundedStream(reply, bounds, deadline),
+            extensions=reply.extensions,
+        )
+
+    async def aclose(self) -> None:
+        """Close the other transport."""
+        await self._inner.aclose()
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """A reply's body, unpacked, up to its bounds."""
+
+    def __init__(self, reply: httpx2.Response, bounds: ReplyBounds, deadline: float) -> None:
+        self._reply, self._bounds, self._deadline = reply, bounds, deadline
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        bounds, left, deadline = self._bounds, self._bounds.max_bytes, self._deadline
+        is_error = self._reply.is_error
+        if is_error:
+            left, deadline = _ERROR_BYTES, min(deadline, monotonic() + _ERROR_S)
+        chunks = self._reply.aiter_bytes()
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - monotonic())) as limit:
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                if is_error and limit.expired():
+                    return  # what came of it will do
+                if limit.expired():
+                    raise _too_slow(bounds) from None
+                raise
+            left -= len(chunk)
+            if left < 0 and is_error:
+                yield chunk[:left]
+                return
+            if left < 0:
+                raise _too_large(bounds)
+            if not bounds.streamed:
+                yield chunk
+                continue
+            for start in range(0, len(chunk), _SLICE):
+                if start:
+                    await asyncio.sleep(0)
+                yield chunk[start : start + _SLICE]
+
+    async def aclose(self) -> None:
+        await self._reply.aclose()
+
+
+def _declared(reply: httpx2.Response) -> int:
+    length = reply.headers.get("content-length", "")
+    return int(length) if length.isdecimal() and len(length) < 30 else 0
+
+
+def _too_large(bounds: ReplyBounds) -> BadReplyError:
+    size = bounds.max_bytes
+    most = f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+    return BadReplyError(
+        f"the endpoint's reply is larger than {most}, which is more than it can need; it was not "
+        "read to its end"
+    )
+
+
+def _too_slow(bounds: ReplyBounds) -> BadReplyError:
+    return BadReplyError(f"the endpoint's reply was not whole after {bounds.total_s:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class SmallReply:
+    """The answer to a small request."""
+
+    status: int
+    content: bytes
+    """The body, unpacked; of an error the beginning."""
+
+
+SMALL_BYTES = 4 * 2**20
+"""Of what is no reply of a model: a list of models, a description of fields."""
+SMALL_S = 10.0
+
+
+async def ask_small(
+    http: httpx2.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    api_key: str,
+    json: object = None,
+    max_bytes: int = SMALL_BYTES,
+    total_s: float = SMALL_S,
+) -> SmallReply:
+    """Make a request whose reply is small and comes soon, whatever the server sends.
+
+    Raises:
+        BadReplyError: the reply is larger than `max_bytes` or takes longer than `total_s` seconds.
+        httpx2.HTTPError: it cannot be had.
+    """
+    bounds = ReplyBounds(max_bytes, total_s)
+    request = http.build_request(
+        method,
+        url,
+        json=json,
+        headers={"Authorization": f"Bearer {api_key}"},
+        timeout=httpx2.Timeout(total_s),
+    )
+    deadline, parts = monotonic() + total_s, []
+    try:
+        with bounded(bounds):
+            async with asyncio.timeout(total_s) as limit:
+                reply = await http.send(request, stream=True)
+        try:
+            # A second time, for clients that are not ours.
+            async for chunk in _BoundedStream(reply, bounds, deadline):
+                parts.append(chunk)
+        finally:
+            await reply.aclose()
+    except TimeoutError:
+        if limit.expired():
+            raise _too_slow(bounds) from None
+        raise
+    return SmallReply(reply.status_code, b"".join(parts))
 
 
 def _keep_alive() -> list[tuple[int, int, int]]:

@@ -30,7 +30,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from pdr_graph.errors import CallError, CallLostError, ContextWindowError, PDRError
+from pdr_graph.errors import CallError, CallLostError, ContextWindowError, PDRError, redacted
 
 LONGEST = 400
 """Characters of a server's words that are handed on."""
@@ -54,14 +54,14 @@ class BadReplyError(PDRError, RuntimeError):
 
         Args:
             message: The sentence for the user.
-            body: What came in place of an answer, if anything did.
+            body: What came in place of an answer, if anything did; kept without secrets.
             status: The code that an error object states; None if it states none.
             broken: Whether the connection, or the server, ended the reply before it was whole.
             transient: Whether the same request may succeed later; a broken reply may.
             said: What the model had said until then.
             usage: What the server says the reply cost; None if it said nothing.
         """
-        self.body = body
+        self.body = _without_secrets(body)
         self.status = status
         self.broken = broken
         self.transient = transient or broken
@@ -89,7 +89,34 @@ def call_error(error: Exception) -> CallError:
     kind = CallLostError if is_transient(error) else CallError
     if is_overflow(error):
         kind = ContextWindowError
-    return kind(f"{lead}: {text[:LONGEST]}", status=status)
+    # Before the cut, which may leave the half of a key.
+    return kind(f"{lead}: {redacted(text)[:LONGEST]}", status=status)
+
+
+def scrubbed(error: BaseException) -> BaseException:
+    """Take keys and passwords out of an error of others, and of what caused it; return it.
+
+    Servers quote the key that they refuse, and HTTP libraries the address. Whoever traces calls is
+    handed the error as it is.
+    """
+    for link in _causes(error):
+        link.args = tuple(redacted(each) if isinstance(each, str) else each for each in link.args)
+        for name in ("message", "body"):
+            value = getattr(link, name, None)
+            if value is not None and redacted(str(value)) != str(value):
+                with suppress(AttributeError):
+                    setattr(link, name, _without_secrets(value))
+    return error
+
+
+def _without_secrets(value: object, depth: int = 0) -> object:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict) and depth < _DEEPEST:
+        return {name: _without_secrets(each, depth + 1) for name, each in value.items()}
+    if isinstance(value, list) and depth < _DEEPEST:
+        return [_without_secrets(each, depth + 1) for each in value]
+    return value if isinstance(value, int | float | None) else redacted(str(value))
 
 
 def status_in(body: object) -> int | None:

@@ -6,6 +6,7 @@ Nothing is ever downloaded.
 """
 
 import asyncio
+import json
 import logging
 import re
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Literal, Protocol
 
 import httpx2
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, redacted
+from pdr_graph.llm.pool import ask_small
+from pdr_graph.llm.retry import BadReplyError
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,11 @@ _TEXTS = ("text", "content", "thinking", "reasoning", "reasoning_content", "summ
 """Names under which a part of a message has its text."""
 
 
-def flat_text(value: object) -> str:
+_DEEPEST = 64
+"""Levels of nesting in which text is looked for."""
+
+
+def flat_text(value: object, depth: int = 0) -> str:
     """Return the text of a value that may be nested; what is no text is left out.
 
     >>> flat_text([{"type": "reasoning.text", "text": "2 + "}, ["2"]])
@@ -57,10 +64,13 @@ def flat_text(value: object) -> str:
     """
     if isinstance(value, str):
         return value
+    if depth > _DEEPEST:
+        return ""
     if isinstance(value, list | tuple):
-        return "".join(map(flat_text, value))
+        return "".join(flat_text(each, depth + 1) for each in value)
     if isinstance(value, dict):
-        return next((text for name in _TEXTS if (text := flat_text(value.get(name)))), "")
+        found = (flat_text(value.get(name), depth + 1) for name in _TEXTS)
+        return next((text for text in found if text), "")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else ""
 
@@ -171,8 +181,9 @@ class ServerCounter:
         self._http = http
         self._url = base_url.rstrip("/").removesuffix("/v1") + "/tokenize"
         self._model = model
-        self._headers = {"Authorization": f"Bearer {api_key}"}
+        self._api_key = api_key
         self._form: Literal["vllm", "llama.cpp", "none"] | None = None
+        self._slow = 0
         self.source: Source = "estimate"
         """`server`; `estimate` where the server did not count the last text."""
 
@@ -200,13 +211,54 @@ class ServerCounter:
             if form == "vllm"
             else {"content": readable, "add_special": False}
         )
+        size = len(readable.encode())
         try:
-            reply = await self._http.post(self._url, json=body, headers=self._headers)
-            answer = reply.raise_for_status().json()
-            return int(answer["count"]) if "count" in answer else len(answer["tokens"])
-        except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
-            logger.debug("tokenize.unavailable url=%s form=%s error=%s", self._url, form, error)
+            reply = await ask_small(
+                self._http,
+                "POST",
+                self._url,
+                api_key=self._api_key,
+                json=body,
+                # An id and the text of a token for each byte, as there are no more tokens.
+                max_bytes=_SMALL_COUNT + 64 * size,
+                total_s=_COUNT_S,
+            )
+            if not 200 <= reply.status < 300:
+                raise ValueError(f"HTTP {reply.status}")
+            answer = json.loads(reply.content)
+            tokens = answer["count"] if "count" in answer else len(answer["tokens"])
+            if type(tokens) is not int or not 0 <= tokens <= size + _SPECIAL:
+                raise ValueError(f"a count of {tokens!r:.40} for {size} bytes")
+        except (
+            *(httpx2.HTTPError, BadReplyError, OSError, ValueError, KeyError, TypeError),
+            RecursionError,
+        ) as error:
+            self._failed(form, error)
             return None
+        self._slow = 0
+        return tokens
+
+    def _failed(self, form: str, error: Exception) -> None:
+        logger.debug(
+            "tokenize.unavailable url=%s form=%s error=%s",
+            redacted(self._url),
+            form,
+            redacted(str(error)),
+        )
+        self._slow += isinstance(error, BadReplyError)
+        if self._slow >= _PATIENCE and self._form != "none":
+            logger.warning("tokenize.given_up %s; text is counted by an estimate", error)
+            self._form = "none"
+
+
+_COUNT_S = 30.0
+"""Seconds that a count may take at a busy server."""
+_SMALL_COUNT = 2**16
+"""Bytes of a count's reply beside its tokens."""
+_SPECIAL = 16
+"""Tokens that a server may add to a text."""
+_PATIENCE = 3
+"""Replies in a row that are too slow or too large, after which the server is not asked again."""
 
 
 CUT = "[...]"

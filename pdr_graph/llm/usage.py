@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,29 +40,45 @@ def read_usage(message: AIMessage) -> Usage | None:
     metadata = message.usage_metadata
     if metadata is None:
         return None
+    prompt, completion = metadata.get("input_tokens"), metadata.get("output_tokens")
+    if not (_is_count(prompt) and _is_count(completion)):
+        return None
     return Usage(
-        prompt=metadata["input_tokens"],
-        cached=_detail(metadata.get("input_token_details"), "cache_read"),
-        completion=metadata["output_tokens"],
-        reasoning=_detail(metadata.get("output_token_details"), "reasoning"),
+        prompt=prompt,
+        cached=min(prompt, _detail(metadata.get("input_token_details"), "cache_read")),
+        completion=completion,
+        reasoning=min(completion, _detail(metadata.get("output_token_details"), "reasoning")),
     )
 
 
 def _detail(details: Mapping[str, Any] | None, name: str) -> int:
     # LangChain puts the service tier in front of the name.
     tiers = (name, f"priority_{name}", f"flex_{name}")
-    return next((count for tier in tiers if (count := (details or {}).get(tier))), 0)
+    counts = ((details or {}).get(tier) for tier in tiers)
+    return next((count for count in counts if count and _is_count(count)), 0)
+
+
+MOST_TOKENS = 2**40
+"""Tokens of one request, far beyond any; a count above is none."""
+REFUSED_USAGE: ContextVar[list[str] | None] = ContextVar("pdr_graph_refused_usage", default=None)
+"""Receives the figures of a request that are no counts; None where nobody asks for them."""
+
+
+def _is_count(value: object) -> bool:
+    # An exact type: a truth value is an int too.
+    return type(value) is int and 0 <= value < MOST_TOKENS
 
 
 def stated_usage(usage: Mapping[str, Any]) -> Usage:
     """Return the usage that a reply of the OpenAI protocol states, its counts made plain."""
     prompt_details = usage.get("prompt_tokens_details") or {}
     completion_details = usage.get("completion_tokens_details") or {}
+    prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
     return Usage(
-        prompt=usage["prompt_tokens"],
-        cached=prompt_details.get("cached_tokens", 0),
-        completion=usage["completion_tokens"],
-        reasoning=completion_details.get("reasoning_tokens", 0),
+        prompt=prompt,
+        cached=min(prompt, prompt_details.get("cached_tokens", 0)),
+        completion=completion,
+        reasoning=min(completion, completion_details.get("reasoning_tokens", 0)),
     )
 
 
@@ -79,6 +96,8 @@ class Spent:
     seconds: float = 0.0
     nominal: int = 0
     """Completion tokens allotted to the call; its attempts share one allotment."""
+    refused_usage: str = ""
+    """The first figures of the server's that were refused; empty if none were."""
 
     @property
     def total(self) -> int:

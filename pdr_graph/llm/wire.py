@@ -9,15 +9,19 @@ text goes on as one. Here a reply is made plain before they see it, or refused i
 - Of several usages the last one counts: servers that send one with every piece send the sum so far.
 - A `finish_reason` of `abort` or `error` is no answer either: the server gave the request up.
 - Text and reasoning may come as parts, nested in any way. Their text is what counts.
+- A reply has bounds: its bytes by what was asked for, its pieces, its time. Counts that no server
+  can mean are no counts.
 
 The way in is the SDK's own: `SentCompletions` takes the place of its `chat.completions`.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from time import monotonic
 from typing import Any, cast
 
 import httpx2
@@ -27,14 +31,24 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._streaming import ServerSentEvent
 from openai.resources.chat.completions import AsyncCompletions, Completions
 
-from pdr_graph.llm.retry import BadReplyError, status_in, words_of
+from pdr_graph.errors import keep_secret, keep_secrets_of, redacted
+from pdr_graph.llm.pool import BoundedTransport, ReplyBounds, bounded, current_bounds
+from pdr_graph.llm.retry import BadReplyError, scrubbed, status_in, words_of
 from pdr_graph.llm.tokens import flat_text
+from pdr_graph.llm.usage import MOST_TOKENS, REFUSED_USAGE
 
 Json = dict[str, Any]
 """What a server sent; its values are checked where they are read."""
 
 GIVEN_UP = frozenset({"abort", "error"})
 """Finish reasons of a request that the server gave up: vLLM, SGLang and OpenRouter send them."""
+
+MOST_CHOICES = 128
+"""Choices of one reply, as OpenAI has it."""
+_MOST_CALLS = 128
+"""Tool calls of one message, as OpenAI has it."""
+_LONGEST_REASON = 64
+"""Characters of a finish reason."""
 
 # ---------------------------------------------------------------------------- one reply
 
@@ -46,7 +60,7 @@ def read_reply(response: httpx2.Response) -> Json:
         BadReplyError: it broke off, holds an error in place of an answer, or no answer.
     """
     try:
-        body = response.json()
+        body = _parsed(response.content)
     except (ValueError, RecursionError):
         body = None
     if isinstance(body, dict):
@@ -55,8 +69,23 @@ def read_reply(response: httpx2.Response) -> Json:
     if body is None and text.startswith("{"):
         raise BadReplyError("the reply ended before its JSON did", broken=True)
     said = words_of(text) or ("nothing" if not text else "a page of HTML" if "<" in text else text)
-    said = " ".join(said.split())[:200]
+    said = " ".join(redacted(said).split())[:200]
     raise BadReplyError(f"the endpoint's reply is not a JSON object: {said!r}")
+
+
+def _parsed(text: bytes | str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+    # A number of thousands of digits is none that anybody reads, and no reason to lose the reply.
+    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 99 else None)
+
+
+def _found(value: object) -> str:
+    """Return the beginning of what stands where something else should."""
+    return redacted(f"{value!r}")[:40]
 
 
 def plain_reply(body: Json) -> Json:
@@ -70,10 +99,13 @@ def plain_reply(body: Json) -> Json:
     if body.get("error") or (not choices and body.get("object") == "error"):
         raise error_reply(body, usage=usage)
     if not isinstance(choices, list) or not choices:
-        found = "no list of choices" if choices is None else f"{choices!r:.40} for its choices"
+        found = "no list of choices" if choices is None else f"{_found(choices)} for its choices"
         if choices == []:
             found = "an empty list of choices"
         raise BadReplyError(f"the endpoint's reply has {found}, so no answer", usage=usage)
+    if len(choices) > MOST_CHOICES:
+        many = f"{len(choices)} choices, and {MOST_CHOICES} are the most that can be asked for"
+        raise BadReplyError(f"the endpoint's reply has {many}", usage=usage)
     plain = [_plain_choice(choice, usage) for choice in choices]
     return body | {"choices": plain, "usage": usage}
 
@@ -90,11 +122,11 @@ def error_reply(body: Json, *, said: str = "", usage: Json | None = None) -> Bad
 
 def _plain_choice(choice: object, usage: Json | None) -> Json:
     if not isinstance(choice, dict):
-        raise BadReplyError(f"the endpoint's reply has {choice!r:.40} for a choice", usage=usage)
+        raise BadReplyError(f"the endpoint's reply has {_found(choice)} for a choice", usage=usage)
     message = choice.get("message")
     if not isinstance(message, dict):
         if not isinstance(choice.get("text"), str):
-            found = "no message" if message is None else f"{message!r:.40} for a message"
+            found = "no message" if message is None else f"{_found(message)} for a message"
             raise BadReplyError(f"the endpoint's reply has {found} in its choice", usage=usage)
         message = {"content": choice["text"]}
     plain = plain_message(message)
@@ -136,7 +168,9 @@ def plain_message(message: Json) -> Json:
         plain["reasoning_content"] = thought
     if "tool_calls" in plain:
         calls = plain["tool_calls"] if isinstance(plain["tool_calls"], list) else []
-        plain["tool_calls"] = [{"index": 0, **each} for each in calls if _is_call(each)]
+        plain["tool_calls"] = [
+            {"index": 0, **each} for each in calls[:_MOST_CALLS] if _is_call(each)
+        ]
     return plain
 
 
@@ -152,23 +186,40 @@ def plain_reason(reason: object) -> str | None:
     """Return why a reply ended; SGLang's own form is `{"type": "length"}`."""
     if isinstance(reason, dict):
         reason = reason.get("type")
-    return reason if isinstance(reason, str) and reason else None
+    return reason[:_LONGEST_REASON] if isinstance(reason, str) and reason else None
+
+
+def _refuse(usage: Json) -> None:
+    refused = REFUSED_USAGE.get()
+    if refused is not None and not refused:
+        figures = {name: usage[name] for name in _FIGURES if name in usage}
+        refused.append(_found(figures) if len(str(figures)) < 99 else "figures of no use")
+
+
+_FIGURES = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def plain_usage(usage: object) -> Json | None:
-    """Return usage with whole counts; None where the server counted nothing."""
+    """Return usage with whole counts; None where the server counted nothing, or nothing sane."""
     if not isinstance(usage, dict):
         return None
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    total = _count(usage.get("total_tokens"))
+    given = {name: usage.get(name) for name in _FIGURES}
+    counts = {name: _count(value) for name, value in given.items()}
+    if any(counts[name] is None for name, value in given.items() if value is not None):
+        _refuse(usage)
+        return None
+    prompt, completion, total = counts.values()
     if total is not None:
         prompt = total - completion if prompt is None and completion is not None else prompt
         completion = total - prompt if completion is None and prompt is not None else completion
     if prompt is None or completion is None or not prompt + completion:
         return None
+    if min(prompt, completion) < 0:
+        _refuse(usage)
+        return None
     details = {name: _details(usage.get(name)) for name in _DETAILS if name in usage}
-    counts = {"prompt_tokens": prompt, "completion_tokens": completion}
-    return usage | counts | {"total_tokens": prompt + completion} | details
+    plain = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return usage | plain | {"total_tokens": prompt + completion} | details
 
 
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
@@ -181,8 +232,14 @@ def _details(value: object) -> Json | None:
 
 
 def _count(value: object) -> int | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-    return int(cast(float, value)) if is_number and value != float("inf") else None
+    """Return a count; None for what is none: below 0, a fraction, a text, a truth value, too much.
+
+    Some programs write every number as a fraction: 7.0 is 7.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and 0 <= cast(int, value) < MOST_TOKENS else None  # type: ignore[return-value]  # an int
 
 
 # ---------------------------------------------------------------------------- one stream
@@ -209,6 +266,10 @@ _LOST = (openai.APIConnectionError, httpx2.TransportError, UnicodeDecodeError)
 class _Reading:
     """What one stream has brought so far."""
 
+    bounds: ReplyBounds
+    last_piece: float = field(default_factory=monotonic)
+    """Time of the last piece of the answer, or of the start."""
+    pieces: int = 0
     said: list[str] = field(default_factory=list)
     usage: Json | None = None
     usage_is_final: bool = False
@@ -246,7 +307,7 @@ class _Reading:
         if not event.data.strip():
             return None
         try:
-            chunk = json.loads(event.data)
+            chunk = _parsed(event.data)
         except (ValueError, RecursionError):
             raise self._broken("the stream broke off within a line") from None
         if not isinstance(chunk, dict):
@@ -265,8 +326,16 @@ class _Reading:
             message = mine.get("message")
             delta = message if isinstance(message, dict) else {"content": mine.get("text")}
         plain = plain_message(delta)
-        self.said.append(plain["content"])
-        self.said.append(plain.get("reasoning_content", ""))
+        said = f"{plain['content']}{plain.get('reasoning_content', '')}"
+        if said or plain.get("tool_calls"):
+            self.last_piece = monotonic()
+        self.said.append(said)
+        self.pieces += 1
+        if self.pieces > self.bounds.max_pieces:
+            raise self._refused(
+                f"the stream has more than {self.bounds.max_pieces} pieces, which is more than it "
+                "can need; it was not read to its end"
+            )
         reason = plain_reason(mine.get("finish_reason"))
         self.reason = reason or self.reason
         if reason in GIVEN_UP:
@@ -317,21 +386,61 @@ class _Reading:
             )
         yield _DONE
 
+    async def next_of(self, events: AsyncIterator[ServerSentEvent]) -> ServerSentEvent | None:
+        """Return the next event, None at the end.
+
+        Raises:
+            BadReplyError: it has been too long since a piece of the answer.
+        """
+        left = self.last_piece + self.bounds.idle_s - monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left) if left < _FOREVER_S else None) as limit:
+                if left < 0:
+                    await asyncio.sleep(0)
+                return await anext(events)
+        except StopAsyncIteration:
+            return None
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self._broken(
+                f"the stream brought nothing of the answer for {self.bounds.idle_s:g} s"
+            ) from None
+
+    def _refused(self, message: str) -> BadReplyError:
+        return BadReplyError(message, said="".join(self.said), usage=self.usage)
+
     def _broken(self, message: str) -> BadReplyError:
         return BadReplyError(message, broken=True, said="".join(self.said), usage=self.usage)
+
+
+_FOREVER_S = 10 * 365 * 86_400.0
+_TURN_S = 0.002
+"""Seconds for which one stream may be read without a pause, while others wait."""
+_NO_BOUNDS = ReplyBounds(2**62, float("inf"))
 
 
 class SentStream(AsyncStream[object]):
     """The pieces of a reply made plain, the last one with the usage."""
 
+    def __init__(self, **parts: Any) -> None:  # Any: as the SDK calls it
+        self._bounds = current_bounds() or _NO_BOUNDS
+        super().__init__(**parts)
+
     async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
-        reading = _Reading()
+        reading = _Reading(self._bounds)
+        events = super()._iter_events()
         with reading.connection():
-            async for event in super()._iter_events():
+            turn = monotonic()
+            while (event := await reading.next_of(events)) is not None:
                 for plain in reading.read(event):
                     yield plain
                 if reading.done:
                     break
+                if monotonic() - turn > _TURN_S:
+                    # Of a server that sends without a pause, reading alone makes none.
+                    await asyncio.sleep(0)
+                    turn = monotonic()
         for last in reading.end():
             yield last
 
@@ -340,7 +449,7 @@ class SyncSentStream(Stream[object]):
     """The same, for a caller without an event loop."""
 
     def _iter_events(self) -> Iterator[ServerSentEvent]:
-        reading = _Reading()
+        reading = _Reading(_NO_BOUNDS)
         with reading.connection():
             for event in super()._iter_events():
                 yield from reading.read(event)
@@ -368,6 +477,45 @@ def _options(payload: Json) -> RequestOptions:
     return cast(RequestOptions, options)
 
 
+IDLE_S = 3600.0
+"""Longest time of a stream without a piece of the answer. A call may wait long in a busy server's
+queue."""
+TOTAL_S = 6 * 3600.0
+"""Longest time of one request. A thought may take long, but not for ever."""
+_ROOM = 2**20
+"""Bytes of a reply for what is not counted below."""
+_TOKEN_BYTES = 256
+"""Of the longest text that tokens have on average, escaped, and of its id."""
+_LOGPROB_BYTES = 512
+"""Of a token's log-probability, and of each alternative's."""
+_PIECE_BYTES = 2048
+"""Of the frame in which a stream sends each token."""
+_PIECES = 8
+"""Pieces of a stream for each token: some servers send letters."""
+_UNBOUNDED_TOKENS = 2**17
+"""Tokens of a reply whose length was not limited."""
+
+
+def bounds_of(payload: Json, *, idle_s: float = IDLE_S, total_s: float = TOTAL_S) -> ReplyBounds:
+    """Return generous bounds on the reply to a request, by what it asks for."""
+    limit = payload.get("max_tokens") or payload.get("max_completion_tokens")
+    tokens = limit if isinstance(limit, int) and limit > 0 else _UNBOUNDED_TOKENS
+    tokens *= max(1, payload.get("n") or 1)
+    streamed = bool(payload.get("stream"))
+    each = _TOKEN_BYTES + (_PIECE_BYTES if streamed else 0)
+    if payload.get("logprobs"):
+        each += _LOGPROB_BYTES * (1 + (payload.get("top_logprobs") or 0))
+    # The prompt may come back, as text and as ids.
+    prompt = sum(len(str(each.get("content"))) for each in payload.get("messages") or ())
+    return ReplyBounds(
+        max_bytes=_ROOM + 32 * prompt + each * tokens,
+        total_s=total_s,
+        idle_s=idle_s,
+        max_pieces=4096 + _PIECES * tokens,
+        streamed=streamed,
+    )
+
+
 class SentCompletions(AsyncCompletions):
     """Sends requests as plain JSON, and returns what comes made plain.
 
@@ -375,13 +523,44 @@ class SentCompletions(AsyncCompletions):
     costs, and LangChain then undoes the types.
     """
 
+    def __init__(
+        self, client: openai.AsyncOpenAI, *, idle_s: float = IDLE_S, total_s: float = TOTAL_S
+    ) -> None:
+        super().__init__(client)
+        self._idle_s, self._total_s = idle_s, total_s
+        keep_secret(client.api_key)
+        keep_secrets_of(str(client.base_url))
+        http = client._client
+        if not isinstance(http._transport, BoundedTransport):
+            # Without bounds of ours it does nothing: the client may be shared.
+            http._transport = BoundedTransport(http._transport)
+            http._mounts = {
+                pattern: None if each is None else BoundedTransport(each)
+                for pattern, each in http._mounts.items()
+            }
+
     async def create(self, **payload: Any) -> Any:  # Any: as LangChain asks
-        """Send one request."""
+        """Send one request.
+
+        Raises:
+            BadReplyError: the reply is none, or beyond its bounds.
+            openai.OpenAIError: the server refuses, or the connection is lost.
+        """
         options = _options(payload)
         post = partial(self._post, "/chat/completions", body=payload, options=options)
-        if payload.get("stream"):
-            return await post(cast_to=object, stream=True, stream_cls=SentStream)
-        reply = await post(cast_to=httpx2.Response)
+        bounds = bounds_of(payload, idle_s=self._idle_s, total_s=self._total_s)
+        try:
+            with bounded(bounds):
+                if payload.get("stream"):
+                    return await post(cast_to=object, stream=True, stream_cls=SentStream)
+                reply = await post(cast_to=httpx2.Response)
+        except openai.OpenAIError as error:
+            # The SDK takes what ends a reply for a lost connection.
+            refused = error.__cause__ if isinstance(error.__cause__, BadReplyError) else None
+            if refused is not None:
+                raise refused from None
+            scrubbed(error)
+            raise
         return reply if isinstance(reply, LegacyAPIResponse) else read_reply(reply)
 
 
@@ -405,7 +584,11 @@ def plain_clients(model: object) -> Json:
     """
     fields: Json = {}
     if type(client := getattr(model, "async_client", None)) is AsyncCompletions:
-        fields["async_client"] = SentCompletions(client._client)
+        fields["async_client"] = SentCompletions(
+            client._client,
+            idle_s=getattr(model, "idle_timeout_s", IDLE_S),
+            total_s=getattr(model, "reply_timeout_s", TOTAL_S),
+        )
     if type(client := getattr(model, "client", None)) is Completions:
         fields["client"] = SyncSentCompletions(client._client)
     return fields

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.serve.chat import ChatRequest, Completion
-from pdr_graph.serve.guard import Guard
+from pdr_graph.serve.guard import Guard, HostNames, client_keys
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.protocol import (
     Error,
@@ -44,7 +44,15 @@ from pdr_graph.serve.reply import (
     json_of,
     while_present,
 )
-from pdr_graph.serve.request import Catalogue, Repeats, ResponseId, SolveRequest, understand
+from pdr_graph.serve.request import (
+    SPACE,
+    Catalogue,
+    Repeats,
+    ResponseId,
+    SolveRequest,
+    ThreadSpace,
+    understand,
+)
 from pdr_graph.serve.response_form import DeletedResponse, RunResponse, stored_response
 from pdr_graph.serve.responses import ResponsesRequest
 from pdr_graph.serve.runner import SolveRunner, StoredRun
@@ -76,12 +84,14 @@ class AnswerDesk:
         body = await asyncio.to_thread(read_request, kind, await request.body())
         if body.stream:
             return _Streamed(self, body)
-        async with self.accounted(body) as reply:
+        async with self.accounted(body, request.scope[SPACE]) as reply:
             whole = await while_present(request.receive, reply.whole(), self.options.timeout_s)
         return _json(whole, {THREAD_HEADER: reply.asked.thread_id})
 
     @asynccontextmanager
-    async def accounted(self, body: ChatRequest | ResponsesRequest) -> AsyncIterator[RunReply]:
+    async def accounted(
+        self, body: ChatRequest | ResponsesRequest, space: ThreadSpace
+    ) -> AsyncIterator[RunReply]:
         """Understand a request, turn every error into a refusal, and count how it ends."""
         name = body.model.partition("?")[0]
         # Clients must not be able to make up labels.
@@ -90,22 +100,21 @@ class AnswerDesk:
         asked: SolveRequest | None = None
         status = 200
         try:
-            read = await self._inquiry(body)
-            asked = await asyncio.to_thread(understand, read, self.catalogue, self.repeats)
+            read = await self._inquiry(body, space)
+            asked = await asyncio.to_thread(understand, read, self.catalogue, self.repeats, space)
             if self.options.log_prompts:
-                logger.info("request.prompt thread=%s text=%r", asked.thread_id, asked.problem)
+                logger.info("request.prompt thread=%s text=%r", asked.place, asked.problem)
             reply = RunReply(self.runner, asked, body.form(asked))
             yield reply
             if reply.refused is not None:
                 status = reply.refused.status
             if (result := reply.result) is not None:
                 metrics.b_seq.labels(result.config.preset).observe(result.ledger.b_seq)
-        except RefusalError as refusal:
-            status = refusal.status
-            raise
         except Exception as error:
             refused = self.refusal(error, asked)
             status = refused.status
+            if refused is error:
+                raise
             raise refused from error
         except BaseException:
             status = 503  # the server was told to stop at once
@@ -117,7 +126,7 @@ class AnswerDesk:
             logger.info(
                 "request.done model=%s thread=%s status=%d seconds=%.2f stream=%s",
                 model,
-                asked.thread_id if asked is not None else "-",
+                asked.place if asked is not None else "-",
                 status,
                 seconds,
                 bool(body.stream),
@@ -127,18 +136,23 @@ class AnswerDesk:
         """Return how a request is refused for an error; a run that is kept can be resumed."""
         if isinstance(error, ClientGoneError):
             return RefusalError(CLIENT_LEFT, "the client left")
-        if asked is None or not self.runner.can_resume(asked):
+        if asked is None:
             return refusal_of(error)
-        return refusal_of(error, asked.thread_id)
+        way_on = asked.thread_id if self.runner.can_resume(asked) else None
+        return refusal_of(error, way_on).naming(asked.thread_id, asked.place)
 
-    async def response(self, response_id: str) -> tuple[ResponseId, StoredRun]:
-        """Return the run of a response.
+    async def response(self, response_id: str, space: ThreadSpace) -> tuple[ResponseId, StoredRun]:
+        """Return the run of a response to a client of one key.
 
         Raises:
             RefusalError: 404, there is none of this id.
         """
         name = ResponseId.read(response_id)
-        run = await self.runner.recall(name.thread_id) if name is not None else None
+        run = None
+        if name is not None:
+            place = space.place(name.thread_id)
+            with _refusing(name.thread_id, place):
+                run = await self.runner.recall(name.thread_id, place)
         if name is None or run is None or not name.names(run.problem):
             raise RefusalError(
                 404,
@@ -149,23 +163,37 @@ class AnswerDesk:
             )
         return name, run
 
-    async def cancelled(self, response_id: str) -> openai_responses.Response:
+    async def cancelled(self, response_id: str, space: ThreadSpace) -> openai_responses.Response:
         """Cancel the run of a response; its drafts are kept, and it can be resumed.
 
         Raises:
             RefusalError: it has ended, or another server runs it.
         """
-        name, run = await self.response(response_id)
+        name, run = await self.response(response_id, space)
         if run.result is not None:
             raise RefusalError(400, "the response is complete, and cannot be cancelled")
-        await self.runner.call_off(name.thread_id)
+        place = space.place(name.thread_id)
+        with _refusing(name.thread_id, place):
+            await self.runner.call_off(place)
         return stored_response(name, run).model_copy(update={"status": "cancelled"})
 
-    async def _inquiry(self, body: ChatRequest | ResponsesRequest) -> Inquiry:
+    async def deleted(self, response_id: str, space: ThreadSpace) -> DeletedResponse:
+        """Delete a response, and the run that it was.
+
+        Raises:
+            RefusalError: it is being run.
+        """
+        name, _ = await self.response(response_id, space)
+        place = space.place(name.thread_id)
+        with _refusing(name.thread_id, place):
+            await self.runner.forget(place)
+        return DeletedResponse(id=response_id, object="response", deleted=True)
+
+    async def _inquiry(self, body: ChatRequest | ResponsesRequest, space: ThreadSpace) -> Inquiry:
         if isinstance(body, ChatRequest) or body.previous_response_id is None:
             return await asyncio.to_thread(body.inquiry)
         try:
-            name, run = await self.response(body.previous_response_id)
+            name, run = await self.response(body.previous_response_id, space)
         except RefusalError as refusal:
             raise RefusalError(
                 400,
@@ -194,7 +222,7 @@ class _Streamed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         desk = self._desk
-        async with desk.accounted(self._request) as reply:
+        async with desk.accounted(self._request, scope[SPACE]) as reply:
 
             def failed(error: BaseException) -> bytes:
                 reply.refused = desk.refusal(error, reply.asked)
@@ -214,7 +242,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The request cannot be carried out as asked",
         401: "No or wrong key",
-        403: "Another host than this machine is named",
+        403: "A host is named that the server does not answer to",
         404: "No such model or response",
         408: "The body took too long",
         409: "The thread is busy, or holds another run",
@@ -223,7 +251,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         429: "Too many requests wait; Retry-After says when to try again",
         500: "A defect of this server",
         502: "The model behind this server failed",
-        503: "Shutting down, or the store does not answer",
+        503: "Shutting down or full, or the store does not answer",
         504: "Out of time; the run can be resumed",
     }.items()
 }
@@ -249,14 +277,19 @@ class _Guarded(FastAPI):
             title="pdr-graph", version=version("pdr-graph"), docs_url=None, redoc_url=None
         )
         self._options = options
+        self._keys = client_keys(options)
 
     def build_middleware_stack(self) -> ASGIApp:
-        options = self._options
+        options, hosts = self._options, None
+        # A page that reaches a server by a name of its own still lacks the key.
+        if options.allowed_hosts or not self._keys:
+            hosts = HostNames([*options.allowed_hosts, options.host], addresses=options.public)
         return Guard(
             super().build_middleware_stack(),
-            key=options.key.get_secret_value() if options.key is not None else None,
+            keys=self._keys,
             max_body_bytes=options.max_body_bytes,
-            local_only=options.key is None and not options.public,
+            body_s=options.body_s,
+            hosts=hosts,
             origins=options.cors,
             exposed=(THREAD_HEADER, "Retry-After"),
         )
@@ -299,14 +332,14 @@ def _add_answers(app: FastAPI, desk: AnswerDesk) -> None:
     refusals = _only(400, 401, 403, 404, 408, 409, 413, 415, 503)
 
     @app.get(path, response_model=RunResponse, responses=refusals, operation_id="retrieveResponse")
-    async def _retrieve(response_id: str, stream: bool = False) -> Response:
+    async def _retrieve(request: Request, response_id: str, stream: bool = False) -> Response:
         """Return a response whose run is kept, without the progress that led to it."""
         if stream:
             raise RefusalError(
                 400, "a kept response is not streamed; leave stream out", param="stream"
             )
         with _refusing():
-            return _json(stored_response(*await desk.response(response_id)))
+            return _json(stored_response(*await desk.response(response_id, request.scope[SPACE])))
 
     @app.post(
         f"{path}/cancel",
@@ -314,29 +347,27 @@ def _add_answers(app: FastAPI, desk: AnswerDesk) -> None:
         responses=refusals,
         operation_id="cancelResponse",
     )
-    async def _cancel(response_id: str) -> Response:
+    async def _cancel(request: Request, response_id: str) -> Response:
         """Cancel a response that this server is working on; its run can be resumed."""
         with _refusing():
-            return _json(await desk.cancelled(response_id))
+            return _json(await desk.cancelled(response_id, request.scope[SPACE]))
 
     @app.delete(
         path, response_model=DeletedResponse, responses=refusals, operation_id="deleteResponse"
     )
-    async def _delete(response_id: str) -> Response:
+    async def _delete(request: Request, response_id: str) -> Response:
         """Delete a response, and the run that it was."""
         with _refusing():
-            name, _ = await desk.response(response_id)
-            await desk.runner.forget(name.thread_id)
-        return _json(DeletedResponse(id=response_id, object="response", deleted=True))
+            return _json(await desk.deleted(response_id, request.scope[SPACE]))
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn every error into a refusal."""
+def _refusing(thread_id: str = "", place: str = "") -> Iterator[None]:
+    """Turn every error into a refusal, which tells a thread by the name that its client knows."""
     try:
         yield
     except Exception as error:
-        raise refusal_of(error) from error
+        raise refusal_of(error).naming(thread_id, place) from error
 
 
 def _add_rest(app: FastAPI, runner: SolveRunner, catalogue: Catalogue) -> None:

@@ -28,6 +28,7 @@ from pdr_graph.serve.protocol import (
     Report,
     StreamOptions,
     ToolCalls,
+    Whole,
     document,
     text_of,
 )
@@ -93,13 +94,13 @@ class ChatRequest(AnswerRequest):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Whole | None = Field(None, ge=1)
     """Completion tokens of each call, the one that writes the answer included."""
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: Whole | None = Field(None, ge=1)
     """The newer name of `max_tokens`, which it overrides."""
     stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
     """Texts before which the answer ends; drafts are written to their end."""
-    n: int | None = Field(None, ge=1, le=128)
+    n: Whole | None = Field(None, ge=1, le=128)
     """Only 1: send as many requests as you want answers."""
 
     def inquiry(self) -> Inquiry:

@@ -1,7 +1,12 @@
-"""Checks every request before the application sees it: key, host name, body size and type."""
+"""Checks every request before the application sees it: key, host name, body size and type.
+
+Each key has a space of its own for the names of threads. The first has the plain names, which runs
+had before there was a second key, and which the command line uses.
+"""
 
 import asyncio
 import hmac
+import ipaddress
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,17 +16,63 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pdr_graph.serve.options import LOOPBACK
+from pdr_graph.errors import keep_secret
+from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.refusal import RefusalError
-
-BODY_TIMEOUT_S = 30.0
-"""Seconds in which a request's body must arrive."""
+from pdr_graph.serve.request import SPACE, ThreadSpace
 
 MOST_VALUES = 65_536
 """Values that a body may hold: far above a long conversation's, and read in a moment."""
 
 DISCARD_TIMEOUT_S = 2.0
 """Seconds for which the body of a refused request is read on."""
+
+
+def client_keys(options: ServeOptions) -> tuple[str, ...]:
+    """Return the keys that clients may send; empty where none is asked for."""
+    text = "" if options.key is None else options.key.get_secret_value()
+    keys = tuple(dict.fromkeys(text.split()))
+    keep_secret(*keys)
+    return keys
+
+
+class HostNames:
+    """The names by which a server may be asked for, so that a web page cannot reach it by another.
+
+    A page may give its own name the address of this machine (DNS rebinding). The browser then takes
+    our replies for that page's own, and says its name in the Host header. It cannot do so with an
+    address as the name.
+    """
+
+    def __init__(self, names: Sequence[str], *, addresses: bool) -> None:
+        """Admit names.
+
+        Args:
+            names: Beside those of this machine; `*` is any.
+            addresses: Whether every address is a name of the server; else those of this machine.
+        """
+        self._names = {"localhost", *(each.lower().rstrip(".") for each in names)}
+        self._addresses = addresses
+
+    def admit(self, headers: Sequence[str]) -> bool:
+        """Tell whether the Host headers of a request name the server."""
+        if "*" in self._names:
+            return True
+        if len(headers) != 1 or (found := _HOST.fullmatch(headers[0])) is None:
+            return False
+        name = (found["v6"] or found["name"]).lower()
+        name = name if found["v6"] else name.removesuffix(".")
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._names
+        if (address.version == 6) is not bool(found["v6"]):
+            return False
+        return self._addresses or address.is_loopback or str(address) in self._names
+
+
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d{0,5})?")
+"""A Host header, by RFC 9110: a name or an address, and perhaps a port."""
 
 
 class Guard:
@@ -31,9 +82,10 @@ class Guard:
         self,
         app: ASGIApp,
         *,
-        key: str | None,
+        keys: Sequence[str],
         max_body_bytes: int,
-        local_only: bool,
+        body_s: float,
+        hosts: HostNames | None,
         origins: Sequence[str] = (),
         exposed: Sequence[str] = (),
     ) -> None:
@@ -41,18 +93,22 @@ class Guard:
 
         Args:
             app: The application.
-            key: The bearer token that clients must send; None asks for none.
+            keys: The bearer tokens of clients, who must send one of them; without any, none is
+                asked for.
             max_body_bytes: Size of the largest body.
-            local_only: Whether requests must name this machine as their host, so that a web page
-                cannot reach a server without a key through a name of its own (DNS rebinding).
+            body_s: Seconds in which a body must arrive.
+            hosts: The names by which requests must ask for the server; None is any.
             origins: Origins whose pages may call the application (CORS), `*` for any; the browser
                 refuses it to all others.
             exposed: Headers of replies that such a page may read.
         """
         self._app = app
-        self._key = key.encode() if key is not None else None
+        self._spaces = {
+            key.encode(): ThreadSpace(key if index else "") for index, key in enumerate(keys)
+        }
         self._max_body_bytes = max_body_bytes
-        self._local_only = local_only
+        self._body_s = body_s
+        self._hosts = hosts
         self._checked: ASGIApp = self._pass_on
         if origins:
             # Around the checks, so that a page can read why it was refused.
@@ -72,7 +128,7 @@ class Guard:
         """Pass a request on, or answer it with an error."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and not self._names_this_machine(Request(scope)):
+        elif scope["method"] == "OPTIONS" and not self._is_asked_for(Request(scope)):
             # A preflight is answered without looking further.
             await self._pass_on(scope, receive, send)
         else:
@@ -81,13 +137,14 @@ class Guard:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, has_body = Request(scope, receive), scope["method"] not in {"GET", "HEAD"}
         try:
-            self._check(request)
+            # The application is asked in the space of this key; nobody else can set it.
+            scope = {**scope, SPACE: self._check(request)}
             body = await self._body(request) if has_body else b""
         except ClientDisconnect:
             return
         except RefusalError as refusal:
             if has_body:
-                await _discard(Request(scope, receive), 8 * self._max_body_bytes)
+                await discard(Request(scope, receive), 8 * self._max_body_bytes)
             # The rest of the body would be taken for the next request.
             error = JSONResponse(
                 refusal.body(), refusal.status, {**refusal.headers, "Connection": "close"}
@@ -96,25 +153,30 @@ class Guard:
             return
         await self._app(scope, _replay(body, receive), send)
 
-    def _check(self, request: Request) -> None:
-        headers = request.headers
-        if not self._names_this_machine(request):
+    def _check(self, request: Request) -> ThreadSpace:
+        if not self._is_asked_for(request):
+            host = ", ".join(request.headers.getlist("host"))[:100]
             raise RefusalError(
-                403, "this server answers requests to localhost only; give it a key to serve others"
+                403,
+                f"host {host!r} is not known as a name of this server; ask for it as localhost, or "
+                "start it with that name (--allowed-host) or with a key (--key-file)",
+                code="host_not_allowed",
             )
         # A supervisor of the process need not have the key.
-        if self._key is None or request.scope["path"] == "/health":
-            return
-        scheme, _, sent = headers.get("authorization", "").partition(" ")
+        if not self._spaces or request.scope["path"] == "/health":
+            return ThreadSpace()
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
         given = sent.strip().encode("utf-8", "surrogateescape")
-        # In constant time, so that the time taken tells nothing about the key.
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._key):
+        # In constant time, so that the time taken tells nothing about the keys.
+        found = [space for key, space in self._spaces.items() if hmac.compare_digest(given, key)]
+        if scheme.lower() != "bearer" or not found:
             raise RefusalError(
                 401, "no or wrong API key; send it as a bearer token", code="invalid_api_key"
             )
+        return found[0]
 
-    def _names_this_machine(self, request: Request) -> bool:
-        return not self._local_only or _host_of(request.headers.get("host", "")) in LOOPBACK
+    def _is_asked_for(self, request: Request) -> bool:
+        return self._hosts is None or self._hosts.admit(request.headers.getlist("host"))
 
     async def _body(self, request: Request) -> bytes:
         headers = request.headers
@@ -127,14 +189,14 @@ class Guard:
             raise RefusalError(415, f"the body is {kind or 'of no type'}, not application/json")
         body, count = bytearray(), ValueCount()
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
+            async with asyncio.timeout(self._body_s):
                 async for part in request.stream():
                     body += part
                     if len(body) > self._max_body_bytes:
                         raise self._too_large()
                     count.add(part)
         except TimeoutError:
-            raise RefusalError(408, f"the body took longer than {BODY_TIMEOUT_S:g} s") from None
+            raise RefusalError(408, f"the body took longer than {self._body_s:g} s") from None
         return bytes(body)
 
     def _too_large(self) -> RefusalError:
@@ -182,7 +244,7 @@ class ValueCount:
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 
 
-async def _discard(request: Request, most: int) -> None:
+async def discard(request: Request, most: int = 2**20) -> None:
     """Read the rest of a body: a client that is still writing would miss the answer."""
     with suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(DISCARD_TIMEOUT_S):
@@ -204,9 +266,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return again
-
-
-def _host_of(header: str) -> str:
-    """Return the name in a Host header, without its port."""
-    name = header.rpartition(":")[0] if header.rpartition(":")[2].isdigit() else header
-    return name.strip("[]").lower()

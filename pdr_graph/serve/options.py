@@ -1,6 +1,8 @@
 """The options of `pdr-graph serve`: its address, its limits, and how it treats requests."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -18,10 +20,12 @@ class ServeOptions(ProcessSettings):
 
     model_config = ProcessSettings.model_config | SettingsConfigDict(env_prefix="PDR_SERVE_")
 
+    in_files: ClassVar[Mapping[str, str]] = {"key": "key_file"}
     harmless: ClassVar[frozenset[str]] = frozenset(
         {
             *("port", "key", "max_runs", "max_waiting", "max_drafts", "max_body_bytes"),
-            *("timeout_s", "drain_s", "repeatable"),
+            *("timeout_s", "drain_s", "repeatable", "max_connections", "max_by_address"),
+            *("head_s", "body_s", "idle_s", "stall_s"),
         }
     )
 
@@ -30,9 +34,16 @@ class ServeOptions(ProcessSettings):
     port: int = Field(8100, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     key: SecretStr | None = None
-    """Key that clients must send; without one everybody who reaches the address is served."""
+    """Key that clients must send; without one everybody who reaches the address is served. Several
+    keys, one a line, are for clients that must not reach each other's runs. Other users of this
+    machine can see what is typed: rather name a file, or set the variable."""
+    key_file: Path | None = None
+    """File that holds such keys and that nobody else can read."""
     keyless: bool = False
     """Serve other machines without a key."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names by which clients may ask for this server, beside localhost and addresses; `*` is any.
+    With a key, all names are allowed until you list some."""
     cors: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins whose web pages may call this server, such as https://app.example; `*` is any."""
     max_runs: int = Field(64, ge=1)
@@ -43,6 +54,21 @@ class ServeOptions(ProcessSettings):
     """Drafts that one request may ask for, all its rounds together."""
     max_body_bytes: int = Field(4 * 2**20, ge=1024)
     """Size of a request; a larger one is answered 413."""
+    max_connections: int | None = Field(None, ge=1)
+    """Connections at once. Beyond them the one that has waited longest for its request is closed;
+    if all are being answered, new ones get 503. None is half of the open files that this process
+    may have."""
+    max_by_address: int | None = Field(None, ge=1)
+    """Connections at once from one address, or from one IPv6 network (/64). None is three quarters
+    of all."""
+    head_s: float = Field(15.0, gt=0)
+    """Seconds in which the head of a request must arrive, from the connection on."""
+    body_s: float = Field(30.0, gt=0)
+    """Seconds in which the body of a request must arrive."""
+    idle_s: float = Field(75.0, gt=0)
+    """Seconds that a connection may wait for its next request."""
+    stall_s: float = Field(30.0, gt=0)
+    """Seconds after which a client that reads nothing of its answer is disconnected."""
     timeout_s: float = Field(3600.0, gt=0)
     """Seconds that one request may take, waiting included; its run can then be resumed."""
     drain_s: float = Field(60.0, ge=0)
@@ -57,10 +83,25 @@ class ServeOptions(ProcessSettings):
     @field_validator("key")
     @classmethod
     def _key_fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        text = key.get_secret_value().strip() if key is not None else ""
-        if not (text.isascii() and text.isprintable()) or " " in text:
-            raise ValueError("an API key holds printable ASCII characters only, and no space")
-        return SecretStr(text) if text else None
+        text = key.get_secret_value() if key is not None else ""
+        keys = [each.strip() for each in text.splitlines()]
+        keys = [each for each in keys if each and not each.startswith("#")]
+        for each in keys:
+            if not (each.isascii() and each.isprintable()) or " " in each:
+                raise ValueError("an API key holds printable ASCII characters only, and no space")
+        return SecretStr("\n".join(keys)) if keys else None
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _hosts_are_names(cls, given: object) -> object:
+        if isinstance(given, str):
+            given = tuple(each.strip() for each in given.split(",") if each.strip())
+        for each in given if isinstance(given, tuple | list) else ():
+            if each != "*" and not re.fullmatch(
+                r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", each
+            ):
+                raise ValueError(f"{each!r} is no host name; write it without scheme and port")
+        return given
 
     @field_validator("cors", mode="before")
     @classmethod

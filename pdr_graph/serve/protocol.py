@@ -7,13 +7,23 @@ made of `openai.types`; the classes below add what a run tells beyond them.
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from openai.types import Model
 from openai.types.shared import ErrorObject
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    ValidationError,
+)
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.conversation import Turn
@@ -39,7 +49,7 @@ class Metadata(BaseModel):
 class StreamOptions(BaseModel):
     """What a stream holds beside the answer."""
 
-    include_usage: bool | None = None
+    include_usage: StrictBool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,19 @@ def document(schema: dict[str, Any], without_effect: frozenset[str]) -> None:
     schema["properties"]["pdr"] = {"anyOf": [PDRConfig.model_json_schema(), {"type": "null"}]}
 
 
+def _no_text(value: object) -> object:
+    """Refuse what pydantic would make a number of."""
+    if isinstance(value, str | bool):
+        raise ValueError("a number is needed here")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_text)]
+"""A whole number, which is not written as text."""
+Real = Annotated[float, BeforeValidator(_no_text)]
+"""A number, which is not written as text."""
+
+
 class AnswerRequest(BaseModel):
     """A request for one answer."""
 
@@ -82,11 +105,11 @@ class AnswerRequest(BaseModel):
 
     model: str = Field(min_length=1, max_length=MOST_OF_A_MODEL)
     """A preset; settings of `PDRConfig` may follow, as in `pdr?widths=8,4&kappa=1024`."""
-    stream: bool | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
+    stream: StrictBool | None = None
+    temperature: Real | None = Field(None, ge=0, le=2)
     """Sampling temperature of drafts and refinement."""
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    top_p: Real | None = Field(None, gt=0, le=1)
+    seed: Whole | None = Field(None, ge=-(2**63), lt=2**64)
     """Seed of the run. A repeat of the request is a new sample with a seed of its own, unless the
     server is started with `--repeatable`. `pdr.seed` is always taken as it is."""
     metadata: Metadata | None = None
@@ -137,6 +160,8 @@ MOST_FIELDS = 256
 MOST_ITEMS = 4096
 """Items that a field may hold, or a list in it; conversations are bounded by the guard alone."""
 
+MOST_LEVELS = 64
+"""Lists and objects within each other that a body may hold."""
 MOST_CHARACTERS = 256
 """Length of a field's name."""
 
@@ -152,9 +177,17 @@ def read_request(kind: type[AnyRequest], body: bytes) -> AnyRequest:
         RefusalError: 400, it is no JSON, holds too much, or does not fit.
     """
     try:
-        data = json.loads(body)
+        data = json.loads(
+            body.decode("utf-8-sig"),
+            parse_int=_whole,
+            parse_constant=_Misfit,
+            object_pairs_hook=_fields,
+        )
     except (ValueError, RecursionError):
         raise RefusalError(400, "the body is not valid JSON", code="invalid_json") from None
+    for place, why in _misfits(data):
+        field = place or "the body"
+        raise RefusalError(400, f"{field}: {why}", param=field, code="invalid_value")
     if isinstance(data, dict):
         for place, number, what, most in _sizes(data):
             if number > most:
@@ -168,6 +201,76 @@ def read_request(kind: type[AnyRequest], body: bytes) -> AnyRequest:
     except ValidationError as error:
         fault = Fault.of(error)
         raise malformed(fault, fault.path) from None
+
+
+class _Misfit(str):
+    """A number that JSON or this server does not know, as it was written."""
+
+
+class _Repeated(dict[str, Any]):
+    """Fields of which one came twice: readers differ on which of the two counts."""
+
+    name: str
+
+
+def _whole(text: str) -> int | _Misfit:
+    # What is longer takes long to read, and fits nowhere.
+    return int(text) if len(text) <= 20 and -(2**63) <= int(text) < 2**64 else _Misfit(text)
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) == len(pairs):
+        return fields
+    repeated = _Repeated(fields)
+    counts = Counter(name for name, _ in pairs)
+    repeated.name = next(name for name, count in counts.items() if count > 1)
+    return repeated
+
+
+def _misfits(data: Any) -> Iterator[tuple[str, str]]:  # Any: JSON
+    """Yield where a value is that nothing can be made of, and why; one level after the other."""
+    level: list[tuple[str, Any]] = [("", data)]
+    for depth in range(MOST_LEVELS + 1):
+        below: list[tuple[str, Any]] = []
+        for place, value in level:
+            if isinstance(value, _Misfit):
+                yield place, "the number is none that this server can hold"
+            elif isinstance(value, float) and not math.isfinite(value):
+                yield place, "the number is too large"
+            elif isinstance(value, str) and (at := _half_character(value)) is not None:
+                yield place, f"character {at} is half of a pair (a lone surrogate); send the whole"
+            elif isinstance(value, dict):
+                if isinstance(value, _Repeated):
+                    yield place, f"the field {_shown(value.name)} is there twice; send it once"
+                if any(_half_character(name) is not None for name in value):
+                    yield place, "a name holds half of a pair of characters (a lone surrogate)"
+                below += [
+                    (f"{place}.{_shown(name)}".lstrip("."), each) for name, each in value.items()
+                ]
+            elif isinstance(value, list):
+                below += [
+                    (f"{place}.{index}".lstrip("."), each) for index, each in enumerate(value)
+                ]
+        if not below:
+            return
+        if depth == MOST_LEVELS:
+            yield below[0][0].partition(".")[0], f"it is nested deeper than {MOST_LEVELS} levels"
+        level = below
+
+
+def _shown(name: str) -> str:
+    return name.encode("ascii", "backslashreplace").decode()[:64]
+
+
+def _half_character(text: str) -> int | None:
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
 
 def _sizes(data: Mapping[str, Any]) -> Iterator[tuple[str, int, str, int]]:

@@ -20,6 +20,7 @@ from pdr_graph.errors import (
     ConfigChangedError,
     ConfigError,
     ContextWindowError,
+    DamagedRunError,
     DrainedError,
     EndpointError,
     PDRError,
@@ -62,6 +63,18 @@ class RefusalError(PDRError):
         if self.status == HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
         return headers
+
+    def naming(self, thread_id: str, place: str) -> "RefusalError":
+        """Return the refusal with a thread's name in place of what it is called in the store."""
+        if thread_id == place or place not in str(self):
+            return self
+        return RefusalError(
+            self.status,
+            str(self).replace(place, thread_id),
+            param=self.param,
+            code=self.code,
+            retry_after_s=self.retry_after_s,
+        )
 
     def body(self) -> dict[str, object]:
         """Return OpenAI's error object."""
@@ -114,6 +127,9 @@ def refusal_of(error: BaseException, thread_id: str | None = None) -> RefusalErr
             return RefusalError(400, str(error), param="pdr", code="invalid_setting")
         case ThreadExistsError():
             return thread_busy(error.thread_id)
+        case DamagedRunError():
+            logger.warning("thread.unreadable error=%s", error)
+            return thread_unreadable(error.thread_id)
         case DrainedError():
             return shutting_down(way_on)
         case QuorumError() | CallError() | EndpointError():

@@ -12,6 +12,7 @@ from taking a long thought for a dead connection. Work ends when its client leav
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -36,8 +37,49 @@ T = TypeVar("T")
 # ---------------------------------------------------------------------------- the answer
 
 
+class Marks:
+    """Finds texts in a text that comes in pieces, in time linear in its length, however many.
+
+    It is the automaton of Aho and Corasick (1975): it knows after each character the longest end of
+    the text that one of the marks begins with.
+    """
+
+    def __init__(self, marks: Sequence[str]) -> None:
+        self._next: list[dict[str, int]] = [{}]
+        self._fall: list[int] = [0]
+        """Where a state goes on at a character that it does not expect: its longest proper end."""
+        self.depth: list[int] = [0]
+        """Characters of the beginning of a mark that have been seen, by state."""
+        self.whole: list[tuple[str, ...]] = [()]
+        """Marks that end here, by state; the longest first."""
+        for mark in dict.fromkeys(marks):
+            state = 0
+            for character in mark:
+                if character not in self._next[state]:
+                    self._next[state][character] = len(self._next)
+                    self._next.append({})
+                    self._fall.append(0)
+                    self.depth.append(self.depth[state] + 1)
+                    self.whole.append(())
+                state = self._next[state][character]
+            self.whole[state] = (mark,)
+        waiting = deque(self._next[0].values())
+        while waiting:
+            state = waiting.popleft()
+            for character, following in self._next[state].items():
+                self._fall[following] = self.after(self._fall[state], character)
+                self.whole[following] += self.whole[self._fall[following]]
+                waiting.append(following)
+
+    def after(self, state: int, character: str) -> int:
+        """Return the state that follows; 0 is that of the beginning."""
+        while state and character not in self._next[state]:
+            state = self._fall[state]
+        return self._next[state].get(character, 0)
+
+
 class Answer:
-    """The text of one answer, released as it settles."""
+    """The text of one answer, released as it settles; each piece costs what it is long."""
 
     def __init__(self, stops: Sequence[str] = (), *, may_think: bool = True) -> None:
         """Begin an answer.
@@ -49,10 +91,44 @@ class Answer:
         """
         self._stops = tuple(stops)
         self._may_think = may_think
+        self._marks = Marks((OPEN, CLOSE, *stops))
         self._attempt = 0
-        self._raw = ""
-        self.sent = ""
+        self._sent: list[str] = []
+        """What has been released so far, by all attempts."""
+        self._begin(anew=True)
+
+    def _begin(self, *, anew: bool) -> None:
+        """Begin the text again: at a further attempt, or behind a thought."""
+        if anew:
+            self._closed = False
+            """Whether the text is behind a thought."""
+        self._state = 0
+        self._opened = False
+        """Whether a thought has begun in the text that is not closed."""
+        self._held: list[str] = []
+        """Pieces of the text that have not settled."""
+        self._start = self._end = self._solid = 0
+        """Where they begin, where they end, and where their last character ends that is not blank;
+        counted from the first of the text that is not."""
+        self._cut_at: int | None = None
+        """Where the first stop text begins, as far as is known."""
+        self._cut_end = 0
+        self._is_over = False
+        """Whether all that follows is behind a stop text."""
+        # What was sent cannot be taken back: the text must begin with it.
+        self._owed, self._differs = self.sent, False
+
+    @property
+    def sent(self) -> str:
         """What has been released so far."""
+        if len(self._sent) > 1:
+            self._sent = ["".join(self._sent)]
+        return self._sent[0] if self._sent else ""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has been released."""
+        return bool(self._sent)
 
     def take(self, attempt: int, text: str, *, thought_apart: bool = False) -> str:
         """Add what the model has just written; return what may be sent now.
@@ -63,10 +139,13 @@ class Answer:
             thought_apart: Whether the server sends this reply's thought apart from its text.
         """
         if attempt != self._attempt:
-            self._attempt, self._raw = attempt, ""
+            self._attempt = attempt
+            self._begin(anew=True)
         if thought_apart:
             self._may_think = False
-        self._raw += text
+        self._read(text)
+        if self._opened or (self._may_think and not self._closed):
+            return ""
         return self._release(self._settled())
 
     def finish(self, solution: str) -> str:
@@ -75,46 +154,75 @@ class Answer:
         Raises:
             CallError: a second attempt at the call came out otherwise than what was sent.
         """
-        final = self._cut(solution)
-        if not final.startswith(self.sent):
+        final, sent = self._cut(solution), self.sent
+        if not final.startswith(sent):
             raise CallError(
                 "the answer was interrupted and came out otherwise at the second attempt"
             )
-        return self._release(final)
+        self._sent = [final] if final else []
+        return final[len(sent) :]
 
     def is_cut(self, solution: str) -> bool:
         """Tell whether a stop text ended the answer."""
         return len(self._cut(solution)) < len(solution)
 
-    def _release(self, text: str) -> str:
-        if not text.startswith(self.sent):
-            return ""
-        piece, self.sent = text[len(self.sent) :], text
-        return piece
+    def _read(self, text: str) -> None:
+        """Read a piece, and keep what may have to be sent."""
+        begin, marks = 0, self._marks
+        for index, character in enumerate(text):
+            if self._end == 0 and begin == index and character.isspace():
+                begin = index + 1
+                continue
+            self._state = marks.after(self._state, character)
+            for mark in marks.whole[self._state]:
+                if mark == CLOSE:
+                    self._begin(anew=False)
+                    self._closed, begin = True, index + 1
+                    break
+                self._opened = self._opened or mark == OPEN
+                end = self._end + index + 1 - begin
+                if mark in self._stops and (self._cut_at is None or end - len(mark) < self._cut_at):
+                    self._cut_at, self._cut_end = end - len(mark), end
+        if piece := text[begin:]:
+            self._held.append(piece)
+            if solid := len(piece.rstrip()):
+                self._solid = self._end + solid
+            self._end += len(piece)
 
     def _settled(self) -> str:
-        """Return as much of the solution as cannot change any more."""
-        _, closing, after = self._raw.rpartition(CLOSE)
-        if not closing and self._may_think:
+        """Return what has settled since the last time."""
+        if self._is_over:
+            self._held = []
             return ""
-        text = after if closing else self._raw
-        if OPEN in text:
+        # Whatever begins later may turn out to be a mark.
+        end = self._end - self._marks.depth[self._state]
+        if self._cut_at is not None:
+            self._is_over = self._cut_at <= end and self._cut_end <= self._solid
+            end = min(end, self._cut_at)
+        if not self._is_over and self._start == min(end, self._solid):
             return ""
-        cut = self._cut(text.strip())
-        if len(cut) < len(text.strip()):
-            return wellformed(cut)
-        held = max(_overlap(text, each) for each in (OPEN, CLOSE, *self._stops))
-        return wellformed(text[: len(text) - held].strip())
+        text = "".join(self._held)
+        settled = text[: end - self._start]
+        if not self._is_over:
+            settled = settled.rstrip()
+        self._held = [text[len(settled) :]]
+        self._start += len(settled)
+        return wellformed(settled)
+
+    def _release(self, text: str) -> str:
+        """Return what has to be sent of what has settled."""
+        if self._owed and not self._differs:
+            both = min(len(text), len(self._owed))
+            self._differs = text[:both] != self._owed[:both]
+            self._owed, text = self._owed[both:], text[both:]
+        if self._differs or not text:
+            return ""
+        self._sent.append(text)
+        return text
 
     def _cut(self, text: str) -> str:
         found = [place for each in self._stops if (place := text.find(each)) >= 0]
         return text[: min(found)] if found else text
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Return how many characters at the end of a text may be the beginning of a mark."""
-    longest = min(len(mark) - 1, len(text))
-    return next((n for n in range(longest, 0, -1) if text.endswith(mark[:n])), 0)
 
 
 # ---------------------------------------------------------------------------- the reply
@@ -267,7 +375,7 @@ class RunReply:
             thinks = self.runner.metrics.thinks
             self._answer = Answer(self.asked.stops, may_think=thinks is not False)
         line = self._narration.line(event)
-        if line and not self._answer.sent:
+        if line and not self._answer.has_begun:
             self._tell(f"{line}\n")
 
     def _tell(self, text: str) -> None:

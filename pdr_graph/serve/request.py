@@ -2,10 +2,11 @@
 
 import base64
 import hashlib
+import hmac
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from urllib.parse import parse_qsl
 
@@ -91,15 +92,24 @@ class Catalogue:
                 code="model_not_found",
             )
         fields = {**_settings(query), **asked}
-        for field, value in fields.items():
+        for step in _STEPS & fields.keys():
             # `package.module:attribute` is for the operator: a client must not import code.
-            if isinstance(value, str) and ":" in value:
-                raise ConfigError(f"{field} {value!r}: a request names built-in steps only")
+            if isinstance(fields[step], str) and ":" in str(fields[step]):
+                raise ConfigError(f"{step} {fields[step]!r}: a request names built-in steps only")
         fields.pop("preset", None)
         config = self._make(name, {**self._defaults, **fields})
         Extensions().check(config)
+        for setting, number in config.model_dump().items():
+            numbers = number if isinstance(number, tuple) else (number,)
+            if any(isinstance(each, int | float) and not each <= _MOST for each in numbers):
+                raise ConfigError(f"{setting}: {_MOST} is the most")
         most = num_rounds(config, config.max_extra_rounds)
-        drafts = sum(width_of(config, number) for number in range(1, most + 1))
+        # Each round has a draft, and so many rounds need not be gone through.
+        drafts = (
+            most
+            if most > self._max_drafts
+            else sum(width_of(config, number) for number in range(1, most + 1))
+        )
         if drafts > self._max_drafts:
             raise RefusalError(
                 400,
@@ -111,6 +121,12 @@ class Catalogue:
         return config, {"preset": name, **fields}
 
 
+_STEPS = frozenset({"distiller", "finish", "verifier"})
+"""Settings that can name code."""
+_MOST = 2**40
+"""Largest number in a setting of a request: sums of such numbers can be kept."""
+
+
 def _settings(query: str) -> dict[str, object]:
     """Read the settings in a model's name, written as in a URL's query."""
     settings: dict[str, object] = {}
@@ -120,6 +136,27 @@ def _settings(query: str) -> dict[str, object]:
         else:
             settings[name] = None if text.lower() == "none" else text
     return settings
+
+
+SPACE = "pdr.space"
+"""Where the scope of a request holds the space of its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSpace:
+    """The threads of one key: clients of another cannot take, find or read them by their names."""
+
+    key: str = field(default="", repr=False)
+    """Empty has the threads by their plain names."""
+
+    def place(self, name: str) -> str:
+        """Return the thread of the store that a client's name stands for.
+
+        The mark between the two is in no client's name, so that no space reaches into another.
+        """
+        if not self.key:
+            return name
+        return f"{name}#{hmac.new(self.key.encode(), name.encode(), 'sha256').hexdigest()[:16]}"
 
 
 REMEMBERED = 65_536
@@ -174,6 +211,9 @@ class SolveRequest:
     insisted: dict[str, object]
     """Fields that the client named: a resumed run must have been started with them."""
     thread_id: str
+    """The run's name, as its client knows it."""
+    place: str
+    """The thread of the store, which has this name in the space of the client's key."""
     named: bool
     """Whether the client named the thread, which may then already hold a run."""
     stops: tuple[str, ...]
@@ -184,8 +224,16 @@ class SolveRequest:
     """Whether the problem was made of several turns; else it is one message as it stands."""
 
 
-def understand(inquiry: Inquiry, catalogue: Catalogue, repeats: Repeats) -> SolveRequest:
+def understand(
+    inquiry: Inquiry, catalogue: Catalogue, repeats: Repeats, space: ThreadSpace
+) -> SolveRequest:
     """Read what is asked for.
+
+    Args:
+        inquiry: The request.
+        catalogue: The models on offer.
+        repeats: Tells repeats of a request apart.
+        space: The threads of the client's key.
 
     Raises:
         RefusalError: something in it cannot be honoured.
@@ -200,14 +248,16 @@ def understand(inquiry: Inquiry, catalogue: Catalogue, repeats: Repeats) -> Solv
     # Each request may draw a new seed, and a resumed run keeps its own.
     insisted.pop("seed", None)
     if config.seed is None and inquiry.seed is not None:
-        told_apart = f"{problem} {config.model_dump_json()}"
+        told_apart = f"{space.place('')}{problem} {config.model_dump_json()}"
         config = config.model_copy(update={"seed": repeats.seed(inquiry.seed, told_apart)})
+    thread_id = inquiry.thread_id or new_thread_id()
     return SolveRequest(
         model=inquiry.model,
         problem=problem,
         config=config,
         insisted=insisted,
-        thread_id=inquiry.thread_id or new_thread_id(),
+        thread_id=thread_id,
+        place=space.place(thread_id),
         named=inquiry.thread_id is not None,
         stops=inquiry.stops,
         stored=inquiry.stored,

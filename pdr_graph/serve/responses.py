@@ -15,6 +15,7 @@ from pdr_graph.serve.protocol import (
     AnswerRequest,
     Inquiry,
     ToolCalls,
+    Whole,
     document,
     only_text,
     text_of,
@@ -86,7 +87,7 @@ class ResponsesRequest(AnswerRequest):
     """A system message for this response; one that continues it does not inherit it."""
     previous_response_id: str | None = Field(None, max_length=512)
     """The response whose conversation `input` continues; its run must be kept."""
-    max_output_tokens: int | None = Field(None, ge=1)
+    max_output_tokens: Whole | None = Field(None, ge=1)
     """Completion tokens of each call, the one that writes the answer included."""
     store: bool | None = None
     """False: a run without a name is not kept, and so can be neither resumed nor read again."""

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from time import perf_counter
 
@@ -14,7 +14,7 @@ from langgraph.runtime import RunControl
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pdr_graph.budget import elapsed_s
-from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.config import PDRConfig
 from pdr_graph.errors import DrainedError
 from pdr_graph.events import OnEvent
 from pdr_graph.llm.client import ModelClient
@@ -24,7 +24,7 @@ from pdr_graph.run import Parts, Result, resume, solve, with_input
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.refusal import RefusalError, shutting_down, thread_busy
 from pdr_graph.serve.request import SolveRequest
-from pdr_graph.state import config_of
+from pdr_graph.state import reading, stored_config
 from pdr_graph.trace import TraceRecord
 
 LONGEST_RETRY_S = 60
@@ -223,8 +223,8 @@ class SolveRunner:
         try:
             async with (
                 self.admission.place(),
-                self._claimed(asked.thread_id) as control,
-                store.alone(asked.thread_id) if store else nullcontext(),
+                self._claimed(asked.place) as control,
+                store.alone(asked.place) if store else nullcontext(),
             ):
                 recorded = await self._recorded(asked) if asked.named else None
                 config = recorded or asked.config
@@ -238,52 +238,56 @@ class SolveRunner:
                     stream_answer=config.max_extra_rounds == 0,
                 )
                 if recorded is not None:
-                    return await resume(
-                        asked.thread_id,
+                    result = await resume(
+                        asked.place,
                         model=self.model,
                         checkpointer=self._store.saver,
                         changes=asked.insisted,
                         parts=parts,
                     )
-                return await solve(
-                    asked.problem,
-                    config,
-                    model=self.model,
-                    checkpointer=store.saver if store else None,
-                    thread_id=asked.thread_id,
-                    parts=parts,
-                )
+                else:
+                    result = await solve(
+                        asked.problem,
+                        config,
+                        model=self.model,
+                        checkpointer=store.saver if store else None,
+                        thread_id=asked.place,
+                        parts=parts,
+                    )
+            return replace(result, thread_id=asked.thread_id)
         except asyncio.CancelledError:
-            if asked.thread_id in self._called_off:
+            if asked.place in self._called_off:
                 raise RefusalError(
                     409, "the response was cancelled by another request", code="response_cancelled"
                 ) from None
             if self._stopped:
-                raise DrainedError(asked.thread_id) from None
+                raise DrainedError(asked.place) from None
             raise
 
     def can_resume(self, asked: SolveRequest) -> bool:
         """Tell whether the run is kept, so that its client can resume it later."""
         return asked.named or (self._store.keeps_unnamed and asked.stored)
 
-    async def recall(self, thread_id: str) -> StoredRun | None:
-        """Return the run of a thread, None where none is kept."""
-        found = await self._store.saver.aget_tuple(_place(thread_id))
-        state = await with_input({}, _place(thread_id), self._store.saver)
+    async def recall(self, thread_id: str, place: str) -> StoredRun | None:
+        """Return the run of a thread by its name and its place; None where none is kept."""
+        found = await self._store.saver.aget_tuple(_place(place))
+        state = await with_input({}, _place(place), self._store.saver)
         if found is None or "config" not in state:
             return None
         ended = state.get("phase") == "done"
         seconds = elapsed_s(state.get("ledger", []))
+        with reading(thread_id):
+            result = Result.of_state(thread_id, state, seconds) if ended else None
         return StoredRun(
-            problem=state["problem"],
-            config=config_of(state),
-            result=Result.of_state(thread_id, state, seconds) if ended else None,
-            running=thread_id in self._runs,
+            problem=state.get("problem", ""),
+            config=stored_config(state, thread_id),
+            result=result,
+            running=place in self._runs,
             written_s=datetime.fromisoformat(found.checkpoint["ts"]).timestamp(),
         )
 
     async def call_off(self, thread_id: str) -> None:
-        """Cancel the run of a thread, and wait until it has ended.
+        """Cancel the run of a thread of the store, and wait until it has ended.
 
         Raises:
             RefusalError: another server runs it.
@@ -301,7 +305,7 @@ class SolveRunner:
                 self._called_off.discard(thread_id)
 
     async def forget(self, thread_id: str) -> None:
-        """Delete a thread.
+        """Delete a thread of the store.
 
         Raises:
             RefusalError: it is being run.
@@ -343,7 +347,7 @@ class SolveRunner:
         Raises:
             RefusalError: the thread holds another problem, whose answer is not this client's.
         """
-        state = await with_input({}, _place(asked.thread_id), self._store.saver)
+        state = await with_input({}, _place(asked.place), self._store.saver)
         if not state:
             return None
         problem, config = state.get("problem", ""), state.get("config")
@@ -355,7 +359,7 @@ class SolveRunner:
                 param="metadata.thread_id",
                 code="thread_differs",
             )
-        return make_config(**config)
+        return stored_config(state, asked.thread_id)
 
 
 def _place(thread_id: str) -> RunnableConfig:

@@ -5,18 +5,25 @@ that has the file open is gone, however it ended. Nothing has to be cleaned up.
 """
 
 import fcntl
+import logging
 import os
+import re
+import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from platformdirs import user_data_path
 
-from pdr_graph.errors import LocalError
+from pdr_graph.errors import LocalError, keep_secret
+
+logger = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
 """Takes one line for the user to read."""
 
+OWN_FOLDERS = frozenset({"stack", "valkey", "redis", "weights"})
+"""Names of the folders that we make in the data directory."""
 LOG_LIMIT = 4 * 2**20
 """Size in bytes above which a log is set aside when its server starts."""
 READ_BACK = 2**17
@@ -40,12 +47,89 @@ def own_folder(path: Path) -> Path:
             if not parent.exists():
                 parent.mkdir(mode=0o700, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
+        _close(path)
     except OSError as error:
         raise LocalError(
             f"the data directory {path} cannot be made: {error.strerror}; "
             "choose another one that can be written to"
         ) from error
     return path.resolve()
+
+
+def _close(path: Path) -> None:
+    """Shut others out of a folder that an older version, or somebody else, has made."""
+    found = path.stat()
+    if not found.st_mode & 0o077 or found.st_uid != os.geteuid():
+        return
+    if path.name in OWN_FOLDERS or path.absolute() == default_data_dir():
+        path.chmod(0o700)
+    else:
+        # A folder that the user names may hold more than ours.
+        logger.warning(
+            "other users of this machine can look into the data directory %s; chmod 700 it", path
+        )
+
+
+def own_secret(file: Path, text: str, read: Callable[[Path], str]) -> str:
+    """Return the secret in a file that its owner alone can read; made of `text` if there is none.
+
+    One that others could read is replaced.
+
+    Args:
+        file: Where it is.
+        text: What a new file holds.
+        read: Finds the secret in the file, "" if there is none.
+
+    Raises:
+        LocalError: The folder or the file cannot be made.
+    """
+    own_folder(file.parent)
+    try:
+        if file.exists():
+            if read(file) and not file.stat().st_mode & 0o077:
+                return read(file)
+            file.unlink()
+        partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(text)
+        with suppress(FileExistsError):  # another process was faster, and has told its own
+            os.link(partial, file)
+        partial.unlink()
+    except OSError as error:
+        raise LocalError(
+            f"{file} cannot be written: {error.strerror}; choose a data directory that can be "
+            "written to"
+        ) from error
+    return read(file)
+
+
+def key_file(data_dir: Path) -> Path:
+    """Return the file with the key of the model servers that are started here."""
+    return data_dir / "stack" / "model.key"
+
+
+def noted_key(file: Path) -> str:
+    """Return the key in a file, "" if there is none."""
+    try:
+        found = _KEY.fullmatch(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return found[1] if found else ""
+
+
+def own_key(data_dir: Path) -> str:
+    """Return the key of the model servers that are started here, made if there is none.
+
+    Raises:
+        LocalError: It cannot be written.
+    """
+    key = own_secret(key_file(data_dir), f"{secrets.token_urlsafe(32)}\n", noted_key)
+    keep_secret(key)
+    return key
+
+
+_KEY = re.compile(r"([\w-]{20,})\n", re.ASCII)
 
 
 def fresh_log(path: Path) -> Path:

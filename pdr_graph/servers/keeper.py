@@ -17,6 +17,7 @@ from pathlib import Path
 from pdr_graph.errors import LocalError, PDRError
 from pdr_graph.process import Process
 from pdr_graph.servers import embedded_model, embedded_valkey
+from pdr_graph.servers.data_dir import key_file
 from pdr_graph.servers.record import TITLES, ServerPlan, ServerRecord, Shelf, without_password
 from pdr_graph.servers.server import GRACE_S, LOOK_S, CommandServer, answers, not_up
 
@@ -137,6 +138,7 @@ class _Keeper:
             announce=self._tell,
             startup_timeout_s=plan.timeout_s,
         ) as endpoint:
+            self._note(key_file=str(key_file(data_dir).absolute()))
             yield endpoint.base_url, endpoint.model
 
     def _tell(self, line: str) -> None:

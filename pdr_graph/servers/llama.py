@@ -32,9 +32,17 @@ import psutil
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.process import guarded, kill_group, module_command, module_environment
-from pdr_graph.servers.data_dir import Announce, fresh_log, last_lines, own_folder
+from pdr_graph.servers.data_dir import (
+    Announce,
+    fresh_log,
+    key_file,
+    last_lines,
+    own_folder,
+    own_key,
+)
 from pdr_graph.servers.server import answers
 from pdr_graph.servers.weights import ANNOUNCE_EVERY_S, SMOLLM2, fetch_weights, find_weights
+from pdr_graph.settings import NO_KEY
 from pdr_graph.strategies import preset
 
 LONGEST_CONTEXT = 8192
@@ -62,6 +70,8 @@ class Endpoint:
     """Ends in /v1."""
     model: str
     """The name under which it is served."""
+    api_key: str = NO_KEY
+    """What it asks for."""
 
 
 @asynccontextmanager
@@ -78,7 +88,8 @@ async def embedded_model(
 ) -> AsyncIterator[Endpoint]:
     """Serve the embedded model on the loopback interface for as long as the context lasts.
 
-    The server ends with this process, however this process ends.
+    The server ends with this process, however this process ends. It answers those who have its key,
+    which is in the data directory, for its owner alone.
 
     Args:
         data_dir: Keeps the weights and the server's log.
@@ -114,7 +125,10 @@ async def embedded_model(
         # In threads: some servers that open a graph check that nothing blocks their event loop.
         "threads": await asyncio.to_thread(free_cores),
         "port": port,
+        # By its file: others see the command line.
+        "key_file": str(key_file(data_dir).absolute()),
     }
+    key = await asyncio.to_thread(own_key, data_dir)
     log, out = await asyncio.to_thread(_open_log, data_dir)
     with out:
         process = await asyncio.create_subprocess_exec(
@@ -131,7 +145,7 @@ async def embedded_model(
             f"model: {name} in llama.cpp at {address}"
             + ("" if model_file else ", a demonstration model that is often wrong")
         )
-        yield Endpoint(base_url=f"{address}/v1", model=name)
+        yield Endpoint(base_url=f"{address}/v1", model=name, api_key=key)
     finally:
         if process.returncode is None:
             kill_group(process.pid)  # it has nothing to save; an orderly end would wait for a batch

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 
@@ -18,7 +19,7 @@ def main(asked: dict[str, Any]) -> None:  # Any: JSON
         os.dup2(2, 1)
         try:
             server = _serve(asked)
-        except (ImportError, RuntimeError) as error:
+        except (ImportError, RuntimeError, OSError) as error:
             report.write(json.dumps({"error": str(error)}) + "\n")
             report.flush()
             os._exit(1)  # an orderly exit may crash in the library
@@ -51,6 +52,7 @@ def _serve(asked: dict[str, Any]) -> Any:  # a compiled class without types
     params.n_threads_http = 256
     params.cache_ram_mib = 256  # for prompts kept for reuse; the default is 8192
     params.ui = False
+    params.api_keys = [Path(asked["key_file"]).read_text("utf-8").strip()]
     params.cors_origins = ""  # by default any web page that the user visits may call the model
     return xllamacpp.Server(params)
 

@@ -12,7 +12,6 @@ keeper may be killed at any instant, since all that is known is in the keeper's 
 import dataclasses
 import json
 import os
-import re
 import shlex
 import time
 from collections.abc import Mapping
@@ -22,9 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pdr_graph.errors import LocalError
+from pdr_graph.errors import LocalError, redacted
 from pdr_graph.process import Process
-from pdr_graph.servers.data_dir import FileLock, own_folder
+from pdr_graph.servers.data_dir import FileLock, noted_key, own_folder
 
 Part = Literal["model", "store"]
 PARTS: tuple[Part, ...] = ("model", "store")
@@ -110,6 +109,8 @@ class ServerRecord:
     """The step that it is at while it starts, in a line."""
     error: str = ""
     """The reason for a failure, in a sentence."""
+    key_file: str = ""
+    """The file with the key that the server asks for; "" where it asks for none of ours."""
 
     @property
     def shown_url(self) -> str:
@@ -193,17 +194,27 @@ class Shelf:
 
     def takes_priorities(self, base_url: str) -> bool:
         """Tell whether `up` has started what answers at an address, and it serves by priority."""
+        record = self._serving(base_url)
+        return record is not None and record.by_priority
+
+    def key_of(self, base_url: str) -> str:
+        """Return the key that what `up` has started at an address asks for; "" if there is none."""
+        record = self._serving(base_url)
+        return noted_key(Path(record.key_file)) if record is not None and record.key_file else ""
+
+    def _serving(self, base_url: str) -> ServerRecord | None:
+        """Return the record of the model server that answers at an address, if it is ours."""
         try:
             record = self.read("model")
-            return (
+            ours = (
                 record is not None
                 and record.state == "ready"
                 and _place(record.url) == _place(base_url)
-                and record.by_priority
                 and self.is_kept("model")
             )
         except LocalError:
-            return False  # the record of another version, or of another user
+            return None  # the record of another version, or of another user
+        return record if ours else None
 
     def remove(self, part: Part) -> None:
         """Remove the record of a part."""
@@ -218,11 +229,7 @@ def without_password(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
     name, colon, _ = user.partition(":")
-    host = _PASSWORD_OPTION.sub(r"\1***", host)
-    return f"{scheme}{separator}{name}{colon and ':***'}{at}{host}"
-
-
-_PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&]*")
+    return redacted(f"{scheme}{separator}{name}{colon and ':***'}{at}{host}")
 
 
 def _place(url: str) -> tuple[str, int | None, str]:

@@ -7,12 +7,11 @@ import secrets
 import shutil
 import socket
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from pdr_graph.errors import LocalError
-from pdr_graph.servers.data_dir import own_folder
+from pdr_graph.servers.data_dir import own_folder, own_secret
 from pdr_graph.servers.record import Kind, ServerPlan
 
 PROGRAMS = ("redis-server", "valkey-server")
@@ -80,25 +79,8 @@ def own_password(folder: Path) -> str:
     Raises:
         LocalError: The folder or the file cannot be made.
     """
-    file = _password_file(own_folder(folder))
-    try:
-        if file.exists():
-            if noted_password(folder) and not file.stat().st_mode & 0o077:
-                return noted_password(folder)
-            file.unlink()
-        partial = file.with_name(f"{file.name}.{os.getpid()}.part")
-        partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(f"requirepass {secrets.token_urlsafe(32)}\n")
-        with suppress(FileExistsError):  # another `up` was faster, and has told its own
-            os.link(partial, file)
-        partial.unlink()
-    except OSError as error:
-        raise LocalError(
-            f"{file} cannot be written: {error.strerror}; choose a data directory that can be "
-            "written to"
-        ) from error
-    return noted_password(folder)
+    text = f"requirepass {secrets.token_urlsafe(32)}\n"
+    return own_secret(_password_file(folder), text, lambda file: noted_password(file.parent))
 
 
 def noted_password(folder: Path) -> str:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, redacted
 
 
 class JSONLines(logging.Formatter):
@@ -25,7 +25,8 @@ class JSONLines(logging.Formatter):
             "event": record.getMessage().partition(" ")[0],
         }
         fields = getattr(record, "fields", None)
-        line.update(fields if isinstance(fields, dict) else {"message": record.getMessage()})
+        said = fields if isinstance(fields, dict) else {"message": record.getMessage()}
+        line |= {name: redacted(v) if isinstance(v, str) else v for name, v in said.items()}
         return json.dumps(line, ensure_ascii=False, default=str)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
-from pdr_graph.connect import open_client
+from pdr_graph.connect import key_of, open_client
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
@@ -173,7 +173,7 @@ async def _served(
 ) -> AsyncIterator[tuple[ModelClient, WeightPush]]:
     policy, push = settings.policy, push_of(settings)
     # With its address: a key goes only where it belongs.
-    key = load_settings(base_url=policy.base_url).api_key.get_secret_value()
+    key = key_of(load_settings(base_url=policy.base_url), str(policy.base_url))
     server = VLLMAdmin(str(policy.base_url), key)
     if PartialState().is_main_process and push == "lora":
         await forget_adapters(server)

@@ -159,6 +159,7 @@ _HOSTILE = [
 
 
 @pytest.mark.parametrize("piece", _HOSTILE)
+@pytest.mark.security
 def test_no_text_makes_reading_slow_or_deep(piece: str) -> None:
     """Reading happens in this process, where nothing could end it."""
     text = (piece * (LONGEST_EXPRESSION // len(piece) + 1))[:LONGEST_EXPRESSION]

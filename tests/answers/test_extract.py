@@ -169,6 +169,7 @@ def test_any_markup_is_read(pieces: list[str]) -> None:
         "#### 1\n",
     ],
 )
+@pytest.mark.security
 def test_a_million_characters_take_milliseconds(piece: str) -> None:
     """No text makes reading slow; the best of three ignores other processes."""
     text = (piece * (1_000_000 // len(piece) + 1))[:1_000_000]

@@ -28,6 +28,7 @@ def hasty() -> Iterator[Checker]:
     checker.close()
 
 
+@pytest.mark.security
 async def test_hostile_answers_end_at_the_deadline(hasty: Checker) -> None:
     """And the event loop goes on meanwhile."""
     await hasty.check(r"\sqrt{x}+1", r"\boxed{1+\sqrt{x}}")  # a worker is ready
@@ -50,6 +51,7 @@ async def test_hostile_answers_end_at_the_deadline(hasty: Checker) -> None:
 
 
 @pytest.mark.parametrize("answer", ["1" * 1_000_000, r"\frac{1}{" * 500 + "2" + "}" * 500])
+@pytest.mark.security
 async def test_an_answer_that_is_too_long_is_none(hasty: Checker, answer: str) -> None:
     """A million digits, or fractions 500 deep, cost no more than to be seen."""
     result = await hasty.check("42", f"\\boxed{{{answer}}}")

@@ -97,6 +97,12 @@ async def test_cluster_keeps_threads_apart_and_whole(
         assert len(final["drafts"]) == 16
         await saver.adelete_thread("copy")
         assert len(await saver.threads()) == 12
+        assert {name async for name in saver.stored_threads()} == set(names)
+        keyed = open_saver(cluster_url, encryption_keys=[b"k" * 32], read_older=True)
+        assert await keyed.reseal_thread("t1") > 0
+        assert set((await keyed.sealed_by("t1")).counts) == {keyed.seal_name}
+        assert (await keyed.seals()).num_threads == 12
+        await keyed.reseal_thread("t1", plain=True)
         health = await saver.health()
         assert (health.mode, health.appendonly) == ("cluster", "no")
         assert health.server.startswith("valkey 9")
@@ -155,6 +161,7 @@ def test_url_that_cannot_work_is_refused(url: str, sentence: str) -> None:
     assert "secret" not in str(refusal.value)
 
 
+@pytest.mark.security
 def test_passwords_are_hidden() -> None:
     """A URL in a message has no user, password or query."""
     assert redact("rediss://u:p@h:1/0?password=q") == "rediss://h:1/0"

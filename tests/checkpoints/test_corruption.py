@@ -71,6 +71,7 @@ async def test_every_damaged_blob_is_reported(
 
 
 @pytest.mark.parametrize("encryption_keys", [(), (OLD,)], ids=["plain", "encrypted"])
+@pytest.mark.security
 async def test_blobs_do_not_change_places(
     open_saver: Callable[..., RedisSaver], encryption_keys: tuple[bytes, ...]
 ) -> None:
@@ -84,6 +85,7 @@ async def test_blobs_do_not_change_places(
 
 
 @pytest.mark.parametrize("item", [None, 7])
+@pytest.mark.security
 async def test_blob_of_an_unknown_shape_is_refused(saver: RedisSaver, item: object) -> None:
     """A blob with the right checksum and other content is refused by name."""
     await store_one(saver)
@@ -145,12 +147,11 @@ async def test_later_blob_format_is_refused(saver: RedisSaver) -> None:
 
 
 async def test_later_thread_format_is_refused(saver: RedisSaver) -> None:
-    """A thread of layout 2 is refused by reading, listing, pruning, copying and exporting."""
+    """A thread of layout 2 is refused by reading, pruning, copying and exporting, and listed so."""
     await store_one(saver)
     await overwrite(saver, keys.HEAD, b"2 0")
     calls: list[Callable[[], Any]] = [
         lambda: saver.aget_tuple(CONFIG),
-        lambda: saver.threads(),
         lambda: saver.aprune(["t"]),
         lambda: saver.acopy_thread("t", "u"),
         lambda: anext(saver.export_thread("t")),
@@ -158,8 +159,11 @@ async def test_later_thread_format_is_refused(saver: RedisSaver) -> None:
     for call in calls:
         with pytest.raises(FormatVersionError, match="thread 't'"):
             await call()
+    (info,) = await saver.threads()
+    assert info.trouble == "it has format version 2, this release reads 1: upgrade pdr-graph"
 
 
+@pytest.mark.security
 async def test_wrong_key_is_named(open_saver: Callable[..., RedisSaver]) -> None:
     """A reader without the key, or with no key, is told so."""
     await store_one(open_saver(encryption_keys=[OLD]))
@@ -205,6 +209,7 @@ def sealed_by_an_early_release(saver: RedisSaver, blob: bytes, name: bytes) -> b
     return header + envelope.keyring.seal(body, header + name)
 
 
+@pytest.mark.security
 async def test_encryption_cannot_be_taken_off(open_saver: Callable[..., RedisSaver]) -> None:
     """With keys, plain bytes are refused in whatever field they are, and read where it is said."""
     saver, plain = open_saver(encryption_keys=[OLD]), open_saver()
@@ -250,6 +255,7 @@ async def test_an_older_store_is_sealed_anew(open_saver: Callable[..., RedisSave
     assert await saver.aget_tuple({"configurable": {"thread_id": "sealed"}}) is not None
 
 
+@pytest.mark.security
 async def test_a_record_does_not_change_threads(open_saver: Callable[..., RedisSaver]) -> None:
     """Another's whole thread, or one field of it, in the place of this one's is refused."""
     saver = open_saver(encryption_keys=[OLD])
@@ -301,6 +307,7 @@ async def test_an_encrypted_thread_moves_by_its_key(open_saver: Callable[..., Re
         )
 
 
+@pytest.mark.security
 async def test_encryption_leaves_no_text(open_saver: Callable[..., RedisSaver]) -> None:
     """The stored bytes contain no values, no metadata and no plain digests."""
     saver = open_saver(encryption_keys=[OLD], compression="none")

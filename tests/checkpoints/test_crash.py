@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import fan_out
 import pytest
 from pdr_checkpoints import RedisSaver, StoreUnreachableError, ThreadBusyError
 from redis_servers import Server
+from test_saver import put
 
 
 @pytest.fixture
@@ -133,3 +135,92 @@ async def test_server_that_stays_away_ends_a_run_in_the_time_of_one_operation(
     finally:
         await saver.aclose()
         server.stop()
+
+
+IMPORTING = """
+import asyncio, sys
+from pathlib import Path
+from pdr_checkpoints import open_checkpointer
+
+async def go(url, prefix, file, thread):
+    async def slowly():
+        whole = Path(file).read_bytes()
+        for at in range(0, len(whole), 100_000):
+            yield whole[at : at + 100_000]
+            await asyncio.sleep(0.02)
+    async with open_checkpointer(url, prefix=prefix) as saver:
+        if file == "copy":
+            await saver.acopy_thread("t", thread)
+        else:
+            await saver.import_thread(slowly(), thread_id=thread)
+
+asyncio.run(go(*sys.argv[1:]))
+"""
+
+
+def start(words: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", IMPORTING, *words])
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("how", ["import", "copy"])
+async def test_a_killed_import_or_copy_leaves_nothing(
+    saver: RedisSaver, redis_url: str, prefix: str, tmp_path: Path, how: str, part: float
+) -> None:
+    """SIGKILL while it is stored: no list shows it, what is left expires, a repetition works."""
+    for number in range(60):
+        await put(saver, "t", {"a": f"{number} " + os.urandom(40_000).hex()})
+    exported = b"".join([chunk async for chunk in saver.export_thread("t")])
+    file = tmp_path / "file"
+    file.write_bytes(exported)
+    store = saver._session.store
+    whole = await store.call("HLEN", store.thread("t").data)
+    words = [redis_url, prefix, "copy" if how == "copy" else str(file), "u"]
+    child = start(words)
+    data = store.thread("u").data
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            aside = await store.call("KEYS", f"{data}:*".replace("{", "\\{"))
+            held = [await store.call("HLEN", key) for key in aside if b":data:" in key]
+            shown = await store.call("EXISTS", data)
+            if shown or sum(held) >= max(1, int(part * whole)) or child.poll() is not None:
+                break
+            assert time.monotonic() < deadline
+    finally:
+        child.kill()
+        child.wait()
+    listed = {info.thread_id for info in await saver.threads()}
+    found = await saver.aget_tuple({"configurable": {"thread_id": "u"}})
+    if "u" not in listed:
+        assert found is None
+        assert not await store.call("EXISTS", data)
+        for key in await store.call("KEYS", f"{prefix}:*u*:*:*"):
+            assert 0 < await store.call("PTTL", key) <= 3_600_000
+    again = f"again-{how}" if "u" in listed else "u"
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield exported
+
+    assert await saver.import_thread(chunks(), thread_id=again) == again
+    for thread in {again, *listed}:
+        assert (
+            len([one async for one in saver.alist({"configurable": {"thread_id": thread}})]) == 60
+        )
+
+
+@pytest.mark.security
+async def test_what_a_killed_import_of_version_0_1_left_is_replaced(saver: RedisSaver) -> None:
+    """It wrote fields in their place before there was an index: the name was taken for ever."""
+    await put(saver, "t", {"a": "b"})
+    exported = b"".join([chunk async for chunk in saver.export_thread("t")])
+    store = saver._session.store
+    await store.call("HSET", store.thread("u").data, "m", "1 0", "v\0\0old\x001", "left")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield exported
+
+    assert await saver.import_thread(chunks(), thread_id="u") == "u"
+    assert not await store.call("HEXISTS", store.thread("u").data, "v\0\0old\x001")
+    assert {info.thread_id for info in await saver.threads()} == {"t", "u"}

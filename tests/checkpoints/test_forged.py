@@ -89,6 +89,7 @@ async def one_thread(saver: RedisSaver) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.security
 async def test_forged_fields(saver: RedisSaver, seed: int) -> None:
     """With the right checksum, as whoever writes to the store can make it."""
     rnd = random.Random(seed)
@@ -104,6 +105,7 @@ async def test_forged_fields(saver: RedisSaver, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.security
 async def test_forged_files(saver: RedisSaver, seed: int) -> None:
     """With the right digest: ids, names, blobs and members of any form."""
     rnd = random.Random(seed)

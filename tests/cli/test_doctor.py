@@ -29,6 +29,7 @@ def test_all_is_well(stored):
             "store",
             "persistence",
             "eviction",
+            "encryption",
         ],
         "ok",
     )

@@ -90,6 +90,7 @@ def all_of(stranger: Recorder) -> str:
     ],
 )
 @pytest.mark.parametrize("by_option", [False, True])
+@pytest.mark.security
 def test_the_key_does_not_go_to_an_address_of_the_folder(
     cli, folder, monkeypatch, stranger, more, by_option
 ):
@@ -111,6 +112,7 @@ def test_the_key_does_not_go_to_an_address_of_the_folder(
 @pytest.mark.parametrize(
     "url", ["{url}/${PDR_API_KEY}", "{url}/?key=${PDR_API_KEY}", "{url}/${PDR_API_KEY:-none}"]
 )
+@pytest.mark.security
 def test_no_secret_is_part_of_an_address(folder, monkeypatch, stranger, url):
     """A variable of the environment in a value of the file counts for nothing."""
     monkeypatch.setenv("PDR_API_KEY", SECRET)
@@ -129,6 +131,7 @@ def test_no_secret_is_part_of_an_address(folder, monkeypatch, stranger, url):
         ["eval", "data.jsonl", "--out", "run", "--arm", "long_cot"],
     ],
 )
+@pytest.mark.security
 def test_commands_that_reach_the_endpoint(cli, folder, monkeypatch, stranger, command):
     """None of them sends the key."""
     stranger.models.append("another")  # that ends them all
@@ -173,6 +176,7 @@ def test_what_the_user_allows(cli, folder, monkeypatch, stranger, how):
     assert "trusted" not in outcome.err
 
 
+@pytest.mark.security
 def test_trust_ends_with_the_file(cli, folder, monkeypatch):
     """A changed file is as good as a new one; forgotten trust is gone; others are not trusted."""
     write(folder, PDR_REDIS_URL="redis://127.0.0.1:1")
@@ -203,6 +207,7 @@ def test_nothing_to_trust(cli, folder):
     assert "--env-file 'missing.env' is no file" in outcome.err
 
 
+@pytest.mark.security
 def test_a_store_of_the_folder_is_not_opened(cli, folder, data_dir, monkeypatch):
     """Not even connected to; the runs of the user's own store are shown."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -219,6 +224,9 @@ def test_a_store_of_the_folder_is_not_opened(cli, folder, data_dir, monkeypatch)
 HARMFUL = {
     Settings: {
         "redis_url": "redis://127.0.0.1:1",
+        "api_key_file": "secret",
+        "encryption_key_file": "secret",
+        "encryption_keys": "00" * 32,
         "data_dir": "data",
         "tokenizer": "t.json",
         "prompts": "prompts",
@@ -228,6 +236,7 @@ HARMFUL = {
     },
     ServeOptions: {
         "host": "0.0.0.0",  # what the stranger wants
+        "key_file": "secret",
         "keyless": "true",
         "cors": "*",
         "log_prompts": "true",
@@ -238,6 +247,7 @@ HARMFUL = {
 
 
 @pytest.mark.parametrize("kind", HARMFUL)
+@pytest.mark.security
 def test_every_setting_is_decided(folder, kind, caplog):
     """What is not harmless keeps its default, and the sentence names it."""
     fields = kind.model_fields
@@ -250,6 +260,10 @@ def test_every_setting_is_decided(folder, kind, caplog):
     write(folder, **{names[name]: value for name, value in HARMFUL[kind].items()})
     assert read_settings(kind, {}) == before
     assert all(name in caplog.text for name in names.values())
+    (folder / "secret").touch(0o600)
+    (folder / "secret").write_text("11" * 32)
+    named = {name: value for name, value in HARMFUL[kind].items() if name != "encryption_keys"}
+    write(folder, **{names[name]: value for name, value in named.items()})
     assert read_settings(kind, {"_env_file": folder / ".env"}) != before
 
 
@@ -263,6 +277,7 @@ def test_harmless_settings_still_come_from_the_file(folder, caplog):
     assert not caplog.records
 
 
+@pytest.mark.security
 def test_weights_of_the_folder_are_not_loaded(folder):
     """A model that is a file or folder is no name."""
     (folder / "model").mkdir()
@@ -272,6 +287,7 @@ def test_weights_of_the_folder_are_not_loaded(folder):
         assert load_settings(base_url="http://127.0.0.1:1/v1").model == model
 
 
+@pytest.mark.security
 def test_a_key_whose_author_is_unknown_lets_no_machine_in(folder):
     """The file's key guards this machine; for others the user gives one."""
     write(folder, PDR_SERVE_KEY="known-to-the-author")
@@ -279,6 +295,7 @@ def test_a_key_whose_author_is_unknown_lets_no_machine_in(folder):
     assert read_settings(ServeOptions, {"host": "0.0.0.0"}).key is None
 
 
+@pytest.mark.security
 def test_a_link_to_another_file_is_that_file(cli, folder):
     """Trust is in what is read, by whatever name."""
     (folder / "real.env").write_text("PDR_REDIS_URL=redis://127.0.0.1:1\n")
@@ -304,6 +321,7 @@ def test_the_variables_of_up_count(cli, folder, mock):
     assert "could not be trusted" in outcome.err
 
 
+@pytest.mark.security
 def test_direct_construction_is_guarded(folder, monkeypatch):
     """`Settings()` reads by the same rule; a file that the caller names is trusted."""
     monkeypatch.setenv("PDR_API_KEY", SECRET)

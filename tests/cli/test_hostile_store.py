@@ -88,6 +88,7 @@ def hostile(stored, data_dir, clean):
 
 
 @pytest.mark.parametrize("victim", ["value", "write", "metadata", "checkpoint"])
+@pytest.mark.security
 def test_no_command_runs_what_a_store_names(hostile, stored, data_dir, victim):
     """Listing goes on, showing and resuming refuse in a sentence; so does what is imported."""
     proof = hostile(victim)
@@ -114,6 +115,7 @@ def test_no_command_runs_what_a_store_names(hostile, stored, data_dir, victim):
     assert not proof.exists()
 
 
+@pytest.mark.security
 def test_the_attack_is_real(hostile, data_dir):
     """Read by LangGraph's own serializer the same store runs the command."""
     proof = hostile("value")
@@ -126,6 +128,7 @@ def test_the_attack_is_real(hostile, data_dir):
     assert proof.exists()
 
 
+@pytest.mark.security
 def test_a_server_runs_nothing_either(hostile, spawn, mock):
     """A client that names such a run is refused, and the server goes on."""
     proof = hostile("value")

@@ -81,6 +81,7 @@ def test_log_records_become_lines(capsys):
 
 
 @given(st.text())
+@pytest.mark.security
 def test_nothing_acts_on_a_terminal(text):
     """Whatever was written, no control character is left but line breaks and tabs."""
     left = [c for c in safe(text) if unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t"]
@@ -108,6 +109,7 @@ def test_safe_text_stays_as_it_is(text):
         ("שלום 🙂", "שלום 🙂"),
     ],
 )
+@pytest.mark.security
 def test_examples(text, shown):
     """Sequences go whole; what is only foreign stays."""
     assert safe(text) == shown

@@ -38,6 +38,7 @@ def test_json_is_the_result_and_nothing_else(forgetful, mock):
     assert [set(row) for row in ledger["rows"]] == [ROW_FIELDS] * 5
 
 
+@pytest.mark.security
 def test_json_is_ascii(forgetful, mock):
     """Whatever a model writes, the JSON acts on no terminal and fits any locale."""
     mock.configure(replies=[{"contains": "x", "content": "né \x1b[2J \u009b \\boxed{∞}"}])
@@ -65,6 +66,7 @@ def test_an_undecided_verdict_says_why(forgetful):
     assert "verdict  undecided by judge: " in out
 
 
+@pytest.mark.security
 def test_model_text_acts_on_nothing(forgetful, mock):
     """Escape sequences of a reply are removed, and rich markup in it is text like any other."""
     content = "[bold]no[/bold] \x1b]0;title\x07\x1b[31mred \\boxed{[red]7[/red]}"
@@ -170,6 +172,7 @@ def test_a_failed_run_says_how_to_go_on(stored, mock):
     assert "round 1: 3 drafts" in resumed.err
 
 
+@pytest.mark.security
 def test_secrets_are_not_repeated():
     """The command that resumes holds neither the API key nor the password of a URL."""
     given = {"api_key": "hush", "redis_url": "redis://me:hush@host/1", "base_url": "http://h/v1"}

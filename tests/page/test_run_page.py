@@ -72,6 +72,7 @@ def past_with(text: str = "All is well.", *, num_drafts: int = 3, rounds: int = 
     )
 
 
+@pytest.mark.security
 async def test_hostile_text_is_text():
     """No tag, no attribute and no template of a draft's own gets into the page."""
     hostile, harmless = Tags(await run_page(past_with(HOSTILE))), Tags(await run_page(past_with()))
@@ -85,6 +86,7 @@ async def test_hostile_text_is_text():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt install chromium")
+@pytest.mark.security
 async def test_a_browser_runs_none_of_it(tmp_path):
     """In real Chromium the title stays ours; a page without escaping would have changed it."""
     page = tmp_path / "page.html"

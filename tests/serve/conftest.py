@@ -63,10 +63,12 @@ async def serve(connect) -> AsyncIterator[Serve]:
             max_drafts=options.max_drafts,
         )
         app = create_app(runner, catalogue, options)
-        server = SolveServer(app, runner, drain_s=options.drain_s, say=lambda line: None)
+        server = SolveServer(
+            app, runner, drain_s=options.drain_s, say=lambda line: None, options=options
+        )
         listener = listen(options.host, options.port)
         url = address_of(listener)
-        key = options.key.get_secret_value() if options.key else "none"
+        key = options.key.get_secret_value().split()[0] if options.key else "none"
         served = Served(
             url,
             runner,

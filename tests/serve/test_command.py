@@ -117,7 +117,7 @@ def test_a_taken_port(cli):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--host", "0.0.0.0"], "set a key by --key / PDR_SERVE_KEY, or say --keyless"),
+        (["--host", "0.0.0.0"], "set a key by --key-file / PDR_SERVE_KEY, or say --keyless"),
         (["--host", "no.such.host.invalid", "--key", "k"], "'no.such.host.invalid' cannot be"),
         (["--port", "99999"], "port '99999': input should be less than or equal to 65535"),
         (["--max-runs", "0"], "max_runs '0'"),

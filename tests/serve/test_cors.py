@@ -33,6 +33,7 @@ def allowed(reply) -> str | None:
     return reply.headers.get("access-control-allow-origin")
 
 
+@pytest.mark.security
 async def test_without_the_option_no_page_is_let_in(serve, mock, http):
     """As before: a preflight is refused, and replies say nothing to a browser."""
     served = await serve()
@@ -43,6 +44,7 @@ async def test_without_the_option_no_page_is_let_in(serve, mock, http):
     assert not [name for name in (*preflight.headers, *reply.headers) if "access-control" in name]
 
 
+@pytest.mark.security
 async def test_a_named_origin_is_let_in(serve, mock, http):
     """By its preflight, which has no key, and on replies of every kind; no other origin is."""
     served = await serve(cors=(PAGE, "http://localhost:3000"), key="sesame")
@@ -87,6 +89,7 @@ async def test_failures_of_the_server_can_be_read_too(serve, mock, http):
     assert reply.json()["error"]["message"] == "internal error; see the server's log"
 
 
+@pytest.mark.security
 async def test_any_origin_may_be_let_in_but_without_credentials(serve, mock, http):
     """A browser then sends no cookie along, and no page is named."""
     served = await serve(cors=("*",))
@@ -97,6 +100,7 @@ async def test_any_origin_may_be_let_in_but_without_credentials(serve, mock, htt
         assert "access-control-allow-credentials" not in each.headers
 
 
+@pytest.mark.security
 async def test_the_guard_is_as_strict_as_before(serve, mock, http):
     """For what a page is let in by neither: another host name, a body that is no JSON."""
     served = await serve(cors=("*",))
@@ -201,6 +205,7 @@ async def page_server(text: Callable[[int], str]) -> AsyncIterator[int]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt install chromium")
+@pytest.mark.security
 async def test_in_a_real_browser(serve, mock, tmp_path):
     """The page of a named origin reads answer, stream and error; another one reads nothing."""
     address = ""

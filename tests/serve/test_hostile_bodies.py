@@ -73,6 +73,7 @@ async def http() -> Iterator[httpx2.AsyncClient]:
         yield client
 
 
+@pytest.mark.security
 async def test_hostile_bodies(serve, mock, http, subtests):
     """Each is refused as the client's fault; the server answers others meanwhile, and stays small.
 
@@ -114,6 +115,7 @@ async def test_hostile_bodies(serve, mock, http, subtests):
     assert mock.stats()["calls"] == 0
 
 
+@pytest.mark.security
 async def test_many_at_once(serve, http):
     """Sixteen such requests beside each other hold nobody up either."""
     served = await serve()
@@ -143,6 +145,7 @@ async def test_what_clients_send_still_passes(serve, mock, http):
         assert "values" not in reply.text
 
 
+@pytest.mark.security
 async def test_a_name_with_many_settings(serve, http):
     """What is read from an address is bounded too."""
     served = await serve()

@@ -1,6 +1,7 @@
 """The small parts: the answer's text, admission, repeats, names with settings."""
 
 import asyncio
+import time
 from itertools import pairwise
 
 import pytest
@@ -127,6 +128,42 @@ def test_the_pieces_are_the_solution(text, cuts, may_think):
     else:
         assert sent == whole
     assert answer.is_cut(solution) == ("stop" in solution)
+
+
+OVERLAPPING = st.lists(st.text(alphabet="ab \n", min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+@given(st.text(alphabet="ab \n", max_size=40), OVERLAPPING, st.lists(st.integers(0, 500)))
+def test_the_pieces_end_before_the_first_of_many_stops(text, stops, cuts):
+    """Also where one begins within another, and however the text is cut."""
+    solution = text.strip()
+    found = [place for each in stops if (place := solution.find(each)) >= 0]
+    answer = Answer(stops, may_think=False)
+    sent = "".join(answer.take(1, piece) for piece in pieces_of(text, cuts))
+    assert sent + answer.finish(solution) == solution[: min(found, default=None)]
+
+
+@pytest.mark.security
+@pytest.mark.parametrize(
+    "piece", ["ababab ", " ", "\n", "<thin", "</think> a", "<think></think>", "é"]
+)
+@pytest.mark.parametrize("may_think", [False, True])
+def test_twice_the_pieces_take_twice_the_time(piece, may_think):
+    """With as many and as long stop texts as a request may have."""
+    stops = [f"{'ab' * 120}{number}" for number in range(16)]
+
+    def seconds(count: int) -> float:
+        answer = Answer(stops, may_think=may_think)
+        began = time.process_time()
+        for _ in range(count):
+            answer.take(1, piece)
+        return time.process_time() - began
+
+    seconds(1_000)
+    # Of several, for a machine that is busy with other things.
+    short, long = (min(seconds(count) for _ in range(3)) for count in (3_000, 12_000))
+    assert long < max(8 * short, 0.05), (short, long)
+    assert long < 1.5
 
 
 @given(st.text(alphabet="ab \n", max_size=60), st.lists(st.integers(0, 500), max_size=20))

@@ -82,6 +82,7 @@ def test_several_gpus_are_told_of(model):
     assert plan.command[-2:] == ("--tensor-parallel-size", "2")
 
 
+@pytest.mark.security
 def test_the_key_is_no_flag(model):
     """Others read command lines."""
     plan = model_plan(wanted(model=str(model), api_key="hidden"), FOR_GPU, [GPU])

@@ -12,6 +12,7 @@ from pdr_graph.servers.data_dir import LOG_LIMIT, FileLock, fresh_log, last_line
 from tests.servers.processes import eventually
 
 
+@pytest.mark.security
 def test_a_new_folder_is_its_owner_s_alone(tmp_path: Path) -> None:
     """Problems and answers are private; so are the folders around it that were not there."""
     folder = own_folder(tmp_path / "a" / "b" / "c")

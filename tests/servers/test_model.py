@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -26,8 +27,30 @@ async def endpoint(model_data_dir: Path) -> AsyncIterator[Endpoint]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def http(endpoint: Endpoint) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(timeout=60, trust_env=False) as http:
+    key = {"Authorization": f"Bearer {endpoint.api_key}"}
+    async with httpx2.AsyncClient(timeout=60, trust_env=False, headers=key) as http:
         yield http
+
+
+@pytest.mark.security
+async def test_it_answers_nobody_without_its_key(
+    endpoint: Endpoint, http: httpx2.AsyncClient, model_data_dir: Path
+) -> None:
+    """The key is its owner's alone, in a file and not on the command line."""
+    root = endpoint.base_url.removesuffix("/v1")
+    asked = {"chat/completions": asking(endpoint), "completions": {"prompt": "a"}}
+    for headers in ({"Authorization": ""}, {"Authorization": "Bearer EMPTY"}):
+        for path, body in asked.items():
+            answer = await http.post(f"{endpoint.base_url}/{path}", json=body, headers=headers)
+            assert answer.status_code == 401
+        assert (await http.get(f"{root}/slots", headers=headers)).status_code == 401
+    file = model_data_dir / "stack" / "model.key"
+    assert file.read_text() == f"{endpoint.api_key}\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    said = [word for each in servers(model_data_dir) for word in each.cmdline()]
+    assert said
+    assert not any(endpoint.api_key in word for word in said)
 
 
 def asking(endpoint: Endpoint, text: str = "Name a colour.", **options: object) -> dict:

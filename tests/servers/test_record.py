@@ -1,11 +1,16 @@
 """What keepers write down is read back, and nothing else is taken for it."""
 
+import json
+import os
+import stat
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_graph.errors import LocalError
 from pdr_graph.process import Process
+from pdr_graph.servers.data_dir import key_file, own_key
 from pdr_graph.servers.record import ServerPlan, ServerRecord, Shelf
 
 TEXT = st.text(max_size=20)
@@ -50,6 +55,7 @@ def test_a_plan_reaches_its_keeper(plan):
     assert ServerPlan.from_json(plan.to_json()) == plan
 
 
+@pytest.mark.security
 def test_a_shown_plan_keeps_its_key():
     """The key of an endpoint is not shown with its command."""
     plan = ServerPlan("model", "vllm", command=("vllm",), environment={"VLLM_API_KEY": "hidden"})
@@ -82,3 +88,38 @@ def test_others_cannot_read_a_record(tmp_path):
     shelf.write(ServerRecord("model", "vllm", "ready", Process(1, 0.0)))
     assert (shelf.home / "model.json").stat().st_mode & 0o077 == 0
     assert shelf.home.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.security
+def test_a_key_is_sent_only_to_the_server_that_asks_for_it(tmp_path):
+    """At the address of its record; a record of before there were keys has none, and is read."""
+    shelf = Shelf(tmp_path).made()
+    key, url = own_key(tmp_path), "http://127.0.0.1:8000/v1"
+    this = Process.of(os.getpid())
+    record = ServerRecord(
+        "model", "embedded model", "ready", this, url=url, key_file=str(key_file(tmp_path))
+    )
+    shelf.write(record)
+    assert shelf.key_of(url) == ""  # its keeper is gone
+    with shelf.lock("model") as lock:
+        assert lock.try_exclusive()
+        assert shelf.key_of(url) == shelf.key_of("http://localhost:8000/v1/") == key
+        assert shelf.key_of("http://127.0.0.1:8001/v1") == shelf.key_of("http://evil:8000/v1") == ""
+        file = shelf.home / "model.json"
+        fields = json.loads(file.read_text())
+        del fields["key_file"]
+        file.write_text(json.dumps(fields))
+        assert shelf.read("model") is not None
+        assert shelf.key_of(url) == ""
+
+
+@pytest.mark.security
+def test_a_key_that_others_could_read_is_replaced(tmp_path):
+    """So is a folder of ours that they could look into."""
+    first = own_key(tmp_path)
+    assert own_key(tmp_path) == first
+    key_file(tmp_path).chmod(0o644)
+    key_file(tmp_path).parent.chmod(0o755)
+    assert own_key(tmp_path) != first
+    assert stat.S_IMODE(key_file(tmp_path).stat().st_mode) == 0o600
+    assert stat.S_IMODE(key_file(tmp_path).parent.stat().st_mode) == 0o700

@@ -38,6 +38,7 @@ async def opened(url: str) -> bool:
         return bool((await saver.health()).persistent)
 
 
+@pytest.mark.security
 def test_a_redis_on_a_port_has_a_password(store, up, data_dir, clean):
     """Who does not have it does nothing; it is on no command line, screen, log or open file."""
     port = unused_port()
@@ -78,6 +79,7 @@ def test_a_redis_on_a_port_has_a_password(store, up, data_dir, clean):
     assert up("down").code == 0
 
 
+@pytest.mark.security
 def test_a_screen_does_not_show_it(store, up, data_dir, monkeypatch):
     """What a shell reads is whole; a terminal gets the command that sets it."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
@@ -124,6 +126,7 @@ def test_an_address_without_its_password_is_told(store, up, data_dir, monkeypatc
     assert up("down").code == 0
 
 
+@pytest.mark.security
 def test_the_password_is_made_once(tmp_path):
     """It is the owner's from its first instant; a file that others could read is replaced."""
     before = os.umask(0)
@@ -169,6 +172,7 @@ def test_whose_port_it_is():
         ("unix:///a/b.sock", "unix:///a/b.sock"),
     ],
 )
+@pytest.mark.security
 def test_addresses_as_they_are_shown(url, shown):
     """Passwords are left out, and nothing else."""
     assert without_password(url) == shown

@@ -246,6 +246,7 @@ def test_two_at_once_start_one(up, stand_in, data_dir):
     assert up("down").code == 0
 
 
+@pytest.mark.security
 def test_a_key_is_nowhere_to_be_read(vllm, up, data_dir):
     """Neither command lines nor records nor logs hold the key."""
     assert vllm("--api-key", "hidden-key").code == 0

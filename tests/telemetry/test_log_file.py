@@ -112,3 +112,16 @@ async def test_a_run_inside_a_graph_is_logged_whole(connect, tmp_path):
     assert [told[0]["event"], told[-1]["event"]] == ["run.begin", "run.end"]
     assert sum(each["event"] == "run.draft" for each in told) == sum(CONFIG.widths)
     assert {each["thread"] for each in told} == {"outer"}
+
+
+@pytest.mark.security
+def test_no_secret_reaches_the_file(tmp_path):
+    """Neither in the text of a record nor in one of its fields."""
+    with logged_to(tmp_path / "log"):
+        said = "bad key sk-abc123def456ghi at redis://:hush@h/0"
+        logging.getLogger("pdr_graph.x").warning("call.failed %s", said)
+        logging.getLogger("pdr_graph.x").warning("draft.failed", extra={"fields": {"error": said}})
+    text = (tmp_path / "log").read_text()
+    assert len(text.splitlines()) == 2
+    assert "abc123" not in text
+    assert "hush" not in text

@@ -116,6 +116,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         keys: Keys = dict(full["configurable"])
         nested = invocation.is_nested(keys)
         call = Invocation(context=invocation.outer_context(keys))
+        call.handed = invocation.handed(full, options.get("context"), call.context)
         subrun: Subrun | None = keys.pop(invocation.SUBRUN, None)
         if subrun:
             call.ledger = subrun.ledger
@@ -232,7 +233,16 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
 
 def _digest(toolbox: Toolbox, default: PDRConfig) -> str:
     hashes = toolbox.prompts.of_run(default).hashes()
-    what = (default.model_dump_json(), toolbox.client.name, hashes, toolbox.extensions)
+    steps = [
+        # An imported step is known by its name, which is the same in every process.
+        sorted((name, "" if ":" in name else repr(step)) for name, step in steps.items())
+        for steps in (
+            toolbox.extensions.distillers,
+            toolbox.extensions.finishes,
+            toolbox.extensions.verifiers,
+        )
+    ]
+    what = (default.model_dump_json(), toolbox.client.name, hashes, steps)
     return sha256(repr(what).encode()).hexdigest()[:16]
 
 
@@ -265,20 +275,21 @@ def build_graph(
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
         default: The config of a run whose caller gives none; None is `PDRConfig()`.
         checkpointer: Where runs are kept; None if a parent graph or a server provides one.
-        extensions: Distillers, finishes and verifiers of your own.
+        extensions: Distillers, finishes and verifiers of your own; those that `default` names as
+            `package.module:attribute` are imported.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
         stream_answer: Whether the refinement is streamed while the model writes it, as `chunk`
             events on the stream `custom`.
     """
+    default = default or PDRConfig()
     toolbox = Toolbox(
         client=ModelClient.of(model),
-        extensions=extensions or Extensions(),
+        extensions=(extensions or Extensions()).with_code(default),
         prompts=prompts or Prompts.load(),
         trace=trace,
         stream_answer=stream_answer,
     )
-    default = default or PDRConfig()
     builder = StateGraph(PDRState, context_schema=form_of(default), input_schema=ProblemInput)
     builder.add_node("plan", Planner(toolbox, default), input_schema=PDRState)
     builder.add_node("drafter", Drafter(toolbox), input_schema=DraftTask)

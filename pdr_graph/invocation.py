@@ -68,6 +68,9 @@ class Invocation:
     """What earlier calls have cost of the run that this one continues."""
     context: Any = None  # Any: whatever the graph around declares
     """Context of the graph around this one; None at the root."""
+    handed: PDRConfig | None = None
+    """What the caller asks for in Python: the code that it names may be imported. None where there
+    is nothing, or where it came to a server with a request."""
     ledger: str | None = None
     """Channel of the graph around this one that takes the cost; None if it has none."""
     around: list[str] | None = None
@@ -186,6 +189,26 @@ def input_of(input: Any, *, nested: bool, context: object) -> Any:  # Any: as La
 def outer_context(keys: Mapping[str, Any]) -> Any:  # Any: as `Invocation.context`
     """Return the context of the graph around this call."""
     return getattr(keys.get(CONFIG_KEY_RUNTIME), "context", None) if is_nested(keys) else None
+
+
+_OF_SERVERS = ("langgraph_request_id", "assistant_id", "langgraph_api_url", "langgraph_api_version")
+"""What LangGraph's servers add to the config of the runs that they are asked for."""
+
+
+def handed(config: RunnableConfig, context: object, around: object) -> PDRConfig | None:
+    """Return the config that a caller in this process hands in; None where a server was asked.
+
+    Args:
+        config: What the call is configured with.
+        context: The call's own; a server hands over a mapping.
+        around: Context of the graph around it, which LangGraph makes of what a server was sent. A
+            node may pass it on.
+    """
+    if isinstance(context, PDRConfig) and context != around:
+        return context
+    told = {**config.get("metadata", {}), **config.get("configurable", {})}
+    asked = any(name in told for name in _OF_SERVERS)
+    return around if isinstance(around, PDRConfig) and not asked else None
 
 
 def saver_of(keys: Mapping[str, Any], own: object) -> BaseCheckpointSaver[str] | None:

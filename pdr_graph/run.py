@@ -148,8 +148,9 @@ async def solve(
     parts, config = parts or Parts(), config or PDRConfig()
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
-    (parts.extensions or Extensions()).check(config)
-    graph = _graph(model, checkpointer, parts)
+    extensions = (parts.extensions or Extensions()).with_code(config)
+    extensions.check(config)
+    graph = _graph(model, checkpointer, parts, extensions)
     thread_id = thread_id or new_thread_id()
     if checkpointer is not None and (await graph.aget_state(_place(thread_id))).created_at:
         raise ThreadExistsError(thread_id)
@@ -189,7 +190,8 @@ async def resume(
         model: The model that the run was started with.
         checkpointer: Where the run is kept.
         changes: Config fields that the caller insists on; the run is refused if it was started
-            with others.
+            with others. A step that the run names as `package.module:attribute` is imported only
+            if it is given again here, or by `parts.extensions`.
         answer: What a person says to the question that the run waits for; None where it waits for
             nobody.
         parts: As for `solve`.
@@ -199,11 +201,13 @@ async def resume(
         OtherGraphError: the thread holds a run of another graph.
         DamagedRunError: what is stored of it has the form of no run.
         ConfigChangedError: `changes`, the model or the prompts differ from the record.
-        ConfigError: there is an answer, and the run asks nothing.
+        ConfigError: there is an answer, and the run asks nothing; or the run names code that the
+            caller does not.
         QuorumError, CallError, DrainedError, WaitingError: as for `solve`.
     """
     parts, client = parts or Parts(), ModelClient.of(model)
-    graph = _graph(client, checkpointer, parts)
+    extensions = (parts.extensions or Extensions()).with_code(changes or {})
+    graph = _graph(client, checkpointer, parts, extensions)
     with reading(thread_id):
         snapshot = await graph.aget_state(_place(thread_id))
     if not snapshot.created_at:
@@ -218,6 +222,7 @@ async def resume(
     if not snapshot.next and state.get("phase") == "done":
         with reading(thread_id):
             return Result.of_state(thread_id, state, worked_s)
+    extensions.check(config)
     if answer is not None and not snapshot.interrupts:
         raise ConfigError(f"thread {thread_id!r} waits for no answer; resume it without {answer!r}")
     return await drive(
@@ -333,11 +338,12 @@ def _graph(
     model: BaseChatModel | ModelClient,
     checkpointer: BaseCheckpointSaver[str] | None,
     parts: Parts,
+    extensions: Extensions,
 ) -> PDRGraph:
     return build_graph(
         model,
         checkpointer=checkpointer,
-        extensions=parts.extensions,
+        extensions=extensions,
         prompts=parts.prompts,
         trace=parts.trace,
         stream_answer=parts.stream_answer,

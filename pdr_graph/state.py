@@ -146,8 +146,12 @@ def is_run(snapshot: StateSnapshot) -> bool:
 
 
 def config_of(state: PDRState) -> PDRConfig:
-    """Return the recorded config."""
-    return PDRConfig.model_validate(state["config"])
+    """Return the recorded config.
+
+    Raises:
+        ConfigError: what was stored is no config.
+    """
+    return make_config(**state["config"])
 
 
 def read_shared(*channels: str) -> PDRState:

@@ -11,7 +11,7 @@ from pdr_graph.answers.kinds import (
     check,
     clusters,
 )
-from pdr_graph.answers.pool import Limits, WorkerPool
+from pdr_graph.answers.pool import Limits, VoteBudget, WorkerPool, one_vote
 
 __all__ = [
     "AnswerKind",
@@ -23,9 +23,11 @@ __all__ = [
     "MathAnswers",
     "Mode",
     "TextAnswers",
+    "VoteBudget",
     "WorkerPool",
     "agreement",
     "answer_kind",
     "check",
     "clusters",
+    "one_vote",
 ]

@@ -15,7 +15,6 @@ Not covered: whether the reasoning is sound, and answers in prose.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import threading
 import time
@@ -30,7 +29,7 @@ from pdr_graph.answers.equality import AnswerComparison
 from pdr_graph.answers.expression import Tree, names_of
 from pdr_graph.answers.extract import LONGEST_ANSWER, answer_in_text, final_answer
 from pdr_graph.answers.points import NUM_POINTS, Number, UndecidedError, point
-from pdr_graph.answers.pool import Message, WorkerPool
+from pdr_graph.answers.pool import Message, VoteBudget, WorkerPool
 from pdr_graph.answers.reader import read
 from pdr_graph.answers.values import UnreadableAnswer, Value
 
@@ -98,9 +97,10 @@ def _parsed(value: tuple[str, str, bool]) -> Number:
 
 
 class _CheckWatch:
-    """Measures the work on one check."""
+    """Measures the work on one check, and knows what it belongs to."""
 
-    def __init__(self) -> None:
+    def __init__(self, vote: VoteBudget) -> None:
+        self.vote = vote
         self.begin()
 
     def begin(self) -> None:
@@ -157,12 +157,15 @@ class Checker:
         self._known: OrderedDict[_Pair, _Judgement] = OrderedDict()
         self._timeouts: Counter[str] = Counter()
         self._values: dict[Tree, list[Number | None] | None] = {}
+        self._hard: OrderedDict[Tree, None] = OrderedDict()
+        """Formulas that took too long; they are not computed again."""
 
     async def check(
         self, gold: str, solution: str, *, mode: Mode = "answer", truncated: bool = False
     ) -> CheckResult:
         """Check the final answer of a solution; `truncated` if a token limit cut the solution."""
-        watch = _CheckWatch()
+        # Checks of one problem share a place in the queue.
+        watch = _CheckWatch(VoteBudget.current() or VoteBudget(key=gold))
         answer = final_answer(solution) if mode == "answer" else solution.strip() or None
         if answer is None:
             missing = CheckVerdict.TRUNCATED if truncated else CheckVerdict.NO_ANSWER
@@ -173,7 +176,10 @@ class Checker:
     async def same(self, left: str, right: str) -> bool:
         """Return whether two answers are equivalent; False where they cannot be compared."""
         first, second = sorted((left, right))
-        judged = await self._judge(_Pair(first, second, both_ways=True), _CheckWatch())
+        vote = VoteBudget.current() or VoteBudget()
+        judged = await self._judge(_Pair(first, second, both_ways=True), _CheckWatch(vote))
+        if judged.verdict is CheckVerdict.TIMEOUT:
+            vote.timeouts[judged.reason] += 1
         return judged.verdict is CheckVerdict.CORRECT
 
     def close(self) -> None:
@@ -187,21 +193,38 @@ class Checker:
         longest = _LONGEST_TEXT if pair.in_text else LONGEST_ANSWER
         if len(pair.gold) > _LONGEST_TEXT or len(pair.answer) > longest:
             return _Judgement(CheckVerdict.UNPARSEABLE, "too long to be an answer")
+        if pair in watch.vote.cut:
+            return self._cut()
         with self._lock:
             if known := self._known.get(pair):
                 self._known.move_to_end(pair)
                 return known
-            most = max(self._timeouts[pair.gold], self._timeouts[pair.answer])
+            most = max(self._num_timeouts(each, watch.vote) for each in (pair.gold, pair.answer))
             if pair.both_ways and most >= _MOST_TIMEOUTS:
                 return _Judgement(CheckVerdict.TIMEOUT, "one of the answers has timed out before")
         judged = await self._decide(pair, watch)
+        if judged == self._cut():
+            # Another vote, with time left, may find out.
+            watch.vote.cut.add(pair)
+            self._blame(pair, watch.vote, watch.vote.suspects)
+            return judged
         with self._lock:
             self._known[pair] = judged
             if judged.verdict is CheckVerdict.TIMEOUT and pair.both_ways:
-                self._timeouts.update((pair.gold, pair.answer))
+                self._blame(pair, watch.vote, self._timeouts)
             if len(self._known) > _CACHE_SIZE:
                 self._known.popitem(last=False)
+            if len(self._timeouts) > _CACHE_SIZE:
+                self._timeouts.clear()
         return judged
+
+    def _num_timeouts(self, answer: str, vote: VoteBudget) -> int:
+        return self._timeouts[answer] + vote.suspects[answer]
+
+    def _blame(self, pair: _Pair, vote: VoteBudget, counted: Counter[str]) -> None:
+        """Count a timeout for the answer that had more before; for both where they had as many."""
+        gold, answer = (self._num_timeouts(each, vote) for each in (pair.gold, pair.answer))
+        counted.update([pair.gold] * (gold >= answer) + [pair.answer] * (answer >= gold))
 
     async def _decide(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
         if pair.in_text and _BROKEN.search(pair.answer):
@@ -247,38 +270,54 @@ class Checker:
                     if equal:
                         return _judgement(True)
                     break
-                if not await self._evaluate(comparison.missing, watch):
-                    return self._timeout()
+                late = await self._evaluate(comparison.missing, watch)
+                if late is not None:
+                    return late
                 comparison = AnswerComparison(self._values)
         return None if undecided else _judgement(False)
 
-    async def _evaluate(self, formulas: list[Tree], watch: _CheckWatch) -> bool:
-        """Let the worker compute formulas; False if it took too long."""
-        formulas = list(dict.fromkeys(formulas))
-        names = sorted(frozenset().union(*map(names_of, formulas)))
-        points = {
-            name: [point(name, index).as_integer_ratio() for index in range(NUM_POINTS)]
-            for name in names
-        }
-        request = {"formulas": formulas, "points": points}
-        reply = await asyncio.wrap_future(self.pool.submit(request, on_begin=watch.begin))
-        if reply is None:
-            return False
-        with self._lock:
-            if len(self._values) > _CACHE_SIZE:
-                self._values.clear()
-            for formula, values in zip(formulas, reply["values"], strict=True):
+    async def _evaluate(self, formulas: list[Tree], watch: _CheckWatch) -> _Judgement | None:
+        """Let the worker compute formulas; return the verdict if one took too long."""
+        # One at a time, so that each is computed once, and what takes too long is known.
+        for formula in dict.fromkeys(formulas):
+            if formula in self._hard:
+                return self._timeout()
+            points = {
+                name: [point(name, index).as_integer_ratio() for index in range(NUM_POINTS)]
+                for name in sorted(names_of(formula))
+            }
+            request = {"formulas": [formula], "points": points}
+            whole = not watch.vote.is_spent(self.pool.limits)
+            reply = await self.pool.ask(request, watch.vote, on_begin=watch.begin)
+            if reply is None:
+                if not whole:
+                    return self._cut()
+                with self._lock:
+                    self._hard[formula] = None
+                    while len(self._hard) > _CACHE_SIZE:
+                        self._hard.popitem(last=False)
+                return self._timeout()
+            (values,) = reply["values"]
+            with self._lock:
+                if len(self._values) > _CACHE_SIZE:
+                    self._values.clear()
                 self._values[formula] = values and [each and _parsed(each) for each in values]
-        return True
+        return None
 
     def _timeout(self) -> _Judgement:
         return _Judgement(
             CheckVerdict.TIMEOUT, f"no verdict within {self.pool.limits.deadline_s:g} s"
         )
 
+    def _cut(self) -> _Judgement:
+        return _Judgement(
+            CheckVerdict.TIMEOUT,
+            f"the vote has used up its {self.pool.limits.vote_s:g} s",
+        )
+
     async def _ask(self, pair: _Pair, watch: _CheckWatch) -> _Judgement:
-        asked = self.pool.submit(pair.request(), on_begin=watch.begin)
-        reply = await asyncio.wrap_future(asked)
+        whole = not watch.vote.is_spent(self.pool.limits)
+        reply = await self.pool.ask(pair.request(), watch.vote, on_begin=watch.begin)
         if reply is None:
-            return self._timeout()
+            return self._timeout() if whole else self._cut()
         return _Judgement(CheckVerdict(reply["verdict"]), reply["reason"])

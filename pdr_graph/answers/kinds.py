@@ -6,7 +6,6 @@ solution itself (an essay, code, a proof), so there is nothing to count or to vo
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -14,6 +13,7 @@ from typing import Protocol
 
 from pdr_graph.answers.checker import Checker, CheckResult, Mode
 from pdr_graph.answers.extract import boxed_answer, final_answer, stated_answer, without_thought
+from pdr_graph.answers.pool import one_vote
 from pdr_graph.errors import ConfigError
 
 
@@ -151,26 +151,30 @@ async def check(
 async def clusters(kind: AnswerKind, answers: Sequence[str | None]) -> list[list[int]]:
     """Group the positions of equivalent answers: larger groups first, then earlier ones.
 
-    A draft without an answer (None) is in no group.
+    A draft without an answer (None) is in no group. The comparisons are one vote, with a budget:
+    answers that cannot be compared in it are groups of their own.
     """
     groups: dict[str, list[int]] = {}
     first_of: dict[str, str] = {}
-    for index, answer in enumerate(answers):
-        if answer is None:
-            continue
-        if answer not in first_of:
-            first_of[answer] = await _first_equivalent(kind, answer, list(groups))
-        groups.setdefault(first_of[answer], []).append(index)
+    with one_vote():
+        for index, answer in enumerate(answers):
+            if answer is None:
+                continue
+            if answer not in first_of:
+                first_of[answer] = await _first_equivalent(kind, answer, list(groups))
+            groups.setdefault(first_of[answer], []).append(index)
     # Groups are in order of their first members, and the sort is stable.
     return sorted(groups.values(), key=len, reverse=True)
 
 
 async def _first_equivalent(kind: AnswerKind, answer: str, representatives: list[str]) -> str:
     """Return the first answer of the group that the answer belongs to; itself if there is none."""
-    verdicts = await asyncio.gather(*(kind.same(each, answer) for each in representatives))
-    return next(
-        (each for each, is_same in zip(representatives, verdicts, strict=True) if is_same), answer
-    )
+    # One after another: the first comparison computes the answer's values, the others find them,
+    # and none is made once the group is found.
+    for each in representatives:
+        if await kind.same(each, answer):
+            return each
+    return answer
 
 
 async def agreement(kind: AnswerKind, answers: Sequence[str | None]) -> tuple[str | None, float]:

@@ -1,25 +1,29 @@
 """A pool of processes for work that may never end.
 
-Each worker is one thread and one child process, which answers requests, a JSON object a line. The
-thread hands a request to the child and waits as long as the deadline allows; then it kills the
-child and starts another. The clock is the thread's, and no signals are used, so the outcome is the
-same from the main thread, from any other thread and from a coroutine of any event loop.
+Each worker is one thread and one child process, which answers requests, a JSON object a line. A
+child ends what takes too long by itself. The thread waits somewhat longer than that, then it kills
+the child and starts another. No signals are used in this process, so the outcome is the same
+from the main thread, from any other thread and from a coroutine of any event loop.
+
+The queue is fair: votes take turns, and one worker is kept for those that have not been slow.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import queue
 import select
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,83 @@ _START_TIMEOUT_S = 120.0
 # Share of the deadline after which a second child is started, which takes seconds: a child that
 # has not replied by then will most likely have to be killed.
 _SPARE_AFTER = 0.25
+# Of the deadline: by then a child that is well has ended what takes too long.
+_LATEST = 1.2
+# Bytes of a reply. The values of the longest answer that is read have less than a tenth of it.
+_LARGEST_REPLY = 1 << 24
+_LOOK_S = 0.05
+# Votes that are remembered as slow.
+_MOST_SLOW = 1000
+
+ORDINARY_S = 0.5
+"""Time that each request of a vote has free. Ordinary answers need a fiftieth of it, so that a vote
+on them does not depend on the speed of the machine."""
+
+_MOST_CUT = 16
+"""Requests of a vote that may be cut short; then it makes no more of them."""
+
+
+@dataclass(eq=False)
+class VoteBudget:
+    """Comparisons that belong together: they share a place in the queue, and a budget."""
+
+    key: Hashable = None
+    """Votes of one key are one in the queue; None is a vote by itself."""
+    spent_s: float = 0.0
+    """Time beyond what each request has free."""
+    num_cut: int = 0
+    """Requests that were ended before the deadline of a request."""
+    cut: set[object] = field(default_factory=set)
+    """What was not compared because the budget was spent; it is not tried again."""
+    suspects: Counter[str] = field(default_factory=Counter)
+    """Answers that were cut short, and how often."""
+    timeouts: Counter[str] = field(default_factory=Counter)
+    """Comparisons without a verdict, by reason."""
+
+    @property
+    def place(self) -> Hashable:
+        """Its place in the queue."""
+        return self if self.key is None else self.key
+
+    def allowed_s(self, limits: Limits) -> float:
+        """Return the time that its next request may take."""
+        left = max(0.0, limits.vote_s - self.spent_s)
+        return min(limits.deadline_s, ORDINARY_S + left) if self.num_cut < _MOST_CUT else 0.0
+
+    def is_spent(self, limits: Limits) -> bool:
+        """Tell whether its next request may take less than the deadline."""
+        return self.allowed_s(limits) < limits.deadline_s
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each reason why answers were not compared."""
+        return [
+            f"{count} comparisons of answers have no verdict ({reason}); answers that were not "
+            "compared count apart"
+            for reason, count in self.timeouts.items()
+        ]
+
+    @classmethod
+    def current(cls) -> VoteBudget | None:
+        """Return the vote that the calling task compares for; None outside a vote."""
+        return _CURRENT.get()
+
+
+_CURRENT: ContextVar[VoteBudget | None] = ContextVar("vote", default=None)
+
+
+@contextmanager
+def one_vote() -> Iterator[VoteBudget]:
+    """Make all comparisons within one vote; within another vote, go on with that."""
+    around = _CURRENT.get()
+    if around is not None:
+        yield around
+        return
+    vote = VoteBudget()
+    token = _CURRENT.set(vote)
+    try:
+        yield vote
+    finally:
+        _CURRENT.reset(token)
 
 
 class Child:
@@ -81,15 +162,15 @@ class Child:
     def reply(self, timeout_s: float) -> Message | None:
         """Return the next line; None if there was none in time, or the child ended."""
         assert self._process.stdout is not None
-        poll, line = select.poll(), self._part
+        poll, line = select.poll(), bytearray(self._part)
         poll.register(self._process.stdout, select.POLLIN)
         end = time.monotonic() + timeout_s
         while not line.endswith(b"\n"):
             if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
-                self._part = line
+                self._part = bytes(line)
                 return None
             part = os.read(self._process.stdout.fileno(), 65_536)
-            if not part:
+            if not part or len(line) > _LARGEST_REPLY:
                 self.kill()  # a child that has closed its output has ended, or is about to
                 return None
             line += part
@@ -119,6 +200,11 @@ class Limits:
     num_workers: int = 2
     deadline_s: float = 5.0
     """For one request, from the moment when a child that is ready gets it."""
+    vote_s: float = 5.0
+    """For all requests of a vote, beyond `ORDINARY_S` for each. Once it is spent, its further
+    requests have `ORDINARY_S` each, and after 16 that are not enough it makes no more."""
+    most_waiting: int = 10_000
+    """Requests in the queue; who asks for more waits for a place."""
     memory_bytes: int = 1 << 30
     """Address space of a child."""
     requests_per_child: int = 500
@@ -130,6 +216,54 @@ class _Job:
     request: Message
     future: Future[Message | None]
     on_begin: Callable[[], None]
+    vote: VoteBudget
+
+
+class _FairQueue:
+    """Jobs that wait, by vote; votes take turns. Its caller holds the lock."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._waiting: OrderedDict[Hashable, deque[_Job]] = OrderedDict()
+        self._running: Counter[Hashable] = Counter()
+        self._slow: dict[Hashable, None] = {}
+        """Places whose last request was slow."""
+        # One worker is kept for votes that have not been slow, and no vote has all.
+        self._most = max(1, num_workers - 1)
+
+    def put(self, job: _Job) -> None:
+        """Queue a job behind the others of its vote."""
+        self._waiting.setdefault(job.vote.place, deque()).append(job)
+
+    def take(self) -> _Job | None:
+        """Return the next job that may run; None if there is none."""
+        slow = sum(count for place, count in self._running.items() if place in self._slow)
+        for place, jobs in self._waiting.items():
+            most_slow = place in self._slow and slow >= self._most
+            if self._running[place] >= self._most or most_slow:
+                continue
+            job = jobs.popleft()
+            self._waiting.move_to_end(place)
+            if not jobs:
+                del self._waiting[place]
+            self._running[place] += 1
+            return job
+        return None
+
+    def mark(self, job: _Job, *, slow: bool) -> None:
+        """Remember whether the last request of a vote was slow."""
+        if slow:
+            self._slow[job.vote.place] = None
+        else:
+            self._slow.pop(job.vote.place, None)
+
+    def done(self, job: _Job) -> None:
+        """Forget a job that has ended, and its vote if it has no other."""
+        place = job.vote.place
+        self._running[place] -= 1
+        if not self._running[place]:
+            del self._running[place]
+        while len(self._slow) > _MOST_SLOW:
+            del self._slow[next(iter(self._slow))]
 
 
 @dataclass(slots=True)
@@ -148,14 +282,19 @@ class _State:
     script: Path
     limits: Limits
     owner: int = field(default_factory=os.getpid)
-    jobs: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue)
     # Reentrant, since the collector may call `close` in a thread that holds it.
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    lock: threading.Condition = field(
+        default_factory=lambda: threading.Condition(threading.RLock())
+    )
+    jobs: _FairQueue = field(init=False)
     threads: list[threading.Thread] = field(default_factory=list)
     num_waiting: int = 0
     """Jobs that are queued or under way."""
     children: set[Child] = field(default_factory=set)
     closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.jobs = _FairQueue(self.limits.num_workers)
 
     def close(self) -> None:
         """Kill every child and wait for the threads to end."""
@@ -164,10 +303,9 @@ class _State:
                 return
             self.closed = True
             children, threads = list(self.children), list(self.threads)
+            self.lock.notify_all()
         for child in children:
             child.kill()
-        for _ in threads:
-            self.jobs.put(None)
         for thread in threads:
             # The collector may have called us from one of them.
             if thread is not threading.current_thread():
@@ -176,49 +314,80 @@ class _State:
     def work(self) -> None:
         """Do jobs with one child after another; the body of a thread."""
         hands = _Hands()
-        while (job := self.jobs.get()) is not None:
+        while (job := self._next()) is not None:
             if job.future.set_running_or_notify_cancel():
                 self._serve(job, hands)
             else:
-                self._count_done()
+                self._count_done(job)
         self._drop(hands.child)
         self._drop(hands.spare)
 
-    def _count_done(self) -> None:
+    def _next(self) -> _Job | None:
+        """Wait for the next job; None once the pool is closed and no job waits."""
+        with self.lock:
+            while (job := self.jobs.take()) is None:
+                if self.closed and self.num_waiting == 0:
+                    return None
+                self.lock.wait(1 if self.closed else None)
+            return job
+
+    def _count_done(self, job: _Job) -> None:
         with self.lock:
             self.num_waiting -= 1
+            self.jobs.done(job)
+            self.lock.notify_all()
 
     def _serve(self, job: _Job, hands: _Hands) -> None:
         """Do one job, and make a child ready for the next."""
         try:
             child = self._take(hands)
             job.on_begin()
-            reply = self._ask(job.request, child, hands)
+            reply = self._ask(job, child, hands)
         except (PDRError, OSError) as error:
             self._drop(hands.child)
             hands.child = None
-            self._count_done()
+            self._count_done(job)
             job.future.set_exception(error)
             return
-        self._count_done()
-        job.future.set_result(reply)
-        if reply is not None and child.num_requests < self.limits.requests_per_child:
+        self._count_done(job)
+        lives = reply is not None
+        job.future.set_result(None if reply is None or "ended" in reply else reply)
+        if lives and child.num_requests < self.limits.requests_per_child:
             return
         self._drop(child)
         hands.child = None
         with suppress(PDRError, OSError):  # the next job tries again, and reports the error
             self._take(hands)
 
-    def _ask(self, request: Message, child: Child, hands: _Hands) -> Message | None:
-        """Return the reply; None if the child took too long or ended."""
-        end = time.monotonic() + self.limits.deadline_s
-        child.ask(request)
-        reply = child.reply(self.limits.deadline_s * _SPARE_AFTER)
+    def _ask(self, job: _Job, child: Child, hands: _Hands) -> Message | None:
+        """Return the reply, and charge the vote; None if the child took too long or ended."""
+        allowed, began = job.vote.allowed_s(self.limits), time.monotonic()
+        if allowed <= 0:
+            return {"ended": True}
+        child.ask({**job.request, "limit_s": allowed})
+        reply = child.reply(min(self.limits.deadline_s * _SPARE_AFTER, ORDINARY_S))
+        if reply is None:
+            with self.lock:
+                self.jobs.mark(job, slow=True)
+            reply = self._late(child, hands, began)
+        used = time.monotonic() - began if reply is None else reply.pop("seconds", allowed)
+        with self.lock:
+            ended = reply is None or "ended" in reply
+            job.vote.num_cut += ended and allowed < self.limits.deadline_s
+            job.vote.spent_s += max(0.0, min(used, allowed) - ORDINARY_S)
+            self.jobs.mark(job, slow=ended or job.vote.spent_s > 0)
+        return reply
+
+    def _late(self, child: Child, hands: _Hands, began: float) -> Message | None:
+        """Wait on for a reply, and start a spare before the child is killed."""
+        spare_at = began + self.limits.deadline_s * _SPARE_AFTER
+        reply = child.reply(max(0.0, spare_at - time.monotonic()))
         if reply is not None:
             return reply
         if hands.spare is None:
             with suppress(PDRError, OSError):
                 hands.spare = self._launch()
+        end = began + self.limits.deadline_s * _LATEST
         return child.reply(max(0.0, end - time.monotonic()))
 
     def _take(self, hands: _Hands) -> Child:
@@ -264,13 +433,31 @@ class WorkerPool:
         self._state = _State(self._script, self.limits)
         self._finalizer = weakref.finalize(self, self._state.close)
 
+    async def ask(
+        self, request: Message, vote: VoteBudget, *, on_begin: Callable[[], None] = lambda: None
+    ) -> Message | None:
+        """Return the reply to a request, as `submit`; wait for a place in the queue first.
+
+        Raises:
+            PDRError: The pool was closed.
+        """
+        # Places are freed by threads, and who waits may be in any event loop.
+        while self.num_waiting >= self.limits.most_waiting:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
+        return await asyncio.wrap_future(self.submit(request, vote=vote, on_begin=on_begin))
+
     def submit(
-        self, request: Message, *, on_begin: Callable[[], None] = lambda: None
+        self,
+        request: Message,
+        *,
+        vote: VoteBudget | None = None,
+        on_begin: Callable[[], None] = lambda: None,
     ) -> Future[Message | None]:
-        """Queue a request; its result is None if the child had to be killed.
+        """Queue a request; its result is None if it took too long, or the child ended.
 
         Args:
             request: For the child.
+            vote: What it belongs to; None is a vote of its own.
             on_begin: Called from another thread when a child that is ready gets the request.
 
         Raises:
@@ -279,17 +466,23 @@ class WorkerPool:
         if self._state.owner != os.getpid():
             self._open()  # this process is a fork: it has no threads, and the children are not its
         state = self._state
-        job = _Job(request, Future(), on_begin)
+        job = _Job(request, Future(), on_begin, vote or VoteBudget())
         with state.lock:
             if state.closed:
                 raise PDRError(_CLOSED)
             state.num_waiting += 1
             state.jobs.put(job)
+            state.lock.notify()
             if len(state.threads) < min(state.num_waiting, self.limits.num_workers):
                 thread = threading.Thread(target=state.work, name="answer-checker", daemon=True)
                 state.threads.append(thread)
                 thread.start()
         return job.future
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that are queued or under way."""
+        return self._state.num_waiting
 
     def pids(self) -> list[int]:
         """Return the process ids of the children that are alive now, those of their guards."""

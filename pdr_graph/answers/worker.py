@@ -8,9 +8,11 @@ else. It reads one JSON object a line from standard input and writes one a line 
     {"formulas": [["mul", ["name", "x"], ["const", "pi"]]], "points": {"x": [[1, 2]]}}
     {"values": [[["1.5707963267948966192313216916397514420985", "0.0", true]]]}
 
-It does *not* keep time: the parent does, and kills it. One power of large integers is one call into
-C, which no signal handler and no thread can interrupt. Memory is limited. Not covered: network and
-files, which math-verify does not touch.
+A request is answered by a copy of this process (`fork`), which the kernel ends after `limit_s`
+seconds: one power of large integers is one call into C, which no signal handler and no thread can
+interrupt. The next copy is made in milliseconds, where an import would take seconds. The parent
+looks at the clock too, and kills both. Memory is limited. Not covered: network and files,
+which math-verify does not touch.
 
 Library: https://github.com/huggingface/Math-Verify, 0.9.
 """
@@ -19,11 +21,16 @@ import json
 import logging
 import os
 import resource
+import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
+
+_OUT_OF_MEMORY = 70
+"""How a copy ends that has no memory left for its request."""
 
 # One object a line, in both directions.
 _Line = dict[str, Any]
@@ -316,9 +323,45 @@ def serve(start: Callable[[], Callable[[str], _Line]]) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     answers.write('{"ready": true}\n')
     answers.flush()
-    for line in sys.stdin:
-        answers.write(json.dumps(answer(line)) + "\n")
+    while True:
+        copy = os.fork()
+        if copy == 0:
+            _answer_requests(answer, answers)
+        code = os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+        if code not in (-signal.SIGALRM, _OUT_OF_MEMORY):
+            # Standard input has ended; or the copy was killed, and perhaps between two requests.
+            os._exit(0 if code == 0 else 1)
+        answers.write('{"ended": true}\n')
         answers.flush()
+
+
+def _answer_requests(answer: Callable[[str], _Line], answers: Any) -> NoReturn:
+    """Answer until standard input ends; the body of a copy."""
+    _end_with_parent()
+    for line in sys.stdin:
+        began = time.monotonic()
+        # Nobody handles the signal, so it ends the process inside any call.
+        signal.setitimer(signal.ITIMER_REAL, json.loads(line).get("limit_s", 0))
+        try:
+            replied = answer(line)
+            text = json.dumps({**replied, "seconds": time.monotonic() - began})
+        except MemoryError:
+            os._exit(_OUT_OF_MEMORY)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(text + "\n")
+        answers.flush()
+    os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """On Linux, let this process be killed with the one that it is a copy of."""
+    if sys.platform == "linux":
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 if __name__ == "__main__":

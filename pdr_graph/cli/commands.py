@@ -78,7 +78,8 @@ class SolveCommand(RunCommand):
 class ResumeCommand(RunCommand):
     """Continue a run that was stopped, killed or failed. Finished calls are not repeated.
 
-    A run that waits for a person goes on with --answer TEXT.
+    A run that waits for a person goes on with --answer TEXT. A step of your own, such as
+    --verifier package.module:attribute, is given again.
     """
 
     first: ClassVar = ("base_url", "model", "redis_url", "trace", "as_json")

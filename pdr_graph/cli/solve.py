@@ -27,7 +27,7 @@ from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
-from pdr_graph.extensions import Extensions
+from pdr_graph.extensions import STEPS, Extensions
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
@@ -117,7 +117,13 @@ class RunSession:
             return "stopped before the run had begun"
         if self.settings.redis_url == MEMORY:
             return "the run was kept in memory and cannot be resumed; --checkpoint URL keeps one"
-        return f"resume with: {command_line('resume', self.thread_id, self.command.settings)}"
+        code = {
+            name: value
+            for name, value in self.command.config.items()
+            if name in STEPS and ":" in str(value)
+        }
+        given = {**code, **self.command.settings}
+        return f"resume with: {command_line('resume', self.thread_id, given)}"
 
     def _asked_anything(self) -> bool:
         """Tell whether there is anything to resume."""

@@ -62,7 +62,7 @@ def pdr_node(
     Raises:
         ConfigError: the config names an unknown part, or the model is none.
     """
-    check_given(PDRConfig() if config is None else config, model, extensions or Extensions())
+    extensions = check_given(PDRConfig() if config is None else config, model, extensions)
     graph = build_graph(
         model, extensions=extensions, prompts=prompts, trace=trace, stream_answer=stream_answer
     )

@@ -30,8 +30,8 @@ from pdr_graph.run import Result, drive
 from pdr_graph.types import LedgerRow
 
 
-def check_given(config: object, model: object, extensions: Extensions) -> None:
-    """Refuse what cannot make a run.
+def check_given(config: object, model: object, extensions: Extensions | None) -> Extensions:
+    """Refuse what cannot make a run; return its steps, with the code that the config names.
 
     Raises:
         ConfigError: the config is no `PDRConfig` or names an unknown part, or the model is none.
@@ -45,7 +45,9 @@ def check_given(config: object, model: object, extensions: Extensions) -> None:
             "model must be a LangChain chat model, such as ChatVLLM(base_url=…, model=…), or a "
             f"ModelClient, not {model!r}"
         )
+    extensions = (extensions or Extensions()).with_code(config)
     extensions.check(config)
+    return extensions
 
 
 async def subrun(

@@ -76,8 +76,7 @@ def as_tool(
         ConfigError: the config names an unknown part, or the model is none.
     """
     config = PDRConfig() if config is None else config
-    extensions = extensions or Extensions()
-    check_given(config, model, extensions)
+    extensions = check_given(config, model, extensions)
     graph = build_graph(model, extensions=extensions, prompts=prompts, trace=trace)
     beside = _RunsOfTasks()
 

@@ -173,7 +173,7 @@ def make_arms(specs: Sequence[ArmSpec], common: Fields, budgets: Budgets) -> lis
         if spec.name in arms:
             raise ConfigError(f"two arms are named {spec.name!r}; name them, as in mine=pdr@…")
         settled = replace(spec, fields=_settled(spec, common, known))
-        config, budget = ArmFit(settled, known).to(budgets)
+        config, budget = ArmFit(settled, known.with_code(settled.fields)).to(budgets)
         arms[spec.name] = Arm(spec.name, spec.text, spec.preset, config, budget)
     return list(arms.values())
 
@@ -189,7 +189,7 @@ def _settled(spec: ArmSpec, common: Fields, known: Extensions) -> Fields:
             fields.pop("max_tokens", None)
             solution_tokens = replace(spec, fields=fields).config().solution_tokens
             fields["max_tokens"] = int(str(thinking)) + solution_tokens
-        known.check(replace(spec, fields=fields).config())
+        known.with_code(fields).check(replace(spec, fields=fields).config())
     except ConfigError as error:
         raise ConfigError(f"arm {spec.name!r}: {error}") from None
     return fields

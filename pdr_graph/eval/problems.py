@@ -14,7 +14,6 @@ A source is written in one of three ways.
   same problems. https://github.com/open-thought/reasoning-gym
 """
 
-import asyncio
 import hashlib
 import json
 import warnings
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from pdr_graph.answers import CheckVerdict, Limits, WorkerPool, exact
+from pdr_graph.answers import CheckVerdict, Limits, VoteBudget, WorkerPool, exact
 from pdr_graph.answers.extract import final_answer
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.json_lines import json_object
@@ -247,7 +246,8 @@ class GymScorer:
         key = problem.index, answer
         if key not in self._known:
             request = {"task": self._task, "knobs": self._knobs, "index": key[0], "answer": answer}
-            reply = await asyncio.wrap_future(self._pool.submit(request))
+            vote = VoteBudget.current() or VoteBudget(key=problem.id)
+            reply = await self._pool.ask(request, vote)
             self._known[key] = CheckVerdict(reply["verdict"] if reply else "timeout")
         return self._known[key]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
+from pdr_graph.answers import one_vote
 from pdr_graph.budget import Ledger
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import (
@@ -189,7 +190,8 @@ class LocalExecutor:
     ) -> None:
         """Record which drafts were right, and which workspaces hold a right answer."""
         drafts = [draft for view in rounds for draft in view.drafts]
-        judged = await asyncio.gather(*(self.judge.draft(problem, draft) for draft in drafts))
+        with one_vote():
+            judged = await asyncio.gather(*(self.judge.draft(problem, draft) for draft in drafts))
         record["drafts"] = [
             DraftRecord(
                 round=draft["round"],

@@ -18,7 +18,7 @@ from pdr_graph.config import DRAFT_FINISHES, FREE_FINISHES, PDRConfig
 from pdr_graph.distill.workspace import pack
 from pdr_graph.errors import QuorumError, QuorumLostError
 from pdr_graph.events import NoteEvent, WorkspaceEvent
-from pdr_graph.nodes.toolbox import Toolbox, charged, is_continued, tell
+from pdr_graph.nodes.toolbox import Toolbox, charged, is_continued, tell, voting
 from pdr_graph.state import PDRState, config_of, more_drafts, rounds_left, succeeded
 from pdr_graph.step import Step
 from pdr_graph.strategies import drafts_needed, width_of
@@ -42,18 +42,21 @@ class DistillerNode:
                 return {"phase": "short"}
             raise shortage
         step = self.toolbox.step("distiller", state)
-        if step.config.pool_rounds:
-            tally = await add_votes(step.answers, step.tally, step.drafts)
-            step = replace(step, tally=tally)
-        agreed = await _consensus(step, more_drafts=more_drafts(state))
+        more_rounds, workspaces = rounds_left(state) > 0, None
+        with voting(step, runtime.stream_writer):
+            if step.config.pool_rounds:
+                tally = await add_votes(step.answers, step.tally, step.drafts)
+                step = replace(step, tally=tally)
+            agreed = await _consensus(step, more_drafts=more_drafts(state))
+            if agreed is None and (more_rounds or step.config.finish not in DRAFT_FINISHES):
+                workspaces = await self._workspaces(step)
+        notes = [*state["notes"], *step.notes]
         if agreed is not None:
             note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"
             tell(runtime.stream_writer, NoteEvent(event="note", text=note))
-            return {"consensus": agreed[0], "tally": step.tally, "notes": [*state["notes"], note]}
-        more_rounds = rounds_left(state) > 0
-        if not more_rounds and step.config.finish in DRAFT_FINISHES:
-            return {"workspaces": [], "tally": step.tally}
-        workspaces = await self._workspaces(step)
+            return {"consensus": agreed[0], "tally": step.tally, "notes": [*notes, note]}
+        if workspaces is None:
+            return {"workspaces": [], "tally": step.tally, "notes": notes}
         row = charged(step.ask.meter, estimated=any(w["estimated"] for w in workspaces))
         tell(
             runtime.stream_writer,
@@ -70,7 +73,7 @@ class DistillerNode:
             "workspaces": workspaces,
             "tally": step.tally,
             "ledger": [row],
-            "notes": [*state["notes"], *step.notes],
+            "notes": notes,
         }
         if more_rounds and step.config.finish not in DRAFT_FINISHES:
             # A distilled draft must not be checkpointed in the next round too. A vote keeps its
@@ -79,7 +82,7 @@ class DistillerNode:
         return update
 
     async def _workspaces(self, step: Step) -> list[Workspace]:
-        distiller = self.toolbox.extensions.distiller(step.config.distiller)
+        distiller = self.toolbox.operators.distiller(step.config.distiller)
         texts = await distiller.distil(step)
         kappa = step.config.kappa
         return list(await asyncio.gather(*(pack(each, kappa, step.counter) for each in texts)))

@@ -63,7 +63,7 @@ class Planner:
         problem = wellformed(state.get("problem", "")).strip()
         if not problem:
             raise ConfigError("the problem is empty; state the task to be solved")
-        self.toolbox.extensions.check(config)
+        self.toolbox.operators.check(config)
         record = RunRecord(
             version=_own_version(),
             model=self.toolbox.client.name,
@@ -99,7 +99,7 @@ class Planner:
         config, next_round = config_of(state), state["round"] + 1
         if rounds_left(state) <= 0:
             return {"phase": "finish"}
-        distiller = self.toolbox.extensions.distiller(config.distiller)
+        distiller = self.toolbox.operators.distiller(config.distiller)
         why_not = why_not_round(state, distiller.max_calls)
         if why_not is not None:
             note = f"round {next_round} and later were skipped: {why_not}"

@@ -12,7 +12,7 @@ from pdr_graph.config import DRAFT_FINISHES, PDRConfig
 from pdr_graph.events import ChunkEvent, FinishEvent, SolutionEvent
 from pdr_graph.finish import FINISHES
 from pdr_graph.llm.client import OnChunk
-from pdr_graph.nodes.toolbox import Toolbox, charged, tell
+from pdr_graph.nodes.toolbox import Toolbox, charged, tell, voting
 from pdr_graph.state import PDRState
 from pdr_graph.types import LedgerRow
 
@@ -34,8 +34,9 @@ class Refiner:
         tell(runtime.stream_writer, FinishEvent(event="finish", finish=name))
         if name == "refine" and self.toolbox.stream_answer:
             step = replace(step, ask=replace(step.ask, on_chunk=_teller(runtime.stream_writer)))
-        finish = FINISHES["refine"] if name == "refine" else self.toolbox.extensions.finish(name)
-        solution = await finish(step)
+        finish = FINISHES["refine"] if name == "refine" else self.toolbox.operators.finish(name)
+        with voting(step, runtime.stream_writer):
+            solution = await finish(step)
         row = charged(step.ask.meter)
         step.notes.extend(_budget_note(step.config, [*state["ledger"], row], state["notes"]))
         tell(

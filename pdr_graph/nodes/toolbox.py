@@ -1,6 +1,8 @@
 """What all nodes of a graph share: their dependencies, and where in a run they are called."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -12,11 +14,11 @@ from langgraph._internal._constants import (
 from langgraph.config import get_config
 from langgraph.types import StreamWriter
 
-from pdr_graph.answers import answer_kind
+from pdr_graph.answers import answer_kind, one_vote
 from pdr_graph.budget import finish_cost, round_cost, why_not_another_round
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill import MaxCalls
-from pdr_graph.events import RunEvent, log_event
+from pdr_graph.events import NoteEvent, RunEvent, log_event
 from pdr_graph.extensions import Extensions
 from pdr_graph.invocation import Invocation
 from pdr_graph.llm.asker import Asker, derived_seed
@@ -36,10 +38,17 @@ class Toolbox:
 
     client: ModelClient
     extensions: Extensions
+    """Those of the graph; nodes take `operators`."""
     prompts: Prompts
     trace: Trace | None
     stream_answer: bool
     """Whether the refinement is streamed, as `chunk` events, while it is written."""
+
+    @property
+    def operators(self) -> Extensions:
+        """The steps of this call: those of the graph, and those that the caller names."""
+        handed = Invocation.current().handed
+        return self.extensions if handed is None else self.extensions.with_code(handed)
 
     def asker(
         self, node: str, round_number: int, config: PDRConfig, *, run: str = "", part: str = ""
@@ -122,6 +131,16 @@ def tell(write: StreamWriter, event: RunEvent) -> None:
     """Report an event: on the graph's stream `custom`, and in the log."""
     write(event)
     log_event(thread_id(), event)
+
+
+@contextmanager
+def voting(step: Step, write: StreamWriter) -> Iterator[None]:
+    """Compare the answers of a step as one vote, and tell what could not be compared."""
+    with one_vote() as vote:
+        yield
+    for note in vote.notes():
+        step.notes.append(note)
+        tell(write, NoteEvent(event="note", text=note))
 
 
 def charged(meter: Meter, *, estimated: bool = False) -> LedgerRow:

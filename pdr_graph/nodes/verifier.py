@@ -9,7 +9,7 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.distill.workspace import Entry, pack
 from pdr_graph.events import VerdictEvent
 from pdr_graph.invocation import Invocation
-from pdr_graph.nodes.toolbox import Toolbox, charged, tell, why_not_round
+from pdr_graph.nodes.toolbox import Toolbox, charged, tell, voting, why_not_round
 from pdr_graph.state import PDRState, state_of
 from pdr_graph.step import Step, closing_line
 from pdr_graph.types import Verdict, Workspace
@@ -24,7 +24,8 @@ class Verifier:
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the verdict; a granted round reads the rejected solution and the reasons."""
         step = self.toolbox.step("verifier", state)
-        verdict = await self.toolbox.extensions.verifier(step.config.verifier)(step)
+        with voting(step, runtime.stream_writer):
+            verdict = await self.toolbox.operators.verifier(step.config.verifier)(step)
         tell(runtime.stream_writer, VerdictEvent(event="verdict", **verdict))
         notes = [*state["notes"], *step.notes]
         row = charged(step.ask.meter)
@@ -36,7 +37,7 @@ class Verifier:
         if verdict["accepted"] is not False or granted >= step.config.max_extra_rounds:
             Invocation.current().b_total = spent
             return update
-        distiller = self.toolbox.extensions.distiller(step.config.distiller)
+        distiller = self.toolbox.operators.distiller(step.config.distiller)
         wider = state_of({**state, "extra_rounds": granted + 1})
         why_not = why_not_round(wider, distiller.max_calls)
         if why_not is not None:

@@ -43,13 +43,15 @@ class Catalogue:
         """
         self._make = make
         self._defaults = dict(defaults)
+        # What the operator names is imported, and what a request names only looked up.
+        self._steps = Extensions().with_code(self._defaults)
         self._max_drafts = max_drafts
         self.left_out: dict[str, str] = {}
         """Presets that the defaults rule out, and why."""
         names = []
         for name in PRESETS:
             try:
-                Extensions().check(make(name, self._defaults))
+                self._steps.check(make(name, self._defaults))
             except ConfigError as error:
                 self.left_out[name] = str(error)
             else:
@@ -98,7 +100,7 @@ class Catalogue:
                 raise ConfigError(f"{step} {fields[step]!r}: a request names built-in steps only")
         fields.pop("preset", None)
         config = self._make(name, {**self._defaults, **fields})
-        Extensions().check(config)
+        self._steps.check(config)
         for setting, number in config.model_dump().items():
             numbers = number if isinstance(number, tuple) else (number,)
             if any(isinstance(each, int | float) and not each <= _MOST for each in numbers):

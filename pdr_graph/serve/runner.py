@@ -17,6 +17,7 @@ from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import DrainedError
 from pdr_graph.events import OnEvent
+from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
@@ -230,6 +231,8 @@ class SolveRunner:
                 config = recorded or asked.config
                 begin(config)
                 parts = Parts(
+                    # The code that the operator names; what the store names is only compared.
+                    extensions=Extensions().with_code(asked.config),
                     prompts=self._prompts,
                     trace=self.metrics,
                     on_event=on_event,

@@ -80,7 +80,7 @@ def size_of(config: PDRConfig, *, problem_tokens: int, runs: int) -> Size:
     needed = frame + workspace_limit(config)
     reads = [needed]
     candidate = config.solution_tokens + CANDIDATE_TOKENS
-    max_calls = Extensions().distiller(config.distiller).max_calls
+    max_calls = Extensions().with_code(config).distiller(config.distiller).max_calls
     for index in range(1, num_rounds(config) + 1):
         width = width_of(config, index)
         if max_calls(width, width_of(config, index + 1), config.k) > 0:

@@ -190,7 +190,7 @@ def _tokens(settings: TrainSettings, size: PromptSize) -> Tokens:
     plan = settings.operator_plan
     drafts, refines = plan.rows.get("draft", 0), plan.rows.get("refine", 0)
     # Of one round: M drafts, one refinement, and what the distiller asks for.
-    asked = most_calls(config, Extensions()).total - rollouts.num_drafts - 1
+    asked = most_calls(config, Extensions().with_code(config)).total - rollouts.num_drafts - 1
     distils = asked * plan.num_workspaces if operator else 0
     calls = direct * rollouts.rows_per_problem + operator * (drafts + refines + distils)
     read = (direct * rollouts.rows_per_problem + operator * drafts) * size.direct

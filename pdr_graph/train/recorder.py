@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
+from pdr_graph.answers import one_vote
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError, ConfigError, EndpointError, QuorumError
 from pdr_graph.eval.judge import Judge, Judgement
@@ -153,9 +154,11 @@ class Recorder:
                 stopped = str(error)
         verdicts = _Verdicts(problem, self._judge)
         judged = Judgement(None, "failed")
-        if solution is not None:
-            judged = await verdicts.of(solution["text"], truncated=solution["truncated"])
         done = [record for record in records if not record["error"]]
+        with one_vote():
+            if solution is not None:
+                judged = await verdicts.of(solution["text"], truncated=solution["truncated"])
+            calls = await _judged_calls(done, verdicts, policy_version, role)
         return Trajectory(
             thread_id=thread_id,
             problem_id=problem.id,
@@ -163,7 +166,7 @@ class Recorder:
             gold=problem.gold,
             preset=config.preset,
             temperature=config.temperature,
-            calls=await _judged_calls(done, verdicts, policy_version, role),
+            calls=calls,
             failed_calls=len(records) - len(done),
             answer=judged.answer,
             reason=judged.reason,

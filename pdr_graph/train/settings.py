@@ -287,6 +287,7 @@ class TrainSettings(Table):
         config = self.config
         return (
             Extensions()
+            .with_code(config)
             .distiller(config.distiller)
             .max_calls(self.rollouts.num_drafts, 1, config.k)
         )

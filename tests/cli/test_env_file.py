@@ -233,11 +233,13 @@ HARMFUL = {
         "log_file": "log",
         "otel": "true",
         "otel_content": "true",
+        "max_bytes": "999999999",
     },
     ServeOptions: {
         "host": "0.0.0.0",  # what the stranger wants
         "key_file": "secret",
         "keyless": "true",
+        "allowed_hosts": "*",
         "cors": "*",
         "log_prompts": "true",
         "keep_hours": "0.001",

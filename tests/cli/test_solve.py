@@ -225,9 +225,10 @@ def test_a_run_that_asks_a_person_goes_on_with_the_answer(stored, mock):
     assert waits.code == 1
     assert "the run waits (it asks: Is the solution good?)" in waits.err
     calls = mock.stats()["calls"]
-    again = stored("resume", "asks")
+    own = ["--verifier", "tests.cli.asking:person"]
+    again = stored("resume", "asks", *own)
     assert "`pdr-graph resume asks --answer TEXT` continues it" in again.err
-    resumed = stored("resume", "asks", "--answer", "yes", "--json")
+    resumed = stored("resume", "asks", "--answer", "yes", *own, "--json")
     assert resumed.code == 0, resumed.err
     assert resumed.json()["verdict"]["reason"] == "a person said yes"
     assert mock.stats()["calls"] == calls

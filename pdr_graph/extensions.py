@@ -16,10 +16,9 @@ from pdr_graph.answers import answer_kind
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill import DISTILLERS, Distil, Distiller
 from pdr_graph.errors import ConfigError
-from pdr_graph.finish import FINISHES, Finish
+from pdr_graph.finish import FINISHES, VERIFIERS, Finish, Verify
 from pdr_graph.judge import DraftJudge
 from pdr_graph.validation import shown
-from pdr_graph.verify import VERIFIERS, Verify
 
 T = TypeVar("T")
 

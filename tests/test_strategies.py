@@ -4,18 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.config import make_config
-from pdr_graph.distill import DISTILLERS
-from pdr_graph.errors import ConfigError
-from pdr_graph.finish import FINISHES
-from pdr_graph.strategies import (
+from pdr_graph.config import (
     PRESETS,
     drafts_awaited,
     drafts_needed,
+    make_config,
     num_rounds,
     preset,
     width_of,
 )
+from pdr_graph.distill import DISTILLERS
+from pdr_graph.errors import ConfigError
+from pdr_graph.finish import FINISHES
 
 
 def test_the_design_names_these_presets():

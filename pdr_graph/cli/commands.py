@@ -18,11 +18,10 @@ from pdr_graph.cli.options import (
     OptionGroup,
     SettingsCommand,
 )
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PRESETS, PDRConfig
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.settings import ENV_FILE, Settings
-from pdr_graph.strategies import PRESETS
 
 CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
 SETTINGS = OptionGroup(

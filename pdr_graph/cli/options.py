@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 from rich.markup import escape
 
+from pdr_graph.config import PRESETS
 from pdr_graph.errors import ConfigError
-from pdr_graph.strategies import PRESETS
 from pdr_graph.validation import Fault
 
 Given = dict[str, object]

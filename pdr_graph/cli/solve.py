@@ -24,7 +24,7 @@ from pdr_graph.cli.run_display import (
 )
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PRESETS, PDRConfig, preset
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
 from pdr_graph.extensions import STEPS, Extensions
@@ -36,7 +36,6 @@ from pdr_graph.run_history import history
 from pdr_graph.servers.llama import announcement, small_config
 from pdr_graph.servers.record import without_password
 from pdr_graph.settings import Settings, load_settings
-from pdr_graph.strategies import PRESETS, preset
 from pdr_graph.trace import JsonLinesTrace
 
 Check = Callable[[Saver], Awaitable[RunProgress]]

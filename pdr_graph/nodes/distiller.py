@@ -14,14 +14,13 @@ from langgraph.types import Overwrite
 
 from pdr_graph.ballot import add_votes, is_decided, share_ahead
 from pdr_graph.budget import b_total
-from pdr_graph.config import DRAFT_FINISHES, FREE_FINISHES, PDRConfig
+from pdr_graph.config import DRAFT_FINISHES, FREE_FINISHES, PDRConfig, drafts_needed, width_of
 from pdr_graph.distill.workspace import pack
 from pdr_graph.errors import QuorumError, QuorumLostError
 from pdr_graph.events import NoteEvent, WorkspaceEvent
 from pdr_graph.nodes.toolbox import Toolbox, charged, is_continued, tell, voting
 from pdr_graph.state import PDRState, config_of, more_drafts, rounds_left, succeeded
 from pdr_graph.step import Step
-from pdr_graph.strategies import drafts_needed, width_of
 from pdr_graph.types import Workspace
 
 

@@ -15,7 +15,7 @@ from langgraph.runtime import Runtime
 
 from pdr_graph.answers import answer_kind
 from pdr_graph.budget import b_total
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, drafts_awaited
 from pdr_graph.errors import CallError, TransientError
 from pdr_graph.events import DraftEvent
 from pdr_graph.judge import logprob_signals
@@ -25,7 +25,6 @@ from pdr_graph.llm.tokens import clip
 from pdr_graph.nodes.toolbox import Toolbox, charged, run_key, tell
 from pdr_graph.state import DraftTask, config_of, read_shared
 from pdr_graph.step import attempt, closing_line
-from pdr_graph.strategies import drafts_awaited
 from pdr_graph.types import Draft, DraftError
 
 T = TypeVar("T")

@@ -15,14 +15,13 @@ from pdr_graph.budget import (
     round_cost,
     workspace_limit,
 )
-from pdr_graph.config import FREE_FINISHES, PDRConfig, make_config
+from pdr_graph.config import FREE_FINISHES, PDRConfig, make_config, width_of
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
 from pdr_graph.invocation import Invocation
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.nodes.toolbox import Toolbox, run_name, superstep, tell, thread_id, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
-from pdr_graph.strategies import width_of
 from pdr_graph.types import RunRecord
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pdr_graph.config import PRESETS
 from pdr_graph.eval.records import read_run
-from pdr_graph.strategies import PRESETS
 from tests.cli.conftest import wait_for
 from tests.mock_endpoint import MockEndpoint
 

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pdr_graph.config import PDRConfig
+    from pdr_graph.config import PRESETS, PDRConfig, preset
     from pdr_graph.embed.node import pdr_node
     from pdr_graph.embed.tool import as_tool
     from pdr_graph.errors import PDRError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pdr_graph.llm.client import ModelClient
     from pdr_graph.run import Parts, Result, resume, solve
     from pdr_graph.run_history import history
-    from pdr_graph.strategies import PRESETS, preset
 
 __all__ = [
     "PRESETS",

@@ -11,7 +11,7 @@ from functools import reduce
 from operator import add, itemgetter
 from typing import Any, cast
 
-from pdr_graph.config import DRAFT_FINISHES, PDRConfig
+from pdr_graph.config import DRAFT_FINISHES, FREE_FINISHES, PDRConfig
 from pdr_graph.types import LedgerRow
 
 TEMPLATE_TOKENS = 192
@@ -179,7 +179,7 @@ def workspace_limit(config: PDRConfig) -> int:
 def finish_cost(config: PDRConfig, *, problem_tokens: int) -> int:
     """Return the most tokens that ending the run can cost: the final call and its verdict."""
     final = 0
-    if config.finish != "vote":
+    if config.finish not in FREE_FINISHES:
         # A selection reads the drafts of whichever round turns out to be the last.
         drafts = max(config.widths, default=0) if config.finish == "select" else 0
         read = max(workspace_limit(config), drafts * _candidate_cost(config))

@@ -1,6 +1,13 @@
-"""The settings of one run."""
+"""The settings of one run, and the presets: one family of strategies.
 
+A strategy is a set of values of `PDRConfig`, above all widths, distiller and finish. Sources: PDR
+and SR arXiv 2510.01123; RSA 2509.26626; PaCoRe 2601.05593; the adaptive stop 2604.07725.
+"""
+
+import math
+from collections.abc import Mapping
 from copy import copy
+from types import MappingProxyType
 from typing import Any, Self
 
 from pydantic import (
@@ -29,8 +36,16 @@ def _prompt(*nodes: str) -> Any:  # Any: what pydantic's Field returns
 MIN_KAPPA = 16
 """Model tokens that one line of text with an answer in it needs."""
 
-DRAFT_FINISHES = frozenset({"vote", "select"})
+DRAFT_FINISHES = frozenset({"vote", "select", "weighted_vote"})
 """Finishes that read the last drafts themselves, which then need no distilling."""
+FREE_FINISHES = frozenset({"vote", "weighted_vote"})
+"""Finishes that make no call."""
+_VOTES = FREE_FINISHES | {"guarded"}
+"""Finishes that compare the answers of drafts."""
+_WEIGHING = frozenset({"weighted_vote", "guarded", "evidence", "contested"})
+"""Finishes and distillers that look at what else is known of a draft than its answer."""
+_BY_ANSWER = frozenset({"consensus", "evidence", "contested"})
+"""Distillers that group drafts by their answers."""
 
 
 class PDRConfig(BaseModel):
@@ -45,7 +60,8 @@ class PDRConfig(BaseModel):
     distiller: str = Field("summary", json_schema_extra=_for_nodes("distiller"))
     """How a round of drafts becomes the next workspace: a built-in distiller, or your own."""
     finish: str = Field("refine", json_schema_extra=_for_nodes("refiner"))
-    """How the run ends: `refine` (one more call), `vote`, `select`, or your own."""
+    """How the run ends: `refine` (one more call), `vote`, `weighted_vote`, `guarded` (one more call
+    that is one voice in the vote), `select`, or your own."""
     verifier: str = Field("none", json_schema_extra=_for_nodes("verifier"))
     """Who judges the solution: `none`, `consensus`, `judge`, or your own."""
     answer: str = "math"
@@ -96,6 +112,11 @@ class PDRConfig(BaseModel):
     judge_prompt: str | None = _prompt("verifier")
     """Template of the verifier `judge`, with $problem and $candidates; None is the built-in one."""
 
+    @property
+    def weighs(self) -> bool:
+        """Whether a part of the run uses signals of the drafts, which are asked for then."""
+        return self.finish in _WEIGHING or self.distiller in _WEIGHING
+
     @field_validator("widths")
     @classmethod
     def _widths_are_positive(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -116,9 +137,9 @@ class PDRConfig(BaseModel):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         needs_answer = {
-            "finish 'vote'": self.finish == "vote",
+            f"finish {self.finish!r}": self.finish in _VOTES,
             "verifier 'consensus'": self.verifier == "consensus",
-            "distiller 'consensus'": self.distiller == "consensus",
+            f"distiller {self.distiller!r}": self.distiller in _BY_ANSWER,
             "stop_on_consensus": self.stop_on_consensus is not None,
             "pool_rounds": self.pool_rounds,
         }
@@ -129,7 +150,7 @@ class PDRConfig(BaseModel):
                     "choose answer 'math' or 'choice', or another way to end"
                 )
         needs_drafts = {
-            f"finish {self.finish!r}": self.finish in DRAFT_FINISHES,
+            f"finish {self.finish!r}": self.finish in DRAFT_FINISHES | _VOTES,
             "verifier 'consensus'": self.verifier == "consensus",
         }
         for what, asked in needs_drafts.items():
@@ -167,3 +188,85 @@ def changed_fields(recorded: PDRConfig, asked: PDRConfig) -> list[str]:
     free = {"seed"} if asked.seed is None else set()
     changed = differences(recorded.model_dump(), asked.model_dump(), free=free)
     return [each.name for each in changed]
+
+
+# ---------------------------------------------------------------------------------- presets
+
+PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "long_cot": {"widths": (), "finish": "refine"},
+        "sr": {"widths": (1, 1, 1), "distiller": "latest"},
+        "sr_error_analysis": {"widths": (1, 1, 1), "distiller": "critique"},
+        "pdr": {"widths": (16, 8, 4), "distiller": "summary"},
+        "pdr_adaptive": {
+            "widths": (4, 4, 4, 4),
+            "distiller": "none",
+            "finish": "vote",
+            "pool_rounds": True,
+            "stop_on_consensus": 0.75,
+        },
+        "majority": {"widths": (16,), "finish": "vote"},
+        "vote_first": {
+            "widths": (3, 2, 3, 4, 4),
+            "distiller": "none",
+            "finish": "weighted_vote",
+            "pool_rounds": True,
+            "stop_on_consensus": 0.75,
+        },
+        "rsa": {"widths": (16,) * 10, "distiller": "random_k", "k": 4, "finish": "vote"},
+        "pacore": {"widths": (32, 4), "distiller": "answers"},
+        "genselect": {"widths": (16,), "finish": "select"},
+        "tournament": {"widths": (16, 8, 4), "distiller": "tournament", "k": 4},
+    }
+)
+"""The built-in presets, each with its fields of `PDRConfig`."""
+
+
+def preset(
+    name: str,
+    presets: Mapping[str, Mapping[str, object]] = PRESETS,
+    /,
+    **overrides: object,
+) -> PDRConfig:
+    """Return the config of a named strategy; `overrides` win over its fields.
+
+    Args:
+        name: A key of `presets`.
+        presets: Where to look it up; `{**PRESETS, "mine": {...}}` adds one of your own.
+        overrides: Fields of `PDRConfig`.
+
+    Raises:
+        ConfigError: no such preset, or a field does not fit.
+    """
+    try:
+        fields = presets[name]
+    except KeyError:
+        raise ConfigError(f"unknown preset {name!r}; known: {', '.join(presets)}") from None
+    return make_config(**{"preset": name, **fields, **overrides})
+
+
+def num_rounds(config: PDRConfig, extra_rounds: int = 0) -> int:
+    """Return how many parallel rounds the run may have, extra ones included."""
+    return len(config.widths) + extra_rounds
+
+
+def width_of(config: PDRConfig, round_number: int) -> int:
+    """Return M_r; a round beyond the planned ones has the last width, or 1 if none is planned."""
+    if round_number <= len(config.widths):
+        return config.widths[round_number - 1]
+    return config.widths[-1] if config.widths else 1
+
+
+def drafts_needed(config: PDRConfig, round_number: int) -> int:
+    """Return how many drafts of a round must have a solution for the run to go on."""
+    return _share_of(config, round_number, min(config.min_success, config.quorum))
+
+
+def drafts_awaited(config: PDRConfig, round_number: int) -> int:
+    """Return how many drafts of a round with a solution are waited for before the rest is cut."""
+    return _share_of(config, round_number, config.quorum)
+
+
+def _share_of(config: PDRConfig, round_number: int, share: float) -> int:
+    # The tolerance keeps 0.1 * 30 from asking for a fourth draft.
+    return max(1, math.ceil(share * width_of(config, round_number) - 1e-9))

@@ -174,7 +174,14 @@ def log_event(thread_id: str, event: LogEvent) -> None:
     logger.info("run.%s %s", event["event"], shown, extra={"fields": fields})
 
 
-_DOING = {"refine": "refining", "vote": "voting", "select": "selecting"}
+DOING = {
+    "refine": "refining",
+    "vote": "voting",
+    "weighted_vote": "voting",
+    "guarded": "refining",
+    "select": "selecting",
+}
+"""What a run does, by the finish that ends it."""
 
 
 class Narration:
@@ -200,7 +207,7 @@ class Narration:
                 many = f"{event['count']} workspaces, the largest" if event["count"] > 1 else ""
                 return f"Distilled into {many or 'a workspace'} of {event['tokens']} tokens."
             case "finish":
-                return f"{_DOING.get(event['finish'], event['finish']).capitalize()}."
+                return f"{DOING.get(event['finish'], event['finish']).capitalize()}."
             case "solution":
                 answer = event["answer"]
                 return f"Refined: the answer is {answer}." if answer else "Refined."

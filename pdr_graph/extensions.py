@@ -1,4 +1,4 @@
-"""Distillers, finishes and verifiers of the user's own, beside the built-in ones.
+"""Distillers, finishes and verifiers of the user's own, beside the built-in ones, and a judge.
 
 A name in a config is looked up among what the user passed, then among the built-in ones. A name of
 the form `package.module:attribute` is code. It is imported only where the user gives it, in Python
@@ -16,9 +16,9 @@ from pdr_graph.answers import answer_kind
 from pdr_graph.config import PDRConfig
 from pdr_graph.distill import DISTILLERS, Distil, Distiller
 from pdr_graph.errors import ConfigError
-from pdr_graph.finish import FINISHES, Finish
+from pdr_graph.finish import FINISHES, VERIFIERS, Finish, Verify
+from pdr_graph.judge import DraftJudge
 from pdr_graph.validation import shown
-from pdr_graph.verify import VERIFIERS, Verify
 
 T = TypeVar("T")
 
@@ -33,6 +33,8 @@ class Extensions:
     distillers: Mapping[str, Distil | Distiller] = field(default_factory=dict)
     finishes: Mapping[str, Finish] = field(default_factory=dict)
     verifiers: Mapping[str, Verify] = field(default_factory=dict)
+    judge: DraftJudge | None = None
+    """Weighs drafts, for the parts that use weights; None leaves all drafts alike."""
 
     def with_code(self, given: PDRConfig | Mapping[str, object]) -> "Extensions":
         """Return these steps, and those that the user names as `package.module:attribute`.
@@ -93,12 +95,19 @@ class Extensions:
         """Refuse a config that names an unknown part.
 
         Raises:
-            ConfigError: an unknown distiller, finish, verifier or answer kind.
+            ConfigError: an unknown distiller, finish, verifier or answer kind, or a judge that
+                no part of the run asks.
         """
         answer_kind(config.answer)
         self.distiller(config.distiller)
         self.finish(config.finish)
         self.verifier(config.verifier)
+        if self.judge is not None and not config.weighs:
+            raise ConfigError(
+                f"a judge weighs drafts, and neither finish {config.finish!r} nor distiller "
+                f"{config.distiller!r} asks for weights; choose finish weighted_vote or guarded, "
+                "or distiller evidence or contested, or leave the judge out"
+            )
 
 
 def _find(kind: str, name: str, known: Mapping[str, T]) -> T:

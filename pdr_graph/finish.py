@@ -1,19 +1,31 @@
-"""How a run ends: by one more call, by a vote, or by a selection among the drafts."""
+"""How a run ends: by one more call, a vote, or a selection; and who judges what it ends with.
 
+`guarded` joins both: its call is one voice in the vote, and is made only where it can decide it.
+"""
+
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
+from pdr_graph.ballot import add_votes, is_told, is_weighed, lead, ranked
 from pdr_graph.distill.selection import candidates, picked
+from pdr_graph.errors import CallError
 from pdr_graph.invocation import Invocation
-from pdr_graph.llm.client import LOOP
-from pdr_graph.step import Step, attempt
-from pdr_graph.types import Draft, Solution
+from pdr_graph.judge import logprob_signals
+from pdr_graph.llm.client import LOOP, Reply
+from pdr_graph.llm.tokens import clip
+from pdr_graph.step import Step, attempt, closing_line
+from pdr_graph.types import Draft, Solution, Verdict, Vote
 
-__all__ = ["FINISHES", "Finish"]
+__all__ = ["FINISHES", "VERIFIERS", "Finish", "Verify"]
 
 
 async def refine(step: Step) -> Solution:
     """Ask for the solution, with the workspace in view; without a workspace this is long CoT."""
+    return (await _refined(step))[0]
+
+
+async def _refined(step: Step) -> tuple[Solution, Reply]:
     template, values = attempt(step.ask, step.problem, step.workspaces)
     reply = await step.ask.one(template, index=0, **values)
     looping = reply.finish_reason == LOOP
@@ -34,7 +46,7 @@ async def refine(step: Step) -> Solution:
     if looping:
         solution["loop"] = True
     Invocation.current().message_id = reply.message_id
-    return solution
+    return solution, reply
 
 
 async def select(step: Step) -> Solution:
@@ -57,14 +69,79 @@ async def vote(step: Step) -> Solution:
     first is handed in. Where rounds are pooled, the drafts of all of them vote.
     """
     if step.tally is not None and step.tally["votes"]:
-        first = step.tally["votes"][0]
-        return Solution(
-            text=first["solution"], answer=first["answer"], truncated=False, finish="vote"
-        )
+        return _voted(step.tally["votes"][0], "vote")
     draft = (await step.by_agreement())[0]
     if draft["answer"] is None:
         step.notes.append("no draft states an answer, so there is nothing to vote on")
     return _handed_in(draft, "vote")
+
+
+async def weighted_vote(step: Step) -> Solution:
+    """Hand in a draft of the answer that is ahead in `ballot.ranked`, without a further call.
+
+    Without a judge that is the most common answer, and a tie goes to the likeliest draft.
+    """
+    tally = await step.ballot()
+    if not tally["votes"]:
+        return await vote(step)
+    if len(tally["votes"]) > 1 and lead(tally) == 0 and not is_told(tally):
+        step.notes.append(
+            "the server tells no log-probabilities, so a tie goes to the first answer"
+        )
+    return _voted(ranked(tally)[0][0], "weighted_vote")
+
+
+async def guarded(step: Step) -> Solution:
+    """Ask for a refinement where its one voice can decide the vote; hand in what is ahead then.
+
+    It never hands in an answer that has fewer votes than another and no more weight. Where the call
+    fails, or states no answer, the vote stands.
+    """
+    tally = await step.ballot()
+    if tally["votes"] and lead(tally) > 1:
+        return _voted(ranked(tally)[0][0], "guarded")
+    try:
+        solution, reply = await _refined(step)
+    except CallError as error:
+        if not tally["votes"]:
+            raise
+        step.notes.append(f"the refinement failed, so the vote stands: {error}")
+        return _voted(ranked(tally)[0][0], "guarded")
+    if not tally["votes"]:
+        return Solution({**solution, "finish": "guarded"})
+    voice = _voice(step, solution, reply)
+    if voice["answer"] is None or (is_weighed(tally) and "weight" not in voice):
+        why = "states no answer" if voice["answer"] is None else "cannot be weighed"
+        step.notes.append(f"the refinement {why}, so the vote stands")
+        return _voted(ranked(tally)[0][0], "guarded")
+    first = ranked(await add_votes(step.answers, tally, [voice]))[0][0]
+    if await step.answers.same(first["answer"], voice["answer"]):
+        return Solution({**solution, "finish": "guarded"})
+    return _voted(first, "guarded")
+
+
+def _voice(step: Step, solution: Solution, reply: Reply) -> Draft:
+    """Return the refinement as one more draft, weighed as they are."""
+    voice = Draft(
+        round=step.ask.round_number,
+        index=0,
+        solution=solution["text"],
+        answer=solution["answer"],
+        tokens=reply.usage.completion,
+        truncated=solution["truncated"],
+        error=None,
+        detail="",
+        seed=0,
+        seconds=reply.seconds,
+        signals=logprob_signals(reply.logprobs),
+    )
+    if step.judge is not None and (weight := step.judge.weigh(voice)) is not None:
+        voice["weight"] = weight
+    return voice
+
+
+def _voted(first: Vote, finish: str) -> Solution:
+    return Solution(text=first["solution"], answer=first["answer"], truncated=False, finish=finish)
 
 
 def _handed_in(draft: Draft, finish: str) -> Solution:
@@ -83,5 +160,68 @@ Finish = Callable[[Step], Awaitable[Solution]]
 """Turns the last workspace, or the last drafts, into the solution."""
 
 FINISHES: Mapping[str, Finish] = MappingProxyType(
-    {"refine": refine, "vote": vote, "select": select}
+    {
+        "refine": refine,
+        "vote": vote,
+        "weighted_vote": weighted_vote,
+        "guarded": guarded,
+        "select": select,
+    }
+)
+
+
+# ---------------------------------------------------------------------------------- verifiers
+
+
+async def none(step: Step) -> Verdict:
+    """Judge nothing."""
+    return Verdict(verifier="none", accepted=None, reason="not verified")
+
+
+async def consensus(step: Step) -> Verdict:
+    """Accept a solution whose answer at least half of the last drafts reach."""
+    answer = step.solution["answer"] if step.solution else None
+    if answer is None:
+        return Verdict(
+            verifier="consensus", accepted=False, reason="the solution states no final answer"
+        )
+    agreeing = 0
+    for draft in step.drafts:
+        if draft["answer"] is not None and await step.answers.same(answer, draft["answer"]):
+            agreeing += 1
+    total = len(step.drafts)
+    return Verdict(
+        verifier="consensus",
+        accepted=2 * agreeing >= total,
+        reason=f"{agreeing} of the last {total} drafts reach the answer {answer}",
+    )
+
+
+_VERDICT = re.compile(r"verdict\W{1,8}(correct|incorrect)\b", re.IGNORECASE)
+
+
+async def judge(step: Step) -> Verdict:
+    """Accept what the model finds correct, asked once.
+
+    A reply without a verdict neither accepts nor rejects: `accepted` is None, the reason says so.
+    """
+    solution = step.solution["text"] if step.solution else ""
+    if not solution:
+        return Verdict(verifier="judge", accepted=False, reason="there is no solution to judge")
+    answer = step.solution["answer"] if step.solution else None
+    keep = closing_line(answer)
+    text = await clip(solution, step.candidate_tokens(1), step.counter, keep=keep)
+    reply = await step.ask.one("judge", problem=step.problem, candidates=text)
+    found = _VERDICT.findall(reply.solution[-2000:])
+    if not found:
+        return Verdict(verifier="judge", accepted=None, reason="the judge stated no verdict")
+    reason = await clip(reply.solution, step.config.kappa // 2, step.counter)
+    return Verdict(verifier="judge", accepted=found[-1].lower() == "correct", reason=reason)
+
+
+Verify = Callable[[Step], Awaitable[Verdict]]
+"""Judges `Step.solution`."""
+
+VERIFIERS: Mapping[str, Verify] = MappingProxyType(
+    {"none": none, "consensus": consensus, "judge": judge}
 )

@@ -242,7 +242,9 @@ def _digest(toolbox: Toolbox, default: PDRConfig) -> str:
             toolbox.extensions.verifiers,
         )
     ]
-    what = (default.model_dump_json(), toolbox.client.name, hashes, steps)
+    judge = toolbox.extensions.judge
+    weighed = "" if judge is None else judge.digest
+    what = (default.model_dump_json(), toolbox.client.name, hashes, steps, weighed)
     return sha256(repr(what).encode()).hexdigest()[:16]
 
 

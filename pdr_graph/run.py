@@ -216,7 +216,7 @@ async def resume(
         raise OtherGraphError(thread_id)
     state = await with_input(state_of(snapshot.values), snapshot.config, checkpointer)
     config = stored_config(state, thread_id)
-    _refuse_changes(thread_id, state, config, changes or {}, client.name, parts.prompts)
+    _refuse_changes(thread_id, state, config, changes or {}, client.name, parts)
     worked_s = elapsed_s(state.get("ledger", []))
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
@@ -360,14 +360,18 @@ def _refuse_changes(
     config: PDRConfig,
     changes: dict[str, object],
     model_name: str,
-    prompts: Prompts | None,
+    parts: Parts,
 ) -> None:
     changed = changed_fields(config, make_config(**{**config.model_dump(), **changes}))
     record = state.get("record")
     if record is not None:
         if record["model"] != model_name:
             changed.append(f"model ({record['model']!r}, now {model_name!r})")
+        prompts = parts.prompts
         if prompts is not None and record["prompts"] != prompts.of_run(config).hashes():
             changed.append("set of prompts")
+        judge = parts.extensions.judge if parts.extensions is not None else None
+        if record.get("judge", "") != (judge.digest if judge is not None else ""):
+            changed.append("judge")
     if changed:
         raise ConfigChangedError(thread_id, changed)

@@ -13,7 +13,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import StateSnapshot
 
 from pdr_graph.budget import Ledger, merge_rows
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, width_of
 from pdr_graph.errors import DamagedRunError, OtherGraphError, UnknownThreadError
 from pdr_graph.graph import build_graph
 from pdr_graph.run import with_input
@@ -25,7 +25,6 @@ from pdr_graph.state import (
     stored_config,
     stored_state,
 )
-from pdr_graph.strategies import width_of
 from pdr_graph.types import Draft, RunRecord, Solution, Verdict, Workspace
 
 MOST_CHARACTERS: Final = 64_000_000

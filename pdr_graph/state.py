@@ -18,9 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic makes schemas of no other before Python 3.12
 
 from pdr_graph.budget import merge_rows
-from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.config import PDRConfig, make_config, num_rounds, width_of
 from pdr_graph.errors import ConfigError, DamagedRunError
-from pdr_graph.strategies import num_rounds, width_of
 from pdr_graph.types import Draft, LedgerRow, RunRecord, Solution, Tally, Verdict, Workspace
 from pdr_graph.validation import Fault
 

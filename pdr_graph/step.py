@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pdr_graph.answers import AnswerKind, clusters
+from pdr_graph.ballot import add_votes
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
 from pdr_graph.config import PDRConfig
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.tokens import TokenCounter
 from pdr_graph.types import Draft, Solution, Tally, Workspace
@@ -35,6 +37,8 @@ class Step:
     """The votes of all rounds so far; None unless `PDRConfig.pool_rounds` is set."""
     solution: Solution | None = None
     """What a verifier judges; None before the finish."""
+    judge: DraftJudge | None = None
+    """Weighs a refinement as it has weighed the drafts; None leaves all alike."""
     context: Any = None  # Any: whatever the graph around the run declares
     """Context of the graph that this run is a node or a tool of; None in a run of its own."""
     notes: list[str] = field(default_factory=list)
@@ -53,6 +57,10 @@ class Step:
             return limit
         free = window - self.config.max_tokens - self.problem_tokens - TEMPLATE_TOKENS
         return max(1, min(limit, free // max(1, count) - CANDIDATE_TOKENS))
+
+    async def ballot(self) -> Tally:
+        """Return the votes of the drafts: of all rounds where they are pooled, else of this one."""
+        return self.tally or await add_votes(self.answers, None, self.drafts)
 
     async def by_agreement(self) -> list[Draft]:
         """Return the drafts, those of the most common answer first, then by index."""

@@ -40,6 +40,10 @@ class Draft(TypedDict):
     """Seed of the call."""
     seconds: float
     """Of the call, its attempts together."""
+    signals: NotRequired[dict[str, float]]
+    """What is known of the draft, by the names of `judge.LOGPROBS`; absent where nobody asks."""
+    weight: NotRequired[float]
+    """How sure the judge is that the draft is right, 0 to 1; absent where none has weighed it."""
 
 
 class Workspace(TypedDict):
@@ -65,7 +69,7 @@ class Solution(TypedDict):
     loop: NotRequired[bool]
     """Whether it is truncated because it repeated itself; absent in any other solution."""
     finish: str
-    """The finish that produced it: `refine`, `vote`, `select` or a user's own."""
+    """The finish that produced it, by its name in `finish.FINISHES`, or a user's own."""
 
 
 class Vote(TypedDict):
@@ -75,7 +79,15 @@ class Vote(TypedDict):
     count: int
     """How many drafts gave it."""
     solution: str
-    """The solution of the first of them."""
+    """The solution of the best of them: the highest weight, then the likeliest, then the first."""
+    source: NotRequired[list[int]]
+    """Round and index of that draft; absent in runs of earlier versions."""
+    weight: NotRequired[float]
+    """Sum of the weights of these drafts; absent unless a judge has weighed all of them."""
+    best_weight: NotRequired[float]
+    """The largest of these weights."""
+    logprob: NotRequired[float]
+    """The largest `logprob_tail` of these drafts; absent where the server tells none."""
 
 
 class Tally(TypedDict):
@@ -84,7 +96,7 @@ class Tally(TypedDict):
     voters: int
     """Usable drafts in all, those without an answer included."""
     votes: list[Vote]
-    """The most common answers, at most `nodes.distiller.MAX_ANSWERS`, the most common first."""
+    """The most common answers, at most `ballot.MAX_ANSWERS`, the most common first."""
 
 
 class Verdict(TypedDict):
@@ -145,5 +157,7 @@ class RunRecord(TypedDict):
     model: str
     prompts: dict[str, str]
     """First 16 hex digits of each prompt template's sha256, by name."""
+    judge: NotRequired[str]
+    """Digest of the judge that has weighed the drafts; absent where there was none."""
     token_counts: str
     """Where token counts came from: `server`, `file` or `estimate`."""

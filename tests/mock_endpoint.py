@@ -173,7 +173,8 @@ class StatusRule:
 
     match: Json = field(default_factory=dict)
     """All must hold: `call` n (from 1, in order of arrival), `every` n, `contains` text, `seed` s,
-    `first_per_seed` (this seed was not seen before). Empty matches every call."""
+    `first_per_seed` (this seed was not seen before), `asks_for` a field. Empty matches every
+    call."""
     status: int | str = 500
     """An HTTP status; "drop" (the connection is cut), "hang" (no reply until the client goes).
     200 replies as usual, so that `delay_s` makes a straggler of one call."""
@@ -202,6 +203,7 @@ class StatusRule:
             and number % int(match.get("every", 1)) == 0
             and ("seed" not in match or match["seed"] == body.get("seed"))
             and (not match.get("first_per_seed") or seed_is_new)
+            and ("asks_for" not in match or bool(body.get(match["asks_for"])))
             and (
                 "contains" not in match
                 or any(match["contains"] in text_of(each) for each in body["messages"])

@@ -17,14 +17,13 @@ from pdr_graph.budget import (
     round_cost,
     why_not_another_round,
 )
-from pdr_graph.config import make_config
+from pdr_graph.config import make_config, num_rounds, width_of
 from pdr_graph.distill import DISTILLERS
 from pdr_graph.llm.tokens import estimate_tokens
 from pdr_graph.llm.usage import Meter, Spent, Usage
 from pdr_graph.nodes.toolbox import why_not_round
 from pdr_graph.prompts import VARIABLES
 from pdr_graph.state import PDRState
-from pdr_graph.strategies import num_rounds, width_of
 from pdr_graph.types import LedgerRow
 from tests.fakes import PROMPTS, CountBy, make_draft, make_row, make_step, prompts_of
 

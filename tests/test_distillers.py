@@ -23,7 +23,7 @@ from tests.fakes import (
 )
 
 PER_SAMPLE = {"random_k", "top_k_per_sample"}
-FREE = {"random_k", "latest", "answers", "consensus", "none"}
+FREE = {"random_k", "latest", "answers", "consensus", "evidence", "contested", "tail", "none"}
 
 
 async def distil(name: str, step) -> list[list[Entry]]:

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from pdr_graph.answers import answer_kind
+from pdr_graph.ballot import MAX_ANSWERS, add_votes, is_decided
 from pdr_graph.config import DRAFT_FINISHES
 from pdr_graph.errors import CallError
 from pdr_graph.finish import FINISHES, refine, select, vote
-from pdr_graph.nodes.distiller import MAX_ANSWERS, add_votes, is_decided
 from pdr_graph.types import Workspace
 from tests.fakes import drafts_with, make_draft, make_step, prompts_of
 
@@ -19,8 +19,8 @@ def with_workspace(text: str) -> list[Workspace]:
 
 def test_every_name_is_registered():
     """A config may name these, and those that read drafts are marked."""
-    assert sorted(FINISHES) == ["refine", "select", "vote"]
-    assert {"vote", "select"} == DRAFT_FINISHES
+    assert sorted(FINISHES) == ["guarded", "refine", "select", "vote", "weighted_vote"]
+    assert {"vote", "select", "weighted_vote"} == DRAFT_FINISHES
 
 
 # ------------------------------------------------------------------------------ refine

@@ -33,10 +33,8 @@ ALONE = {
         pdr_graph.answers.kinds
         pdr_graph.distill.notes
         pdr_graph.servers.embedded_store
-        pdr_graph.telemetry.log_file
         pdr_graph.train.card
         pdr_graph.train.session
-        pdr_graph.verify
     """,
     "node": """
         pdr_graph.nodes.distiller

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
+from pdr_graph.config import preset
 from pdr_graph.state import (
     PDRState,
     merge_drafts,
@@ -17,7 +18,6 @@ from pdr_graph.state import (
     rounds_left,
     succeeded,
 )
-from pdr_graph.strategies import preset
 from pdr_graph.types import Draft
 from tests.fakes import make_draft
 

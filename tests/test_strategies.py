@@ -4,18 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdr_graph.config import make_config
-from pdr_graph.distill import DISTILLERS
-from pdr_graph.errors import ConfigError
-from pdr_graph.finish import FINISHES
-from pdr_graph.strategies import (
+from pdr_graph.config import (
     PRESETS,
     drafts_awaited,
     drafts_needed,
+    make_config,
     num_rounds,
     preset,
     width_of,
 )
+from pdr_graph.distill import DISTILLERS
+from pdr_graph.errors import ConfigError
+from pdr_graph.finish import FINISHES
 
 
 def test_the_design_names_these_presets():
@@ -31,6 +31,7 @@ def test_the_design_names_these_presets():
         "sr",
         "sr_error_analysis",
         "tournament",
+        "vote_first",
     ]
 
 
@@ -62,9 +63,9 @@ def test_presets_have_the_shape_that_their_papers_give_them(name, widths, finish
 
 
 def test_paper_presets_do_not_stop_early():
-    """Only the adaptive preset ends its rounds when drafts agree."""
+    """Only the adaptive presets end their rounds when drafts agree."""
     stopping = [name for name in PRESETS if preset(name).stop_on_consensus is not None]
-    assert stopping == ["pdr_adaptive"]
+    assert stopping == ["pdr_adaptive", "vote_first"]
 
 
 def test_overrides_win_over_the_preset():

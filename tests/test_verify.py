@@ -3,8 +3,8 @@
 import pytest
 
 from pdr_graph.errors import CallError
+from pdr_graph.finish import VERIFIERS, consensus, judge, none
 from pdr_graph.types import Solution
-from pdr_graph.verify import VERIFIERS, consensus, judge, none
 from tests.fakes import CountBy, drafts_with, make_step, num_words, prompts_of
 
 

@@ -256,10 +256,9 @@ def _default(field: FieldInfo) -> str:
 def presets_page() -> str:
     """Lay out the presets, and the parts that a config names, each by its docstring."""
     from pdr_graph.answers.kinds import ANSWER_KINDS
+    from pdr_graph.config import PRESETS, preset
     from pdr_graph.distill import DISTILLERS
-    from pdr_graph.finish import FINISHES
-    from pdr_graph.strategies import PRESETS, preset
-    from pdr_graph.verify import VERIFIERS
+    from pdr_graph.finish import FINISHES, VERIFIERS
 
     lines = [
         "# Presets and parts",

@@ -5,7 +5,7 @@ Nothing here imports what carries a command out, so that the help does not wait 
 
 import logging
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,11 +18,10 @@ from pdr_graph.cli.options import (
     OptionGroup,
     SettingsCommand,
 )
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PRESETS, PDRConfig
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.settings import ENV_FILE, Settings
-from pdr_graph.strategies import PRESETS
 
 CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
 SETTINGS = OptionGroup(
@@ -53,6 +52,8 @@ class RunCommand(SettingsCommand):
 
     trace: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Append every model call in full to this file, one JSON object a line."""
+    judge_file: Annotated[Path | None, Flag("--judge", "FILE")] = None
+    """Weigh drafts by this judge, which `pdr-graph judge fit` has made."""
     config: Annotated[Given, CONFIG]
     settings: Annotated[Given, SETTINGS]
 
@@ -288,6 +289,27 @@ class CompareCommand(Command):
     """Plot accuracy against B_seq and B_total, as PNG and SVG."""
     html: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Write tables and plots as one page."""
+
+
+class JudgeCommand(Command):
+    """Fit a judge of drafts on evaluations, or say what one is worth on others."""
+
+    action: Annotated[Literal["fit", "score"], Argument("fit|score")]
+    """`fit` makes a judge of the runs, and measures it on problems that it has not seen. `score`
+    measures a judge on other runs."""
+    runs: Annotated[tuple[Path, ...], Argument("RUN")]
+    """Folders that `pdr-graph eval` wrote, of one model. Their arms must ask for log-probabilities,
+    as vote_first does."""
+    out: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Where `fit` writes the judge."""
+    judge: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """The judge that `score` measures."""
+    plots: Annotated[Path | None, Flag(metavar="FOLDER")] = None
+    """Plot reliability and learning curve, as PNG and SVG."""
+    folds: int = Field(10, ge=2)
+    """Parts that the problems are divided into, to measure what is fitted."""
+    seed: int = Field(0, ge=0)
+    """Seed of the division, and of the intervals."""
 
 
 class CheckCommand(Command):

@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 from rich.markup import escape
 
+from pdr_graph.config import PRESETS
 from pdr_graph.errors import ConfigError
-from pdr_graph.strategies import PRESETS
 from pdr_graph.validation import Fault
 
 Given = dict[str, object]
@@ -35,7 +35,7 @@ STRATEGY = "Strategy"
 
 _PANELS: Mapping[str, set[str]] = {
     FIRST: set(),
-    STRATEGY: set(),
+    STRATEGY: {"judge_file"},
     "Prompts": {"prompts", "draft_prompt", "improve_prompt", "distill_prompt", "judge_prompt"},
     "Budgets": {
         *("max_tokens", "solution_tokens", "thinking_token_budget", "max_total_tokens"),

@@ -12,7 +12,7 @@ from rich.text import Text
 from pdr_graph.budget import Ledger
 from pdr_graph.cli.live import Bar, LiveDisplay
 from pdr_graph.cli.output import Output, Prose, joined, one_line, table_of, unbroken
-from pdr_graph.events import DraftEvent, OnEvent, RunEvent, is_event
+from pdr_graph.events import DOING, DraftEvent, OnEvent, RunEvent, is_event
 from pdr_graph.run import Result
 from pdr_graph.types import Draft, LedgerRow, Verdict
 
@@ -72,7 +72,7 @@ class RunProgress:
                 which = f"{count} workspaces, the largest" if count > 1 else "workspace"
                 return f"round {event['round']}: {which} of {event['tokens']:,} tokens"
             case "finish":
-                self.doing = _DOING.get(event["finish"], event["finish"])
+                self.doing = DOING.get(event["finish"], event["finish"])
                 self.width = None
             case "solution":
                 self.doing, self.tokens = "verifying", self.tokens + event["spent"]
@@ -141,9 +141,6 @@ class RunProgress:
         """Count this round's drafts that have no solution, by reason."""
         counts = Counter(error for _, error in list(self.drafts.values()) if error is not None)
         return [f"{count} {reason}" for reason, count in sorted(counts.items())]
-
-
-_DOING = {"refine": "refining", "vote": "voting", "select": "selecting"}
 
 
 def _short(answer: str) -> str:

@@ -13,14 +13,13 @@ from pdr_checkpoints.errors import CorruptCheckpointError, ThreadBusyError
 from pdr_graph.cli.commands import ServeCommand
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, preset
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.servers.llama import small_config
 from pdr_graph.settings import Settings, load_settings, read_settings
-from pdr_graph.strategies import preset
 
 try:
     from pdr_graph.serve.app import create_app

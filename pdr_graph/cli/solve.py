@@ -24,10 +24,11 @@ from pdr_graph.cli.run_display import (
 )
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PRESETS, PDRConfig, preset
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
-from pdr_graph.extensions import STEPS
+from pdr_graph.extensions import STEPS, Extensions
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
@@ -35,7 +36,6 @@ from pdr_graph.run_history import history
 from pdr_graph.servers.llama import announcement, small_config
 from pdr_graph.servers.record import without_password
 from pdr_graph.settings import Settings, load_settings
-from pdr_graph.strategies import PRESETS, preset
 from pdr_graph.trace import JsonLinesTrace
 
 Check = Callable[[Saver], Awaitable[RunProgress]]
@@ -81,6 +81,8 @@ class RunSession:
         say, stopper = self.output.say, Stopper(self.output.tell)
         folder, trace = self.settings.prompts, self.command.trace
         prompts = None if folder is None else Prompts.load(folder)
+        judge = self.command.judge_file
+        extensions = None if judge is None else Extensions(judge=DraftJudge.load(judge))
         with stopper.ending(self._way_on, self._asked_anything):
             async with open_saver(self.settings, say) as saver:
                 progress = await check(saver)
@@ -91,6 +93,7 @@ class RunSession:
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
                         parts = Parts(
+                            extensions=extensions,
                             prompts=prompts,
                             trace=None if trace is None else JsonLinesTrace(trace),
                             on_event=on_event,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pdr_graph.cli.commands import UpCommand
 from pdr_graph.cli.options import Given, flag_of
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, preset
 from pdr_graph.errors import ConfigError
 from pdr_graph.servers.choice import Wanted, is_socket_of, model_plan, store_plan, unanswered_port
 from pdr_graph.servers.llama import small_config
@@ -16,7 +16,6 @@ from pdr_graph.servers.record import ServerPlan, without_password
 from pdr_graph.servers.valkey import noted_password, redis_folder
 from pdr_graph.servers.vllm import find_vllm, gpus, size_of
 from pdr_graph.settings import NO_KEY, Settings, load_settings, read_settings
-from pdr_graph.strategies import preset
 
 MEMORY = "memory"
 NEW_PASSWORD = (

@@ -55,6 +55,9 @@ DISTILLERS: Mapping[str, Distiller] = MappingProxyType(
         "critique": Distiller(notes.critique),
         "answers": Distiller(notes.answers, no_calls),
         "consensus": Distiller(notes.consensus, no_calls),
+        "evidence": Distiller(notes.evidence, no_calls),
+        "contested": Distiller(notes.contested, no_calls),
+        "tail": Distiller(notes.tail, no_calls),
         "none": Distiller(selection.none, no_calls),
         "tournament": Distiller(selection.tournament, _calls_of_tournament),
     }

@@ -1,17 +1,25 @@
 """Workspaces of text about the drafts: the model's notes, or the answers that drafts reach.
 
 `summary` is the paper's global summary (section 3), `critique` is SR with error analysis, `answers`
-is PaCoRe's workspace (2601.05593), here bounded by kappa.
+is PaCoRe's workspace (2601.05593), here bounded by kappa. `tail` is Markovian RSA's (2605.05365).
+`evidence` and `contested` show each answer once, with the best solution that reaches it.
 """
 
 import re
 from dataclasses import replace
 
 from pdr_graph.answers import clusters
+from pdr_graph.ballot import is_weighed, ranked
 from pdr_graph.distill.selection import candidates
 from pdr_graph.distill.workspace import Entry, draft_entry, numbered
-from pdr_graph.step import Step
-from pdr_graph.types import Draft
+from pdr_graph.llm.tokens import clip
+from pdr_graph.step import Step, closing_line
+from pdr_graph.types import Draft, Vote
+
+CLEAR = 0.5
+"""Share of all weight at which one answer has a clear plurality."""
+RARE = 0.15
+"""Share of all weight below which an answer is left out then."""
 
 
 async def summary(step: Step) -> list[list[Entry]]:
@@ -73,6 +81,74 @@ async def consensus(step: Step) -> list[list[Entry]]:
         draft = step.drafts[group[0]]
         title = f"An attempt that reaches {draft['answer']} ({len(group)} do):"
         entries.append(draft_entry(draft, title=title if draft["answer"] else "An attempt:"))
+    return [entries]
+
+
+async def evidence(step: Step) -> list[list[Entry]]:
+    """Admit the best solution of each answer with its votes, strongest first, while κ lasts.
+
+    It makes no call. Where rounds are pooled, the drafts of all of them are the evidence. While one
+    answer has a clear plurality, those of few drafts are left out.
+    """
+    tally = await step.ballot()
+    order = ranked(tally)
+    if not order:
+        return [numbered(await step.by_agreement())]
+    whole = sum(weight for _, weight in order)
+    clear = order[0][1] >= CLEAR * whole
+    admitted = [vote for vote, weight in order if not clear or weight >= RARE * whole]
+    shares = {vote["answer"]: weight / whole for vote, weight in order}
+    entries = []
+    for vote in admitted:
+        weight = f", weight {shares[vote['answer']]:.2f} of 1" if is_weighed(tally) else ""
+        reached = f"{vote['count']} of {tally['voters']} attempts{weight}"
+        entries.append(_best(vote, step, f"The answer {vote['answer']}, reached by {reached}:"))
+    return [await _while_they_fit(entries, step)]
+
+
+async def contested(step: Step) -> list[list[Entry]]:
+    """Admit the best solution of each of the k answers that are ahead, in random order.
+
+    It makes no call, and states no votes. What agrees is not contested: with `stop_on_consensus` or
+    `guarded`, nothing more is asked then.
+    """
+    order = ranked(await step.ballot())[: max(2, step.config.k)]
+    if not order:
+        return [numbered(await step.by_agreement())]
+    step.rng.shuffle(order)
+    numbers = range(1, len(order) + 1)
+    return [
+        [_best(vote, step, f"Attempt {n}:") for n, (vote, _) in zip(numbers, order, strict=True)]
+    ]
+
+
+def _best(vote: Vote, step: Step, title: str) -> Entry:
+    """Return the best solution of an answer; its source is named if it is of this round."""
+    of_round, index = vote.get("source", (0, 0))
+    sources = (index,) if step.drafts and of_round == step.drafts[0]["round"] else ()
+    return Entry(vote["solution"], closing_line(vote["answer"]), sources, title)
+
+
+async def _while_they_fit(entries: list[Entry], step: Step) -> list[Entry]:
+    """Return the first entries that fit into κ whole; the first one is cut if it must be."""
+    left, admitted = step.config.kappa, 0
+    for entry in entries:
+        left -= await step.counter.count(f"{entry.title}\n{entry.text}\n\n")
+        if left < 0:
+            break
+        admitted += 1
+    return entries[: max(1, admitted)]
+
+
+async def tail(step: Step) -> list[list[Entry]]:
+    """Admit the end of each draft's solution, in equal shares of κ; no call (Markovian RSA)."""
+    share = max(1, step.config.kappa // len(step.drafts))
+    entries = []
+    for number, draft in enumerate(step.drafts, start=1):
+        entry = draft_entry(draft, title=f"End of attempt {number}:")
+        room = share - 4 - await step.counter.count(entry.title)
+        text = await clip(entry.text, max(0, room), step.counter, end=True)
+        entries.append(replace(entry, text=text))
     return [entries]
 
 

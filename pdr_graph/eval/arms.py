@@ -16,14 +16,13 @@ from itertools import product
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-from pdr_graph.config import DRAFT_FINISHES, PDRConfig
+from pdr_graph.config import DRAFT_FINISHES, PRESETS, PDRConfig
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.budgets import ArmFit, ArmSpec, Budgets, Fields
 from pdr_graph.eval.judge import Judge, oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import BudgetRecord
 from pdr_graph.extensions import Extensions
-from pdr_graph.strategies import PRESETS
 
 THINKING = "T"
 _NOT_ALLOWED = {

@@ -1,4 +1,4 @@
-"""A comparison as plots, and as one self-contained page: caveats, plots, tables.
+"""A comparison as plots, and as one self-contained page; and the plots of a judge.
 
 The plots show accuracy against cost: the paper's figure 1 with intervals. Up and to the left is
 better. Both actual costs, B_seq and B_total, are on a logarithmic axis, and bars span the
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -23,12 +24,16 @@ from pdr_graph.eval.report import percent, sheets
 from pdr_graph.eval.stats import Estimate
 from pdr_graph.page import render
 
+if TYPE_CHECKING:
+    from pdr_graph.eval.judge_fit import JudgeReport
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX<>*hp"
 AXES = {
     "b_seq": "B_seq: tokens of a sample on the critical path",
     "b_total": "B_total: tokens of a sample in all calls",
 }
+GREY = "#8a8a8a"
 FORMATS = ("png", "svg")
 NARROW, WIDE = 5, 400
 """Ratios of an axis's ends. Below the first, ticks at 1, 2 and 5 times a power of ten are too few;
@@ -46,14 +51,17 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for what in AXES:
-        figure = plot(comparison, what)
-        for suffix in FORMATS:
-            file = folder / f"accuracy-{what.replace('_', '-')}.{suffix}"
-            # Text stays text, and equal figures give equal files.
-            with rc_context({"svg.fonttype": "none", "svg.hashsalt": "pdr-graph"}):
-                figure.savefig(file, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
-            written.append(file)
+        written += _save(plot(comparison, what), folder, f"accuracy-{what.replace('_', '-')}")
     return written
+
+
+def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    files = [folder / f"{name}.{suffix}" for suffix in FORMATS]
+    for file, suffix in zip(files, FORMATS, strict=True):
+        # Text stays text, and equal figures give equal files.
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "pdr-graph"}):
+            figure.savefig(file, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
+    return files
 
 
 def plot(comparison: Comparison, what: str) -> Figure:
@@ -142,3 +150,57 @@ def _plot(comparison: Comparison, what: str) -> Plot:
         f"Accuracy against {AXES[what]}. Bars are confidence intervals.",
         f"Accuracy against {AXES[what]}. {points}",
     )
+
+
+# ------------------------------------------------------------------------------------ judges
+
+
+def draw_report(report: "JudgeReport", folder: Path) -> list[Path]:
+    """Write reliability and learning curve, if one was made, as PNG and SVG; return the files.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = _save(reliability_figure(report), folder, "judge-reliability")
+    if report.learning:
+        written += _save(learning_figure(report), folder, "judge-learning")
+    return written
+
+
+def reliability_figure(report: "JudgeReport") -> Figure:
+    """Return the share of right drafts by weight; on the diagonal, a weight is a probability."""
+    figure = Figure(figsize=(4.8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="a probability")
+    weights, right = [b.weight for b in report.reliability], [b.right for b in report.reliability]
+    axes.plot(weights, right, marker="o", color=COLORS[0], label="the judge")
+    axes.set(
+        xlabel="mean weight of a tenth of the drafts",
+        ylabel="share of right drafts",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def learning_figure(report: "JudgeReport") -> Figure:
+    """Return discrimination within problems by the number of problems learned from."""
+    figure = Figure(figsize=(5.6, 4.0), layout="constrained")
+    axes = figure.subplots()
+    sizes = [each.num_problems for each in report.learning]
+    axes.plot(sizes, [each.within for each in report.learning], marker="o", color=COLORS[0])
+    axes.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
+    axes.annotate("chance", (sizes[0], 0.5), xytext=(0, 4), textcoords="offset points", color=GREY)
+    axes.set(
+        xlabel="problems learned from",
+        ylabel="right draft above wrong one, within a problem",
+        ylim=(0.4, 1.0),
+        xlim=(0, None),
+    )
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

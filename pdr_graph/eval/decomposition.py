@@ -132,7 +132,7 @@ def _loss(sample: SampleRecord, *, pooled: bool) -> Outcome:
     right = [draft["round"] for draft in drafts if draft["correct"]]
     if not right:
         return Outcome.NO_CORRECT_DRAFT
-    if pooled and sample["finish"] in {"vote", "consensus"}:
+    if pooled and sample["finish"] in {"vote", "weighted_vote", "consensus"}:
         return Outcome.LOST_IN_CHOICE
     last = max(draft["round"] for draft in drafts)
     held = [each["round"] for each in workspaces if each["holds_correct"]]

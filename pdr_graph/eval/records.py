@@ -111,6 +111,12 @@ class DraftRecord(TypedDict):
     """Whether it is truncated because it repeated itself; absent in any other draft."""
     error: str | None
     """`failed`, `empty`, `truncated` or `cut`; None if the draft is usable."""
+    tokens: NotRequired[int]
+    """Completion tokens of its call; absent in records of version 0.1."""
+    signals: NotRequired[dict[str, float]]
+    """As in `Draft`; absent where no part of the run asks for signals."""
+    weight: NotRequired[float]
+    """As in `Draft`; absent where no judge has weighed it."""
 
 
 class WorkspaceRecord(TypedDict):

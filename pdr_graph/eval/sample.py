@@ -201,12 +201,17 @@ class LocalExecutor:
                 reason=each.reason,
                 truncated=draft["truncated"],
                 error=draft["error"],
+                tokens=draft["tokens"],
             )
             for draft, each in zip(drafts, judged, strict=True)
         ]
         for kept, draft in zip(record["drafts"], drafts, strict=True):
             if draft.get("loop"):
                 kept["loop"] = True
+            if "signals" in draft:
+                kept["signals"] = draft["signals"]
+            if "weight" in draft:
+                kept["weight"] = draft["weight"]
         right = {problem.gold, *(each.answer for each in judged if each.correct and each.answer)}
         record["workspaces"] = [
             WorkspaceRecord(

@@ -38,6 +38,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 
 from pdr_graph.config import PDRConfig
+from pdr_graph.config import preset as preset_config
 from pdr_graph.conversation import Turn, problem_of, read_content
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.asker import derived_seed
@@ -46,7 +47,6 @@ from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, solve
-from pdr_graph.strategies import preset as preset_config
 
 __all__ = ["pdr"]
 

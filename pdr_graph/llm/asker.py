@@ -28,6 +28,8 @@ class Asker:
     node: str
     round_number: int
     thread_id: str
+    logprobs: bool = False
+    """Whether the log-probabilities of replies are asked for."""
     on_chunk: OnChunk | None = None
     """Receives the reply of `one` piece by piece; None waits for the whole reply."""
 
@@ -78,6 +80,7 @@ class Asker:
             seed=derived_seed(config.seed or 0, template, self.node, self.round_number, index),
             thinking_token_budget=config.thinking_token_budget,
             priority=priority if self.client.priorities else None,
+            logprobs=self.logprobs or None,
         )
 
     async def _ask(

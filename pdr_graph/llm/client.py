@@ -8,7 +8,7 @@ into a workspace (paper section 3).
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from time import perf_counter
@@ -53,6 +53,8 @@ class Sampling:
     """None leaves the thought to `max_tokens`."""
     priority: int | None = None
     """Place in the server's queue, lower first; None tells the server none."""
+    logprobs: bool | None = None
+    """Whether the log-probability of each token is asked for; None asks for nothing."""
 
     def parameters(self, model: BaseChatModel) -> dict[str, Any]:
         """Return the parameters that this model's class declares; providers refuse others."""
@@ -77,15 +79,21 @@ def read_sampled(message: AIMessage) -> SampledTokens | None:
     """
     metadata = message.response_metadata
     prompt_ids, token_ids = metadata.get("prompt_token_ids"), metadata.get("token_ids")
-    rows = metadata.get("logprobs")
-    rows = rows.get("content") if isinstance(rows, dict) else None
-    if not (_are_ids(prompt_ids) and _are_ids(token_ids) and isinstance(rows, list)):
+    logprobs = read_logprobs(message)
+    if not (_are_ids(prompt_ids) and _are_ids(token_ids)) or logprobs is None:
         return None
-    logprobs = [row.get("logprob") if isinstance(row, dict) else None for row in rows]
-    numbers = [float(each) for each in logprobs if isinstance(each, int | float)]
-    if not all(map(isfinite, numbers)):
+    return SampledTokens(prompt_ids, token_ids, logprobs)
+
+
+def read_logprobs(message: AIMessage) -> list[float] | None:
+    """Return the log-probability of each token of a message; None unless its server sent them."""
+    told = message.response_metadata.get("logprobs")
+    rows = told.get("content") if isinstance(told, dict) else None
+    if not isinstance(rows, list):
         return None
-    return SampledTokens(prompt_ids, token_ids, numbers) if len(numbers) == len(rows) else None
+    found = [row.get("logprob") if isinstance(row, dict) else None for row in rows]
+    known = [float(each) for each in found if isinstance(each, int | float)]
+    return known if len(known) == len(found) and all(map(isfinite, known)) else None
 
 
 def _are_ids(value: object) -> TypeGuard[list[int]]:
@@ -114,6 +122,8 @@ class Reply:
     """Id of the model's message; empty if it has none."""
     sampled: SampledTokens | None = None
     """Token ids and log-probabilities; None unless the model was asked for them."""
+    logprobs: Sequence[float] = ()
+    """Log-probability of each token; empty where the server tells none."""
 
 
 OnChunk = Callable[[int, AIMessage], None]
@@ -198,6 +208,8 @@ class ModelClient:
         self.window = window
         self.streamed = streamed
         self.priorities = priorities and getattr(model, "priority", None) is None
+        self.lacks_logprobs = False
+        """Whether the server has refused to tell log-probabilities; it is not asked again."""
         self._slots = PerLoop(lambda: asyncio.Semaphore(max_in_flight))
         self._turn = PerLoop(asyncio.Lock)
         self._pace = _FIRST_PACE
@@ -230,11 +242,17 @@ class ModelClient:
             CallError: the call failed for good; what its attempts cost is in `spent`.
         """
         spent.nominal += sampling.max_tokens
+        if self.lacks_logprobs:
+            sampling = replace(sampling, logprobs=None)
         started = perf_counter()
         try:
-            async for attempt in self.retry.controller():
-                with attempt:
-                    message = await self._send(prompt, sampling, spent, on_chunk)
+            try:
+                message = await self._retried(prompt, sampling, spent, on_chunk)
+            except Exception as error:
+                if not (sampling.logprobs and _refuses_logprobs(error)):
+                    raise
+                self.lacks_logprobs, sampling = True, replace(sampling, logprobs=None)
+                message = await self._retried(prompt, sampling, spent, on_chunk)
         # The boundary to the SDKs of all providers, each with an error tree of its own.
         except Exception as error:
             spent.failed += 1
@@ -262,7 +280,16 @@ class ModelClient:
             seconds=spent.seconds,
             message_id=(message.id or "")[:LONGEST_ID],
             sampled=read_sampled(message),
+            logprobs=(read_logprobs(message) or ()) if sampling.logprobs else (),
         )
+
+    async def _retried(
+        self, prompt: str, sampling: Sampling, spent: Spent, on_chunk: OnChunk | None
+    ) -> AIMessage:
+        async for attempt in self.retry.controller():
+            with attempt:
+                return await self._send(prompt, sampling, spent, on_chunk)
+        raise AssertionError("the last attempt raises")
 
     def tell_refused(self, spent: Spent, thread_id: str) -> None:
         """Warn, once a run, that the server states usage of no use."""
@@ -376,6 +403,13 @@ class ModelClient:
             completion=min(sampling.max_tokens, int(self._pace * seconds)),
             estimated=True,
         )
+
+
+def _refuses_logprobs(error: Exception) -> bool:
+    """Tell whether a server refused a call since it asked for log-probabilities."""
+    failure = call_error(error)
+    refused = failure.status is not None and 400 <= failure.status < 500
+    return refused and "logprob" in str(failure).lower()
 
 
 def _is_possible(usage: Usage, prompt: str, sampling: Sampling, refused: list[str]) -> bool:

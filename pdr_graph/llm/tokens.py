@@ -269,8 +269,10 @@ _CHARS_PER_TOKEN = 16
 tokenizer packs prose that densely, and a million characters need not cross the network."""
 
 
-async def clip(text: str, limit: int, counter: TokenCounter, *, keep: str = "") -> str:
-    """Cut `text` to at most `limit` model tokens; the head stays.
+async def clip(
+    text: str, limit: int, counter: TokenCounter, *, keep: str = "", end: bool = False
+) -> str:
+    """Cut `text` to at most `limit` model tokens; its head stays, or its end.
 
     The counter may be a server, so the cut is found in a few counts.
 
@@ -279,6 +281,7 @@ async def clip(text: str, limit: int, counter: TokenCounter, *, keep: str = "") 
         limit: In model tokens, at least 0.
         counter: Counts the tokens.
         keep: A closing line that survives the cut, unless it alone passes the limit.
+        end: Whether the end of the text stays, which has no need of a closing line.
     """
     if surely_fits(text, limit):
         return text
@@ -293,7 +296,8 @@ async def clip(text: str, limit: int, counter: TokenCounter, *, keep: str = "") 
     if keep and not surely_fits(keep, limit // 2) and await counter.count(keep) > limit:
         keep = ""
     while True:
-        shorter = "\n".join(filter(None, (text[:size].rstrip(), CUT, keep)))
+        part = (CUT, text[len(text) - size :].lstrip()) if end else (text[:size].rstrip(), CUT)
+        shorter = "\n".join(filter(None, (*part, keep)))
         tokens = await counter.count(shorter)
         if tokens <= limit:
             return shorter

@@ -7,60 +7,21 @@ Adaptive-Consistency (arXiv 2305.11860), which samples until the answers so far 
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
-from pdr_graph.answers import AnswerKind, agreement, clusters
+from pdr_graph.ballot import add_votes, is_decided, share_ahead
 from pdr_graph.budget import b_total
-from pdr_graph.config import DRAFT_FINISHES, PDRConfig
+from pdr_graph.config import DRAFT_FINISHES, FREE_FINISHES, PDRConfig, drafts_needed, width_of
 from pdr_graph.distill.workspace import pack
 from pdr_graph.errors import QuorumError, QuorumLostError
 from pdr_graph.events import NoteEvent, WorkspaceEvent
 from pdr_graph.nodes.toolbox import Toolbox, charged, is_continued, tell, voting
 from pdr_graph.state import PDRState, config_of, more_drafts, rounds_left, succeeded
 from pdr_graph.step import Step
-from pdr_graph.strategies import drafts_needed, width_of
-from pdr_graph.types import Draft, Tally, Vote, Workspace
-
-MAX_ANSWERS = 8
-"""Different answers that a tally keeps; drafts with rarer ones are counted and forgotten."""
-
-
-async def add_votes(kind: AnswerKind, tally: Tally | None, drafts: Sequence[Draft]) -> Tally:
-    """Return the tally with a round of drafts added, the most common answer first.
-
-    A tie goes to the answer that came first. Drafts without an answer count as voters, as they do
-    in `agreement`.
-    """
-    votes = list(tally["votes"]) if tally else []
-    votes += [
-        Vote(answer=draft["answer"], count=1, solution=draft["solution"])
-        for draft in drafts
-        if draft["answer"] is not None
-    ]
-    groups = await clusters(kind, [vote["answer"] for vote in votes])
-    counted = [
-        Vote({**votes[group[0]], "count": sum(votes[index]["count"] for index in group)})
-        for group in groups
-    ]
-    counted.sort(key=lambda vote: vote["count"], reverse=True)
-    voters = (tally["voters"] if tally else 0) + len(drafts)
-    return Tally(voters=voters, votes=counted[:MAX_ANSWERS])
-
-
-def is_decided(tally: Tally, more_drafts: int) -> bool:
-    """Tell whether `more_drafts` further drafts cannot change who wins the vote.
-
-    False where none are to come: there is nothing to skip.
-    """
-    votes = tally["votes"]
-    if not votes:
-        return False
-    second = votes[1]["count"] if len(votes) > 1 else 0
-    return votes[0]["count"] - second > more_drafts > 0
+from pdr_graph.types import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +92,14 @@ async def _consensus(step: Step, *, more_drafts: int) -> tuple[str, float] | Non
     threshold = step.config.stop_on_consensus
     if threshold is None:
         return None
-    if step.tally is not None:
-        votes, voters = step.tally["votes"], step.tally["voters"]
-        answer, share = (votes[0]["answer"], votes[0]["count"] / voters) if votes else (None, 0.0)
-        if step.config.finish == "vote" and is_decided(step.tally, more_drafts):
-            threshold = 0.0
-    else:
-        answer, share = await agreement(step.answers, [draft["answer"] for draft in step.drafts])
+    tally = await step.ballot()
+    # The one voice of a guarded refinement is still to come.
+    voices = {"guarded": 1} | dict.fromkeys(FREE_FINISHES, 0)
+    voices_left = voices.get(step.config.finish)
+    if step.tally is not None and voices_left is not None:
+        decided = is_decided(step.tally, more_drafts + voices_left)
+        threshold = 0.0 if decided else threshold
+    answer, share = share_ahead(tally)
     return (answer, share) if answer is not None and share >= threshold else None
 
 

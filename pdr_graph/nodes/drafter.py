@@ -15,16 +15,16 @@ from langgraph.runtime import Runtime
 
 from pdr_graph.answers import answer_kind
 from pdr_graph.budget import b_total
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, drafts_awaited
 from pdr_graph.errors import CallError, TransientError
 from pdr_graph.events import DraftEvent
+from pdr_graph.judge import logprob_signals
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.nodes.toolbox import Toolbox, charged, run_key, tell
 from pdr_graph.state import DraftTask, config_of, read_shared
 from pdr_graph.step import attempt, closing_line
-from pdr_graph.strategies import drafts_awaited
 from pdr_graph.types import Draft, DraftError
 
 T = TypeVar("T")
@@ -119,6 +119,11 @@ class Drafter:
             else:
                 _fail(draft, "empty", "the model answered nothing")
             return
+        if signals := logprob_signals(reply.logprobs):
+            draft["signals"] = signals
+            judge = self.toolbox.extensions.judge
+            if judge is not None and (weight := judge.weigh(draft)) is not None:
+                draft["weight"] = weight
         draft["answer"] = answer_kind(ask.config.answer).extract(reply.solution)
         limit = ask.config.solution_tokens
         if not reply.usage.estimated and reply.usage.completion <= limit:

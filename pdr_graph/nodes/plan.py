@@ -15,14 +15,13 @@ from pdr_graph.budget import (
     round_cost,
     workspace_limit,
 )
-from pdr_graph.config import PDRConfig, make_config
+from pdr_graph.config import FREE_FINISHES, PDRConfig, make_config, width_of
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
 from pdr_graph.invocation import Invocation
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.nodes.toolbox import Toolbox, run_name, superstep, tell, thread_id, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
-from pdr_graph.strategies import width_of
 from pdr_graph.types import RunRecord
 
 
@@ -64,7 +63,15 @@ class Planner:
         if not problem:
             raise ConfigError("the problem is empty; state the task to be solved")
         self.toolbox.operators.check(config)
-        prompts = self.toolbox.prompts.of_run(config)
+        record = RunRecord(
+            version=_own_version(),
+            model=self.toolbox.client.name,
+            prompts=self.toolbox.prompts.of_run(config).hashes(),
+            token_counts="",
+        )
+        if (judge := self.toolbox.extensions.judge) is not None:
+            judge.check(record["model"])
+            record["judge"] = judge.digest
         if config.seed is None:
             config = config.model_copy(update={"seed": secrets.randbits(31)})
         client = self.toolbox.client
@@ -74,12 +81,7 @@ class Planner:
         return {
             "problem": problem,
             "config": config.model_dump(mode="json"),
-            "record": RunRecord(
-                version=_own_version(),
-                model=client.name,
-                prompts=prompts.hashes(),
-                token_counts=client.counter.source,
-            ),
+            "record": RunRecord({**record, "token_counts": client.counter.source}),
             "problem_tokens": problem_tokens,
             "round": 0,
             "extra_rounds": 0,
@@ -132,7 +134,7 @@ def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> 
 
 def _check_budget(config: PDRConfig, problem_tokens: int) -> None:
     least = finish_cost(config, problem_tokens=problem_tokens)
-    if config.finish == "vote":
+    if config.finish in FREE_FINISHES:
         least += round_cost(
             config, width=config.widths[0], problem_tokens=problem_tokens, distiller_calls=0
         )

@@ -28,7 +28,7 @@ class Refiner:
         step = self.toolbox.step("refiner", state)
         name = step.config.finish
         if state.get("consensus") is not None:
-            name = "vote"
+            name = "weighted_vote" if step.config.weighs else "vote"
         elif name in DRAFT_FINISHES and not step.drafts:
             name = "refine"  # the budget ended the rounds after the drafts had been distilled
         tell(runtime.stream_writer, FinishEvent(event="finish", finish=name))

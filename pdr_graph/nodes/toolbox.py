@@ -16,7 +16,7 @@ from langgraph.types import StreamWriter
 
 from pdr_graph.answers import answer_kind, one_vote
 from pdr_graph.budget import finish_cost, round_cost, why_not_another_round
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, width_of
 from pdr_graph.distill import MaxCalls
 from pdr_graph.events import NoteEvent, RunEvent, log_event
 from pdr_graph.extensions import Extensions
@@ -27,7 +27,6 @@ from pdr_graph.llm.usage import Meter
 from pdr_graph.prompts import Prompts
 from pdr_graph.state import PDRState, config_of, next_width, succeeded
 from pdr_graph.step import Step
-from pdr_graph.strategies import width_of
 from pdr_graph.trace import Trace
 from pdr_graph.types import LedgerRow
 
@@ -64,6 +63,7 @@ class Toolbox:
             node=node,
             round_number=round_number,
             thread_id=thread_id(),
+            logprobs=config.weighs and node in {"drafter", "refiner"},
         )
 
     def step(self, node: str, state: PDRState) -> Step:
@@ -82,6 +82,7 @@ class Toolbox:
             tally=state.get("tally"),
             solution=state.get("solution"),
             context=Invocation.current().context,
+            judge=self.extensions.judge,
         )
 
 

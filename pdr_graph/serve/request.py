@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from urllib.parse import parse_qsl
 
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PRESETS, PDRConfig, num_rounds, width_of
 from pdr_graph.conversation import Turn, problem_of, turns_of
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
@@ -19,7 +19,6 @@ from pdr_graph.llm.tokens import wellformed
 from pdr_graph.run import new_thread_id
 from pdr_graph.serve.protocol import MOST_OF_A_MODEL, THREAD, Inquiry
 from pdr_graph.serve.refusal import RefusalError
-from pdr_graph.strategies import PRESETS, num_rounds, width_of
 
 MakeConfig = Callable[[str, Mapping[str, object]], PDRConfig]
 """From a preset's name and fields to its config."""

@@ -29,7 +29,7 @@ from typing import BinaryIO
 
 import psutil
 
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, preset
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.process import guarded, kill_group, module_command, module_environment
 from pdr_graph.servers.data_dir import (
@@ -43,7 +43,6 @@ from pdr_graph.servers.data_dir import (
 from pdr_graph.servers.server import answers
 from pdr_graph.servers.weights import ANNOUNCE_EVERY_S, SMOLLM2, fetch_weights, find_weights
 from pdr_graph.settings import NO_KEY
-from pdr_graph.strategies import preset
 
 LONGEST_CONTEXT = 8192
 """Model tokens that SmolLM2 was trained to read."""

@@ -15,11 +15,10 @@ from pathlib import Path
 import psutil
 
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS, workspace_limit
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, num_rounds, width_of
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.servers.record import ServerPlan
-from pdr_graph.strategies import num_rounds, width_of
 
 LEAST_CALLS = 8
 """Calls at once of a narrow strategy's server, so that a second run need not wait."""

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdr_graph.config import PRESETS
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.arms import Arm, Sweep, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import LEAST_TOKENS, Budgets
-from pdr_graph.strategies import PRESETS
 
 
 def make(*specs: str, **common: object):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pdr_graph.config import PRESETS
 from pdr_graph.eval.records import read_run
-from pdr_graph.strategies import PRESETS
 from tests.cli.conftest import wait_for
 from tests.mock_endpoint import MockEndpoint
 
@@ -212,12 +212,16 @@ SMALL = {
     "pdr": "pdr@widths=4,3",
     "pdr_adaptive": "pdr_adaptive@widths=3,3;stop_on_consensus=none",
     "majority": "majority@widths=4",
+    "vote_first": "vote_first@widths=3,2;stop_on_consensus=none",
     "rsa": "rsa@widths=3,3,3;k=2",
     "pacore": "pacore@widths=4,2",
     "genselect": "genselect@widths=4",
     "tournament": "tournament@widths=5,3;k=2",
 }
-DISTILLERS = ("top_k", "top_k_per_sample", "random_k", "answers", "consensus", "critique")
+DISTILLERS = (
+    *("top_k", "top_k_per_sample", "random_k", "answers", "consensus", "critique"),
+    *("evidence", "contested", "tail"),
+)
 ORACLES = ("oracle_correct", "oracle_wrong")
 
 

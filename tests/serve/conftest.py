@@ -9,12 +9,12 @@ import openai
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
+from pdr_graph.config import preset
 from pdr_graph.serve.app import create_app
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.request import Catalogue
 from pdr_graph.serve.runner import RunStore, SolveRunner
 from pdr_graph.serve.server import SolveServer, address_of, listen
-from pdr_graph.strategies import preset
 from tests.cli.conftest import clean, data_dir, spawn
 
 __all__ = ["clean", "data_dir", "spawn"]

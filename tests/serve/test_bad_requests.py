@@ -10,13 +10,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, preset
 from pdr_graph.serve.chat import ChatRequest
 from pdr_graph.serve.protocol import read_request
 from pdr_graph.serve.refusal import refusal_of
 from pdr_graph.serve.request import Catalogue, Repeats, ThreadSpace, understand
 from pdr_graph.serve.responses import ResponsesRequest
-from pdr_graph.strategies import preset
 from tests.serve.conftest import ASK, SMALL
 
 pytestmark = pytest.mark.security

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_graph.answers.extract import split_text
+from pdr_graph.config import preset
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.serve.refusal import RefusalError, refusal_of
 from pdr_graph.serve.reply import Answer
 from pdr_graph.serve.request import Catalogue, Repeats
 from pdr_graph.serve.runner import Admission
-from pdr_graph.strategies import preset
 
 
 def make(name, fields):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.budget import TEMPLATE_TOKENS
+from pdr_graph.config import PRESETS
 from pdr_graph.connect import EMBEDDED_WINDOW
 from pdr_graph.servers.llama import MOST_THREADS, announcement, free_cores, small_config
-from pdr_graph.strategies import PRESETS
 
 reads_proc = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity"), reason="reads Linux's description of its processors"

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PRESETS": "strategies",
+    "PRESETS": "config",
     "ChatVLLM": "llm.chat_vllm",
     "Extensions": "extensions",
     "ModelClient": "llm.client",
@@ -56,7 +56,7 @@ _HOMES = {
     "build_graph": "graph",
     "history": "run_history",
     "pdr_node": "embed.node",
-    "preset": "strategies",
+    "preset": "config",
     "resume": "run",
     "solve": "run",
 }

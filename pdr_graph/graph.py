@@ -190,7 +190,11 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             if not await invocation.is_answered(saver, keys, saved):
                 keys = invocation.without_answer(keys)
         before = await self.aget_state(at)
-        if invocation.has_new_input(saved) and before.next in {(START,), ("plan",)}:
+        replayed = bool(keys.get("checkpoint_id"))
+        if invocation.has_new_input(saved, replayed=replayed) and before.next in {
+            (START,),
+            ("plan",),
+        }:
             call.opens = True
             call.abandoned = bill.unfinished_rows(saved)
             return input, keys

@@ -139,14 +139,20 @@ def _problem(saved: CheckpointTuple) -> str:
     return wellformed(str(asked)).strip()
 
 
-def has_new_input(saved: CheckpointTuple) -> bool:
+def has_new_input(saved: CheckpointTuple, *, replayed: bool) -> bool:
     """Tell whether the thread's last input has not become a run yet: its first step is owed.
 
     The first step writes problem and record together. So a problem that is newer is an input, or
     an edit.
+
+    Args:
+        saved: Where the call goes on.
+        replayed: Whether the caller names this checkpoint: LangGraph then takes every step after
+            it anew, whatever these steps have written.
     """
-    if any(channel == "record" for _, channel, _ in saved.pending_writes or []):
-        return False  # it has been taken, and its checkpoint is owed
+    taken = any(channel == "record" for _, channel, _ in saved.pending_writes or [])
+    if taken and not replayed:
+        return False  # its checkpoint is owed
     written = {
         channel: int(str(version).partition(".")[0])  # what follows the count is random
         for channel, version in saved.checkpoint["channel_versions"].items()

@@ -219,3 +219,26 @@ TestThread.settings = settings(
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a smaller example takes minutes to find
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+def test_a_fork_at_a_new_question_opens_its_run():
+    """Of a thread whose run before had stopped: nothing of that run is read."""
+    machine = ThreadMachine()
+    machine.ask(name="BETA", base="first", stop=("refuse", 5, 0))
+    machine.ask(name="ALPHA", base="first", stop=("never", 0, 0))
+
+    async def steps() -> list[Any]:
+        return [each async for each in machine._graph().aget_state_history(RUN)]
+
+    past = machine.runner.run(steps())
+    (taken,) = [
+        each
+        for each in past
+        if each.next == ("plan",)
+        and each.values["problem"] != question("BETA")
+        and each.values["run"] == past[-3].values["run"]
+    ]
+    machine.exact = False
+    machine._call(None, taken.config, ("never", 0, 0))
+    assert not machine.stopped
+    machine.teardown()

@@ -91,9 +91,15 @@ AT_MOST: Final = 64
 """Fields of it that are."""
 
 
-def registration(store: Store, thread_id: str, ttl_s: float | None) -> list[Command]:
-    """Make the commands that list a thread as just written, to live for `ttl_s` more."""
-    names, member, now = keys.registry_keys(store.prefix), keys.encode(thread_id), _now_ms()
+def registration(
+    store: Store, thread_id: str, ttl_s: float | None, *, since_ms: int = 0
+) -> list[Command]:
+    """Make the commands that list a thread as just written, to live for `ttl_s` more.
+
+    The time that they note is after `since_ms`.
+    """
+    names, member = keys.registry_keys(store.prefix), keys.encode(thread_id)
+    now = max(_now_ms(), since_ms + 1)
     commands: list[Command] = [("ZADD", names.threads, now, member)]
     if ttl_s is not None:
         commands.append(("ZADD", names.expiries, now + int(ttl_s * 1000), member))
@@ -257,16 +263,18 @@ class Arrival:
             CorruptCheckpointError: It came so slowly that its beginning has expired.
         """
         await self._send()
-        registered = registration(self._store, self._thread_id, self._ttl_s)
         # Before it is shown, so that a kill leaves no thread without an entry; and after, since who
-        # lists the threads meanwhile removes an entry without a thread.
-        await self._store.pipeline(registered)
+        # lists the threads meanwhile removes an entry without a thread: one of that very time.
+        first = registration(self._store, self._thread_id, self._ttl_s)
+        await self._store.pipeline(first)
         lives_ms = "" if self._ttl_s is None else int(self._ttl_s * 1000)
         names = [self._index, self._thread.index, self._thread.data, self._aside[0]]
         shown = await self._store.script(SHOW, names, [lives_ms], replicated=True)
         if shown < 0:
             raise ThreadTakenError(self._thread_id)
-        await self._store.pipeline(registered)
+        (_, _, noted, _), *_ = first
+        again = registration(self._store, self._thread_id, self._ttl_s, since_ms=int(noted))
+        await self._store.pipeline(again)
 
     async def drop(self) -> None:
         """Remove what was not shown."""

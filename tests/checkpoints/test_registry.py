@@ -13,7 +13,16 @@ import redis
 from pdr_checkpoints import RedisSaver, SaverOptions
 from pdr_checkpoints import keys as names
 from pdr_checkpoints.connect import Argument, Connection
-from pdr_checkpoints.registry import CLUSTER_GRACE_MS, PAGE, settle, sweep, walk
+from pdr_checkpoints.registry import (
+    CLUSTER_GRACE_MS,
+    GONE,
+    PAGE,
+    SETTLE,
+    registration,
+    settle,
+    sweep,
+    walk,
+)
 from pdr_checkpoints.session import LoopSessions
 from pdr_checkpoints.store import Command, Store
 from test_saver import put
@@ -276,3 +285,18 @@ async def test_no_command_grows_with_a_thread(
     await saver.adelete_for_runs(["run"])
     assert await saver.threads() == []
     assert [size for size in measured.sizes if size[0] > MOST] == []
+
+
+async def test_an_entry_of_the_same_moment_is_told_from_the_one_before(
+    open_saver: Callable[..., RedisSaver], client: redis.Redis, prefix: str
+) -> None:
+    """A copy is listed before it is shown and after; who saw the first entry removes no second."""
+    saver = open_saver()
+    await put(saver, "b", {"n": 1})
+    store, keys = saver._session.store, names.registry_keys(prefix)
+    first = registration(store, "b", None)
+    (_, _, noted, _), *_ = first
+    await store.pipeline(first)
+    await store.pipeline(registration(store, "b", None, since_ms=int(noted)))
+    await store.script(SETTLE, [keys.threads, keys.expiries, keys.walked], [b"b", noted, GONE])
+    assert entries(client, prefix) == ["b"]

@@ -411,7 +411,7 @@ async def test_a_stream_is_server_sent_events(serve, mock):
 async def test_presets_are_models(serve, mock):
     """Each with its settings; those that the operator's defaults rule out are not offered."""
     served = await serve(defaults={"answer": "text"})
-    assert len([each async for each in (await serve(max_drafts=1)).client.models.list()]) == 10
+    assert len([each async for each in (await serve(max_drafts=1)).client.models.list()]) == 11
     models = {each.id: each async for each in await served.client.models.list()}
     assert "pdr" in models
     assert "majority" not in models

@@ -42,16 +42,17 @@ LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_benc
   tests/test_bench_priority.py tests/test_study_adaptive.py tests/test_study_evaluation.py \
   tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py tests/test_killed.py \
   tests/eval/test_eval_killed.py tests/embed/test_killed_parent.py tests/test_presets_on_model.py \
-  tests/checkpoints/test_crash.py tests/checkpoints/test_failover.py
+  tests/checkpoints/test_crash.py tests/checkpoints/test_failover.py tests/serve/test_leaving.py \
+  tests/eval/test_stats.py
 
-test: $(VENV)/.dev ## the tests of the package, about five minutes
+test: $(VENV)/.dev ## the tests of the package, less than five minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
-	  $(if $(ARGS),$(ARGS),$(LONG:%=--ignore=%))
+	  $(if $(ARGS),$(ARGS),-m "not security" $(LONG:%=--ignore=%))
 
-test-security: $(VENV)/.dev ## the attacks that the package must stand, all of which are also in test or test-long
-	@$(RUN) -m pytest -n 2 --dist loadfile -m security tests $(ARGS)
+test-security: $(VENV)/.dev ## the attacks that the package must stand (a minute and a half)
+	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m security tests $(ARGS)
 
-test-long: $(VENV)/.dev ## the tests of kills, presets on a real model, benchmarks, studies, notebook, containers (two minutes)
+test-long: $(VENV)/.dev ## the tests of kills, crowds, presets on a real model, benchmarks, studies, notebook, containers (three minutes)
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(ARGS)
 
 test-vllm: $(VENV)/.dev ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)

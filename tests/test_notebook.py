@@ -44,6 +44,7 @@ async def run(tmp_path_factory) -> list[str]:
         pytest.skip("no weights: `python -m pdr_graph.servers.weights` fetches them")
     folder = tmp_path_factory.mktemp("notebook")
     data_dir = folder / "data"
+    data_dir.mkdir(mode=0o700)
     (data_dir / "weights").mkdir(parents=True)
     (data_dir / "weights" / weights.name).symlink_to(weights)
     environment = {name: value for name, value in os.environ.items() if name[:4] != "PDR_"}

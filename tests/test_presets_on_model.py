@@ -82,7 +82,8 @@ async def test_a_cut_drafts_request_really_ends(client):
     result = await solve("Tell a long story about a fox.", config, model=client)
     assert any(draft["error"] == "cut" for draft in result.state["drafts"])
     root = str(client.model.base_url).removesuffix("/v1")
-    async with httpx2.AsyncClient() as http:
+    key = client.model.openai_api_key.get_secret_value()
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}) as http:
         for _ in range(8):
             # llama.cpp looks for clients that left once it has been asked nothing for a second.
             await asyncio.sleep(2.0)

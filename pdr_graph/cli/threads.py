@@ -154,7 +154,9 @@ class RunTable:
         titles = list(_CELLS) if wide else ["thread", "state", "answer"]
         table = plain_table(gap=2)
         for title in titles:
-            table.add_column(title, no_wrap=True, overflow="ellipsis")
+            # The answer's column gives way to a narrow terminal: it alone may wrap, and its cells
+            # are one line each.
+            table.add_column(title, no_wrap=title != "answer", overflow="ellipsis")
         for run in self._runs:
             shown = run if wide else replace(run, node=None)
             table.add_row(*(_CELLS[title](shown) for title in titles))
@@ -174,6 +176,12 @@ def _ago(moment: str) -> str:
     return f"{seconds:.0f} s ago"
 
 
+def _answer(run: ListedRun) -> Text:
+    said = run.answer if run.reason is None else run.reason
+    style = "" if run.reason is None else "red"
+    return Text("–" if said is None else one_line(said), style, no_wrap=True, overflow="ellipsis")
+
+
 _CELLS: Mapping[str, Callable[[ListedRun], Text]] = {
     "thread": lambda run: Text(one_line(run.thread_id)),
     "preset": lambda run: Text(one_line(run.preset or "–")),
@@ -182,11 +190,7 @@ _CELLS: Mapping[str, Callable[[ListedRun], Text]] = {
     "size": lambda run: Text("–" if run.bytes is None else decimal(run.bytes), "dim"),
     "age": lambda run: Text(_ago(run.created).removesuffix(" ago"), "dim"),
     "lease": lambda run: Text(one_line(run.lease or "–"), "dim"),
-    "answer": lambda run: (
-        Text(one_line(run.reason), "red")
-        if run.reason is not None
-        else Text("–" if run.answer is None else one_line(run.answer))
-    ),
+    "answer": _answer,
 }
 
 

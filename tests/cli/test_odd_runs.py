@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -170,6 +171,10 @@ def test_the_others_are_listed(odd, monkeypatch):
     assert "unreadable" in line
     assert "solution 'x'" in line
     assert "`pdr-graph inspect THREAD` says why" in people.err
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = odd("threads").out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any(re.match(r"odd-solution +unreadable +solution 'x'.*…", line) for line in lines)
 
 
 def test_an_odd_run_is_refused_in_a_sentence_and_can_be_deleted(odd):

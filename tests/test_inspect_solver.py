@@ -164,6 +164,7 @@ async def test_a_picture_in_a_call_is_not_dropped_in_silence():
     """A step of a user's own may show the model one; the model reads that it was there."""
     from inspect_ai.model import get_model
     from langchain_core.messages import HumanMessage
+
     from pdr_graph.inspect_ai import InspectChat
 
     asked = []

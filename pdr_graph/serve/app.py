@@ -258,7 +258,8 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 
 _STREAM: dict[str, Any] = {
     "description": "The reply; with `stream`, chunks of it as server-sent events",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    # Without a schema: tools differ on whether it is one of the stream or of each event.
+    "content": {"text/event-stream": {}},
 }
 
 _LINKS = {

@@ -43,7 +43,7 @@ LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_benc
   tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py tests/test_killed.py \
   tests/eval/test_eval_killed.py tests/embed/test_killed_parent.py tests/test_presets_on_model.py \
   tests/checkpoints/test_crash.py tests/checkpoints/test_failover.py tests/serve/test_leaving.py \
-  tests/eval/test_stats.py
+  tests/eval/test_stats.py tests/cli/test_signals.py tests/servers/test_up.py
 
 test: $(VENV)/.dev ## the tests of the package, less than five minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \

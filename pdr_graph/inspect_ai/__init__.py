@@ -130,6 +130,7 @@ class InspectChat(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: object,
     ) -> ChatResult:
+        # LangChain's class demands this method; inspect's models have no synchronous call.
         raise NotImplementedError("models of inspect-ai are asynchronous: call ainvoke")
 
     async def _agenerate(

@@ -10,6 +10,7 @@ import importlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pdr_graph.answers import answer_kind
@@ -35,6 +36,15 @@ class Extensions:
     verifiers: Mapping[str, Verify] = field(default_factory=dict)
     judge: DraftJudge | None = None
     """Weighs drafts, for the parts that use weights; None leaves all drafts alike."""
+
+    @classmethod
+    def with_judge(cls, file: Path | None) -> "Extensions":
+        """Return no steps, and the judge of a file; None is no judge.
+
+        Raises:
+            ConfigError: the file cannot be read, or is no judge.
+        """
+        return cls(judge=None if file is None else DraftJudge.load(file))
 
     def with_code(self, given: PDRConfig | Mapping[str, object]) -> "Extensions":
         """Return these steps, and those that the user names as `package.module:attribute`.
@@ -66,6 +76,10 @@ class Extensions:
             verifiers={**self.verifiers, **found.get("verifier", {})},
         )
 
+    def of(self, config: PDRConfig) -> "Extensions":
+        """Return these steps as a run takes them: with the judge only where drafts are weighed."""
+        return self if config.weighs else replace(self, judge=None)
+
     def distiller(self, name: str) -> Distiller:
         """Return the distiller `name`; a plain function is taken to make one call.
 
@@ -95,8 +109,8 @@ class Extensions:
         """Refuse a config that names an unknown part.
 
         Raises:
-            ConfigError: an unknown distiller, finish, verifier or answer kind, or a judge that
-                no part of the run asks.
+            ConfigError: an unknown distiller, finish, verifier or answer kind, a judge that no
+                part of the run asks, or a distiller that needs one where there is none.
         """
         answer_kind(config.answer)
         self.distiller(config.distiller)
@@ -106,7 +120,12 @@ class Extensions:
             raise ConfigError(
                 f"a judge weighs drafts, and neither finish {config.finish!r} nor distiller "
                 f"{config.distiller!r} asks for weights; choose finish weighted_vote or guarded, "
-                "or distiller evidence or contested, or leave the judge out"
+                "or distiller evidence, contested or trusted, or leave the judge out"
+            )
+        if config.distiller == "trusted" and config.distils and self.judge is None:
+            raise ConfigError(
+                "distiller 'trusted' admits what a judge trusts, and there is none; name one by "
+                "--judge FILE, or Extensions(judge=…), or choose distiller evidence"
             )
 
 

@@ -11,9 +11,14 @@ import typer
 
 from pdr_graph.cli import commands
 from pdr_graph.cli.failure import end_of
-from pdr_graph.cli.options import Command, takes
+from pdr_graph.cli.options import Command, SettingsCommand, takes
 from pdr_graph.cli.output import LogLines, Output
-from pdr_graph.settings import debug_wanted
+from pdr_graph.serve.options import ServeOptions
+from pdr_graph.servers.options import UpOptions
+from pdr_graph.settings import Settings, debug_wanted, unknown_variables
+
+_KINDS = (Settings, ServeOptions, UpOptions)
+"""All that `PDR_…` variables can set, beside the strategy."""
 
 _COMMANDS: Mapping[str, tuple[type[Command], str]] = {
     "solve": (commands.SolveCommand, "solve:solve_command"),
@@ -66,6 +71,10 @@ def _carried_out_by(place: str) -> Callable[[Command], None]:
     def carry_out(command: Command) -> None:
         output = Output(json=command.as_json, quiet=command.quiet)
         LogLines(output, command.logs).install()
+        if isinstance(command, SettingsCommand):
+            for name, nearest in unknown_variables(_KINDS, command.settings_file).items():
+                hint = f"; did you mean {nearest}?" if nearest else ""
+                output.say(f"warning: {name} is no setting{hint}")
         module, _, name = place.partition(":")
         getattr(import_module(f"pdr_graph.cli.{module}"), name)(command, output)
 

@@ -23,7 +23,7 @@ from pdr_graph.cli.store import MEMORY, alone, open_saver
 from pdr_graph.errors import ConfigError, DamagedRunError, UnknownThreadError
 from pdr_graph.graph import PDRGraph, build_graph
 from pdr_graph.settings import load_settings
-from pdr_graph.state import reading, stored_state
+from pdr_graph.state import reading, stored_config, stored_state
 
 UNREADABLE = "unreadable"
 WIDE = 92
@@ -131,12 +131,13 @@ async def _listed(graph: PDRGraph, thread: ThreadInfo) -> ListedRun:
         if "config" not in snapshot.values:
             return run
         state = stored_state(snapshot.values, thread.thread_id)
+        config = stored_config(state, thread.thread_id)
     except (CorruptCheckpointError, DamagedRunError) as error:
         return replace(run, state=UNREADABLE, reason=error.why)
     solution = state.get("solution")
     return replace(
         run,
-        preset=str(state["config"].get("preset")),
+        preset=config.label,
         state="finished" if not snapshot.next else "running" if thread.holder else "stopped",
         node=snapshot.next[0] if snapshot.next else None,
         answer=None if solution is None else solution["answer"],

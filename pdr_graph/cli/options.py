@@ -9,7 +9,7 @@ import inspect
 import logging
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
@@ -70,8 +70,8 @@ class OptionGroup:
     names: tuple[str, ...]
     panel: str = STRATEGY
     """Where the help shows what has no panel of its own."""
-    defaults: Mapping[str, str] = field(default_factory=dict)
-    """What the help says of the value of fields that are not given, if not the model's default."""
+    defaults: Mapping[str, str] | None = None
+    """What the help says of fields that are not given, where that is not the model's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +306,7 @@ def _panel(name: str, otherwise: str) -> str:
 
 
 def _help(name: str, field: FieldInfo, group: OptionGroup) -> str:
-    model, otherwise = group.model, group.defaults.get(name, str(field.default))
+    model, otherwise = group.model, (group.defaults or {}).get(name, field.default)
     if name == "preset":
         return f"The strategy: {', '.join(PRESETS)}. ({otherwise})"
     text = " ".join((field.description or "").split())

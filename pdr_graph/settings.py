@@ -504,7 +504,14 @@ def unknown_variables(
         for name in names
         if name.startswith(PREFIX) and name not in known and not name.startswith(_NO_SETTINGS)
     )
-    return {name: next(iter(difflib.get_close_matches(name, known, 1)), "") for name in unknown}
+    return {name: _nearest(name, known) for name in unknown}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    # Without what all of them have in common, which would make short names alike.
+    bare = [each.removeprefix(PREFIX) for each in known]
+    found = difflib.get_close_matches(name.removeprefix(PREFIX), bare, 1)
+    return PREFIX + found[0] if found else ""
 
 
 _NO_SETTINGS = ("PDR_DEBUG", "PDR_DEMO", "PDR_TEST_", "PDR_VERIFY_", "PDR_VLLM_", "PDR_STEPS")

@@ -96,7 +96,7 @@ async def evidence(step: Step) -> list[list[Entry]]:
     order = ranked(tally)
     if not order:
         return [numbered(await step.by_agreement())]
-    whole = sum(weight for _, weight in order)
+    whole = sum(weight for _, weight in order) or 1.0  # where the judge trusts none at all
     clear = order[0][1] >= CLEAR * whole
     admitted = [vote for vote, weight in order if not clear or weight >= RARE * whole]
     shares = {vote["answer"]: weight / whole for vote, weight in order}

@@ -15,6 +15,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.extensions import Extensions
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.chat_vllm import LOOPS, ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, listed, probe_endpoint
@@ -32,6 +34,16 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_WINDOW = 2048
 """Context window of each call to the embedded model, in tokens."""
+
+
+def judged(settings: Settings) -> Extensions:
+    """Return no steps, and the judge that the settings name, if they name one.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no judge.
+    """
+    file = settings.judge
+    return Extensions(judge=None if file is None else DraftJudge.load(file))
 
 
 @asynccontextmanager

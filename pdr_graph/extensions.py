@@ -10,7 +10,6 @@ import importlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pdr_graph.answers import answer_kind
@@ -36,15 +35,6 @@ class Extensions:
     verifiers: Mapping[str, Verify] = field(default_factory=dict)
     judge: DraftJudge | None = None
     """Weighs drafts, for the parts that use weights; None leaves all drafts alike."""
-
-    @classmethod
-    def with_judge(cls, file: Path | None) -> "Extensions":
-        """Return no steps, and the judge of a file; None is no judge.
-
-        Raises:
-            ConfigError: the file cannot be read, or is no judge.
-        """
-        return cls(judge=None if file is None else DraftJudge.load(file))
 
     def with_code(self, given: PDRConfig | Mapping[str, object]) -> "Extensions":
         """Return these steps, and those that the user names as `package.module:attribute`.

@@ -25,7 +25,7 @@ from pdr_graph.cli.options import Given, with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
-from pdr_graph.connect import open_client
+from pdr_graph.connect import judged, open_client
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
@@ -35,7 +35,6 @@ from pdr_graph.eval.problems import load_problems
 from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
 from pdr_graph.eval.runner import Claim, EvalRunner, RunFolder, SampleExecutor
 from pdr_graph.eval.sample import LocalExecutor, RunFacts, SharingClient, sharing_arms
-from pdr_graph.extensions import Extensions
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import probe_endpoint
@@ -57,7 +56,7 @@ def eval_command(command: EvalCommand, output: Output) -> None:
     budgets = Budgets(command.b_seq, command.b_total)
     given = with_variables(command.config, DEFAULTS, command.settings_file, output.say)
     common = _common(given, budgets, small=is_small(settings))
-    judge = Extensions.with_judge(settings.judge).judge
+    judge = judged(settings).judge
     arms = make_arms(specs, common, budgets, judge)
     if not any(arm.config.weighs for arm in arms):
         if "judge" in command.settings:

@@ -25,7 +25,7 @@ from pdr_graph.cli.run_display import (
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PAPER, PRESETS, PDRConfig, base_preset, default_config, preset
-from pdr_graph.connect import open_client
+from pdr_graph.connect import judged, open_client
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
 from pdr_graph.extensions import STEPS, Extensions
 from pdr_graph.llm.client import ModelClient
@@ -72,7 +72,7 @@ class RunSession:
                     f"--trace {str(command.trace)!r} cannot be written: {error.strerror}"
                 ) from None
         settings = load_settings(**command.settings)
-        return cls(command, output, settings, thread_id, Extensions.with_judge(settings.judge))
+        return cls(command, output, settings, thread_id, judged(settings))
 
     @property
     def judge_is_typed(self) -> bool:

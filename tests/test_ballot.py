@@ -261,7 +261,6 @@ async def test_weighed_drafts_fit_kappa(distil, given_drafts, size, kappa):
         assert (await pack(entries, kappa, step.counter))["tokens"] <= kappa
 
 
-
 async def test_evidence_states_answers_with_their_votes():
     """The strongest first; each once, with its best solution."""
     drafts = [draft_of(i, a, logprob=-float(i)) for i, a in enumerate(["8", "7", "7", None])]

@@ -4,7 +4,6 @@ Checkpoints are written with durability `sync`: a super-step starts only once th
 stored. So a store that is lost stops the run, and never loses its answer.
 """
 
-import uuid
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -45,6 +44,7 @@ from pdr_graph.state import (
 )
 from pdr_graph.trace import Trace
 from pdr_graph.types import Verdict
+from pdr_graph.types import new_thread_id as new_thread_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,11 +327,6 @@ async def with_input(
     given = values.get(START)
     whole = {**(given if isinstance(given, dict) else {}), **values, **state}
     return stored_state(whole, thread_id) if "config" in whole else state_of(whole)
-
-
-def new_thread_id() -> str:
-    """Return a name for a run that no other has."""
-    return uuid.uuid4().hex[:12]
 
 
 def _graph(

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -27,21 +28,22 @@ from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PRESETS, PDRConfig, preset
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
-from pdr_graph.extensions import STEPS, Extensions
-from pdr_graph.judge import DraftJudge
-from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
-from pdr_graph.run_history import history
 from pdr_graph.servers.llama import announcement, small_config
 from pdr_graph.servers.record import without_password
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace
+from pdr_graph.types import new_thread_id
+
+if TYPE_CHECKING:  # LangGraph loads once the endpoint has answered
+    from pdr_graph.judge import DraftJudge
+    from pdr_graph.llm.client import ModelClient
+    from pdr_graph.run import Parts, Result
 
 Check = Callable[[Saver], Awaitable[RunProgress]]
 """Looks at the thread before a model is started; returns the progress that the run starts from."""
 
-Start = Callable[[ModelClient, Saver, Parts], Awaitable[Result]]
+Start = Callable[["ModelClient", Saver, "Parts"], Awaitable["Result"]]
 """Starts or resumes the run."""
 
 
@@ -72,7 +74,7 @@ class RunSession:
                 ) from None
         return cls(command, output, load_settings(**command.settings), thread_id)
 
-    async def carry_out(self, check: Check, start: Start) -> Result:
+    async def carry_out(self, check: Check, start: Start) -> "Result":
         """Run to the end.
 
         Raises:
@@ -81,8 +83,7 @@ class RunSession:
         say, stopper = self.output.say, Stopper(self.output.tell)
         folder, trace = self.settings.prompts, self.command.trace
         prompts = None if folder is None else Prompts.load(folder)
-        judge = self.command.judge_file
-        extensions = None if judge is None else Extensions(judge=DraftJudge.load(judge))
+        judge = self._judge()
         with stopper.ending(self._way_on, self._asked_anything):
             async with open_saver(self.settings, say) as saver:
                 progress = await check(saver)
@@ -90,10 +91,13 @@ class RunSession:
                     alone(saver, self.thread_id, say),
                     open_client(self.settings, announce=say) as client,
                 ):
+                    from pdr_graph.extensions import Extensions
+                    from pdr_graph.run import Parts
+
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
                         parts = Parts(
-                            extensions=extensions,
+                            extensions=None if judge is None else Extensions(judge=judge),
                             prompts=prompts,
                             trace=None if trace is None else JsonLinesTrace(trace),
                             on_event=on_event,
@@ -101,7 +105,14 @@ class RunSession:
                         )
                         return await start(client, saver, parts)
 
-    def show(self, result: Result) -> None:
+    def _judge(self) -> "DraftJudge | None":
+        if self.command.judge_file is None:
+            return None
+        from pdr_graph.judge import DraftJudge
+
+        return DraftJudge.load(self.command.judge_file)
+
+    def show(self, result: "Result") -> None:
         """Show how a run ended."""
         if self.output.json:
             for note in result.notes:
@@ -116,6 +127,8 @@ class RunSession:
             return "stopped before the run had begun"
         if self.settings.redis_url == MEMORY:
             return "the run was kept in memory and cannot be resumed; --checkpoint URL keeps one"
+        from pdr_graph.extensions import STEPS
+
         code = {
             name: value
             for name, value in self.command.config.items()
@@ -143,7 +156,9 @@ def solve_command(command: SolveCommand, output: Output) -> None:
             raise ThreadExistsError(session.thread_id)
         return RunProgress(len(config.widths))
 
-    async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
+    async def start(client: "ModelClient", saver: Saver, parts: "Parts") -> "Result":
+        from pdr_graph.run import solve
+
         return await solve(
             problem,
             config,
@@ -165,6 +180,8 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
     changes, answer = dict(command.config), None
 
     async def check(saver: Saver) -> RunProgress:
+        from pdr_graph.run_history import history
+
         nonlocal answer
         past = await history(thread_id, checkpointer=saver)
         if past.namespace:
@@ -178,7 +195,9 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
             progress.continue_from(last.round, last.width, last.drafts)
         return progress
 
-    async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
+    async def start(client: "ModelClient", saver: Saver, parts: "Parts") -> "Result":
+        from pdr_graph.run import resume
+
         return await resume(
             thread_id,
             model=client,
@@ -299,7 +318,9 @@ def demo_command(command: DemoCommand, output: Output) -> None:
     )
 
 
-async def _run_all(problem: str, settings: Settings, output: Output) -> list[Result]:
+async def _run_all(problem: str, settings: Settings, output: Output) -> "list[Result]":
+    from pdr_graph.run import Parts, solve
+
     results = []
     async with (
         open_saver(settings, output.say) as saver,
@@ -321,7 +342,7 @@ async def _run_all(problem: str, settings: Settings, output: Output) -> list[Res
     return results
 
 
-def _side_by_side(results: list[Result]) -> Table:
+def _side_by_side(results: "list[Result]") -> Table:
     titles = ("strategy", "answer", "calls", "B_total", "B_seq", "seconds")
     rows = [
         (

@@ -6,13 +6,13 @@ Nodes, distillers, finishes and verifiers all call the model through an `Asker`.
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
 from pdr_graph.llm.usage import Meter, Spent
-from pdr_graph.prompts import Prompts
+from pdr_graph.prompts import ONE_TOKEN, Prompts
 from pdr_graph.trace import Trace, TraceRecord
 
 
@@ -73,7 +73,7 @@ class Asker:
         """Return how the call at `index` is sampled: by the config, with a seed of its own."""
         config = self.config
         priority = priority_of(config, self.node, self.round_number)
-        return Sampling(
+        sampling = Sampling(
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             top_p=config.top_p,
@@ -81,6 +81,18 @@ class Asker:
             thinking_token_budget=config.thinking_token_budget,
             priority=priority if self.client.priorities else None,
             logprobs=self.logprobs or None,
+        )
+        if template not in ONE_TOKEN:
+            return sampling
+        # At temperature 1, undivided, all servers tell what the model itself holds for likely.
+        return replace(
+            sampling,
+            max_tokens=1,
+            temperature=1.0,
+            top_p=1.0,
+            thinking_token_budget=None,
+            logprobs=True,
+            top_logprobs=ALTERNATIVES,
         )
 
     async def _ask(
@@ -127,6 +139,10 @@ class Asker:
             if self.trace is not None:
                 await self.trace.record(record)
 
+
+ALTERNATIVES = 20
+"""Likeliest tokens that are asked for with a choice: the most that OpenAI and, unless it is told
+otherwise, vLLM send."""
 
 STEPS = ("drafter", "distiller", "refiner", "verifier")
 """The steps of a round that ask the model, in their order."""

@@ -1,0 +1,433 @@
+r"""Trains a judge: a LoRA adapter that answers whether a solution is correct, by Yes or No.
+
+A verifier of a model's own solutions, as Cobbe and others' (arXiv 2110.14168), that answers by a
+token of its vocabulary (2408.15240), so that a server of the model serves the adapter too. Only
+that token is learnt. A line of the data::
+
+    {"problem_id": "q7", "problem": "What is 6 x 7?", "solution": "… \\boxed{42}", "correct": true}
+
+Problems are divided, never drafts. Of a part that learns, some problems tell when to stop and how
+margins become probabilities (Platt's sigmoid). Right and wrong drafts of a problem are learnt in
+equal numbers: what all drafts of a problem share tells nothing that changes a choice.
+"""
+
+import hashlib
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from pdr_graph.errors import ConfigError
+from pdr_graph.eval.json_lines import json_object
+from pdr_graph.prompts import Prompts
+from pdr_graph.self_check import NO, SELF_CHECK, YES, word_of
+from pdr_graph.train.checkpoint import WholeCheckpoints, last_checkpoint, staging, sweep, writable
+from pdr_graph.train.models import open_tokenizer, quiet_libraries, uses_cpu
+
+try:
+    import torch
+    from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+    from sklearn.linear_model import LogisticRegression
+    from torch.nn import functional
+    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+    from transformers import set_seed
+    from transformers.trainer_callback import PrinterCallback
+except ImportError:
+    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+
+REMEDY = "a line has problem_id, problem, solution and correct"
+ADAPTER = "adapter"
+"""Folder of the trained adapter, in the folder of the judge."""
+_WORK = ".training"
+"""Folder of checkpoints and margins while a judge is trained."""
+LEAST_PROBLEMS = 8
+"""With right and wrong drafts, in the part that learns."""
+_HELD, _STOPPING = 0.25, 0.2
+"""Share of the problems that are held out, and of the others those that tell when to stop."""
+_SCORED_ROWS = 8
+"""Drafts that are scored at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedDraft:
+    """A draft whose answer was compared with the gold one."""
+
+    problem_id: str
+    problem: str
+    solution: str
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTraining:
+    """How an adapter is trained."""
+
+    weights: Path
+    """Folder of the model whose drafts are judged."""
+    folds: int = 1
+    """Parts of the problems, each judged by an adapter that has not seen it; a last adapter learns
+    from all. 1 holds a quarter out, and trains once."""
+    epochs: int = 4
+    """The most; training ends after two that are no better on the problems for stopping."""
+    rank: int = 16
+    """Of the adapter; vLLM serves up to 16 unless it is told otherwise."""
+    first_layer: int = 0
+    """The layers before it get no adapter, which makes training cheaper."""
+    learning_rate: float = 2e-4
+    batch_rows: int = 16
+    micro_batch_rows: int = 4
+    """Rows that are computed at once."""
+    max_tokens: int = 4096
+    """Rows with longer prompts are left out of learning."""
+    per_kind: int = 4
+    """Most right drafts, and most wrong ones, that are learnt of one problem."""
+    threads: int | None = None
+    """Of torch on a CPU; None leaves them as they are."""
+    seed: int = 0
+
+
+OnProgress = Callable[[str], None]
+"""Receives a line on what is done."""
+
+
+def read_checked(file: Path) -> list[CheckedDraft]:
+    """Read drafts.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is no draft.
+    """
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"drafts {str(file)!r} cannot be read: {error.strerror}") from None
+    drafts = [
+        _checked(json_object(line, f"{file} line {number}", REMEDY), f"{file} line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not drafts:
+        raise ConfigError(f"drafts {str(file)!r} holds none; {REMEDY}")
+    return drafts
+
+
+def _checked(row: Mapping[str, Any], where: str) -> CheckedDraft:  # Any: as JSON has it
+    for name in ("problem_id", "problem", "solution"):
+        if not isinstance(row.get(name), str):
+            raise ConfigError(f"{where}: {name!r} is no text; {REMEDY}")
+    if not isinstance(row.get("correct"), bool):
+        raise ConfigError(f"{where}: 'correct' is neither true nor false; {REMEDY}")
+    return CheckedDraft(row["problem_id"], row["problem"], row["solution"], row["correct"])
+
+
+# -------------------------------------------------------------------------------- which learn
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemSplit:
+    """Ids of problems: those that learn, those that tell when to stop, those that are judged."""
+
+    learning: frozenset[str]
+    stopping: frozenset[str]
+    judged: frozenset[str]
+
+
+def splits_of(problems: Sequence[str], folds: int, seed: int) -> list[ProblemSplit]:
+    """Divide problems; the last split is that of the adapter which is kept.
+
+    Args:
+        problems: Their ids.
+        folds: 1 holds a quarter out; more judge each problem once, and a last split learns from
+            all.
+        seed: Of the division.
+    """
+    order = sorted(set(problems))
+    random.Random(seed).shuffle(order)
+    if folds == 1:
+        return [_split(order, set(order[: max(1, round(_HELD * len(order)))]))]
+    parts = [set(order[fold::folds]) for fold in range(folds)]
+    return [_split(order, part) for part in [*parts, set()]]
+
+
+def _split(order: Sequence[str], judged: set[str]) -> ProblemSplit:
+    others = [each for each in order if each not in judged]
+    num_stopping = max(1, round(_STOPPING * len(others)))
+    return ProblemSplit(
+        frozenset(others[num_stopping:]), frozenset(others[:num_stopping]), frozenset(judged)
+    )
+
+
+def balanced(drafts: Sequence[CheckedDraft], per_kind: int, seed: int) -> list[CheckedDraft]:
+    """Return as many right drafts as wrong ones of each problem; none of one without either."""
+    by_problem: dict[str, tuple[list[CheckedDraft], list[CheckedDraft]]] = {}
+    for draft in drafts:
+        by_problem.setdefault(draft.problem_id, ([], []))[draft.correct].append(draft)
+    rng = random.Random(seed)
+    taken = []
+    for wrong, right in by_problem.values():
+        number = min(len(wrong), len(right), per_kind)
+        taken += rng.sample(wrong, number) + rng.sample(right, number)
+    return taken
+
+
+def auc_within(drafts: Sequence[CheckedDraft], margins: Sequence[float]) -> float:
+    """Return how often a right draft has a larger margin than a wrong one of the same problem.
+
+    The mean over problems that have both, 0.5 where there is none. A tie is half of it.
+    """
+    by_problem: dict[str, tuple[list[float], list[float]]] = {}
+    for draft, margin in zip(drafts, margins, strict=True):
+        by_problem.setdefault(draft.problem_id, ([], []))[draft.correct].append(margin)
+    shares = [
+        sum((r > w) + (r == w) / 2 for r in right for w in wrong) / (len(right) * len(wrong))
+        for wrong, right in by_problem.values()
+        if wrong and right
+    ]
+    return sum(shares) / len(shares) if shares else 0.5
+
+
+def calibrated(margins: Sequence[float], correct: Sequence[bool]) -> tuple[float, float]:
+    """Return a and b such that sigmoid(a margin + b) is the chance that a draft is right.
+
+    a is 0 or more: margins that tell nothing, or the contrary, give all drafts the same weight.
+    """
+    right = sum(correct)
+    rate = (right + 1) / (len(correct) + 2)
+    flat = 0.0, math.log(rate / (1 - rate))
+    if right in {0, len(correct)}:
+        return flat
+    model = LogisticRegression(max_iter=1000).fit([[each] for each in margins], correct)
+    scale, shift = float(model.coef_[0][0]), float(model.intercept_[0])
+    return (scale, shift) if scale > 0 else flat
+
+
+# ---------------------------------------------------------------------------------- the model
+
+
+@dataclass(slots=True)
+class Question:
+    """Asks a tokenizer's model whether a solution is correct, as `self_check` asks a server."""
+
+    tokenizer: Any  # Any: transformers has no types
+    prompts: Prompts
+    yes: list[int] = field(init=False)
+    """Tokens that mean it, the one that is learnt first."""
+    no: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find the tokens of both answers.
+
+        Raises:
+            ConfigError: the tokenizer has no chat template, or divides an answer.
+        """
+        if not self.tokenizer.chat_template:
+            raise ConfigError("the model's tokenizer has no chat template; a judge is asked in one")
+        self.yes, self.no = self._tokens("Yes", YES), self._tokens("No", NO)
+
+    def _tokens(self, learnt: str, words: frozenset[str]) -> list[int]:
+        ids = self.tokenizer.encode(learnt, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ConfigError(
+                f"the model's tokenizer writes {learnt!r} in {len(ids)} tokens, and a judge "
+                "answers by one; an adapter cannot judge for this model"
+            )
+        found = {place for token, place in self.tokenizer.get_vocab().items()
+                 if word_of(token) in words}
+        return [*ids, *sorted(found - set(ids))]
+
+    def ids(self, draft: CheckedDraft) -> list[int]:
+        """Return the tokens of the question, up to where the answer begins."""
+        text = self.prompts.render(
+            SELF_CHECK, problem=draft.problem, candidates=draft.solution
+        )
+        rendered = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        ids: list[int] = self.tokenizer.encode(rendered, add_special_tokens=False)
+        return ids
+
+    def margins(self, logits_B_V: Any) -> Any:  # Any: tensors
+        """Return the log-odds of yes against no."""
+        yes, no = logits_B_V[:, self.yes], logits_B_V[:, self.no]
+        return yes.logsumexp(dim=-1) - no.logsumexp(dim=-1)
+
+
+def last_logits(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Any:  # Any: tensors
+    """Return the logits behind each row, [rows, vocabulary]; rows are padded on the left."""
+    longest = max(map(len, rows))
+    device = next(model.parameters()).device
+    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
+    seen = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows],
+                        device=device)
+    places = (seen.cumsum(dim=1) - 1).clamp(min=0)
+    out = model(
+        input_ids=ids, attention_mask=seen, position_ids=places, logits_to_keep=1, use_cache=False
+    )
+    return out.logits[:, -1].float()
+
+
+def score(
+    model: Any,  # Any: transformers has no types
+    question: Question,
+    drafts: Sequence[CheckedDraft],
+    tell: OnProgress | None = None,
+) -> list[float]:
+    """Return the log-odds, yes against no, that a model gives each draft."""
+    rows = [question.ids(draft) for draft in drafts]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    found = [0.0] * len(rows)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), _SCORED_ROWS):
+            part = order[start : start + _SCORED_ROWS]
+            logits = last_logits(model, [rows[i] for i in part], question.tokenizer.pad_token_id)
+            for index, margin in zip(part, question.margins(logits).tolist(), strict=True):
+                found[index] = margin
+            if tell is not None:
+                tell(f"scored {start + len(part):,} of {len(order):,} drafts")
+    model.train(was_training)
+    return found
+
+
+class JudgeTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
+    """Trains on one token of each row."""
+
+    def __init__(self, question: Question, model: Any, rows: Sequence[Any], **more: Any) -> None:
+        """Make a trainer; rows have `ids` and `correct`."""
+        super().__init__(
+            model, train_dataset=list(rows), data_collator=_collated, **more
+        )
+        self._question = question
+        self.model_accepts_loss_kwargs = False  # the mean over a micro-batch, as all it learns
+        self.remove_callback(PrinterCallback)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
+        """Return the mean of what the right answers' tokens are unlikely by, in nats."""
+        question = self._question
+        logits = last_logits(model, inputs["ids"], question.tokenizer.pad_token_id)
+        answers = [(question.yes if each else question.no)[0] for each in inputs["correct"]]
+        return functional.cross_entropy(logits, torch.tensor(answers, device=logits.device))
+
+
+def _collated(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in ("ids", "correct")}
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Tells how training goes; keeps the best adapter, and ends when it is no longer bettered."""
+
+    patience = 2
+
+    def __init__(self, place: Path, measure: Callable[[Any], float], tell: OnProgress) -> None:
+        self._place, self._measure, self._tell = place, measure, tell
+        self.tokens, self._begun = 0, perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Tell the loss of an update."""
+        if "loss" in (logs := more.get("logs") or {}):
+            self._tell(
+                f"epoch {state.epoch:.2f} of {args.num_train_epochs:g}, update "
+                f"{state.global_step:,} of {state.max_steps:,}, loss {logs['loss']:.3f}"
+            )
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Measure the adapter, and keep it if it is the best so far."""
+        reached = self._measure(more["model"])
+        state.log_history.append({"step": state.global_step, "auc": reached})
+        history = [each["auc"] for each in state.log_history if "auc" in each]
+        best = history.index(max(history))
+        if best == len(history) - 1:
+            _save_adapter(more["model"], self._place)
+        self._tell(
+            f"epoch {len(history)}: a right draft scores above a wrong one of its problem in "
+            f"{reached:.3f} of pairs (best {max(history):.3f})"
+        )
+        control.should_training_stop |= len(history) - 1 - best >= self.patience
+
+
+def _save_adapter(model: Any, place: Path) -> None:
+    part, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
+    model.save_pretrained(part)
+    if place.exists():
+        place.rename(old)
+    part.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# ----------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedJudge:
+    """What training an adapter has given."""
+
+    scale: float
+    shift: float
+    """A draft's weight is sigmoid(scale x log-odds + shift)."""
+    weights: Mapping[int, float]
+    """Of the drafts of problems that no part of their adapter has seen, by position."""
+    margins: Mapping[int, float]
+    """Their log-odds, and ..."""
+    untrained: Mapping[int, float]
+    """those that the model itself gives them."""
+    num_learnt: int
+    """Rows that the adapter has learnt from."""
+    aucs: tuple[float, ...]
+    """Of the kept adapter after each epoch, on the problems for stopping."""
+
+
+def train_judge(
+    drafts: Sequence[CheckedDraft],
+    settings: JudgeTraining,
+    out: Path,
+    *,
+    prompts: Prompts,
+    tell: OnProgress = lambda line: None,
+) -> TrainedJudge:
+    """Train an adapter, and weigh the drafts of problems that it has not seen.
+
+    A training that was stopped goes on from its last epoch.
+
+    Args:
+        drafts: To learn from and to judge.
+        settings: How.
+        out: Gets the folder `adapter`.
+        prompts: Hold the question.
+        tell: Receives lines on what is done.
+
+    Raises:
+        ConfigError: the model cannot be opened or cannot judge, too few problems have right and
+            wrong drafts, or the folder holds another training.
+    """
+    quiet_libraries()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    work = out / _WORK
+    _claim(work, drafts, settings, prompts)
+    question = Question(open_tokenizer(settings.weights), prompts)
+    splits = splits_of([each.problem_id for each in drafts], settings.folds, settings.seed)
+    parts = [
+        _Part(drafts, split, settings, question, work / f"part-{number}", tell).trained()
+        for number, split in enumerate(splits, start=1)
+    ]
+    last = parts[-1]
+    shutil.rmtree(out / ADAPTER, ignore_errors=True)
+    (work / f"part-{len(parts)}" / ADAPTER).rename(out / ADAPTER)
+    shutil.rmtree(work)
+    weights, margins, untrained = {}, {}, {}
+    for part in parts:
+        for key, margin in part["judged"].items():
+            margins[int(key)] = margin
+            weights[int(key)] = 1 / (1 + math.exp(-part["scale"] * margin - part["shift"]))
+            untrained[int(key)] = part["untrained"][key]
+    return TrainedJudge(
+        last["scale"], last["shift"], weights, margins, untrained, last["rows"],
+        tuple(last["aucs"]),
+    )

@@ -15,7 +15,7 @@ from pdr_graph.judge import logprob_signals
 from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.self_check import preference
-from pdr_graph.step import Step, attempt, closing_line
+from pdr_graph.step import Step, attempt, closing_line, weigh
 from pdr_graph.types import Draft, Solution, Verdict, Vote
 
 __all__ = ["FINISHES", "VERIFIERS", "Finish", "Verify"]
@@ -136,7 +136,7 @@ async def guarded(step: Step) -> Solution:
         return _voted(ranked(tally)[0][0], "guarded")
     if not tally["votes"]:
         return Solution({**solution, "finish": "guarded"})
-    voice = _voice(step, solution, reply)
+    voice = await _voice(step, solution, reply)
     if voice["answer"] is None or (is_weighed(tally) and "weight" not in voice):
         why = "states no answer" if voice["answer"] is None else "cannot be weighed"
         step.notes.append(f"the refinement {why}, so the vote stands")
@@ -147,7 +147,7 @@ async def guarded(step: Step) -> Solution:
     return _voted(first, "guarded")
 
 
-def _voice(step: Step, solution: Solution, reply: Reply) -> Draft:
+async def _voice(step: Step, solution: Solution, reply: Reply) -> Draft:
     """Return the refinement as one more draft, weighed as they are."""
     voice = Draft(
         round=step.ask.round_number,
@@ -162,8 +162,8 @@ def _voice(step: Step, solution: Solution, reply: Reply) -> Draft:
         seconds=reply.seconds,
         signals=logprob_signals(reply.logprobs),
     )
-    if step.judge is not None and (weight := step.judge.weigh(voice)) is not None:
-        voice["weight"] = weight
+    if voice["answer"] is not None:
+        await weigh(step.ask, step.judge, voice, step.problem)
     return voice
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from pdr_graph.cli.commands import CompareCommand, JudgeCommand
 from pdr_graph.cli.output import Output, one_line, table_of
 from pdr_graph.errors import ConfigError
-from pdr_graph.judge import DraftJudge
+from pdr_graph.judge import SignalsJudge, read_judge
 
 if TYPE_CHECKING:
     from pdr_graph.eval.comparison import Comparison
@@ -158,7 +158,9 @@ def judge_command(command: JudgeCommand, output: Output) -> None:
         written.append(needed)
         report = made.report
     else:
-        judge = DraftJudge.load(needed)
+        judge = read_judge(needed)
+        if not isinstance(judge, SignalsJudge):
+            raise ConfigError(f"judge score measures judges of signals, not of kind {judge.kind!r}")
         report = asyncio.run(score_judge(judge, runs, seed=command.seed))
         if seen := {run.header["data"]["sha256"] for run in runs} & set(judge.data):
             output.say(

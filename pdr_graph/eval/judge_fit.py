@@ -28,7 +28,7 @@ from pdr_graph.eval.stats import (
     paired_difference,
     share_by_problem,
 )
-from pdr_graph.judge import FEATURES, DraftJudge, features_of
+from pdr_graph.judge import FEATURES, SignalsJudge, features_of
 from pdr_graph.types import Draft, Vote
 
 LEAST_PROBLEMS = 20
@@ -149,7 +149,7 @@ class JudgeReport:
 class JudgeFit:
     """A judge, fitted on everything, and what its like were worth on held-out problems."""
 
-    judge: DraftJudge
+    judge: SignalsJudge
     report: JudgeReport
 
 
@@ -354,7 +354,7 @@ async def fit_judge(runs: Sequence[EvalRun], *, folds: int = NUM_FOLDS, seed: in
     curve = [_learned(table, share, folds, seed) for share in SHARES]
     report = _report(table, weights_D, seed=seed, learning=tuple(curve))
     means, scales, weights, bias = table.fitted(np.ones(table.correct_D.size, dtype=bool))
-    judge = DraftJudge(
+    judge = SignalsJudge(
         model=model,
         prompts=runs[0].header["prompts_sha256"],
         data=tuple(sorted({run.header["data"]["sha256"] for run in runs})),
@@ -369,7 +369,9 @@ async def fit_judge(runs: Sequence[EvalRun], *, folds: int = NUM_FOLDS, seed: in
     return JudgeFit(judge, report)
 
 
-async def score_judge(judge: DraftJudge, runs: Sequence[EvalRun], *, seed: int = 0) -> JudgeReport:
+async def score_judge(
+    judge: SignalsJudge, runs: Sequence[EvalRun], *, seed: int = 0
+) -> JudgeReport:
     """Say what a judge is worth on other runs of its model.
 
     Raises:
@@ -379,7 +381,7 @@ async def score_judge(judge: DraftJudge, runs: Sequence[EvalRun], *, seed: int =
     table = _Table.of(await ballots_of(runs))
     if np.ptp(table.correct_D) == 0:
         raise ConfigError("all drafts of these runs are right, or all wrong: nothing to tell apart")
-    weights = [judge.weigh(draft) for ballot in table.ballots for draft in ballot.drafts]
+    weights = [judge.weight_of(draft) for ballot in table.ballots for draft in ballot.drafts]
     return _report(table, np.asarray(weights, dtype=np.float64), seed=seed)
 
 

@@ -42,7 +42,7 @@ class DistillerNode:
             raise shortage
         step = self.toolbox.step("distiller", state)
         more_rounds, workspaces = rounds_left(state) > 0, None
-        with voting(step, runtime.stream_writer):
+        with voting(step, runtime.stream_writer, state["notes"]):
             if step.config.pool_rounds:
                 tally = await add_votes(step.answers, step.tally, step.drafts)
                 step = replace(step, tally=tally)

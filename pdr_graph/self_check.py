@@ -1,4 +1,4 @@
-"""What the model says of drafts, read from the likelihood of one token; not what it writes.
+"""What a model says of drafts, read from the likelihood of one token, not from what it writes.
 
 - `self_check` is P(true): the model is asked whether a solution is correct, and the likelihood of
   "Yes" counts (Kadavath and others, arXiv 2207.05221; as a weight of votes: CISC, 2502.06233). A
@@ -11,15 +11,15 @@ of them is an answer, the signal is absent.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from string import Template
 
 from pdr_graph.errors import CallError
 from pdr_graph.llm.asker import Asker
-from pdr_graph.llm.client import Reply
+from pdr_graph.llm.client import ModelClient, Reply, Sampling
+from pdr_graph.llm.usage import Spent
 
 SELF_CHECK = "self_check"
-"""Name of the signal in a draft's record, and of its prompt."""
+"""Name of the signal, and of its prompt."""
 
 YES, NO = frozenset({"Yes", "yes", "YES"}), frozenset({"No", "no", "NO"})
 _FIRST, _SECOND = frozenset("A"), frozenset("B")
@@ -28,33 +28,47 @@ _AROUND = " \t\r\n\u2581\u0120\u010a\"'*_.:()"
 
 
 async def self_check(
-    ask: Asker, problem: str, solution: str, *, model: str | None = None
+    client: ModelClient, question: str, problem: str, solution: str, spent: Spent
 ) -> float | None:
     """Return how likely the model finds a solution correct, 0 to 1; None where that is unknown.
 
     Args:
-        ask: Pays for the call.
+        client: Asks the model, or an adapter of it (`ModelClient.named`).
+        question: Template with $problem and $candidates.
         problem: As the draft has read it.
         solution: The draft's.
-        model: Name of an adapter at the same endpoint; None asks the model itself.
+        spent: Is charged.
+
+    Raises:
+        CallError: the call failed for good.
     """
-    if model is not None:
-        ask = replace(ask, client=ask.client.named(model))
-    values = {"problem": problem, "candidates": solution}
-    (said,) = await _chosen(ask, SELF_CHECK, [values], YES, NO)
-    return said
+    if client.lacks_alternatives:
+        return None
+    prompt = Template(question).substitute(problem=problem, candidates=solution).strip()
+    sampling = Sampling(max_tokens=1, temperature=1.0, top_p=1.0, seed=0).one_token()
+    reply = await client.ask(prompt, sampling, spent)
+    client.lacks_alternatives |= not reply.alternatives
+    return chance_of(reply, YES, NO)
 
 
 async def preference(ask: Asker, problem: str, first: str, second: str) -> float | None:
     """Return how likely the first of two solutions is the better one, 0 to 1; None if unknown.
 
-    The order does not matter: `preference(b, a)` is `1 - preference(a, b)`.
+    The order does not matter: `preference(b, a)` is `1 - preference(a, b)`. Both calls are made at
+    the same time. One that fails leaves it unknown.
     """
+    if ask.client.lacks_alternatives:
+        return None
     calls = [
         {"problem": problem, "candidates": _lettered(first, second)},
         {"problem": problem, "candidates": _lettered(second, first)},
     ]
-    ahead, behind = await _chosen(ask, "prefer", calls, _FIRST, _SECOND)
+    try:
+        replies = await ask.each("prefer", calls)
+    except CallError:
+        return None  # what it cost is in the meter
+    ask.client.lacks_alternatives |= not any(reply.alternatives for reply in replies)
+    ahead, behind = (chance_of(reply, _FIRST, _SECOND) for reply in replies)
     return None if ahead is None or behind is None else (ahead + 1.0 - behind) / 2
 
 
@@ -63,25 +77,6 @@ def _lettered(first: str, second: str) -> str:
         f"<solution {letter}>\n{text}\n</solution {letter}>"
         for letter, text in zip("AB", (first, second), strict=True)
     )
-
-
-async def _chosen(
-    ask: Asker,
-    template: str,
-    calls: Sequence[Mapping[str, object]],
-    wanted: frozenset[str],
-    other: frozenset[str],
-) -> list[float | None]:
-    """Return of each call the likelihood of what is wanted, as a share of both."""
-    if ask.client.lacks_alternatives:
-        return [None] * len(calls)
-    try:
-        replies = await ask.each(template, calls)
-    except CallError:
-        return [None] * len(calls)  # what it cost is in the meter
-    if not any(reply.alternatives for reply in replies):
-        ask.client.lacks_alternatives = True
-    return [chance_of(reply, wanted, other) for reply in replies]
 
 
 def word_of(token: str) -> str:

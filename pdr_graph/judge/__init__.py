@@ -157,6 +157,13 @@ class DraftJudge(BaseModel):
         """
         return self
 
+    async def meet(self, client: ModelClient) -> None:
+        """Make sure, before any draft is paid for, that the run's server has what it is asked for.
+
+        Raises:
+            ConfigError: it has not; the sentence names the remedy.
+        """
+
     async def weigh(self, draft: Draft, evidence: Evidence) -> float:
         """Return how likely the draft is to be right, 0 to 1.
 
@@ -251,7 +258,12 @@ def probability(logit: float) -> float:
 
 # ------------------------------------------------------------------------------------ the file
 
-KINDS: Mapping[str, str] = MappingProxyType({"signals": "pdr_graph.judge:SignalsJudge"})
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "signals": "pdr_graph.judge:SignalsJudge",
+        "adapter": "pdr_graph.judge.adapter:AdapterJudge",
+    }
+)
 """The class of each kind of judge. Its module is imported when a file names the kind."""
 
 

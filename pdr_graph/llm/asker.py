@@ -6,7 +6,7 @@ Nodes, distillers, finishes and verifiers all call the model through an `Asker`.
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
@@ -82,18 +82,7 @@ class Asker:
             priority=priority if self.client.priorities else None,
             logprobs=self.logprobs or None,
         )
-        if template not in ONE_TOKEN:
-            return sampling
-        # At temperature 1, undivided, all servers tell what the model itself holds for likely.
-        return replace(
-            sampling,
-            max_tokens=1,
-            temperature=1.0,
-            top_p=1.0,
-            thinking_token_budget=None,
-            logprobs=True,
-            top_logprobs=ALTERNATIVES,
-        )
+        return sampling.one_token() if template in ONE_TOKEN else sampling
 
     async def _ask(
         self,
@@ -139,10 +128,6 @@ class Asker:
             if self.trace is not None:
                 await self.trace.record(record)
 
-
-ALTERNATIVES = 20
-"""Likeliest tokens that are asked for with a choice: the most that OpenAI and, unless it is told
-otherwise, vLLM send."""
 
 STEPS = ("drafter", "distiller", "refiner", "verifier")
 """The steps of a round that ask the model, in their order."""

@@ -43,6 +43,11 @@ from pdr_graph.llm.usage import REFUSED_USAGE, Spent, Usage, read_usage, stated_
 logger = logging.getLogger(__name__)
 
 
+ALTERNATIVES = 20
+"""Likeliest tokens that are asked for with a choice: the most that OpenAI and, unless it is told
+otherwise, vLLM send."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How one reply is sampled."""
@@ -60,6 +65,21 @@ class Sampling:
     top_logprobs: int | None = None
     """Likeliest tokens of which the log-probability is asked for at each place; None asks for
     none."""
+
+    def one_token(self) -> "Sampling":
+        """Return how a choice is asked for: one token, with the likeliest ones at its place.
+
+        At temperature 1, undivided, all servers tell what the model itself holds for likely.
+        """
+        return replace(
+            self,
+            max_tokens=1,
+            temperature=1.0,
+            top_p=1.0,
+            thinking_token_budget=None,
+            logprobs=True,
+            top_logprobs=ALTERNATIVES,
+        )
 
     def parameters(self, model: BaseChatModel) -> dict[str, Any]:
         """Return the parameters that this model's class declares; providers refuse others."""

@@ -16,7 +16,8 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +25,7 @@ from typing import Any
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.json_lines import json_object
+from pdr_graph.policy.folder import refuse_missing
 from pdr_graph.prompts import Prompts
 from pdr_graph.self_check import NO, SELF_CHECK, YES, word_of
 from pdr_graph.train.checkpoint import WholeCheckpoints, last_checkpoint, staging, sweep, writable
@@ -32,10 +34,16 @@ from pdr_graph.train.models import open_tokenizer, quiet_libraries, uses_cpu
 try:
     import torch
     from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+    from safetensors import SafetensorError
     from sklearn.linear_model import LogisticRegression
     from torch.nn import functional
-    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
-    from transformers import set_seed
+    from transformers import (
+        AutoModelForCausalLM,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+        set_seed,
+    )
     from transformers.trainer_callback import PrinterCallback
 except ImportError:
     raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
@@ -235,24 +243,23 @@ class Question:
                 f"the model's tokenizer writes {learnt!r} in {len(ids)} tokens, and a judge "
                 "answers by one; an adapter cannot judge for this model"
             )
-        found = {place for token, place in self.tokenizer.get_vocab().items()
-                 if word_of(token) in words}
+        found = {
+            place for token, place in self.tokenizer.get_vocab().items() if word_of(token) in words
+        }
         return [*ids, *sorted(found - set(ids))]
 
     def ids(self, draft: CheckedDraft) -> list[int]:
         """Return the tokens of the question, up to where the answer begins."""
-        text = self.prompts.render(
-            SELF_CHECK, problem=draft.problem, candidates=draft.solution
-        )
+        text = self.prompts.render(SELF_CHECK, problem=draft.problem, candidates=draft.solution)
         rendered = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
         )
         ids: list[int] = self.tokenizer.encode(rendered, add_special_tokens=False)
         return ids
 
-    def margins(self, logits_B_V: Any) -> Any:  # Any: tensors
-        """Return the log-odds of yes against no."""
-        yes, no = logits_B_V[:, self.yes], logits_B_V[:, self.no]
+    def margins(self, logits: Any) -> Any:  # Any: tensors
+        """Return the log-odds of yes against no, by logits [rows, vocabulary]."""
+        yes, no = logits[:, self.yes], logits[:, self.no]
         return yes.logsumexp(dim=-1) - no.logsumexp(dim=-1)
 
 
@@ -261,8 +268,9 @@ def last_logits(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Any:  # 
     longest = max(map(len, rows))
     device = next(model.parameters()).device
     ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
-    seen = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows],
-                        device=device)
+    seen = torch.tensor(
+        [[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device
+    )
     places = (seen.cumsum(dim=1) - 1).clamp(min=0)
     out = model(
         input_ids=ids, attention_mask=seen, position_ids=places, logits_to_keep=1, use_cache=False
@@ -299,16 +307,17 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def __init__(self, question: Question, model: Any, rows: Sequence[Any], **more: Any) -> None:
         """Make a trainer; rows have `ids` and `correct`."""
-        super().__init__(
-            model, train_dataset=list(rows), data_collator=_collated, **more
-        )
+        super().__init__(model, train_dataset=list(rows), data_collator=_collated, **more)
         self._question = question
+        self.tokens = 0
+        """That were learnt from, padding left out, in this process."""
         self.model_accepts_loss_kwargs = False  # the mean over a micro-batch, as all it learns
         self.remove_callback(PrinterCallback)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
         """Return the mean of what the right answers' tokens are unlikely by, in nats."""
         question = self._question
+        self.tokens += sum(map(len, inputs["ids"]))
         logits = last_logits(model, inputs["ids"], question.tokenizer.pad_token_id)
         answers = [(question.yes if each else question.no)[0] for each in inputs["correct"]]
         return functional.cross_entropy(logits, torch.tensor(answers, device=logits.device))
@@ -323,16 +332,28 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no type
 
     patience = 2
 
-    def __init__(self, place: Path, measure: Callable[[Any], float], tell: OnProgress) -> None:
-        self._place, self._measure, self._tell = place, measure, tell
-        self.tokens, self._begun = 0, perf_counter()
+    def __init__(
+        self,
+        place: Path,
+        measure: Callable[[Any], float],
+        tell: OnProgress,
+        tokens: Callable[[], int],
+    ) -> None:
+        self._place, self._measure, self._tell, self._tokens = place, measure, tell, tokens
+        self._seconds, self._since = 0.0, 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Start the clock of an update."""
+        self._since = perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Tell the loss of an update."""
         if "loss" in (logs := more.get("logs") or {}):
+            self._seconds += perf_counter() - self._since
             self._tell(
                 f"epoch {state.epoch:.2f} of {args.num_train_epochs:g}, update "
-                f"{state.global_step:,} of {state.max_steps:,}, loss {logs['loss']:.3f}"
+                f"{state.global_step:,} of {state.max_steps:,}, loss {float(logs['loss']):.3f}, "
+                f"{self._tokens() / max(self._seconds, 1e-9):,.0f} tokens a second"
             )
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -428,6 +449,181 @@ def train_judge(
             weights[int(key)] = 1 / (1 + math.exp(-part["scale"] * margin - part["shift"]))
             untrained[int(key)] = part["untrained"][key]
     return TrainedJudge(
-        last["scale"], last["shift"], weights, margins, untrained, last["rows"],
+        last["scale"],
+        last["shift"],
+        weights,
+        margins,
+        untrained,
+        last["rows"],
         tuple(last["aucs"]),
     )
+
+
+def _claim(
+    work: Path, drafts: Sequence[CheckedDraft], settings: JudgeTraining, prompts: Prompts
+) -> None:
+    """Begin a training, or find the one that was begun."""
+    texts = json.dumps([asdict(each) for each in drafts]).encode()
+    asked = {
+        **{name: str(value) for name, value in asdict(settings).items() if name != "threads"},
+        "drafts": hashlib.sha256(texts).hexdigest(),
+        "question": prompts.hashes()[SELF_CHECK],
+    }
+    file = work / "asked.json"
+    if file.is_file():
+        begun = json.loads(file.read_text("utf-8"))
+        changed = [name for name, value in asked.items() if begun.get(name) != value]
+        if changed:
+            raise ConfigError(
+                f"{str(work.parent)!r} holds an unfinished training with another "
+                f"{', '.join(changed)}; repeat its command, or name another --out"
+            )
+        return
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asked), "utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{str(work.parent)!r} cannot be written: {error.strerror}; name another --out"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One adapter: what it learns from, and what it judges."""
+
+    drafts: Sequence[CheckedDraft]
+    split: ProblemSplit
+    settings: JudgeTraining
+    question: Question
+    folder: Path
+    tell: OnProgress
+
+    def trained(self) -> dict[str, Any]:  # Any: plain JSON data
+        """Return its numbers: those of an earlier process, if it came to an end."""
+        file = self.folder / "scores.json"
+        if file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            return found
+        learning = self._of(self.split.learning)
+        rows = balanced(
+            [self.drafts[i] for i in learning], self.settings.per_kind, self.settings.seed
+        )
+        encoded = [{"ids": self.question.ids(row), "correct": row.correct} for row in rows]
+        encoded = [row for row in encoded if len(row["ids"]) <= self.settings.max_tokens]
+        problems = {each.problem_id for each in rows}
+        if len(problems) < LEAST_PROBLEMS or not encoded:
+            raise ConfigError(
+                f"{len(problems)} of {len(self.split.learning)} problems to learn from have right "
+                f"and wrong drafts of at most {self.settings.max_tokens} tokens; "
+                f"{LEAST_PROBLEMS} are needed: name more drafts"
+            )
+        stopping, judged = self._of(self.split.stopping), self._of(self.split.judged)
+        model = _opened(self.settings)
+        with model.disable_adapter():
+            untrained = self._scored(model, judged)
+        aucs = self._train(model, encoded, [self.drafts[i] for i in stopping])
+        best = load_peft_weights(str(self.folder / ADAPTER), device="cpu")
+        set_peft_model_state_dict(model, best)
+        told = self._scored(model, stopping)
+        scale, shift = calibrated(list(told.values()), [self.drafts[int(i)].correct for i in told])
+        scores = {
+            "scale": scale,
+            "shift": shift,
+            "rows": len(encoded),
+            "aucs": aucs,
+            "untrained": untrained,
+            "judged": self._scored(model, judged),
+        }
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(scores), "utf-8")
+        part.rename(file)
+        return scores
+
+    def _of(self, problems: frozenset[str]) -> list[int]:
+        return [i for i, each in enumerate(self.drafts) if each.problem_id in problems]
+
+    def _scored(self, model: Any, places: Sequence[int]) -> dict[str, float]:
+        drafts = [self.drafts[i] for i in places]
+        margins = score(model, self.question, drafts, self.tell)
+        return {str(i): margin for i, margin in zip(places, margins, strict=True)}
+
+    def _train(self, model: Any, rows: list[Any], stopping: list[CheckedDraft]) -> list[float]:
+        settings, folder = self.settings, self.folder
+        sweep(folder)
+        trainer = JudgeTrainer(
+            self.question,
+            model,
+            rows,
+            args=TrainingArguments(
+                output_dir=str(staging(folder)),
+                num_train_epochs=settings.epochs,
+                per_device_train_batch_size=min(settings.micro_batch_rows, settings.batch_rows),
+                gradient_accumulation_steps=max(
+                    1, settings.batch_rows // settings.micro_batch_rows
+                ),
+                learning_rate=settings.learning_rate,
+                lr_scheduler_type="cosine",
+                warmup_steps=0.1,
+                save_strategy="epoch",
+                seed=settings.seed,
+                use_cpu=uses_cpu(),
+                logging_steps=1,
+                report_to=[],
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                label_names=[],
+            ),
+        )
+        trainer.add_callback(
+            _Watch(
+                folder / ADAPTER,
+                lambda model: auc_within(stopping, score(model, self.question, stopping)),
+                self.tell,
+                lambda: trainer.tokens,
+            )
+        )
+        trainer.add_callback(WholeCheckpoints(folder, 1, trainer.accelerator))
+        last = last_checkpoint(folder)
+        with writable(folder):
+            trainer.train(resume_from_checkpoint=last and str(last))
+        return [each["auc"] for each in trainer.state.log_history if "auc" in each]
+
+
+def _opened(settings: JudgeTraining) -> Any:  # Any: transformers has no types
+    """Return the model with a fresh adapter."""
+    set_seed(settings.seed)
+    folder = settings.weights
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder.resolve(),
+            dtype=torch.float32 if uses_cpu() else torch.bfloat16,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"model in {str(folder)!r} cannot be opened: {first}") from None
+    refuse_missing(found, folder)
+    layers = model.config.num_hidden_layers
+    if settings.first_layer >= layers:
+        raise ConfigError(
+            f"first_layer {settings.first_layer} leaves no layer of {layers} to train; lower it"
+        )
+    head = model.get_output_embeddings()
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=2 * settings.rank,
+        target_modules=sorted(linear),
+        layers_to_transform=list(range(settings.first_layer, layers)),
+    )
+    with warnings.catch_warnings():
+        # peft may be a version behind transformers.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, adapter)

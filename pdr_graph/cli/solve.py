@@ -81,8 +81,9 @@ class RunSession:
         say, stopper = self.output.say, Stopper(self.output.tell)
         folder, trace = self.settings.prompts, self.command.trace
         prompts = None if folder is None else Prompts.load(folder)
-        judge = self.command.judge_file
-        extensions = None if judge is None else Extensions(judge=load_judge(judge))
+        file = self.command.judge_file
+        judge = None if file is None else load_judge(file)
+        extensions = None if judge is None else Extensions(judge=judge)
         with stopper.ending(self._way_on, self._asked_anything):
             async with open_saver(self.settings, say) as saver:
                 progress = await check(saver)
@@ -90,6 +91,8 @@ class RunSession:
                     alone(saver, self.thread_id, say),
                     open_client(self.settings, announce=say) as client,
                 ):
+                    if judge is not None:
+                        await judge.meet(client)
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
                         parts = Parts(

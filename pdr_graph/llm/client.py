@@ -128,11 +128,12 @@ Alternatives = list[tuple[str, float]]
 def read_alternatives(message: AIMessage) -> list[Alternatives]:
     """Return the alternatives of each token of a message, the drawn one among them.
 
-    A place whose server sent none has an empty list. What is no token, or no number, was not sent.
+    Empty if the server sent none at all. What is no token, or no number, was not sent.
     """
     told = message.response_metadata.get("logprobs")
     rows = told.get("content") if isinstance(told, dict) else None
-    return [_alternatives(row) for row in rows] if isinstance(rows, list) else []
+    found = [_alternatives(row) for row in rows] if isinstance(rows, list) else []
+    return found if any(found) else []
 
 
 def _alternatives(row: object) -> Alternatives:
@@ -141,7 +142,8 @@ def _alternatives(row: object) -> Alternatives:
     known = [each for each in found if each is not None]
     drawn = _told(row)
     # The drawn token may be none of the likeliest.
-    return [*known, drawn] if known and drawn is not None and drawn not in known else known
+    missing = known and drawn is not None and drawn[0] not in dict(known)
+    return [*known, drawn] if missing and drawn is not None else known
 
 
 def _told(row: object) -> tuple[str, float] | None:

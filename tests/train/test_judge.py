@@ -1,4 +1,4 @@
-"""An adapter learns to tell right drafts from wrong ones, and is judged on problems it never saw."""
+"""An adapter learns to tell right drafts from wrong ones of problems that it never saw."""
 
 import json
 import random
@@ -113,9 +113,7 @@ def test_only_layers_that_are_named_get_an_adapter(weights, tmp_path):
     assert names
     assert all(".layers.2." in name for name in names)
     with pytest.raises(ConfigError, match="leaves no layer of 3"):
-        train_judge(
-            drafts_of(16), quick(weights, first_layer=3), tmp_path / "b", prompts=PROMPTS
-        )
+        train_judge(drafts_of(16), quick(weights, first_layer=3), tmp_path / "b", prompts=PROMPTS)
 
 
 def test_a_stopped_training_goes_on(weights, tmp_path, monkeypatch):
@@ -131,8 +129,8 @@ def test_a_stopped_training_goes_on(weights, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         train_judge(drafts, settings, tmp_path / "part", prompts=PROMPTS, tell=stopped)
+    other = quick(weights, epochs=3, learning_rate=1e-3)
     with pytest.raises(ConfigError, match="unfinished training with another learning_rate"):
-        other = quick(weights, epochs=3, learning_rate=1e-3)
         train_judge(drafts, other, tmp_path / "part", prompts=PROMPTS)
     lines = []
     again = train_judge(drafts, settings, tmp_path / "part", prompts=PROMPTS, tell=lines.append)
@@ -153,7 +151,9 @@ def test_the_question_ends_where_the_answer_begins(weights):
     for row, logits in zip(rows, both, strict=True):
         alone = model(torch.tensor([row])).logits[0, -1]
         torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
-    assert score(model, question, drafts) == pytest.approx(question.margins(both).tolist(), abs=1e-4)
+    assert score(model, question, drafts) == pytest.approx(
+        question.margins(both).tolist(), abs=1e-4
+    )
 
 
 def test_a_tokenizer_that_divides_the_answers_is_refused():

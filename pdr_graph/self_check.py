@@ -35,7 +35,7 @@ async def self_check(
     Args:
         client: Asks the model, or an adapter of it (`ModelClient.named`).
         question: Template with $problem and $candidates.
-        problem: As the draft has read it.
+        problem: As a draft was asked it.
         solution: The draft's.
         spent: Is charged.
 

@@ -106,6 +106,11 @@ class Rules:
     """Fields of a chat request that `/openapi.json` lists; None serves no such page (404)."""
     tokenize: str | None = "vllm"
     """Form of `/tokenize` at the server's root: "vllm", "llama_cpp", or None (404)."""
+    embeddings: str | None = None
+    """Form of `/v1/embeddings`: "vllm" (of messages), "llama_cpp" (of a text that its
+    `/apply-template` makes), or None (404)."""
+    embedding_size: int = 8
+    """Numbers of an embedding; they depend on the text alone."""
 
     delay_s: float = 0.0
     delay_lognormal: list[float] | None = None
@@ -349,6 +354,8 @@ class Served:
     models_calls: int = 0
     tokenize_calls: int = 0
     openapi_calls: int = 0
+    embeddings: int = 0
+    embedded_tokens: int = 0
 
 
 class Mock:
@@ -459,6 +466,33 @@ class Mock:
             rows.append(row)
         return JSONResponse({"object": "list", "data": rows})
 
+    async def embed(self, request: Request) -> Response:
+        """Return numbers for a conversation or a text, and count its tokens."""
+        rules, body = self.rules, await request.json()
+        if rules.embeddings is None:
+            return JSONResponse({"detail": "Not Found"}, 404)
+        if rules.embeddings == "vllm" and isinstance(body.get("messages"), list):
+            text = "".join(text_of(each) for each in body["messages"])
+            tokens = count_messages(body["messages"])
+        elif isinstance(body.get("input"), str):
+            text, tokens = body["input"], count(body["input"])
+        else:
+            raise RefusalError(400, "input: Field required", "Bad Request", "input")
+        self.served.embeddings += 1
+        self.served.embedded_tokens += tokens
+        rng = Random(text)
+        numbers = [rng.gauss(0, 1) for _ in range(rules.embedding_size)]
+        data = [{"object": "embedding", "index": 0, "embedding": numbers}]
+        usage = {} if rules.no_usage else {"usage": {"prompt_tokens": tokens}}
+        return JSONResponse({"object": "list", "data": data, "model": rules.models[0], **usage})
+
+    async def apply_template(self, request: Request) -> Response:
+        """Write a conversation as one text, as llama.cpp does."""
+        if self.rules.embeddings != "llama_cpp":
+            return JSONResponse({"detail": "Not Found"}, 404)
+        messages = (await request.json())["messages"]
+        return JSONResponse({"prompt": "".join(f"<{m['role']}>{text_of(m)}" for m in messages)})
+
     async def tokenize(self, request: Request) -> Response:
         """Count the tokens of a prompt or of messages, in the form that the rules name."""
         self.served.tokenize_calls += 1
@@ -523,6 +557,8 @@ class Mock:
                 Route("/v1/chat/completions", chat, methods=["POST"]),
                 Route("/v1/models", self.models),
                 Route("/tokenize", self.tokenize, methods=["POST"]),
+                Route("/v1/embeddings", self.embed, methods=["POST"]),
+                Route("/apply-template", self.apply_template, methods=["POST"]),
                 Route("/openapi.json", self.openapi),
                 Route("/health", self.health),
                 Route("/mock/{what}", self.control, methods=["GET", "POST"]),

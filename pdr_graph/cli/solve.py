@@ -25,10 +25,9 @@ from pdr_graph.cli.run_display import (
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PRESETS, PDRConfig, preset
-from pdr_graph.connect import open_client
+from pdr_graph.connect import open_client, open_judge
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
 from pdr_graph.extensions import STEPS, Extensions
-from pdr_graph.judge import load_judge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
@@ -82,7 +81,7 @@ class RunSession:
         folder, trace = self.settings.prompts, self.command.trace
         prompts = None if folder is None else Prompts.load(folder)
         file = self.command.judge_file
-        judge = None if file is None else load_judge(file)
+        judge = None if file is None else open_judge(file, self.settings)
         extensions = None if judge is None else Extensions(judge=judge)
         with stopper.ending(self._way_on, self._asked_anything):
             async with open_saver(self.settings, say) as saver:

@@ -10,8 +10,8 @@ The contract. A kind of judge is a subclass of `DraftJudge` with a `kind` of its
     judge.check(model)                           # ConfigError: fitted on another model's drafts
     weight = await judge.weigh(draft, evidence)  # 0 to 1; UnweighedError: why there is none
 
-`load_judge` opens the judge on what `JudgePlaces` names (an endpoint, a folder of weights), and
-refuses at the door a judge whose place is missing. `Evidence` is what a judge may look at besides
+`load_judge` opens the judge on what `JudgePlaces` names (an endpoint, a reader in this process),
+and refuses at the door a judge whose place is missing. `Evidence` is what a judge may look at besides
 the draft: the problem, the prompt that a first draft is asked with, and the run's own client. A
 judge that asks a server, or reads the draft with a model in this process, charges what it cost to
 `evidence.spent`, also where it fails or is cancelled. Drafts and the voice of `guarded` are weighed
@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -104,16 +104,40 @@ class UnweighedError(PDRError, LookupError):
     """A draft cannot be weighed; the sentence says why."""
 
 
+Turns = Sequence[tuple[str, str]]
+"""A conversation: role and text of each message."""
+
+
+class StateReader(Protocol):
+    """Reads a conversation with a model, and returns what the model makes of it."""
+
+    @property
+    def place(self) -> str:
+        """Where it reads, for records and sentences."""
+
+    async def read(self, turns: Turns, layer: int | None, spent: Spent) -> list[float]:
+        """Return the hidden state at the end of a conversation, where the reply would begin.
+
+        Args:
+            turns: Alternating between `user` and `assistant`, beginning and ending with `user`.
+            layer: How many layers the state has passed; None is all of them, and the final norm.
+            spent: Charged with the tokens that were read.
+
+        Raises:
+            UnweighedError, CallError: it cannot be had.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class JudgePlaces:
     """Where a judge may look at a draft; what is None is not there."""
 
     url: str | None = None
     """OpenAI-compatible endpoint with its /v1, for judges that read or ask a model of their own."""
-    weights: Path | None = None
-    """Model folder or GGUF file, to be read in this process."""
     api_key: str = "none"
     """Of the endpoint."""
+    states: StateReader | None = None
+    """Reads in this process, such as `policy.hidden_states.TransformersStates`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +285,7 @@ def probability(logit: float) -> float:
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "signals": "pdr_graph.judge:SignalsJudge",
+        "hidden": "pdr_graph.judge.hidden:HiddenJudge",
         "adapter": "pdr_graph.judge.adapter:AdapterJudge",
     }
 )

@@ -67,7 +67,7 @@ class AdapterJudge(DraftJudge):
         client = evidence.client.named(self.adapter)
         try:
             said = await self_check(
-                client, self.question, evidence.problem, draft["solution"], evidence.spent
+                client, self.question, evidence.prompt, draft["solution"], evidence.spent
             )
         except CallError as error:
             if error.status != 404:

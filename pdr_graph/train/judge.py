@@ -67,6 +67,7 @@ class CheckedDraft:
 
     problem_id: str
     problem: str
+    """What the draft was asked, before the chat template."""
     solution: str
     correct: bool
 

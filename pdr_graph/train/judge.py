@@ -19,17 +19,23 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from pdr_graph.answers import answer_kind, clusters
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.json_lines import json_object
+from pdr_graph.eval.judge_fit import Ballot, JudgeFit, judge_report
+from pdr_graph.judge import probability
+from pdr_graph.judge.adapter import AdapterJudge
 from pdr_graph.policy.folder import refuse_missing
 from pdr_graph.prompts import Prompts
 from pdr_graph.self_check import NO, SELF_CHECK, YES, word_of
 from pdr_graph.train.checkpoint import WholeCheckpoints, last_checkpoint, staging, sweep, writable
 from pdr_graph.train.models import open_tokenizer, quiet_libraries, uses_cpu
+from pdr_graph.types import Draft
 
 try:
     import torch
@@ -218,7 +224,7 @@ def calibrated(margins: Sequence[float], correct: Sequence[bool]) -> tuple[float
 
 
 @dataclass(slots=True)
-class Question:
+class JudgeQuestion:
     """Asks a tokenizer's model whether a solution is correct, as `self_check` asks a server."""
 
     tokenizer: Any  # Any: transformers has no types
@@ -281,7 +287,7 @@ def last_logits(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Any:  # 
 
 def score(
     model: Any,  # Any: transformers has no types
-    question: Question,
+    question: JudgeQuestion,
     drafts: Sequence[CheckedDraft],
     tell: OnProgress | None = None,
 ) -> list[float]:
@@ -306,7 +312,9 @@ def score(
 class JudgeTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trains on one token of each row."""
 
-    def __init__(self, question: Question, model: Any, rows: Sequence[Any], **more: Any) -> None:
+    def __init__(
+        self, question: JudgeQuestion, model: Any, rows: Sequence[Any], **more: Any
+    ) -> None:
         """Make a trainer; rows have `ids` and `correct`."""
         super().__init__(model, train_dataset=list(rows), data_collator=_collated, **more)
         self._question = question
@@ -433,7 +441,7 @@ def train_judge(
         torch.set_num_threads(settings.threads)
     work = out / _WORK
     _claim(work, drafts, settings, prompts)
-    question = Question(open_tokenizer(settings.weights), prompts)
+    question = JudgeQuestion(open_tokenizer(settings.weights), prompts)
     splits = splits_of([each.problem_id for each in drafts], settings.folds, settings.seed)
     parts = [
         _Part(drafts, split, settings, question, work / f"part-{number}", tell).trained()
@@ -447,7 +455,7 @@ def train_judge(
     for part in parts:
         for key, margin in part["judged"].items():
             margins[int(key)] = margin
-            weights[int(key)] = 1 / (1 + math.exp(-part["scale"] * margin - part["shift"]))
+            weights[int(key)] = probability(part["scale"] * margin + part["shift"])
             untrained[int(key)] = part["untrained"][key]
     return TrainedJudge(
         last["scale"],
@@ -496,7 +504,7 @@ class _Part:
     drafts: Sequence[CheckedDraft]
     split: ProblemSplit
     settings: JudgeTraining
-    question: Question
+    question: JudgeQuestion
     folder: Path
     tell: OnProgress
 
@@ -628,3 +636,121 @@ def _opened(settings: JudgeTraining) -> Any:  # Any: transformers has no types
         # peft may be a version behind transformers.
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, adapter)
+
+
+# ------------------------------------------------------------------------------------- the fit
+
+ITSELF = "the model itself, asked"
+"""Name of the judge that is no adapter, in a report."""
+
+
+async def ballots_of_lines(file: Path, prompts: Prompts) -> list[Ballot]:
+    """Return the drafts of a file as ballots, for the answer kind `math`.
+
+    Raises:
+        ConfigError: the file cannot be read, a line is no draft, or none states an answer.
+    """
+    kind = answer_kind("math")
+    answer_format = prompts.render("answer_math")
+    by_problem: dict[str, list[CheckedDraft]] = {}
+    for draft in read_checked(file):
+        by_problem.setdefault(draft.problem_id, []).append(draft)
+    ballots = []
+    for problem, drafts in by_problem.items():
+        answers = [kind.extract(each.solution) for each in drafts]
+        told = [(a, d) for a, d in zip(answers, drafts, strict=True) if a is not None]
+        if not told:
+            continue
+        groups = await clusters(kind, [answer for answer, _ in told])
+        ballots.append(
+            Ballot(
+                problem_id=problem,
+                drafts=tuple(_draft(number, *each) for number, each in enumerate(told)),
+                correct=tuple(draft.correct for _, draft in told),
+                groups=tuple(map(tuple, groups)),
+                voters=len(drafts),
+                prompt=prompts.render(
+                    "draft", problem=drafts[0].problem, answer_format=answer_format
+                ),
+                solutions=tuple(draft.solution for _, draft in told),
+            )
+        )
+    if not ballots:
+        raise ConfigError(f"no draft of {str(file)!r} states an answer")
+    return ballots
+
+
+def _draft(index: int, answer: str, draft: CheckedDraft) -> Draft:
+    return Draft(
+        round=1,
+        index=index,
+        solution=draft.solution,
+        answer=answer,
+        tokens=0,
+        truncated=False,
+        error=None,
+        detail="",
+        seed=0,
+        seconds=0.0,
+    )
+
+
+def fit_adapter(
+    ballots: Sequence[Ballot],
+    settings: JudgeTraining,
+    out: Path,
+    *,
+    judge: AdapterJudge,
+    prompts: Prompts,
+    tell: OnProgress = lambda line: None,
+) -> JudgeFit:
+    """Train an adapter on drafts whose texts are known, and say what its judgement is worth.
+
+    Args:
+        ballots: Drafts with their texts.
+        settings: How.
+        out: Gets the adapter and `judge.json`.
+        judge: What is known of the judge before: the model, its name, the data.
+        prompts: Hold the question.
+        tell: Receives lines on what is done.
+
+    Raises:
+        ConfigError: as `train_judge`, or the judge cannot be written.
+    """
+    drafts = [
+        CheckedDraft(ballot.problem_id, ballot.prompt, solution, correct)
+        for ballot in ballots
+        for solution, correct in zip(ballot.solutions, ballot.correct, strict=True)
+    ]
+    made = train_judge(drafts, settings, out, prompts=prompts, tell=tell)
+    judged, rows, start = [], [], 0
+    for ballot in ballots:
+        places = range(start, start + len(ballot.solutions))
+        start += len(places)
+        if places[0] in made.weights:
+            judged.append(ballot)
+            rows += places
+    notes = [
+        f"the adapter has learned from {made.num_learnt:,} drafts, as many right as wrong ones of "
+        "each problem; on the problems for stopping, a right draft scored above a wrong one in "
+        f"{', '.join(f'{100 * each:.0f}' for each in made.aucs)} of 100 pairs after each epoch"
+    ]
+    if made.scale == 0:
+        notes.append("its answers tell nothing, so that all drafts weigh alike: leave it out")
+    weights = {
+        "adapter": [made.weights[each] for each in rows],
+        ITSELF: [probability(made.untrained[each]) for each in rows],
+    }
+    report = judge_report(judged, weights, main="adapter", seed=settings.seed, notes=notes)
+    done = judge.model_copy(
+        update={
+            "question": prompts.templates[SELF_CHECK],
+            "scale": made.scale,
+            "shift": made.shift,
+            "prompts": prompts.hashes(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "report": report.to_json(),
+        }
+    )
+    done.save(out / "judge.json")
+    return JudgeFit(done, report)

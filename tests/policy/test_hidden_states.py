@@ -56,9 +56,7 @@ async def test_drafts_that_are_read_together_are_read_as_each_alone(folder, laye
     await reader.read(turns[0], layer, later)
     assert later.usage[0].cached == cached[1]
     assert later.usage[0].prompt == next(
-        bill.usage[0].prompt
-        for bill, each in zip(spent, turns, strict=True)
-        if each == turns[0]
+        bill.usage[0].prompt for bill, each in zip(spent, turns, strict=True) if each == turns[0]
     )
 
 

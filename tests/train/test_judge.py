@@ -13,15 +13,19 @@ torch = pytest.importorskip("torch", reason="needs torch, of the extra train: ma
 from safetensors.torch import load_file
 
 from pdr_graph.errors import ConfigError
+from pdr_graph.judge import load_judge
+from pdr_graph.judge.adapter import AdapterJudge
 from pdr_graph.prompts import Prompts
 from pdr_graph.train import judge
 from pdr_graph.train.judge import (
     CheckedDraft,
     JudgeTraining,
-    Question,
+    JudgeQuestion,
     auc_within,
+    ballots_of_lines,
     balanced,
     calibrated,
+    fit_adapter,
     last_logits,
     read_checked,
     score,
@@ -40,14 +44,18 @@ def judging_tokenizer() -> object:
     return tokenizer
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    """A model with random weights, which knows nothing."""
-    folder = tmp_path_factory.mktemp("model")
+def write_judging_model(folder: Path) -> Path:
+    """Write a model with random weights and that tokenizer."""
     tokenizer = judging_tokenizer()
     write_tiny_model(folder, vocab_size=len(tokenizer))
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A model with random weights, which knows nothing."""
+    return write_judging_model(tmp_path_factory.mktemp("model"))
 
 
 def drafts_of(num_problems: int, seed: int = 0, *, each: int = 4) -> list[CheckedDraft]:
@@ -141,7 +149,7 @@ def test_a_stopped_training_goes_on(weights, tmp_path, monkeypatch):
 
 def test_the_question_ends_where_the_answer_begins(weights):
     """And rows of any length are read alike, alone or padded."""
-    question = Question(judging_tokenizer(), PROMPTS)
+    question = JudgeQuestion(judging_tokenizer(), PROMPTS)
     drafts = [CheckedDraft("a", "1?", "12", True), CheckedDraft("b", "2?", "12345678", False)]
     text = question.tokenizer.decode(question.ids(drafts[0]))
     assert text == "<user>1?\n12\nright?<assistant>"
@@ -159,7 +167,7 @@ def test_the_question_ends_where_the_answer_begins(weights):
 def test_a_tokenizer_that_divides_the_answers_is_refused():
     """A server would tell the likelihood of a letter."""
     with pytest.raises(ConfigError, match="writes 'Yes' in 3 tokens"):
-        Question(tiny_tokenizer(), PROMPTS)
+        JudgeQuestion(tiny_tokenizer(), PROMPTS)
 
 
 def test_too_few_problems_are_refused(weights, tmp_path):
@@ -247,3 +255,50 @@ def test_a_larger_margin_never_weighs_less(rows):
     assert scale >= 0
     assert abs(shift) < 1e3
     assert judge.calibrated([1.0, 2.0], [True, True])[0] == 0.0
+
+
+# ---------------------------------------------------------------------------- the fit
+
+
+def lines_of(num_problems: int) -> str:
+    """Return drafts, of which most are wrong in the same way: the vote is always wrong."""
+    rng = random.Random(1)
+    rows = []
+    for number in range(num_problems):
+        for right in (False, True, False, True, False):
+            noise = "".join(rng.choices("0123", k=3))
+            text = f"{noise}{'x' if right else 'y'} \\boxed{{{5 if right else 6}}}"
+            row = {"problem_id": f"p{number}", "problem": f"{number % 10}?", "solution": text}
+            rows.append(json.dumps({**row, "correct": right}))
+    return "\n".join(rows)
+
+
+async def test_from_drafts_to_a_judge_that_beats_the_vote(weights, tmp_path):
+    """On problems that were held out; the model itself, asked, does not."""
+    file, out = tmp_path / "drafts.jsonl", tmp_path / "out"
+    file.write_text(lines_of(48))
+    prompts = Prompts({**PROMPTS.templates, "draft": "$problem", "answer_math": ""})
+    ballots = await ballots_of_lines(file, prompts)
+    blank = AdapterJudge(model="m", adapter="judge", question="", scale=1, shift=0, data=("d",))
+    fit = fit_adapter(ballots, quick(weights), out, judge=blank, prompts=prompts)
+    assert fit.report.num_problems == 12
+    assert fit.report.vote.value == 0
+    assert fit.report.gain.low > 0
+    assert fit.report.judges[judge.ITSELF].judged.value < fit.report.judged.value
+    assert load_judge(out / "judge.json") == fit.judge
+    assert fit.judge.question == PROMPTS.templates["self_check"]
+    assert (out / "adapter" / "adapter_config.json").is_file()
+
+
+async def test_drafts_without_an_answer_vote_for_nothing(tmp_path):
+    """They are voters all the same; a file of them alone is refused."""
+    file = tmp_path / "drafts.jsonl"
+    row = {"problem_id": "a", "problem": "1+1?", "solution": "I do not know", "correct": False}
+    told = {**row, "solution": "\\boxed{2}", "correct": True}
+    file.write_text(f"{json.dumps(row)}\n{json.dumps(told)}\n")
+    (ballot,) = await ballots_of_lines(file, Prompts.load())
+    assert (ballot.voters, ballot.solutions) == (2, ("\\boxed{2}",))
+    assert ballot.prompt.startswith("1+1?\n\n")
+    file.write_text(json.dumps(row))
+    with pytest.raises(ConfigError, match="states an answer"):
+        await ballots_of_lines(file, Prompts.load())

@@ -1,4 +1,4 @@
-"""Judges of drafts in runs: what they may look at, what that costs, and what stands in their way."""
+"""Judges of drafts in runs: what they look at, what that costs, and what stands in their way."""
 
 import json
 
@@ -85,7 +85,7 @@ async def test_a_reading_without_usage_is_an_estimate(connect, mock):
     """And marked as one."""
     mock.configure(embeddings="vllm", no_usage=True)
     spent = Spent()
-    await at(mock).read([("user", "2 + 2?")], None, spent)
+    await at(mock).read([("user", "2 + 2?")], (None,), spent)
     (usage,) = spent.usage
     assert usage.estimated
     assert usage.prompt > 0
@@ -98,7 +98,7 @@ async def test_the_draft_is_read_with_its_problem_and_a_question(mock):
     """As a conversation of three turns, at whose end the reply would begin."""
     mock.configure(embeddings="vllm")
     spent, turns = Spent(), judged_turns("2 + 2?", "It is 4.", "Right?")
-    state = await at(mock).read(turns, None, spent)
+    (state,) = await at(mock).read(turns, (None,), spent)
     assert len(state) == SIZE
     messages = [{"content": text} for _, text in turns]
     assert spent.usage[0].prompt == count_messages(messages)

@@ -26,7 +26,7 @@ _COMMANDS: Mapping[str, tuple[type[Command], str]] = {
     "down": (commands.DownCommand, "up:down_command"),
     "eval": (commands.EvalCommand, "eval:eval_command"),
     "compare": (commands.CompareCommand, "compare:compare_command"),
-    "judge": (commands.JudgeCommand, "compare:judge_command"),
+    "judge": (commands.JudgeCommand, "judge:judge_command"),
     "check": (commands.CheckCommand, "check:check_command"),
     "train": (commands.TrainCommand, "train:train_command"),
     "train-data": (commands.TrainDataCommand, "train:train_data_command"),

@@ -11,14 +11,14 @@ The contract. A kind of judge is a subclass of `DraftJudge` with a `kind` of its
     weight = await judge.weigh(draft, evidence)  # 0 to 1; UnweighedError: why there is none
 
 `load_judge` opens the judge on what `JudgePlaces` names (an endpoint, a reader in this process),
-and refuses at the door a judge whose place is missing. `Evidence` is what a judge may look at besides
-the draft: the problem, the prompt that a first draft is asked with, and the run's own client. A
-judge that asks a server, or reads the draft with a model in this process, charges what it cost to
-`evidence.spent`, also where it fails or is cancelled. Drafts and the voice of `guarded` are weighed
-by one path, `step.weigh`. It adds that cost to the caller's ledger row after the cost of the draft,
-so that B_seq counts it in sequence. What cannot be weighed has no `weight`; why not is in the
-draft's `unweighed`, and the run notes it once. A weight is never guessed, and a judge never fails a
-draft: `UnweighedError` and `CallError` are caught there, and nothing else.
+and refuses at the door a judge whose place is missing. `Evidence` is what a judge may look at
+besides the draft: the problem, the prompt that a first draft is asked with, and the run's own
+client. A judge that asks a server, or reads the draft with a model in this process, charges what it
+cost to `evidence.spent`, also where it fails or is cancelled. Drafts and the voice of `guarded` are
+weighed by one path, `step.weigh`. It adds that cost to the caller's ledger row after the cost of
+the draft, so that B_seq counts it in sequence. What cannot be weighed has no `weight`; why not is
+in the draft's `unweighed`, and the run notes it once. A weight is never guessed, and a judge never
+fails a draft: `UnweighedError` and `CallError` are caught there, and nothing else.
 
 Log-probabilities are free where the server tells them. `logprob_tail` and `logprob_window` are
 DeepConf's (arXiv 2508.15260), here of the tokens that were drawn. All are natural logarithms, at
@@ -107,6 +107,8 @@ class UnweighedError(PDRError, LookupError):
 Turns = Sequence[tuple[str, str]]
 """A conversation: role and text of each message."""
 
+Layers = Sequence[int | None]
+
 
 class StateReader(Protocol):
     """Reads a conversation with a model, and returns what the model makes of it."""
@@ -115,13 +117,13 @@ class StateReader(Protocol):
     def place(self) -> str:
         """Where it reads, for records and sentences."""
 
-    async def read(self, turns: Turns, layer: int | None, spent: Spent) -> list[float]:
-        """Return the hidden state at the end of a conversation, where the reply would begin.
+    async def read(self, turns: Turns, layers: Layers, spent: Spent) -> list[list[float]]:
+        """Return hidden states at the end of a conversation, where the reply would begin.
 
         Args:
             turns: Alternating between `user` and `assistant`, beginning and ending with `user`.
-            layer: How many layers the state has passed; None is all of them, and the final norm.
-            spent: Charged with the tokens that were read.
+            layers: How many layers each state has passed; None is all of them, and the final norm.
+            spent: Charged with the tokens that were read, once for all layers.
 
         Raises:
             UnweighedError, CallError: it cannot be had.

@@ -26,6 +26,7 @@ from pdr_graph.judge import (
     DraftJudge,
     Evidence,
     JudgePlaces,
+    Layers,
     StateReader,
     Turns,
     UnweighedError,
@@ -158,7 +159,7 @@ class HiddenJudge(DraftJudge):
         if self.features:
             self._features_of(draft)  # before anything is spent
         turns = judged_turns(evidence.prompt, draft["solution"], self.question)
-        state = await self._reader.read(turns, self.layer, evidence.spent)
+        (state,) = await self._reader.read(turns, (self.layer,), evidence.spent)
         return self.weight_of(draft, state)
 
     def weight_of(self, draft: Draft, state: Vector) -> float:
@@ -242,15 +243,15 @@ class EndpointStates:
         """As in `StateReader`."""
         return f"endpoint {redacted(self._url)}"
 
-    async def read(self, turns: Turns, layer: int | None, spent: Spent) -> list[float]:
-        """As in `StateReader`; the server decides how many layers its model has."""
+    async def read(self, turns: Turns, layers: Layers, spent: Spent) -> list[list[float]]:
+        """As in `StateReader`, for one layer; the server decides how many its model has."""
         began = perf_counter()
         try:
             async with make_http_client() as http:
                 await self._find_name(http)
                 async for attempt in self._retry.controller():
                     with attempt:
-                        return await self._read(http, turns, spent)
+                        return [await self._read(http, turns, spent)]
             raise AssertionError("the last attempt raises")
         except UnweighedError:
             raise

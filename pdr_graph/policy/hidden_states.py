@@ -9,6 +9,7 @@ import asyncio
 import copy
 import importlib.util
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.judge import Turns, UnweighedError
+from pdr_graph.judge import Layers, Turns, UnweighedError
 from pdr_graph.llm.tokens import estimate_tokens
 from pdr_graph.llm.usage import Spent, Usage
 from pdr_graph.policy.batches import CallBatcher, Ticket
@@ -29,8 +30,6 @@ MOST_TOKENS = 8192
 """Tokens that are read side by side, padding included."""
 KEPT_PROMPTS = 4
 """Problems whose prompts stay read; their drafts come within one round."""
-
-Layers = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class StateRequest:
 class _Reading:
     """What came of a request."""
 
-    states: tuple[list[float], ...]
+    states: list[list[float]]
     """One for each layer asked for."""
     usage: Usage
 
@@ -100,6 +99,7 @@ class TransformersStates:
         self._threads = threads or min(cores or os.cpu_count() or 1, MOST_THREADS)
         self._device = device
         self._reader: _Reader | UnweighedError | None = None
+        self._loading = threading.Lock()
         self._batcher: CallBatcher[StateRequest, _Answer] = CallBatcher(self._work, settle_s=0.01)
 
     @property
@@ -107,18 +107,8 @@ class TransformersStates:
         """As in `StateReader`."""
         return f"transformers, {self._weights.name}"
 
-    async def read(self, turns: Turns, layer: int | None, spent: Spent) -> list[float]:
+    async def read(self, turns: Turns, layers: Layers, spent: Spent) -> list[list[float]]:
         """As in `StateReader`."""
-        return (await self.read_layers(turns, (layer,), spent))[0]
-
-    async def read_layers(
-        self, turns: Turns, layers: Layers, spent: Spent
-    ) -> tuple[list[float], ...]:
-        """Return the state behind each of some layers, for one price.
-
-        Raises:
-            UnweighedError: the weights cannot be read, have fewer layers, or a smaller window.
-        """
         began = perf_counter()
         spent.requests += 1
         try:
@@ -136,16 +126,34 @@ class TransformersStates:
         spent.usage.append(answer.usage)
         return answer.states
 
+    async def num_layers(self) -> int:
+        """Return how many layers the model has.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        try:
+            return (await asyncio.to_thread(self._loaded)).num_layers
+        except UnweighedError as error:
+            raise ConfigError(str(error)) from None
+
+    def _loaded(self) -> "_Reader":
+        with self._loading:
+            if self._reader is None:
+                try:
+                    self._reader = _Reader.of(self._weights, self._threads, self._device)
+                except ConfigError as error:
+                    self._reader = UnweighedError(str(error))  # for all that come: it takes long
+        if isinstance(self._reader, UnweighedError):
+            raise UnweighedError(str(self._reader))
+        return self._reader
+
     def _work(self, tickets: Sequence[Ticket[StateRequest, _Answer]]) -> Sequence[_Answer]:
         """Answer a batch, in the thread of the batcher."""
-        if self._reader is None:
-            try:
-                self._reader = _Reader.of(self._weights, self._threads, self._device)
-            except ConfigError as error:
-                self._reader = UnweighedError(str(error))  # for all that come: it takes long
-        if isinstance(self._reader, UnweighedError):
-            return [self._reader] * len(tickets)
-        return self._reader.answers([ticket.request for ticket in tickets])
+        try:
+            return self._loaded().answers([ticket.request for ticket in tickets])
+        except UnweighedError as error:
+            return [error] * len(tickets)
 
 
 class _Reader:
@@ -161,6 +169,13 @@ class _Reader:
 
         self._cache_name = ForwardNames.of(model).cache
         self._prompts: OrderedDict[tuple[tuple[int, ...], int | None], Any] = OrderedDict()
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers the model has."""
+        if self._all_layers is None:
+            return int(self._model.config.num_hidden_layers)
+        return len(self._all_layers)
 
     @classmethod
     def of(cls, weights: Path, threads: int, device: str) -> "_Reader":
@@ -259,8 +274,7 @@ class _Reader:
         Raises:
             UnweighedError: the model has fewer.
         """
-        total = self._model.config.num_hidden_layers if self._all_layers is None else 0
-        total = total or len(self._all_layers)
+        total = self.num_layers
         known = [layer for layer in layers if layer is not None]
         if known and max(known) > total:
             raise UnweighedError(f"the judge's model has {total} layers, not {max(known)}")
@@ -296,7 +310,7 @@ class _Reader:
             self._prompts.popitem(last=False)
         return cache, True
 
-    def _states(self, rows: Sequence[_Row], prompt: Any) -> Iterator[tuple[list[float], ...]]:
+    def _states(self, rows: Sequence[_Row], prompt: Any) -> Iterator[list[list[float]]]:
         """Yield the states of rows that are read side by side."""
         import torch
 
@@ -315,13 +329,13 @@ class _Reader:
         deepest = len(out.hidden_states) - 1
         for place, row in enumerate(rows):
             end = len(row.ids) - 1
-            states = (
+            states = [
                 out.last_hidden_state
                 if layer is None or layer == deepest
                 else out.hidden_states[layer]
                 for layer in row.layers
-            )
-            yield tuple(state[place, end].float().tolist() for state in states)
+            ]
+            yield [state[place, end].float().tolist() for state in states]
 
 
 def _parts(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:

@@ -69,7 +69,7 @@ async def test_a_judge_of_true_signals_beats_the_vote():
     fit = await fit_judge([run_of(60, told=0.8)])
     assert fit.report.gain.low > 0
     assert fit.report.verdict.startswith("Better than the vote")
-    assert fit.report.discrimination["judge"].within.value > 0.8
+    assert fit.report.discrimination["signals"].within.value > 0.8
     assert fit.report.vote.value < fit.report.judged.value <= fit.report.best.value
     again = await score_judge(fit.judge, [run_of(60, told=0.8, seed=1)])
     assert again.gain.low > 0
@@ -80,7 +80,7 @@ async def test_a_judge_of_noise_is_called_no_better():
     """In a plain sentence; no draft is told from another."""
     report = (await fit_judge([run_of(60, told=0.0)])).report
     assert not report.verdict.startswith("Better")
-    assert report.discrimination["judge"].within.value == pytest.approx(0.5, abs=0.12)
+    assert report.discrimination["signals"].within.value == pytest.approx(0.5, abs=0.12)
 
 
 async def test_a_weight_is_a_probability():

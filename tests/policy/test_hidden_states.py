@@ -45,15 +45,15 @@ async def test_drafts_that_are_read_together_are_read_as_each_alone(folder, laye
     reader, spent = TransformersStates(folder, threads=1), [Spent() for _ in SOLUTIONS]
     turns = [judged_turns("What is 2 + 2?", each) for each in SOLUTIONS]
     states = await asyncio.gather(
-        *(reader.read(each, layer, bill) for each, bill in zip(turns, spent, strict=True))
+        *(reader.read(each, (layer,), bill) for each, bill in zip(turns, spent, strict=True))
     )
-    for state, each in zip(states, turns, strict=True):
+    for (state,), each in zip(states, turns, strict=True):
         assert state == pytest.approx(read_plainly(folder, each, layer), abs=1e-4)
     cached = sorted(bill.usage[0].cached for bill in spent)
     assert cached[0] == 0
     assert cached[1] == cached[2] > len("What is 2 + 2?")
     (later,) = [Spent()]
-    await reader.read(turns[0], layer, later)
+    await reader.read(turns[0], (layer,), later)
     assert later.usage[0].cached == cached[1]
     assert later.usage[0].prompt == next(
         bill.usage[0].prompt for bill, each in zip(spent, turns, strict=True) if each == turns[0]
@@ -64,9 +64,10 @@ async def test_several_layers_are_had_for_one_price(folder):
     """As a fit needs them that chooses among layers; one after another they are the same."""
     reader, spent = TransformersStates(folder, threads=1), Spent()
     turns = judged_turns("What is 2 + 2?", "4")
-    both = await reader.read_layers(turns, (2, 1), spent)
+    both = await reader.read(turns, (2, 1), spent)
     assert both[0] == pytest.approx(read_plainly(folder, turns, 2), abs=1e-4)
-    assert both[1] == pytest.approx(await reader.read(turns, 1, Spent()), abs=1e-4)
+    (alone,) = await reader.read(turns, (1,), Spent())
+    assert both[1] == pytest.approx(alone, abs=1e-4)
     assert spent.requests == len(spent.usage) == 1
 
 
@@ -75,13 +76,13 @@ async def test_what_cannot_be_read_says_why(folder, tmp_path):
     reader = TransformersStates(folder, threads=1)
     turns = judged_turns("What is 2 + 2?", "4")
     with pytest.raises(UnweighedError, match="has 3 layers, not 4"):
-        await reader.read(turns, 4, Spent())
+        await reader.read(turns, (4,), Spent())
     with pytest.raises(UnweighedError, match="reads 1024"):
-        await reader.read(judged_turns("What is 2 + 2?", "4" * 2000), 1, Spent())
+        await reader.read(judged_turns("What is 2 + 2?", "4" * 2000), (1,), Spent())
     (tmp_path / "config.json").write_text("{}")
     spent = Spent()
     with pytest.raises(UnweighedError, match="cannot be read"):
-        await TransformersStates(tmp_path).read(turns, 1, spent)
+        await TransformersStates(tmp_path).read(turns, (1,), spent)
     assert (spent.failed, spent.usage) == (1, [])
     with pytest.raises(ConfigError, match="is missing"):
         TransformersStates(tmp_path / "none")
@@ -90,7 +91,7 @@ async def test_what_cannot_be_read_says_why(folder, tmp_path):
 async def test_the_loop_goes_on_while_drafts_are_read(folder):
     """Reading is done in a thread of its own."""
     reader = TransformersStates(folder, threads=1)
-    reading = asyncio.ensure_future(reader.read(judged_turns("x", "y" * 500), 2, Spent()))
+    reading = asyncio.ensure_future(reader.read(judged_turns("x", "y" * 500), (2,), Spent()))
     turns = 0
     while not reading.done():
         await asyncio.sleep(0.001)
@@ -107,8 +108,8 @@ async def test_a_gguf_file_is_read_too():
         pytest.skip("the weights of SmolLM2 are not on this machine")
     reader, spent = TransformersStates(weights, threads=1), Spent()
     turns = judged_turns("What is 2 + 2?", "4")
-    first, again = await asyncio.gather(
-        reader.read(turns, 10, spent), reader.read(turns, 10, Spent())
+    (first,), (again,) = await asyncio.gather(
+        reader.read(turns, (10,), spent), reader.read(turns, (10,), Spent())
     )
     assert len(first) == 576
     assert first == pytest.approx(again, abs=1e-3)

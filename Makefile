@@ -91,7 +91,7 @@ test-train-vllm: $(VENV)/.train ## training against real vLLM: pushes, drift, an
 	@$(RUN) -m engine > /dev/null
 	@OMP_NUM_THREADS=1 PDR_TEST_VLLM=1 $(VENV)/train/bin/python -m pytest -p no:cacheprovider \
 	  tests/vllm/test_training_policy.py tests/vllm/test_push_http.py \
-	  tests/vllm/test_push_colocate.py $(ARGS)
+	  tests/vllm/test_push_colocate.py tests/vllm/test_judge_adapter.py $(ARGS)
 
 train-smoke: $(VENV)/.train ## does training raise the reward? a tiny model from scratch, three seeds (minutes)
 	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m benchmarks.studies.train_smoke $(ARGS)

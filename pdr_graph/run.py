@@ -363,7 +363,9 @@ def _refuse_changes(
         if record["model"] != model_name:
             changed.append(f"model ({record['model']!r}, now {model_name!r})")
         prompts = parts.prompts
-        if prompts is not None and record["prompts"] != prompts.of_run(config).hashes():
+        now = {} if prompts is None else prompts.of_run(config).hashes()
+        # A prompt that the record does not know is one of a later version.
+        if any(now.get(name, was) != was for name, was in record["prompts"].items()):
             changed.append("set of prompts")
         judge = parts.extensions.judge if parts.extensions is not None else None
         if record.get("judge", "") != (judge.digest if judge is not None else ""):

@@ -72,7 +72,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     ),
     "judge": _Entry(
         "JudgeCommand",
-        "compare:judge_command",
+        "judge:judge_command",
         "Fit a judge of drafts on evaluations, or say what one is worth on others.",
     ),
     "check": _Entry(

@@ -48,6 +48,17 @@ from pdr_graph.trace import JsonLinesTrace
 
 def eval_command(command: EvalCommand, output: Output) -> None:
     """Run the samples that are owed, and show each arm's figures."""
+    evaluate(command, output)
+    show_arms(command.out, output)
+
+
+def evaluate(command: EvalCommand, output: Output) -> None:
+    """Run the samples that are owed.
+
+    Raises:
+        ConfigError: the command cannot be carried out as asked.
+        RunEndedError: it was stopped, or failed once it had begun.
+    """
     settings = load_settings(**command.settings)
     specs = swept(
         [parse_arm(text) for text in command.arms], [parse_sweep(text) for text in command.sweep]
@@ -82,7 +93,6 @@ def eval_command(command: EvalCommand, output: Output) -> None:
         # Before the event loop: Ray takes over the signals, and we take them back.
         with cluster_of(command.ray, command.ray_workers, settings) as session.num_workers:
             asyncio.run(session.carry_out())
-    show_arms(command.out, output)
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ STRATEGY = "Strategy"
 
 _PANELS: Mapping[str, set[str]] = {
     FIRST: set(),
-    STRATEGY: {"judge_file"},
+    STRATEGY: {"judge_file", "judge_url", "judge_weights"},
     "Prompts": {"prompts", "draft_prompt", "improve_prompt", "distill_prompt", "judge_prompt"},
     "Budgets": {
         *("max_tokens", "solution_tokens", "thinking_token_budget", "max_total_tokens"),

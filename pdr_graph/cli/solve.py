@@ -26,7 +26,7 @@ from pdr_graph.cli.run_display import (
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PRESETS, PDRConfig, preset
-from pdr_graph.connect import open_client
+from pdr_graph.connect import open_client, open_judge
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
 from pdr_graph.prompts import Prompts
 from pdr_graph.servers.llama import announcement, small_config
@@ -94,6 +94,8 @@ class RunSession:
                     from pdr_graph.extensions import Extensions
                     from pdr_graph.run import Parts
 
+                    if judge is not None:
+                        await judge.meet(client)
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
                         parts = Parts(
@@ -106,11 +108,8 @@ class RunSession:
                         return await start(client, saver, parts)
 
     def _judge(self) -> "DraftJudge | None":
-        if self.command.judge_file is None:
-            return None
-        from pdr_graph.judge import DraftJudge
-
-        return DraftJudge.load(self.command.judge_file)
+        file = self.command.judge_file
+        return None if file is None else open_judge(file, self.settings)
 
     def show(self, result: "Result") -> None:
         """Show how a run ended."""

@@ -140,7 +140,9 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
             return f"another {', '.join(map(str, changed))} in arm {name!r}"
     if recorded["model"] != asked["model"]:
         return f"another model ({recorded['model']!r}, now {asked['model']!r})"
-    if changed := differences(recorded["prompts_sha256"], asked["prompts_sha256"]):
+    # A prompt that the record does not know is one of a later version.
+    was, now = recorded["prompts_sha256"], asked["prompts_sha256"]
+    if changed := differences(was, now, free=now.keys() - was.keys()):
         return f"other prompts ({', '.join(map(str, changed))})"
     changed = differences(_options(recorded), _options(asked))
     return f"another --{changed[0]}" if changed else None

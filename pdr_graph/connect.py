@@ -179,15 +179,17 @@ async def _connected(
         await http.aclose()
 
 
-def open_judge(file: Path, settings: Settings) -> "DraftJudge":
-    """Read a judge, and open it on the places that the settings name.
+def open_judge(settings: Settings) -> "DraftJudge | None":
+    """Read the judge of the settings, and open it on the places that they name; None is no judge.
 
     Raises:
         ConfigError: the file is no judge, or a place that it needs is missing or no such place.
     """
+    if settings.judge is None:
+        return None
     from pdr_graph.judge import read_judge
 
-    return read_judge(file).opened(judge_places(settings))
+    return read_judge(settings.judge).opened(judge_places(settings))
 
 
 def judge_places(settings: Settings) -> "JudgePlaces":

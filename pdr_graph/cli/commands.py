@@ -18,23 +18,26 @@ from pdr_graph.cli.options import (
     OptionGroup,
     SettingsCommand,
 )
-from pdr_graph.config import PRESETS, PDRConfig
+from pdr_graph.config import PAPER, RECOMMENDED, STRATEGY, PDRConfig
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.settings import ENV_FILE, Settings
 
-CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
+CONFIG = OptionGroup(
+    PDRConfig,
+    tuple(PDRConfig.model_fields),
+    defaults={
+        "preset": f"{RECOMMENDED}; {PAPER} where widths, distiller, finish or kappa is set, or "
+        "answer is text"
+    },
+)
 SETTINGS = OptionGroup(
     Settings, tuple(name for name in Settings.model_fields if name not in Settings.unspoken)
 )
 STORAGE = OptionGroup(Settings, ("redis_url", "encryption_key_file", "data_dir", "max_bytes"))
 DEFAULTS = OptionGroup(
     PDRConfig,
-    tuple(
-        name
-        for name in PDRConfig.model_fields
-        if name not in {"preset", "seed"} and not any(name in each for each in PRESETS.values())
-    ),
+    tuple(name for name in PDRConfig.model_fields if name not in {"preset", "seed", *STRATEGY}),
 )
 """What may hold for all presets alike."""
 SIZING = OptionGroup(
@@ -52,8 +55,6 @@ class RunCommand(SettingsCommand):
 
     trace: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Append every model call in full to this file, one JSON object a line."""
-    judge_file: Annotated[Path | None, Flag("--judge", "FILE")] = None
-    """Weigh drafts by this judge, which `pdr-graph judge fit` has made."""
     config: Annotated[Given, CONFIG]
     settings: Annotated[Given, SETTINGS]
 

@@ -24,7 +24,7 @@ from pdr_graph.cli.failure import FAILED, explain
 from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import default_config
 from pdr_graph.connect import key_of, only_model, takes_priorities
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
@@ -226,16 +226,17 @@ def _embedded_model(settings: Settings) -> Iterator[Check]:
 
 
 def _window(info: EndpointInfo) -> Check:
-    name, defaults = "context window", PDRConfig()
-    needed = defaults.kappa + defaults.max_tokens + TEMPLATE_TOKENS
+    name, defaults = "context window", default_config()
+    needed = defaults.max_tokens + TEMPLATE_TOKENS
     if info.window is None:
         remedy = "make sure that prompt and --max-tokens fit it"
         return Check(name, "the endpoint does not tell its size", remedy)
     if info.window < needed:
         return Check(
             name,
-            f"{info.window:,} tokens; the default budgets need {needed:,} beside the problem",
-            "lower --max-tokens and --kappa, or serve a larger window",
+            f"{info.window:,} tokens; the default budgets would need {needed:,} beside the "
+            "problem, so smaller ones follow the window",
+            "serve a larger window for longer answers",
         )
     return Check(name, f"{info.window:,} tokens")
 

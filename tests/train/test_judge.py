@@ -19,11 +19,11 @@ from pdr_graph.prompts import Prompts
 from pdr_graph.train import judge
 from pdr_graph.train.judge import (
     CheckedDraft,
-    JudgeTraining,
     JudgeQuestion,
+    JudgeTraining,
     auc_within,
-    ballots_of_lines,
     balanced,
+    ballots_of_lines,
     calibrated,
     fit_adapter,
     last_logits,

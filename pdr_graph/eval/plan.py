@@ -169,8 +169,8 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
         begun, given = recorded.get("judge", "none"), asked.get("judge", "none")
         return f"another --judge ({begun}, now {given})"
     # A prompt that the record does not know is one of a later version.
-    was, now = recorded["prompts_sha256"], asked["prompts_sha256"]
-    if changed := differences(was, now, free=now.keys() - was.keys()):
+    known, prompts = recorded["prompts_sha256"], asked["prompts_sha256"]
+    if changed := differences(known, prompts, free=prompts.keys() - known.keys()):
         return f"other prompts ({', '.join(map(str, changed))})"
     changed = differences(_options(recorded), _options(asked))
     return f"another --{changed[0]}" if changed else None

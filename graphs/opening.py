@@ -14,7 +14,7 @@ from langgraph_sdk.runtime import ServerRuntime
 
 from pdr_graph import ModelClient, PDRConfig
 from pdr_graph.config import STRATEGY, base_preset, default_config
-from pdr_graph.connect import judged, open_client
+from pdr_graph.connect import open_client, open_judge
 from pdr_graph.extensions import Extensions
 from pdr_graph.servers.llama import is_small, small_config
 from pdr_graph.settings import load_settings, strategy_variables
@@ -59,7 +59,7 @@ def form_config(**fields: object) -> PDRConfig:
 
 def steps() -> Extensions:
     """Return the judge of the settings, which weighs drafts where a run asks for weights."""
-    return judged(load_settings())
+    return Extensions(judge=open_judge(load_settings()))
 
 
 def _variables() -> dict[str, object]:

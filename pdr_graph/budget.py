@@ -180,7 +180,10 @@ def workspace_limit(config: PDRConfig) -> int:
 def finish_cost(config: PDRConfig, *, problem_tokens: int) -> int:
     """Return the most tokens that ending the run can cost: the final call and its verdict."""
     final = 0
-    if config.finish not in FREE_FINISHES:
+    if config.finish == "pairwise_vote":
+        # Two drafts in both orders, and one token each.
+        final = 2 * (problem_tokens + 2 * _candidate_cost(config) + TEMPLATE_TOKENS + 1)
+    elif config.finish not in FREE_FINISHES:
         # A selection reads the drafts of whichever round turns out to be the last.
         drafts = max(config.widths, default=0) if config.finish == "select" else 0
         read = max(workspace_limit(config), drafts * _candidate_cost(config))

@@ -36,13 +36,15 @@ def _prompt(*nodes: str) -> Any:  # Any: what pydantic's Field returns
 MIN_KAPPA = 16
 """Model tokens that one line of text with an answer in it needs."""
 
-DRAFT_FINISHES = frozenset({"vote", "select", "weighted_vote"})
+DRAFT_FINISHES = frozenset({"vote", "select", "weighted_vote", "pairwise_vote"})
 """Finishes that read the last drafts themselves, which then need no distilling."""
 FREE_FINISHES = frozenset({"vote", "weighted_vote"})
 """Finishes that make no call."""
-_VOTES = FREE_FINISHES | {"guarded"}
+SHORT_FINISHES = FREE_FINISHES | {"pairwise_vote"}
+"""Finishes that make none whose reply is longer than a token."""
+_VOTES = SHORT_FINISHES | {"guarded"}
 """Finishes that compare the answers of drafts."""
-_WEIGHING_FINISHES = frozenset({"weighted_vote", "guarded"})
+_WEIGHING_FINISHES = frozenset({"weighted_vote", "pairwise_vote", "guarded"})
 _WEIGHING_DISTILLERS = frozenset({"evidence", "contested", "trusted"})
 """Parts that look at what else is known of a draft than its answer."""
 _BY_ANSWER = _WEIGHING_DISTILLERS | {"consensus"}
@@ -63,8 +65,9 @@ class PDRConfig(BaseModel):
     distiller: str = Field("summary", json_schema_extra=_for_nodes("distiller"))
     """How a round of drafts becomes the next workspace: a built-in distiller, or your own."""
     finish: str = Field("refine", json_schema_extra=_for_nodes("refiner"))
-    """How the run ends: `refine` (one more call), `vote`, `weighted_vote`, `guarded` (one more call
-    that is one voice in the vote), `select`, or your own."""
+    """How the run ends: `refine` (one more call), `vote`, `weighted_vote`, `pairwise_vote` (a
+    tie is decided by comparing two drafts), `guarded` (one more call that is one voice in the
+    vote), `select`, or your own."""
     verifier: str = Field("none", json_schema_extra=_for_nodes("verifier"))
     """Who judges the solution: `none`, `consensus`, `judge`, or your own."""
     answer: str = "math"

@@ -4,7 +4,6 @@ Checkpoints are written with durability `sync`: a super-step starts only once th
 stored. So a store that is lost stops the run, and never loses its answer.
 """
 
-import uuid
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -45,6 +44,7 @@ from pdr_graph.state import (
 )
 from pdr_graph.trace import Trace
 from pdr_graph.types import Verdict
+from pdr_graph.types import new_thread_id as new_thread_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,11 +330,6 @@ async def with_input(
     return stored_state(whole, thread_id) if "config" in whole else state_of(whole)
 
 
-def new_thread_id() -> str:
-    """Return a name for a run that no other has."""
-    return uuid.uuid4().hex[:12]
-
-
 def _graph(
     model: BaseChatModel | ModelClient,
     checkpointer: BaseCheckpointSaver[str] | None,
@@ -369,7 +364,9 @@ def _refuse_changes(
         if record["model"] != model_name:
             changed.append(f"model ({record['model']!r}, now {model_name!r})")
         prompts = parts.prompts
-        if prompts is not None and record["prompts"] != prompts.of_run(config).hashes():
+        now = {} if prompts is None else prompts.of_run(config).hashes()
+        # A prompt that the record does not know is one of a later version.
+        if any(now.get(name, was) != was for name, was in record["prompts"].items()):
             changed.append("set of prompts")
         judge = None if parts.extensions is None else parts.extensions.of(config).judge
         if record.get("judge", "") != (judge.digest if judge is not None else ""):

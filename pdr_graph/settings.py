@@ -376,6 +376,12 @@ class Settings(ProcessSettings):
     """Folder whose NAME.md files replace built-in prompts."""
     judge: Path | None = None
     """Weigh drafts by this judge, which `pdr-graph judge fit` has made."""
+    judge_url: str | None = None
+    """OpenAI-compatible endpoint of embeddings, with its `/v1`, where a judge of hidden states has
+    drafts read: the same model in vLLM's pooling runner or llama.cpp's embedding mode, or a copy of
+    its first layers."""
+    judge_weights: Path | None = None
+    """Model folder or .gguf file in which such a judge reads drafts in this process, by torch."""
     max_in_flight: int = Field(256, ge=1)
     """Most calls to the model at the same time."""
     retries: int = Field(3, ge=0)
@@ -397,7 +403,7 @@ class Settings(ProcessSettings):
     def model_post_init(self, context: object, /) -> None:
         """Let no error show the key, or a password in an address."""
         keep_secret(self.api_key.get_secret_value())
-        for url in (self.base_url, self.redis_url):
+        for url in (self.base_url, self.redis_url, self.judge_url):
             keep_secrets_of(url or "")
 
     @field_validator("api_key")

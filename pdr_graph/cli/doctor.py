@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import typer
 from pdr_checkpoints import Health, RedisSaver, StoreRefusedError, StoreUnreachableError
@@ -26,16 +27,16 @@ from pdr_graph.cli.up import standings
 from pdr_graph.config import default_config
 from pdr_graph.connect import key_of, only_model, takes_priorities
 from pdr_graph.errors import CallError, ConfigError
-from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.llm.client import ModelClient, Sampling
 from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
-from pdr_graph.llm.usage import Spent
 from pdr_graph.servers import find_weights
 from pdr_graph.servers.record import TITLES, Shelf, without_password
 from pdr_graph.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pdr_graph.llm.client import ModelClient
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = (
@@ -202,6 +203,10 @@ async def model_checks(settings: Settings) -> list[Check]:
         if settings.tokenizer is not None:
             counter = FileCounter(settings.tokenizer)
         known = [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
+        # Late: what asks no model should not wait for a client.
+        from pdr_graph.llm.chat_vllm import ChatVLLM
+        from pdr_graph.llm.client import ModelClient
+
         model = ChatVLLM(base_url=url, model=name, api_key=SecretStr(key), http_async_client=http)
         priorities = Check("priorities", "sent" if takes_priorities(settings, url) else "not sent")
         return [*known, priorities, *await _trial(ModelClient(model, retry=Retry(attempts=1)))]
@@ -247,8 +252,11 @@ async def _token_counts(counter: TokenCounter) -> Check:
     )
 
 
-async def _trial(client: ModelClient) -> list[Check]:
+async def _trial(client: "ModelClient") -> list[Check]:
     """Make one short call, and say what is wrong with it: an empty list if all is well."""
+    from pdr_graph.llm.client import Sampling
+    from pdr_graph.llm.usage import Spent
+
     sampling = Sampling(
         max_tokens=TRIAL_TOKENS, temperature=0, top_p=1, seed=0, thinking_token_budget=TRIAL_BUDGET
     )

@@ -25,7 +25,7 @@ from pdr_graph.cli.options import Given, with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
-from pdr_graph.connect import judged, open_client
+from pdr_graph.connect import open_client, open_judge
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
@@ -48,6 +48,17 @@ from pdr_graph.trace import JsonLinesTrace
 
 def eval_command(command: EvalCommand, output: Output) -> None:
     """Run the samples that are owed, and show each arm's figures."""
+    evaluate(command, output)
+    show_arms(command.out, output)
+
+
+def evaluate(command: EvalCommand, output: Output) -> None:
+    """Run the samples that are owed.
+
+    Raises:
+        ConfigError: the command cannot be carried out as asked.
+        RunEndedError: it was stopped, or failed once it had begun.
+    """
     settings = load_settings(**command.settings)
     specs = swept(
         [parse_arm(text) for text in command.arms], [parse_sweep(text) for text in command.sweep]
@@ -56,7 +67,7 @@ def eval_command(command: EvalCommand, output: Output) -> None:
     budgets = Budgets(command.b_seq, command.b_total)
     given = with_variables(command.config, DEFAULTS, command.settings_file, output.say)
     common = _common(given, budgets, small=is_small(settings))
-    judge = judged(settings).judge
+    judge = open_judge(settings)
     arms = make_arms(specs, common, budgets, judge)
     if not any(arm.config.weighs for arm in arms):
         if "judge" in command.settings:
@@ -92,7 +103,6 @@ def eval_command(command: EvalCommand, output: Output) -> None:
         # Before the event loop: Ray takes over the signals, and we take them back.
         with cluster_of(command.ray, command.ray_workers, settings) as session.num_workers:
             asyncio.run(session.carry_out())
-    show_arms(command.out, output)
 
 
 @dataclass(slots=True)
@@ -122,6 +132,8 @@ class EvalSession:
                 open_saver(self.settings, say) as saver,
                 open_client(self.settings, announce=say) as client,
             ):
+                if self.plan.judge is not None:
+                    await self.plan.judge.meet(client)
                 planned, self.plan = self.plan, await self.plan.within(client)
                 for line in dict.fromkeys(_derived(planned, self.plan)):
                     say(line)

@@ -37,7 +37,7 @@ STRATEGY = "Strategy"
 
 _PANELS: Mapping[str, set[str]] = {
     FIRST: set(),
-    STRATEGY: {"judge"},
+    STRATEGY: {"judge", "judge_url", "judge_weights"},
     "Prompts": {"prompts", "draft_prompt", "improve_prompt", "distill_prompt", "judge_prompt"},
     "Budgets": {
         *("max_tokens", "solution_tokens", "thinking_token_budget", "max_total_tokens"),

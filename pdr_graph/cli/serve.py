@@ -15,7 +15,7 @@ from pdr_graph.cli.options import with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig, preset
-from pdr_graph.connect import judged, open_client
+from pdr_graph.connect import open_client, open_judge
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import ModelClient
@@ -50,7 +50,7 @@ def serve_command(command: ServeCommand, output: Output) -> None:
             "--key-file / PDR_SERVE_KEY, or say --keyless to serve anybody"
         )
     defaults = with_variables(command.defaults, DEFAULTS, command.settings_file, output.say)
-    steps, small = judged(settings), is_small(settings)
+    steps, small = Extensions(judge=open_judge(settings)), is_small(settings)
     catalogue = _catalogue(defaults, options, steps, small=small)
     if small:
         output.say(announcement(catalogue.default(catalogue.names[0]), settings.base_url))
@@ -76,6 +76,7 @@ async def _serve(
     ):
         if steps.judge is not None:
             steps.judge.check(client.name)
+            await steps.judge.meet(client)
         store = _store(saver, settings, output)
         runner = SolveRunner(client, store, options, prompts=prompts, judge=steps.judge)
         server = SolveServer(

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -25,22 +26,24 @@ from pdr_graph.cli.run_display import (
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PAPER, PRESETS, PDRConfig, base_preset, default_config, preset
-from pdr_graph.connect import judged, open_client
+from pdr_graph.connect import open_client, open_judge
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
-from pdr_graph.extensions import STEPS, Extensions
-from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
-from pdr_graph.run_history import history
 from pdr_graph.servers.llama import announcement, is_small, small_config
 from pdr_graph.servers.record import without_password
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace
+from pdr_graph.types import new_thread_id
+
+if TYPE_CHECKING:  # LangGraph loads once the endpoint has answered
+    from pdr_graph.judge import DraftJudge
+    from pdr_graph.llm.client import ModelClient
+    from pdr_graph.run import Parts, Result
 
 Check = Callable[[Saver], Awaitable[RunProgress]]
 """Looks at the thread before a model is started; returns the progress that the run starts from."""
 
-Start = Callable[[ModelClient, Saver, Parts], Awaitable[Result]]
+Start = Callable[["ModelClient", Saver, "Parts"], Awaitable["Result"]]
 """Starts or resumes the run."""
 
 
@@ -52,8 +55,8 @@ class RunSession:
     output: Output
     settings: Settings
     thread_id: str
-    extensions: Extensions
-    """The judge, if there is one."""
+    judge: "DraftJudge | None"
+    """Weighs the drafts, if there is one."""
     progress: RunProgress | None = None
     """None until the run begins."""
 
@@ -72,14 +75,14 @@ class RunSession:
                     f"--trace {str(command.trace)!r} cannot be written: {error.strerror}"
                 ) from None
         settings = load_settings(**command.settings)
-        return cls(command, output, settings, thread_id, judged(settings))
+        return cls(command, output, settings, thread_id, open_judge(settings))
 
     @property
     def judge_is_typed(self) -> bool:
         """Whether the judge is meant for this run, and not only for whatever weighs drafts."""
         return "judge" in self.command.settings
 
-    async def carry_out(self, check: Check, start: Start) -> Result:
+    async def carry_out(self, check: Check, start: Start) -> "Result":
         """Run to the end.
 
         Raises:
@@ -95,10 +98,15 @@ class RunSession:
                     alone(saver, self.thread_id, say),
                     open_client(self.settings, announce=say) as client,
                 ):
+                    from pdr_graph.extensions import Extensions
+                    from pdr_graph.run import Parts
+
+                    if self.judge is not None:
+                        await self.judge.meet(client)
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
                         parts = Parts(
-                            extensions=self.extensions,
+                            extensions=None if self.judge is None else Extensions(judge=self.judge),
                             prompts=prompts,
                             trace=None if trace is None else JsonLinesTrace(trace),
                             on_event=on_event,
@@ -106,7 +114,7 @@ class RunSession:
                         )
                         return await start(client, saver, parts)
 
-    def show(self, result: Result) -> None:
+    def show(self, result: "Result") -> None:
         """Show how a run ended."""
         if self.output.json:
             for note in result.notes:
@@ -121,6 +129,8 @@ class RunSession:
             return "stopped before the run had begun"
         if self.settings.redis_url == MEMORY:
             return "the run was kept in memory and cannot be resumed; --checkpoint URL keeps one"
+        from pdr_graph.extensions import STEPS
+
         code = {
             name: value
             for name, value in self.command.config.items()
@@ -136,14 +146,16 @@ class RunSession:
 
 def solve_command(command: SolveCommand, output: Output) -> None:
     """Solve a problem and show the result."""
+    from pdr_graph.extensions import Extensions
+
     problem = read_problem(command.problem, command.file)
     session = RunSession.of(command, command.thread or new_thread_id(), output)
     given = with_variables(command.config, CONFIG, command.settings_file, output.say)
     small = is_small(session.settings)
     config = _config(given, small=small)
     if not session.judge_is_typed:
-        session.extensions = session.extensions.of(config)
-    session.extensions.with_code(config).check(config)
+        session.judge = session.judge if config.weighs else None
+    Extensions(judge=session.judge).with_code(config).check(config)
     if base_preset(given) != base_preset({**given, "answer": ""}):
         output.say(f"answers of kind text cannot be voted on: the preset is {PAPER}")
     if small:
@@ -154,7 +166,9 @@ def solve_command(command: SolveCommand, output: Output) -> None:
             raise ThreadExistsError(session.thread_id)
         return RunProgress(len(config.widths))
 
-    async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
+    async def start(client: "ModelClient", saver: Saver, parts: "Parts") -> "Result":
+        from pdr_graph.run import solve
+
         return await solve(
             problem,
             config,
@@ -176,10 +190,12 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
     changes, answer = dict(command.config), None
 
     async def check(saver: Saver) -> RunProgress:
+        from pdr_graph.run_history import history
+
         nonlocal answer
         past = await history(thread_id, checkpointer=saver)
         if not session.judge_is_typed and not (past.record and past.record.get("judge")):
-            session.extensions = Extensions()  # it was begun without one
+            session.judge = None  # it was begun without one
         if past.namespace:
             raise OtherGraphError(thread_id)
         if past.questions:
@@ -191,7 +207,9 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
             progress.continue_from(last.round, last.width, last.drafts)
         return progress
 
-    async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
+    async def start(client: "ModelClient", saver: Saver, parts: "Parts") -> "Result":
+        from pdr_graph.run import resume
+
         return await resume(
             thread_id,
             model=client,
@@ -311,7 +329,9 @@ def demo_command(command: DemoCommand, output: Output) -> None:
     )
 
 
-async def _run_all(problem: str, settings: Settings, output: Output) -> list[Result]:
+async def _run_all(problem: str, settings: Settings, output: Output) -> "list[Result]":
+    from pdr_graph.run import Parts, solve
+
     results = []
     async with (
         open_saver(settings, output.say) as saver,
@@ -333,7 +353,7 @@ async def _run_all(problem: str, settings: Settings, output: Output) -> list[Res
     return results
 
 
-def _side_by_side(results: list[Result]) -> Table:
+def _side_by_side(results: "list[Result]") -> Table:
     titles = ("strategy", "answer", "calls", "B_total", "B_seq", "seconds")
     rows = [
         (

@@ -168,7 +168,9 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
     if recorded.get("judge") != asked.get("judge"):
         begun, given = recorded.get("judge", "none"), asked.get("judge", "none")
         return f"another --judge ({begun}, now {given})"
-    if changed := differences(recorded["prompts_sha256"], asked["prompts_sha256"]):
+    # A prompt that the record does not know is one of a later version.
+    known, prompts = recorded["prompts_sha256"], asked["prompts_sha256"]
+    if changed := differences(known, prompts, free=prompts.keys() - known.keys()):
         return f"other prompts ({', '.join(map(str, changed))})"
     changed = differences(_options(recorded), _options(asked))
     return f"another --{changed[0]}" if changed else None

@@ -1,7 +1,7 @@
 """What all nodes of a graph share: their dependencies, and where in a run they are called."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -140,11 +140,22 @@ def tell(write: StreamWriter, event: RunEvent) -> None:
 
 
 @contextmanager
-def voting(step: Step, write: StreamWriter) -> Iterator[None]:
-    """Compare the answers of a step as one vote, and tell what could not be compared."""
+def voting(step: Step, write: StreamWriter, told: Sequence[str]) -> Iterator[None]:
+    """Compare the answers of a step as one vote, and tell what could not be compared or weighed.
+
+    Args:
+        step: Its notes are added to.
+        write: Receives events.
+        told: What the run has noted so far; what could not be weighed is told once in a run.
+    """
     with one_vote() as vote:
         yield
-    for note in vote.notes():
+    notes = list(vote.notes())
+    why = next((each["unweighed"] for each in step.drafts if "unweighed" in each), None)
+    lead = "not every draft could be weighed, so all count alike: "
+    if why is not None and not any(each.startswith(lead) for each in told):
+        notes.insert(0, lead + why)
+    for note in notes:
         step.notes.append(note)
         tell(write, NoteEvent(event="note", text=note))
 

@@ -12,7 +12,7 @@ from pdr_graph.answers.extract import split_text
 from pdr_graph.config import RECOMMENDED, preset
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.extensions import Extensions
-from pdr_graph.judge import DraftJudge
+from pdr_graph.judge import SignalsJudge
 from pdr_graph.serve.refusal import RefusalError, refusal_of
 from pdr_graph.serve.reply import Answer
 from pdr_graph.serve.request import Catalogue, Repeats
@@ -44,7 +44,7 @@ def test_the_recommended_preset_is_listed_first():
 
 def test_a_request_may_ask_for_what_the_operators_judge_trusts():
     """And for a strategy that asks for no weights; without a judge the first is refused."""
-    judge = DraftJudge(
+    judge = SignalsJudge(
         model="m", features=("logprob",), means=(0.0,), scales=(1.0,), weights=(1.0,), bias=0.0
     )
     asked = {"widths": [2, 2], "distiller": "trusted"}

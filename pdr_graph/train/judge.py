@@ -22,12 +22,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from pdr_graph.answers import answer_kind, clusters
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.json_lines import json_object
-from pdr_graph.eval.judge_fit import Ballot, JudgeFit, judge_report
+from pdr_graph.eval.judge_fit import Ballot, JudgeFit, ballots_of, judge_report, one_model
+from pdr_graph.eval.records import read_run
 from pdr_graph.judge import probability
 from pdr_graph.judge.adapter import AdapterJudge
 from pdr_graph.policy.folder import refuse_missing
@@ -106,8 +107,15 @@ class JudgeTraining:
     seed: int = 0
 
 
-OnProgress = Callable[[str], None]
-"""Receives a line on what is done."""
+class OnProgress(Protocol):
+    """Receives a line on what is done."""
+
+    def __call__(self, line: str, *, milestone: bool) -> None:
+        """Take a line; a milestone is one that a reader wants to find again."""
+
+
+def _silence(line: str, *, milestone: bool) -> None:
+    """Tell nobody."""
 
 
 def read_checked(file: Path) -> list[CheckedDraft]:
@@ -304,7 +312,8 @@ def score(
             for index, margin in zip(part, question.margins(logits).tolist(), strict=True):
                 found[index] = margin
             if tell is not None:
-                tell(f"scored {start + len(part):,} of {len(order):,} drafts")
+                done = f"scored {start + len(part):,} of {len(order):,} drafts"
+                tell(done, milestone=False)
     model.train(was_training)
     return found
 
@@ -362,7 +371,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no type
             self._tell(
                 f"epoch {state.epoch:.2f} of {args.num_train_epochs:g}, update "
                 f"{state.global_step:,} of {state.max_steps:,}, loss {float(logs['loss']):.3f}, "
-                f"{self._tokens() / max(self._seconds, 1e-9):,.0f} tokens a second"
+                f"{self._tokens() / max(self._seconds, 1e-9):,.0f} tokens a second",
+                milestone=False,
             )
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -375,7 +385,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no type
             _save_adapter(more["model"], self._place)
         self._tell(
             f"epoch {len(history)}: a right draft scores above a wrong one of its problem in "
-            f"{reached:.3f} of pairs (best {max(history):.3f})"
+            f"{reached:.3f} of pairs (best {max(history):.3f})",
+            milestone=True,
         )
         control.should_training_stop |= len(history) - 1 - best >= self.patience
 
@@ -419,7 +430,7 @@ def train_judge(
     out: Path,
     *,
     prompts: Prompts,
-    tell: OnProgress = lambda line: None,
+    tell: OnProgress = _silence,
 ) -> TrainedJudge:
     """Train an adapter, and weigh the drafts of problems that it has not seen.
 
@@ -644,6 +655,28 @@ ITSELF = "the model itself, asked"
 """Name of the judge that is no adapter, in a report."""
 
 
+async def kept_drafts(
+    sources: Sequence[Path], prompts: Prompts
+) -> tuple[list[Ballot], str | None, tuple[str, ...]]:
+    """Return drafts with their texts, the model that drew them, and the hashes of their data.
+
+    Args:
+        sources: Folders of `pdr-graph eval`, of one model, or files of JSON lines.
+        prompts: Of which the drafts of files are taken to be replies.
+
+    Raises:
+        ConfigError: one cannot be read, has no texts, or they are of several models.
+    """
+    files = [each for each in sources if each.is_file()]
+    runs = [read_run(each) for each in sources if each not in files]
+    ballots = await ballots_of(runs, signals=False, texts=True) if runs else []
+    data = {run.header["data"]["sha256"] for run in runs}
+    for file in files:
+        ballots += await ballots_of_lines(file, prompts)
+        data.add(hashlib.sha256(file.read_bytes()).hexdigest())
+    return ballots, one_model(runs) if runs else None, tuple(sorted(data))
+
+
 async def ballots_of_lines(file: Path, prompts: Prompts) -> list[Ballot]:
     """Return the drafts of a file as ballots, for the answer kind `math`.
 
@@ -702,7 +735,7 @@ def fit_adapter(
     *,
     judge: AdapterJudge,
     prompts: Prompts,
-    tell: OnProgress = lambda line: None,
+    tell: OnProgress = _silence,
 ) -> JudgeFit:
     """Train an adapter on drafts whose texts are known, and say what its judgement is worth.
 

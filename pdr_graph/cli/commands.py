@@ -310,6 +310,9 @@ class JudgeCommand(SettingsCommand):
     """What `fit` looks at: log-probabilities, which are free; hidden states, which cost one prefill
     a draft and need --judge-url or --judge-weights; or whichever makes the better vote. `adapter`
     trains a LoRA adapter of --judge-weights to say Yes or No, and writes the folder --out."""
+    further: Annotated[tuple[Literal["self_check"], ...], Flag("--with", "SIGNAL")] = ()
+    """A signal that a judge of signals looks at besides, and that costs calls: `self_check` asks
+    the model about each draft, one token, by the endpoint of --base-url."""
     layers: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Flag("--layer", "INTEGER")] = ()
     """Layers that a hidden state has passed. Repeat it, and the fit chooses. Without it, the last
     of an endpoint, and the middle of weights that are read here."""

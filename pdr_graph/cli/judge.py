@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from pdr_graph.cli.commands import EvalCommand, JudgeCommand
 from pdr_graph.cli.compare import need
 from pdr_graph.cli.live import Bar, Board, LiveDisplay
 from pdr_graph.cli.output import Output, table_of
-from pdr_graph.connect import judge_places
+from pdr_graph.connect import judge_places, open_client
 from pdr_graph.errors import ConfigError
 from pdr_graph.judge import DraftJudge, JudgePlaces, read_judge
 from pdr_graph.judge.adapter import AdapterJudge
@@ -20,7 +21,7 @@ from pdr_graph.prompts import Prompts
 from pdr_graph.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from pdr_graph.eval.judge_fit import JudgeReport, StateSource
+    from pdr_graph.eval.judge_fit import JudgeReport, SelfChecker, StateSource
     from pdr_graph.eval.records import EvalRun
     from pdr_graph.eval.stats import Estimate, PairedDifference
 
@@ -49,7 +50,7 @@ def judge_command(command: JudgeCommand, output: Output) -> None:
     places = judge_places(settings)
     runs = [read_run(folder) for folder in folders]
     if command.action == "fit":
-        report = asyncio.run(_fit(command, runs, places, output))
+        report = asyncio.run(_fit(command, runs, settings, places, output))
         assert command.out is not None  # checked above
         written.append(command.out)
     else:
@@ -92,6 +93,8 @@ def _check(command: JudgeCommand) -> None:
     if command.data is not None and (not fits or command.runs):
         what = "takes no --data" if not fits else "takes RUN or --data, not both"
         raise ConfigError(f"judge {command.action} {what}")
+    if command.further and (not fits or command.kind != "signals"):
+        raise ConfigError("--with goes with judge fit --kind signals alone")
     if not command.runs and command.data is None:
         raise ConfigError(f"judge {command.action} needs a RUN, a folder that pdr-graph eval wrote")
 
@@ -121,7 +124,29 @@ def _sampled(command: JudgeCommand, output: Output) -> Path:
 
 
 async def _fit(
-    command: JudgeCommand, runs: Sequence["EvalRun"], places: JudgePlaces, output: Output
+    command: JudgeCommand,
+    runs: Sequence["EvalRun"],
+    settings: Settings,
+    places: JudgePlaces,
+    output: Output,
+) -> "JudgeReport":
+    async with AsyncExitStack() as stack:
+        checker = None
+        if command.further:
+            from pdr_graph.eval.judge_fit import SelfChecker
+
+            client = await stack.enter_async_context(open_client(settings, announce=output.say))
+            question = Prompts.load(settings.prompts).templates["self_check"]
+            checker = SelfChecker(client, question, output.say)
+        return await _fitted(command, runs, places, checker, output)
+
+
+async def _fitted(
+    command: JudgeCommand,
+    runs: Sequence["EvalRun"],
+    places: JudgePlaces,
+    checker: "SelfChecker | None",
+    output: Output,
 ) -> "JudgeReport":
     from pdr_graph.eval.judge_fit import NUM_FOLDS, fit_judge
 
@@ -132,6 +157,7 @@ async def _fit(
         runs,
         kind="signals" if command.kind == "adapter" else command.kind,
         source=source,
+        checker=checker,
         folds=command.folds or NUM_FOLDS,
         seed=command.seed,
     )

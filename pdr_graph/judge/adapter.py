@@ -8,21 +8,17 @@ A draft is weighed by one call of one token: "Is this solution correct?" The lik
 becomes a probability by the two numbers that were fitted on other problems.
 """
 
-import math
 from typing import Literal
 
 from pydantic import FiniteFloat, SecretStr
 
 from pdr_graph.errors import CallError, ConfigError, EndpointAwayError, EndpointError
-from pdr_graph.judge import DraftJudge, Evidence, UnweighedError, probability
+from pdr_graph.judge import DraftJudge, Evidence, UnweighedError, log_odds, probability
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import probe_endpoint
 from pdr_graph.self_check import self_check
 from pdr_graph.types import Draft
-
-_SUREST = 1e-6
-"""Nearer to 0 or 1 the likelihood of a token is not known."""
 
 
 class AdapterJudge(DraftJudge):
@@ -82,5 +78,4 @@ class AdapterJudge(DraftJudge):
                 else f"the adapter {self.adapter!r} says neither yes nor no; is it the one that "
                 "the judge was fitted with?"
             )
-        said = min(max(said, _SUREST), 1 - _SUREST)
-        return probability(self.scale * math.log(said / (1 - said)) + self.shift)
+        return probability(self.scale * log_odds(said) + self.shift)

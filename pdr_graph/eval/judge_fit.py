@@ -351,7 +351,7 @@ def one_model(runs: Sequence[EvalRun]) -> str:
 
 # ------------------------------------------------------------------------------------ states
 
-_BALLOTS_AT_ONCE = 8
+_BALLOTS_AT_ONCE = 4
 """Whose drafts are read at the same time."""
 Tell = Callable[[str], None]
 
@@ -513,7 +513,9 @@ class SelfChecker:
 # ------------------------------------------------------------------------------------ fitting
 
 SIGNALS = "signals"
-"""The block of what is free."""
+"""The block of what is free; also the judge of it."""
+JOINED = "hidden state, signals"
+"""The judge of hidden states that also looks at signals, where that is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -743,12 +745,14 @@ class _HiddenRecipe:
     blocks: tuple[str, ...]
     """Of the layers to choose among."""
     seed: int
+    joined: bool = False
+    """Whether signals may be looked at beside the state."""
 
     def __call__(self, table: _Table, rows_D: NDArray[np.bool_]) -> Recipe:
         plain = [Recipe((name,), each) for name in self.blocks for each in PENALTIES]
         best = self._least(table, rows_D, plain)
         more = [best, replace(best, form="network", penalty=10 * best.penalty)]
-        if SIGNALS in table.blocks:
+        if self.joined:
             more.append(replace(best, blocks=(*best.blocks, SIGNALS)))
         return self._least(table, rows_D, more)
 
@@ -803,31 +807,31 @@ async def fit_judge(
     choosers: dict[str, _Chooser] = {}
     if layers:
         choosers["hidden state"] = _HiddenRecipe(layers, seed)
+        if SIGNALS in table.blocks:
+            choosers[JOINED] = _HiddenRecipe(layers, seed, joined=True)
         if len(layers) > 1:
             choosers |= {f"hidden state, {name}": _HiddenRecipe((name,), seed) for name in layers}
     if SIGNALS in table.blocks:
-        choosers["signals"] = _signals_recipe
+        choosers[SIGNALS] = _signals_recipe
     if checker is not None and SELF_CHECK in table.blocks:
         choosers[_CHECKED] = _checked_recipe
     apart = {
         name: table.weighed_apart(choose, folds=folds, seed=seed)
         for name, choose in choosers.items()
     }
-    main = "hidden state" if kind == "hidden" else _CHECKED if checker else "signals"
-    if kind == "best":
-        worth = {
-            name: table.judged_P(apart[name]).mean()
-            for name in ("signals", "hidden state")
-            if name in apart
-        }
-        main = max(worth, key=worth.__getitem__)
+    hidden = JOINED if JOINED in choosers else "hidden state"
+    main = hidden if kind == "hidden" else _CHECKED if checker is not None else SIGNALS
+    if kind == "best" and layers:
+        among = [name for name in (SIGNALS, hidden) if name in choosers]
+        worth = {name: float(table.judged_P(apart[name]).mean()) for name in among}
+        main = max(among, key=worth.__getitem__)
         notes.append(
             f"of {len(worth)} judges the one of {main} is written, chosen by these same figures, "
             "which flatters it a little"
         )
     everything = np.ones(table.correct_D.size, dtype=bool)
     recipe = choosers[main](table, everything)
-    notes += _said(recipe) if layers and main != "signals" else []
+    notes += _said(recipe) if layers and main != SIGNALS else []
     curve = [_learned(table, recipe, share, folds, seed) for share in SHARES]
     report = _report(table, apart, main=main, seed=seed, learning=tuple(curve), notes=tuple(notes))
     question = checker.question if checker is not None else None

@@ -187,7 +187,8 @@ def _trained(
     prompts = Prompts.load(settings.prompts)
     board = _FitBoard()
     with LiveDisplay(output, board) as display:
-        from pdr_graph.train.judge import JudgeTraining, fit_adapter, kept_drafts
+        from pdr_graph.train.judge import JudgeTraining, fit_adapter
+        from pdr_graph.train.judge_data import kept_drafts
 
         ballots, model, data = asyncio.run(kept_drafts(folders, prompts))
         training = JudgeTraining(

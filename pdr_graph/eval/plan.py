@@ -141,8 +141,8 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
     if recorded["model"] != asked["model"]:
         return f"another model ({recorded['model']!r}, now {asked['model']!r})"
     # A prompt that the record does not know is one of a later version.
-    was, now = recorded["prompts_sha256"], asked["prompts_sha256"]
-    if changed := differences(was, now, free=now.keys() - was.keys()):
+    known, used = recorded["prompts_sha256"], asked["prompts_sha256"]
+    if changed := differences(known, used, free=used.keys() - known.keys()):
         return f"other prompts ({', '.join(map(str, changed))})"
     changed = differences(_options(recorded), _options(asked))
     return f"another --{changed[0]}" if changed else None

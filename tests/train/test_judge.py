@@ -18,19 +18,21 @@ from pdr_graph.judge.adapter import AdapterJudge
 from pdr_graph.prompts import Prompts
 from pdr_graph.train import judge
 from pdr_graph.train.judge import (
-    CheckedDraft,
     JudgeQuestion,
     JudgeTraining,
+    fit_adapter,
+    last_logits,
+    score,
+    train_judge,
+)
+from pdr_graph.train.judge_data import (
+    CheckedDraft,
     auc_within,
     balanced,
     ballots_of_lines,
     calibrated,
-    fit_adapter,
-    last_logits,
     read_checked,
-    score,
     splits_of,
-    train_judge,
 )
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer, write_tiny_model
 
@@ -259,7 +261,7 @@ def test_a_larger_margin_never_weighs_less(rows):
     scale, shift = calibrated([margin for margin, _ in rows], [right for _, right in rows])
     assert scale >= 0
     assert abs(shift) < 1e3
-    assert judge.calibrated([1.0, 2.0], [True, True])[0] == 0.0
+    assert calibrated([1.0, 2.0], [True, True])[0] == 0.0
 
 
 # ---------------------------------------------------------------------------- the fit

@@ -307,9 +307,13 @@ class JudgeCommand(SettingsCommand):
     runs: Annotated[tuple[Path, ...], Argument("RUN")] = ()
     """Folders that `pdr-graph eval` wrote, of one model. A judge of signals needs arms that ask for
     log-probabilities, as vote_first does; one of hidden states needs their traces."""
-    kind: Literal["signals", "hidden", "best"] = "signals"
+    kind: Literal["signals", "hidden", "best", "adapter"] = "signals"
     """What `fit` looks at: log-probabilities, which are free; hidden states, which cost one prefill
-    a draft and need --judge-url or --judge-weights; or whichever makes the better vote."""
+    a draft and need --judge-url or --judge-weights; or whichever makes the better vote. `adapter`
+    trains a LoRA adapter of --judge-weights to say Yes or No, and writes the folder --out."""
+    further: Annotated[tuple[Literal["self_check"], ...], Flag("--with", "SIGNAL")] = ()
+    """A signal that a judge of signals looks at besides, and that costs calls: `self_check` asks
+    the model about each draft, one token, by the endpoint of --base-url."""
     layers: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Flag("--layer", "INTEGER")] = ()
     """Layers that a hidden state has passed. Repeat it, and the fit chooses. Without it, the last
     of an endpoint, and the middle of weights that are read here."""
@@ -326,10 +330,21 @@ class JudgeCommand(SettingsCommand):
     """The judge that `score` measures."""
     plots: Annotated[Path | None, Flag(metavar="FOLDER")] = None
     """Plot reliability and learning curve, as PNG and SVG."""
-    folds: int = Field(10, ge=2)
-    """Parts that the problems are divided into, to measure what is fitted."""
+    folds: int | None = Field(None, ge=2)
+    """Parts that the problems are divided into, to measure what is fitted. Without it 10; an
+    adapter holds a quarter of the problems out and is trained once."""
+    epochs: int = Field(4, ge=1)
+    """Most epochs in which an adapter is trained."""
+    first_layer: int = Field(0, ge=0)
+    """Layers before this one get no adapter, which makes training cheaper."""
+    learning_rate: float = Field(2e-4, gt=0.0)
+    """Of an adapter."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of torch while an adapter is trained on a CPU."""
+    adapter: str = Field("judge", min_length=1)
+    """Name under which the server of the model is to serve the adapter."""
     seed: int = Field(0, ge=0)
-    """Seed of the division, and of the intervals."""
+    """Seed of the division, of training, and of the intervals."""
     config: Annotated[Given, DEFAULTS]
     settings: Annotated[Given, SETTINGS]
 

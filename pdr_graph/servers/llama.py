@@ -9,6 +9,8 @@ and does not do, as seen with `xllamacpp` 2026.10:
 - A seed gives the same text alone and in a batch. Any model name is accepted.
 - A prompt longer than a slot's context is refused with 400, `exceed_context_size_error`; an
   answer that reaches its end stops there, with `finish_reason: length`.
+- `/v1/embeddings` gives the last token's hidden state beside chat. It takes text, not messages;
+  `/apply-template` makes text of messages.
 
 `small_config` scales presets down to it: they are made for a GPU and would take it an hour.
 """

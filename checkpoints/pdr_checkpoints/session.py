@@ -433,16 +433,18 @@ async def _write_trial(store: Store, for_s: float) -> None:
     # Random: what can be compressed would say less of a disk.
     value = os.urandom(TRIAL_BYTES)
     try:
-        # Twice: the first may be what fills the memory, or finds the disk full.
+        # Each write shows what the one before it has filled: the memory, or the disk.
         for each in (value, value[::-1]):
             await store.brief(("SET", key, each, "PX", TRIAL_TTL_MS), for_s)
         if await store.brief(("GET", key), for_s) != value[::-1]:
             reply = "it returned another value than it was given"
             raise StoreRefusedError(store.connection.where, "ERR", reply)
-    finally:
+        await store.brief(("UNLINK", key), for_s)
+    except BaseException:
         # A full server still deletes; of one that cannot, the time to live takes care.
         with suppress(SaverError):
             await store.brief(("UNLINK", key), 0.0)
+        raise
 
 
 def _number(text: str | None) -> int | None:

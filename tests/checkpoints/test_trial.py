@@ -84,12 +84,12 @@ async def test_a_full_disk_refuses_the_trial(own, open_saver, tmp_path):
     """The append-only file is on a disk with less room than the trial needs."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a tmpfs")
+    server = own(folder=disk)
     try:
-        server = own(folder=disk)
-        (disk / "filler").write_bytes(b"x" * 128 * 1024)
+        (disk / "filler").write_bytes(b"x" * (2048 - 128) * 1024)
         trial = await open_saver(server.url).try_out(0.5)
         assert trial.refused is not None
         assert trial.refused.code == "MISCONF"
@@ -98,8 +98,8 @@ async def test_a_full_disk_refuses_the_trial(own, open_saver, tmp_path):
         async with asyncio.timeout(10):
             while (await open_saver(server.url).try_out(0.5)).refused is not None:
                 await asyncio.sleep(0.2)
-        server.kill()
     finally:
+        server.kill()
         subprocess.run(["umount", str(disk)], check=True)
 
 

@@ -96,7 +96,6 @@ class RefusalError(PDRError):
         )
         return {"error": error.model_dump(exclude_unset=True)}
 
-
     @property
     def reason(self) -> str:
         """Kind of error for the metrics: the code, or what the status says."""
@@ -240,7 +239,7 @@ class RefusalLog:
         """Register the counters."""
         self._refusals = Counter(
             "pdr_refusals",
-            "Requests and connections refused, by HTTP status and reason; without answer, status is 0",
+            "Refusals by HTTP status and reason; status 0 is a connection closed without an answer",
             ["status", "reason"],
             registry=registry,
         )

@@ -82,9 +82,7 @@ async def test_a_refusal_is_counted_once(
     served = await serve(max_body_bytes=2000)
     if fields:
         content = json.dumps({**BODY, **fields}).encode()
-    reply = await http.request(
-        method, served.root + path, content=content or None, headers=headers
-    )
+    reply = await http.request(method, served.root + path, content=content or None, headers=headers)
     assert str(reply.status_code) == key[0], reply.text
     assert refused(served) == {key: 1}
     [line] = lines()
@@ -170,7 +168,7 @@ async def test_a_refusal_in_a_stream_is_counted(serve, mock):
 
 @pytest.mark.security
 async def test_guessing_of_keys_shows(serve, mock, http, caplog):
-    """By kind in the metrics, from zero on; many from one address are a warning, without the key."""
+    """By kind in the metrics, from zero on; many from one address are a warning without the key."""
     served = await serve(key="sesame")
     text = served.runner.metrics.text().decode()
     assert 'pdr_authentication_failures_total{reason="wrong"} 0.0' in text

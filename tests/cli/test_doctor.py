@@ -243,7 +243,7 @@ def test_a_full_store_is_not_well(own_store, forgetful):
         assert checks["trial write"]["remedy"].startswith("raise maxmemory")
         assert checks["store memory"]["status"] == "fail"
         client.config_set("maxmemory", 0)
-        client.set("filler", b"x" * 2**25)
+        client.setrange("filler", 2**25, "x")
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.95))
         near = by_name(forgetful("doctor", "--no-calls", "--json"))
         assert (near["trial write"]["status"], near["store memory"]["status"]) == ("ok", "warn")

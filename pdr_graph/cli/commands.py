@@ -454,6 +454,8 @@ class DoctorCommand(SettingsCommand):
     first: ClassVar = ("base_url", "model", "redis_url", "as_json")
     logs: ClassVar = logging.ERROR  # what the parts below warn of is in the report
 
+    no_calls: bool = False
+    """Make no call to the model. Without this, up to eight tiny ones show what it honours."""
     quiet: Annotated[bool, Implied()] = False
     settings: Annotated[Given, SETTINGS]
 

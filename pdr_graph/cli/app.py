@@ -32,7 +32,7 @@ _COMMANDS: Mapping[str, tuple[type[Command], str]] = {
     "train-data": (commands.TrainDataCommand, "train:train_data_command"),
     "trust": (commands.TrustCommand, "up:trust_command"),
     "doctor": (commands.DoctorCommand, "doctor:doctor_command"),
-    "demo": (commands.DemoCommand, "solve:demo_command"),
+    "demo": (commands.DemoCommand, "demo:demo_command"),
 }
 """Each command with the function that carries it out, in the order of the help."""
 

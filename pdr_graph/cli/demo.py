@@ -424,7 +424,8 @@ async def _run_strategy(
         await asyncio.gather(*tasks, return_exceptions=True)
     failures = [run.failure for run in strategy.runs if run.failure]
     if failures:
-        output.say(f"{strategy.name}: {len(failures)} runs failed, as of: {failures[0]}")
+        runs = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
+        output.say(f"{strategy.name}: {runs} failed, whose tokens are not counted: {failures[0]}")
 
 
 def _said(run: DemoRun) -> str:
@@ -499,7 +500,7 @@ def seen(strategies: Sequence[StrategyRuns]) -> str:
     rest = ", ".join(f"{each.name} on {each.right} ({each.b_total:,})" for each in others)
     chance = _by_luck(best, last)
     luck = (
-        "too few problems to tell even these two from luck"
+        f"with {of} problems even that may be luck"
         if chance > SIGNIFICANT
         else f"more than luck between the first and the last (sign test, p = {chance:.2f})"
     )

@@ -28,6 +28,7 @@ from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import NO_KEY, Settings, load_settings
 
 if TYPE_CHECKING:
+    from pdr_graph.judge import DraftJudge, JudgePlaces, StateReader
     from pdr_graph.llm.client import ModelClient
 
 logger = logging.getLogger(__name__)
@@ -176,6 +177,46 @@ async def _connected(
         )
     finally:
         await http.aclose()
+
+
+def open_judge(settings: Settings) -> "DraftJudge | None":
+    """Read the judge of the settings, and open it on the places that they name; None is no judge.
+
+    Raises:
+        ConfigError: the file is no judge, or a place that it needs is missing or no such place.
+    """
+    if settings.judge is None:
+        return None
+    from pdr_graph.judge import read_judge
+
+    return read_judge(settings.judge).opened(judge_places(settings))
+
+
+def judge_places(settings: Settings) -> "JudgePlaces":
+    """Return where a judge may look at drafts.
+
+    Raises:
+        ConfigError: the weights are none, or cannot be read here.
+    """
+    from pdr_graph.judge import JudgePlaces
+
+    states: StateReader | None = None
+    if settings.judge_weights is not None:
+        # Imported here: only judges of hidden states need it.
+        from pdr_graph.policy.hidden_states import TransformersStates
+
+        states = TransformersStates(settings.judge_weights)
+    url = settings.judge_url
+    if url is None:
+        return JudgePlaces(states=states)
+    # The key is for the endpoint of the model, and for no other machine.
+    same = settings.base_url is not None and _origin(settings.base_url) == _origin(url)
+    key = key_of(settings, url) if same else Shelf(settings.data_dir).key_of(url) or NO_KEY
+    return JudgePlaces(url=url, api_key=key, states=states)
+
+
+def _origin(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
 
 
 def key_of(settings: Settings, base_url: str) -> str:

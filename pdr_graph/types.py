@@ -45,6 +45,8 @@ class Draft(TypedDict):
     """What is known of the draft, by the names of `judge.LOGPROBS`; absent where nobody asks."""
     weight: NotRequired[float]
     """How sure the judge is that the draft is right, 0 to 1; absent where none has weighed it."""
+    unweighed: NotRequired[str]
+    """Why the judge could not weigh it, in a sentence; absent in any other draft."""
 
 
 class Workspace(TypedDict):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 if TYPE_CHECKING:
-    from pdr_graph.cli.options import Command
+    from pdr_graph.cli.options import Command, SettingsCommand
+    from pdr_graph.cli.output import Output
 
 
 class _Entry(NamedTuple):
@@ -72,7 +73,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     ),
     "judge": _Entry(
         "JudgeCommand",
-        "compare:judge_command",
+        "judge:judge_command",
         "Fit a judge of drafts on evaluations, or say what one is worth on others.",
     ),
     "check": _Entry(
@@ -102,8 +103,8 @@ _COMMANDS: Mapping[str, _Entry] = {
     ),
     "demo": _Entry(
         "DemoCommand",
-        "solve:demo_command",
-        "Compare four strategies on one problem, with the ledger of each.",
+        "demo:demo_command",
+        "Compare four strategies on eight short problems, or on one of yours, at equal budgets.",
     ),
 }
 """In the order of the help. They are text: pydantic takes longer to load than the list to show."""
@@ -132,6 +133,18 @@ def make_app(only: str | None = None) -> typer.Typer:
     return app
 
 
+def _warn_of_unknown(command: "SettingsCommand", output: "Output") -> None:
+    """Name the `PDR_…` variables that set nothing."""
+    from pdr_graph.serve.options import ServeOptions
+    from pdr_graph.servers.options import UpOptions
+    from pdr_graph.settings import Settings, unknown_variables
+
+    kinds = Settings, ServeOptions, UpOptions
+    for name, nearest in unknown_variables(kinds, command.settings_file).items():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        output.say(f"warning: {name} is no setting{hint}")
+
+
 def _with_options(entry: _Entry) -> Callable[..., None]:
     from pdr_graph.cli import commands
     from pdr_graph.cli.options import takes
@@ -143,10 +156,13 @@ def _carried_out_by(place: str) -> "Callable[[Command], None]":
     """Return a function that imports the one at `place` only when it is called."""
 
     def carry_out(command: "Command") -> None:
+        from pdr_graph.cli.options import SettingsCommand
         from pdr_graph.cli.output import LogLines, Output
 
         output = Output(json=command.as_json, quiet=command.quiet)
         LogLines(output, command.logs).install()
+        if isinstance(command, SettingsCommand):
+            _warn_of_unknown(command, output)
         module, _, name = place.partition(":")
         getattr(import_module(f"pdr_graph.cli.{module}"), name)(command, output)
 

@@ -72,6 +72,8 @@ class RunProgress:
             case "workspace":
                 self.doing, self.tokens = "distilled", self.tokens + event["spent"]
                 count = event["count"]
+                if not event["tokens"]:
+                    return None  # the next drafts start afresh
                 which = f"{count} workspaces, the largest" if count > 1 else "workspace"
                 return f"round {event['round']}: {which} of {event['tokens']:,} tokens"
             case "finish":

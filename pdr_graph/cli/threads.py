@@ -120,7 +120,7 @@ async def _runs(saver: RedisSaver, limit: int) -> list[ListedRun]:
 
 async def _listed(graph: "PDRGraph", thread: ThreadInfo) -> ListedRun:
     """Describe a run, or say why it cannot be: it must not keep others from being listed."""
-    from pdr_graph.state import reading, stored_state
+    from pdr_graph.state import reading, stored_config, stored_state
 
     run = ListedRun(
         thread_id=thread.thread_id,
@@ -141,12 +141,13 @@ async def _listed(graph: "PDRGraph", thread: ThreadInfo) -> ListedRun:
         if "config" not in snapshot.values:
             return run
         state = stored_state(snapshot.values, thread.thread_id)
+        config = stored_config(state, thread.thread_id)
     except (CorruptCheckpointError, DamagedRunError) as error:
         return replace(run, state=UNREADABLE, reason=error.why)
     solution = state.get("solution")
     return replace(
         run,
-        preset=str(state["config"].get("preset")),
+        preset=config.label,
         state="finished" if not snapshot.next else "running" if thread.holder else "stopped",
         node=snapshot.next[0] if snapshot.next else None,
         answer=None if solution is None else solution["answer"],

@@ -8,16 +8,18 @@ them, and up to five plain ones.
 import asyncio
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 
 from pdr_graph.cli.doctor_checks import Check
 from pdr_graph.errors import CallError, redacted
-from pdr_graph.llm.client import ModelClient, Sampling
 from pdr_graph.llm.pool import ask_small
 from pdr_graph.llm.retry import BadReplyError
-from pdr_graph.llm.usage import Spent
+
+if TYPE_CHECKING:
+    from pdr_graph.llm.client import ModelClient
+    from pdr_graph.llm.usage import Spent
 
 SAMPLE = "What is 6 x 7?"
 LONG_SAMPLE = " ".join(f"Line {number}: the sum of {number} and 7." for number in range(40))
@@ -38,7 +40,7 @@ Json = dict[str, Any]  # Any: what a server sends; read by `_at`
 class EndpointTrial:
     """One endpoint, and what was spent to try it."""
 
-    client: ModelClient
+    client: "ModelClient"
     http: httpx2.AsyncClient
     base_url: str
     model: str
@@ -87,7 +89,11 @@ class EndpointTrial:
             budget = Check("thinking budget", "accepted; the reply held no thought to cut")
         return [_answers(told), budget]
 
-    async def _ask(self, budget: int | None) -> Spent | Check:
+    async def _ask(self, budget: int | None) -> "Spent | Check":
+        # Late: a doctor without an endpoint should not wait for LangChain.
+        from pdr_graph.llm.client import Sampling
+        from pdr_graph.llm.usage import Spent
+
         sampling = Sampling(
             max_tokens=TRIAL_TOKENS, temperature=0, top_p=1, seed=0, thinking_token_budget=budget
         )
@@ -200,7 +206,7 @@ class EndpointTrial:
         )
 
 
-def _answers(spent: Spent) -> Check:
+def _answers(spent: "Spent") -> Check:
     return Check("call", f"answered in {spent.seconds:.1f} s")
 
 

@@ -138,10 +138,12 @@ class RunSession:
         return self.progress is not None and self.progress.doing != STARTING
 
 
+_PARTS = frozenset({"distiller", "finish", "verifier", "answer"})
+"""Fields whose names may be wrong."""
+
+
 def solve_command(command: SolveCommand, output: Output) -> None:
     """Solve a problem and show the result."""
-    from pdr_graph.extensions import Extensions
-
     problem = read_problem(command.problem, command.file)
     session = RunSession.of(command, command.thread or new_thread_id(), output)
     given = with_variables(command.config, CONFIG, command.settings_file, output.say)
@@ -149,7 +151,11 @@ def solve_command(command: SolveCommand, output: Output) -> None:
     config = _config(given, small=small)
     if not session.judge_is_typed:
         session.judge = session.judge if config.weighs else None
-    Extensions(judge=session.judge).with_code(config).check(config)
+    if session.judge is not None or _PARTS & given.keys():
+        # Only then: the parts of presets are ours, and this loads LangGraph.
+        from pdr_graph.extensions import Extensions
+
+        Extensions(judge=session.judge).with_code(config).check(config)
     if base_preset(given) != base_preset({**given, "answer": ""}):
         output.say(f"answers of kind text cannot be voted on: the preset is {PAPER}")
     if small:

@@ -23,7 +23,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -102,6 +101,8 @@ def mean_by_problem(
         share = 1.0 - (1.0 - confidence) ** (1.0 / values.size)
         low, high = mean - share * (mean - bounds[0]), mean + share * (bounds[1] - mean)
     else:
+        from scipy import stats  # late: it takes a second to load
+
         half = float(stats.t.ppf((1.0 + confidence) / 2.0, values.size - 1) * stats.sem(values))
         low, high = mean - half, mean + half
     if bounds is not None:
@@ -253,6 +254,8 @@ def sign_flip_p(difference_P: Floats, *, seed: int = 0, num_flips: int = NUM_FLI
     values = difference_P[difference_P != 0.0]  # a zero stays zero under either sign
     if values.size < 2:
         return 1.0  # of one difference, either sign is as likely
+    from scipy import stats
+
     exact = values.size <= MOST_EXACT_FLIPS
     result = stats.permutation_test(
         (values,),
@@ -286,6 +289,8 @@ def _bootstrap(
     """Return the BCa interval over problems; None if all problems have the same value."""
     if samples[0].size < 2 or (len(samples) == 1 and np.ptp(samples[0]) == 0.0):
         return None
+    from scipy import stats
+
     interval = stats.bootstrap(
         samples,
         statistic,

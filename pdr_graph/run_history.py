@@ -16,7 +16,7 @@ from pdr_graph.budget import Ledger, merge_rows
 from pdr_graph.config import PDRConfig, width_of
 from pdr_graph.errors import DamagedRunError, OtherGraphError, UnknownThreadError
 from pdr_graph.graph import build_graph
-from pdr_graph.run import with_input
+from pdr_graph.run import ledger_of, with_input
 from pdr_graph.state import (
     PDRState,
     is_run,
@@ -111,7 +111,7 @@ async def _history(thread_id: str, checkpointer: BaseCheckpointSaver[str]) -> Ru
         solution=state.get("solution"),
         verdict=state.get("verdict"),
         notes=list(state.get("notes", [])),
-        ledger=Ledger(tuple(state.get("ledger", []))),
+        ledger=ledger_of(state),
         next=tuple(dict.fromkeys(latest.next)),
         updated_at=datetime.fromisoformat(latest.created_at or ""),
         questions=tuple(each.value for each in latest.interrupts),

@@ -10,7 +10,7 @@ from langgraph.types import Overwrite
 
 from pdr_graph.budget import (
     TEMPLATE_TOKENS,
-    abandoned_row,
+    abandoned_rows,
     finish_cost,
     round_cost,
     workspace_limit,
@@ -19,6 +19,7 @@ from pdr_graph.config import FREE_FINISHES, PDRConfig, make_config, width_of
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
 from pdr_graph.invocation import Invocation
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.nodes.toolbox import Toolbox, run_name, superstep, tell, thread_id, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
@@ -40,8 +41,7 @@ class Planner:
         if call.opens or state.get("phase") in {None, "done"}:
             opening = await self._open(state, self._asked(state, runtime))
             opening["run"] = call.run = run_name()
-            old = abandoned_row(call.abandoned, superstep())
-            opening["ledger"] = [old] if old["calls"] else []
+            opening["ledger"] = abandoned_rows(call.abandoned, superstep())
             state = state_of({**state, **opening})
             begin = BeginEvent(event="begin", preset=config_of(state).preset, resumed=False)
             log_event(thread_id(), begin)
@@ -63,31 +63,33 @@ class Planner:
         if not problem:
             raise ConfigError("the problem is empty; state the task to be solved")
         self.toolbox.operators.check(config)
+        models = self.toolbox.models
         record = RunRecord(
             version=_own_version(),
-            model=self.toolbox.client.name,
+            model=models.name,
             prompts=self.toolbox.prompts.of_run(config).hashes(),
             token_counts="",
         )
+        if models.names:
+            record["models"] = models.names
         if (judge := self.toolbox.extensions.judge) is not None:
             judge.check(record["model"])
             record["judge"] = judge.digest
         if config.seed is None:
             config = config.model_copy(update={"seed": secrets.randbits(31)})
-        client = self.toolbox.client
-        problem_tokens = await client.counter.count(problem)
-        check_window(config, problem_tokens, client.window)
+        problem_tokens = await check_windows(config, problem, models)
         _check_budget(config, problem_tokens)
         return {
             "problem": problem,
             "config": config.model_dump(mode="json"),
-            "record": RunRecord({**record, "token_counts": client.counter.source}),
+            "record": RunRecord({**record, "token_counts": models.counter.source}),
             "problem_tokens": problem_tokens,
             "round": 0,
             "extra_rounds": 0,
             "drafts": Overwrite([]),
             "workspaces": [],
             "tally": None,
+            **({"contested": False} if models.escalates else {}),
             "consensus": None,
             "solution": None,
             "verdict": None,
@@ -115,8 +117,26 @@ def _own_version() -> str:
     return version("pdr-graph")
 
 
-def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:
-    """Refuse a problem whose calls may not fit the model's window; None is an unknown window.
+async def check_windows(config: PDRConfig, problem: str, models: Models) -> int:
+    """Refuse a problem whose calls may not fit the window of a model that the run asks.
+
+    Returns:
+        The tokens of the problem; of several counts the largest.
+
+    Raises:
+        ContextWindowError: the sentence names every part of the call, and the role.
+    """
+    counts = [0]
+    for role, client in models.asked_by(config).items():
+        counts.append(await client.counter.count(problem))
+        check_window(config, counts[-1], client.window, f" of the {role}" if models.names else "")
+    return max(counts)
+
+
+def check_window(
+    config: PDRConfig, problem_tokens: int, window: int | None, whose: str = ""
+) -> None:
+    """Refuse a problem whose calls may not fit a window; None is an unknown window.
 
     Raises:
         ContextWindowError: the sentence names every part of the call.
@@ -126,7 +146,7 @@ def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> 
     if window is not None and needed > window:
         parts = f"problem {problem_tokens}, " + (f"kappa {workspace}, " if workspace else "")
         raise ContextWindowError(
-            f"a call needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, max_tokens "
+            f"a call{whose} needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, max_tokens "
             f"{config.max_tokens}) and the model's context window is {window}; lower max_tokens"
             f"{' or kappa' if workspace else ''}, or serve a larger window"
         )

@@ -1,0 +1,200 @@
+"""The models of a graph: one for all roles, or some roles with a model of their own.
+
+    Models.of(small, {"refiner": large})
+
+A small model drafts well where many drafts are compared, and a large one pays where few calls decide
+(Squeeze-Evolve, arXiv 2604.07725). The role `contested` is its policy: drafts whose predecessors did
+not agree are asked of another model. Without a model for it, the drafter goes on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from langchain_core.language_models import BaseChatModel
+
+from pdr_graph.config import PDRConfig
+from pdr_graph.errors import ConfigError
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.tokens import EstimateCounter, Source, TokenCounter
+from pdr_graph.types import ROLES, Price
+from pdr_graph.validation import shown
+
+ModelsByRole = Mapping[str, BaseChatModel | ModelClient]
+"""A model for each of some roles, by the names of `types.ROLES`."""
+
+
+class WidestCounter:
+    """Counts by each of several models, and says the most: what fits then fits all of them."""
+
+    def __init__(self, counters: list[TokenCounter]) -> None:
+        self._counters = counters
+
+    @property
+    def source(self) -> Source:
+        """`estimate` if one of the last counts was, else where the first came from."""
+        sources: list[Source] = [each.source for each in self._counters]
+        return "estimate" if "estimate" in sources else sources[0]
+
+    async def count(self, text: str) -> int:
+        """Return the largest of the counts."""
+        # In turn: a counter is quick, and that of a server may open a connection.
+        return max([await each.count(text) for each in self._counters])
+
+
+def widest(clients: list[ModelClient]) -> TokenCounter:
+    """Return a counter whose every count holds for all of these models."""
+    counters: dict[object, TokenCounter] = {}
+    for client in clients:
+        # All estimates are one.
+        same = EstimateCounter if isinstance(client.counter, EstimateCounter) else client.counter
+        counters.setdefault(same if same is EstimateCounter else id(same), client.counter)
+    found = list(counters.values())
+    return found[0] if len(found) == 1 else WidestCounter(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """A client for each role; each has a window, a tokenizer, limits and a price of its own."""
+
+    default: ModelClient
+    """Has the roles that are not named."""
+    by_role: Mapping[str, ModelClient] = field(default_factory=dict)
+    """Those that are named, by the names of `types.ROLES`."""
+
+    @classmethod
+    def of(
+        cls, model: "BaseChatModel | ModelClient | Models", by_role: ModelsByRole | None = None
+    ) -> "Models":
+        """Return the models of a graph.
+
+        Args:
+            model: Has the roles that are not named; if these are `Models`, they have a say on those.
+            by_role: Models of their own for some roles. One model named twice is one client.
+
+        Raises:
+            ConfigError: there is no such role, or what is named is no model.
+        """
+        before = model if isinstance(model, Models) else cls(ModelClient.of(model))
+        if not by_role:
+            return before
+        clients: dict[int, ModelClient] = {}
+        named = dict(before.by_role)
+        for role, each in by_role.items():
+            check_role(role)
+            if not isinstance(each, BaseChatModel | ModelClient):
+                raise ConfigError(
+                    f"the model of role {role!r} must be a LangChain chat model or a ModelClient, "
+                    f"not {shown(each)}"
+                )
+            same = each is model
+            client = before.default if same else ModelClient.of(each)
+            named[role] = clients.setdefault(id(each), client)
+        return cls(before.default, named)
+
+    def client(self, role: str) -> ModelClient:
+        """Return the client of a role: its own, or that of the role which stands in for it."""
+        at: str | None = role
+        while at is not None:
+            if at in self.by_role:
+                return self.by_role[at]
+            at = ROLES[at]
+        return self.default
+
+    @property
+    def name(self) -> str:
+        """Name of the model that drafts, for the record of a run."""
+        return self.client("drafter").name
+
+    @property
+    def escalates(self) -> bool:
+        """Whether drafts that follow on disagreement are asked of a model of their own."""
+        return "contested" in self.by_role
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The model of each role; empty where one model has all of them."""
+        found = {role: self.client(role).name for role in ROLES}
+        return found if len(set(found.values())) > 1 else {}
+
+    @property
+    def prices(self) -> dict[str, Price]:
+        """The stated prices, by the name of the model."""
+        priced = [(each.name, each.price) for each in self.clients]
+        return {name: price for name, price in priced if price is not None}
+
+    @property
+    def clients(self) -> list[ModelClient]:
+        """Every client that has a role, once."""
+        found = {id(client): client for client in map(self.client, ROLES)}
+        return list(found.values())
+
+    def asked_by(self, config: PDRConfig) -> dict[str, ModelClient]:
+        """Return the roles that a run of this config may ask, with their clients."""
+        drafts = bool(config.widths or config.max_extra_rounds)
+        by_model = config.verifier not in {"none", "consensus"}
+        asked = {
+            "drafter": drafts,
+            "contested": drafts and self.escalates,
+            "distiller": drafts,
+            "refiner": True,
+            verifying(config): by_model,
+        }
+        return {role: self.client(role) for role, is_asked in asked.items() if is_asked}
+
+    @property
+    def counter(self) -> TokenCounter:
+        """Counts what any role may read: problem and drafts."""
+        return widest(self.clients)
+
+    @property
+    def readers(self) -> TokenCounter:
+        """Counts what is written into workspaces, by the models that read these."""
+        return widest([self.client(role) for role in ("drafter", "contested", "refiner")])
+
+
+def verifying(config: PDRConfig) -> str:
+    """Return the role of the run's verifier."""
+    return "judge" if config.verifier == "judge" else "verifier"
+
+
+def check_role(role: object) -> None:
+    """Refuse a role that there is not.
+
+    Raises:
+        ConfigError: the sentence names those that there are.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"unknown role {shown(role)}; known: {', '.join(ROLES)}")
+
+
+def changed_models(recorded: Mapping[str, object], models: Models) -> list[str]:
+    """Say which models differ from those of a run's record.
+
+    Args:
+        recorded: The record, which may be of a version that knew one model alone.
+        models: Those of now.
+    """
+    was = recorded.get("models")
+    was = was if isinstance(was, Mapping) else {}
+    changed: dict[tuple[object, str], list[str]] = {}
+    for role in ROLES:
+        before, now = was.get(role, recorded["model"]), models.client(role).name
+        if before != now:
+            changed.setdefault((before, now), []).append(role)
+    return [
+        f"model {_whose(roles)}({before!r}, now {now!r})"
+        for (before, now), roles in changed.items()
+    ]
+
+
+def _whose(roles: list[str]) -> str:
+    if len(roles) == len(ROLES):
+        return ""
+    # One that another stands in for goes without saying.
+    own = [role for role in roles if ROLES[role] not in roles]
+    return f"of {listed(own)} "
+
+
+def listed(roles: list[str]) -> str:
+    """Return roles as a sentence has them."""
+    return " and ".join(filter(None, (", ".join(roles[:-1]), roles[-1])))

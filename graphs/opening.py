@@ -12,8 +12,8 @@ from typing import TypeVar
 from langchain_core.language_models import FakeListChatModel
 from langgraph_sdk.runtime import ServerRuntime
 
-from pdr_graph import ModelClient, PDRConfig, preset
-from pdr_graph.connect import open_client
+from pdr_graph import ModelClient, Models, PDRConfig, preset
+from pdr_graph.connect import open_models
 from pdr_graph.servers.llama import small_config
 from pdr_graph.settings import load_settings
 
@@ -22,7 +22,7 @@ Graph = TypeVar("Graph")
 
 @asynccontextmanager
 async def opened(
-    runtime: ServerRuntime[None], build: Callable[[ModelClient], Graph]
+    runtime: ServerRuntime[None], build: Callable[[Models], Graph]
 ) -> AsyncIterator[Graph]:
     """Open a graph, on the configured model if it is to run.
 
@@ -34,11 +34,11 @@ async def opened(
     """
     if runtime.execution_runtime is None:
         unasked = ModelClient(FakeListChatModel(responses=["never asked"]))
-        yield await asyncio.to_thread(build, unasked)
+        yield await asyncio.to_thread(build, Models(unasked))
         return
     settings = await asyncio.to_thread(load_settings)
-    async with open_client(settings) as client:
-        yield await asyncio.to_thread(build, client)
+    async with open_models(settings) as models:
+        yield await asyncio.to_thread(build, models)
 
 
 def default_config(name: str, **fields: object) -> PDRConfig:

@@ -14,9 +14,9 @@ from pdr_graph.cli.commands import ServeCommand
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig, preset
-from pdr_graph.connect import open_client
+from pdr_graph.connect import open_models
 from pdr_graph.errors import ConfigError
-from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.prompts import Prompts
 from pdr_graph.servers.llama import small_config
 from pdr_graph.settings import Settings, load_settings, read_settings
@@ -64,9 +64,9 @@ async def _serve(
     ttl_s = None if options.keep_hours is None else options.keep_hours * 3600
     async with (
         open_saver(settings, say, ttl_s=ttl_s) as saver,
-        open_client(settings, announce=say) as client,
+        open_models(settings, announce=say) as models,
     ):
-        runner = SolveRunner(client, _store(saver, settings, output), options, prompts=prompts)
+        runner = SolveRunner(models, _store(saver, settings, output), options, prompts=prompts)
         server = SolveServer(
             create_app(runner, catalogue, options),
             runner,
@@ -77,7 +77,7 @@ async def _serve(
         with _request_log(output):
             address = address_of(listener)
             await server.run(
-                listener, lambda: _announce(catalogue, options, client, address, output)
+                listener, lambda: _announce(catalogue, options, models, address, output)
             )
     say("stopped")
 
@@ -107,7 +107,7 @@ def _store(saver: Saver, settings: Settings, output: Output) -> RunStore:
 
 
 def _announce(
-    catalogue: Catalogue, options: ServeOptions, client: ModelClient, address: str, output: Output
+    catalogue: Catalogue, options: ServeOptions, models: Models, address: str, output: Output
 ) -> None:
     for name, why in catalogue.left_out.items():
         output.say(f"{name} is not offered: {why}")
@@ -116,7 +116,7 @@ def _announce(
         output.tell(f"warning: there is no key; anybody who reaches {options.host} is served")
     if not has_key and ("*" in options.cors or "*" in options.allowed_hosts):
         output.tell("warning: there is no key; any web page that you open can use this server")
-    output.say(f"serving {', '.join(catalogue.names)} on {client.name}; Ctrl-C stops")
+    output.say(f"serving {', '.join(catalogue.names)} on {models.summary}; Ctrl-C stops")
     if output.json:
         output.show_json({"base_url": address, "models": list(catalogue.names)})
     else:

@@ -25,11 +25,11 @@ from pdr_graph.cli.run_display import (
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PRESETS, PDRConfig, preset
-from pdr_graph.connect import open_client
-from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
+from pdr_graph.connect import open_models
+from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError, redacted
 from pdr_graph.extensions import STEPS, Extensions
 from pdr_graph.judge import DraftJudge
-from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
 from pdr_graph.run_history import history
@@ -41,7 +41,7 @@ from pdr_graph.trace import JsonLinesTrace
 Check = Callable[[Saver], Awaitable[RunProgress]]
 """Looks at the thread before a model is started; returns the progress that the run starts from."""
 
-Start = Callable[[ModelClient, Saver, Parts], Awaitable[Result]]
+Start = Callable[[Models, Saver, Parts], Awaitable[Result]]
 """Starts or resumes the run."""
 
 
@@ -88,7 +88,7 @@ class RunSession:
                 progress = await check(saver)
                 async with (
                     alone(saver, self.thread_id, say),
-                    open_client(self.settings, announce=say) as client,
+                    open_models(self.settings, announce=say) as models,
                 ):
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
@@ -99,7 +99,7 @@ class RunSession:
                             on_event=on_event,
                             control=stopper.control,
                         )
-                        return await start(client, saver, parts)
+                        return await start(models, saver, parts)
 
     def show(self, result: Result) -> None:
         """Show how a run ended."""
@@ -143,11 +143,11 @@ def solve_command(command: SolveCommand, output: Output) -> None:
             raise ThreadExistsError(session.thread_id)
         return RunProgress(len(config.widths))
 
-    async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
+    async def start(models: Models, saver: Saver, parts: Parts) -> Result:
         return await solve(
             problem,
             config,
-            model=client,
+            model=models,
             checkpointer=saver,
             thread_id=session.thread_id,
             parts=parts,
@@ -178,10 +178,10 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
             progress.continue_from(last.round, last.width, last.drafts)
         return progress
 
-    async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
+    async def start(models: Models, saver: Saver, parts: Parts) -> Result:
         return await resume(
             thread_id,
-            model=client,
+            model=models,
             checkpointer=saver,
             changes=changes,
             answer=answer,
@@ -198,7 +198,9 @@ def command_line(verb: str, thread_id: str, given: Mapping[str, object]) -> str:
     """
     flags: list[str] = []
     for name, value in given.items():
-        if name != "api_key":
+        if isinstance(value, list):
+            flags += [part for each in value for part in (flag_of(name), redacted(str(each)))]
+        elif name != "api_key":
             is_url = name in {"redis_url", "base_url"}
             shown = without_password(str(value)) if is_url else str(value)
             flags += [flag_of(name), shown]
@@ -303,7 +305,7 @@ async def _run_all(problem: str, settings: Settings, output: Output) -> list[Res
     results = []
     async with (
         open_saver(settings, output.say) as saver,
-        open_client(settings, announce=output.say) as client,
+        open_models(settings, announce=output.say) as models,
     ):
         for name, fields in DEMO_STRATEGIES.items():
             config = small_config(name, {**DEMO_BUDGETS, **fields})
@@ -312,7 +314,7 @@ async def _run_all(problem: str, settings: Settings, output: Output) -> list[Res
                 result = await solve(
                     problem,
                     config,
-                    model=client,
+                    model=models,
                     checkpointer=saver,
                     thread_id=f"demo-{name}-{new_thread_id()}",
                     parts=Parts(on_event=on_event),

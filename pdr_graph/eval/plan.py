@@ -15,8 +15,8 @@ from pdr_graph.eval.problems import Problems
 from pdr_graph.eval.records import SCHEMA, ArmRecord, DataRecord, HeaderRecord
 from pdr_graph.eval.sample import Sample
 from pdr_graph.llm.asker import derived_seed
-from pdr_graph.llm.client import ModelClient
-from pdr_graph.nodes.plan import check_window
+from pdr_graph.llm.models import Models
+from pdr_graph.nodes.plan import check_windows
 from pdr_graph.validation import differences
 
 _PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
@@ -35,9 +35,14 @@ class EvalPlan:
     prompts_sha256: Mapping[str, str]
     share_first_round: bool = False
 
-    def header(self, model: str) -> HeaderRecord:
-        """Return the header of a run that begins now."""
-        return HeaderRecord(
+    def header(self, model: str, models: Mapping[str, str] | None = None) -> HeaderRecord:
+        """Return the header of a run that begins now.
+
+        Args:
+            model: The drafter's.
+            models: The model of each role; None or empty where one has all of them.
+        """
+        header = HeaderRecord(
             schema=SCHEMA,
             run_id=secrets.token_hex(4),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,6 +68,9 @@ class EvalPlan:
             versions=self.versions(),
             share_first_round=self.share_first_round,
         )
+        if models:
+            header["models"] = dict(models)
+        return header
 
     def versions(self) -> dict[str, str]:
         """Return the versions of what this process runs on."""
@@ -94,19 +102,18 @@ class EvalPlan:
             for position, (number, problem, arm) in enumerate(order)
         ]
 
-    async def check_window(self, client: ModelClient) -> None:
-        """Refuse a run whose longest problem does not fit the model's window, before any call.
+    async def check_window(self, models: Models) -> None:
+        """Refuse a run whose longest problem does not fit a model's window, before any call.
 
         Raises:
             ConfigError: the sentence names arm, problem and numbers.
         """
-        if client.window is None:
+        if models.window is None:
             return
         longest = max(self.problems.problems, key=lambda each: len(each.text))
-        problem_tokens = await client.counter.count(longest.text)
         for arm in self.arms:
             try:
-                check_window(arm.config, problem_tokens, client.window)
+                await check_windows(arm.config, longest.text, models)
             except ContextWindowError as error:
                 raise ConfigError(f"arm {arm.name!r}, problem {longest.id!r}: {error}") from None
 
@@ -140,6 +147,8 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
             return f"another {', '.join(map(str, changed))} in arm {name!r}"
     if recorded["model"] != asked["model"]:
         return f"another model ({recorded['model']!r}, now {asked['model']!r})"
+    if changed := differences(recorded.get("models", {}), asked.get("models", {})):
+        return f"another model of role {', '.join(map(str, changed))}"
     if changed := differences(recorded["prompts_sha256"], asked["prompts_sha256"]):
         return f"other prompts ({', '.join(map(str, changed))})"
     changed = differences(_options(recorded), _options(asked))

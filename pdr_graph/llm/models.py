@@ -2,12 +2,12 @@
 
     Models.of(small, {"refiner": large})
 
-A small model drafts well where many drafts are compared, and a large one pays where few calls decide
-(Squeeze-Evolve, arXiv 2604.07725). The role `contested` is its policy: drafts whose predecessors did
-not agree are asked of another model. Without a model for it, the drafter goes on.
+A small model may make the many drafts, and a large one the few calls that decide (Squeeze-Evolve,
+arXiv 2604.07725). The role `contested` is a policy after that paper: where the drafts of a round did
+not agree, those of the next are asked of another model. Without one for it, the drafter goes on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from langchain_core.language_models import BaseChatModel
@@ -68,7 +68,7 @@ class Models:
         """Return the models of a graph.
 
         Args:
-            model: Has the roles that are not named; if these are `Models`, they have a say on those.
+            model: Has the roles that are not named; `Models` keep what they name.
             by_role: Models of their own for some roles. One model named twice is one client.
 
         Raises:
@@ -117,6 +117,12 @@ class Models:
         return found if len(set(found.values())) > 1 else {}
 
     @property
+    def summary(self) -> str:
+        """The names in a line: the drafter's, then those of the roles that have another."""
+        others = [f"{role}: {name}" for role, name in self.names.items() if name != self.name]
+        return f"{self.name} ({', '.join(others)})" if others else self.name
+
+    @property
     def prices(self) -> dict[str, Price]:
         """The stated prices, by the name of the model."""
         priced = [(each.name, each.price) for each in self.clients]
@@ -127,6 +133,17 @@ class Models:
         """Every client that has a role, once."""
         found = {id(client): client for client in map(self.client, ROLES)}
         return list(found.values())
+
+    @property
+    def window(self) -> int | None:
+        """The smallest context window of them, in tokens; None where none is known."""
+        return min((each.window for each in self.clients if each.window is not None), default=None)
+
+    def mapped(self, change: Callable[[ModelClient], ModelClient]) -> "Models":
+        """Return models of which each client is changed, once."""
+        changed = {id(each): change(each) for each in [self.default, *self.clients]}
+        named = {role: changed[id(each)] for role, each in self.by_role.items()}
+        return Models(changed[id(self.default)], named)
 
     def asked_by(self, config: PDRConfig) -> dict[str, ModelClient]:
         """Return the roles that a run of this config may ask, with their clients."""

@@ -126,11 +126,13 @@ async def check_windows(config: PDRConfig, problem: str, models: Models) -> int:
     Raises:
         ContextWindowError: the sentence names every part of the call, and the role.
     """
-    counts = [0]
+    tokens: dict[int, int] = {}
     for role, client in models.asked_by(config).items():
-        counts.append(await client.counter.count(problem))
-        check_window(config, counts[-1], client.window, f" of the {role}" if models.names else "")
-    return max(counts)
+        if id(client) not in tokens:
+            tokens[id(client)] = await client.counter.count(problem)
+        whose = f" of the {role}" if models.names else ""
+        check_window(config, tokens[id(client)], client.window, whose)
+    return max(tokens.values())
 
 
 def check_window(
@@ -146,8 +148,8 @@ def check_window(
     if window is not None and needed > window:
         parts = f"problem {problem_tokens}, " + (f"kappa {workspace}, " if workspace else "")
         raise ContextWindowError(
-            f"a call{whose} needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, max_tokens "
-            f"{config.max_tokens}) and the model's context window is {window}; lower max_tokens"
+            f"a call{whose} needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, "
+            f"max_tokens {config.max_tokens}) and the model's context window is {window}; lower max_tokens"
             f"{' or kappa' if workspace else ''}, or serve a larger window"
         )
 

@@ -19,6 +19,7 @@ from pdr_graph.errors import DrainedError
 from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, resume, solve, with_input
@@ -193,14 +194,14 @@ class SolveRunner:
 
     def __init__(
         self,
-        model: ModelClient,
+        model: ModelClient | Models,
         store: RunStore,
         options: ServeOptions,
         *,
         prompts: Prompts | None = None,
     ) -> None:
         """Begin without runs; `prompts` None is the built-in ones."""
-        self.model = model
+        self.model = Models.of(model)
         self.admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
         self.metrics = Metrics(self.admission)
         self._store = store
@@ -280,7 +281,7 @@ class SolveRunner:
         ended = state.get("phase") == "done"
         seconds = elapsed_s(state.get("ledger", []))
         with reading(thread_id):
-            result = Result.of_state(thread_id, state, seconds) if ended else None
+            result = Result.of_state(thread_id, state, seconds, self.model) if ended else None
         return StoredRun(
             problem=state.get("problem", ""),
             config=stored_config(state, thread_id),

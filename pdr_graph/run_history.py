@@ -67,6 +67,15 @@ class RunHistory:
     namespace: str = ""
     """The run's place in its thread: empty, or `node:task` parts joined by `|` in another graph."""
 
+    @property
+    def models(self) -> str:
+        """The model, and those of roles that have another, in a line; empty without a record."""
+        if self.record is None:
+            return ""
+        own, named = self.record["model"], self.record.get("models", {})
+        others = [f"{role}: {name}" for role, name in named.items() if name != own]
+        return f"{own} ({', '.join(others)})" if others else own
+
 
 async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> RunHistory:
     """Read a run back, finished or not; in a thread of another graph, the last run inside.

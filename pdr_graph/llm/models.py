@@ -3,8 +3,8 @@
     Models.of(small, {"refiner": large})
 
 A small model may make the many drafts, and a large one the few calls that decide (Squeeze-Evolve,
-arXiv 2604.07725). The role `contested` is a policy after that paper: where the drafts of a round did
-not agree, those of the next are asked of another model. Without one for it, the drafter goes on.
+arXiv 2604.07725). The role `contested` is a policy after that paper: where the drafts of a round
+did not agree, those of the next are asked of another model. Without one, the drafter goes on.
 """
 
 from collections.abc import Callable, Mapping

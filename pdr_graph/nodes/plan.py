@@ -149,8 +149,8 @@ def check_window(
         parts = f"problem {problem_tokens}, " + (f"kappa {workspace}, " if workspace else "")
         raise ContextWindowError(
             f"a call{whose} needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, "
-            f"max_tokens {config.max_tokens}) and the model's context window is {window}; lower max_tokens"
-            f"{' or kappa' if workspace else ''}, or serve a larger window"
+            f"max_tokens {config.max_tokens}) and the model's context window is {window}; lower "
+            f"max_tokens{' or kappa' if workspace else ''}, or serve a larger window"
         )
 
 

@@ -384,7 +384,7 @@ def _refuse_changes(
     changed = changed_fields(config, make_config(**{**config.model_dump(), **changes}))
     record = state.get("record")
     if record is not None:
-        changed += changed_models(record, models)
+        changed += changed_models(record, models.recorded)
         prompts = parts.prompts
         if prompts is not None and record["prompts"] != prompts.of_run(config).hashes():
             changed.append("set of prompts")

@@ -294,10 +294,12 @@ async def test_a_run_is_resumed_with_the_models_that_it_was_started_with(pair, c
 def test_a_record_of_one_model_is_compared_as_one():
     """Runs of earlier versions name one model, and any other is another model."""
     one, other = (Models.of(ScriptedNamed(model_name=name)) for name in NAMES)
-    assert changed_models({"model": "small"}, one) == []
-    assert changed_models({"model": "small"}, other) == ["model ('small', now 'large')"]
+    assert changed_models({"model": "small"}, one.recorded) == []
+    assert changed_models({"model": "small"}, other.recorded) == ["model ('small', now 'large')"]
     both = Models.of(one, {"judge": other.default})
-    assert changed_models({"model": "small"}, both) == ["model of judge ('small', now 'large')"]
+    assert changed_models({"model": "small"}, both.recorded) == [
+        "model of judge ('small', now 'large')"
+    ]
 
 
 class ScriptedNamed(ScriptedChat):

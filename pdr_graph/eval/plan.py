@@ -15,7 +15,7 @@ from pdr_graph.eval.problems import Problems
 from pdr_graph.eval.records import SCHEMA, ArmRecord, DataRecord, HeaderRecord
 from pdr_graph.eval.sample import Sample
 from pdr_graph.llm.asker import derived_seed
-from pdr_graph.llm.models import Models
+from pdr_graph.llm.models import Models, changed_models
 from pdr_graph.nodes.plan import check_windows
 from pdr_graph.validation import differences
 
@@ -145,10 +145,8 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
     for name, arm in recorded["arms"].items():
         if changed := differences(arm["config"], asked["arms"][name]["config"]):
             return f"another {', '.join(map(str, changed))} in arm {name!r}"
-    if recorded["model"] != asked["model"]:
-        return f"another model ({recorded['model']!r}, now {asked['model']!r})"
-    if changed := differences(recorded.get("models", {}), asked.get("models", {})):
-        return f"another model of role {', '.join(map(str, changed))}"
+    if others := changed_models(recorded, asked):
+        return f"another {others[0]}"
     if changed := differences(recorded["prompts_sha256"], asked["prompts_sha256"]):
         return f"other prompts ({', '.join(map(str, changed))})"
     changed = differences(_options(recorded), _options(asked))

@@ -9,6 +9,7 @@ did not agree, those of the next are asked of another model. Without one, the dr
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
@@ -117,6 +118,11 @@ class Models:
         return found if len(set(found.values())) > 1 else {}
 
     @property
+    def recorded(self) -> dict[str, Any]:  # Any: plain JSON data
+        """What a record says of them: `model`, and `models` where roles have their own."""
+        return {"model": self.name, **({"models": self.names} if self.names else {})}
+
+    @property
     def summary(self) -> str:
         """The names in a line: the drafter's, then those of the roles that have another."""
         others = [f"{role}: {name}" for role, name in self.names.items() if name != self.name]
@@ -184,24 +190,22 @@ def check_role(role: object) -> None:
         raise ConfigError(f"unknown role {shown(role)}; known: {', '.join(ROLES)}")
 
 
-def changed_models(recorded: Mapping[str, object], models: Models) -> list[str]:
-    """Say which models differ from those of a run's record.
+def changed_models(
+    recorded: Mapping[str, Any],  # Any: the fields of a record
+    asked: Mapping[str, Any],
+) -> list[str]:
+    """Say which models of a run's record are others now.
 
     Args:
-        recorded: The record, which may be of a version that knew one model alone.
-        models: Those of now.
+        recorded: The record: `model`, and `models` where roles have their own.
+        asked: Those of now, in the same form.
     """
-    was = recorded.get("models")
-    was = was if isinstance(was, Mapping) else {}
-    changed: dict[tuple[object, str], list[str]] = {}
+    changed: dict[tuple[str, str], list[str]] = {}
     for role in ROLES:
-        before, now = was.get(role, recorded["model"]), models.client(role).name
-        if before != now:
-            changed.setdefault((before, now), []).append(role)
-    return [
-        f"model {_whose(roles)}({before!r}, now {now!r})"
-        for (before, now), roles in changed.items()
-    ]
+        was, now = (each.get("models", {}).get(role, each["model"]) for each in (recorded, asked))
+        if was != now:
+            changed.setdefault((was, now), []).append(role)
+    return [f"model {_whose(roles)}({was!r}, now {now!r})" for (was, now), roles in changed.items()]
 
 
 def _whose(roles: list[str]) -> str:

@@ -92,7 +92,7 @@ def totals_by_model(rows: Iterable[LedgerRow], node: str, step: int) -> list[Led
     rows = tuple(rows)
     whole = Ledger(rows).total(node, step)
     found = []
-    for model in dict.fromkeys(row.get("model", "") for row in rows) or [""]:
+    for model in dict.fromkeys(row.get("model", "") for row in rows if row["calls"]) or [""]:
         own = [row for row in rows if row.get("model", "") == model]
         row = _off_the_path(Ledger(tuple(own)).total(node, step))
         found.append(LedgerRow({**row, "model": model}) if model else row)
@@ -152,8 +152,11 @@ class Ledger:
         return reduce(lambda done, row: _joined(done, row, add), steps, empty)
 
     def by_model(self) -> dict[str, LedgerRow]:
-        """Return what each model has cost as one row, in the order in which they were asked."""
-        rows = _merged(self.rows, self._model_of, add)
+        """Return what each model has cost as one row, in the order in which they were asked.
+
+        A model that was never asked has none.
+        """
+        rows = _merged((row for row in self.rows if row["calls"]), self._model_of, add)
         return {self._model_of(row): row for row in rows}
 
     @property

@@ -166,7 +166,9 @@ async def solve(
         raise ConfigError("the problem is empty; state the task to be solved")
     extensions = (parts.extensions or Extensions()).with_code(config)
     extensions.check(config)
-    graph = _graph(Models.of(model, models), checkpointer, parts, extensions)
+    asked = Models.of(model, models)
+    asked.for_run(config)
+    graph = _graph(asked, checkpointer, parts, extensions)
     thread_id = thread_id or new_thread_id()
     if checkpointer is not None and (await graph.aget_state(_place(thread_id))).created_at:
         raise ThreadExistsError(thread_id)
@@ -384,7 +386,7 @@ def _refuse_changes(
     changed = changed_fields(config, make_config(**{**config.model_dump(), **changes}))
     record = state.get("record")
     if record is not None:
-        changed += changed_models(record, models.recorded)
+        changed += changed_models(record, models.for_run(config).recorded)
         prompts = parts.prompts
         if prompts is not None and record["prompts"] != prompts.of_run(config).hashes():
             changed.append("set of prompts")

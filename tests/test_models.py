@@ -161,6 +161,48 @@ async def test_the_record_and_the_trace_name_the_models(clients, pair):
     assert [each["model"] for each in trace.records] == ["small", "small", "large", "large"]
 
 
+async def test_a_run_gives_roles_to_other_models_of_the_process_by_name(pair, clients):
+    """A form, a request or an arm chooses among those that there are; it is recorded."""
+    saver = InMemorySaver()
+    config = preset("pdr", widths=(2,), models="judge=small, refiner = large", **SMALL)
+    models = {"judge": clients[1]}
+    result = await solve(
+        PROBLEM, config, model=clients[0], models=models, checkpointer=saver, thread_id="t"
+    )
+    assert asked(result, "large") == {(1, "refiner")}
+    assert result.state["record"]["models"]["judge"] == "small"
+    again = await resume("t", model=clients[0], models=models, checkpointer=saver)
+    assert again.ledger == result.ledger
+    with pytest.raises(ConfigChangedError, match="another models;"):
+        await resume(
+            "t",
+            model=clients[0],
+            models=models,
+            checkpointer=saver,
+            changes={"models": "refiner=small"},
+        )
+    with pytest.raises(ConfigError, match="role refiner is given to 'large', which this process"):
+        await resume("t", model=clients[0], checkpointer=saver)
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ("refiner=gpt", "role refiner is given to 'gpt', which this process does not have; it"),
+        ("refiner=small@http://h/v1", "given to 'small@http://h/v1', which this process does not"),
+        ("writer=small", "unknown role 'writer'; known: drafter"),
+        ("small", "models 'small': write it as ROLE=NAME"),
+    ],
+)
+async def test_a_run_chooses_no_model_that_the_process_does_not_have(
+    pair, clients, named, sentence
+):
+    """Least of all an address."""
+    with pytest.raises(ConfigError, match=sentence):
+        await solve(PROBLEM, preset("pdr", models=named, **SMALL), model=clients[0])
+    assert served(pair[0]) == (0, 0, 0)
+
+
 # ------------------------------------------------------------------------- contested drafts
 
 

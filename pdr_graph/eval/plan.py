@@ -108,12 +108,13 @@ class EvalPlan:
         Raises:
             ConfigError: the sentence names arm, problem and numbers.
         """
-        if models.window is None:
-            return
         longest = max(self.problems.problems, key=lambda each: len(each.text))
         for arm in self.arms:
+            own = models.for_run(arm.config)
+            if own.window is None:
+                continue
             try:
-                await check_windows(arm.config, longest.text, models)
+                await check_windows(arm.config, longest.text, own)
             except ContextWindowError as error:
                 raise ConfigError(f"arm {arm.name!r}, problem {longest.id!r}: {error}") from None
 

@@ -182,7 +182,7 @@ class LocalExecutor:
             data_sha256=self.facts.data_sha256,
             versions=dict(self.facts.versions),
             seed=sample.seed,
-            model=self.models.name,
+            model=self.models.for_run(sample.config).name,
             error=None,
         )
 

@@ -151,6 +151,31 @@ class Models:
         named = {role: changed[id(each)] for role, each in self.by_role.items()}
         return Models(changed[id(self.default)], named)
 
+    def for_run(self, config: PDRConfig) -> "Models":
+        """Return the models of one run: its config may give roles to others of these models.
+
+        Raises:
+            ConfigError: it names an unknown role, or a model that is none of these.
+        """
+        if not config.models.strip():
+            return self
+        known = {client.name: client for client in [*self.clients, self.default]}
+        named = dict(self.by_role)
+        for part in filter(None, (each.strip() for each in config.models.split(","))):
+            role, equals, name = (each.strip() for each in part.partition("="))
+            if not equals:
+                raise ConfigError(
+                    f"models {shown(part)}: write it as ROLE=NAME, as in refiner=large"
+                )
+            check_role(role)
+            if name not in known:
+                raise ConfigError(
+                    f"models: role {role} is given to {shown(name)}, which this process does not "
+                    f"have; it has: {', '.join(known)}"
+                )
+            named[role] = known[name]
+        return Models(self.default, named)
+
     def asked_by(self, config: PDRConfig) -> dict[str, ModelClient]:
         """Return the roles that a run of this config may ask, with their clients."""
         drafts = bool(config.widths or config.max_extra_rounds)

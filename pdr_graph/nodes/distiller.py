@@ -51,7 +51,7 @@ class DistillerNode:
                 workspaces = await self._workspaces(step)
         notes = [*state["notes"], *step.notes]
         told: dict[str, object] = {}
-        if self.toolbox.models.escalates:
+        if self.toolbox.models.for_run(step.config).escalates:
             told["contested"] = agreed is None and await _disagree(step)
         if agreed is not None:
             note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"

@@ -133,7 +133,7 @@ class Drafter:
             if judge is not None and fits and (weight := judge.weigh(draft)) is not None:
                 draft["weight"] = weight
         draft["answer"] = answer_kind(ask.config.answer).extract(reply.solution)
-        limit, counter = ask.config.solution_tokens, self.toolbox.models.counter
+        limit, counter = ask.config.solution_tokens, self.toolbox.models.for_run(ask.config).counter
         # The server has counted it, but not for the other models that may read it.
         counted = counter is ask.client.counter and not reply.usage.estimated
         if counted and reply.usage.completion <= limit:

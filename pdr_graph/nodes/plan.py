@@ -63,7 +63,7 @@ class Planner:
         if not problem:
             raise ConfigError("the problem is empty; state the task to be solved")
         self.toolbox.operators.check(config)
-        models = self.toolbox.models
+        models = self.toolbox.models.for_run(config)
         record = RunRecord(
             version=_own_version(),
             model=models.name,

@@ -70,7 +70,8 @@ class Toolbox:
             role: Whose model is asked; None is the role of the node.
         """
         role = role or (verifying(config) if node == "verifier" else node)
-        client, several = self.models.client(role), bool(self.models.names)
+        models = self.models.for_run(config)
+        client, several = models.client(role), bool(models.names)
         model = client.name if several else ""
         meter = Meter(node, round_number, superstep(), run=run, part=part, model=model)
         return Asker(
@@ -100,7 +101,7 @@ class Toolbox:
             next_width=next_width(state),
             answers=answer_kind(config.answer),
             ask=ask,
-            readers=self.models.readers,
+            readers=self.models.for_run(config).readers,
             rng=random.Random(derived_seed(config.seed or 0, node, state["round"])),
             tally=state.get("tally"),
             solution=state.get("solution"),

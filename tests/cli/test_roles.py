@@ -246,17 +246,25 @@ def test_an_evaluation_records_models_and_costs(stored, quiz_file, mock, large, 
     """Each sample's ledger is by model; the same command goes on, another one is refused."""
     out = str(tmp_path / "runs" / "roles")
     arms = ("--arm", "narrow=pdr@widths=2", "--arm", "majority@widths=2")
+    arms += ("--arm", "plain=pdr@widths=2;models=refiner=mock-model")
     short = ("--max-tokens", "256", "--kappa", "256", "--solution-tokens", "128")
     words = ("eval", str(quiz_file), *arms, *short, "--out", out)
     by_role = ("--model-for", f"refiner=large@{large.url}", "--price", "large=10/20")
     done = stored(*words, *by_role)
     assert done.code == 0, done.err
-    ledgers = [sample["ledger"] for sample in read_run(Path(out)).samples]
+    samples = read_run(Path(out)).samples
+    ledgers = [sample["ledger"] for sample in samples]
     for name, endpoint in (("mock-model", mock), ("large", large)):
         found = [each["models"][name] for each in ledgers if name in each.get("models", {})]
         for key, value in tokens(endpoint).items():
             assert sum(each[key] for each in found) == value
     header = read_run(Path(out)).header
+    calls = {sample["arm"]: sample["ledger"]["models"].keys() for sample in samples}
+    assert calls == {
+        "narrow": {"mock-model", "large"},
+        "majority@widths=2": {"mock-model"},
+        "plain": {"mock-model"},
+    }
     assert header["model"] == "mock-model"
     assert header["models"]["refiner"] == "large"
     assert stored(*words, *by_role).code == 0

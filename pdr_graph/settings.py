@@ -385,13 +385,18 @@ class Settings(ProcessSettings):
     """What a model costs per million prompt and completion tokens. The ledger then has costs.
     Repeat it for each model."""
     api_key_drafter: SecretStr | None = None
-    """API key of the drafter's endpoint, where that is another host's, and so for each role below.
-    There are no options for them."""
+    """API key of the drafter's endpoint, where `model_for` names one. The key above is sent to the
+    host of the base URL alone. There is no option for it."""
     api_key_contested: SecretStr | None = None
+    """The same for drafts that follow on disagreement."""
     api_key_distiller: SecretStr | None = None
+    """The same for the distiller."""
     api_key_refiner: SecretStr | None = None
+    """The same for the refiner."""
     api_key_verifier: SecretStr | None = None
+    """The same for the verifier."""
     api_key_judge: SecretStr | None = None
+    """The same for the judge."""
     redis_url: str | None = None
     """Store of the runs: redis://…, rediss://…, unix://…, or `memory`, which keeps none. Without
     one, an embedded Valkey keeps them in the data directory."""

@@ -23,11 +23,7 @@ from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.settings import ENV_FILE, Settings
 
-CONFIG = OptionGroup(
-    PDRConfig,
-    # Here --model-for has a say on models; requests, forms and arms have `models`.
-    tuple(name for name in PDRConfig.model_fields if name != "models"),
-)
+CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
 SETTINGS = OptionGroup(
     Settings, tuple(name for name in Settings.model_fields if name not in Settings.unspoken)
 )
@@ -37,8 +33,7 @@ DEFAULTS = OptionGroup(
     tuple(
         name
         for name in PDRConfig.model_fields
-        if name not in {"preset", "seed", "models"}
-        and not any(name in each for each in PRESETS.values())
+        if name not in {"preset", "seed"} and not any(name in each for each in PRESETS.values())
     ),
 )
 """What may hold for all presets alike."""

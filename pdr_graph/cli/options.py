@@ -43,7 +43,16 @@ _PANELS: Mapping[str, set[str]] = {
     },
     "Sampling": {"temperature", "top_p", "seed"},
     "Endpoint": {
-        *("base_url", "model", "model_for", "price", "api_key", "api_key_file", "tokenizer"),
+        *(
+            "base_url",
+            "model",
+            "model_for",
+            "models",
+            "price",
+            "api_key",
+            "api_key_file",
+            "tokenizer",
+        ),
         "max_in_flight",
         *("retries", "priority", "idle_timeout_s", "reply_timeout_s"),
     },

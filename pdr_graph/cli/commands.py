@@ -18,23 +18,26 @@ from pdr_graph.cli.options import (
     OptionGroup,
     SettingsCommand,
 )
-from pdr_graph.config import PRESETS, PDRConfig
+from pdr_graph.config import PAPER, RECOMMENDED, STRATEGY, PDRConfig
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.settings import ENV_FILE, Settings
 
-CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
+CONFIG = OptionGroup(
+    PDRConfig,
+    tuple(PDRConfig.model_fields),
+    defaults={
+        "preset": f"{RECOMMENDED}; {PAPER} where widths, distiller, finish or kappa is set, or "
+        "answer is text"
+    },
+)
 SETTINGS = OptionGroup(
     Settings, tuple(name for name in Settings.model_fields if name not in Settings.unspoken)
 )
 STORAGE = OptionGroup(Settings, ("redis_url", "encryption_key_file", "data_dir", "max_bytes"))
 DEFAULTS = OptionGroup(
     PDRConfig,
-    tuple(
-        name
-        for name in PDRConfig.model_fields
-        if name not in {"preset", "seed"} and not any(name in each for each in PRESETS.values())
-    ),
+    tuple(name for name in PDRConfig.model_fields if name not in {"preset", "seed", *STRATEGY}),
 )
 """What may hold for all presets alike."""
 SIZING = OptionGroup(
@@ -52,8 +55,6 @@ class RunCommand(SettingsCommand):
 
     trace: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Append every model call in full to this file, one JSON object a line."""
-    judge_file: Annotated[Path | None, Flag("--judge", "FILE")] = None
-    """Weigh drafts by this judge, which `pdr-graph judge fit` has made."""
     config: Annotated[Given, CONFIG]
     settings: Annotated[Given, SETTINGS]
 
@@ -291,15 +292,34 @@ class CompareCommand(Command):
     """Write tables and plots as one page."""
 
 
-class JudgeCommand(Command):
+class JudgeCommand(SettingsCommand):
     """Fit a judge of drafts on evaluations, or say what one is worth on others."""
+
+    first: ClassVar = (
+        *("action", "runs", "kind", "out", "judge_url", "judge_weights", "layers"),
+        *("data", "drafts", "limit", "judge", "plots", "as_json"),
+    )
+    panel: ClassVar = "Measurement"
 
     action: Annotated[Literal["fit", "score"], Argument("fit|score")]
     """`fit` makes a judge of the runs, and measures it on problems that it has not seen. `score`
     measures a judge on other runs."""
-    runs: Annotated[tuple[Path, ...], Argument("RUN")]
-    """Folders that `pdr-graph eval` wrote, of one model. Their arms must ask for log-probabilities,
-    as vote_first does."""
+    runs: Annotated[tuple[Path, ...], Argument("RUN")] = ()
+    """Folders that `pdr-graph eval` wrote, of one model. A judge of signals needs arms that ask for
+    log-probabilities, as vote_first does; one of hidden states needs their traces."""
+    kind: Literal["signals", "hidden", "best"] = "signals"
+    """What `fit` looks at: log-probabilities, which are free; hidden states, which cost one prefill
+    a draft and need --judge-url or --judge-weights; or whichever makes the better vote."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Flag("--layer", "INTEGER")] = ()
+    """Layers that a hidden state has passed. Repeat it, and the fit chooses. Without it, the last
+    of an endpoint, and the middle of weights that are read here."""
+    data: str | None = None
+    """Problems to sample drafts of for the fit, as for `eval`, in place of runs. They are kept in a
+    folder beside --out, and the same command continues."""
+    drafts: int = Field(8, ge=2)
+    """Drafts that --data samples of each problem."""
+    limit: int | None = Field(None, ge=1)
+    """Use only this many problems of --data, from the first on."""
     out: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Where `fit` writes the judge."""
     judge: Annotated[Path | None, Flag(metavar="FILE")] = None
@@ -310,6 +330,8 @@ class JudgeCommand(Command):
     """Parts that the problems are divided into, to measure what is fitted."""
     seed: int = Field(0, ge=0)
     """Seed of the division, and of the intervals."""
+    config: Annotated[Given, DEFAULTS]
+    settings: Annotated[Given, SETTINGS]
 
 
 class CheckCommand(Command):

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import typer
 from pdr_checkpoints import Health, RedisSaver, StoreRefusedError, StoreUnreachableError
@@ -23,19 +24,19 @@ from pdr_graph.cli.failure import FAILED, explain
 from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import default_config
 from pdr_graph.connect import key_of, only_model, takes_priorities
 from pdr_graph.errors import CallError, ConfigError
-from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.llm.client import ModelClient, Sampling
 from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
-from pdr_graph.llm.usage import Spent
 from pdr_graph.servers import find_weights
 from pdr_graph.servers.record import TITLES, Shelf, without_password
 from pdr_graph.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pdr_graph.llm.client import ModelClient
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = (
@@ -202,6 +203,10 @@ async def model_checks(settings: Settings) -> list[Check]:
         if settings.tokenizer is not None:
             counter = FileCounter(settings.tokenizer)
         known = [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
+        # Late: what asks no model should not wait for a client.
+        from pdr_graph.llm.chat_vllm import ChatVLLM
+        from pdr_graph.llm.client import ModelClient
+
         model = ChatVLLM(base_url=url, model=name, api_key=SecretStr(key), http_async_client=http)
         priorities = Check("priorities", "sent" if takes_priorities(settings, url) else "not sent")
         return [*known, priorities, *await _trial(ModelClient(model, retry=Retry(attempts=1)))]
@@ -221,16 +226,17 @@ def _embedded_model(settings: Settings) -> Iterator[Check]:
 
 
 def _window(info: EndpointInfo) -> Check:
-    name, defaults = "context window", PDRConfig()
-    needed = defaults.kappa + defaults.max_tokens + TEMPLATE_TOKENS
+    name, defaults = "context window", default_config()
+    needed = defaults.max_tokens + TEMPLATE_TOKENS
     if info.window is None:
         remedy = "make sure that prompt and --max-tokens fit it"
         return Check(name, "the endpoint does not tell its size", remedy)
     if info.window < needed:
         return Check(
             name,
-            f"{info.window:,} tokens; the default budgets need {needed:,} beside the problem",
-            "lower --max-tokens and --kappa, or serve a larger window",
+            f"{info.window:,} tokens; the default budgets would need {needed:,} beside the "
+            "problem, so smaller ones follow the window",
+            "serve a larger window for longer answers",
         )
     return Check(name, f"{info.window:,} tokens")
 
@@ -246,8 +252,11 @@ async def _token_counts(counter: TokenCounter) -> Check:
     )
 
 
-async def _trial(client: ModelClient) -> list[Check]:
+async def _trial(client: "ModelClient") -> list[Check]:
     """Make one short call, and say what is wrong with it: an empty list if all is well."""
+    from pdr_graph.llm.client import Sampling
+    from pdr_graph.llm.usage import Spent
+
     sampling = Sampling(
         max_tokens=TRIAL_TOKENS, temperature=0, top_p=1, seed=0, thinking_token_budget=TRIAL_BUDGET
     )

@@ -24,7 +24,7 @@ from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.nodes.toolbox import Toolbox, charged, run_key, tell
 from pdr_graph.state import DraftTask, config_of, read_shared
-from pdr_graph.step import attempt, closing_line
+from pdr_graph.step import attempt, closing_line, weigh
 from pdr_graph.types import Draft, DraftError
 
 T = TypeVar("T")
@@ -94,6 +94,8 @@ class Drafter:
                 _fail(draft, "cut", f"a quorum of {config.quorum:g} was in before it")
             else:
                 await self._fill(draft, reply, ask)
+        if draft["error"] is None:
+            await weigh(ask, self.toolbox.extensions.judge, draft, shared["problem"])
         row = charged(ask.meter)
         draft["seconds"] = round(row["seconds"], 3)
         if draft["error"] is None:
@@ -128,10 +130,6 @@ class Drafter:
             return
         if signals := logprob_signals(reply.logprobs):
             draft["signals"] = signals
-            judge = self.toolbox.extensions.judge
-            fits = judge is not None and judge.model == ask.client.name
-            if judge is not None and fits and (weight := judge.weigh(draft)) is not None:
-                draft["weight"] = weight
         draft["answer"] = answer_kind(ask.config.answer).extract(reply.solution)
         limit, counter = ask.config.solution_tokens, self.toolbox.models.for_run(ask.config).counter
         # The server has counted it, but not for the other models that may read it.

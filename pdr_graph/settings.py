@@ -615,3 +615,20 @@ _NO_SETTINGS = ("PDR_DEBUG", "PDR_DEMO", "PDR_TEST_", "PDR_VERIFY_", "PDR_VLLM_"
 def debug_wanted() -> bool:
     """Tell whether `PDR_DEBUG` asks for tracebacks; read alone, since settings may be malformed."""
     return os.environ.get(f"{PREFIX}DEBUG", "").strip().lower() not in {"", "0", "false", "no"}
+
+
+DEMO_MODELS = ("usual", "tiny")
+
+
+def demo_model() -> str:
+    """Return which model the demonstration runs on, as `PDR_DEMO` says.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    name = os.environ.get(f"{PREFIX}DEMO", "").strip().lower() or DEMO_MODELS[0]
+    if name not in DEMO_MODELS:
+        raise ConfigError(
+            f"{PREFIX}DEMO is {name!r}; it may be {' or '.join(DEMO_MODELS)}, or left out"
+        )
+    return name

@@ -15,7 +15,7 @@ from pdr_graph.distill.notes import contested, evidence, tail, trusted
 from pdr_graph.distill.workspace import pack
 from pdr_graph.errors import CallError
 from pdr_graph.finish import guarded, vote, weighted_vote
-from pdr_graph.judge import TAIL, WINDOW, logprob_signals
+from pdr_graph.judge import TAIL, WINDOW, Evidence, logprob_signals
 from pdr_graph.types import Draft
 from tests.fakes import drafts_with, make_draft, make_step, num_words, prompts_of
 
@@ -197,7 +197,7 @@ class FixedJudge:
 
     weight: float
 
-    def weigh(self, draft: Draft) -> float:
+    async def weigh(self, draft: Draft, evidence: Evidence) -> float:
         """Return the weight, whatever the draft is."""
         return self.weight
 

@@ -19,6 +19,7 @@ blob of a newer one is refused (`FormatVersionError`).
     checkpoint:threads      sorted set of thread ids by ms of their last checkpoint
     checkpoint:{checkpoint:threads}:expiries   those that expire, by ms of that
     checkpoint:{checkpoint:threads}:walked     string: the registry was looked through today
+    checkpoint:trial:<random>       string for a minute at most: a trial write
 
 The hash and the index hold a thread of any length, so two commands refresh its time to live and
 one deletes it. Redis lets the two expire, and whoever writes next removes them from the registry. A
@@ -94,7 +95,7 @@ if TYPE_CHECKING:
     from pdr_checkpoints.lease import Lease
     from pdr_checkpoints.saver import RedisSaver, open_checkpointer
     from pdr_checkpoints.serde import AllowlistSerializer
-    from pdr_checkpoints.session import Health, SaverOptions
+    from pdr_checkpoints.session import Health, SaverOptions, StoreTrial
     from pdr_checkpoints.threads import ThreadInfo
 
 __all__ = [
@@ -113,6 +114,7 @@ __all__ = [
     "SaverOptions",
     "StoreConfigError",
     "StoreRefusedError",
+    "StoreTrial",
     "StoreUnreachableError",
     "ThreadBusyError",
     "ThreadContendedError",
@@ -131,6 +133,7 @@ _HOMES = {
     "Lease": "lease",
     "RedisSaver": "saver",
     "SaverOptions": "session",
+    "StoreTrial": "session",
     "ThreadInfo": "threads",
     "open_checkpointer": "saver",
 }

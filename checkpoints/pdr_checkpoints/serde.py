@@ -201,7 +201,7 @@ class _Builder:
         try:
             import numpy as np
         except ImportError:
-            self._refuse(MissingDependencyError("reading a stored array", "numpy", "eval"))
+            self._refuse(MissingDependencyError("reading a stored array", "numpy"))
         return np.frombuffer(data, dtype=np.dtype(kind)).reshape(shape, order=order)
 
     def _refuse(self, refusal: SaverError | ValueError) -> NoReturn:

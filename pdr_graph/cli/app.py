@@ -103,8 +103,8 @@ _COMMANDS: Mapping[str, _Entry] = {
     ),
     "demo": _Entry(
         "DemoCommand",
-        "solve:demo_command",
-        "Compare four strategies on one problem, with the ledger of each.",
+        "demo:demo_command",
+        "Compare four strategies on eight short problems, or on one of yours, at equal budgets.",
     ),
 }
 """In the order of the help. They are text: pydantic takes longer to load than the list to show."""

@@ -35,7 +35,6 @@ from pdr_graph.eval.problems import load_problems
 from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
 from pdr_graph.eval.runner import Claim, EvalRunner, RunFolder, SampleExecutor
 from pdr_graph.eval.sample import LocalExecutor, RunFacts, SharingClient, sharing_arms
-from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.endpoint import probe_endpoint
 from pdr_graph.llm.models import Models
 from pdr_graph.llm.pool import make_http_client
@@ -232,6 +231,8 @@ class EvalSession:
 
 async def _answer(models: Models) -> bool:
     """Tell whether all endpoints answer now."""
+    from pdr_graph.llm.chat_vllm import ChatVLLM  # late, as `open_client` does
+
     async with make_http_client() as http:
         for client in models.clients:
             model = client.model

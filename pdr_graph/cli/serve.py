@@ -16,7 +16,7 @@ from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig, preset
 from pdr_graph.connect import open_judge, open_models
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.models import Models
 from pdr_graph.nodes.plan import budgets_note, fitted
@@ -33,7 +33,7 @@ try:
     from pdr_graph.serve.runner import RunStore, SolveRunner
     from pdr_graph.serve.server import SolveServer, address_of, listen
 except ModuleNotFoundError as error:
-    raise ConfigError(f"serving needs {error.name}: pip install 'pdr-graph[serve]'") from None
+    raise ConfigError(f"serving needs {error.name}: {install_command('serve')}") from None
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""`pdr-graph solve`, `resume` and `demo`: runs from their store to their results."""
+"""`pdr-graph solve` and `resume`: runs from their store to their results."""
 
 import asyncio
 import shlex
@@ -6,20 +6,14 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
-
-from pdr_graph.cli.commands import CONFIG, DemoCommand, ResumeCommand, RunCommand, SolveCommand
+from pdr_graph.cli.commands import CONFIG, ResumeCommand, RunCommand, SolveCommand
 from pdr_graph.cli.options import Given, flag_of, with_variables
-from pdr_graph.cli.output import Output, one_line, table_of
+from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.run_display import (
     STARTING,
     RunProgress,
-    answer_text,
-    heading,
     result_parts,
     shown,
 )
@@ -292,80 +286,3 @@ def _stated(problem: str) -> str:
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
     return problem
-
-
-DEMO_PROBLEM = "Tom has 3 boxes with 4 apples in each box. How many apples does Tom have?"
-
-DEMO_STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {
-        "long_cot": {},
-        "sr": {"widths": (1,)},
-        "majority": {"widths": (4,), "verifier": "consensus"},
-        "pdr": {"widths": (4, 2), "verifier": "consensus"},
-    }
-)
-"""In the order they are shown; the last is shown in full."""
-
-DEMO_BUDGETS: Mapping[str, object] = MappingProxyType(
-    {"max_tokens": 128, "solution_tokens": 128, "kappa": 192, "seed": 7}
-)
-"""Small enough for a minute on two cores."""
-
-
-def demo_command(command: DemoCommand, output: Output) -> None:
-    """Run each strategy on the problem and show what it answers and costs."""
-    settings, problem = load_settings(**command.settings), command.problem or DEMO_PROBLEM
-    results = asyncio.run(_run_all(problem, settings, output))
-    if output.json:
-        output.show_json([result.to_json() for result in results])
-        return
-    last = results[-1]
-    output.show(
-        Text(),
-        heading(f"problem  {one_line(problem)}"),
-        Text(),
-        _side_by_side(results),
-        Text(),
-        heading(f"{last.config.preset}, in full"),
-        *result_parts(last, inspect_line(last.thread_id, settings, command.settings)),
-    )
-
-
-async def _run_all(problem: str, settings: Settings, output: Output) -> "list[Result]":
-    from pdr_graph.run import Parts, solve
-
-    results = []
-    async with (
-        open_saver(settings, output.say) as saver,
-        open_models(settings, announce=output.say) as models,
-    ):
-        for name, fields in DEMO_STRATEGIES.items():
-            config = small_config(name, {**DEMO_BUDGETS, **fields})
-            output.say(f"{name}: widths {','.join(map(str, config.widths)) or 'none'}")
-            with shown(output, RunProgress(len(config.widths))) as on_event:
-                result = await solve(
-                    problem,
-                    config,
-                    model=models,
-                    checkpointer=saver,
-                    thread_id=f"demo-{name}-{new_thread_id()}",
-                    parts=Parts(on_event=on_event),
-                )
-            results.append(result)
-    return results
-
-
-def _side_by_side(results: "list[Result]") -> Table:
-    titles = ("strategy", "answer", "calls", "B_total", "B_seq", "seconds")
-    rows = [
-        (
-            result.config.preset,
-            answer_text(result.answer),
-            str(sum(row["calls"] for row in result.ledger.rows)),
-            f"{result.ledger.b_total:,}",
-            f"{result.ledger.b_seq:,}",
-            f"{result.seconds:.1f}",
-        )
-        for result in results
-    ]
-    return table_of(titles, rows, text=("answer",))

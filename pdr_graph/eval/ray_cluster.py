@@ -25,7 +25,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
 
 from pdr_graph.connect import open_models
-from pdr_graph.errors import ConfigError, DrainedError, EndpointError, PDRError
+from pdr_graph.errors import ConfigError, DrainedError, EndpointError, PDRError, install_command
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.records import SampleRecord
 from pdr_graph.eval.runner import Claim, ElsewhereError
@@ -179,7 +179,7 @@ def connect(address: str) -> int:
     try:
         import ray
     except ImportError:
-        raise ConfigError("--ray needs Ray: pip install 'pdr-graph[ray]'") from None
+        raise ConfigError(f"--ray needs Ray: {install_command('ray')}") from None
     if address not in {"auto", "local"}:
         _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no report to third parties

@@ -9,7 +9,9 @@ https://inspect.aisi.org.uk/extensions.html
 try:
     import inspect_ai as _inspect_ai  # noqa: F401
 except ImportError:
-    raise ImportError("the solver needs inspect-ai: pip install 'pdr-graph[inspect]'") from None
+    from pdr_graph.errors import install_command
+
+    raise ImportError(f"the solver needs inspect-ai: {install_command('inspect')}") from None
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

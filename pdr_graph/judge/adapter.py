@@ -8,21 +8,17 @@ A draft is weighed by one call of one token: "Is this solution correct?" The lik
 becomes a probability by the two numbers that were fitted on other problems.
 """
 
-import math
 from typing import Literal
 
 from pydantic import FiniteFloat, SecretStr
 
 from pdr_graph.errors import CallError, ConfigError, EndpointAwayError, EndpointError
-from pdr_graph.judge import DraftJudge, Evidence, UnweighedError, probability
+from pdr_graph.judge import DraftJudge, Evidence, UnweighedError, log_odds, probability
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import probe_endpoint
 from pdr_graph.self_check import self_check
 from pdr_graph.types import Draft
-
-_SUREST = 1e-6
-"""Nearer to 0 or 1 the likelihood of a token is not known."""
 
 
 class AdapterJudge(DraftJudge):
@@ -37,13 +33,13 @@ class AdapterJudge(DraftJudge):
     shift: FiniteFloat
     """The weight is sigmoid(scale x log-odds of yes + shift)."""
 
+    def command(self, folder: str = "FOLDER") -> str:
+        """Return the command that serves the adapter; `folder` is the one that judge fit wrote."""
+        return f"vllm serve MODEL --enable-lora --lora-modules {self.adapter}={folder}/adapter"
+
     @property
-    def remedy(self) -> str:
-        """Return how the adapter is served."""
-        return (
-            "serve it beside its model, with vLLM: vllm serve MODEL --enable-lora --lora-modules "
-            f"{self.adapter}=FOLDER/adapter, where FOLDER is what judge fit wrote"
-        )
+    def _remedy(self) -> str:
+        return f"serve it beside its model, as vLLM does by: {self.command()}"
 
     async def meet(self, client: ModelClient) -> None:
         """As `DraftJudge.meet`: refuse a server that does not serve the adapter."""
@@ -60,7 +56,7 @@ class AdapterJudge(DraftJudge):
         except EndpointAwayError:
             raise
         except EndpointError as error:
-            raise ConfigError(f"the judge is an adapter, and {error}; {self.remedy}") from None
+            raise ConfigError(f"the judge is an adapter, and {error}; {self._remedy}") from None
 
     async def weigh(self, draft: Draft, evidence: Evidence) -> float:
         """As `DraftJudge.weigh`, by one call of one token."""
@@ -73,7 +69,7 @@ class AdapterJudge(DraftJudge):
             if error.status != 404:
                 raise
             raise UnweighedError(
-                f"the server has no model named {self.adapter!r}; {self.remedy}"
+                f"the server has no model named {self.adapter!r}; {self._remedy}"
             ) from None
         if said is None:
             raise UnweighedError(
@@ -82,5 +78,4 @@ class AdapterJudge(DraftJudge):
                 else f"the adapter {self.adapter!r} says neither yes nor no; is it the one that "
                 "the judge was fitted with?"
             )
-        said = min(max(said, _SUREST), 1 - _SUREST)
-        return probability(self.scale * math.log(said / (1 - said)) + self.shift)
+        return probability(self.scale * log_odds(said) + self.shift)

@@ -25,7 +25,7 @@ from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, resume, solve, with_input
 from pdr_graph.serve.options import ServeOptions
-from pdr_graph.serve.refusal import RefusalError, shutting_down, thread_busy
+from pdr_graph.serve.refusal import RefusalError, RefusalLog, shutting_down, thread_busy
 from pdr_graph.serve.request import SolveRequest
 from pdr_graph.state import reading, stored_config
 from pdr_graph.trace import TraceRecord
@@ -143,6 +143,7 @@ class Metrics:
         running.set_function(lambda: admission.running)
         waiting = Gauge("pdr_requests_waiting", "Requests that wait for a run", registry=registry)
         waiting.set_function(lambda: admission.waiting)
+        self.refusals = RefusalLog(registry)
         self.thinks: bool | None = None
         """Whether any reply so far held a thought; None before the first reply."""
 

@@ -9,6 +9,8 @@ and does not do, as seen with `xllamacpp` 2026.10:
 - A seed gives the same text alone and in a batch. Any model name is accepted.
 - A prompt longer than a slot's context is refused with 400, `exceed_context_size_error`; an
   answer that reaches its end stops there, with `finish_reason: length`.
+- `/v1/embeddings` gives the last token's hidden state beside chat. It takes text, not messages;
+  `/apply-template` makes text of messages.
 
 `small_config` scales presets down to it: they are made for a GPU and would take it an hour.
 """
@@ -30,7 +32,7 @@ from typing import BinaryIO
 import psutil
 
 from pdr_graph.config import PDRConfig, preset, with_defaults
-from pdr_graph.errors import ConfigError, LocalError
+from pdr_graph.errors import ConfigError, LocalError, install_command
 from pdr_graph.process import guarded, kill_group, module_command, module_environment
 from pdr_graph.servers.data_dir import (
     Announce,
@@ -42,7 +44,13 @@ from pdr_graph.servers.data_dir import (
 )
 from pdr_graph.servers.record import Shelf
 from pdr_graph.servers.server import answers
-from pdr_graph.servers.weights import ANNOUNCE_EVERY_S, SMOLLM2, fetch_weights, find_weights
+from pdr_graph.servers.weights import (
+    ANNOUNCE_EVERY_S,
+    SMOLLM2,
+    Weights,
+    fetch_weights,
+    find_weights,
+)
 from pdr_graph.settings import NO_KEY, Settings
 
 LONGEST_CONTEXT = 8192
@@ -114,8 +122,8 @@ async def embedded_model(
             f"the embedded model reads 1 to {LONGEST_CONTEXT} tokens, not {context_per_slot}"
         )
     if importlib.util.find_spec("xllamacpp") is None:
-        raise LocalError("the embedded model needs xllamacpp: pip install 'pdr-graph[local]'")
-    weights = model_file or await _weights(data_dir, say)
+        raise LocalError(f"the embedded model needs xllamacpp: {install_command('local')}")
+    weights = model_file or await ready_weights(data_dir, say)
     name = served_name or (model_file.stem if model_file else SMOLLM2.name)
     asked = {
         "weights": str(weights.absolute()),
@@ -166,12 +174,17 @@ def gguf_file(model: str | None) -> Path | None:
     return file.resolve()
 
 
-async def _weights(data_dir: Path, say: Announce) -> Path:
-    if found := await asyncio.to_thread(find_weights, data_dir):
+async def ready_weights(data_dir: Path, say: Announce, *, weights: Weights = SMOLLM2) -> Path:
+    """Return the weights of a model, fetched on first use.
+
+    Raises:
+        LocalError: They cannot be had.
+    """
+    if found := await asyncio.to_thread(find_weights, data_dir, weights=weights):
         return found
     stop = threading.Event()
     try:
-        return await asyncio.to_thread(fetch_weights, data_dir, say, stop=stop)
+        return await asyncio.to_thread(fetch_weights, data_dir, say, weights=weights, stop=stop)
     finally:
         stop.set()  # a cancelled task leaves its thread behind: end the download too
 

@@ -1,20 +1,12 @@
-r"""Trains a judge: a LoRA adapter that answers whether a solution is correct, by Yes or No.
+"""Trains a judge: a LoRA adapter that answers whether a solution is correct, by Yes or No.
 
 A verifier of a model's own solutions, as Cobbe and others' (arXiv 2110.14168), that answers by a
 token of its vocabulary (2408.15240), so that a server of the model serves the adapter too. Only
-that token is learnt. A line of the data::
-
-    {"problem_id": "q7", "problem": "What is 6 x 7?", "solution": "… \\boxed{42}", "correct": true}
-
-Problems are divided, never drafts. Of a part that learns, some problems tell when to stop and how
-margins become probabilities (Platt's sigmoid). Right and wrong drafts of a problem are learnt in
-equal numbers: what all drafts of a problem share tells nothing that changes a choice.
+that token is learnt. `train/judge_data.py` says from which drafts.
 """
 
 import hashlib
 import json
-import math
-import random
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +14,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
-from pdr_graph.answers import answer_kind, clusters
-from pdr_graph.errors import ConfigError
-from pdr_graph.eval.json_lines import json_object
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.judge_fit import Ballot, JudgeFit, judge_report
 from pdr_graph.judge import probability
 from pdr_graph.judge.adapter import AdapterJudge
@@ -34,14 +24,20 @@ from pdr_graph.policy.folder import refuse_missing
 from pdr_graph.prompts import Prompts
 from pdr_graph.self_check import NO, SELF_CHECK, YES, word_of
 from pdr_graph.train.checkpoint import WholeCheckpoints, last_checkpoint, staging, sweep, writable
+from pdr_graph.train.judge_data import (
+    CheckedDraft,
+    ProblemSplit,
+    auc_within,
+    balanced,
+    calibrated,
+    splits_of,
+)
 from pdr_graph.train.models import open_tokenizer, quiet_libraries, uses_cpu
-from pdr_graph.types import Draft
 
 try:
     import torch
     from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
     from safetensors import SafetensorError
-    from sklearn.linear_model import LogisticRegression
     from torch.nn import functional
     from transformers import (
         AutoModelForCausalLM,
@@ -52,30 +48,16 @@ try:
     )
     from transformers.trainer_callback import PrinterCallback
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
-REMEDY = "a line has problem_id, problem, solution and correct"
 ADAPTER = "adapter"
 """Folder of the trained adapter, in the folder of the judge."""
 _WORK = ".training"
 """Folder of checkpoints and margins while a judge is trained."""
 LEAST_PROBLEMS = 8
 """With right and wrong drafts, in the part that learns."""
-_HELD, _STOPPING = 0.25, 0.2
-"""Share of the problems that are held out, and of the others those that tell when to stop."""
 _SCORED_ROWS = 8
 """Drafts that are scored at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedDraft:
-    """A draft whose answer was compared with the gold one."""
-
-    problem_id: str
-    problem: str
-    """What the draft was asked, before the chat template."""
-    solution: str
-    correct: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,118 +88,15 @@ class JudgeTraining:
     seed: int = 0
 
 
-OnProgress = Callable[[str], None]
-"""Receives a line on what is done."""
+class OnProgress(Protocol):
+    """Receives a line on what is done."""
+
+    def __call__(self, line: str, *, milestone: bool) -> None:
+        """Take a line; a milestone is one that a reader wants to find again."""
 
 
-def read_checked(file: Path) -> list[CheckedDraft]:
-    """Read drafts.
-
-    Raises:
-        ConfigError: the file cannot be read, or a line is no draft.
-    """
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError as error:
-        raise ConfigError(f"drafts {str(file)!r} cannot be read: {error.strerror}") from None
-    drafts = [
-        _checked(json_object(line, f"{file} line {number}", REMEDY), f"{file} line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if not drafts:
-        raise ConfigError(f"drafts {str(file)!r} holds none; {REMEDY}")
-    return drafts
-
-
-def _checked(row: Mapping[str, Any], where: str) -> CheckedDraft:  # Any: as JSON has it
-    for name in ("problem_id", "problem", "solution"):
-        if not isinstance(row.get(name), str):
-            raise ConfigError(f"{where}: {name!r} is no text; {REMEDY}")
-    if not isinstance(row.get("correct"), bool):
-        raise ConfigError(f"{where}: 'correct' is neither true nor false; {REMEDY}")
-    return CheckedDraft(row["problem_id"], row["problem"], row["solution"], row["correct"])
-
-
-# -------------------------------------------------------------------------------- which learn
-
-
-@dataclass(frozen=True, slots=True)
-class ProblemSplit:
-    """Ids of problems: those that learn, those that tell when to stop, those that are judged."""
-
-    learning: frozenset[str]
-    stopping: frozenset[str]
-    judged: frozenset[str]
-
-
-def splits_of(problems: Sequence[str], folds: int, seed: int) -> list[ProblemSplit]:
-    """Divide problems; the last split is that of the adapter which is kept.
-
-    Args:
-        problems: Their ids.
-        folds: 1 holds a quarter out; more judge each problem once, and a last split learns from
-            all.
-        seed: Of the division.
-    """
-    order = sorted(set(problems))
-    random.Random(seed).shuffle(order)
-    if folds == 1:
-        return [_split(order, set(order[: max(1, round(_HELD * len(order)))]))]
-    parts = [set(order[fold::folds]) for fold in range(folds)]
-    return [_split(order, part) for part in [*parts, set()]]
-
-
-def _split(order: Sequence[str], judged: set[str]) -> ProblemSplit:
-    others = [each for each in order if each not in judged]
-    num_stopping = max(1, round(_STOPPING * len(others)))
-    return ProblemSplit(
-        frozenset(others[num_stopping:]), frozenset(others[:num_stopping]), frozenset(judged)
-    )
-
-
-def balanced(drafts: Sequence[CheckedDraft], per_kind: int, seed: int) -> list[CheckedDraft]:
-    """Return as many right drafts as wrong ones of each problem; none of one without either."""
-    by_problem: dict[str, tuple[list[CheckedDraft], list[CheckedDraft]]] = {}
-    for draft in drafts:
-        by_problem.setdefault(draft.problem_id, ([], []))[draft.correct].append(draft)
-    rng = random.Random(seed)
-    taken = []
-    for wrong, right in by_problem.values():
-        number = min(len(wrong), len(right), per_kind)
-        taken += rng.sample(wrong, number) + rng.sample(right, number)
-    return taken
-
-
-def auc_within(drafts: Sequence[CheckedDraft], margins: Sequence[float]) -> float:
-    """Return how often a right draft has a larger margin than a wrong one of the same problem.
-
-    The mean over problems that have both, 0.5 where there is none. A tie is half of it.
-    """
-    by_problem: dict[str, tuple[list[float], list[float]]] = {}
-    for draft, margin in zip(drafts, margins, strict=True):
-        by_problem.setdefault(draft.problem_id, ([], []))[draft.correct].append(margin)
-    shares = [
-        sum((r > w) + (r == w) / 2 for r in right for w in wrong) / (len(right) * len(wrong))
-        for wrong, right in by_problem.values()
-        if wrong and right
-    ]
-    return sum(shares) / len(shares) if shares else 0.5
-
-
-def calibrated(margins: Sequence[float], correct: Sequence[bool]) -> tuple[float, float]:
-    """Return a and b such that sigmoid(a margin + b) is the chance that a draft is right.
-
-    a is 0 or more: margins that tell nothing, or the contrary, give all drafts the same weight.
-    """
-    right = sum(correct)
-    rate = (right + 1) / (len(correct) + 2)
-    flat = 0.0, math.log(rate / (1 - rate))
-    if right in {0, len(correct)}:
-        return flat
-    model = LogisticRegression(max_iter=1000).fit([[each] for each in margins], correct)
-    scale, shift = float(model.coef_[0][0]), float(model.intercept_[0])
-    return (scale, shift) if scale > 0 else flat
+def _silence(line: str, *, milestone: bool) -> None:
+    """Tell nobody."""
 
 
 # ---------------------------------------------------------------------------------- the model
@@ -304,7 +183,8 @@ def score(
             for index, margin in zip(part, question.margins(logits).tolist(), strict=True):
                 found[index] = margin
             if tell is not None:
-                tell(f"scored {start + len(part):,} of {len(order):,} drafts")
+                done = f"scored {start + len(part):,} of {len(order):,} drafts"
+                tell(done, milestone=False)
     model.train(was_training)
     return found
 
@@ -362,7 +242,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no type
             self._tell(
                 f"epoch {state.epoch:.2f} of {args.num_train_epochs:g}, update "
                 f"{state.global_step:,} of {state.max_steps:,}, loss {float(logs['loss']):.3f}, "
-                f"{self._tokens() / max(self._seconds, 1e-9):,.0f} tokens a second"
+                f"{self._tokens() / max(self._seconds, 1e-9):,.0f} tokens a second",
+                milestone=False,
             )
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -375,7 +256,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no type
             _save_adapter(more["model"], self._place)
         self._tell(
             f"epoch {len(history)}: a right draft scores above a wrong one of its problem in "
-            f"{reached:.3f} of pairs (best {max(history):.3f})"
+            f"{reached:.3f} of pairs (best {max(history):.3f})",
+            milestone=True,
         )
         control.should_training_stop |= len(history) - 1 - best >= self.patience
 
@@ -419,7 +301,7 @@ def train_judge(
     out: Path,
     *,
     prompts: Prompts,
-    tell: OnProgress = lambda line: None,
+    tell: OnProgress = _silence,
 ) -> TrainedJudge:
     """Train an adapter, and weigh the drafts of problems that it has not seen.
 
@@ -518,8 +400,9 @@ class _Part:
         rows = balanced(
             [self.drafts[i] for i in learning], self.settings.per_kind, self.settings.seed
         )
-        encoded = [{"ids": self.question.ids(row), "correct": row.correct} for row in rows]
-        encoded = [row for row in encoded if len(row["ids"]) <= self.settings.max_tokens]
+        asked = [(self.question.ids(row), row.correct) for row in rows]
+        most = self.settings.max_tokens
+        encoded = [{"ids": ids, "correct": right} for ids, right in asked if len(ids) <= most]
         problems = {each.problem_id for each in rows}
         if len(problems) < LEAST_PROBLEMS or not encoded:
             raise ConfigError(
@@ -644,57 +527,6 @@ ITSELF = "the model itself, asked"
 """Name of the judge that is no adapter, in a report."""
 
 
-async def ballots_of_lines(file: Path, prompts: Prompts) -> list[Ballot]:
-    """Return the drafts of a file as ballots, for the answer kind `math`.
-
-    Raises:
-        ConfigError: the file cannot be read, a line is no draft, or none states an answer.
-    """
-    kind = answer_kind("math")
-    answer_format = prompts.render("answer_math")
-    by_problem: dict[str, list[CheckedDraft]] = {}
-    for draft in read_checked(file):
-        by_problem.setdefault(draft.problem_id, []).append(draft)
-    ballots = []
-    for problem, drafts in by_problem.items():
-        answers = [kind.extract(each.solution) for each in drafts]
-        told = [(a, d) for a, d in zip(answers, drafts, strict=True) if a is not None]
-        if not told:
-            continue
-        groups = await clusters(kind, [answer for answer, _ in told])
-        ballots.append(
-            Ballot(
-                problem_id=problem,
-                drafts=tuple(_draft(number, *each) for number, each in enumerate(told)),
-                correct=tuple(draft.correct for _, draft in told),
-                groups=tuple(map(tuple, groups)),
-                voters=len(drafts),
-                prompt=prompts.render(
-                    "draft", problem=drafts[0].problem, answer_format=answer_format
-                ),
-                solutions=tuple(draft.solution for _, draft in told),
-            )
-        )
-    if not ballots:
-        raise ConfigError(f"no draft of {str(file)!r} states an answer")
-    return ballots
-
-
-def _draft(index: int, answer: str, draft: CheckedDraft) -> Draft:
-    return Draft(
-        round=1,
-        index=index,
-        solution=draft.solution,
-        answer=answer,
-        tokens=0,
-        truncated=False,
-        error=None,
-        detail="",
-        seed=0,
-        seconds=0.0,
-    )
-
-
 def fit_adapter(
     ballots: Sequence[Ballot],
     settings: JudgeTraining,
@@ -702,7 +534,7 @@ def fit_adapter(
     *,
     judge: AdapterJudge,
     prompts: Prompts,
-    tell: OnProgress = lambda line: None,
+    tell: OnProgress = _silence,
 ) -> JudgeFit:
     """Train an adapter on drafts whose texts are known, and say what its judgement is worth.
 
@@ -723,7 +555,9 @@ def fit_adapter(
         for solution, correct in zip(ballot.solutions, ballot.correct, strict=True)
     ]
     made = train_judge(drafts, settings, out, prompts=prompts, tell=tell)
-    judged, rows, start = [], [], 0
+    judged: list[Ballot] = []
+    rows: list[int] = []
+    start = 0
     for ballot in ballots:
         places = range(start, start + len(ballot.solutions))
         start += len(places)

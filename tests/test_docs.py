@@ -157,7 +157,7 @@ def is_program(words: list[str]) -> None:
     """`pdr-graph …` is read as the program reads it, every option known."""
     if words[1:] in (["--version"], ["--help"]):
         return
-    command = get_command(make_app()).commands[words[1]]
+    command = get_command(make_app(words[1])).commands[words[1]]
     if words[2:] != ["--help"]:
         command.make_context(words[1], words[2:])
 

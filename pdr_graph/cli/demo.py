@@ -93,7 +93,7 @@ PROMPTS: Mapping[str, str] = MappingProxyType(
         "draft_prompt": f"{_EXAMPLES}\nProblem: $problem\nSolution:",
         "improve_prompt": (
             f"{_EXAMPLES}\nAttempts at the next problem, which may be wrong:\n$workspace\n\n"
-            "Problem: $problem\nSolution:"
+            "Solve it in one line, as above. $answer_format\n\nProblem: $problem\nSolution:"
         ),
         "distill_prompt": (
             "Problem: $problem\n\n$candidates\n\nIn at most $words words: which final answers do "

@@ -107,12 +107,12 @@ REFUSALS: Final = {
     ),
     "NOAUTH": Refusal(
         "refused the client: it wants a password",
-        "put it into the URL, as in redis://USER:PASSWORD@HOST:PORT",
+        "put it into the URL, as in redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT",
         passes=False,
     ),
     "WRONGPASS": Refusal(
         "refused the client: user or password is wrong",
-        "correct them in the URL, as in redis://USER:PASSWORD@HOST:PORT",
+        "correct them in the URL, as in redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT",
         passes=False,
     ),
 }

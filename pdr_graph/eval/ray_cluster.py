@@ -31,6 +31,7 @@ from pdr_graph.eval.records import SampleRecord
 from pdr_graph.eval.runner import Claim, ElsewhereError
 from pdr_graph.eval.sample import LocalExecutor, RunFacts, Sample
 from pdr_graph.events import OnEvent
+from pdr_graph.judge import DraftJudge
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
 from pdr_graph.settings import Settings
@@ -69,6 +70,8 @@ class WorkerKit:
     facts: RunFacts
     traced: bool
     """Whether model calls are returned in full."""
+    weigher: DraftJudge | None = None
+    """Weighs drafts, in the arms that ask for weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,7 @@ class Worker:
                     judge=kit.judge,
                     parts=Parts(prompts=kit.prompts, control=self._control),
                     facts=kit.facts,
+                    weigher=kit.weigher,
                 )
             return self._executor
 

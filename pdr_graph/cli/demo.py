@@ -29,7 +29,7 @@ from pdr_graph.cli.run_display import (
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.solve import inspect_line
 from pdr_graph.cli.store import Saver, open_saver
-from pdr_graph.config import PDRConfig, preset
+from pdr_graph.config import RECOMMENDED, PDRConfig, preset
 from pdr_graph.connect import open_client
 from pdr_graph.errors import CallError, QuorumError
 from pdr_graph.eval.budgets import most_calls
@@ -67,10 +67,10 @@ STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "long_cot": {},
         "sr": {"widths": (1, 1)},
         "pdr": {"widths": (4,)},
-        "vote_first": {},
+        RECOMMENDED: {},
     }
 )
-"""In the order they are run. The last is the recommended preset."""
+"""In the order they are run."""
 IN_FULL = "pdr"
 """The strategy whose run on a problem of the user's is shown in full: it has most parts."""
 

@@ -41,7 +41,7 @@ ALARM = "#a61b1b"
 FEW_PROBLEMS = 30
 """Below so many problems, an interval of accuracy spans up to 36 points and more (a share of half,
 at 95 %): arms cannot be told apart."""
-ALIKE = 0.03
+ALIKE = 0.04
 """Part of the axis within which two costs count as equal."""
 FORMATS = ("png", "svg")
 NARROW, WIDE = 5, 400
@@ -75,7 +75,7 @@ def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 def plot(comparison: Comparison, what: str) -> Figure:
     """Return the plot of accuracy against `b_seq` or `b_total`, one point for each arm."""
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
     axes = figure.subplots()
     shown = [arm for arm in comparison.arms if what in arm.cost]
     shifts = side_by_side([arm.cost[what].mean.value for arm in shown])
@@ -102,7 +102,8 @@ def plot(comparison: Comparison, what: str) -> Figure:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if shown:
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+        # Below: beside it, the plot would have half of a phone's width.
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
@@ -137,10 +138,9 @@ def side_by_side(costs: Sequence[float]) -> list[float]:
 
 
 def _shifted(spent: Estimate, factor: float) -> Estimate:
-    ends = spent.interval
-    if ends is not None:
-        ends = replace(ends, low=ends.low * factor, high=ends.high * factor)
-    return replace(spent, value=spent.value * factor, interval=ends)
+    ends = {"low": spent.low, "high": spent.high}
+    moved = {name: end if end is None else end * factor for name, end in ends.items()}
+    return replace(spent, value=spent.value * factor, **moved)
 
 
 def _heights(arms: Sequence[ArmSummary]) -> tuple[float, float]:

@@ -514,7 +514,7 @@ class _Table:
                 correct.append(float(right))
                 problem.append(float(place))
                 ballot.append(float(number))
-        blocks, names = dict(states or {}), ()
+        blocks, names = dict(states or {}), tuple[str, ...]()
         told = [each for each in rows if each is not None]
         if len(told) == len(rows):
             features = np.asarray([[each[name] for name in FEATURES] for each in told])

@@ -136,7 +136,10 @@ class Rules:
     answer_format: str = "The answer is \\boxed{{{answer}}}."
     replies: list[Json] = field(default_factory=list)
     """[{"contains": text, "answers": [...]} or {"contains": text, "content": text}]; the first
-    whose text is in a message holds for the call."""
+    whose text is in a message holds for the call. Its `top`, {token: log-probability}, are the
+    alternatives of each token."""
+    tells_alternatives: bool = True
+    """Whether `top_logprobs` is heeded."""
     empty: bool = False
     """Replies have no content."""
     finish_reason: str | None = None
@@ -261,12 +264,17 @@ class Reply:
         return len(self.thought) + len(self.content)
 
 
+def scripted_for(rules: Rules, messages: list[Json]) -> Json:
+    """Return the rule for a reply to these messages, empty if there is none."""
+    return next(
+        (r for r in rules.replies if any(r["contains"] in text_of(m) for m in messages)), {}
+    )
+
+
 def write_reply(rules: Rules, body: Json, draw: Random, limit: int | None) -> Reply:
     """Invent a reply from nothing but the rules, the request and the draw; cut it at `limit`."""
     messages: list[Json] = body["messages"]
-    scripted = next(
-        (r for r in rules.replies if any(r["contains"] in text_of(m) for m in messages)), {}
-    )
+    scripted = scripted_for(rules, messages)
     choices = scripted.get("answers", rules.answers)
     answer = draw.choice(choices) if choices else str(draw.randrange(1000))
     ending = pieces(rules.answer_format.format(answer=answer))
@@ -304,13 +312,17 @@ def write_reply(rules: Rules, body: Json, draw: Random, limit: int | None) -> Re
     return Reply(thought, content, rules.finish_reason or finish)
 
 
-def logprobs_of(tokens: Sequence[str], top: int) -> Json:
-    """Invent the log-probability of every token."""
+def logprobs_of(tokens: Sequence[str], top: int, likely: Mapping[str, float]) -> Json:
+    """Invent the log-probability of every token; the alternatives are those that are likely."""
     rows = []
+    others = [
+        {"token": token, "logprob": p, "bytes": list(token.encode())}
+        for token, p in sorted(likely.items(), key=lambda each: -each[1])
+    ]
     for token in tokens:
         p = -(zlib.crc32(token.encode()) % 1000) / 1000
         row: Json = {"token": token, "logprob": p, "bytes": list(token.encode())}
-        rows.append({**row, "top_logprobs": [row] * min(top, 1)})
+        rows.append({**row, "top_logprobs": (others or [row])[:top]})
     return {"content": rows}
 
 
@@ -665,8 +677,9 @@ class _Call:
         if reply.thought and self.rules.reasoning:
             message[self.rules.reasoning] = "".join(reply.thought)
         choice: Json = {"index": index, "message": message, "finish_reason": reply.finish_reason}
-        top = body.get("top_logprobs") or 0
-        choice["logprobs"] = logprobs_of(tokens, top) if body.get("logprobs") else None
+        top = (body.get("top_logprobs") or 0) * self.rules.tells_alternatives
+        likely = scripted_for(self.rules, body["messages"]).get("top", {})
+        choice["logprobs"] = logprobs_of(tokens, top, likely) if body.get("logprobs") else None
         if body.get("return_token_ids"):
             choice["token_ids"] = token_ids(tokens)
         return choice
@@ -701,7 +714,7 @@ class _Call:
                     delta = {"index": index, "delta": {name: "".join(piece)}}
                     choice: Json = delta | {"finish_reason": None, "logprobs": None}
                     if body.get("logprobs"):
-                        choice["logprobs"] = logprobs_of(piece, body.get("top_logprobs") or 0)
+                        choice["logprobs"] = logprobs_of(piece, body.get("top_logprobs") or 0, {})
                     if body.get("return_token_ids"):
                         choice["token_ids"] = token_ids(piece)
                     sent, chunks = sent + len(piece), chunks + 1

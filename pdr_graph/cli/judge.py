@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +11,17 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import EvalCommand, JudgeCommand
 from pdr_graph.cli.compare import need
+from pdr_graph.cli.live import Bar, Board, LiveDisplay
 from pdr_graph.cli.output import Output, table_of
-from pdr_graph.connect import judge_places
+from pdr_graph.connect import judge_places, open_client
 from pdr_graph.errors import ConfigError
 from pdr_graph.judge import DraftJudge, JudgePlaces, read_judge
+from pdr_graph.judge.adapter import AdapterJudge
+from pdr_graph.prompts import Prompts
 from pdr_graph.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from pdr_graph.eval.judge_fit import JudgeReport, StateSource
+    from pdr_graph.eval.judge_fit import JudgeReport, SelfChecker, StateSource
     from pdr_graph.eval.records import EvalRun
     from pdr_graph.eval.stats import Estimate, PairedDifference
 
@@ -36,18 +40,27 @@ def judge_command(command: JudgeCommand, output: Output) -> None:
     from pdr_graph.eval.records import read_run
 
     settings = load_settings(**command.settings)
-    places = judge_places(settings)
-    if command.data is not None:
-        runs = [read_run(_sampled(command, output))]
-    else:
-        runs = [read_run(folder) for folder in command.runs]
+    folders = command.runs if command.data is None else (_sampled(command, output),)
     written: list[Path] = []
+    if command.kind == "adapter" and command.action == "fit":
+        report = _trained(command, folders, settings, output)
+        assert command.out is not None  # checked above
+        written.append(command.out)
+        return _show(command, report, written, output)
+    places = judge_places(settings)
+    runs = [read_run(folder) for folder in folders]
     if command.action == "fit":
-        report = asyncio.run(_fit(command, runs, places, output))
+        report = asyncio.run(_fit(command, runs, settings, places, output))
         assert command.out is not None  # checked above
         written.append(command.out)
     else:
         report = asyncio.run(_score(command, runs, settings, output))
+    _show(command, report, written, output)
+
+
+def _show(
+    command: JudgeCommand, report: "JudgeReport", written: list[Path], output: Output
+) -> None:
     if command.plots is not None:
         from pdr_graph.eval.comparison_page import draw_report
 
@@ -80,6 +93,8 @@ def _check(command: JudgeCommand) -> None:
     if command.data is not None and (not fits or command.runs):
         what = "takes no --data" if not fits else "takes RUN or --data, not both"
         raise ConfigError(f"judge {command.action} {what}")
+    if command.further and (not fits or command.kind != "signals"):
+        raise ConfigError("--with goes with judge fit --kind signals alone")
     if not command.runs and command.data is None:
         raise ConfigError(f"judge {command.action} needs a RUN, a folder that pdr-graph eval wrote")
 
@@ -109,19 +124,115 @@ def _sampled(command: JudgeCommand, output: Output) -> Path:
 
 
 async def _fit(
-    command: JudgeCommand, runs: Sequence["EvalRun"], places: JudgePlaces, output: Output
+    command: JudgeCommand,
+    runs: Sequence["EvalRun"],
+    settings: Settings,
+    places: JudgePlaces,
+    output: Output,
 ) -> "JudgeReport":
-    from pdr_graph.eval.judge_fit import fit_judge
+    async with AsyncExitStack() as stack:
+        checker = None
+        if command.further:
+            from pdr_graph.eval.judge_fit import SelfChecker
+
+            client = await stack.enter_async_context(open_client(settings, announce=output.say))
+            question = Prompts.load(settings.prompts).templates["self_check"]
+            checker = SelfChecker(client, question, output.say)
+        return await _fitted(command, runs, places, checker, output)
+
+
+async def _fitted(
+    command: JudgeCommand,
+    runs: Sequence["EvalRun"],
+    places: JudgePlaces,
+    checker: "SelfChecker | None",
+    output: Output,
+) -> "JudgeReport":
+    from pdr_graph.eval.judge_fit import NUM_FOLDS, fit_judge
 
     source = None
     if command.kind == "hidden" or (command.kind == "best" and (places.states or places.url)):
         source = await _source(places, command.layers, runs, output)
     made = await fit_judge(
-        runs, kind=command.kind, source=source, folds=command.folds, seed=command.seed
+        runs,
+        kind="signals" if command.kind == "adapter" else command.kind,
+        source=source,
+        checker=checker,
+        folds=command.folds or NUM_FOLDS,
+        seed=command.seed,
     )
     assert command.out is not None
     made.judge.save(command.out)
     return made.report
+
+
+def _trained(
+    command: JudgeCommand, folders: Sequence[Path], settings: Settings, output: Output
+) -> "JudgeReport":
+    """Train an adapter on the drafts of runs, or of a file of JSON lines.
+
+    Raises:
+        ConfigError: no weights are named, the drafts or the weights cannot be read, or too few
+            problems have right and wrong drafts.
+    """
+    weights = settings.judge_weights
+    if weights is None or not weights.is_dir():
+        named = "" if weights is None else f", and {str(weights)!r} is none"
+        raise ConfigError(
+            "judge fit --kind adapter trains an adapter of the model whose drafts it judges; name "
+            f"the model's folder by --judge-weights{named}"
+        )
+    need("an adapter", "torch", "peft", of="train")
+    assert command.out is not None  # checked before
+    prompts = Prompts.load(settings.prompts)
+    board = _FitBoard()
+    with LiveDisplay(output, board) as display:
+        from pdr_graph.train.judge import JudgeTraining, fit_adapter
+        from pdr_graph.train.judge_data import kept_drafts
+
+        ballots, model, data = asyncio.run(kept_drafts(folders, prompts))
+        training = JudgeTraining(
+            weights.expanduser(),
+            folds=command.folds or 1,
+            epochs=command.epochs,
+            first_layer=command.first_layer,
+            learning_rate=command.learning_rate,
+            threads=command.threads,
+            seed=command.seed,
+        )
+        judge = AdapterJudge(
+            model=settings.model or model or weights.name,
+            adapter=command.adapter,
+            question="",
+            scale=1.0,
+            shift=0.0,
+            data=data,
+        )
+
+        def tell(line: str, *, milestone: bool) -> None:
+            board.line = line
+            if milestone:
+                display.say(line)
+
+        made = fit_adapter(ballots, training, command.out, judge=judge, prompts=prompts, tell=tell)
+    assert isinstance(made.judge, AdapterJudge)  # as it was handed in
+    output.say(f"serve the adapter beside its model: {made.judge.command(str(command.out))}")
+    return made.report
+
+
+class _FitBoard(Board):
+    """How far a training is."""
+
+    silence_s = 10.0
+    line = "loading torch, transformers and peft"
+
+    def bars(self) -> Sequence[Bar]:
+        """Return it as one line."""
+        return [Bar(self.line)]
+
+    def lines(self) -> Sequence[str]:
+        """Return it as it is."""
+        return [self.line]
 
 
 async def _score(

@@ -56,7 +56,9 @@ from pdr_graph.judge.hidden import (
     judged_turns,
     unit_length,
 )
+from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.usage import Spent
+from pdr_graph.self_check import SELF_CHECK, self_check
 from pdr_graph.types import Draft, Vote
 
 Kind = Literal["signals", "hidden", "best"]
@@ -332,7 +334,12 @@ def _draft(record: DraftRecord) -> Draft:
     return draft
 
 
-def _one_model(runs: Sequence[EvalRun]) -> str:
+def one_model(runs: Sequence[EvalRun]) -> str:
+    """Return the model whose drafts these runs hold.
+
+    Raises:
+        ConfigError: they are of several.
+    """
     models = sorted({run.header["model"] for run in runs})
     if len(models) > 1:
         raise ConfigError(
@@ -443,6 +450,66 @@ def state_key(turns: Turns) -> str:
     return hashlib.sha256(json.dumps(list(turns)).encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True, slots=True)
+class SelfChecker:
+    """Asks the model about the drafts that a judge is fitted on, one token for each."""
+
+    client: ModelClient
+    question: str
+    """Template with $problem and $candidates."""
+    tell: Tell = lambda line: None
+    """Told how it proceeds."""
+
+    async def checked(
+        self, ballots: Sequence[Ballot], model: str, notes: list[str]
+    ) -> list[Ballot]:
+        """Return ballots whose drafts all have the signal; what records hold is not asked again.
+
+        Raises:
+            ConfigError: the client asks another model, or no ballot is left.
+        """
+        if self.client.name != model:
+            raise ConfigError(
+                f"the drafts are of {model!r}, and {self.client.name!r} would be asked about them; "
+                "name the drafts' own model by --model and its endpoint by --base-url"
+            )
+        spent, found = Spent(), []
+        for number, ballot in enumerate(ballots, start=1):
+            said = await asyncio.gather(
+                *(
+                    self._asked(ballot.prompt, draft, text, spent)
+                    for draft, text in zip(ballot.drafts, ballot.solutions, strict=True)
+                )
+            )
+            if all(SELF_CHECK in draft.get("signals", {}) for draft in said):
+                found.append(replace(ballot, drafts=tuple(said)))
+            if number % _BALLOTS_AT_ONCE == 0 or number == len(ballots):
+                self.tell(f"asked about the drafts of {number} of {len(ballots)} problems")
+        why = (
+            "its server does not tell the likeliest tokens"
+            if self.client.lacks_alternatives
+            else "it says neither yes nor no, or calls failed"
+        )
+        if not found:
+            raise ConfigError(f"{model!r} could not be asked about any draft: {why}")
+        if len(found) < len(ballots):
+            notes.append(f"{len(ballots) - len(found)} of {len(ballots)} are left out: {why}")
+        notes.append(
+            f"asking about the drafts took {spent.requests:,} calls, {spent.total:,} tokens"
+        )
+        return found
+
+    async def _asked(self, prompt: str, draft: Draft, text: str, spent: Spent) -> Draft:
+        signals = draft.get("signals", {})
+        if SELF_CHECK in signals:
+            return draft
+        try:
+            said = await self_check(self.client, self.question, prompt, text, spent)
+        except CallError:
+            said = None  # counted, and said if any draft lacks it
+        return draft if said is None else Draft({**draft, "signals": {**signals, SELF_CHECK: said}})
+
+
 # ------------------------------------------------------------------------------------ fitting
 
 SIGNALS = "signals"
@@ -521,6 +588,8 @@ class _Table:
             varied = np.ptp(features, axis=0) > 0
             names = tuple(name for name, keep in zip(FEATURES, varied, strict=True) if keep)
             blocks[SIGNALS] = features[:, varied]
+            if all(SELF_CHECK in each for each in told):
+                blocks[SELF_CHECK] = np.asarray([[each[SELF_CHECK]] for each in told])
         return cls(
             ballots, names, blocks, np.asarray(correct), np.asarray(problem), np.asarray(ballot)
         )
@@ -658,6 +727,13 @@ def _network(scaled: Floats, correct: Floats, penalty: float) -> NetworkProbe:
     )
 
 
+_CHECKED = "signals and self-check"
+
+
+def _checked_recipe(table: _Table, rows_D: NDArray[np.bool_]) -> Recipe:
+    return Recipe((SIGNALS, SELF_CHECK), 1.0)
+
+
 def _signals_recipe(table: _Table, rows_D: NDArray[np.bool_]) -> Recipe:
     return Recipe((SIGNALS,), 1.0)
 
@@ -690,6 +766,7 @@ async def fit_judge(
     *,
     kind: Kind = "signals",
     source: StateSource | None = None,
+    checker: SelfChecker | None = None,
     folds: int = NUM_FOLDS,
     seed: int = 0,
 ) -> JudgeFit:
@@ -699,6 +776,8 @@ async def fit_judge(
         runs: Of one model.
         kind: `best` is the one whose vote is better; where they are equal, that of signals.
         source: Where hidden states are read; None for a judge of signals.
+        checker: Asks the model about each draft, which a judge of signals then looks at too; None
+            asks nothing.
         folds: Parts that the problems are divided into, to measure it.
         seed: Of the division.
 
@@ -706,9 +785,12 @@ async def fit_judge(
         ConfigError: the runs are of several models, the drafts lack what the judge looks at, or too
             few problems have right drafts and wrong ones.
     """
-    model = _one_model(runs)
+    model = one_model(runs)
     notes: list[str] = []
-    if kind == "signals" or source is None:
+    if checker is not None:
+        found = await ballots_of(runs, texts=True)
+        table = _Table.of(await checker.checked(found, model, notes))
+    elif kind == "signals" or source is None:
         table = _Table.of(await ballots_of(runs))
     else:
         table = await _table_with_states(runs, source, notes)
@@ -721,7 +803,7 @@ async def fit_judge(
             f"{LEAST_PROBLEMS} are needed; evaluate more problems, or some of another difficulty"
         )
     folds = min(folds, table.num_problems)
-    layers = tuple(name for name in table.blocks if name != SIGNALS)
+    layers = tuple(name for name in table.blocks if name not in {SIGNALS, SELF_CHECK})
     choosers: dict[str, _Chooser] = {}
     if layers:
         choosers["hidden state"] = _HiddenRecipe(layers, seed)
@@ -731,12 +813,14 @@ async def fit_judge(
             choosers |= {f"hidden state, {name}": _HiddenRecipe((name,), seed) for name in layers}
     if SIGNALS in table.blocks:
         choosers[SIGNALS] = _signals_recipe
+    if checker is not None and SELF_CHECK in table.blocks:
+        choosers[_CHECKED] = _checked_recipe
     apart = {
         name: table.weighed_apart(choose, folds=folds, seed=seed)
         for name, choose in choosers.items()
     }
     hidden = JOINED if JOINED in choosers else "hidden state"
-    main = hidden if kind == "hidden" else SIGNALS
+    main = hidden if kind == "hidden" else _CHECKED if checker is not None else SIGNALS
     if kind == "best" and layers:
         among = [name for name in (SIGNALS, hidden) if name in choosers]
         worth = {name: float(table.judged_P(apart[name]).mean()) for name in among}
@@ -747,10 +831,11 @@ async def fit_judge(
         )
     everything = np.ones(table.correct_D.size, dtype=bool)
     recipe = choosers[main](table, everything)
-    notes += _said(recipe) if main != SIGNALS else []
+    notes += _said(recipe) if layers and main != SIGNALS else []
     curve = [_learned(table, recipe, share, folds, seed) for share in SHARES]
     report = _report(table, apart, main=main, seed=seed, learning=tuple(curve), notes=tuple(notes))
-    judge = _judge(table.fitted(recipe, everything), table.names, source)
+    question = checker.question if checker is not None else None
+    judge = _judge(table.fitted(recipe, everything), table.names, source, question)
     judge = judge.model_copy(
         update={
             "model": model,
@@ -789,12 +874,22 @@ def _said(recipe: Recipe) -> list[str]:
     return [f"chosen in cross-validation: {form} on the {what}, C {recipe.penalty:g}"]
 
 
-def _judge(fitted: _Fitted, names: tuple[str, ...], source: StateSource | None) -> DraftJudge:
+def _judge(
+    fitted: _Fitted, names: tuple[str, ...], source: StateSource | None, question: str | None
+) -> DraftJudge:
     means, scales = tuple(fitted.means.tolist()), tuple(fitted.scales.tolist())
     probe, blocks = fitted.probe, fitted.recipe.blocks
-    if blocks == (SIGNALS,):
+    if set(blocks) <= {SIGNALS, SELF_CHECK}:
         assert isinstance(probe, LinearProbe)  # by its recipe
-        return SignalsJudge(model="", features=names, means=means, scales=scales, **_numbers(probe))
+        checked = SELF_CHECK in blocks
+        return SignalsJudge(
+            model="",
+            features=(*names, SELF_CHECK) if checked else names,
+            question=question if checked else None,
+            means=means,
+            scales=scales,
+            **_numbers(probe),
+        )
     assert source is not None  # or there were no states
     features = names if SIGNALS in blocks else ()
     layer = next(each for each in source.layers if _layer_name(each) == blocks[0])
@@ -828,7 +923,7 @@ async def score_judge(
         ConfigError: the runs are of another model, the drafts lack what the judge looks at, or the
             judge is of a kind that asks a server.
     """
-    judge.check(_one_model(runs))
+    judge.check(one_model(runs))
     notes: list[str] = []
     if isinstance(judge, SignalsJudge):
         table = _Table.of(await ballots_of(runs))
@@ -904,6 +999,8 @@ def _report(
     if SIGNALS in table.blocks:
         columns = table.blocks[SIGNALS].T
         scores |= dict(zip(table.names, columns, strict=True))
+    if SELF_CHECK in table.blocks:
+        scores[SELF_CHECK] = table.blocks[SELF_CHECK][:, 0]
     vote, tie_break, best = (
         share_by_problem(each, options.confidence) for each in (vote_P, ties_P, best_P)
     )

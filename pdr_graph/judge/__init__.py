@@ -41,6 +41,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from pdr_graph.errors import ConfigError, PDRError
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.usage import Spent
+from pdr_graph.self_check import SELF_CHECK, self_check
 from pdr_graph.types import Draft
 from pdr_graph.validation import Fault, shown
 
@@ -88,13 +89,28 @@ FEATURES = (*LOGPROBS, "log_tokens", "truncated")
 draft's call, and 1 where it was cut."""
 
 
+_SUREST = 1e-6
+"""Nearer to 0 or 1 the likelihood of a token is not known."""
+
+
+def log_odds(chance: float) -> float:
+    """Return the logit of what a model says by the likelihood of a token, 0 and 1 included."""
+    sure = min(max(chance, _SUREST), 1 - _SUREST)
+    return math.log(sure / (1 - sure))
+
+
 def features_of(draft: Draft) -> dict[str, float] | None:
-    """Return the features of a draft; None where its server tells no log-probabilities."""
+    """Return the features of a draft; None where its server tells no log-probabilities.
+
+    Where the model was asked about the draft, its log-odds are one of them, as `SELF_CHECK`.
+    """
     signals = draft.get("signals")
-    if not signals:
+    if not signals or not signals.keys() & set(LOGPROBS):
         return None
+    checked = {SELF_CHECK: log_odds(signals[SELF_CHECK])} if SELF_CHECK in signals else {}
     return {
         **signals,
+        **checked,
         "log_tokens": math.log(max(1, draft["tokens"])),
         "truncated": float(draft["truncated"]),
     }
@@ -186,6 +202,13 @@ class DraftJudge(BaseModel):
         """
         return self
 
+    async def meet(self, client: ModelClient) -> None:
+        """Make sure, before any draft is paid for, that the run's server has what it is asked for.
+
+        Raises:
+            ConfigError: it has not; the sentence names the remedy.
+        """
+
     async def weigh(self, draft: Draft, evidence: Evidence) -> float:
         """Return how likely the draft is to be right, 0 to 1.
 
@@ -230,11 +253,13 @@ class DraftJudge(BaseModel):
 
 
 class SignalsJudge(DraftJudge):
-    """A logistic regression over what is known of a draft for free."""
+    """A logistic regression over what is known of a draft for free, or for one token."""
 
     kind: Literal["signals"] = "signals"
     features: tuple[str, ...]
-    """Names of `FEATURES`, in the order of the numbers below."""
+    """Names of `FEATURES`, or `SELF_CHECK`, in the order of the numbers below."""
+    question: str | None = None
+    """Template of the self-check, with $problem and $candidates; None where it is no feature."""
     means: tuple[FiniteFloat, ...]
     scales: tuple[FiniteFloat, ...]
     """Standard deviations of the features, none of them 0."""
@@ -247,14 +272,35 @@ class SignalsJudge(DraftJudge):
         lengths = {len(each) for each in (self.features, self.means, self.scales, self.weights)}
         if len(lengths) != 1:
             raise ValueError("features, means, scales and weights differ in length")
-        if unknown := set(self.features) - set(FEATURES):
-            raise ValueError(f"unknown feature {min(unknown)!r}; known: {', '.join(FEATURES)}")
+        known = (*FEATURES, SELF_CHECK)
+        if unknown := set(self.features) - set(known):
+            raise ValueError(f"unknown feature {min(unknown)!r}; known: {', '.join(known)}")
+        if (SELF_CHECK in self.features) != (self.question is not None):
+            raise ValueError(f"a question goes with the feature {SELF_CHECK}, and with no other")
         if 0.0 in self.scales:
             raise ValueError("a scale is 0")
         return self
 
+    @property
+    def digest(self) -> str:
+        """As `DraftJudge.digest`; what a judge does not ask is no part of what it says."""
+        free = {"question"} if self.question is None else set()
+        said = self.model_dump_json(exclude={"report", "created"} | free)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
     async def weigh(self, draft: Draft, evidence: Evidence) -> float:
-        """As `DraftJudge.weigh`, at no cost."""
+        """As `DraftJudge.weigh`; at no cost, or by one call of one token that the draft keeps."""
+        if self.question is not None:
+            said = await self_check(
+                evidence.client,
+                self.question,
+                evidence.prompt,
+                draft["solution"],
+                evidence.spent,
+            )
+            if said is None:
+                raise UnweighedError("the server does not tell the likeliest tokens")
+            draft["signals"] = {**draft.get("signals", {}), SELF_CHECK: said}
         return self.weight_of(draft)
 
     def weight_of(self, draft: Draft) -> float:
@@ -264,8 +310,10 @@ class SignalsJudge(DraftJudge):
             UnweighedError: a signal is unknown.
         """
         known = features_of(draft)
-        if known is None or not set(self.features) <= known.keys():
+        if known is None:
             raise UnweighedError("the server tells no log-probabilities")
+        if missing := set(self.features) - known.keys():
+            raise UnweighedError(f"the draft has no signal {min(missing)!r}")
         parts = zip(self.features, self.means, self.scales, self.weights, strict=True)
         logit = self.bias + math.fsum(
             weight * (known[name] - mean) / scale for name, mean, scale, weight in parts
@@ -284,6 +332,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
     {
         "signals": "pdr_graph.judge:SignalsJudge",
         "hidden": "pdr_graph.judge.hidden:HiddenJudge",
+        "adapter": "pdr_graph.judge.adapter:AdapterJudge",
     }
 )
 """The class of each kind of judge. Its module is imported when a file names the kind."""

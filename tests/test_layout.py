@@ -49,6 +49,7 @@ ALONE = {
         pdr_graph.cli.doctor
         pdr_graph.cli.eval
         pdr_graph.cli.inspect
+        pdr_graph.cli.judge
         pdr_graph.cli.serve
         pdr_graph.cli.solve
         pdr_graph.cli.threads

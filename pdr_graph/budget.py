@@ -166,6 +166,12 @@ def round_cost(config: PDRConfig, *, width: int, problem_tokens: int, distiller_
     return width * draft + distiller_calls * distil
 
 
+def reading_cost(config: PDRConfig, *, problem_tokens: int) -> int:
+    """Return the most tokens that a judge which reads a draft can spend on it."""
+    solution = max(config.solution_tokens, config.max_tokens)  # a refinement is read uncut
+    return problem_tokens + solution + CANDIDATE_TOKENS + TEMPLATE_TOKENS
+
+
 def workspace_limit(config: PDRConfig) -> int:
     """Return the most workspace tokens that a call of the run can read; 0 if none reads any.
 

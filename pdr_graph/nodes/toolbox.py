@@ -15,12 +15,13 @@ from langgraph.config import get_config
 from langgraph.types import StreamWriter
 
 from pdr_graph.answers import answer_kind, one_vote
-from pdr_graph.budget import finish_cost, round_cost, why_not_another_round
+from pdr_graph.budget import finish_cost, reading_cost, round_cost, why_not_another_round
 from pdr_graph.config import PDRConfig, width_of
 from pdr_graph.distill import MaxCalls
 from pdr_graph.events import NoteEvent, RunEvent, log_event
 from pdr_graph.extensions import Extensions
 from pdr_graph.invocation import Invocation
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.asker import Asker, derived_seed
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.usage import Meter
@@ -163,9 +164,14 @@ def charged(meter: Meter, *, estimated: bool = False) -> LedgerRow:
     return row
 
 
-def why_not_round(state: PDRState, max_calls: MaxCalls) -> str | None:
+def why_not_round(
+    state: PDRState, max_calls: MaxCalls, judge: DraftJudge | None = None
+) -> str | None:
     """Say why the next parallel round cannot be paid for, None if it can."""
     config, next_round = config_of(state), state["round"] + 1
+    problem_tokens = state["problem_tokens"]
+    reads = judge is not None and judge.reads
+    reading = reading_cost(config, problem_tokens=problem_tokens) if reads else 0
     width, after = width_of(config, next_round), width_of(config, next_round + 1)
     return why_not_another_round(
         config,
@@ -173,8 +179,10 @@ def why_not_round(state: PDRState, max_calls: MaxCalls) -> str | None:
         cost=round_cost(
             config,
             width=width,
-            problem_tokens=state["problem_tokens"],
+            problem_tokens=problem_tokens,
             distiller_calls=max_calls(width, after, config.k),
-        ),
-        reserve=finish_cost(config, problem_tokens=state["problem_tokens"]),
+        )
+        + width * reading,
+        reserve=finish_cost(config, problem_tokens=problem_tokens)
+        + (reading if config.finish == "guarded" else 0),
     )

@@ -11,7 +11,7 @@ from functools import reduce
 from operator import add, itemgetter
 from typing import Any, cast
 
-from pdr_graph.config import DRAFT_FINISHES, FREE_FINISHES, PDRConfig
+from pdr_graph.config import FREE_FINISHES, PDRConfig
 from pdr_graph.types import LedgerRow
 
 TEMPLATE_TOKENS = 192
@@ -176,9 +176,10 @@ def workspace_limit(config: PDRConfig) -> int:
     """Return the most workspace tokens that a call of the run can read; 0 if none reads any.
 
     Long CoT has no round before its one call. A single round whose drafts are voted on or selected
-    from has no later call that reads a workspace.
+    from has no later call that reads a workspace. The distiller `none` makes an empty one. A
+    solution that is rejected is the workspace of the round after it.
     """
-    never = not config.widths or (len(config.widths) == 1 and config.finish in DRAFT_FINISHES)
+    never = not config.distils or config.distiller == "none"
     return 0 if never and not config.max_extra_rounds else config.kappa
 
 

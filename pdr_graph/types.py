@@ -4,6 +4,7 @@ All of it is `TypedDict`s of text, numbers and lists, so that any saver stores i
 strict serialiser, and Studio can edit it.
 """
 
+import uuid
 from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -163,3 +164,8 @@ class RunRecord(TypedDict):
     """Digest of the judge that has weighed the drafts; absent where there was none."""
     token_counts: str
     """Where token counts came from: `server`, `file` or `estimate`."""
+
+
+def new_thread_id() -> str:
+    """Return a name for a run that no other has."""
+    return uuid.uuid4().hex[:12]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"pdr_graph": ROOT / "pdr_graph", "pdr_checkpoints": ROOT / "checkpoints/pdr_checkpoints"}
-MOST_MODULES = 197
+MOST_MODULES = 199
 MOST_LINES = 400
 """Of a module that is one concept."""
 
@@ -61,6 +61,7 @@ ALONE = {
         pdr_graph.answers.equality
         pdr_graph.answers.reader
         pdr_graph.answers.words
+        pdr_graph.cli.endpoint_trial
         pdr_graph.cli.eval_board
         pdr_graph.cli.train_board
         pdr_graph.cli.up_plan

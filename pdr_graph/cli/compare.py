@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import CompareCommand
 from pdr_graph.cli.output import Output, one_line, table_of
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 
 if TYPE_CHECKING:
     from pdr_graph.eval.comparison import Comparison
@@ -57,7 +57,7 @@ def need(what: str, *packages: str, of: str = "eval") -> None:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"{what} needs {package}, which is not installed; "
-                f"install it with: pip install 'pdr-graph[{of}]'"
+                f"install it with: {install_command(of)}"
             )
 
 

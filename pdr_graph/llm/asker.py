@@ -73,9 +73,10 @@ class Asker:
         """Return how the call at `index` is sampled: by the config, with a seed of its own."""
         config = self.config
         priority = priority_of(config, self.node, self.round_number)
+        own = config.refine_temperature if self.node == "refiner" else None
         sampling = Sampling(
             max_tokens=config.max_tokens,
-            temperature=config.temperature,
+            temperature=config.temperature if own is None else own,
             top_p=config.top_p,
             seed=derived_seed(config.seed or 0, template, self.node, self.round_number, index),
             thinking_token_budget=config.thinking_token_budget,

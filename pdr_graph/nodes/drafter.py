@@ -88,7 +88,7 @@ class Drafter:
             else:
                 await self._fill(draft, reply, ask)
         if draft["error"] is None:
-            await weigh(ask, self.toolbox.extensions.judge, draft, shared["problem"])
+            await weigh(ask, self.toolbox.extensions.of(config).judge, draft, shared["problem"])
         row = charged(ask.meter)
         draft["seconds"] = round(row["seconds"], 3)
         if draft["error"] is None:

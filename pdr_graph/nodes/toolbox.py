@@ -1,7 +1,7 @@
 """What all nodes of a graph share: their dependencies, and where in a run they are called."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -30,6 +30,13 @@ from pdr_graph.state import PDRState, config_of, next_width, succeeded
 from pdr_graph.step import Step
 from pdr_graph.trace import Trace
 from pdr_graph.types import LedgerRow
+
+_WEIGHED: Mapping[str, Callable[[PDRConfig], bool]] = {
+    "drafter": lambda config: config.weighs,
+    # The only finish whose call is a voice among the drafts.
+    "refiner": lambda config: config.finish == "guarded",
+}
+"""Nodes whose replies may be weighed, and where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ class Toolbox:
             node=node,
             round_number=round_number,
             thread_id=thread_id(),
-            logprobs=config.weighs and node in {"drafter", "refiner"},
+            logprobs=node in _WEIGHED and _WEIGHED[node](config),
         )
 
     def step(self, node: str, state: PDRState) -> Step:

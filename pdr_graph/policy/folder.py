@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 
 if TYPE_CHECKING:
     from pdr_graph.policy.transformers_policy import TransformersPolicy
@@ -80,7 +80,7 @@ def open_folder(folder: Path, *, device: str | None = None) -> OpenedFolder:
     except ImportError:
         raise ConfigError(
             f"a model folder ({str(folder)!r}) is run in this process by torch: "
-            "pip install 'pdr-graph[train]'; or serve it and set --base-url / PDR_BASE_URL"
+            f"{install_command('train')}; or serve it and set --base-url / PDR_BASE_URL"
         ) from None
     if device is None:
         device = str(torch.accelerator.current_accelerator() or "cpu")

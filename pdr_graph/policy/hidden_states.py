@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.judge import Layers, Turns, UnweighedError
 from pdr_graph.llm.tokens import estimate_tokens
 from pdr_graph.llm.usage import Spent, Usage
@@ -85,14 +85,14 @@ class TransformersStates:
                 f"{str(weights)!r} holds no model to read hidden states of: {file.name} is missing"
             )
         for package, remedy in (
-            ("torch", "'pdr-graph[train]'"),
-            ("transformers", "'pdr-graph[train]'"),
-            *([("gguf", "gguf")] if self._is_gguf else []),
+            ("torch", install_command("train")),
+            ("transformers", install_command("train")),
+            *([("gguf", "pip install gguf")] if self._is_gguf else []),
         ):
             if importlib.util.find_spec(package) is None:
                 raise ConfigError(
                     f"hidden states of {str(weights)!r} are read in this process by {package}, "
-                    f"which is not installed: pip install {remedy}; or serve the model, and name "
+                    f"which is not installed: {remedy}; or serve the model, and name "
                     "its endpoint by --judge-url"
                 )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

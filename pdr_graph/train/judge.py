@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.judge_fit import Ballot, JudgeFit, judge_report
 from pdr_graph.judge import probability
 from pdr_graph.judge.adapter import AdapterJudge
@@ -48,7 +48,7 @@ try:
     )
     from transformers.trainer_callback import PrinterCallback
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 ADAPTER = "adapter"
 """Folder of the trained adapter, in the folder of the judge."""

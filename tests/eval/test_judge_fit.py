@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pdr_graph import build_graph, preset
+from pdr_graph import Parts, as_tool, build_graph, pdr_node, preset, solve
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.judge_fit import StateSource, fit_judge, score_judge
 from pdr_graph.eval.records import EvalRun
@@ -322,11 +322,32 @@ async def test_a_run_weighs_its_drafts(connect):
 )
 async def test_a_judge_that_does_not_fit_is_refused(connect, mock, judge, fields, why):
     """Before any call."""
-    graph = build_graph(connect(), extensions=Extensions(judge=judge))
+    parts = Parts(extensions=Extensions(judge=judge))
     config = preset("vote_first", **{"widths": (2,), **fields})
     with pytest.raises(ConfigError, match=why):
-        await graph.ainvoke({"problem": "2 + 2?"}, context=config)
+        await solve("2 + 2?", config, model=connect(), parts=parts)
     assert mock.requests() == []
+
+
+async def test_a_graph_with_a_judge_runs_without_it_too(connect):
+    """A form offers every strategy: the judge is there for those that ask for weights."""
+    graph = build_graph(connect(), extensions=Extensions(judge=judge_of(model="mock-model")))
+    config = preset("majority", widths=(2,), max_tokens=64)
+    state = await graph.ainvoke({"problem": "2 + 2?"}, context=config)
+    assert "judge" not in state["record"]
+    assert not any("weight" in draft for draft in state["drafts"])
+
+
+async def test_a_judge_is_handed_to_a_node_or_a_tool(connect):
+    """Beside their steps; two of them are refused."""
+    mine, other = judge_of(model="mock-model"), judge_of(model="another")
+    steps = Extensions(judge=other)
+    for make in (pdr_node, as_tool):
+        assert make(model=connect(), judge=mine)
+        with pytest.raises(ConfigError, match="name two judges"):
+            make(model=connect(), judge=mine, extensions=steps)
+        with pytest.raises(ConfigError, match="asks for weights"):
+            make(preset("majority"), model=connect(), judge=mine)
 
 
 # ------------------------------------------------------------------------------ the command
@@ -350,9 +371,37 @@ def test_from_an_evaluation_to_a_run(forgetful, mock, tmp_path):
     assert "flatters" in scored.err
     solved = forgetful("solve", "1?", "--preset", "vote_first", "--widths", "2", "--judge", judge)
     assert solved.code == 0
-    other = forgetful("solve", "1?", "--judge", judge)
-    assert other.code != 0
+    other = forgetful("solve", "1?", "--preset", "pdr", "--judge", judge)
+    assert other.code == 2
     assert "asks for weights" in other.err
+
+
+def test_an_evaluation_weighs_by_a_judge(forgetful, mock, tmp_path, monkeypatch):
+    """In the arms that ask for weights; the header has its digest, and another is refused."""
+    mock.configure(answers=["7", "8"])
+    (tmp_path / "data.jsonl").write_text('{"id": "1", "problem": "1?", "answer": 7}\n')
+    judges = {name: tmp_path / f"{name}.json" for name in ("mine", "other")}
+    judge_of(model="mock-model").save(judges["mine"])
+    judge_of(2.0, model="mock-model").save(judges["other"])
+    run = tmp_path / "run"
+    words = ["eval", str(tmp_path / "data.jsonl"), "--out", str(run), "--max-tokens", "64"]
+    arms = ["--arm", "vote_first@widths=2,2;distiller=trusted", "--arm", "majority@widths=2"]
+    done = forgetful(*words, *arms, "--judge", str(judges["mine"]))
+    assert done.code == 0, done.err
+    header = json.loads((run / "run.json").read_text())
+    assert header["judge"] == judge_of(model="mock-model").digest
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    weighed = {each["arm"]: ["weight" in draft for draft in each["drafts"]] for each in samples}
+    assert all(weighed["vote_first@widths=2,2;distiller=trusted"])
+    assert not any(weighed["majority@widths=2"])
+    other = forgetful(*words, *arms, "--judge", str(judges["other"]))
+    assert other.code == 2
+    assert "holds a run with another --judge" in other.err
+    useless = forgetful(*words, "--arm", "majority", "--judge", str(judges["mine"]))
+    assert useless.code == 2
+    assert "no arm asks for weights" in useless.err
+    monkeypatch.setenv("PDR_JUDGE", str(judges["mine"]))
+    assert forgetful(*words, *arms).code == 0
 
 
 def test_drafts_are_sampled_read_and_judged(forgetful, mock, tmp_path):

@@ -29,7 +29,7 @@ from pdr_graph.cli.options import (
 )
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
-from pdr_graph.settings import Settings
+from pdr_graph.settings import ROLE_KEYS, Settings
 
 
 class Growing(BaseModel):
@@ -115,7 +115,7 @@ def test_every_field_is_an_option_of_solve_and_resume(cli):
         shown = cli(command, "--help").out
         for name in [*PDRConfig.model_fields, *Settings.model_fields]:
             assert (f"{flag_of(name)} " in shown) is (name not in Settings.unspoken), name
-        assert Settings.unspoken == {"encryption_keys"}
+        assert Settings.unspoken == {"encryption_keys", *ROLE_KEYS.values()}
 
 
 FIRST = {

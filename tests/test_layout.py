@@ -22,7 +22,6 @@ ALONE = {
         pdr_graph.servers.valkey_supervisor
     """,
     "optional dependency": """
-        pdr_graph.eval.comparison_page
         pdr_graph.eval.ray_cluster
         pdr_graph.policy.vllm_policy
         pdr_graph.serve.server

@@ -41,7 +41,7 @@ class StateRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _StatesRead:
     """What came of a request."""
 
     states: list[list[float]]
@@ -60,7 +60,7 @@ class _Row:
     layers: Layers
 
 
-_Answer = _Reading | UnweighedError
+_Answer = _StatesRead | UnweighedError
 
 
 class TransformersStates:
@@ -234,7 +234,7 @@ class _Reader:
                         shared = len(prompt) if cache is not None else 0
                         cached, is_new = (0 if is_new else shared), False
                         usage = Usage(prompt=len(prompt) + len(row.ids), cached=cached)
-                        found[row.index] = _Reading(states, usage)
+                        found[row.index] = _StatesRead(states, usage)
         return found
 
     def _ids(self, request: StateRequest) -> tuple[tuple[int, ...], tuple[int, ...]]:

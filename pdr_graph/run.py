@@ -4,7 +4,6 @@ Checkpoints are written with durability `sync`: a super-step starts only once th
 stored. So a store that is lost stops the run, and never loses its answer.
 """
 
-import uuid
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -18,7 +17,7 @@ from langgraph.runtime import RunControl
 from langgraph.types import Command
 
 from pdr_graph.budget import Ledger, elapsed_s
-from pdr_graph.config import PDRConfig, changed_fields, make_config
+from pdr_graph.config import PDRConfig, changed_fields, default_config, make_config
 from pdr_graph.errors import (
     ConfigChangedError,
     ConfigError,
@@ -33,6 +32,7 @@ from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models, ModelsByRole, changed_models
 from pdr_graph.prompts import Prompts
 from pdr_graph.state import (
     PDRState,
@@ -45,6 +45,7 @@ from pdr_graph.state import (
 )
 from pdr_graph.trace import Trace
 from pdr_graph.types import Verdict
+from pdr_graph.types import new_thread_id as new_thread_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,10 @@ class Result:
     """Id of the model's message that is the solution; known inside a graph that streams it."""
 
     @classmethod
-    def of_state(cls, thread_id: str, state: PDRState, seconds: float) -> "Result":
-        """Read the state of a finished run."""
+    def of_state(
+        cls, thread_id: str, state: PDRState, seconds: float, models: Models | None = None
+    ) -> "Result":
+        """Read the state of a finished run; `models` state prices, None states none."""
         solution, verdict = state["solution"], state["verdict"]
         assert solution is not None  # set before the graph can end
         assert verdict is not None
@@ -79,7 +82,7 @@ class Result:
             answer=solution["answer"],
             solution=solution["text"],
             verdict=verdict,
-            ledger=Ledger(tuple(state.get("ledger", []))),
+            ledger=ledger_of(state, models),
             notes=tuple(state.get("notes", [])),
             seconds=seconds,
             state=state,
@@ -89,13 +92,23 @@ class Result:
         """Return the object that `pdr-graph solve --json` prints."""
         return {
             "thread_id": self.thread_id,
-            "preset": self.config.preset,
+            "preset": self.config.strategy,
             "answer": self.answer,
             "solution": self.solution,
             "verdict": dict(self.verdict),
             "ledger": self.ledger.to_json(),
             "seconds": round(self.seconds, 3),
         }
+
+
+def ledger_of(state: PDRState, models: Models | None = None) -> Ledger:
+    """Return what a run has cost; `models` state prices, None states none."""
+    record = state.get("record")
+    return Ledger(
+        tuple(state.get("ledger", [])),
+        model="" if record is None else record["model"],
+        prices={} if models is None else models.prices,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +134,8 @@ async def solve(
     problem: str,
     config: PDRConfig | None = None,
     *,
-    model: BaseChatModel | ModelClient,
+    model: BaseChatModel | ModelClient | Models,
+    models: ModelsByRole | None = None,
     checkpointer: BaseCheckpointSaver[str] | None = None,
     thread_id: str | None = None,
     parts: Parts | None = None,
@@ -130,8 +144,11 @@ async def solve(
 
     Args:
         problem: The task, in plain text or Markdown.
-        config: None is `PDRConfig()`.
+        config: None is the recommended preset, `vote_first`. Budgets that nobody has set follow
+            the model's context window.
         model: Any LangChain chat model; share one `ModelClient` between the runs of a process.
+        models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
+            the roles.
         checkpointer: Where the run is kept; without one it cannot be resumed.
         thread_id: Names the run; None makes up a name.
         parts: Extensions, prompts, trace, progress and stop control.
@@ -145,12 +162,14 @@ async def solve(
         DrainedError: the run was asked to stop; it can be resumed.
         WaitingError: a step of the caller's own asks a person; `resume` takes the answer.
     """
-    parts, config = parts or Parts(), config or PDRConfig()
+    parts, config = parts or Parts(), config or default_config()
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
     extensions = (parts.extensions or Extensions()).with_code(config)
     extensions.check(config)
-    graph = _graph(model, checkpointer, parts, extensions)
+    asked = Models.of(model, models)
+    asked.for_run(config)
+    graph = _graph(asked, checkpointer, parts, extensions)
     thread_id = thread_id or new_thread_id()
     if checkpointer is not None and (await graph.aget_state(_place(thread_id))).created_at:
         raise ThreadExistsError(thread_id)
@@ -175,7 +194,8 @@ async def solve(
 async def resume(
     thread_id: str,
     *,
-    model: BaseChatModel | ModelClient,
+    model: BaseChatModel | ModelClient | Models,
+    models: ModelsByRole | None = None,
     checkpointer: BaseCheckpointSaver[str],
     changes: dict[str, object] | None = None,
     answer: object = None,
@@ -188,6 +208,7 @@ async def resume(
     Args:
         thread_id: The run.
         model: The model that the run was started with.
+        models: Those of some roles that it was started with.
         checkpointer: Where the run is kept.
         changes: Config fields that the caller insists on; the run is refused if it was started
             with others. A step that the run names as `package.module:attribute` is imported only
@@ -205,9 +226,9 @@ async def resume(
             caller does not.
         QuorumError, CallError, DrainedError, WaitingError: as for `solve`.
     """
-    parts, client = parts or Parts(), ModelClient.of(model)
+    parts, asked = parts or Parts(), Models.of(model, models)
     extensions = (parts.extensions or Extensions()).with_code(changes or {})
-    graph = _graph(client, checkpointer, parts, extensions)
+    graph = _graph(asked, checkpointer, parts, extensions)
     with reading(thread_id):
         snapshot = await graph.aget_state(_place(thread_id))
     if not snapshot.created_at:
@@ -216,12 +237,12 @@ async def resume(
         raise OtherGraphError(thread_id)
     state = await with_input(state_of(snapshot.values), snapshot.config, checkpointer)
     config = stored_config(state, thread_id)
-    _refuse_changes(thread_id, state, config, changes or {}, client.name, parts)
+    _refuse_changes(thread_id, state, config, changes or {}, asked, parts)
     worked_s = elapsed_s(state.get("ledger", []))
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
         with reading(thread_id):
-            return Result.of_state(thread_id, state, worked_s)
+            return Result.of_state(thread_id, state, worked_s, asked)
     extensions.check(config)
     if answer is not None and not snapshot.interrupts:
         raise ConfigError(f"thread {thread_id!r} waits for no answer; resume it without {answer!r}")
@@ -275,7 +296,7 @@ async def drive(
     entry: dict[str, Any] | Command[Any] | None = None if answer is None else Command(resume=answer)
     if problem is not None:
         name = "config" if keys is None else "pdr_config"
-        entry = {"problem": problem, name: config.model_dump(mode="json")}
+        entry = {"problem": problem, name: config.asked()}
     run: RunnableConfig = _place(thread_id) if keys is None else {"configurable": keys}
     state: PDRState = {}
     try:
@@ -296,7 +317,8 @@ async def drive(
         raise DrainedError(thread_id) from error
     if state.get("phase") != "done":
         raise await _waiting(graph, thread_id, keys)
-    return Result.of_state(thread_id, state, worked_s + perf_counter() - started)
+    seconds = worked_s + perf_counter() - started
+    return Result.of_state(thread_id, state, seconds, graph.models)
 
 
 async def _waiting(graph: PDRGraph, thread_id: str, keys: dict[str, Any] | None) -> WaitingError:
@@ -329,19 +351,14 @@ async def with_input(
     return stored_state(whole, thread_id) if "config" in whole else state_of(whole)
 
 
-def new_thread_id() -> str:
-    """Return a name for a run that no other has."""
-    return uuid.uuid4().hex[:12]
-
-
 def _graph(
-    model: BaseChatModel | ModelClient,
+    models: Models,
     checkpointer: BaseCheckpointSaver[str] | None,
     parts: Parts,
     extensions: Extensions,
 ) -> PDRGraph:
     return build_graph(
-        model,
+        models,
         checkpointer=checkpointer,
         extensions=extensions,
         prompts=parts.prompts,
@@ -359,18 +376,19 @@ def _refuse_changes(
     state: PDRState,
     config: PDRConfig,
     changes: dict[str, object],
-    model_name: str,
+    models: Models,
     parts: Parts,
 ) -> None:
     changed = changed_fields(config, make_config(**{**config.model_dump(), **changes}))
     record = state.get("record")
     if record is not None:
-        if record["model"] != model_name:
-            changed.append(f"model ({record['model']!r}, now {model_name!r})")
+        changed += changed_models(record, models.for_run(config).recorded)
         prompts = parts.prompts
-        if prompts is not None and record["prompts"] != prompts.of_run(config).hashes():
+        now = {} if prompts is None else prompts.of_run(config).hashes()
+        # A prompt that the record does not know is one of a later version.
+        if any(now.get(name, was) != was for name, was in record["prompts"].items()):
             changed.append("set of prompts")
-        judge = parts.extensions.judge if parts.extensions is not None else None
+        judge = None if parts.extensions is None else parts.extensions.of(config).judge
         if record.get("judge", "") != (judge.digest if judge is not None else ""):
             changed.append("judge")
     if changed:

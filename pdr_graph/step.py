@@ -9,7 +9,8 @@ from pdr_graph.answers import AnswerKind, clusters
 from pdr_graph.ballot import add_votes
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
 from pdr_graph.config import PDRConfig
-from pdr_graph.judge import DraftJudge
+from pdr_graph.errors import CallError
+from pdr_graph.judge import DraftJudge, Evidence, UnweighedError
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.tokens import TokenCounter
 from pdr_graph.types import Draft, Solution, Tally, Workspace
@@ -43,11 +44,16 @@ class Step:
     """Context of the graph that this run is a node or a tool of; None in a run of its own."""
     notes: list[str] = field(default_factory=list)
     """Sentences that the step leaves for the reader of the run."""
+    readers: TokenCounter | None = None
+    """Counts for the models that read workspaces; None is the model that the step asks."""
 
     @property
     def counter(self) -> TokenCounter:
-        """Counts model tokens."""
-        return self.ask.client.counter
+        """Counts the tokens of a workspace, as the models do that will read it.
+
+        What goes into a prompt of the step's own is counted by `ask.client.counter`.
+        """
+        return self.readers or self.ask.client.counter
 
     def candidate_tokens(self, count: int) -> int:
         """Return how many model tokens each of `count` candidates may take in one prompt."""
@@ -81,6 +87,26 @@ def attempt(
     values: dict[str, object] = {"problem": problem, "answer_format": answer_format}
     text = workspaces[index % len(workspaces)]["text"] if workspaces else ""
     return ("improve", {**values, "workspace": text}) if text else ("draft", values)
+
+
+async def weigh(ask: Asker, judge: DraftJudge | None, draft: Draft, problem: str) -> None:
+    """Give a draft the weight that the judge finds, or say in it why there is none.
+
+    What that costs is charged in sequence, after the draft's own call.
+    """
+    if judge is None:
+        return
+    if ask.told_apart and judge.model != (name := ask.client.name):
+        draft["unweighed"] = f"the judge knows drafts of {judge.model!r}, not of {name!r}"
+        return
+    _, values = attempt(ask, problem, [])
+    evidence = Evidence(problem, ask.prompts.render("draft", **values), ask.client)
+    try:
+        draft["weight"] = await judge.weigh(draft, evidence)
+    except (UnweighedError, CallError) as error:
+        draft["unweighed"] = str(error)
+    finally:
+        ask.meter.add([evidence.spent])
 
 
 def closing_line(answer: str | None) -> str:

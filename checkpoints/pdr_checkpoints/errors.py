@@ -41,9 +41,9 @@ class StoreConfigError(SaverError, ValueError):
 class MissingDependencyError(SaverError, ImportError):
     """A feature's package is not installed."""
 
-    def __init__(self, feature: str, package: str, extra: str) -> None:
+    def __init__(self, feature: str, package: str) -> None:
         self.package = package
-        super().__init__(f"{feature} needs {package}: pip install 'pdr-graph[{extra}]'")
+        super().__init__(f"{feature} needs {package}: pip install {package}")
 
 
 class StoreUnreachableError(SaverError, ConnectionError):

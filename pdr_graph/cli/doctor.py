@@ -32,11 +32,9 @@ from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import default_config
 from pdr_graph.connect import key_of, only_model, takes_priorities
 from pdr_graph.errors import ConfigError
-from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
@@ -142,6 +140,10 @@ async def model_checks(settings: Settings, *, calls: bool = True) -> list[Check]
         if not calls:
             left_out = Check("trial calls", "left out (--no-calls): what it honours is not known")
             return [*known, Check("priorities", "sent" if sends else "not sent"), left_out]
+        # Late: what asks no model should not wait for a client.
+        from pdr_graph.llm.chat_vllm import ChatVLLM
+        from pdr_graph.llm.client import ModelClient
+
         model = ChatVLLM(base_url=url, model=name, api_key=SecretStr(key), http_async_client=http)
         trial = EndpointTrial(
             ModelClient(model, retry=Retry(attempts=1)),
@@ -191,16 +193,17 @@ def _embedded_model(settings: Settings) -> Iterator[Check]:
 
 
 def _window(info: EndpointInfo) -> Check:
-    name, defaults = "context window", PDRConfig()
-    needed = defaults.kappa + defaults.max_tokens + TEMPLATE_TOKENS
+    name, defaults = "context window", default_config()
+    needed = defaults.max_tokens + TEMPLATE_TOKENS
     if info.window is None:
         remedy = "make sure that prompt and --max-tokens fit it"
         return Check(name, "the endpoint does not tell its size", remedy)
     if info.window < needed:
         return Check(
             name,
-            f"{info.window:,} tokens; the default budgets need {needed:,} beside the problem",
-            "lower --max-tokens and --kappa, or serve a larger window",
+            f"{info.window:,} tokens; the default budgets would need {needed:,} beside the "
+            "problem, so smaller ones follow the window",
+            "serve a larger window for longer answers",
         )
     return Check(name, f"{info.window:,} tokens")
 

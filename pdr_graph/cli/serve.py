@@ -10,15 +10,18 @@ from contextlib import asynccontextmanager, contextmanager
 import typer
 from pdr_checkpoints.errors import CorruptCheckpointError, ThreadBusyError
 
-from pdr_graph.cli.commands import ServeCommand
+from pdr_graph.cli.commands import DEFAULTS, ServeCommand
+from pdr_graph.cli.options import with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig, preset
-from pdr_graph.connect import open_client
-from pdr_graph.errors import ConfigError
-from pdr_graph.llm.client import ModelClient
+from pdr_graph.connect import open_judge, open_models
+from pdr_graph.errors import ConfigError, install_command
+from pdr_graph.extensions import Extensions
+from pdr_graph.llm.models import Models
+from pdr_graph.nodes.plan import budgets_note, fitted
 from pdr_graph.prompts import Prompts
-from pdr_graph.servers.llama import small_config
+from pdr_graph.servers.llama import announcement, is_small, small_config
 from pdr_graph.settings import Settings, load_settings, read_settings
 
 try:
@@ -30,7 +33,7 @@ try:
     from pdr_graph.serve.runner import RunStore, SolveRunner
     from pdr_graph.serve.server import SolveServer, address_of, listen
 except ModuleNotFoundError as error:
-    raise ConfigError(f"serving needs {error.name}: pip install 'pdr-graph[serve]'") from None
+    raise ConfigError(f"serving needs {error.name}: {install_command('serve')}") from None
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +49,21 @@ def serve_command(command: ServeCommand, output: Output) -> None:
             f"host {options.host!r} may be reached from other machines: set a key by "
             "--key-file / PDR_SERVE_KEY, or say --keyless to serve anybody"
         )
-    catalogue = _catalogue(command.defaults, options, embedded=settings.base_url is None)
+    defaults = with_variables(command.defaults, DEFAULTS, command.settings_file, output.say)
+    steps, small = Extensions(judge=open_judge(settings)), is_small(settings)
+    catalogue = _catalogue(defaults, options, steps, small=small)
+    if small:
+        output.say(announcement(catalogue.default(catalogue.names[0]), settings.base_url))
     listener = listen(options.host, options.port)  # before anything slow is started
     with listener:
-        asyncio.run(_serve(catalogue, options, settings, listener, output))
+        asyncio.run(_serve(catalogue, options, settings, steps, listener, output))
 
 
 async def _serve(
     catalogue: Catalogue,
     options: ServeOptions,
     settings: Settings,
+    steps: Extensions,
     listener: socket.socket,
     output: Output,
 ) -> None:
@@ -64,9 +72,13 @@ async def _serve(
     ttl_s = None if options.keep_hours is None else options.keep_hours * 3600
     async with (
         open_saver(settings, say, ttl_s=ttl_s) as saver,
-        open_client(settings, announce=say) as client,
+        open_models(settings, announce=say) as models,
     ):
-        runner = SolveRunner(client, _store(saver, settings, output), options, prompts=prompts)
+        if steps.judge is not None:
+            steps.judge.check(models.name)
+            await steps.judge.meet(models.client("drafter"))
+        store = _store(saver, settings, output)
+        runner = SolveRunner(models, store, options, prompts=prompts, judge=steps.judge)
         server = SolveServer(
             create_app(runner, catalogue, options),
             runner,
@@ -77,18 +89,18 @@ async def _serve(
         with _request_log(output):
             address = address_of(listener)
             await server.run(
-                listener, lambda: _announce(catalogue, options, client, address, output)
+                listener, lambda: _announce(catalogue, options, models, address, output)
             )
     say("stopped")
 
 
 def _catalogue(
-    defaults: Mapping[str, object], options: ServeOptions, *, embedded: bool
+    defaults: Mapping[str, object], options: ServeOptions, steps: Extensions, *, small: bool
 ) -> Catalogue:
     def make(name: str, fields: Mapping[str, object]) -> PDRConfig:
-        return small_config(name, fields) if embedded else preset(name, **fields)
+        return small_config(name, fields) if small else preset(name, **fields)
 
-    return Catalogue(make, defaults, max_drafts=options.max_drafts)
+    return Catalogue(make, defaults, max_drafts=options.max_drafts, steps=steps)
 
 
 def _store(saver: Saver, settings: Settings, output: Output) -> RunStore:
@@ -107,16 +119,19 @@ def _store(saver: Saver, settings: Settings, output: Output) -> RunStore:
 
 
 def _announce(
-    catalogue: Catalogue, options: ServeOptions, client: ModelClient, address: str, output: Output
+    catalogue: Catalogue, options: ServeOptions, models: Models, address: str, output: Output
 ) -> None:
     for name, why in catalogue.left_out.items():
         output.say(f"{name} is not offered: {why}")
+    config = catalogue.default(catalogue.names[0])
+    if (within := fitted(config, 0, models.window)) is not config:
+        output.say(f"{budgets_note(within, models.window)}, less for longer problems")
     has_key = bool(client_keys(options))
     if options.public and not has_key:
         output.tell(f"warning: there is no key; anybody who reaches {options.host} is served")
     if not has_key and ("*" in options.cors or "*" in options.allowed_hosts):
         output.tell("warning: there is no key; any web page that you open can use this server")
-    output.say(f"serving {', '.join(catalogue.names)} on {client.name}; Ctrl-C stops")
+    output.say(f"serving {', '.join(catalogue.names)} on {models.summary}; Ctrl-C stops")
     if output.json:
         output.show_json({"base_url": address, "models": list(catalogue.names)})
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pdr_graph.cli.commands import UpCommand
 from pdr_graph.cli.options import Given, flag_of
-from pdr_graph.config import PDRConfig, preset
+from pdr_graph.config import PAPER, PDRConfig, preset
 from pdr_graph.errors import ConfigError
 from pdr_graph.servers.choice import Wanted, is_socket_of, model_plan, store_plan, unanswered_port
 from pdr_graph.servers.llama import small_config
@@ -89,7 +89,8 @@ class UpRequest:
     def config(self) -> PDRConfig:
         """The strategy that the model server is sized for."""
         fields = dict(self.strategy)
-        name = str(fields.pop("preset", PDRConfig.model_fields["preset"].default))
+        # The widest of the common ones: what fits it fits the recommended one.
+        name = str(fields.pop("preset", PAPER))
         named = self.settings.model is not None and not self.settings.model.endswith(".gguf")
         small = self.options.engine == "embedded" or (self.options.engine == "auto" and not named)
         return small_config(name, fields) if small else preset(name, **fields)

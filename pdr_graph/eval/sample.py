@@ -30,7 +30,9 @@ from pdr_graph.eval.judge import Judge, oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import SCHEMA, DraftRecord, Key, SampleRecord, WorkspaceRecord
 from pdr_graph.events import OnEvent
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.usage import Spent
 from pdr_graph.run import Parts, Result, resume, solve
 from pdr_graph.run_history import RoundView, history
@@ -76,12 +78,14 @@ class RunFacts:
 class LocalExecutor:
     """Runs samples in this process."""
 
-    client: ModelClient
+    models: Models
     saver: BaseCheckpointSaver[str]
     judge: Judge
     parts: Parts
     """Prompts, trace and stop control; each sample adds its own oracles and events."""
     facts: RunFacts
+    weigher: DraftJudge | None = None
+    """Weighs drafts, in the arms that ask for weights; None leaves all alike."""
 
     async def run(self, sample: Sample, on_event: OnEvent) -> SampleRecord:
         """Run a sample to its end, from its last checkpoint if it was begun before.
@@ -92,9 +96,8 @@ class LocalExecutor:
         Raises:
             DrainedError: the run was asked to stop; the sample can be resumed.
         """
-        parts = replace(
-            self.parts, extensions=oracles(self.judge, sample.problem), on_event=on_event
-        )
+        steps = oracles(self.judge, sample.problem, self.weigher).of(sample.config)
+        parts = replace(self.parts, extensions=steps, on_event=on_event)
         try:
             result = await self._solve(sample, parts)
         except (CallError, QuorumError) as error:
@@ -128,7 +131,7 @@ class LocalExecutor:
             return await solve(
                 sample.problem.text,
                 config,
-                model=self.client,
+                model=self.models,
                 checkpointer=self.saver,
                 thread_id=sample.thread_id,
                 parts=parts,
@@ -137,7 +140,7 @@ class LocalExecutor:
             # A process began it, and then died or was stopped.
             return await resume(
                 sample.thread_id,
-                model=self.client,
+                model=self.models,
                 checkpointer=self.saver,
                 changes=config.model_dump(),
                 parts=parts,
@@ -151,7 +154,7 @@ class LocalExecutor:
         except UnknownThreadError:
             return record  # it failed before its first step
         record["rounds_run"] = len(past.rounds)
-        record["ledger"] = past.ledger.to_json()
+        record["ledger"] = replace(past.ledger, prices=self.models.prices).to_json()
         record["seconds"] = round(sum(row["seconds"] for row in past.ledger.rows), 3)
         record["notes"] = past.notes
         await self._add_rounds(record, sample.problem, past.rounds)
@@ -181,7 +184,7 @@ class LocalExecutor:
             data_sha256=self.facts.data_sha256,
             versions=dict(self.facts.versions),
             seed=sample.seed,
-            model=self.client.name,
+            model=self.models.for_run(sample.config).name,
             error=None,
         )
 
@@ -241,7 +244,7 @@ def holds_any(workspace: Workspace, answers: set[str]) -> bool:
 
 _MOST_KEPT = 8192
 """Replies in memory; all arms work on one problem at about the same time."""
-_SAME_CALL = ("max_tokens", "temperature", "top_p", "thinking_token_budget", "answer")
+_SAME_CALL = ("max_tokens", "temperature", "top_p", "thinking_token_budget", "answer", "weighs")
 """Settings that two arms must have in common for their first drafts to be the same calls."""
 
 
@@ -280,7 +283,11 @@ class SharingClient(ModelClient):
 
     def __init__(self, client: ModelClient) -> None:
         super().__init__(
-            client.model, counter=client.counter, retry=client.retry, window=client.window
+            client.model,
+            counter=client.counter,
+            retry=client.retry,
+            window=client.window,
+            price=client.price,
         )
         self._client = client
         self._calls: OrderedDict[tuple[str, Sampling], _SharedCall] = OrderedDict()

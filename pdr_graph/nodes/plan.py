@@ -1,6 +1,7 @@
 """Decides what comes next: another round of drafts, or the final call."""
 
 import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -10,19 +11,32 @@ from langgraph.types import Overwrite
 
 from pdr_graph.budget import (
     TEMPLATE_TOKENS,
-    abandoned_row,
+    abandoned_rows,
     finish_cost,
     round_cost,
     workspace_limit,
 )
-from pdr_graph.config import FREE_FINISHES, PDRConfig, make_config, width_of
+from pdr_graph.config import (
+    BUDGETS,
+    FREE_FINISHES,
+    MIN_KAPPA,
+    PDRConfig,
+    make_config,
+    width_of,
+    with_defaults,
+)
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
 from pdr_graph.invocation import Invocation
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.nodes.toolbox import Toolbox, run_name, superstep, tell, thread_id, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
 from pdr_graph.types import RunRecord
+
+LEAST_CALL = 64
+"""Completion tokens that a call is given at the least where it follows the model's window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +54,12 @@ class Planner:
         if call.opens or state.get("phase") in {None, "done"}:
             opening = await self._open(state, self._asked(state, runtime))
             opening["run"] = call.run = run_name()
-            old = abandoned_row(call.abandoned, superstep())
-            opening["ledger"] = [old] if old["calls"] else []
+            opening["ledger"] = abandoned_rows(call.abandoned, superstep())
             state = state_of({**state, **opening})
-            begin = BeginEvent(event="begin", preset=config_of(state).preset, resumed=False)
+            begin = BeginEvent(event="begin", preset=config_of(state).strategy, resumed=False)
             log_event(thread_id(), begin)
+            for note in state["notes"]:
+                tell(runtime.stream_writer, NoteEvent(event="note", text=note))
             call.opens, ledger = False, Overwrite(opening["ledger"])
             return {**opening, **self._next(state, runtime), "ledger": ledger}
         if state["phase"] == "short":
@@ -62,36 +77,47 @@ class Planner:
         problem = wellformed(state.get("problem", "")).strip()
         if not problem:
             raise ConfigError("the problem is empty; state the task to be solved")
-        self.toolbox.operators.check(config)
+        operators = self.toolbox.operators.of(config)
+        operators.check(config)
+        models = self.toolbox.models.for_run(config)
         record = RunRecord(
             version=_own_version(),
-            model=self.toolbox.client.name,
+            model=models.name,
             prompts=self.toolbox.prompts.of_run(config).hashes(),
             token_counts="",
         )
-        if (judge := self.toolbox.extensions.judge) is not None:
+        if models.names:
+            record["models"] = models.names
+        if (judge := operators.judge) is not None:
             judge.check(record["model"])
             record["judge"] = judge.digest
         if config.seed is None:
             config = config.model_copy(update={"seed": secrets.randbits(31)})
-        client = self.toolbox.client
-        problem_tokens = await client.counter.count(problem)
-        check_window(config, problem_tokens, client.window)
+        asked, window = config, None
+        lengths = await lengths_of(problem, models.asked_by(config).values())
+        for client, tokens in lengths.items():
+            smaller = fitted(config, tokens, client.window)
+            window = client.window if smaller is not config else window
+            config = smaller
+        check_windows(config, lengths, models)
+        # Of several counts the largest, so that no sum is too small.
+        problem_tokens = max(lengths.values())
         _check_budget(config, problem_tokens)
         return {
             "problem": problem,
             "config": config.model_dump(mode="json"),
-            "record": RunRecord({**record, "token_counts": client.counter.source}),
+            "record": RunRecord({**record, "token_counts": models.counter.source}),
             "problem_tokens": problem_tokens,
             "round": 0,
             "extra_rounds": 0,
             "drafts": Overwrite([]),
             "workspaces": [],
             "tally": None,
+            **({"contested": False} if models.escalates else {}),
             "consensus": None,
             "solution": None,
             "verdict": None,
-            "notes": [],
+            "notes": [budgets_note(config, window)] if config is not asked else [],
         }
 
     def _next(self, state: PDRState, runtime: Runtime[PDRConfig]) -> dict[str, object]:
@@ -99,7 +125,7 @@ class Planner:
         if rounds_left(state) <= 0:
             return {"phase": "finish"}
         distiller = self.toolbox.operators.distiller(config.distiller)
-        why_not = why_not_round(state, distiller.max_calls)
+        why_not = why_not_round(state, distiller.max_calls, self.toolbox.extensions.judge)
         if why_not is not None:
             note = f"round {next_round} and later were skipped: {why_not}"
             tell(runtime.stream_writer, NoteEvent(event="note", text=note))
@@ -115,21 +141,88 @@ def _own_version() -> str:
     return version("pdr-graph")
 
 
-def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:
-    """Refuse a problem whose calls may not fit the model's window; None is an unknown window.
+def fitted(config: PDRConfig, problem_tokens: int, window: int | None) -> PDRConfig:
+    """Return the config with budgets that fit the model's window; None is an unknown window.
+
+    Only budgets that nobody has set are made smaller, and only where the defaults do not fit. Where
+    calls read drafts or workspaces, half of what the problem leaves is for what they write.
+    """
+    free = 0 if window is None else window - problem_tokens - TEMPLATE_TOKENS
+    workspace = workspace_limit(config)
+    if window is None or workspace + config.max_tokens <= free:
+        return config
+    unset = set(BUDGETS) - config.model_fields_set
+    kappa, max_tokens = config.kappa, config.max_tokens
+    if workspace and "kappa" in unset:
+        room = free // 4 if "max_tokens" in unset else free - max_tokens
+        kappa = workspace = max(MIN_KAPPA, min(kappa, room))
+    if "max_tokens" in unset:
+        reads = workspace > 0 or config.finish == "select"
+        room = free // 2 if reads and "kappa" in unset else free - workspace
+        max_tokens = max(LEAST_CALL, min(max_tokens, room))
+    kept = config.solution_tokens
+    if "solution_tokens" in unset:
+        kept = max(MIN_KAPPA, min(kept, max_tokens))
+    return with_defaults(config, kappa=kappa, max_tokens=max_tokens, solution_tokens=kept)
+
+
+def budgets_note(config: PDRConfig, window: int | None) -> str:
+    """Return the sentence on budgets that were made to fit the model's window."""
+    used = ", ".join(
+        f"{name} {getattr(config, name)}"
+        for name in BUDGETS
+        if name not in config.model_fields_set and (name != "kappa" or workspace_limit(config))
+    )
+    return f"budgets follow the model's context window of {window} tokens: {used}"
+
+
+async def lengths_of(problem: str, clients: Iterable[ModelClient]) -> dict[ModelClient, int]:
+    """Return how many tokens a problem has for each of these models."""
+    return {client: await client.counter.count(problem) for client in dict.fromkeys(clients)}
+
+
+def check_windows(config: PDRConfig, lengths: Mapping[ModelClient, int], models: Models) -> None:
+    """Refuse a problem whose calls may not fit the window of a model that the run asks.
+
+    Args:
+        config: What the run is asked for.
+        lengths: Tokens of the problem, for each of the models that the run may ask.
+        models: They.
+
+    Raises:
+        ContextWindowError: the sentence names every part of the call, and the role.
+    """
+    for role, client in models.asked_by(config).items():
+        whose = f"the model of role {role}" if models.names else "the model"
+        check_window(config, lengths[client], client.window, whose)
+
+
+def check_window(
+    config: PDRConfig, problem_tokens: int, window: int | None, whose: str = "the model"
+) -> None:
+    """Refuse a problem whose calls may not fit a window; None is an unknown window.
 
     Raises:
         ContextWindowError: the sentence names every part of the call.
     """
     workspace = workspace_limit(config)
     needed = problem_tokens + workspace + TEMPLATE_TOKENS + config.max_tokens
-    if window is not None and needed > window:
-        parts = f"problem {problem_tokens}, " + (f"kappa {workspace}, " if workspace else "")
+    if window is None or needed <= window:
+        return
+    own = ["max_tokens", "kappa"] if workspace else ["max_tokens"]
+    to_lower = " or ".join(name for name in own if name in config.model_fields_set)
+    if not to_lower or window - problem_tokens - TEMPLATE_TOKENS < MIN_KAPPA:
         raise ContextWindowError(
-            f"a call needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, max_tokens "
-            f"{config.max_tokens}) and the model's context window is {window}; lower max_tokens"
-            f"{' or kappa' if workspace else ''}, or serve a larger window"
+            f"the problem has {problem_tokens} tokens and {whose}'s context window is {window}: "
+            f"with {TEMPLATE_TOKENS} for the words around it, no room is left for an answer; "
+            "shorten the problem, or serve a larger window"
         )
+    parts = f"problem {problem_tokens}, " + (f"kappa {workspace}, " if workspace else "")
+    raise ContextWindowError(
+        f"a call needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, max_tokens "
+        f"{config.max_tokens}) and {whose}'s context window is {window}; lower {to_lower}, or "
+        "serve a larger window"
+    )
 
 
 def _check_budget(config: PDRConfig, problem_tokens: int) -> None:

@@ -24,7 +24,7 @@ class Verifier:
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the verdict; a granted round reads the rejected solution and the reasons."""
         step = self.toolbox.step("verifier", state)
-        with voting(step, runtime.stream_writer):
+        with voting(step, runtime.stream_writer, state["notes"]):
             verdict = await self.toolbox.operators.verifier(step.config.verifier)(step)
         tell(runtime.stream_writer, VerdictEvent(event="verdict", **verdict))
         notes = [*state["notes"], *step.notes]
@@ -39,7 +39,7 @@ class Verifier:
             return update
         distiller = self.toolbox.operators.distiller(step.config.distiller)
         wider = state_of({**state, "extra_rounds": granted + 1})
-        why_not = why_not_round(wider, distiller.max_calls)
+        why_not = why_not_round(wider, distiller.max_calls, self.toolbox.extensions.judge)
         if why_not is not None:
             Invocation.current().b_total = spent
             return update | {"notes": [*notes, f"the rejected solution stands: {why_not}"]}

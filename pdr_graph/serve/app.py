@@ -114,7 +114,7 @@ class AnswerDesk:
             if reply.refused is not None:
                 status = reply.refused.status
             if (result := reply.result) is not None:
-                metrics.b_seq.labels(result.config.preset).observe(result.ledger.b_seq)
+                metrics.b_seq.labels(result.config.label).observe(result.ledger.b_seq)
         except Exception as error:
             refused = self.refusal(error, asked)
             status = refused.status

@@ -18,7 +18,9 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.errors import DrainedError
 from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, resume, solve, with_input
@@ -194,18 +196,20 @@ class SolveRunner:
 
     def __init__(
         self,
-        model: ModelClient,
+        model: ModelClient | Models,
         store: RunStore,
         options: ServeOptions,
         *,
         prompts: Prompts | None = None,
+        judge: DraftJudge | None = None,
     ) -> None:
-        """Begin without runs; `prompts` None is the built-in ones."""
-        self.model = model
+        """Begin without runs; `prompts` None is the built-in ones, and `judge` None is none."""
+        self.model = Models.of(model)
         self.admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
         self.metrics = Metrics(self.admission)
         self._store = store
         self._prompts = prompts or Prompts.load()
+        self._steps = Extensions(judge=judge)
         self._runs: dict[str, tuple[RunControl, asyncio.Task[object]]] = {}
         """By thread."""
         self._stopped = False
@@ -233,7 +237,7 @@ class SolveRunner:
                 begin(config)
                 parts = Parts(
                     # The code that the operator names; what the store names is only compared.
-                    extensions=Extensions().with_code(asked.config),
+                    extensions=self._steps.with_code(asked.config).of(config),
                     prompts=self._prompts,
                     trace=self.metrics,
                     on_event=on_event,
@@ -281,7 +285,7 @@ class SolveRunner:
         ended = state.get("phase") == "done"
         seconds = elapsed_s(state.get("ledger", []))
         with reading(thread_id):
-            result = Result.of_state(thread_id, state, seconds) if ended else None
+            result = Result.of_state(thread_id, state, seconds, self.model) if ended else None
         return StoredRun(
             problem=state.get("problem", ""),
             config=stored_config(state, thread_id),

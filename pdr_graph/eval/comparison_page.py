@@ -3,8 +3,8 @@
 The plots show accuracy against cost: the paper's figure 1 with intervals. Up and to the left is
 better. Both actual costs, B_seq and B_total, are on a logarithmic axis, and bars span the
 confidence intervals of both means, whole. Arms of equal cost stand side by side. A plot of few
-problems says that nothing can be believed of it. The colours are Okabe and Ito's, which colour-blind readers can
-tell apart; every arm also has its own marker.
+problems says that nothing can be believed of it. The colours are Okabe and Ito's, which
+colour-blind readers can tell apart; every arm also has its own marker.
 """
 
 import base64

@@ -7,7 +7,8 @@ placed in an attribute that a browser follows.
 Characters that a reader would not see, or that turn the rest of a line around, are shown as signs.
 
 `run_page` has the page of one run: its graph, each round with drafts and workspaces, and what it
-cost. The words of the method are explained where they stand, and in a list at the end. That of a comparison is `eval/comparison_page.py`.
+cost. The words of the method are explained where they stand, and in a list at the end. That of a
+comparison is `eval/comparison_page.py`.
 """
 
 import re

@@ -1,12 +1,20 @@
 """Where answers are won and lost, what a vote attains, and the plots."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdr_graph.answers import answer_kind
 from pdr_graph.eval.comparison import compare
-from pdr_graph.eval.comparison_page import plot
+from pdr_graph.eval.comparison_page import (
+    FEW_PROBLEMS,
+    comparison_page,
+    plot,
+    side_by_side,
+    too_few,
+)
 from pdr_graph.eval.decomposition import (
     CORRECT,
     Admitted,
@@ -163,3 +171,55 @@ async def test_an_axis_of_cost_has_several_labels_and_not_too_many(costs, tmp_pa
     low, high = axes.get_xlim()
     shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
     assert 2 <= len(shown) <= 8
+
+
+def whiskers(figure) -> list[tuple[float, float, float]]:
+    """The vertical whiskers of a plot: x, low, high."""
+    [axes] = figure.axes
+    lines = [line for each in axes.containers for line in each.lines[2]]
+    paths = [path for line in lines for path in line.get_paths()]
+    ends = [(*path.vertices[0], *path.vertices[1]) for path in paths]
+    return [(x0, y0, y1) for x0, y0, x1, y1 in ends if x0 == x1]
+
+
+@pytest.mark.parametrize("what", ["b_seq", "b_total"])
+async def test_arms_of_equal_cost_stand_side_by_side_with_whole_whiskers(tmp_path, what):
+    """No whisker covers another, and the axes have room for all of each."""
+    made = [
+        sample(arm, f"p{n}", answer="7" if n % part else "8")
+        for arm, part in (("pdr", 3), ("majority", 2), ("sr", 1))
+        for n in range(6)
+    ]
+    arms = ("pdr", "majority", "sr")
+    found = await compare([recorded(tmp_path / "run", made, arms=arms)])
+    figure = plot(found, what)
+    [axes] = figure.axes
+    shown = whiskers(figure)
+    places = sorted(x for x, _, _ in shown)
+    assert len(set(places)) == len(places) >= 2
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for x, low, high in shown:
+        assert left < x < right
+        assert bottom < low <= high < top
+    assert bottom < 0 < 100 < top
+
+
+@given(st.lists(st.floats(1, 1e7), max_size=8))
+def test_what_is_side_by_side_keeps_its_order(costs):
+    """Every shift is small, and costs that differ much are not shifted."""
+    moved = [cost * shift for cost, shift in zip(costs, side_by_side(costs), strict=True)]
+    order = sorted(range(len(costs)), key=costs.__getitem__)
+    assert all(moved[a] <= moved[b] * (1 + 1e-9) for a, b in pairwise(order))
+    if len(costs) == 1:
+        assert moved == costs
+
+
+async def test_a_plot_of_few_problems_says_so(tmp_path):
+    """In its title and on the page; with enough of them it says nothing."""
+    for number in (1, 6, FEW_PROBLEMS):
+        made = [sample(arm, f"p{n}") for arm in ("pdr", "majority") for n in range(number)]
+        found = await compare([recorded(tmp_path / str(number), made)])
+        title = plot(found, "b_seq").axes[0].get_title(loc="left")
+        assert title == too_few(found)
+        assert bool(title) == (number < FEW_PROBLEMS)
+        assert ("too few to believe any difference" in comparison_page(found)) == bool(title)

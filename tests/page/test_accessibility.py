@@ -11,8 +11,8 @@ from tests.eval.recorded import draft, recorded, sample, workspace
 from tests.page.browser import CHROMIUM
 from tests.page.test_run_page import past_with
 
-LONG = "So let x be the sum of the digits; then x < 9 & x > 2. " * 600
-"""About 8,000 tokens."""
+LONG = "So let x be the sum of the digits; then x < 9 & x > 2. " * 1000
+"""About 20,000 tokens."""
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright and axe: make test-browser"
@@ -98,16 +98,33 @@ def test_a_link_to_a_draft_opens_it(chromium, pages):
     assert page.evaluate("document.querySelectorAll('.draft[open]').length") == 1
 
 
-def test_a_large_page_opens_within_a_second(chromium, pages):
-    """48 drafts of 8,000 tokens; the quickest of three, for a machine that does other work too."""
+def test_a_page_of_a_million_tokens_opens_within_two_seconds(chromium, pages):
+    """48 drafts of 20,000 tokens: seconds of the page's thread, which no other work stretches."""
     seconds = []
     for _ in range(3):
         page = chromium.new_page()
+        figures = page.context.new_cdp_session(page)
+        figures.send("Performance.enable", {"timeDomain": "threadTicks"})
         page.goto(pages["large"].as_uri())
-        entry = "performance.getEntriesByType('navigation')[0].loadEventEnd"
-        seconds.append(page.evaluate(entry) / 1000)
+        found = figures.send("Performance.getMetrics")["metrics"]
+        seconds.append(next(each["value"] for each in found if each["name"] == "TaskDuration"))
         page.close()
-    assert min(seconds) <= 1, seconds
+    assert min(seconds) <= 2, seconds
+
+
+def test_a_word_is_explained_on_hover_and_by_keyboard(chromium, pages):
+    """And nothing is shown before."""
+    page = chromium.new_page()
+    page.goto(pages["run"].as_uri())
+    tip = page.locator("a.term[href='#term-b_seq'] .tip").first
+    assert not tip.is_visible()
+    page.hover("a.term[href='#term-b_seq']")
+    assert tip.is_visible()
+    page.mouse.move(0, 0)
+    assert not tip.is_visible()
+    page.focus("a.term[href='#term-b_total']")
+    page.keyboard.press("Tab")
+    assert tip.is_visible()
 
 
 def test_a_wide_table_keeps_its_first_column_in_sight(chromium, pages):

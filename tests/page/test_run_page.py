@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 from time import perf_counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pdr_graph import preset, solve
 from pdr_graph.budget import Ledger
-from pdr_graph.page import run_page
+from pdr_graph.page import _SIGNS, TERMS, _visible, run_page
 from pdr_graph.run_history import RoundView, RunHistory
 from pdr_graph.types import Solution, Verdict, Workspace
 from tests.fakes import drafts_with, make_draft, make_row
@@ -193,3 +195,40 @@ def test_inspect_writes_it(stored, mock, tmp_path):
     done = stored("inspect", "one", "--html", "/proc/none/run.html")
     assert done.code in {1, 2}
     assert "cannot be written" in done.err
+
+
+async def test_the_solution_comes_first_and_is_open():
+    """Before the problem, unfolded; drafts have their number and answer as a name."""
+    page = await run_page(past_with())
+    order = [page.index(f'<h2 id="{each}"') for each in ("solution", "problem", "round-1", "words")]
+    assert order == sorted(order)
+    assert "<details open><summary>The solution in full" in page
+    assert '<b>Draft 2:</b>\n        <span dir="auto">42</span>' in page
+
+
+async def test_the_words_of_the_method_are_explained():
+    """By a link that the keyboard reaches, to a list that is there without hovering."""
+    page = await run_page(past_with())
+    used = set(re.findall(r'class="term" href="#term-(\w+)" aria-describedby="term-\1"', page))
+    assert {"b_seq", "b_total", "kappa", "workspace", "finish"} <= used <= TERMS.keys()
+    for name, (word, meaning) in TERMS.items():
+        assert f'<dt>{word}</dt><dd id="term-{name}">{meaning.replace(chr(39), "&#39;")}' in page
+
+
+@pytest.mark.security
+@given(text=st.text(st.characters(codec="utf-8", categories=("Cc", "Cf", "Zl", "Zp", "L"))))
+def test_control_characters_are_signs(text):
+    """None of those that hide or turn text is left, and nothing else is changed."""
+    shown = _visible(text)
+    assert not set(shown) & {chr(code) for code in _SIGNS}
+    plain = "".join(each for each in text if ord(each) not in _SIGNS)
+    signs = "".join(str(each) if isinstance(each, str) else chr(each) for each in _SIGNS.values())
+    assert all(each in shown for each in plain)
+    assert all(each in plain + signs for each in shown)
+
+
+async def test_control_characters_of_a_run_are_signs():
+    """Wherever a model's text is shown."""
+    page = await run_page(past_with("a\x1b[31mred\x07 \u202edlrow\r\nnext\x00\tb"))
+    assert "a␛[31mred␇ ⟨U+202E⟩dlrow\nnext␀\tb" in page
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", page)

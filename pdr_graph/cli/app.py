@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pdr_graph.cli import commands
+from pdr_graph.cli.completion import words_to_complete
 from pdr_graph.cli.failure import end_of
 from pdr_graph.cli.options import Command, takes
 from pdr_graph.cli.output import LogLines, Output
@@ -46,7 +47,6 @@ def make_app(only: str | None = None) -> typer.Typer:
     """
     app = typer.Typer(
         name="pdr-graph",
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,7 +64,7 @@ def _carried_out_by(place: str) -> Callable[[Command], None]:
     """Return a function that imports the one at `place` only when it is called."""
 
     def carry_out(command: Command) -> None:
-        output = Output(json=command.as_json, quiet=command.quiet)
+        output = Output(json=command.as_json, quiet=command.is_quiet)
         LogLines(output, command.logs).install()
         module, _, name = place.partition(":")
         getattr(import_module(f"pdr_graph.cli.{module}"), name)(command, output)
@@ -102,7 +102,8 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every error becomes one sentence."""
-    named = next((each for each in arguments if each in _COMMANDS), "")
+    words = arguments or words_to_complete()
+    named = next((each for each in words if each in _COMMANDS), "")
     try:
         code = typer.main.get_command(make_app(named)).main(
             list(arguments), prog_name="pdr-graph", standalone_mode=False

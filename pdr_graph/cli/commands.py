@@ -54,8 +54,15 @@ class RunCommand(SettingsCommand):
     """Append every model call in full to this file, one JSON object a line."""
     judge_file: Annotated[Path | None, Flag("--judge", "FILE")] = None
     """Weigh drafts by this judge, which `pdr-graph judge fit` has made."""
+    answer_only: bool = False
+    """Write the answer and nothing else, for scripts."""
     config: Annotated[Given, CONFIG]
     settings: Annotated[Given, SETTINGS]
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing but errors is said on standard error."""
+        return self.quiet or self.answer_only
 
 
 class SolveCommand(RunCommand):
@@ -81,17 +88,21 @@ class ResumeCommand(RunCommand):
     --verifier package.module:attribute, is given again.
     """
 
-    first: ClassVar = ("base_url", "model", "redis_url", "trace", "as_json")
+    first: ClassVar = ("last", "base_url", "model", "redis_url", "trace", "as_json")
 
-    thread: Annotated[str, Argument()]
-    """The run, as `pdr-graph threads` lists it."""
+    thread: Annotated[str | None, Argument()] = None
+    """The run, as `pdr-graph threads` lists it, or how its name begins."""
+    last: bool = False
+    """Take the run that was written last."""
 
 
 class ThreadsCommand(SettingsCommand):
     """List stored runs, the latest first. Or prune, delete, export or import some."""
 
     threads: Annotated[tuple[str, ...], Argument()] = ()
-    """Runs to prune, delete or export."""
+    """Runs to prune, delete or export, or how their names begin."""
+    last: bool = False
+    """Take the run that was written last."""
     limit: int = Field(20, ge=1)
     """List at most this many runs."""
     prune: bool = False
@@ -118,7 +129,7 @@ class ResealCommand(SettingsCommand):
     """
 
     threads: Annotated[tuple[str, ...], Argument()] = ()
-    """Runs to seal anew. Without it, all that is stored."""
+    """Runs to seal anew, or how their names begin. Without it, all that is stored."""
     read_older: bool = False
     """Also take values that are plain, or that version 0.1 encrypted. Whoever could write to the
     store may have put them there."""
@@ -130,8 +141,10 @@ class ResealCommand(SettingsCommand):
 class InspectCommand(SettingsCommand):
     """Show a run: rounds, drafts, workspaces, solution, verdict, ledger."""
 
-    thread: Annotated[str, Argument()]
-    """The run, as `pdr-graph threads` lists it."""
+    thread: Annotated[str | None, Argument()] = None
+    """The run, as `pdr-graph threads` lists it, or how its name begins."""
+    last: bool = False
+    """Take the run that was written last."""
     full: bool = False
     """Show all texts in full."""
     watch: bool = False

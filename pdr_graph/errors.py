@@ -148,6 +148,11 @@ def redacted(text: str) -> str:
     return text
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 call, 2 calls, 1,024 calls."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class PDRError(Exception):
     """An error whose cause one sentence can name; the sentence never holds a secret.
 

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from pdr_graph.cli import commands
+from pdr_graph.cli import commands, interrupts_raise, readable_in_any_encoding
 from pdr_graph.cli.completion import words_to_complete
 from pdr_graph.cli.failure import end_of
+from pdr_graph.cli.help_screen import CommandWithHelp, GroupWithHelp
 from pdr_graph.cli.options import Command, takes
 from pdr_graph.cli.output import LogLines, Output
 from pdr_graph.settings import debug_wanted
@@ -47,6 +48,7 @@ def make_app(only: str | None = None) -> typer.Typer:
     """
     app = typer.Typer(
         name="pdr-graph",
+        cls=GroupWithHelp,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -54,7 +56,7 @@ def make_app(only: str | None = None) -> typer.Typer:
     app.callback(invoke_without_command=True)(_entry)
     for name, (model, place) in _COMMANDS.items():
         if only in {None, name}:
-            app.command(name)(takes(model)(_carried_out_by(place)))
+            app.command(name, cls=CommandWithHelp)(takes(model)(_carried_out_by(place)))
         else:
             app.command(name, help=model.__doc__)(lambda: None)
     return app
@@ -67,7 +69,9 @@ def _carried_out_by(place: str) -> Callable[[Command], None]:
         output = Output(json=command.as_json, quiet=command.is_quiet)
         LogLines(output, command.logs).install()
         module, _, name = place.partition(":")
-        getattr(import_module(f"pdr_graph.cli.{module}"), name)(command, output)
+        function = getattr(import_module(f"pdr_graph.cli.{module}"), name)
+        interrupts_raise()
+        function(command, output)
 
     return carry_out
 
@@ -97,6 +101,7 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started us
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    readable_in_any_encoding()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -232,7 +232,16 @@ class DownCommand(SettingsCommand):
 
 
 class EvalCommand(SettingsCommand):
-    """Measure strategies on problems. After a stop or crash, the same command continues."""
+    """Measure strategies on problems. After a stop or crash, the same command continues.
+
+    An arm is a strategy to measure. It may have a name of its own, and other fields than its
+    preset:
+
+    \b
+    --arm '[NAME=]PRESET[@FIELD=VALUE;FIELD=VALUE]'
+    --arm pdr
+    --arm 'narrow=pdr@widths=8,4;kappa=1024'
+    """
 
     first: ClassVar = (
         *("arms", "samples", "limit", "out", "base_url", "model"),
@@ -242,12 +251,12 @@ class EvalCommand(SettingsCommand):
 
     data: Annotated[str, Argument()]
     """A file of JSON lines (`problem`, `answer`, optional `id`), `hf:org/name:split`, or
-    `reasoning-gym:task?size=100&seed=0&knob=value`."""
+    `reasoning-gym:task`, with knobs after it, as in `?size=100`, joined by `&`."""
     out: Annotated[Path, Flag(metavar="FOLDER")]
     """Folder of the run, such as runs/NAME."""
     arms: Annotated[tuple[str, ...], Flag("--arm", "ARM")]
-    """A preset, with other fields after `@`, as in `pdr@widths=8,4;T=8192`. A name may come first,
-    as in `narrow=pdr@widths=8,4`. Repeat it for each arm."""
+    """A strategy, written as shown above. `T` is its thinking budget: max_tokens is T and the
+    tokens of the solution. Repeat it for each arm."""
     samples: int = Field(1, ge=1)
     """Attempts of each arm at each problem."""
     seed: int = Field(0, ge=0)
@@ -326,16 +335,20 @@ class JudgeCommand(Command):
 
 
 class CheckCommand(Command):
-    """Check answers against gold answers: JSON lines in, `{id, correct, reason, …}` lines out."""
+    """Check answers against gold answers: JSON lines in, verdicts as JSON lines out.
+
+    Each says `id`, `correct`, `reason`, what was `extracted`, and how the prediction was `read`.
+    """
 
     as_json: Annotated[bool, Implied()] = True
 
     file: Annotated[Path | None, Argument()] = None
     """JSON lines with `gold` and `pred`, optional `id`, `mode` and `truncated`. Without it, or
     with `-`, they are read from standard input."""
-    mode: str = "answer"
+    mode: str = "auto"
     """What `pred` holds, where a line does not say: `answer` is a text that states the answer in
-    a box or an answer line; `raw` is the answer itself."""
+    a box or an answer line; `raw` is the answer itself; `auto` is `raw` for one line that reads as
+    an answer and has no box, else `answer`."""
     deadline: float = Field(5.0, ge=0.1)
     """Seconds after which a check is stopped."""
     workers: int = Field(2, ge=1)

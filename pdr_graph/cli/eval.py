@@ -49,15 +49,24 @@ from pdr_graph.trace import JsonLinesTrace
 def eval_command(command: EvalCommand, output: Output) -> None:
     """Run the samples that are owed, and show each arm's figures."""
     settings = load_settings(**command.settings)
+    if command.ray is not None:
+        refuse_cluster(command.ray, settings)
     specs = swept(
         [parse_arm(text) for text in command.arms], [parse_sweep(text) for text in command.sweep]
     )
-    problems = load_problems(command.data).first(command.limit)
     budgets = Budgets(command.b_seq, command.b_total)
     common = _common(command.config, budgets, embedded=settings.base_url is None)
     arms = make_arms(specs, common, budgets)
     _refuse_mixed(arms)
     prompts = Prompts.load(settings.prompts)
+    dependent = sharing_arms(arms) if command.share_first_round else frozenset()
+    if dependent and command.ray is not None:
+        raise ConfigError(
+            "--share-first-round shares drafts within one process, and --ray has several; leave "
+            "one of them out"
+        )
+    # Last of all: it may have to be downloaded.
+    problems = load_problems(command.data).first(command.limit)
     plan = EvalPlan(
         problems=problems,
         arms=tuple(arms),
@@ -67,12 +76,6 @@ def eval_command(command: EvalCommand, output: Output) -> None:
         share_first_round=command.share_first_round,
     )
     _refuse_soon(plan, command.out)
-    dependent = sharing_arms(arms) if command.share_first_round else frozenset()
-    if dependent and command.ray is not None:
-        raise ConfigError(
-            "--share-first-round shares drafts within one process, and --ray has several; leave "
-            "one of them out"
-        )
     for line in announcement(plan):
         output.say(line)
     session = EvalSession(plan, command, settings, prompts, output, dependent)
@@ -225,6 +228,22 @@ def cluster_of(address: str, num_workers: int | None, settings: Settings) -> Ite
     Raises:
         ConfigError: there is none, or its workers could not reach model or store.
     """
+    refuse_cluster(address, settings)
+    from pdr_graph.eval.ray_cluster import MOST_WORKERS, connect, disconnect
+
+    processors = connect(address)
+    try:
+        yield num_workers or max(1, min(processors, MOST_WORKERS))
+    finally:
+        disconnect()
+
+
+def refuse_cluster(address: str, settings: Settings) -> None:
+    """Refuse a cluster whose workers could not reach model or store.
+
+    Raises:
+        ConfigError: one of them is on this machine alone.
+    """
     if settings.base_url is None:
         raise ConfigError(
             f"--ray {address} needs a model endpoint that its workers can reach; set --base-url / "
@@ -235,13 +254,6 @@ def cluster_of(address: str, num_workers: int | None, settings: Settings) -> Ite
             f"--ray {address} needs a store that its workers can reach; set --checkpoint / "
             "PDR_REDIS_URL to redis://…"
         )
-    from pdr_graph.eval.ray_cluster import MOST_WORKERS, connect, disconnect
-
-    processors = connect(address)
-    try:
-        yield num_workers or max(1, min(processors, MOST_WORKERS))
-    finally:
-        disconnect()
 
 
 def by_lease(saver: Saver, wait_s: float = 0.0) -> Claim | None:

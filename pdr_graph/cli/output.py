@@ -13,7 +13,6 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import TextIOWrapper
 from typing import IO, Any
 
 import typer
@@ -22,6 +21,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from pdr_graph.cli import readable_in_any_encoding
 from pdr_graph.errors import redacted
 
 _SEQUENCES = re.compile(
@@ -87,10 +87,10 @@ class Output:
         """Whether standard error is a terminal that lines may be redrawn on."""
         return self.stderr.is_terminal and not self.stderr.is_dumb_terminal and not self.quiet
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, *, to_copy: bool = False) -> None:
         """Write a line of information on standard error, unless --quiet is given."""
         if not self.quiet:
-            self.tell(line, "dim")
+            self.tell(line, "" if to_copy else "dim", to_copy=to_copy)
 
     def tell(self, line: str, style: str = "", *, to_copy: bool = False) -> None:
         """Write a line on standard error, even with --quiet.
@@ -129,8 +129,7 @@ def _written_out() -> Iterator[None]:
     Raises:
         typer.Exit: the pipe is broken.
     """
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    readable_in_any_encoding()
     try:
         yield
         sys.stdout.flush()

@@ -4,16 +4,18 @@ import asyncio
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.cli.commands import DemoCommand, ResumeCommand, RunCommand, SolveCommand
+from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.options import Given, flag_of
-from pdr_graph.cli.output import Output, one_line, table_of
+from pdr_graph.cli.output import Output, Prose, one_line, table_of, unbroken
 from pdr_graph.cli.run_display import (
     STARTING,
     RunProgress,
@@ -23,7 +25,7 @@ from pdr_graph.cli.run_display import (
     shown,
 )
 from pdr_graph.cli.signals import Stopper
-from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
+from pdr_graph.cli.store import MEMORY, Saver, alone, check_named, named_thread, open_saver
 from pdr_graph.config import PRESETS, PDRConfig, preset
 from pdr_graph.connect import open_client
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
@@ -53,16 +55,22 @@ class RunSession:
     output: Output
     settings: Settings
     thread_id: str
+    prompts: Prompts | None = None
+    """None is the built-in ones."""
+    extensions: Extensions = field(default_factory=Extensions)
     progress: RunProgress | None = None
     """None until the run begins."""
 
     @classmethod
     def of(cls, command: RunCommand, thread_id: str, output: Output) -> "RunSession":
-        """Read the settings of a command.
+        """Read the settings of a command, and the files that they name.
 
         Raises:
-            ConfigError: they are malformed, or the trace cannot be written.
+            ConfigError: they are malformed or disagree, a file cannot be read, or the trace cannot
+                be written.
         """
+        if command.answer_only and command.as_json:
+            raise ConfigError("--answer-only and --json write different things; drop one of them")
         if command.trace is not None:
             try:
                 command.trace.open("a").close()
@@ -70,7 +78,15 @@ class RunSession:
                 raise ConfigError(
                     f"--trace {str(command.trace)!r} cannot be written: {error.strerror}"
                 ) from None
-        return cls(command, output, load_settings(**command.settings), thread_id)
+        settings, judge = load_settings(**command.settings), command.judge_file
+        return cls(
+            command,
+            output,
+            settings,
+            thread_id,
+            prompts=None if settings.prompts is None else Prompts.load(settings.prompts),
+            extensions=Extensions(judge=None if judge is None else DraftJudge.load(judge)),
+        )
 
     async def carry_out(self, check: Check, start: Start) -> Result:
         """Run to the end.
@@ -79,10 +95,7 @@ class RunSession:
             RunEndedError: the run was stopped, or failed once it had begun.
         """
         say, stopper = self.output.say, Stopper(self.output.tell)
-        folder, trace = self.settings.prompts, self.command.trace
-        prompts = None if folder is None else Prompts.load(folder)
-        judge = self.command.judge_file
-        extensions = None if judge is None else Extensions(judge=DraftJudge.load(judge))
+        trace = self.command.trace
         with stopper.ending(self._way_on, self._asked_anything):
             async with open_saver(self.settings, say) as saver:
                 progress = await check(saver)
@@ -90,11 +103,13 @@ class RunSession:
                     alone(saver, self.thread_id, say),
                     open_client(self.settings, announce=say) as client,
                 ):
+                    if self.settings.redis_url != MEMORY:
+                        say(f"thread {one_line(self.thread_id)}")
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
                         parts = Parts(
-                            extensions=extensions,
-                            prompts=prompts,
+                            extensions=self.extensions,
+                            prompts=self.prompts,
                             trace=None if trace is None else JsonLinesTrace(trace),
                             on_event=on_event,
                             control=stopper.control,
@@ -103,7 +118,9 @@ class RunSession:
 
     def show(self, result: Result) -> None:
         """Show how a run ended."""
-        if self.output.json:
+        if self.command.answer_only:
+            _show_answer(result, self.output)
+        elif self.output.json:
             for note in result.notes:
                 self.output.say(f"note: {note}")
             self.output.show_json(result.to_json())
@@ -129,12 +146,31 @@ class RunSession:
         return self.progress is not None and self.progress.doing != STARTING
 
 
+def _show_answer(result: Result, output: Output) -> None:
+    """Write the answer and nothing else; of a run that states none by its kind, the solution.
+
+    Raises:
+        typer.Exit: the solution states no answer, which a script must notice.
+    """
+    if result.answer is not None:
+        output.show(unbroken(Text(one_line(result.answer))))
+    elif result.config.answer == "text":
+        output.show(Prose(result.solution))
+    else:
+        output.tell(
+            f"error: the solution states no answer; `pdr-graph inspect {result.thread_id}` shows it",
+            "red",
+        )
+        raise typer.Exit(FAILED)
+
+
 def solve_command(command: SolveCommand, output: Output) -> None:
     """Solve a problem and show the result."""
     problem = read_problem(command.problem, command.file)
     session = RunSession.of(command, command.thread or new_thread_id(), output)
     embedded = session.settings.base_url is None
     config = _config(command.config, embedded=embedded)
+    session.extensions.with_code(config).check(config)  # before anything is started
     if embedded:
         output.say(announcement(config))
 
@@ -158,17 +194,19 @@ def solve_command(command: SolveCommand, output: Output) -> None:
 
 def resume_command(command: ResumeCommand, output: Output) -> None:
     """Continue a run and show the result."""
-    name, thread_id = command.config.get("preset"), command.thread
+    check_named(command.thread, last=command.last)
+    name = command.config.get("preset")
     if name is not None and name not in PRESETS:
         preset(str(name))  # says which there are
-    session = RunSession.of(command, thread_id, output)
+    session = RunSession.of(command, command.thread or "", output)
     changes, answer = dict(command.config), None
 
     async def check(saver: Saver) -> RunProgress:
         nonlocal answer
-        past = await history(thread_id, checkpointer=saver)
+        session.thread_id = await named_thread(saver, command.thread)
+        past = await history(session.thread_id, checkpointer=saver)
         if past.namespace:
-            raise OtherGraphError(thread_id)
+            raise OtherGraphError(session.thread_id)
         if past.questions:
             # Of a run that waits, --answer is the person's, and not the kind of the run's answers.
             answer = changes.pop("answer", None)
@@ -180,7 +218,7 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
 
     async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
         return await resume(
-            thread_id,
+            session.thread_id,
             model=client,
             checkpointer=saver,
             changes=changes,

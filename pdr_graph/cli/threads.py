@@ -14,20 +14,21 @@ from langchain_core.language_models import FakeListChatModel
 from pdr_checkpoints import CorruptCheckpointError, RedisSaver, ThreadInfo
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.filesize import decimal
+from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.cli.commands import ThreadsCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.output import Output, one_line, plain_table
-from pdr_graph.cli.store import MEMORY, alone, open_saver
+from pdr_graph.cli.output import Output, one_line, plain_table, unbroken
+from pdr_graph.cli.store import MEMORY, alone, named_thread, open_saver
 from pdr_graph.errors import ConfigError, DamagedRunError, UnknownThreadError
 from pdr_graph.graph import PDRGraph, build_graph
 from pdr_graph.settings import load_settings
 from pdr_graph.state import reading, stored_state
 
 UNREADABLE = "unreadable"
-WIDE = 92
-"""Columns of a terminal that has room for every column of the table."""
+PROBLEM_CHARS = 80
+"""Of a problem that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class ListedRun:
     created: str
     lease: str | None
     """Who runs it now (host:pid); None when nobody does."""
+    problem: str | None = None
+    """How the problem begins, in at most 80 characters; None where it is not known."""
     reason: str | None = None
     """Why it is `unreadable`; None for any other."""
 
@@ -140,58 +143,109 @@ async def _listed(graph: PDRGraph, thread: ThreadInfo) -> ListedRun:
         state="finished" if not snapshot.next else "running" if thread.holder else "stopped",
         node=snapshot.next[0] if snapshot.next else None,
         answer=None if solution is None else solution["answer"],
+        problem=_first_words(state.get("problem", "")),
     )
 
 
-class RunTable:
-    """The runs, with the columns that their terminal has room for."""
+def _first_words(problem: str) -> str:
+    line = one_line(problem[: 4 * PROBLEM_CHARS])
+    return line if len(line) <= PROBLEM_CHARS else f"{line[: PROBLEM_CHARS - 1]}…"
 
-    def __init__(self, runs: list[ListedRun]) -> None:
+
+class RunTable:
+    """The runs, with what their terminal has room for: the answer gives way, and nothing else.
+
+    A pipe gets a line for each run, with all of it. A narrow terminal gets two.
+    """
+
+    def __init__(self, runs: Sequence[ListedRun], now: datetime | None = None) -> None:
         self._runs = runs
+        self._now = now or datetime.now(UTC)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = options.max_width >= WIDE
-        titles = list(_CELLS) if wide else ["thread", "state", "answer"]
-        table = plain_table(gap=2)
+        if not console.is_terminal:
+            yield from console.render(self._table(list(CELLS)), options.update(width=UNBOUNDED))
+        elif options.max_width < ONE_LINE:
+            yield from self._two_lines(options.max_width)
+        else:
+            wide = options.max_width >= WIDE
+            kept = [title for title in CELLS if wide or title not in WIDE_ONLY]
+            yield self._table(kept, options.max_width)
+
+    def _table(self, titles: Sequence[str], width: int | None = None) -> Table:
+        """Return the runs as a table; None gives each cell as much room as it needs."""
+        rows = [[CELLS[title](run, self._now) for title in titles] for run in self._runs]
+        taken = sum(
+            GAP + max(len(title), *(row[index].cell_len for row in rows))
+            for index, title in enumerate(titles)
+            if title not in {"problem", "answer"}
+        )
+        table = plain_table(gap=GAP)
         for title in titles:
-            # The answer's column gives way to a narrow terminal: it alone may wrap, and its cells
-            # are one line each.
-            table.add_column(title, no_wrap=title != "answer", overflow="ellipsis")
+            table.add_column(title, no_wrap=True, overflow="ellipsis" if width else "ignore")
+        for row in rows:
+            if width is not None:
+                room = max(LEAST, width - taken)
+                problem, answer = row[titles.index("problem")], row[titles.index("answer")]
+                problem.truncate(min(PROBLEM_CELLS, max(LEAST, room // 2)), overflow="ellipsis")
+                shown = max(LEAST, room - GAP - min(PROBLEM_CELLS, max(LEAST, room // 2)))
+                answer.truncate(shown, overflow="ellipsis")
+            table.add_row(*row)
+        return table
+
+    def _two_lines(self, width: int) -> RenderResult:
         for run in self._runs:
-            shown = run if wide else replace(run, node=None)
-            table.add_row(*(_CELLS[title](shown) for title in titles))
-        yield table
+            name = CELLS["thread"](run, self._now)
+            facts = Text("  ").join(CELLS[each](run, self._now) for each in FACTS)
+            if name.cell_len + GAP + facts.cell_len <= width:
+                yield name + Text("  ") + facts
+            else:
+                yield unbroken(name)
+                yield Text("  ") + facts
+            problem, answer = CELLS["problem"](run, self._now), CELLS["answer"](run, self._now)
+            problem.truncate((width - len(ARROW)) * 3 // 5, overflow="ellipsis")
+            line = Text("  ") + problem + Text(ARROW, "dim") + answer
+            line.truncate(width, overflow="ellipsis")
+            yield line
 
 
-def _state(run: ListedRun) -> Text:
+def _state(run: ListedRun, now: datetime) -> Text:
     style = {"finished": "green", "running": "cyan", "stopped": "yellow"}.get(run.state, "red")
-    return Text(f"{run.state} at {run.node}" if run.node else run.state, style)
+    return Text(run.state, style)
 
 
-def _ago(moment: str) -> str:
-    seconds = max(0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+def _age(run: ListedRun, now: datetime) -> Text:
+    seconds = max(0, (now - datetime.fromisoformat(run.updated)).total_seconds())
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
-            return f"{seconds // length:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+            return Text(f"{seconds // length:.0f} {unit}")
+    return Text(f"{seconds:.0f} s")
 
 
-def _answer(run: ListedRun) -> Text:
+def _answer(run: ListedRun, now: datetime) -> Text:
     said = run.answer if run.reason is None else run.reason
     style = "" if run.reason is None else "red"
-    return Text("–" if said is None else one_line(said), style, no_wrap=True, overflow="ellipsis")
+    return Text("–" if said is None else one_line(said), style)
 
 
-_CELLS: Mapping[str, Callable[[ListedRun], Text]] = {
-    "thread": lambda run: Text(one_line(run.thread_id)),
-    "preset": lambda run: Text(one_line(run.preset or "–")),
+CELLS: Mapping[str, Callable[[ListedRun, datetime], Text]] = {
+    "thread": lambda run, now: Text(one_line(run.thread_id)),
     "state": _state,
-    "updated": lambda run: Text(_ago(run.updated), "dim"),
-    "size": lambda run: Text("–" if run.bytes is None else decimal(run.bytes), "dim"),
-    "age": lambda run: Text(_ago(run.created).removesuffix(" ago"), "dim"),
-    "lease": lambda run: Text(one_line(run.lease or "–"), "dim"),
+    "preset": lambda run, now: Text(one_line(run.preset or "–")),
+    "age": _age,
+    "size": lambda run, now: Text("–" if run.bytes is None else decimal(run.bytes), "dim"),
+    "at": lambda run, now: Text(one_line(run.node or "–"), "dim"),
+    "run by": lambda run, now: Text(one_line(run.lease or "–"), "dim"),
+    "problem": lambda run, now: Text(one_line(run.problem or "–")),
     "answer": _answer,
 }
+"""What each column shows. The age is the time since the last write."""
+WIDE_ONLY = ("size", "at", "run by")
+FACTS = ("state", "preset", "age")
+ONE_LINE, WIDE = 76, 120
+"""Columns of a terminal that has room for a run in one line, and for every column."""
+GAP, LEAST, PROBLEM_CELLS, UNBOUNDED = 2, 8, 32, 100_000
+ARROW = "  →  "
 
 
 CHUNK_BYTES = 1 << 20
@@ -212,7 +266,13 @@ def _action(command: ThreadsCommand) -> Action | None:
         "--import": (command.import_from is not None, _import),
     }
     asked = [name for name, (wanted, _) in actions.items() if wanted]
-    named = len(command.threads)
+    named = len(command.threads) or int(command.last)
+    if command.last and command.threads:
+        raise ConfigError(
+            f"{command.threads[0]!r} names a run, and --last takes another; drop one of them"
+        )
+    if command.last and command.import_from is not None:
+        raise ConfigError("--import stores a run anew, and --last names a stored one; drop --last")
     if len(asked) > 1:
         raise ConfigError(f"{' and '.join(asked)} do different things; use one at a time")
     if named and not asked:
@@ -239,7 +299,10 @@ def _action(command: ThreadsCommand) -> Action | None:
     return actions[asked[0]][1] if asked else None
 
 
-async def _known(saver: RedisSaver, threads: Sequence[str]) -> Sequence[str]:
+async def _known(saver: RedisSaver, command: ThreadsCommand) -> Sequence[str]:
+    """Return the whole names of the threads that are meant; all are there."""
+    typed = [None] if command.last else command.threads
+    threads = [await named_thread(saver, each) for each in typed]
     for thread in threads:
         if await saver.thread(thread) is None:
             raise UnknownThreadError(thread)
@@ -247,7 +310,7 @@ async def _known(saver: RedisSaver, threads: Sequence[str]) -> Sequence[str]:
 
 
 async def _prune(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
-    named = await _known(saver, command.threads)
+    named = await _known(saver, command)
     infos = [] if named else await saver.threads()
     odd = [info.thread_id for info in infos if info.trouble is not None]
     for thread in named or [info.thread_id for info in infos if info.trouble is None]:
@@ -269,7 +332,7 @@ async def _prune(saver: RedisSaver, command: ThreadsCommand, output: Output) -> 
 
 
 async def _delete(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
-    for thread in await _known(saver, command.threads):
+    for thread in await _known(saver, command):
         async with alone(saver, thread, output.say):
             await saver.adelete_thread(thread)
         output.say(f"deleted thread {one_line(thread)}")
@@ -277,7 +340,7 @@ async def _delete(saver: RedisSaver, command: ThreadsCommand, output: Output) ->
 
 async def _export(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
     """Write the whole file or none."""
-    (thread,), file = await _known(saver, command.threads), command.export_to
+    (thread,), file = await _known(saver, command), command.export_to
     assert file is not None
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:

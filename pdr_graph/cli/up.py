@@ -9,21 +9,20 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import typer
 from dotenv import set_key
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from pdr_graph.cli.commands import DownCommand, TrustCommand, UpCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.live import Board, LiveDisplay
-from pdr_graph.cli.output import Output, one_line
+from pdr_graph.cli.live import Board, LiveDisplay, duration
+from pdr_graph.cli.output import Output, one_line, plain_table, unbroken
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.config import PDRConfig
@@ -292,18 +291,14 @@ def _report(
         typer.echo(f"export {name}={shlex.quote(shown)}")
     if hidden:
         output.say("the password is not shown; this sets all, with it:")
-        output.tell('  eval "$(pdr-graph up)"', to_copy=True)
+        output.say('  eval "$(pdr-graph up)"', to_copy=True)
     record = running["model"].record
     if record is not None and record.key_file:
         output.say("pdr-graph finds the model server's key by itself; for other clients:")
-        output.tell(
-            f'  export OPENAI_API_KEY="$(cat {shlex.quote(record.key_file)})"', to_copy=True
-        )
+        output.say(f'  export OPENAI_API_KEY="$(cat {shlex.quote(record.key_file)})"', to_copy=True)
     if record is not None and record.kind == "embedded model":
         output.say("the embedded model needs small budgets, for instance:")
-        output.tell(
-            f"  pdr-graph solve {_budgets(request.config)} 'What is 17 + 25?'", to_copy=True
-        )
+        output.say(f"  pdr-graph solve {_budgets(request.config)} 'What is 17 + 25?'", to_copy=True)
 
 
 def _budgets(config: PDRConfig) -> str:
@@ -377,7 +372,7 @@ def _show_status(shelf: Shelf, output: Output) -> None:
     if output.json:
         output.show_json({each.part: _plain(each) for each in found})
     elif found:
-        output.show(_status_table(found))
+        output.show(*status_parts(found, time.time()))
     else:
         output.say(NOTHING_RUNS)
     if not found or not all(each.is_well for each in found):
@@ -410,19 +405,26 @@ def _plain(standing: Standing) -> dict[str, object]:
     }
 
 
-def _status_table(found: list[Standing]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+def status_parts(found: Sequence[Standing], now: float) -> Iterator[RenderableType]:
+    """Yield one line for each server, and what is wrong with those that are not well."""
+    table = plain_table()
+    for title in ("server", "state", "since", "address"):
+        table.add_column(title, no_wrap=True)
+    # Of all these only the kind may be cut; addresses are copied.
+    table.add_column("kind", no_wrap=True, overflow="ellipsis")
     for each in found:
         record = each.record
-        seconds = timedelta(seconds=int(time.time() - record.since))
-        lines = [
-            f"{TITLES[record.kind]}, {each.why or each.state}, for {seconds}",
-            record.shown_url,
-            *([f"model {record.model}"] if record.model else []),
-            f"log {Path(record.log)}",
-        ]
-        head = Text(f"{each.part}\n") + Text(each.state, STYLES.get(each.state, "bold red"))
-        table.add_row(head, Text("\n".join(one_line(line) for line in lines if line)))
-    return table
+        model = f", {record.model}" if record.model else ""
+        table.add_row(
+            each.part,
+            Text(each.state, STYLES.get(each.state, "bold red")),
+            duration(now - record.since),
+            one_line(record.shown_url),
+            one_line(f"{TITLES[record.kind]}{model}"),
+        )
+    yield table
+    for each in found:
+        if each.why:
+            yield Text(one_line(f"{each.part}: {each.why}"), "" if each.is_well else "red")
+        if not each.is_well:
+            yield unbroken(Text(one_line(f"{each.part}: its log is {each.record.log}")))

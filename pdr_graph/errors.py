@@ -220,7 +220,8 @@ class QuorumError(PDRError, RuntimeError):
         self.needed = needed
         self.asked = asked
         super().__init__(
-            f"round {round_number}: {succeeded} of {asked} drafts succeeded, {needed} are needed "
+            f"round {round_number}: {succeeded} of {counted(asked, 'draft')} succeeded, {needed} "
+            f"{'is' if needed == 1 else 'are'} needed "
             f"({why})"
         )
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import CompareCommand, JudgeCommand
 from pdr_graph.cli.output import Output, one_line, plain_table, table_of
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.judge import DraftJudge
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def judge_command(command: JudgeCommand, output: Output) -> None:
 def _report_parts(report: "JudgeReport") -> Iterator[RenderableType]:
     yield Text(report.verdict, "bold")
     yield Text(
-        f"{report.num_drafts:,} drafts of {report.num_problems:,} problems; "
+        f"{counted(report.num_drafts, 'draft')} of {counted(report.num_problems, 'problem')}; "
         "judged by what was fitted on others",
         "dim",
     )

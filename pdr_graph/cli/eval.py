@@ -26,7 +26,7 @@ from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
 from pdr_graph.connect import open_client
-from pdr_graph.errors import ConfigError, EndpointError
+from pdr_graph.errors import ConfigError, EndpointError, counted
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.judge import Judge
@@ -204,7 +204,10 @@ class EvalSession:
             return "stopped before the run had begun"
         done = len(read_run(self.command.out).samples)
         total = self._per_arm * len(self.plan.arms)
-        return f"{done} of {total} samples are recorded; the same command continues with the rest"
+        done_of_all = (
+            f"{done} of {counted(total, 'sample')} {'is' if total == 1 else 'are'} recorded"
+        )
+        return f"{done_of_all}; the same command continues with the rest"
 
 
 async def _answers(client: ModelClient) -> bool:

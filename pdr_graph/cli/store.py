@@ -32,7 +32,7 @@ from redis.exceptions import RedisError
 from pdr_graph.cli.commands import ResealCommand
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import Output, one_line
-from pdr_graph.errors import CheckpointError, ConfigError, UnknownThreadError
+from pdr_graph.errors import CheckpointError, ConfigError, UnknownThreadError, counted
 from pdr_graph.servers import embedded_valkey
 from pdr_graph.settings import Settings, load_settings
 
@@ -286,12 +286,14 @@ class Reseal:
                 raise UnknownThreadError(name)
         named = typed or [name async for name in self.saver.stored_threads()]
         for number, name in enumerate(named):
-            self._tell(f"{number} of {len(named)} runs are done")
+            self._tell(f"{number} of {counted(len(named), 'run')} done")
             await self._one(name, 0.0)
         until = time.monotonic() + LEASE_S + 1
         busy = [name for name, why in self.left.items() if why == BUSY]
         if busy:
-            self.output.say(f"{len(busy)} runs are in progress; waiting up to {LEASE_S + 1:.0f} s")
+            self.output.say(
+                f"{counted(len(busy), 'run')} in progress; waiting up to {LEASE_S + 1:.0f} s"
+            )
         for name in busy:
             await self._one(name, max(0.0, until - time.monotonic()))
         self.num_threads = sum(name not in self.left for name in named)
@@ -339,7 +341,10 @@ class Reseal:
             )
         how = "plain" if self.command.plain else f"sealed by key {self.seal}"
         total = self.num_threads + len(self.left)
-        self.output.say(f"{self.num_threads} of {total} runs are {how}; changed: {self.num_values}")
+        are = "is" if total == 1 else "are"
+        self.output.say(
+            f"{self.num_threads} of {counted(total, 'run')} {are} {how}; changed: {self.num_values}"
+        )
         for name, why in self.left.items():
             self.output.tell(f"{one_line(name)} is left: {one_line(why)}")
         if self.left:

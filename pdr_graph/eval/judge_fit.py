@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from pdr_graph.answers import answer_kind, clusters
 from pdr_graph.ballot import ranked, tally_of, vote_of
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.eval.records import DraftRecord, EvalRun, SampleRecord
 from pdr_graph.eval.stats import (
     Estimate,
@@ -138,7 +138,8 @@ class JudgeReport:
             return f"Better than the vote: {points}."
         if high < 0:
             return f"Worse than the vote: {points}. Do not use it."
-        return f"Not better than the vote, as far as {self.num_problems} problems show: {points}."
+        problems = counted(self.num_problems, "problem")
+        return f"Not better than the vote, as far as {problems} can show: {points}."
 
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
         """Return the report as plain data."""
@@ -346,8 +347,8 @@ async def fit_judge(runs: Sequence[EvalRun], *, folds: int = NUM_FOLDS, seed: in
     )
     if mixed < LEAST_PROBLEMS:
         raise ConfigError(
-            f"{mixed} of {table.num_problems} problems have right drafts and wrong ones, and "
-            f"{LEAST_PROBLEMS} are needed; evaluate more problems, or some of another difficulty"
+            f"{mixed} of {counted(table.num_problems, 'problem')} have right drafts and wrong "
+            f"ones, and {LEAST_PROBLEMS} are needed; evaluate more problems, or some of another difficulty"
         )
     folds = min(folds, table.num_problems)
     weights_D = table.weighed_apart(folds=folds, seed=seed)

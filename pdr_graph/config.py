@@ -5,7 +5,7 @@ and SR arXiv 2510.01123; RSA 2509.26626; PaCoRe 2601.05593; the adaptive stop 26
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from types import MappingProxyType
 from typing import Any, Self
@@ -36,16 +36,21 @@ def _prompt(*nodes: str) -> Any:  # Any: what pydantic's Field returns
 MIN_KAPPA = 16
 """Model tokens that one line of text with an answer in it needs."""
 
-DRAFT_FINISHES = frozenset({"vote", "select", "weighted_vote"})
+DRAFT_FINISHES = frozenset({"vote", "select", "weighted_vote", "pairwise_vote"})
 """Finishes that read the last drafts themselves, which then need no distilling."""
 FREE_FINISHES = frozenset({"vote", "weighted_vote"})
 """Finishes that make no call."""
-_VOTES = FREE_FINISHES | {"guarded"}
+SHORT_FINISHES = FREE_FINISHES | {"pairwise_vote"}
+"""Finishes that make none whose reply is longer than a token."""
+_VOTES = SHORT_FINISHES | {"guarded"}
 """Finishes that compare the answers of drafts."""
-_WEIGHING = frozenset({"weighted_vote", "guarded", "evidence", "contested"})
-"""Finishes and distillers that look at what else is known of a draft than its answer."""
-_BY_ANSWER = frozenset({"consensus", "evidence", "contested"})
+_WEIGHING_FINISHES = frozenset({"weighted_vote", "pairwise_vote", "guarded"})
+_WEIGHING_DISTILLERS = frozenset({"evidence", "contested", "trusted"})
+"""Parts that look at what else is known of a draft than its answer."""
+_BY_ANSWER = _WEIGHING_DISTILLERS | {"consensus"}
 """Distillers that group drafts by their answers."""
+BUDGETS = ("max_tokens", "solution_tokens", "kappa")
+"""Fields that follow the model's context window where nobody sets them."""
 
 
 class PDRConfig(BaseModel):
@@ -54,14 +59,15 @@ class PDRConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     preset: str = "pdr"
-    """Name of the strategy that this config started from; a label only."""
+    """Name of the strategy that this config started from; `strategy` says what was changed."""
     widths: tuple[int, ...] = Field((8, 4), json_schema_extra=_for_nodes("plan"))
     """Drafts in each parallel round, M_1..M_R; empty is long CoT. The final call comes on top."""
     distiller: str = Field("summary", json_schema_extra=_for_nodes("distiller"))
     """How a round of drafts becomes the next workspace: a built-in distiller, or your own."""
     finish: str = Field("refine", json_schema_extra=_for_nodes("refiner"))
-    """How the run ends: `refine` (one more call), `vote`, `weighted_vote`, `guarded` (one more call
-    that is one voice in the vote), `select`, or your own."""
+    """How the run ends: `refine` (one more call), `vote`, `weighted_vote`, `pairwise_vote` (a
+    tie is decided by comparing two drafts), `guarded` (one more call that is one voice in the
+    vote), `select`, or your own."""
     verifier: str = Field("none", json_schema_extra=_for_nodes("verifier"))
     """Who judges the solution: `none`, `consensus`, `judge`, or your own."""
     answer: str = "math"
@@ -79,6 +85,10 @@ class PDRConfig(BaseModel):
     """Thinking tokens after which vLLM closes the thought; None sets no limit but `max_tokens`."""
     temperature: float = Field(1.0, ge=0.0, le=2.0)
     """Sampling temperature of drafts and the refinement."""
+    refine_temperature: float | None = Field(
+        None, ge=0.0, le=2.0, json_schema_extra=_for_nodes("refiner")
+    )
+    """Sampling temperature of the final call alone; None is that of the drafts."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Nucleus sampling mass."""
     seed: int | None = Field(None, ge=0, lt=2**31)
@@ -113,9 +123,40 @@ class PDRConfig(BaseModel):
     """Template of the verifier `judge`, with $problem and $candidates; None is the built-in one."""
 
     @property
+    def distils(self) -> bool:
+        """Whether the run makes any workspace of drafts."""
+        more = len(self.widths) > 1 or self.max_extra_rounds > 0
+        return bool(self.widths) and (more or self.finish not in DRAFT_FINISHES)
+
+    @property
     def weighs(self) -> bool:
         """Whether a part of the run uses signals of the drafts, which are asked for then."""
-        return self.finish in _WEIGHING or self.distiller in _WEIGHING
+        by_distiller = self.distiller in _WEIGHING_DISTILLERS and self.distils
+        return self.finish in _WEIGHING_FINISHES or by_distiller
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """Fields by which this strategy is another than the preset of its name, as text.
+
+        Budgets, sampling and prompts define no preset. A preset of your own defines none of ours.
+        """
+        return dict(_changes(self))
+
+    @property
+    def strategy(self) -> str:
+        """The preset's name, with what was changed of it, as `eval` takes it: `pdr@widths=8,4`."""
+        changed = ";".join(f"{name}={value}" for name, value in self.changes.items())
+        return f"{self.preset}@{changed}" if changed else self.preset
+
+    @property
+    def label(self) -> str:
+        """The preset's name, with a star where anything of the strategy was changed: `pdr*`."""
+        return f"{self.preset}*" if self.changes else self.preset
+
+    def asked(self) -> dict[str, Any]:  # Any: plain JSON data
+        """Return the fields as plain data, without those that follow the model's window."""
+        free = set(BUDGETS) - self.model_fields_set
+        return self.model_dump(mode="json", exclude=free)
 
     @field_validator("widths")
     @classmethod
@@ -171,6 +212,12 @@ def form_of(config: PDRConfig) -> type[PDRConfig]:
     return create_model("PDRConfig", __base__=PDRConfig, **fields)
 
 
+def with_defaults(config: PDRConfig, **values: object) -> PDRConfig:
+    """Return a config with other values of fields that still count as set by nobody."""
+    fields: dict[str, Any] = {**dict(config), **values}  # Any: as model_construct takes them
+    return type(config).model_construct(_fields_set=set(config.model_fields_set), **fields)
+
+
 def make_config(**fields: object) -> PDRConfig:
     """Build a config from loose fields.
 
@@ -221,6 +268,53 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 )
 """The built-in presets, each with its fields of `PDRConfig`."""
 
+RECOMMENDED = "vote_first"
+"""The preset of whoever asks for nothing else: no worse than a vote, and cheaper."""
+PAPER = "pdr"
+"""The preset of the paper, which is the base of a run that names parts of the method alone."""
+STRATEGY = frozenset(name for fields in PRESETS.values() for name in fields)
+"""Fields that make one preset differ from another."""
+_OF_THE_METHOD = frozenset({"widths", "distiller", "finish", "kappa"})
+"""Fields that mean the paper's method where no preset is named."""
+
+
+def _changes(config: PDRConfig) -> Iterator[tuple[str, str]]:
+    if config.preset not in PRESETS:
+        return
+    own = PRESETS[config.preset]
+    for name, field in PDRConfig.model_fields.items():
+        value = getattr(config, name)
+        if name in STRATEGY and value != own.get(name, field.default):
+            parts = value if isinstance(value, tuple) else (value,)
+            yield name, ",".join("none" if part is None else str(part) for part in parts)
+
+
+def base_preset(given: Mapping[str, object]) -> str:
+    """Return the preset that fields of a config start from.
+
+    It is the one that they name. Otherwise it is the paper's where they set parts of its method, or
+    where there are no short answers to vote on, and else the recommended one.
+    """
+    if "preset" in given:
+        return str(given["preset"])
+    no_vote = given.get("answer") == "text"
+    return PAPER if no_vote or not _OF_THE_METHOD.isdisjoint(given) else RECOMMENDED
+
+
+def default_config(given: Mapping[str, object] | None = None) -> PDRConfig:
+    """Return the config of a run of which only some fields are given, or none.
+
+    Args:
+        given: Fields of `PDRConfig`; the rest is from `base_preset`.
+
+    Raises:
+        ConfigError: no such preset, or a field does not fit.
+    """
+    fields = dict(given or {})
+    name = base_preset(fields)
+    fields.pop("preset", None)
+    return preset(name, **fields)
+
 
 def preset(
     name: str,
@@ -236,13 +330,25 @@ def preset(
         overrides: Fields of `PDRConfig`.
 
     Raises:
-        ConfigError: no such preset, or a field does not fit.
+        ConfigError: no such preset, or a field does not fit or contradicts its name.
     """
     try:
         fields = presets[name]
     except KeyError:
         raise ConfigError(f"unknown preset {name!r}; known: {', '.join(presets)}") from None
-    return make_config(**{"preset": name, **fields, **overrides})
+    config = make_config(**{"preset": name, **fields, **overrides})
+    if fields.get("widths") == () and config.widths:
+        shown = ",".join(map(str, config.widths))
+        raise ConfigError(
+            f"preset {name!r} has no rounds of drafts, and widths {shown} asks for some; leave "
+            f"widths out, or choose another preset, such as {PAPER!r}"
+        )
+    if fields.get("widths") and not config.widths:
+        raise ConfigError(
+            f"preset {name!r} is made of rounds of drafts, and widths is empty; give it a round, "
+            "or choose preset 'long_cot', which has none"
+        )
+    return config
 
 
 def num_rounds(config: PDRConfig, extra_rounds: int = 0) -> int:

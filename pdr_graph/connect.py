@@ -10,13 +10,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.llm.chat_vllm import LOOPS, ChatVLLM
-from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, listed, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
@@ -26,7 +26,10 @@ from pdr_graph.servers.llama import embedded_model, gguf_file
 from pdr_graph.servers.record import Shelf
 from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import NO_KEY, Settings, load_settings
-from pdr_graph.telemetry import exported, logged_to
+
+if TYPE_CHECKING:
+    from pdr_graph.judge import DraftJudge, JudgePlaces, StateReader
+    from pdr_graph.llm.client import ModelClient
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ EMBEDDED_WINDOW = 2048
 @asynccontextmanager
 async def open_client(
     settings: Settings | None = None, *, announce: Announce = logger.info
-) -> AsyncIterator[ModelClient]:
+) -> "AsyncIterator[ModelClient]":
     """Connect to the model of the settings, and close the connections at the end.
 
     Without a base URL, the embedded demonstration model is started and ended. A model folder runs
@@ -57,17 +60,21 @@ async def open_client(
     settings = settings or load_settings()
     async with AsyncExitStack() as observers:
         if settings.log_file is not None:
+            from pdr_graph.telemetry import logged_to
+
             # In threads: a server may forbid work on files in its event loop.
             log = logged_to(settings.log_file)
             await asyncio.to_thread(log.__enter__)
             observers.push_async_callback(asyncio.to_thread, log.__exit__, None, None, None)
         if settings.otel:
+            from pdr_graph.telemetry import exported
+
             observers.enter_context(exported(content=settings.otel_content))
         yield await observers.enter_async_context(_opened(settings, announce))
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[ModelClient]:
+async def _opened(settings: Settings, announce: Announce) -> "AsyncIterator[ModelClient]":
     if settings.base_url is not None:
         priorities = takes_priorities(settings, settings.base_url)
         async with _connected(
@@ -101,7 +108,7 @@ async def _opened(settings: Settings, announce: Announce) -> AsyncIterator[Model
         yield client
 
 
-async def _in_process(settings: Settings, folder: Path, announce: Announce) -> ModelClient:
+async def _in_process(settings: Settings, folder: Path, announce: Announce) -> "ModelClient":
     # Imported here: torch is loaded only where it is needed.
     from pdr_graph.policy.chat import policy_client
     from pdr_graph.policy.folder import open_folder
@@ -132,7 +139,7 @@ async def _connected(
     key: str | None = None,
     streamed: bool = False,
     priorities: bool = False,
-) -> AsyncIterator[ModelClient]:
+) -> "AsyncIterator[ModelClient]":
     key = key or key_of(settings, base_url)
     http = make_http_client()
     try:
@@ -145,6 +152,12 @@ async def _connected(
             if settings.tokenizer is None
             else FileCounter(settings.tokenizer)
         )
+        # Late: a dead endpoint or a refused key is told before LangChain has loaded. In a thread:
+        # a server may forbid work on files in its event loop.
+        await asyncio.to_thread(import_module, "pdr_graph.llm.chat_vllm")
+        from pdr_graph.llm.chat_vllm import LOOPS, ChatVLLM
+        from pdr_graph.llm.client import ModelClient
+
         yield ModelClient(
             ChatVLLM(
                 base_url=base_url,
@@ -164,6 +177,46 @@ async def _connected(
         )
     finally:
         await http.aclose()
+
+
+def open_judge(settings: Settings) -> "DraftJudge | None":
+    """Read the judge of the settings, and open it on the places that they name; None is no judge.
+
+    Raises:
+        ConfigError: the file is no judge, or a place that it needs is missing or no such place.
+    """
+    if settings.judge is None:
+        return None
+    from pdr_graph.judge import read_judge
+
+    return read_judge(settings.judge).opened(judge_places(settings))
+
+
+def judge_places(settings: Settings) -> "JudgePlaces":
+    """Return where a judge may look at drafts.
+
+    Raises:
+        ConfigError: the weights are none, or cannot be read here.
+    """
+    from pdr_graph.judge import JudgePlaces
+
+    states: StateReader | None = None
+    if settings.judge_weights is not None:
+        # Imported here: only judges of hidden states need it.
+        from pdr_graph.policy.hidden_states import TransformersStates
+
+        states = TransformersStates(settings.judge_weights)
+    url = settings.judge_url
+    if url is None:
+        return JudgePlaces(states=states)
+    # The key is for the endpoint of the model, and for no other machine.
+    same = settings.base_url is not None and _origin(settings.base_url) == _origin(url)
+    key = key_of(settings, url) if same else Shelf(settings.data_dir).key_of(url) or NO_KEY
+    return JudgePlaces(url=url, api_key=key, states=states)
+
+
+def _origin(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
 
 
 def key_of(settings: Settings, base_url: str) -> str:

@@ -153,6 +153,21 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+IS_PUBLISHED = False
+"""Whether a package index has the package. `.ci/published.py` changes it, and all documents."""
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs the package with an extra, for a sentence to name."""
+    if IS_PUBLISHED:
+        return f"pip install 'pdr-graph[{extra}]'"
+    # Late: only a sentence about what is missing needs it.
+    from importlib.metadata import metadata
+
+    urls = dict(each.split(", ", 1) for each in metadata("pdr-graph").get_all("Project-URL") or [])
+    return f"pip install 'pdr-graph[{extra}] @ git+{urls['Source']}'"
+
+
 class PDRError(Exception):
     """An error whose cause one sentence can name; the sentence never holds a secret.
 

@@ -179,6 +179,7 @@ DOING = {
     "refine": "refining",
     "vote": "voting",
     "weighted_vote": "voting",
+    "pairwise_vote": "comparing",
     "guarded": "refining",
     "select": "selecting",
 }

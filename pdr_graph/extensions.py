@@ -66,6 +66,10 @@ class Extensions:
             verifiers={**self.verifiers, **found.get("verifier", {})},
         )
 
+    def of(self, config: PDRConfig) -> "Extensions":
+        """Return these steps as a run takes them: with the judge only where drafts are weighed."""
+        return self if config.weighs else replace(self, judge=None)
+
     def distiller(self, name: str) -> Distiller:
         """Return the distiller `name`; a plain function is taken to make one call.
 
@@ -95,8 +99,8 @@ class Extensions:
         """Refuse a config that names an unknown part.
 
         Raises:
-            ConfigError: an unknown distiller, finish, verifier or answer kind, or a judge that
-                no part of the run asks.
+            ConfigError: an unknown distiller, finish, verifier or answer kind, a judge that no
+                part of the run asks, or a distiller that needs one where there is none.
         """
         answer_kind(config.answer)
         self.distiller(config.distiller)
@@ -106,7 +110,12 @@ class Extensions:
             raise ConfigError(
                 f"a judge weighs drafts, and neither finish {config.finish!r} nor distiller "
                 f"{config.distiller!r} asks for weights; choose finish weighted_vote or guarded, "
-                "or distiller evidence or contested, or leave the judge out"
+                "or distiller evidence, contested or trusted, or leave the judge out"
+            )
+        if config.distiller == "trusted" and config.distils and self.judge is None:
+            raise ConfigError(
+                "distiller 'trusted' admits what a judge trusts, and there is none; name one by "
+                "--judge FILE, or Extensions(judge=…), or choose distiller evidence"
             )
 
 

@@ -14,7 +14,8 @@ from pdr_graph.invocation import Invocation
 from pdr_graph.judge import logprob_signals
 from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
-from pdr_graph.step import Step, attempt, closing_line
+from pdr_graph.self_check import preference
+from pdr_graph.step import Step, attempt, closing_line, weigh
 from pdr_graph.types import Draft, Solution, Verdict, Vote
 
 __all__ = ["FINISHES", "VERIFIERS", "Finish", "Verify"]
@@ -91,6 +92,32 @@ async def weighted_vote(step: Step) -> Solution:
     return _voted(ranked(tally)[0][0], "weighted_vote")
 
 
+async def pairwise_vote(step: Step) -> Solution:
+    """Vote as `weighted_vote`; where the two first answers are about even, compare their drafts.
+
+    The comparison is one voice, divided between both, and costs two calls of one token. An answer
+    with fewer votes never wins by it. Where the server tells no likelihoods, the vote stands.
+    """
+    tally = await step.ballot()
+    order = ranked(tally)
+    if len(order) > 1 and lead(tally) < 1 and order[0][0]["count"] <= order[1][0]["count"]:
+        texts = [await _candidate(step, vote) for vote, _ in order[:2]]
+        preferred = await preference(step.ask, step.problem, *texts)
+        if preferred is None:
+            step.notes.append(
+                "two answers are about even and could not be compared, since the server tells no "
+                "likelihoods of a choice; the vote stands"
+            )
+        elif order[1][1] + (1 - preferred) > order[0][1] + preferred:
+            return _voted(order[1][0], "pairwise_vote")
+    return Solution({**await weighted_vote(step), "finish": "pairwise_vote"})
+
+
+async def _candidate(step: Step, vote: Vote) -> str:
+    limit, keep = step.candidate_tokens(2), closing_line(vote["answer"])
+    return await clip(vote["solution"], limit, step.counter, keep=keep)
+
+
 async def guarded(step: Step) -> Solution:
     """Ask for a refinement where its one voice can decide the vote; hand in what is ahead then.
 
@@ -109,7 +136,7 @@ async def guarded(step: Step) -> Solution:
         return _voted(ranked(tally)[0][0], "guarded")
     if not tally["votes"]:
         return Solution({**solution, "finish": "guarded"})
-    voice = _voice(step, solution, reply)
+    voice = await _voice(step, solution, reply)
     if voice["answer"] is None or (is_weighed(tally) and "weight" not in voice):
         why = "states no answer" if voice["answer"] is None else "cannot be weighed"
         step.notes.append(f"the refinement {why}, so the vote stands")
@@ -120,7 +147,7 @@ async def guarded(step: Step) -> Solution:
     return _voted(first, "guarded")
 
 
-def _voice(step: Step, solution: Solution, reply: Reply) -> Draft:
+async def _voice(step: Step, solution: Solution, reply: Reply) -> Draft:
     """Return the refinement as one more draft, weighed as they are."""
     voice = Draft(
         round=step.ask.round_number,
@@ -135,8 +162,8 @@ def _voice(step: Step, solution: Solution, reply: Reply) -> Draft:
         seconds=reply.seconds,
         signals=logprob_signals(reply.logprobs),
     )
-    if step.judge is not None and (weight := step.judge.weigh(voice)) is not None:
-        voice["weight"] = weight
+    if voice["answer"] is not None:
+        await weigh(step.ask, step.judge, voice, step.problem)
     return voice
 
 
@@ -164,6 +191,7 @@ FINISHES: Mapping[str, Finish] = MappingProxyType(
         "refine": refine,
         "vote": vote,
         "weighted_vote": weighted_vote,
+        "pairwise_vote": pairwise_vote,
         "guarded": guarded,
         "select": select,
     }

@@ -27,7 +27,7 @@ from langgraph.types import Send
 
 from pdr_graph import bill, invocation
 from pdr_graph.budget import elapsed_s, merge_rows
-from pdr_graph.config import PDRConfig, form_of, make_config
+from pdr_graph.config import PDRConfig, default_config, form_of, make_config
 from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
 from pdr_graph.extensions import Extensions
 from pdr_graph.invocation import GraphCalls, Invocation, Keys, Subrun
@@ -201,8 +201,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         state = state_of(saved.checkpoint["channel_values"])
         call.run, call.before = state.get("run", ""), list(state.get("ledger", []))
         call.worked_s = elapsed_s(state.get("ledger", []))
-        preset = make_config(**state.get("config", {})).preset
-        begin = BeginEvent(event="begin", preset=preset, resumed=True)
+        strategy = make_config(**state.get("config", {})).strategy
+        begin = BeginEvent(event="begin", preset=strategy, resumed=True)
         log_event(str(keys["thread_id"]), begin)
         if state.get("phase") != "done" and not before.tasks:
             # LangGraph stored what the last node wrote and not where it leads. Written once more,
@@ -279,7 +279,7 @@ def build_graph(
 
     Args:
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
-        default: The config of a run whose caller gives none; None is `PDRConfig()`.
+        default: The config of a run whose caller gives none; None is the recommended preset.
         checkpointer: Where runs are kept; None if a parent graph or a server provides one.
         extensions: Distillers, finishes and verifiers of your own; those that `default` names as
             `package.module:attribute` are imported.
@@ -288,7 +288,7 @@ def build_graph(
         stream_answer: Whether the refinement is streamed while the model writes it, as `chunk`
             events on the stream `custom`.
     """
-    default = default or PDRConfig()
+    default = default or default_config()
     toolbox = Toolbox(
         client=ModelClient.of(model),
         extensions=(extensions or Extensions()).with_code(default),

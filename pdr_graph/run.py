@@ -4,7 +4,6 @@ Checkpoints are written with durability `sync`: a super-step starts only once th
 stored. So a store that is lost stops the run, and never loses its answer.
 """
 
-import uuid
 from dataclasses import dataclass, field
 from html import escape
 from time import perf_counter
@@ -20,7 +19,7 @@ from langgraph.types import Command
 
 from pdr_graph.answers import exact
 from pdr_graph.budget import Ledger, elapsed_s
-from pdr_graph.config import PDRConfig, changed_fields, make_config
+from pdr_graph.config import PDRConfig, changed_fields, default_config, make_config
 from pdr_graph.errors import (
     ConfigChangedError,
     ConfigError,
@@ -48,6 +47,7 @@ from pdr_graph.state import (
 )
 from pdr_graph.trace import Trace
 from pdr_graph.types import Verdict
+from pdr_graph.types import new_thread_id as new_thread_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Result:
         """Return the object that `pdr-graph solve --json` prints."""
         return {
             "thread_id": self.thread_id,
-            "preset": self.config.preset,
+            "preset": self.config.strategy,
             "answer": self.answer,
             "solution": self.solution,
             "verdict": dict(self.verdict),
@@ -197,7 +197,8 @@ async def solve(
 
     Args:
         problem: The task, in plain text or Markdown.
-        config: None is `PDRConfig()`.
+        config: None is the recommended preset, `vote_first`. Budgets that nobody has set follow
+            the model's context window.
         model: Any LangChain chat model; share one `ModelClient` between the runs of a process.
         checkpointer: Where the run is kept; without one it cannot be resumed.
         thread_id: Names the run; None makes up a name.
@@ -212,7 +213,7 @@ async def solve(
         DrainedError: the run was asked to stop; it can be resumed.
         WaitingError: a step of the caller's own asks a person; `resume` takes the answer.
     """
-    parts, config = parts or Parts(), config or PDRConfig()
+    parts, config = parts or Parts(), config or default_config()
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
     extensions = (parts.extensions or Extensions()).with_code(config)
@@ -342,7 +343,7 @@ async def drive(
     entry: dict[str, Any] | Command[Any] | None = None if answer is None else Command(resume=answer)
     if problem is not None:
         name = "config" if keys is None else "pdr_config"
-        entry = {"problem": problem, name: config.model_dump(mode="json")}
+        entry = {"problem": problem, name: config.asked()}
     run: RunnableConfig = _place(thread_id) if keys is None else {"configurable": keys}
     state: PDRState = {}
     try:
@@ -396,11 +397,6 @@ async def with_input(
     return stored_state(whole, thread_id) if "config" in whole else state_of(whole)
 
 
-def new_thread_id() -> str:
-    """Return a name for a run that no other has."""
-    return uuid.uuid4().hex[:12]
-
-
 def _graph(
     model: BaseChatModel | ModelClient,
     checkpointer: BaseCheckpointSaver[str] | None,
@@ -435,9 +431,11 @@ def _refuse_changes(
         if record["model"] != model_name:
             changed.append(f"model ({record['model']!r}, now {model_name!r})")
         prompts = parts.prompts
-        if prompts is not None and record["prompts"] != prompts.of_run(config).hashes():
+        now = {} if prompts is None else prompts.of_run(config).hashes()
+        # A prompt that the record does not know is one of a later version.
+        if any(now.get(name, was) != was for name, was in record["prompts"].items()):
             changed.append("set of prompts")
-        judge = parts.extensions.judge if parts.extensions is not None else None
+        judge = None if parts.extensions is None else parts.extensions.of(config).judge
         if record.get("judge", "") != (judge.digest if judge is not None else ""):
             changed.append("judge")
     if changed:

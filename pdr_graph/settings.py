@@ -1,4 +1,4 @@
-"""Settings of this process: model endpoint, checkpoint store, data directory.
+"""Settings of this process: model endpoint, checkpoint store, data directory, and its strategy.
 
 The only place that reads the environment. A value that a caller passes comes first, then the
 variable `PDR_…`, then the file `.env` in the current directory, then the default.
@@ -7,11 +7,12 @@ Whoever wrote that directory wrote its `.env`. Unless the user trusts the file, 
 no harm, and an endpoint with the key for it. A key from elsewhere is not sent to that endpoint.
 """
 
+import difflib
 import hashlib
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, create_model, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -29,6 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, keep_secret, keep_secrets_of
 from pdr_graph.validation import Fault
 
@@ -372,6 +374,14 @@ class Settings(ProcessSettings):
     """A tokenizer.json to count tokens with. Without one, the endpoint counts them."""
     prompts: Path | None = None
     """Folder whose NAME.md files replace built-in prompts."""
+    judge: Path | None = None
+    """Weigh drafts by this judge, which `pdr-graph judge fit` has made."""
+    judge_url: str | None = None
+    """OpenAI-compatible endpoint of embeddings, with its `/v1`, where a judge of hidden states has
+    drafts read: the same model in vLLM's pooling runner or llama.cpp's embedding mode, or a copy of
+    its first layers."""
+    judge_weights: Path | None = None
+    """Model folder or .gguf file in which such a judge reads drafts in this process, by torch."""
     max_in_flight: int = Field(256, ge=1)
     """Most calls to the model at the same time."""
     retries: int = Field(3, ge=0)
@@ -393,7 +403,7 @@ class Settings(ProcessSettings):
     def model_post_init(self, context: object, /) -> None:
         """Let no error show the key, or a password in an address."""
         keep_secret(self.api_key.get_secret_value())
-        for url in (self.base_url, self.redis_url):
+        for url in (self.base_url, self.redis_url, self.judge_url):
             keep_secrets_of(url or "")
 
     @field_validator("api_key")
@@ -451,6 +461,86 @@ def read_settings(kind: type[T], given: Mapping[str, object]) -> T:
         raise ConfigError(fault.sentence(called, secret=name in _SECRETS)) from None
 
 
+class _StrategyBase(ProcessSettings):
+    """Fields of `PDRConfig` for the commands that take them, as text; None where unset."""
+
+    @classmethod
+    def admitted(cls, filed: Mapping[str, str], others: Mapping[str, Any]) -> Values:
+        """Take all that names no code: `package.module:attribute` would be imported."""
+        steps = {"distiller", "finish", "verifier"}
+        plain = {name: text for name, text in filed.items() if name not in steps or ":" not in text}
+        return {**plain, **others}
+
+
+_FIELDS: Any = dict.fromkeys(PDRConfig.model_fields, (str | None, None))  # Any: as pydantic has it
+StrategySettings = create_model("StrategySettings", __base__=_StrategyBase, **_FIELDS)
+
+
+def strategy_variables(env_file: Path | None = None) -> dict[str, str]:
+    """Return the fields of `PDRConfig` that the environment or a file sets, as text.
+
+    Args:
+        env_file: A file that is read, and trusted, in place of the current directory's `.env`.
+
+    Raises:
+        ConfigError: the file is malformed or missing.
+    """
+    found = read_settings(StrategySettings, {} if env_file is None else {"_env_file": env_file})
+    return {name: text for name, text in found if text is not None}
+
+
+def unknown_variables(
+    kinds: Iterable[type[BaseSettings]], env_file: Path | None = None
+) -> dict[str, str]:
+    """Return variables `PDR_…` that are no setting, each with the nearest one, "" if none is near.
+
+    Args:
+        kinds: The settings that there are, beside the strategy's.
+        env_file: As for `strategy_variables`.
+
+    Raises:
+        ConfigError: the file is malformed.
+    """
+    every: list[type[BaseSettings]] = [*kinds, StrategySettings]
+    known = {variable_of(kind, name) for kind in every for name in kind.model_fields}
+    file = EnvFile.read(env_file or ENV_FILE)
+    names: Collection[str] = {*os.environ, *(file.variables(refer=False) if file else ())}
+    unknown = sorted(
+        name
+        for name in names
+        if name.startswith(PREFIX) and name not in known and not name.startswith(_NO_SETTINGS)
+    )
+    return {name: _nearest(name, known) for name in unknown}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    # Without what all of them have in common, which would make short names alike.
+    bare = [each.removeprefix(PREFIX) for each in known]
+    found = difflib.get_close_matches(name.removeprefix(PREFIX), bare, 1)
+    return PREFIX + found[0] if found else ""
+
+
+_NO_SETTINGS = ("PDR_DEBUG", "PDR_DEMO", "PDR_TEST_", "PDR_VERIFY_", "PDR_VLLM_", "PDR_STEPS")
+"""Variables of the command line itself, of `make`, and of the tests."""
+
+
 def debug_wanted() -> bool:
     """Tell whether `PDR_DEBUG` asks for tracebacks; read alone, since settings may be malformed."""
     return os.environ.get(f"{PREFIX}DEBUG", "").strip().lower() not in {"", "0", "false", "no"}
+
+
+DEMO_MODELS = ("usual", "tiny")
+
+
+def demo_model() -> str:
+    """Return which model the demonstration runs on, as `PDR_DEMO` says.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    name = os.environ.get(f"{PREFIX}DEMO", "").strip().lower() or DEMO_MODELS[0]
+    if name not in DEMO_MODELS:
+        raise ConfigError(
+            f"{PREFIX}DEMO is {name!r}; it may be {' or '.join(DEMO_MODELS)}, or left out"
+        )
+    return name

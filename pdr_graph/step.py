@@ -9,7 +9,8 @@ from pdr_graph.answers import AnswerKind, clusters
 from pdr_graph.ballot import add_votes
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
 from pdr_graph.config import PDRConfig
-from pdr_graph.judge import DraftJudge
+from pdr_graph.errors import CallError
+from pdr_graph.judge import DraftJudge, Evidence, UnweighedError
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.tokens import TokenCounter
 from pdr_graph.types import Draft, Solution, Tally, Workspace
@@ -81,6 +82,23 @@ def attempt(
     values: dict[str, object] = {"problem": problem, "answer_format": answer_format}
     text = workspaces[index % len(workspaces)]["text"] if workspaces else ""
     return ("improve", {**values, "workspace": text}) if text else ("draft", values)
+
+
+async def weigh(ask: Asker, judge: DraftJudge | None, draft: Draft, problem: str) -> None:
+    """Give a draft the weight that the judge finds, or say in it why there is none.
+
+    What that costs is charged in sequence, after the draft's own call.
+    """
+    if judge is None:
+        return
+    _, values = attempt(ask, problem, [])
+    evidence = Evidence(problem, ask.prompts.render("draft", **values), ask.client)
+    try:
+        draft["weight"] = await judge.weigh(draft, evidence)
+    except (UnweighedError, CallError) as error:
+        draft["unweighed"] = str(error)
+    finally:
+        ask.meter.add([evidence.spent])
 
 
 def closing_line(answer: str | None) -> str:

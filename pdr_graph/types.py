@@ -4,6 +4,7 @@ All of it is `TypedDict`s of text, numbers and lists, so that any saver stores i
 strict serialiser, and Studio can edit it.
 """
 
+import uuid
 from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -44,6 +45,8 @@ class Draft(TypedDict):
     """What is known of the draft, by the names of `judge.LOGPROBS`; absent where nobody asks."""
     weight: NotRequired[float]
     """How sure the judge is that the draft is right, 0 to 1; absent where none has weighed it."""
+    unweighed: NotRequired[str]
+    """Why the judge could not weigh it, in a sentence; absent in any other draft."""
 
 
 class Workspace(TypedDict):
@@ -161,3 +164,8 @@ class RunRecord(TypedDict):
     """Digest of the judge that has weighed the drafts; absent where there was none."""
     token_counts: str
     """Where token counts came from: `server`, `file` or `estimate`."""
+
+
+def new_thread_id() -> str:
+    """Return a name for a run that no other has."""
+    return uuid.uuid4().hex[:12]

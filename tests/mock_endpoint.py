@@ -106,6 +106,11 @@ class Rules:
     """Fields of a chat request that `/openapi.json` lists; None serves no such page (404)."""
     tokenize: str | None = "vllm"
     """Form of `/tokenize` at the server's root: "vllm", "llama_cpp", or None (404)."""
+    embeddings: str | None = None
+    """Form of `/v1/embeddings`: "vllm" (of messages), "llama_cpp" (of a text that its
+    `/apply-template` makes), or None (404)."""
+    embedding_size: int = 8
+    """Numbers of an embedding; they depend on the text alone."""
 
     delay_s: float = 0.0
     delay_lognormal: list[float] | None = None
@@ -131,7 +136,10 @@ class Rules:
     answer_format: str = "The answer is \\boxed{{{answer}}}."
     replies: list[Json] = field(default_factory=list)
     """[{"contains": text, "answers": [...]} or {"contains": text, "content": text}]; the first
-    whose text is in a message holds for the call."""
+    whose text is in a message holds for the call. Its `top`, {token: log-probability}, are the
+    alternatives of each token."""
+    tells_alternatives: bool = True
+    """Whether `top_logprobs` is heeded."""
     empty: bool = False
     """Replies have no content."""
     finish_reason: str | None = None
@@ -256,12 +264,17 @@ class Reply:
         return len(self.thought) + len(self.content)
 
 
+def scripted_for(rules: Rules, messages: list[Json]) -> Json:
+    """Return the rule for a reply to these messages, empty if there is none."""
+    return next(
+        (r for r in rules.replies if any(r["contains"] in text_of(m) for m in messages)), {}
+    )
+
+
 def write_reply(rules: Rules, body: Json, draw: Random, limit: int | None) -> Reply:
     """Invent a reply from nothing but the rules, the request and the draw; cut it at `limit`."""
     messages: list[Json] = body["messages"]
-    scripted = next(
-        (r for r in rules.replies if any(r["contains"] in text_of(m) for m in messages)), {}
-    )
+    scripted = scripted_for(rules, messages)
     choices = scripted.get("answers", rules.answers)
     answer = draw.choice(choices) if choices else str(draw.randrange(1000))
     ending = pieces(rules.answer_format.format(answer=answer))
@@ -299,13 +312,17 @@ def write_reply(rules: Rules, body: Json, draw: Random, limit: int | None) -> Re
     return Reply(thought, content, rules.finish_reason or finish)
 
 
-def logprobs_of(tokens: Sequence[str], top: int) -> Json:
-    """Invent the log-probability of every token."""
+def logprobs_of(tokens: Sequence[str], top: int, likely: Mapping[str, float]) -> Json:
+    """Invent the log-probability of every token; the alternatives are those that are likely."""
     rows = []
+    others = [
+        {"token": token, "logprob": p, "bytes": list(token.encode())}
+        for token, p in sorted(likely.items(), key=lambda each: -each[1])
+    ]
     for token in tokens:
         p = -(zlib.crc32(token.encode()) % 1000) / 1000
         row: Json = {"token": token, "logprob": p, "bytes": list(token.encode())}
-        rows.append({**row, "top_logprobs": [row] * min(top, 1)})
+        rows.append({**row, "top_logprobs": (others or [row])[:top]})
     return {"content": rows}
 
 
@@ -337,6 +354,8 @@ class Served:
     models_calls: int = 0
     tokenize_calls: int = 0
     openapi_calls: int = 0
+    embeddings: int = 0
+    embedded_tokens: int = 0
 
 
 class Mock:
@@ -447,6 +466,33 @@ class Mock:
             rows.append(row)
         return JSONResponse({"object": "list", "data": rows})
 
+    async def embed(self, request: Request) -> Response:
+        """Return numbers for a conversation or a text, and count its tokens."""
+        rules, body = self.rules, await request.json()
+        if rules.embeddings is None:
+            return JSONResponse({"detail": "Not Found"}, 404)
+        if rules.embeddings == "vllm" and isinstance(body.get("messages"), list):
+            text = "".join(text_of(each) for each in body["messages"])
+            tokens = count_messages(body["messages"])
+        elif isinstance(body.get("input"), str):
+            text, tokens = body["input"], count(body["input"])
+        else:
+            raise RefusalError(400, "input: Field required", "Bad Request", "input")
+        self.served.embeddings += 1
+        self.served.embedded_tokens += tokens
+        rng = Random(text)
+        numbers = [rng.gauss(0, 1) for _ in range(rules.embedding_size)]
+        data = [{"object": "embedding", "index": 0, "embedding": numbers}]
+        usage = {} if rules.no_usage else {"usage": {"prompt_tokens": tokens}}
+        return JSONResponse({"object": "list", "data": data, "model": rules.models[0], **usage})
+
+    async def apply_template(self, request: Request) -> Response:
+        """Write a conversation as one text, as llama.cpp does."""
+        if self.rules.embeddings != "llama_cpp":
+            return JSONResponse({"detail": "Not Found"}, 404)
+        messages = (await request.json())["messages"]
+        return JSONResponse({"prompt": "".join(f"<{m['role']}>{text_of(m)}" for m in messages)})
+
     async def tokenize(self, request: Request) -> Response:
         """Count the tokens of a prompt or of messages, in the form that the rules name."""
         self.served.tokenize_calls += 1
@@ -511,6 +557,8 @@ class Mock:
                 Route("/v1/chat/completions", chat, methods=["POST"]),
                 Route("/v1/models", self.models),
                 Route("/tokenize", self.tokenize, methods=["POST"]),
+                Route("/v1/embeddings", self.embed, methods=["POST"]),
+                Route("/apply-template", self.apply_template, methods=["POST"]),
                 Route("/openapi.json", self.openapi),
                 Route("/health", self.health),
                 Route("/mock/{what}", self.control, methods=["GET", "POST"]),
@@ -629,8 +677,9 @@ class _Call:
         if reply.thought and self.rules.reasoning:
             message[self.rules.reasoning] = "".join(reply.thought)
         choice: Json = {"index": index, "message": message, "finish_reason": reply.finish_reason}
-        top = body.get("top_logprobs") or 0
-        choice["logprobs"] = logprobs_of(tokens, top) if body.get("logprobs") else None
+        top = (body.get("top_logprobs") or 0) * self.rules.tells_alternatives
+        likely = scripted_for(self.rules, body["messages"]).get("top", {})
+        choice["logprobs"] = logprobs_of(tokens, top, likely) if body.get("logprobs") else None
         if body.get("return_token_ids"):
             choice["token_ids"] = token_ids(tokens)
         return choice
@@ -665,7 +714,7 @@ class _Call:
                     delta = {"index": index, "delta": {name: "".join(piece)}}
                     choice: Json = delta | {"finish_reason": None, "logprobs": None}
                     if body.get("logprobs"):
-                        choice["logprobs"] = logprobs_of(piece, body.get("top_logprobs") or 0)
+                        choice["logprobs"] = logprobs_of(piece, body.get("top_logprobs") or 0, {})
                     if body.get("return_token_ids"):
                         choice["token_ids"] = token_ids(piece)
                     sent, chunks = sent + len(piece), chunks + 1

@@ -1,6 +1,7 @@
 """Votes, their weights, and the finishes and distillers that use them."""
 
 import math
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -10,11 +11,11 @@ from langchain_core.messages import AIMessage
 from pdr_graph import build_graph, preset
 from pdr_graph.answers import answer_kind
 from pdr_graph.ballot import add_votes, lead, ranked, share_ahead
-from pdr_graph.distill.notes import contested, evidence, tail
+from pdr_graph.distill.notes import contested, evidence, tail, trusted
 from pdr_graph.distill.workspace import pack
 from pdr_graph.errors import CallError
 from pdr_graph.finish import guarded, vote, weighted_vote
-from pdr_graph.judge import TAIL, WINDOW, logprob_signals
+from pdr_graph.judge import TAIL, WINDOW, Evidence, logprob_signals
 from pdr_graph.types import Draft
 from tests.fakes import drafts_with, make_draft, make_step, num_words, prompts_of
 
@@ -190,7 +191,74 @@ async def test_it_never_loses_to_the_vote(given_drafts, reply, is_judged):
         assert not loses, (other, solution)
 
 
+@dataclass(frozen=True)
+class FixedJudge:
+    """Gives every draft one weight; a refinement, for instance."""
+
+    weight: float
+
+    async def weigh(self, draft: Draft, evidence: Evidence) -> float:
+        """Return the weight, whatever the draft is."""
+        return self.weight
+
+
+@given(earlier=weighed, given_drafts=weighed, reply=answers, voice=weights)
+async def test_it_never_loses_to_the_weighed_vote_of_all_rounds(
+    earlier, given_drafts, reply, voice
+):
+    """Nor where a judge weighs the refinement too, and rounds are pooled."""
+    pooled = [draft_of(i, a, weight=w) for i, (a, w) in enumerate([*earlier, *given_drafts])]
+    text = f"It is \\boxed{{{reply}}}." if reply else "I do not know."
+    tally = await add_votes(MATH, None, pooled)
+    step = make_step(pooled[len(earlier) :], [text], finish="guarded", pool_rounds=True)
+    step = replace(step, tally=tally, judge=FixedJudge(voice))
+    solution = await guarded(step)
+    if solution["answer"] is None:
+        assert not tally["votes"]
+        return
+    standing = {each["answer"]: (each["count"], weight) for each, weight in ranked(tally)}
+    count, weight = standing.get(solution["answer"], (0, 0.0))
+    if solution["answer"] == reply and step.ask.meter.row()["calls"]:
+        count, weight = count + 1, weight + voice
+    for other, (votes, heavy) in standing.items():
+        assert not (votes > count and heavy >= weight + 1e-9), (other, solution)
+
+
 # ------------------------------------------------------------------------------ distillers
+
+
+async def test_trusted_shows_what_the_judge_finds_right():
+    """The best solution of each such answer, the heaviest first, without numbers."""
+    drafts = [
+        draft_of(i, a, weight=w)
+        for i, (a, w) in enumerate([("7", 0.6), ("8", 0.9), ("8", 0.2), ("9", 0.5)])
+    ]
+    (entries,) = await trusted(make_step(drafts, distiller="trusted"))
+    assert [(entry.title, entry.sources) for entry in entries] == [
+        ("Attempt 1:", (1,)),
+        ("Attempt 2:", (0,)),
+    ]
+
+
+@pytest.mark.parametrize(("weight", "notes"), [(0.5, 0), (None, 1)])
+async def test_without_trust_the_next_drafts_start_afresh(weight, notes):
+    """Nothing is admitted; what could not be weighed is said."""
+    drafts = [draft_of(i, a, weight=weight) for i, a in enumerate("78")]
+    step = make_step(drafts, distiller="trusted")
+    assert await trusted(step) == [[]]
+    assert len(step.notes) == notes
+
+
+@given(given_drafts=weighed, size=st.integers(1, 90), kappa=st.integers(16, 200))
+@pytest.mark.parametrize("distil", [evidence, contested, trusted, tail])
+async def test_weighed_drafts_fit_kappa(distil, given_drafts, size, kappa):
+    """Whatever is trusted, a workspace has no more tokens than it may."""
+    drafts = [draft_of(i, a, weight=w) for i, (a, w) in enumerate(given_drafts)]
+    for draft in drafts:
+        draft["solution"] = "word " * size
+    step = make_step(drafts, distiller=distil.__name__, kappa=kappa)
+    for entries in await distil(step):
+        assert (await pack(entries, kappa, step.counter))["tokens"] <= kappa
 
 
 async def test_evidence_states_answers_with_their_votes():

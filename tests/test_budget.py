@@ -236,7 +236,7 @@ def worst_run(config, problem_tokens: int, *, max_extra_rounds: int = 0) -> int:
     if config.finish == "select" and width:
         charge(call(width * config.solution_tokens))
     elif config.finish == "refine" or not width:
-        charge(call(config.kappa if width else 0))
+        charge(call(config.kappa if width and config.distiller != "none" else 0))
     if config.verifier == "judge":
         charge(call(config.solution_tokens))
     return b_total(state["ledger"])

@@ -23,7 +23,8 @@ from tests.fakes import (
 )
 
 PER_SAMPLE = {"random_k", "top_k_per_sample"}
-FREE = {"random_k", "latest", "answers", "consensus", "evidence", "contested", "tail", "none"}
+FREE = {"random_k", "latest", "answers", "consensus", "evidence", "contested", "tail"}
+FREE |= {"none", "trusted"}
 
 
 async def distil(name: str, step) -> list[list[Entry]]:
@@ -61,7 +62,7 @@ async def test_it_makes_as_many_workspaces_as_are_read_and_no_more_calls_than_pl
     for entries in made:
         sources = sources_of(entries)
         assert len(set(sources)) == len(sources)
-        assert sources or name == "none"
+        assert sources or name in {"none", "trusted"}
         assert set(sources) <= set(range(len(drafts)))
 
 

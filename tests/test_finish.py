@@ -19,8 +19,9 @@ def with_workspace(text: str) -> list[Workspace]:
 
 def test_every_name_is_registered():
     """A config may name these, and those that read drafts are marked."""
-    assert sorted(FINISHES) == ["guarded", "refine", "select", "vote", "weighted_vote"]
-    assert {"vote", "select", "weighted_vote"} == DRAFT_FINISHES
+    votes = ["vote", "weighted_vote", "pairwise_vote"]
+    assert sorted(FINISHES) == sorted(["guarded", "refine", "select", *votes])
+    assert {"select", *votes} == DRAFT_FINISHES
 
 
 # ------------------------------------------------------------------------------ refine

@@ -28,20 +28,21 @@ def charged(result) -> tuple[int, int, int]:
 
 async def test_pdr_makes_27_calls_in_5_sequential_steps_and_counts_them_exactly(mock, connect):
     """Widths 16,8 with a summary: peak 16 in flight, wall time within 1.15 of the ideal."""
-    mock.configure(delay_s=0.5)
     config = preset("pdr", widths=(16, 8), distiller="summary", **SMALL)
-    walls, peaks = [], []
-    for _ in range(12):  # other work on the machine only ever adds to it: the best counts
+    ratios, peaks = [], []
+    # Other work on the machine only ever adds to the time, so the best counts. A slow machine gets
+    # a slower model: what the calls cost this process is the same, and a sixth step would show.
+    for delay_s in (0.5, 0.5, 0.5, 1, 1, 2, 4):
         mock.reset()
-        mock.configure(delay_s=0.5)
+        mock.configure(delay_s=delay_s)
         result = await solve(PROBLEM, config, model=connect())
         assert served(mock) == charged(result)
         assert mock.stats()["calls"] == 27
         peaks.append(mock.stats()["peak_in_flight"])
-        walls.append(result.seconds)
-        if walls[-1] <= 1.15 * 2.5:
+        ratios.append(result.seconds / (5 * delay_s))
+        if ratios[-1] <= 1.15 and peaks[-1] == 16:
             break
-    assert min(walls) <= 1.15 * 2.5
+    assert min(ratios) <= 1.15
     assert max(peaks) == 16
     nodes = [(row["round"], row["node"], row["calls"]) for row in result.ledger.rows]
     assert nodes == [

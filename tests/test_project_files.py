@@ -1,6 +1,7 @@
 """What the files beside the code say of the project is true: workflows, citation, rules."""
 
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from pdr_graph import PRESETS
 from pdr_graph.distill import DISTILLERS
+from pdr_graph.errors import IS_PUBLISHED, install_command
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -349,3 +351,60 @@ def test_no_test_is_left_out():
     assert " $(LONG) " in recipes["test-long"]
     for target in ("test", "test-security", "test-long"):
         assert not re.search(r" -k |--deselect", recipes[target])
+
+
+# ------------------------------------------------------------------------------- installation
+
+
+def published():
+    """The script that says where the package is installed from."""
+    spec = importlib.util.spec_from_file_location("published", ROOT / ".ci/published.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_document_installs_from_where_the_package_is():
+    """From the repository until there is a release; the short form then."""
+    done = run([sys.executable, str(ROOT / ".ci/published.py")])
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_message_names_an_extra_by_one_function():
+    """So that all of them change with the release."""
+    named = [
+        str(file.relative_to(ROOT))
+        for file in [*ROOT.glob("pdr_graph/**/*.py"), *ROOT.glob("checkpoints/**/*.py")]
+        if "pip install 'pdr-graph" in file.read_text("utf-8")
+    ]
+    assert named == ["pdr_graph/errors.py"]
+
+
+def test_a_message_and_the_documents_agree():
+    """The address is that of the project's own file."""
+    script, command = published(), install_command("local")
+    assert command in (ROOT / "README.md").read_text("utf-8")
+    assert script.is_published() is IS_PUBLISHED
+    assert (PROJECT["urls"]["Source"] in command) is not IS_PUBLISHED
+
+
+def test_a_release_gives_documents_the_short_form():
+    """Requirements lose the address, and the notice goes; a bare name is found, too."""
+    script = published()
+    url = PROJECT["urls"]["Source"]
+    bare = "pip install pdr-graph\n"
+    before = f"{script.NOTICE}$ pip install 'pdr-graph[local,eval] @ git+{url}'\n{bare}"
+    after = "$ pip install 'pdr-graph[local,eval]'\npip install 'pdr-graph'\n"
+    assert script.corrected(before, published=True) == after
+    assert script.corrected(after, published=False) == (
+        f"$ pip install 'pdr-graph[local,eval] @ git+{url}'\npip install 'pdr-graph @ git+{url}'\n"
+    )
+
+
+def test_a_release_needs_the_short_form():
+    """The workflow asks before it builds; as long as nothing is published, the answer is no."""
+    commands = [step.get("run", "") for step in workflow("release")["jobs"]["build"]["steps"]]
+    asks = commands.index("python .ci/published.py --released")
+    assert asks < commands.index("python -m build --no-isolation")
+    done = run([sys.executable, str(ROOT / ".ci/published.py"), "--released"])
+    assert done.returncode == int(not IS_PUBLISHED)

@@ -21,6 +21,8 @@ PINNED = {
     "compare": {"problem", "candidates"},
     "select": {"problem", "candidates"},
     "judge": {"problem", "candidates"},
+    "self_check": {"problem", "candidates"},
+    "prefer": {"problem", "candidates"},
     "answer_math": set(),
     "answer_choice": set(),
     "answer_text": set(),

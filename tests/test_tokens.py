@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.tokens import (
     CUT,
@@ -225,7 +225,7 @@ def test_a_missing_library_is_told_with_its_command(tokenizer_file, monkeypatch)
     with pytest.raises(ConfigError) as refused:
         FileCounter(tokenizer_file)
     assert str(refused.value) == (
-        "a tokenizer file needs tokenizers: pip install 'pdr-graph[tokenizers]'"
+        f"a tokenizer file needs tokenizers: {install_command('tokenizers')}"
     )
 
 

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.studies import weights
 from pdr_graph.servers.data_dir import default_data_dir
-from pdr_graph.servers.weights import fetch_weights, find_weights
+from pdr_graph.servers.weights import QWEN, fetch_weights, find_weights
 
 TASKS = {
     "chain_sum": "min_terms=3&max_terms=5&min_digits=1&max_digits=2",
@@ -68,9 +67,7 @@ def weights_file() -> Path:
         LocalError: they cannot be downloaded.
     """
     folder = default_data_dir()
-    return find_weights(folder, weights=weights.QWEN) or fetch_weights(
-        folder, say, weights=weights.QWEN, download=weights.join_parts
-    )
+    return find_weights(folder, weights=QWEN) or fetch_weights(folder, say, weights=QWEN)
 
 
 def run(words: Sequence[str]) -> None:

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.studies.commands import say, weights_file
-from benchmarks.studies.weights import QWEN
 from engine.environment import vllm_environment
 from engine.model_folder import dequantised
 from engine.server import VLLMServer
 from pdr_graph.errors import LocalError
 from pdr_graph.servers.vllm import has_fast_bfloat16
+from pdr_graph.servers.weights import QWEN
 
 ROOT = Path(__file__).parents[2]
 WINDOW = "4096"

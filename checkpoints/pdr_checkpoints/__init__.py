@@ -19,6 +19,7 @@ blob of a newer one is refused (`FormatVersionError`).
     checkpoint:threads      sorted set of thread ids by ms of their last checkpoint
     checkpoint:{checkpoint:threads}:expiries   those that expire, by ms of that
     checkpoint:{checkpoint:threads}:walked     string: the registry was looked through today
+    checkpoint:trial:<random>       string for a minute at most: a trial write
 
 The hash and the index hold a thread of any length, so two commands refresh its time to live and
 one deletes it. Redis lets the two expire, and whoever writes next removes them from the registry. A
@@ -67,31 +68,35 @@ another id than the file's they are sealed anew.
 """
 
 # Absolute imports throughout: `langgraph dev` may load a file by its path.
-from pdr_checkpoints.errors import (
-    CheckpointLostError,
-    CorruptCheckpointError,
-    DecryptionError,
-    FormatVersionError,
-    LeaseLostError,
-    MissingDependencyError,
-    NotReplicatedError,
-    SaverError,
-    StoreConfigError,
-    StoreRefusedError,
-    StoreUnreachableError,
-    ThreadBusyError,
-    ThreadContendedError,
-    ThreadNotFoundError,
-    ThreadTakenError,
-    TooLargeError,
-    TypeNotAllowedError,
-    UnknownSerializationError,
-)
-from pdr_checkpoints.lease import Lease
-from pdr_checkpoints.saver import RedisSaver, open_checkpointer
-from pdr_checkpoints.serde import AllowlistSerializer
-from pdr_checkpoints.session import Health, SaverOptions
-from pdr_checkpoints.threads import ThreadInfo
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pdr_checkpoints.errors import (
+        CheckpointLostError,
+        CorruptCheckpointError,
+        DecryptionError,
+        FormatVersionError,
+        LeaseLostError,
+        MissingDependencyError,
+        NotReplicatedError,
+        SaverError,
+        StoreConfigError,
+        StoreRefusedError,
+        StoreUnreachableError,
+        ThreadBusyError,
+        ThreadContendedError,
+        ThreadNotFoundError,
+        ThreadTakenError,
+        TooLargeError,
+        TypeNotAllowedError,
+        UnknownSerializationError,
+    )
+    from pdr_checkpoints.lease import Lease
+    from pdr_checkpoints.saver import RedisSaver, open_checkpointer
+    from pdr_checkpoints.serde import AllowlistSerializer
+    from pdr_checkpoints.session import Health, SaverOptions, StoreTrial
+    from pdr_checkpoints.threads import ThreadInfo
 
 __all__ = [
     "AllowlistSerializer",
@@ -109,6 +114,7 @@ __all__ = [
     "SaverOptions",
     "StoreConfigError",
     "StoreRefusedError",
+    "StoreTrial",
     "StoreUnreachableError",
     "ThreadBusyError",
     "ThreadContendedError",
@@ -120,3 +126,24 @@ __all__ = [
     "UnknownSerializationError",
     "open_checkpointer",
 ]
+
+_HOMES = {
+    "AllowlistSerializer": "serde",
+    "Health": "session",
+    "Lease": "lease",
+    "RedisSaver": "saver",
+    "SaverOptions": "session",
+    "StoreTrial": "session",
+    "ThreadInfo": "threads",
+    "open_checkpointer": "saver",
+}
+"""Where a name is, if it is no error. Names are imported on first use: the client and LangGraph
+take seconds to load, and what only names an error should not wait for them."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value

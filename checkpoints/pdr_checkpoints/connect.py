@@ -202,14 +202,24 @@ async def _converse(
     return reply
 
 
+NO_PASSWORD: Final = (
+    "Authentication required",
+    # The greeting of RESP 3, which redis-py takes for a lost connection.
+    "HELLO must be called with the client already authenticated",
+)
+"""What servers say to a client without a password."""
+
+
 def code_of(error: BaseException) -> str | None:
     """Find the code of a server's answer, a key of `REFUSALS` or ERR; None where none answered."""
     text = str(error)
     if (known := getattr(error, "status_code", None)) in REFUSALS:
         return str(known)
+    if any(each in text for each in NO_PASSWORD):
+        return "NOAUTH"
     for kind, code in CODES.items():
         if isinstance(error, kind):
-            return "NOAUTH" if "Authentication required" in text else code
+            return code
     if "max number of clients" in text:
         return "MAXCLIENTS"
     if "ACL failure" in text or "The user executing the script" in text:

@@ -138,9 +138,7 @@ def _cipher(key: bytes) -> "AESGCM":
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as error:
-        raise MissingDependencyError(
-            "checkpoint encryption", "cryptography", "encryption"
-        ) from error
+        raise MissingDependencyError("checkpoint encryption", "cryptography") from error
     return AESGCM(key)
 
 

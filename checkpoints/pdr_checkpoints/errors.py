@@ -41,9 +41,9 @@ class StoreConfigError(SaverError, ValueError):
 class MissingDependencyError(SaverError, ImportError):
     """A feature's package is not installed."""
 
-    def __init__(self, feature: str, package: str, extra: str) -> None:
+    def __init__(self, feature: str, package: str) -> None:
         self.package = package
-        super().__init__(f"{feature} needs {package}: pip install 'pdr-graph[{extra}]'")
+        super().__init__(f"{feature} needs {package}: pip install {package}")
 
 
 class StoreUnreachableError(SaverError, ConnectionError):
@@ -107,12 +107,12 @@ REFUSALS: Final = {
     ),
     "NOAUTH": Refusal(
         "refused the client: it wants a password",
-        "put it into the URL, as in redis://USER:PASSWORD@HOST:PORT",
+        "put it into the URL, as in redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT",
         passes=False,
     ),
     "WRONGPASS": Refusal(
         "refused the client: user or password is wrong",
-        "correct them in the URL, as in redis://USER:PASSWORD@HOST:PORT",
+        "correct them in the URL, as in redis://:PASSWORD@HOST:PORT or redis://USER:PASSWORD@HOST:PORT",
         passes=False,
     ),
 }

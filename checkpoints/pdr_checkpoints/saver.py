@@ -32,8 +32,10 @@ from pdr_checkpoints.session import (
     Health,
     LoopSessions,
     SaverOptions,
+    StoreTrial,
     examine,
     open_session,
+    try_out,
 )
 from pdr_checkpoints.store import Fence
 from pdr_checkpoints.threads import ThreadMethods
@@ -156,6 +158,14 @@ class RedisSaver(SealMethods):
     async def health(self) -> Health:
         """Say what the server is, and in which ways it may lose a run."""
         return await examine(self._session.store)
+
+    async def try_out(self, for_s: float = 2.0) -> StoreTrial:
+        """Make a trial write, and say how much room the server has.
+
+        Args:
+            for_s: Seconds for which a write that the server refuses is tried again.
+        """
+        return await try_out(self._session.store, for_s)
 
     # Reading
 

@@ -29,7 +29,6 @@ from langgraph.checkpoint.serde.jsonplus import (
     JsonPlusSerializer,
 )
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from langgraph.types import Send
 
 from pdr_checkpoints.connect import redact
 from pdr_checkpoints.errors import (
@@ -202,7 +201,7 @@ class _Builder:
         try:
             import numpy as np
         except ImportError:
-            self._refuse(MissingDependencyError("reading a stored array", "numpy", "eval"))
+            self._refuse(MissingDependencyError("reading a stored array", "numpy"))
         return np.frombuffer(data, dtype=np.dtype(kind)).reshape(shape, order=order)
 
     def _refuse(self, refusal: SaverError | ValueError) -> NoReturn:
@@ -211,8 +210,11 @@ class _Builder:
 
 
 def _from_arguments(kind: Any, arguments: Any) -> object:  # Any: a listed type, what it takes
-    if kind is Send and len(arguments) == 3:
-        return Send(*arguments[:2], timeout=arguments[2])
+    if len(arguments) == 3:
+        from langgraph.types import Send  # late: it loads most of LangGraph
+
+        if kind is Send:
+            return Send(*arguments[:2], timeout=arguments[2])
     return kind(*arguments)
 
 

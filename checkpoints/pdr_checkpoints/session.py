@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pdr_checkpoints.connect import connect, redact, unsplit, without_options
 from pdr_checkpoints.envelope import Compression, Envelope
-from pdr_checkpoints.errors import StoreConfigError, StoreRefusedError
+from pdr_checkpoints.errors import SaverError, StoreConfigError, StoreRefusedError
 from pdr_checkpoints.lease import Leases
 from pdr_checkpoints.registry import RegistrySweeper
 from pdr_checkpoints.serde import MAX_CHECKPOINT_BYTES
@@ -351,6 +352,107 @@ async def examine(store: Store) -> Health:
         warnings=tuple(warnings),
         replicas=replicas,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTrial:
+    """What a trial write showed, and what a server says of its room, its disk and its clock.
+
+    None stands for what it does not tell. Of a cluster it is one node's.
+    """
+
+    refused: SaverError | None
+    """Why the write failed; None where it was stored, read again and removed."""
+    used_bytes: int | None
+    """Memory that the server uses."""
+    limit_bytes: int | None
+    """Its maxmemory; 0 is no limit."""
+    machine_bytes: int | None
+    """Memory of its machine."""
+    append_only: bool | None
+    """Whether it has an append-only file now."""
+    log_ok: bool | None
+    """Whether the last write to the append-only file succeeded."""
+    rewrite_ok: bool | None
+    """Whether the last rewrite of it did."""
+    save_ok: bool | None
+    """Whether the last snapshot did."""
+    clock_ahead_s: float | None
+    """Seconds by which its clock is ahead of ours, to within half a round trip."""
+    folder: str | None
+    """Where it keeps its files, on its machine."""
+    process_id: int | None
+    """Its process, on its machine."""
+
+
+TRIAL_BYTES: Final = 65_536
+"""Size of the trial: about a small run's."""
+TRIAL_TTL_MS: Final = 60_000
+"""What a trial that is killed leaves is gone after so many milliseconds."""
+
+
+async def try_out(store: Store, for_s: float) -> StoreTrial:
+    """Write, read and remove a key of `TRIAL_BYTES`; ask for memory, files and clock.
+
+    What the server refuses is tried for `for_s` seconds. The trial has a time to live from the
+    first, so that nothing of it stays after a crash.
+    """
+    refused: SaverError | None = None
+    try:
+        await _write_trial(store, for_s)
+    except SaverError as error:
+        refused = error
+    memory = await _ask(store, "INFO", "memory")
+    files = await _ask(store, "INFO", "persistence")
+    began = time.time()
+    try:
+        told = await store.call("TIME")
+    except SaverError:
+        told = None
+    ended = time.time()
+    ahead = None
+    if isinstance(told, (list, tuple)):
+        ahead = int(told[0]) + int(told[1]) / 1e6 - (began + ended) / 2
+    return StoreTrial(
+        refused=refused,
+        used_bytes=_number(memory.get("used_memory")),
+        limit_bytes=_number(memory.get("maxmemory")),
+        machine_bytes=_number(memory.get("total_system_memory")),
+        append_only=_flag(files.get("aof_enabled"), "1"),
+        log_ok=_flag(files.get("aof_last_write_status"), "ok"),
+        rewrite_ok=_flag(files.get("aof_last_bgrewrite_status"), "ok"),
+        save_ok=_flag(files.get("rdb_last_bgsave_status"), "ok"),
+        clock_ahead_s=ahead,
+        folder=(await _ask(store, "CONFIG GET", "dir")).get("dir"),
+        process_id=_number((await _ask(store, "INFO", "server")).get("process_id")),
+    )
+
+
+async def _write_trial(store: Store, for_s: float) -> None:
+    key = f"{store.prefix}:trial:{os.urandom(8).hex()}"
+    # Random: what can be compressed would say less of a disk.
+    value = os.urandom(TRIAL_BYTES)
+    try:
+        # Each write shows what the one before it has filled: the memory, or the disk.
+        for each in (value, value[::-1]):
+            await store.brief(("SET", key, each, "PX", TRIAL_TTL_MS), for_s)
+        if await store.brief(("GET", key), for_s) != value[::-1]:
+            reply = "it returned another value than it was given"
+            raise StoreRefusedError(store.connection.where, "ERR", reply)
+        await store.brief(("UNLINK", key), for_s)
+    except BaseException:
+        # A full server still deletes; of one that cannot, the time to live takes care.
+        with suppress(SaverError):
+            await store.brief(("UNLINK", key), 0.0)
+        raise
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _flag(text: str | None, yes: str) -> bool | None:
+    return None if text is None else text == yes
 
 
 async def _ask(store: Store, command: str, subject: str) -> dict[str, str]:

@@ -229,6 +229,12 @@ class Store:
         """Run one command."""
         return await self._try(lambda: self.connection.client.execute_command(*command))
 
+    async def brief(self, command: Command, for_s: float) -> Any:  # Any: as above
+        """Run one command, tried for `for_s` seconds; the replicas must confirm a `SET`."""
+        counts = self.wait_replicas and command[0] == "SET"
+        wait = (self.wait_replicas, self.wait_ms) if counts else None
+        return await self._try(lambda: self.connection.exchange(command, wait), for_s)
+
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:  # Any: as above
         """Run commands in one round trip, not as a transaction."""
 

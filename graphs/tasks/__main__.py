@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.messages import HumanMessage
 from langgraph.graph.state import CompiledStateGraph
 
-from graphs.opening import default_config
+from graphs.opening import form_config
 from graphs.tasks import __doc__ as usage
 from graphs.tasks import code, plan, summary
 from pdr_graph import ModelClient, PDRConfig, PDRError
@@ -23,7 +23,7 @@ _VERDICTS = {True: "accepted", False: "rejected", None: "undecided"}
 
 async def write_plan(client: ModelClient, asked: argparse.Namespace) -> int:
     """Print a plan."""
-    config = default_config("pdr", **plan.FIELDS)
+    config = form_config(preset="pdr", **plan.FIELDS)
     entry = {"messages": [HumanMessage(f"Make a plan: {asked.goal}")]}
     state = await _carry_out(plan.build(client, config), entry, config)
     message = state["messages"][-1]
@@ -35,7 +35,7 @@ async def write_plan(client: ModelClient, asked: argparse.Namespace) -> int:
 
 async def write_summary(client: ModelClient, asked: argparse.Namespace) -> int:
     """Print a summary."""
-    config = default_config("pdr", **summary.FIELDS)
+    config = form_config(preset="pdr", **summary.FIELDS)
     entry = {"document": asked.document, "words": asked.words}
     state = await _carry_out(summary.build(client, config), entry, config)
     _print(state["summary"])
@@ -45,7 +45,7 @@ async def write_summary(client: ModelClient, asked: argparse.Namespace) -> int:
 
 async def write_code(client: ModelClient, asked: argparse.Namespace) -> int:
     """Print code; return 1 if it fails its tests."""
-    config = default_config("pdr", **code.FIELDS)
+    config = form_config(preset="pdr", **code.FIELDS)
     entry = {"task": asked.task, "tests": asked.tests or TESTS}
     state = await _carry_out(code.build(client, config), entry, config)
     _print(state["code"])

@@ -5,38 +5,113 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from pdr_graph.cli import commands, interrupts_raise, readable_in_any_encoding
+from pdr_graph.cli import interrupts_raise, readable_in_any_encoding
 from pdr_graph.cli.completion import words_to_complete
-from pdr_graph.cli.failure import end_of
 from pdr_graph.cli.help_screen import CommandWithHelp, GroupWithHelp
-from pdr_graph.cli.options import Command, takes
-from pdr_graph.cli.output import LogLines, Output
-from pdr_graph.settings import debug_wanted
 
-_COMMANDS: Mapping[str, tuple[type[Command], str]] = {
-    "solve": (commands.SolveCommand, "solve:solve_command"),
-    "resume": (commands.ResumeCommand, "solve:resume_command"),
-    "threads": (commands.ThreadsCommand, "threads:threads_command"),
-    "reseal": (commands.ResealCommand, "store:reseal_command"),
-    "inspect": (commands.InspectCommand, "inspect:inspect_command"),
-    "serve": (commands.ServeCommand, "serve:serve_command"),
-    "up": (commands.UpCommand, "up:up_command"),
-    "down": (commands.DownCommand, "up:down_command"),
-    "eval": (commands.EvalCommand, "eval:eval_command"),
-    "compare": (commands.CompareCommand, "compare:compare_command"),
-    "judge": (commands.JudgeCommand, "compare:judge_command"),
-    "check": (commands.CheckCommand, "check:check_command"),
-    "train": (commands.TrainCommand, "train:train_command"),
-    "train-data": (commands.TrainDataCommand, "train:train_data_command"),
-    "trust": (commands.TrustCommand, "up:trust_command"),
-    "doctor": (commands.DoctorCommand, "doctor:doctor_command"),
-    "demo": (commands.DemoCommand, "solve:demo_command"),
+if TYPE_CHECKING:
+    from pdr_graph.cli.options import Command, SettingsCommand
+    from pdr_graph.cli.output import Output
+
+
+class _Entry(NamedTuple):
+    """One command: its model, the function that carries it out, and its line in the list."""
+
+    model: str
+    """Class in `commands`."""
+    place: str
+    """Module of this package and function."""
+    summary: str
+    """First paragraph of the model's docstring, for the help of a command that is not built."""
+
+
+_COMMANDS: Mapping[str, _Entry] = {
+    "solve": _Entry("SolveCommand", "solve:solve_command", "Solve a problem."),
+    "resume": _Entry(
+        "ResumeCommand",
+        "solve:resume_command",
+        "Continue a run that was stopped, killed or failed. Finished calls are not repeated.",
+    ),
+    "threads": _Entry(
+        "ThreadsCommand",
+        "threads:threads_command",
+        "List stored runs, the latest first. Or prune, delete, export or import some.",
+    ),
+    "reseal": _Entry(
+        "ResealCommand",
+        "store:reseal_command",
+        "Seal stored runs anew with the first encryption key. "
+        "After a stop, the same command goes on.",
+    ),
+    "inspect": _Entry(
+        "InspectCommand",
+        "inspect:inspect_command",
+        "Show a run: rounds, drafts, workspaces, solution, verdict, ledger.",
+    ),
+    "serve": _Entry(
+        "ServeCommand",
+        "serve:serve_command",
+        "Serve presets as models of OpenAI's protocols. Requests may set all other fields.",
+    ),
+    "up": _Entry(
+        "UpCommand",
+        "up:up_command",
+        "Start the model server and the store that this machine lacks. `down` stops them.",
+    ),
+    "down": _Entry(
+        "DownCommand", "up:down_command", "Stop the servers that `up` started. Stored runs stay."
+    ),
+    "eval": _Entry(
+        "EvalCommand",
+        "eval:eval_command",
+        "Measure strategies on problems. After a stop or crash, the same command continues.",
+    ),
+    "compare": _Entry(
+        "CompareCommand",
+        "compare:compare_command",
+        "Compare the arms of evaluations: accuracy, cost, differences, and where answers are lost.",
+    ),
+    "judge": _Entry(
+        "JudgeCommand",
+        "judge:judge_command",
+        "Fit a judge of drafts on evaluations, or say what one is worth on others.",
+    ),
+    "check": _Entry(
+        "CheckCommand",
+        "check:check_command",
+        "Check answers against gold answers: JSON lines in, verdicts as JSON lines out.",
+    ),
+    "train": _Entry(
+        "TrainCommand",
+        "train:train_command",
+        "Train a model to draft and refine. After a stop or crash, the same command continues.",
+    ),
+    "train-data": _Entry(
+        "TrainDataCommand",
+        "train:train_data_command",
+        "Make supervised data from recorded runs: the calls of runs with a right answer.",
+    ),
+    "trust": _Entry(
+        "TrustCommand",
+        "up:trust_command",
+        "Trust the `.env` of a folder, as it is now. All that it sets then counts.",
+    ),
+    "doctor": _Entry(
+        "DoctorCommand",
+        "doctor:doctor_command",
+        "Check model, store and this machine. Each finding says what to do.",
+    ),
+    "demo": _Entry(
+        "DemoCommand",
+        "demo:demo_command",
+        "Compare four strategies on eight short problems, or on one of yours, at equal budgets.",
+    ),
 }
-"""Each command with the function that carries it out, in the order of the help."""
+"""In the order of the help. They are text: pydantic takes longer to load than the list to show."""
 
 
 def make_app(only: str | None = None) -> typer.Typer:
@@ -54,20 +129,44 @@ def make_app(only: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_entry)
-    for name, (model, place) in _COMMANDS.items():
+    for name, entry in _COMMANDS.items():
         if only in {None, name}:
-            app.command(name, cls=CommandWithHelp)(takes(model)(_carried_out_by(place)))
+            app.command(name, cls=CommandWithHelp)(_with_options(entry))
         else:
-            app.command(name, help=model.__doc__)(lambda: None)
+            app.command(name, help=entry.summary)(lambda: None)
     return app
 
 
-def _carried_out_by(place: str) -> Callable[[Command], None]:
+def _warn_of_unknown(command: "SettingsCommand", output: "Output") -> None:
+    """Name the `PDR_…` variables that set nothing."""
+    from pdr_graph.serve.options import ServeOptions
+    from pdr_graph.servers.options import UpOptions
+    from pdr_graph.settings import Settings, unknown_variables
+
+    kinds = Settings, ServeOptions, UpOptions
+    for name, nearest in unknown_variables(kinds, command.settings_file).items():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        output.say(f"warning: {name} is no setting{hint}")
+
+
+def _with_options(entry: _Entry) -> Callable[..., None]:
+    from pdr_graph.cli import commands
+    from pdr_graph.cli.options import takes
+
+    return takes(getattr(commands, entry.model))(_carried_out_by(entry.place))
+
+
+def _carried_out_by(place: str) -> "Callable[[Command], None]":
     """Return a function that imports the one at `place` only when it is called."""
 
-    def carry_out(command: Command) -> None:
+    def carry_out(command: "Command") -> None:
+        from pdr_graph.cli.options import SettingsCommand
+        from pdr_graph.cli.output import LogLines, Output
+
         output = Output(json=command.as_json, quiet=command.is_quiet)
         LogLines(output, command.logs).install()
+        if isinstance(command, SettingsCommand):
+            _warn_of_unknown(command, output)
         module, _, name = place.partition(":")
         function = getattr(import_module(f"pdr_graph.cli.{module}"), name)
         interrupts_raise()
@@ -115,5 +214,9 @@ def run(arguments: Sequence[str]) -> int:
         )
     # The top of the command line: nothing may leave it as a traceback.
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
+        from pdr_graph.cli.failure import end_of
+        from pdr_graph.cli.output import Output
+        from pdr_graph.settings import debug_wanted
+
         return end_of(error, Output(), debug=debug_wanted() or "--debug" in arguments)
     return code if isinstance(code, int) else 0

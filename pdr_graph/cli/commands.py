@@ -18,23 +18,26 @@ from pdr_graph.cli.options import (
     OptionGroup,
     SettingsCommand,
 )
-from pdr_graph.config import PRESETS, PDRConfig
+from pdr_graph.config import PAPER, RECOMMENDED, STRATEGY, PDRConfig
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.settings import ENV_FILE, Settings
 
-CONFIG = OptionGroup(PDRConfig, tuple(PDRConfig.model_fields))
+CONFIG = OptionGroup(
+    PDRConfig,
+    tuple(PDRConfig.model_fields),
+    defaults={
+        "preset": f"{RECOMMENDED}; {PAPER} where widths, distiller, finish or kappa is set, or "
+        "answer is text"
+    },
+)
 SETTINGS = OptionGroup(
     Settings, tuple(name for name in Settings.model_fields if name not in Settings.unspoken)
 )
 STORAGE = OptionGroup(Settings, ("redis_url", "encryption_key_file", "data_dir", "max_bytes"))
 DEFAULTS = OptionGroup(
     PDRConfig,
-    tuple(
-        name
-        for name in PDRConfig.model_fields
-        if name not in {"preset", "seed"} and not any(name in each for each in PRESETS.values())
-    ),
+    tuple(name for name in PDRConfig.model_fields if name not in {"preset", "seed", *STRATEGY}),
 )
 """What may hold for all presets alike."""
 SIZING = OptionGroup(
@@ -52,8 +55,6 @@ class RunCommand(SettingsCommand):
 
     trace: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Append every model call in full to this file, one JSON object a line."""
-    judge_file: Annotated[Path | None, Flag("--judge", "FILE")] = None
-    """Weigh drafts by this judge, which `pdr-graph judge fit` has made."""
     answer_only: bool = False
     """Write the answer and nothing else, for scripts."""
     config: Annotated[Given, CONFIG]
@@ -312,25 +313,61 @@ class CompareCommand(Command):
     """Write tables and plots as one page."""
 
 
-class JudgeCommand(Command):
+class JudgeCommand(SettingsCommand):
     """Fit a judge of drafts on evaluations, or say what one is worth on others."""
+
+    first: ClassVar = (
+        *("action", "runs", "kind", "out", "judge_url", "judge_weights", "layers"),
+        *("data", "drafts", "limit", "judge", "plots", "as_json"),
+    )
+    panel: ClassVar = "Measurement"
 
     action: Annotated[Literal["fit", "score"], Argument("fit|score")]
     """`fit` makes a judge of the runs, and measures it on problems that it has not seen. `score`
     measures a judge on other runs."""
-    runs: Annotated[tuple[Path, ...], Argument("RUN")]
-    """Folders that `pdr-graph eval` wrote, of one model. Their arms must ask for log-probabilities,
-    as vote_first does."""
+    runs: Annotated[tuple[Path, ...], Argument("RUN")] = ()
+    """Folders that `pdr-graph eval` wrote, of one model. A judge of signals needs arms that ask for
+    log-probabilities, as vote_first does; one of hidden states needs their traces."""
+    kind: Literal["signals", "hidden", "best", "adapter"] = "signals"
+    """What `fit` looks at: log-probabilities, which are free; hidden states, which cost one prefill
+    a draft and need --judge-url or --judge-weights; or whichever makes the better vote. `adapter`
+    trains a LoRA adapter of --judge-weights to say Yes or No, and writes the folder --out."""
+    further: Annotated[tuple[Literal["self_check"], ...], Flag("--with", "SIGNAL")] = ()
+    """A signal that a judge of signals looks at besides, and that costs calls: `self_check` asks
+    the model about each draft, one token, by the endpoint of --base-url."""
+    layers: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Flag("--layer", "INTEGER")] = ()
+    """Layers that a hidden state has passed. Repeat it, and the fit chooses. Without it, the last
+    of an endpoint, and the middle of weights that are read here."""
+    data: str | None = None
+    """Problems to sample drafts of for the fit, as for `eval`, in place of runs. They are kept in a
+    folder beside --out, and the same command continues."""
+    drafts: int = Field(8, ge=2)
+    """Drafts that --data samples of each problem."""
+    limit: int | None = Field(None, ge=1)
+    """Use only this many problems of --data, from the first on."""
     out: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Where `fit` writes the judge."""
     judge: Annotated[Path | None, Flag(metavar="FILE")] = None
     """The judge that `score` measures."""
     plots: Annotated[Path | None, Flag(metavar="FOLDER")] = None
     """Plot reliability and learning curve, as PNG and SVG."""
-    folds: int = Field(10, ge=2)
-    """Parts that the problems are divided into, to measure what is fitted."""
+    folds: int | None = Field(None, ge=2)
+    """Parts that the problems are divided into, to measure what is fitted. Without it 10; an
+    adapter holds a quarter of the problems out and is trained once."""
+    epochs: int = Field(4, ge=1)
+    """Most epochs in which an adapter is trained."""
+    first_layer: int = Field(0, ge=0)
+    """Layers before this one get no adapter, which makes training cheaper."""
+    learning_rate: float = Field(2e-4, gt=0.0)
+    """Of an adapter."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of torch while an adapter is trained on a CPU."""
+    adapter: str = Field("judge", min_length=1)
+    """Name under which the server of the model is to serve the adapter."""
     seed: int = Field(0, ge=0)
-    """Seed of the division, and of the intervals."""
+    """Seed of the division, of training, and of the intervals."""
+    config: Annotated[Given, DEFAULTS]
+    settings: Annotated[Given, SETTINGS]
 
 
 class CheckCommand(Command):
@@ -442,15 +479,21 @@ class DoctorCommand(SettingsCommand):
     first: ClassVar = ("base_url", "model", "redis_url", "as_json")
     logs: ClassVar = logging.ERROR  # what the parts below warn of is in the report
 
+    no_calls: bool = False
+    """Make no call to the model. Without this, up to eight tiny ones show what it honours."""
     quiet: Annotated[bool, Implied()] = False
     settings: Annotated[Given, SETTINGS]
 
 
 class DemoCommand(SettingsCommand):
-    """Compare four strategies on one problem, with the ledger of each."""
+    """Compare four strategies on eight short problems, or on one of yours, at equal budgets.
+
+    Without an endpoint it runs on Qwen2.5-Coder-0.5B-Instruct, 491 MB that are fetched once.
+    PDR_DEMO=tiny takes the embedded model, 98 MB, which gets nearly all of them wrong.
+    """
 
     first: ClassVar = ("base_url", "model", "as_json")
 
     problem: Annotated[str | None, Argument()] = None
-    """The problem. Without it, a sum about apples."""
+    """A problem. Without it, eight whose answers are known."""
     settings: Annotated[Given, SETTINGS]

@@ -1,4 +1,4 @@
-"""`pdr-graph compare` and `judge`: what runs of `pdr-graph eval` show, with intervals."""
+"""`pdr-graph compare`: what runs of `pdr-graph eval` show, with intervals."""
 
 import asyncio
 import importlib.util
@@ -11,16 +11,13 @@ from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
-from pdr_graph.cli.commands import CompareCommand, JudgeCommand
+from pdr_graph.cli.commands import CompareCommand
 from pdr_graph.cli.output import Output, one_line, plain_table, table_of
-from pdr_graph.errors import ConfigError, counted
-from pdr_graph.judge import DraftJudge
+from pdr_graph.errors import ConfigError, install_command
 
 if TYPE_CHECKING:
     from pdr_graph.eval.comparison import Comparison
-    from pdr_graph.eval.judge_fit import JudgeReport
     from pdr_graph.eval.report import Sheet
-    from pdr_graph.eval.stats import Estimate
 
 
 def compare_command(command: CompareCommand, output: Output) -> None:
@@ -30,7 +27,7 @@ def compare_command(command: CompareCommand, output: Output) -> None:
         ConfigError: a run cannot be read, a pair or k does not fit, a library is missing, or a
             file cannot be written.
     """
-    _need("comparing runs", "numpy", "scipy")
+    need("comparing runs", "numpy", "scipy")
     from pdr_graph.eval.comparison import ComparisonRequest, compare
     from pdr_graph.eval.records import read_run
 
@@ -50,12 +47,17 @@ def compare_command(command: CompareCommand, output: Output) -> None:
         output.say(f"written: {file}")
 
 
-def _need(what: str, *packages: str, of: str = "eval") -> None:
+def need(what: str, *packages: str, of: str = "eval") -> None:
+    """Refuse a feature whose packages are not installed.
+
+    Raises:
+        ConfigError: it names the first of them, and the extra that holds it.
+    """
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"{what} needs {package}, which is not installed; "
-                f"install it with: pip install 'pdr-graph[{of}]'"
+                f"install it with: {install_command(of)}"
             )
 
 
@@ -76,7 +78,7 @@ def _write(found: "Comparison", command: CompareCommand) -> Iterator[Path]:
             command.markdown.write_text(to_markdown(found), "utf-8")
             yield command.markdown
         if command.plots is not None:
-            _need("--plots", "matplotlib")
+            need("--plots", "matplotlib")
             from pdr_graph.eval.comparison_page import draw
 
             yield from draw(found, command.plots)
@@ -86,7 +88,7 @@ def _write(found: "Comparison", command: CompareCommand) -> Iterator[Path]:
             f"{path!r} cannot be written ({error.strerror}); name another place"
         ) from None
     if command.html is not None:
-        _need("--html", "matplotlib")
+        need("--html", "matplotlib")
         from pdr_graph.eval.comparison_page import comparison_page
         from pdr_graph.page import write_page
 
@@ -159,97 +161,3 @@ def _side_by_side(
             yield Text()
         yield table
         begin = end
-
-
-# ------------------------------------------------------------------------------------ judges
-
-
-def judge_command(command: JudgeCommand, output: Output) -> None:
-    """Fit a judge or measure one, and show what it is worth.
-
-    Raises:
-        ConfigError: an option is missing, a run or judge cannot be read or does not fit, a library
-            is missing, or a file cannot be written.
-    """
-    fits = command.action == "fit"
-    needed, other = (command.out, command.judge) if fits else (command.judge, command.out)
-    if needed is None or other is not None:
-        wanted, unwanted = ("--out", "--judge") if fits else ("--judge", "--out")
-        why = f"needs {wanted} FILE" if needed is None else f"takes no {unwanted}"
-        raise ConfigError(f"judge {command.action} {why}")
-    packages = ["numpy", "scipy", "sklearn", *(["matplotlib"] if command.plots else [])]
-    _need("a judge", *packages, of="judge")
-    from pdr_graph.eval.judge_fit import fit_judge, score_judge
-    from pdr_graph.eval.records import read_run
-
-    runs = [read_run(folder) for folder in command.runs]
-    written: list[Path] = []
-    if fits:
-        made = asyncio.run(fit_judge(runs, folds=command.folds, seed=command.seed))
-        made.judge.save(needed)
-        written.append(needed)
-        report = made.report
-    else:
-        judge = DraftJudge.load(needed)
-        report = asyncio.run(score_judge(judge, runs, seed=command.seed))
-        if seen := {run.header["data"]["sha256"] for run in runs} & set(judge.data):
-            output.say(
-                f"! the judge was fitted on {len(seen)} of these sets of problems; that flatters it"
-            )
-    if command.plots is not None:
-        from pdr_graph.eval.comparison_page import draw_report
-
-        try:
-            written += draw_report(report, command.plots)
-        except OSError as error:
-            raise ConfigError(
-                f"{str(command.plots)!r} cannot be written ({error.strerror}); name another place"
-            ) from None
-    if output.json:
-        output.show_json({**report.to_json(), "written": [str(file) for file in written]})
-    else:
-        output.show(*_report_parts(report))
-    for file in written:
-        output.say(f"written: {file}")
-
-
-def _report_parts(report: "JudgeReport") -> Iterator[RenderableType]:
-    yield Text(report.verdict, "bold")
-    yield Text(
-        f"{counted(report.num_drafts, 'draft')} of {counted(report.num_problems, 'problem')}; "
-        "judged by what was fitted on others",
-        "dim",
-    )
-    yield Text()
-    yield table_of(
-        ["right, of 100 problems", "mean", "95 %"],
-        [
-            ("plain vote", *_share(report.vote)),
-            ("vote, ties to the likeliest draft", *_share(report.tie_break)),
-            ("vote by the judge's weights", *_share(report.judged)),
-            ("any draft (the best choice)", *_share(report.best)),
-        ],
-    )
-    yield Text()
-    yield table_of(
-        ["tells right from wrong drafts (0.5 is chance)", "all", "of one problem"],
-        [
-            (name, f"{each.pooled:.2f}", f"{each.within.value:.2f}")
-            for name, each in report.discrimination.items()
-        ],
-    )
-    if report.learning:
-        yield Text()
-        yield table_of(
-            ["problems learned from", "of one problem", "points against the vote"],
-            [
-                (f"{each.num_problems:,}", f"{each.within:.2f}", f"{100 * each.gain:+.1f}")
-                for each in report.learning
-            ],
-        )
-
-
-def _share(estimate: "Estimate") -> tuple[str, str]:
-    ends = estimate.interval
-    spread = "–" if ends is None else f"[{100 * ends.low:.1f}, {100 * ends.high:.1f}]"
-    return f"{100 * estimate.value:.1f}", spread

@@ -7,11 +7,13 @@ within a fraction of a second.
 import os
 from collections.abc import Callable, Sequence
 from threading import Thread
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from urllib.parse import quote
 
 import typer
-from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 Completer = Callable[[typer.Context, str], list[str]]
 """Takes what was typed so far, and returns what it may become."""
@@ -29,7 +31,7 @@ def words_to_complete() -> list[str]:
     return (os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS") or "").split()
 
 
-def completer(name: str, field: FieldInfo, *, is_argument: bool) -> Completer | None:
+def completer(name: str, field: "FieldInfo", *, is_argument: bool) -> Completer | None:
     """Return what completes a field of a command or of the models that it takes."""
     if is_argument and name in {"thread", "threads"}:
         return _threads

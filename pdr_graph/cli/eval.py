@@ -18,14 +18,14 @@ from pathlib import Path
 from langgraph.runtime import RunControl
 from pdr_checkpoints import RedisSaver, ThreadBusyError
 
-from pdr_graph.cli.commands import EvalCommand
+from pdr_graph.cli.commands import DEFAULTS, EvalCommand
 from pdr_graph.cli.eval_board import ArmsBoard, announcement, show_arms
 from pdr_graph.cli.live import LiveDisplay
-from pdr_graph.cli.options import Given
+from pdr_graph.cli.options import Given, with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
-from pdr_graph.connect import open_client
+from pdr_graph.connect import open_client, open_judge
 from pdr_graph.errors import ConfigError, EndpointError, counted
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
@@ -35,19 +35,29 @@ from pdr_graph.eval.problems import load_problems
 from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
 from pdr_graph.eval.runner import Claim, EvalRunner, RunFolder, SampleExecutor
 from pdr_graph.eval.sample import LocalExecutor, RunFacts, SharingClient, sharing_arms
-from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import probe_endpoint
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
-from pdr_graph.servers.llama import BUDGETS, EMBEDDED_SLOTS
+from pdr_graph.servers.llama import BUDGETS, EMBEDDED_SLOTS, is_small
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace
 
 
 def eval_command(command: EvalCommand, output: Output) -> None:
     """Run the samples that are owed, and show each arm's figures."""
+    evaluate(command, output)
+    show_arms(command.out, output)
+
+
+def evaluate(command: EvalCommand, output: Output) -> None:
+    """Run the samples that are owed.
+
+    Raises:
+        ConfigError: the command cannot be carried out as asked.
+        RunEndedError: it was stopped, or failed once it had begun.
+    """
     settings = load_settings(**command.settings)
     if command.ray is not None:
         refuse_cluster(command.ray, settings)
@@ -55,8 +65,17 @@ def eval_command(command: EvalCommand, output: Output) -> None:
         [parse_arm(text) for text in command.arms], [parse_sweep(text) for text in command.sweep]
     )
     budgets = Budgets(command.b_seq, command.b_total)
-    common = _common(command.config, budgets, embedded=settings.base_url is None)
-    arms = make_arms(specs, common, budgets)
+    given = with_variables(command.config, DEFAULTS, command.settings_file, output.say)
+    common = _common(given, budgets, small=is_small(settings))
+    judge = open_judge(settings)
+    arms = make_arms(specs, common, budgets, judge)
+    if not any(arm.config.weighs for arm in arms):
+        if "judge" in command.settings:
+            raise ConfigError(
+                "a judge weighs drafts, and no arm asks for weights; give an arm finish "
+                "weighted_vote or guarded, as vote_first has it, or leave --judge out"
+            )
+        judge = None
     _refuse_mixed(arms)
     prompts = Prompts.load(settings.prompts)
     dependent = sharing_arms(arms) if command.share_first_round else frozenset()
@@ -74,6 +93,7 @@ def eval_command(command: EvalCommand, output: Output) -> None:
         seed=command.seed,
         prompts_sha256=prompts.hashes(),
         share_first_round=command.share_first_round,
+        judge=judge,
     )
     _refuse_soon(plan, command.out)
     for line in announcement(plan):
@@ -85,7 +105,6 @@ def eval_command(command: EvalCommand, output: Output) -> None:
         # Before the event loop: Ray takes over the signals, and we take them back.
         with cluster_of(command.ray, command.ray_workers, settings) as session.num_workers:
             asyncio.run(session.carry_out())
-    show_arms(command.out, output)
 
 
 @dataclass(slots=True)
@@ -115,7 +134,11 @@ class EvalSession:
                 open_saver(self.settings, say) as saver,
                 open_client(self.settings, announce=say) as client,
             ):
-                await self.plan.check_window(client)
+                if self.plan.judge is not None:
+                    await self.plan.judge.meet(client)
+                planned, self.plan = self.plan, await self.plan.within(client)
+                for line in dict.fromkeys(_derived(planned, self.plan)):
+                    say(line)
                 asked = self.plan.header(client.name)
                 folder = RunFolder(out)
                 header = folder.open(asked)
@@ -163,6 +186,7 @@ class EvalSession:
                 judge=judge,
                 parts=Parts(prompts=self.prompts, trace=trace, control=control),
                 facts=facts,
+                weigher=self.plan.judge,
             )
             return
         from pdr_graph.eval.ray_cluster import WorkerKit, ray_executor
@@ -176,6 +200,7 @@ class EvalSession:
             prompts=Prompts(dict(self.prompts.templates)),
             facts=facts,
             traced=trace is not None,
+            weigher=self.plan.judge,
         )
         async with ray_executor(
             kit, self.num_workers, control=control, trace=trace, say=self.output.say
@@ -212,6 +237,8 @@ class EvalSession:
 
 async def _answers(client: ModelClient) -> bool:
     """Tell whether the endpoint answers now."""
+    from pdr_graph.llm.chat_vllm import ChatVLLM  # late, as `open_client` does
+
     model = client.model
     if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
         return True
@@ -283,15 +310,22 @@ def open_unannounced(settings: Settings) -> AbstractAsyncContextManager[Saver]:
     return open_saver(settings, lambda line: None)
 
 
-def _common(given: Given, budgets: Budgets, *, embedded: bool) -> dict[str, object]:
+def _derived(asked: EvalPlan, planned: EvalPlan) -> Iterator[str]:
+    """Yield what was derived from the model's window."""
+    for before, arm in zip(asked.arms, planned.arms, strict=True):
+        if arm is not before:
+            yield arm.budget["derived"]
+
+
+def _common(given: Given, budgets: Budgets, *, small: bool) -> dict[str, object]:
     """Return the fields of all arms: what was asked for, and small budgets for a small model."""
-    if not embedded:
+    if not small:
         return dict(given)
     derived = budgets.b_seq is not None or budgets.b_total is not None
-    small = {
+    least = {
         name: value for name, value in BUDGETS.items() if not (derived and name == "max_tokens")
     }
-    return {**small, **given}
+    return {**least, **given}
 
 
 def _refuse_mixed(arms: Sequence[Arm]) -> None:
@@ -306,4 +340,4 @@ def _refuse_soon(plan: EvalPlan, out: Path) -> None:
     """Refuse a changed command before any server is started; the model is compared later."""
     if (out / HEADER).exists():
         recorded = read_header(out)
-        refuse_changes(recorded, plan.header(recorded["model"]), out)
+        refuse_changes(recorded, plan.as_begun(recorded).header(recorded["model"]), out)

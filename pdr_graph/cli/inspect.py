@@ -80,6 +80,7 @@ def _plain(past: RunHistory) -> dict[str, Any]:  # Any: plain JSON data
         "thread_id": past.thread_id,
         "namespace": past.namespace,
         "problem": past.problem,
+        "strategy": past.config.strategy,
         "config": past.config.model_dump(mode="json"),
         "record": past.record,
         "rounds": [asdict(each) for each in past.rounds],
@@ -102,7 +103,7 @@ def run_parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
     yield labelled("thread", Text(one_line(past.thread_id)))
     if past.namespace:
         yield labelled("inside", Text(one_line(" / ".join(nodes_around(past.namespace)))))
-    yield labelled("preset", Text(one_line(past.config.preset)))
+    yield labelled("preset", Text(one_line(past.config.strategy)))
     if past.record is not None:
         yield labelled("model", Text(one_line(past.record["model"])))
         yield labelled("tokens", Text(f"counted by {past.record['token_counts']}"))

@@ -20,8 +20,10 @@ from pydantic_settings import BaseSettings
 from rich.markup import escape
 
 from pdr_graph.cli.completion import Completer, completer
-from pdr_graph.config import PRESETS
+from pdr_graph.config import PRESETS, PDRConfig, make_config, preset
+from pdr_graph.config import STRATEGY as OF_PRESETS
 from pdr_graph.errors import ConfigError
+from pdr_graph.settings import StrategySettings, strategy_variables, variable_of
 from pdr_graph.validation import Fault
 
 Given = dict[str, object]
@@ -36,7 +38,7 @@ STRATEGY = "Strategy"
 
 _PANELS: Mapping[str, set[str]] = {
     FIRST: set(),
-    STRATEGY: {"judge_file"},
+    STRATEGY: {"judge", "judge_url", "judge_weights"},
     "Prompts": {"prompts", "draft_prompt", "improve_prompt", "distill_prompt", "judge_prompt"},
     "Budgets": {
         *("max_tokens", "solution_tokens", "thinking_token_budget", "max_total_tokens"),
@@ -71,6 +73,8 @@ class OptionGroup:
     names: tuple[str, ...]
     panel: str = STRATEGY
     """Where the help shows what has no panel of its own."""
+    defaults: Mapping[str, str] | None = None
+    """What the help says of fields that are not given, where that is not the model's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,49 @@ def flag_of(name: str) -> str:
     return "--" + OPTION_NAMES.get(name, name).replace("_", "-")
 
 
+def with_variables(
+    given: Given, group: OptionGroup, env_file: Path | None, say: Callable[[str], None]
+) -> Given:
+    """Return the strategy of a command: what was typed, then the variables `PDR_…`, then `.env`.
+
+    A preset that is typed leaves out what would make another strategy of it.
+
+    Args:
+        given: What was typed.
+        group: The fields that the command takes.
+        env_file: A file that is read in place of `.env`; None is that one.
+        say: Told in a line what was taken.
+
+    Raises:
+        ConfigError: a variable has a value that does not fit; the sentence names it.
+    """
+    taken: dict[str, tuple[str, object]] = {}
+    unused = []
+    for name, text in strategy_variables(env_file).items():
+        if name in given:
+            continue
+        variable = variable_of(StrategySettings, name)
+        if name not in group.names or ("preset" in given and name in OF_PRESETS):
+            unused.append(variable)
+            continue
+        value = _value(PDRConfig.model_fields[name], text)
+        try:
+            preset(text) if name == "preset" else make_config(**{name: value})
+        except ConfigError as error:
+            raise ConfigError(f"{variable}: {error}") from None
+        short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        taken[name] = f"{variable}={' '.join(short.split())}", value
+    if taken:
+        say(f"taken from the environment: {', '.join(shown for shown, _ in taken.values())}")
+    if unused:
+        say(f"not used by this command: {', '.join(unused)}")
+    return {**{name: value for name, (_, value) in taken.items()}, **given}
+
+
+_SHOWN = 40
+"""Characters of a variable's value."""
+
+
 def _command(model: type[AnyCommand], typed: Mapping[str, Any]) -> AnyCommand:
     """Make a command of what was typed.
 
@@ -211,7 +258,7 @@ def _parameters(model: type[Command]) -> Iterator[tuple[str, inspect.Parameter]]
         if group is not None:
             for each in group.names:
                 panel = FIRST if each in model.first else _panel(each, group.panel)
-                yield panel, _shared_option(each, group.model, panel)
+                yield panel, _shared_option(each, group, panel)
         elif _mark(field, Implied) is None:
             own_first = name in model.first if model.first else name in model.__annotations__
             panel = FIRST if own_first else _panel(name, model.panel)
@@ -239,12 +286,12 @@ def _own_option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     return _parameter(name, kind, made, required=field.is_required())
 
 
-def _shared_option(name: str, model: type[BaseModel], panel: str) -> inspect.Parameter:
-    field = model.model_fields[name]
+def _shared_option(name: str, group: OptionGroup, panel: str) -> inspect.Parameter:
+    field = group.model.model_fields[name]
     flag, inner = flag_of(name), _inner(field)
     both = f"{flag}/--no-{flag[2:]}" if inner is bool else flag
     known = completer(name, field, is_argument=False)
-    made = _option([both], _help(name, field, model), _metavar(inner), panel, known)
+    made = _option([both], _help(name, field, group), _metavar(inner), panel, known)
     # Text for all but flags: pydantic checks values, and its sentence names the field.
     return _parameter(name, bool if inner is bool else str, made, required=False)
 
@@ -283,9 +330,10 @@ def _panel(name: str, otherwise: str) -> str:
     return next((panel for panel, names in _PANELS.items() if name in names), otherwise)
 
 
-def _help(name: str, field: FieldInfo, model: type[BaseModel]) -> str:
+def _help(name: str, field: FieldInfo, group: OptionGroup) -> str:
+    model, otherwise = group.model, (group.defaults or {}).get(name, field.default)
     if name == "preset":
-        return f"The strategy: {', '.join(PRESETS)}. ({field.default})"
+        return f"The strategy: {', '.join(PRESETS)}. ({otherwise})"
     text = " ".join((field.description or "").split())
     if issubclass(model, BaseSettings):
         plain = isinstance(field.default, int | float | str) and field.default is not False

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
@@ -14,8 +15,10 @@ from pdr_graph.cli.live import Bar, LiveDisplay
 from pdr_graph.cli.output import Output, Prose, joined, one_line, table_of, unbroken
 from pdr_graph.errors import counted
 from pdr_graph.events import DOING, DraftEvent, OnEvent, RunEvent, is_event
-from pdr_graph.run import Result
 from pdr_graph.types import Draft, LedgerRow, Verdict
+
+if TYPE_CHECKING:
+    from pdr_graph.run import Result
 
 ANSWERS_SHOWN = 4
 ANSWER_CHARS = 24
@@ -70,6 +73,8 @@ class RunProgress:
             case "workspace":
                 self.doing, self.tokens = "distilled", self.tokens + event["spent"]
                 count = event["count"]
+                if not event["tokens"]:
+                    return None  # the next drafts start afresh
                 which = f"{count} workspaces, the largest" if count > 1 else "workspace"
                 size = counted(event["tokens"], "token")
                 return f"round {event['round']}: {which} of {size}"
@@ -216,7 +221,7 @@ _NARROW_COLUMNS: Mapping[str, Callable[[LedgerRow], str]] = {
 }
 
 
-def result_parts(result: Result, look_closer: str | None) -> Iterator[RenderableType]:
+def result_parts(result: "Result", look_closer: str | None) -> Iterator[RenderableType]:
     """Yield what to print of a result.
 
     Args:

@@ -10,15 +10,18 @@ from contextlib import asynccontextmanager, contextmanager
 import typer
 from pdr_checkpoints.errors import CorruptCheckpointError, ThreadBusyError
 
-from pdr_graph.cli.commands import ServeCommand
+from pdr_graph.cli.commands import DEFAULTS, ServeCommand
+from pdr_graph.cli.options import with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig, preset
-from pdr_graph.connect import open_client
-from pdr_graph.errors import ConfigError
+from pdr_graph.connect import open_client, open_judge
+from pdr_graph.errors import ConfigError, install_command
+from pdr_graph.extensions import Extensions
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.nodes.plan import budgets_note, fitted
 from pdr_graph.prompts import Prompts
-from pdr_graph.servers.llama import small_config
+from pdr_graph.servers.llama import announcement, is_small, small_config
 from pdr_graph.settings import Settings, load_settings, read_settings
 
 try:
@@ -30,7 +33,7 @@ try:
     from pdr_graph.serve.runner import RunStore, SolveRunner
     from pdr_graph.serve.server import SolveServer, address_of, listen
 except ModuleNotFoundError as error:
-    raise ConfigError(f"serving needs {error.name}: pip install 'pdr-graph[serve]'") from None
+    raise ConfigError(f"serving needs {error.name}: {install_command('serve')}") from None
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +49,21 @@ def serve_command(command: ServeCommand, output: Output) -> None:
             f"host {options.host!r} may be reached from other machines: set a key by "
             "--key-file / PDR_SERVE_KEY, or say --keyless to serve anybody"
         )
-    catalogue = _catalogue(command.defaults, options, embedded=settings.base_url is None)
+    defaults = with_variables(command.defaults, DEFAULTS, command.settings_file, output.say)
+    steps, small = Extensions(judge=open_judge(settings)), is_small(settings)
+    catalogue = _catalogue(defaults, options, steps, small=small)
+    if small:
+        output.say(announcement(catalogue.default(catalogue.names[0]), settings.base_url))
     listener = listen(options.host, options.port)  # before anything slow is started
     with listener:
-        asyncio.run(_serve(catalogue, options, settings, listener, output))
+        asyncio.run(_serve(catalogue, options, settings, steps, listener, output))
 
 
 async def _serve(
     catalogue: Catalogue,
     options: ServeOptions,
     settings: Settings,
+    steps: Extensions,
     listener: socket.socket,
     output: Output,
 ) -> None:
@@ -66,7 +74,11 @@ async def _serve(
         open_saver(settings, say, ttl_s=ttl_s) as saver,
         open_client(settings, announce=say) as client,
     ):
-        runner = SolveRunner(client, _store(saver, settings, output), options, prompts=prompts)
+        if steps.judge is not None:
+            steps.judge.check(client.name)
+            await steps.judge.meet(client)
+        store = _store(saver, settings, output)
+        runner = SolveRunner(client, store, options, prompts=prompts, judge=steps.judge)
         server = SolveServer(
             create_app(runner, catalogue, options),
             runner,
@@ -83,12 +95,12 @@ async def _serve(
 
 
 def _catalogue(
-    defaults: Mapping[str, object], options: ServeOptions, *, embedded: bool
+    defaults: Mapping[str, object], options: ServeOptions, steps: Extensions, *, small: bool
 ) -> Catalogue:
     def make(name: str, fields: Mapping[str, object]) -> PDRConfig:
-        return small_config(name, fields) if embedded else preset(name, **fields)
+        return small_config(name, fields) if small else preset(name, **fields)
 
-    return Catalogue(make, defaults, max_drafts=options.max_drafts)
+    return Catalogue(make, defaults, max_drafts=options.max_drafts, steps=steps)
 
 
 def _store(saver: Saver, settings: Settings, output: Output) -> RunStore:
@@ -111,6 +123,9 @@ def _announce(
 ) -> None:
     for name, why in catalogue.left_out.items():
         output.say(f"{name} is not offered: {why}")
+    config = catalogue.default(catalogue.names[0])
+    if (within := fitted(config, 0, client.window)) is not config:
+        output.say(f"{budgets_note(within, client.window)}, less for longer problems")
     has_key = bool(client_keys(options))
     if options.public and not has_key:
         output.tell(f"warning: there is no key; anybody who reaches {options.host} is served")

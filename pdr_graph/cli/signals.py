@@ -6,14 +6,17 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Thread
 from time import monotonic
 from types import FrameType
-
-from langgraph.runtime import RunControl
+from typing import TYPE_CHECKING
 
 from pdr_graph.cli.failure import FAILED, RunEndedError
 from pdr_graph.errors import ConfigError, DrainedError
+
+if TYPE_CHECKING:
+    from langgraph.runtime import RunControl
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_S = 1.0
@@ -25,13 +28,18 @@ class Stopper:
     """Listens for the signals that end a run on an event loop."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.control = RunControl()
-        """Hand it to the run: it drains at the first signal."""
         self.received: signal.Signals | None = None
         """The last signal, None as long as there was none."""
         self._say = say
         self._running = False
         self._task: asyncio.Task[object] | None = None
+
+    @cached_property
+    def control(self) -> "RunControl":
+        """What is handed to the run, which it drains at the first signal."""
+        from langgraph.runtime import RunControl  # late: signals are taken before it has loaded
+
+        return RunControl()
 
     @contextmanager
     def ending(self, way_on: Callable[[], str], begun: Callable[[], bool]) -> Iterator[None]:

@@ -1,49 +1,47 @@
-"""`pdr-graph solve`, `resume` and `demo`: runs from their store to their results."""
+"""`pdr-graph solve` and `resume`: runs from their store to their results."""
 
 import asyncio
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from pdr_graph.cli.commands import DemoCommand, ResumeCommand, RunCommand, SolveCommand
+from pdr_graph.cli.commands import CONFIG, ResumeCommand, RunCommand, SolveCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.options import Given, flag_of
-from pdr_graph.cli.output import Output, Prose, one_line, table_of, unbroken
+from pdr_graph.cli.options import Given, flag_of, with_variables
+from pdr_graph.cli.output import Output, Prose, one_line, unbroken
 from pdr_graph.cli.run_display import (
     STARTING,
     RunProgress,
-    answer_text,
-    heading,
     result_parts,
     shown,
 )
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, check_named, named_thread, open_saver
-from pdr_graph.config import PRESETS, PDRConfig, preset
-from pdr_graph.connect import open_client
+from pdr_graph.config import PAPER, PRESETS, PDRConfig, base_preset, default_config, preset
+from pdr_graph.connect import open_client, open_judge
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
-from pdr_graph.extensions import STEPS, Extensions
-from pdr_graph.judge import DraftJudge
-from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
-from pdr_graph.run import Parts, Result, new_thread_id, resume, solve
-from pdr_graph.run_history import history
-from pdr_graph.servers.llama import announcement, small_config
+from pdr_graph.servers.llama import announcement, is_small, small_config
 from pdr_graph.servers.record import without_password
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace
+from pdr_graph.types import new_thread_id
+
+if TYPE_CHECKING:  # LangGraph loads once the endpoint has answered
+    from pdr_graph.judge import DraftJudge
+    from pdr_graph.llm.client import ModelClient
+    from pdr_graph.run import Parts, Result
 
 Check = Callable[[Saver], Awaitable[RunProgress]]
 """Looks at the thread before a model is started; returns the progress that the run starts from."""
 
-Start = Callable[[ModelClient, Saver, Parts], Awaitable[Result]]
+Start = Callable[["ModelClient", Saver, "Parts"], Awaitable["Result"]]
 """Starts or resumes the run."""
 
 
@@ -55,9 +53,10 @@ class RunSession:
     output: Output
     settings: Settings
     thread_id: str
-    prompts: Prompts | None = None
+    prompts: Prompts | None
     """None is the built-in ones."""
-    extensions: Extensions = field(default_factory=Extensions)
+    judge: "DraftJudge | None"
+    """Weighs the drafts, if there is one."""
     progress: RunProgress | None = None
     """None until the run begins."""
 
@@ -66,8 +65,8 @@ class RunSession:
         """Read the settings of a command, and the files that they name.
 
         Raises:
-            ConfigError: they are malformed or disagree, a file cannot be read, or the trace cannot
-                be written.
+            ConfigError: they are malformed or disagree, a file cannot be read, the judge is none,
+                or the trace cannot be written.
         """
         if command.answer_only and command.as_json:
             raise ConfigError("--answer-only and --json write different things; drop one of them")
@@ -78,17 +77,16 @@ class RunSession:
                 raise ConfigError(
                     f"--trace {str(command.trace)!r} cannot be written: {error.strerror}"
                 ) from None
-        settings, judge = load_settings(**command.settings), command.judge_file
-        return cls(
-            command,
-            output,
-            settings,
-            thread_id,
-            prompts=None if settings.prompts is None else Prompts.load(settings.prompts),
-            extensions=Extensions(judge=None if judge is None else DraftJudge.load(judge)),
-        )
+        settings = load_settings(**command.settings)
+        prompts = None if settings.prompts is None else Prompts.load(settings.prompts)
+        return cls(command, output, settings, thread_id, prompts, open_judge(settings))
 
-    async def carry_out(self, check: Check, start: Start) -> Result:
+    @property
+    def judge_is_typed(self) -> bool:
+        """Whether the judge is meant for this run, and not only for whatever weighs drafts."""
+        return "judge" in self.command.settings
+
+    async def carry_out(self, check: Check, start: Start) -> "Result":
         """Run to the end.
 
         Raises:
@@ -103,12 +101,17 @@ class RunSession:
                     alone(saver, self.thread_id, say),
                     open_client(self.settings, announce=say) as client,
                 ):
+                    from pdr_graph.extensions import Extensions
+                    from pdr_graph.run import Parts
+
+                    if self.judge is not None:
+                        await self.judge.meet(client)
                     if self.settings.redis_url != MEMORY:
                         say(f"thread {one_line(self.thread_id)}")
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
                         parts = Parts(
-                            extensions=self.extensions,
+                            extensions=None if self.judge is None else Extensions(judge=self.judge),
                             prompts=self.prompts,
                             trace=None if trace is None else JsonLinesTrace(trace),
                             on_event=on_event,
@@ -116,7 +119,7 @@ class RunSession:
                         )
                         return await start(client, saver, parts)
 
-    def show(self, result: Result) -> None:
+    def show(self, result: "Result") -> None:
         """Show how a run ended."""
         if self.command.answer_only:
             _show_answer(result, self.output)
@@ -133,6 +136,8 @@ class RunSession:
             return "stopped before the run had begun"
         if self.settings.redis_url == MEMORY:
             return "the run was kept in memory and cannot be resumed; --checkpoint URL keeps one"
+        from pdr_graph.extensions import STEPS
+
         code = {
             name: value
             for name, value in self.command.config.items()
@@ -146,7 +151,7 @@ class RunSession:
         return self.progress is not None and self.progress.doing != STARTING
 
 
-def _show_answer(result: Result, output: Output) -> None:
+def _show_answer(result: "Result", output: Output) -> None:
     """Write the answer and nothing else; of a run that states none by its kind, the solution.
 
     Raises:
@@ -167,20 +172,29 @@ def _show_answer(result: Result, output: Output) -> None:
 
 def solve_command(command: SolveCommand, output: Output) -> None:
     """Solve a problem and show the result."""
+    from pdr_graph.extensions import Extensions
+
     problem = read_problem(command.problem, command.file)
     session = RunSession.of(command, command.thread or new_thread_id(), output)
-    embedded = session.settings.base_url is None
-    config = _config(command.config, embedded=embedded)
-    session.extensions.with_code(config).check(config)  # before anything is started
-    if embedded:
-        output.say(announcement(config))
+    given = with_variables(command.config, CONFIG, command.settings_file, output.say)
+    small = is_small(session.settings)
+    config = _config(given, small=small)
+    if not session.judge_is_typed:
+        session.judge = session.judge if config.weighs else None
+    Extensions(judge=session.judge).with_code(config).check(config)
+    if base_preset(given) != base_preset({**given, "answer": ""}):
+        output.say(f"answers of kind text cannot be voted on: the preset is {PAPER}")
+    if small:
+        output.say(announcement(config, session.settings.base_url))
 
     async def check(saver: Saver) -> RunProgress:
         if await saver.aget_tuple({"configurable": {"thread_id": session.thread_id}}) is not None:
             raise ThreadExistsError(session.thread_id)
         return RunProgress(len(config.widths))
 
-    async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
+    async def start(client: "ModelClient", saver: Saver, parts: "Parts") -> "Result":
+        from pdr_graph.run import solve
+
         return await solve(
             problem,
             config,
@@ -203,9 +217,13 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
     changes, answer = dict(command.config), None
 
     async def check(saver: Saver) -> RunProgress:
+        from pdr_graph.run_history import history
+
         nonlocal answer
         session.thread_id = await named_thread(saver, command.thread)
         past = await history(session.thread_id, checkpointer=saver)
+        if not session.judge_is_typed and not (past.record and past.record.get("judge")):
+            session.judge = None  # it was begun without one
         if past.namespace:
             raise OtherGraphError(session.thread_id)
         if past.questions:
@@ -217,7 +235,9 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
             progress.continue_from(last.round, last.width, last.drafts)
         return progress
 
-    async def start(client: ModelClient, saver: Saver, parts: Parts) -> Result:
+    async def start(client: "ModelClient", saver: Saver, parts: "Parts") -> "Result":
+        from pdr_graph.run import resume
+
         return await resume(
             session.thread_id,
             model=client,
@@ -255,10 +275,9 @@ def inspect_line(thread_id: str, settings: Settings, given: Given) -> str | None
     return command_line("inspect", thread_id, storage)
 
 
-def _config(given: Given, *, embedded: bool) -> PDRConfig:
-    fields = dict(given)
-    name = str(fields.pop("preset", PDRConfig.model_fields["preset"].default))
-    return small_config(name, fields) if embedded else preset(name, **fields)
+def _config(given: Given, *, small: bool) -> PDRConfig:
+    fields = {name: value for name, value in given.items() if name != "preset"}
+    return small_config(base_preset(given), fields) if small else default_config(given)
 
 
 def read_problem(argument: str | None, file: Path | None) -> str:
@@ -299,78 +318,3 @@ def _stated(problem: str) -> str:
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
     return problem
-
-
-DEMO_PROBLEM = "Tom has 3 boxes with 4 apples in each box. How many apples does Tom have?"
-
-DEMO_STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {
-        "long_cot": {},
-        "sr": {"widths": (1,)},
-        "majority": {"widths": (4,), "verifier": "consensus"},
-        "pdr": {"widths": (4, 2), "verifier": "consensus"},
-    }
-)
-"""In the order they are shown; the last is shown in full."""
-
-DEMO_BUDGETS: Mapping[str, object] = MappingProxyType(
-    {"max_tokens": 128, "solution_tokens": 128, "kappa": 192, "seed": 7}
-)
-"""Small enough for a minute on two cores."""
-
-
-def demo_command(command: DemoCommand, output: Output) -> None:
-    """Run each strategy on the problem and show what it answers and costs."""
-    settings, problem = load_settings(**command.settings), command.problem or DEMO_PROBLEM
-    results = asyncio.run(_run_all(problem, settings, output))
-    if output.json:
-        output.show_json([result.to_json() for result in results])
-        return
-    last = results[-1]
-    output.show(
-        Text(),
-        heading(f"problem  {one_line(problem)}"),
-        Text(),
-        _side_by_side(results),
-        Text(),
-        heading(f"{last.config.preset}, in full"),
-        *result_parts(last, inspect_line(last.thread_id, settings, command.settings)),
-    )
-
-
-async def _run_all(problem: str, settings: Settings, output: Output) -> list[Result]:
-    results = []
-    async with (
-        open_saver(settings, output.say) as saver,
-        open_client(settings, announce=output.say) as client,
-    ):
-        for name, fields in DEMO_STRATEGIES.items():
-            config = small_config(name, {**DEMO_BUDGETS, **fields})
-            output.say(f"{name}: widths {','.join(map(str, config.widths)) or 'none'}")
-            with shown(output, RunProgress(len(config.widths))) as on_event:
-                result = await solve(
-                    problem,
-                    config,
-                    model=client,
-                    checkpointer=saver,
-                    thread_id=f"demo-{name}-{new_thread_id()}",
-                    parts=Parts(on_event=on_event),
-                )
-            results.append(result)
-    return results
-
-
-def _side_by_side(results: list[Result]) -> Table:
-    titles = ("strategy", "answer", "calls", "B_total", "B_seq", "seconds")
-    rows = [
-        (
-            result.config.preset,
-            answer_text(result.answer),
-            str(sum(row["calls"] for row in result.ledger.rows)),
-            f"{result.ledger.b_total:,}",
-            f"{result.ledger.b_seq:,}",
-            f"{result.seconds:.1f}",
-        )
-        for result in results
-    ]
-    return table_of(titles, rows, text=("answer",))

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import psutil
 import typer
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.memory import InMemorySaver
 from pdr_checkpoints import (
     RedisSaver,
     SaverError,
@@ -67,6 +66,8 @@ async def open_saver(
     """
     keys = encryption_keys(settings)
     if settings.redis_url == MEMORY:
+        from langgraph.checkpoint.memory import InMemorySaver
+
         yield InMemorySaver()
     elif settings.redis_url is not None:
         async with open_redis(

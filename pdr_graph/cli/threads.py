@@ -7,10 +7,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
-from langchain_core.language_models import FakeListChatModel
 from pdr_checkpoints import CorruptCheckpointError, RedisSaver, ThreadInfo
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.filesize import decimal
@@ -22,9 +21,10 @@ from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import PIPE_WIDTH, Output, fitted, one_line, unbroken
 from pdr_graph.cli.store import MEMORY, alone, named_thread, open_saver
 from pdr_graph.errors import ConfigError, DamagedRunError, UnknownThreadError
-from pdr_graph.graph import PDRGraph, build_graph
 from pdr_graph.settings import load_settings
-from pdr_graph.state import reading, stored_state
+
+if TYPE_CHECKING:
+    from pdr_graph.graph import PDRGraph
 
 UNREADABLE = "unreadable"
 PROBLEM_CHARS = 80
@@ -108,13 +108,23 @@ def _tell_odd(threads: Sequence[str], what: str, output: Output) -> NoReturn:
 
 
 async def _runs(saver: RedisSaver, limit: int) -> list[ListedRun]:
+    found = await saver.threads(limit)
+    if not found:
+        return []
+    # Late: what does not read runs should not wait for LangGraph.
+    from langchain_core.language_models import FakeListChatModel
+
+    from pdr_graph.graph import build_graph
+
     # Reading state needs the graph's shape, never its model.
     graph = build_graph(FakeListChatModel(responses=[""]), checkpointer=saver)
-    return [await _listed(graph, thread) for thread in await saver.threads(limit)]
+    return [await _listed(graph, thread) for thread in found]
 
 
-async def _listed(graph: PDRGraph, thread: ThreadInfo) -> ListedRun:
+async def _listed(graph: "PDRGraph", thread: ThreadInfo) -> ListedRun:
     """Describe a run, or say why it cannot be: it must not keep others from being listed."""
+    from pdr_graph.state import reading, stored_config, stored_state
+
     run = ListedRun(
         thread_id=thread.thread_id,
         preset=None,
@@ -134,12 +144,13 @@ async def _listed(graph: PDRGraph, thread: ThreadInfo) -> ListedRun:
         if "config" not in snapshot.values:
             return run
         state = stored_state(snapshot.values, thread.thread_id)
+        config = stored_config(state, thread.thread_id)
     except (CorruptCheckpointError, DamagedRunError) as error:
         return replace(run, state=UNREADABLE, reason=error.why)
     solution = state.get("solution")
     return replace(
         run,
-        preset=str(state["config"].get("preset")),
+        preset=config.label,
         state="finished" if not snapshot.next else "running" if thread.holder else "stopped",
         node=snapshot.next[0] if snapshot.next else None,
         answer=None if solution is None else solution["answer"],

@@ -25,7 +25,6 @@ from pdr_graph.cli.live import Board, LiveDisplay, duration
 from pdr_graph.cli.output import Output, fitted, one_line, unbroken
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
-from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.servers.data_dir import last_lines
 from pdr_graph.servers.launch import Start, end, start, stop, until_ready
@@ -297,16 +296,8 @@ def _report(
         output.say("pdr-graph finds the model server's key by itself; for other clients:")
         output.say(f'  export OPENAI_API_KEY="$(cat {shlex.quote(record.key_file)})"', to_copy=True)
     if record is not None and record.kind == "embedded model":
-        output.say("the embedded model needs small budgets, for instance:")
-        output.say(f"  pdr-graph solve {_budgets(request.config)} 'What is 17 + 25?'", to_copy=True)
-
-
-def _budgets(config: PDRConfig) -> str:
-    widths = ",".join(map(str, config.widths))
-    return (
-        f"--preset {config.preset} --widths {widths or shlex.quote('')} --kappa {config.kappa} "
-        f"--max-tokens {config.max_tokens} --solution-tokens {config.solution_tokens}"
-    )
+        output.say("it has small budgets of its own; with the variables above:")
+        output.say("  pdr-graph solve 'What is 17 + 25?'", to_copy=True)
 
 
 def _check_writable(file: Path) -> None:

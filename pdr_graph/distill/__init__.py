@@ -57,6 +57,7 @@ DISTILLERS: Mapping[str, Distiller] = MappingProxyType(
         "consensus": Distiller(notes.consensus, no_calls),
         "evidence": Distiller(notes.evidence, no_calls),
         "contested": Distiller(notes.contested, no_calls),
+        "trusted": Distiller(notes.trusted, no_calls),
         "tail": Distiller(notes.tail, no_calls),
         "none": Distiller(selection.none, no_calls),
         "tournament": Distiller(selection.tournament, _calls_of_tournament),

@@ -2,7 +2,7 @@
 
 `summary` is the paper's global summary (section 3), `critique` is SR with error analysis, `answers`
 is PaCoRe's workspace (2601.05593), here bounded by kappa. `tail` is Markovian RSA's (2605.05365).
-`evidence` and `contested` show each answer once, with the best solution that reaches it.
+`evidence`, `contested` and `trusted` show each answer once, with the best solution that reaches it.
 """
 
 import re
@@ -20,6 +20,8 @@ CLEAR = 0.5
 """Share of all weight at which one answer has a clear plurality."""
 RARE = 0.15
 """Share of all weight below which an answer is left out then."""
+TRUSTED = 0.5
+"""Weight above which a judge finds a draft rather right than wrong."""
 
 
 async def summary(step: Step) -> list[list[Entry]]:
@@ -94,7 +96,7 @@ async def evidence(step: Step) -> list[list[Entry]]:
     order = ranked(tally)
     if not order:
         return [numbered(await step.by_agreement())]
-    whole = sum(weight for _, weight in order)
+    whole = sum(weight for _, weight in order) or 1.0  # where the judge trusts none at all
     clear = order[0][1] >= CLEAR * whole
     admitted = [vote for vote, weight in order if not clear or weight >= RARE * whole]
     shares = {vote["answer"]: weight / whole for vote, weight in order}
@@ -120,6 +122,23 @@ async def contested(step: Step) -> list[list[Entry]]:
     return [
         [_best(vote, step, f"Attempt {n}:") for n, (vote, _) in zip(numbers, order, strict=True)]
     ]
+
+
+async def trusted(step: Step) -> list[list[Entry]]:
+    """Admit the best solution of each answer that the judge trusts, strongest first; no call.
+
+    A solution is trusted if it is rather right than wrong. Where none is, nothing is admitted, and
+    the next drafts start afresh.
+    """
+    tally = await step.ballot()
+    order = ranked(tally)
+    if order and not is_weighed(tally):
+        note = "no draft could be weighed, so none is trusted"
+        if note not in step.notes:
+            step.notes.append(note)
+    good = [vote for vote, _ in order if vote.get("best_weight", 0.0) > TRUSTED]
+    entries = [_best(vote, step, f"Attempt {n}:") for n, vote in enumerate(good, start=1)]
+    return [await _while_they_fit(entries, step) if entries else []]
 
 
 def _best(vote: Vote, step: Step, title: str) -> Entry:

@@ -8,7 +8,7 @@ from langchain_core.language_models import BaseChatModel
 from langgraph._internal._runnable import RunnableCallable
 from langgraph.runtime import Runtime
 
-from pdr_graph.config import PDRConfig
+from pdr_graph.config import PDRConfig, default_config
 from pdr_graph.embed.subrun import (
     as_message,
     charge,
@@ -16,10 +16,12 @@ from pdr_graph.embed.subrun import (
     ledger_channel,
     read_messages,
     subrun,
+    with_judge,
 )
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Result
@@ -34,6 +36,7 @@ def pdr_node(
     input: Callable[[Any], str] = read_messages,
     output: Callable[[Result], Mapping[str, Any]] = as_message,
     extensions: Extensions | None = None,
+    judge: DraftJudge | None = None,
     prompts: Prompts | None = None,
     trace: Trace | None = None,
     stream_answer: bool = False,
@@ -49,11 +52,13 @@ def pdr_node(
     With a `cache_policy` an answer is kept by the parent's state and by all that is given here.
 
     Args:
-        config: None takes the parent's context if that is a `PDRConfig`, else `PDRConfig()`.
+        config: None takes the parent's context if that is a `PDRConfig`, else the recommended
+            preset, `vote_first`.
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
         input: From the parent's state to the problem; by default it reads `messages`.
         output: From the result to the parent's update; by default one message.
         extensions: Distillers, finishes and verifiers of your own.
+        judge: Weighs drafts, for the parts that use weights; None leaves all drafts alike.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
         stream_answer: Whether the refinement is streamed, as `chunk` events, while it is written.
@@ -62,7 +67,8 @@ def pdr_node(
     Raises:
         ConfigError: the config names an unknown part, or the model is none.
     """
-    extensions = check_given(PDRConfig() if config is None else config, model, extensions)
+    given = with_judge(extensions, judge)
+    extensions = check_given(default_config() if config is None else config, model, given)
     graph = build_graph(
         model, extensions=extensions, prompts=prompts, trace=trace, stream_answer=stream_answer
     )
@@ -70,7 +76,7 @@ def pdr_node(
     # To draw the subgraph and show its state, LangGraph looks for it among the names that this
     # function closes over.
     async def reason(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
-        context = runtime.context if isinstance(runtime.context, PDRConfig) else PDRConfig()
+        context = runtime.context if isinstance(runtime.context, PDRConfig) else default_config()
         channel = ledger_channel(ledger)
         problem = input(state)
         if not isinstance(problem, str):

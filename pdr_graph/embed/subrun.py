@@ -24,6 +24,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph
 from pdr_graph.invocation import SUBRUN, Subrun, at
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.toolbox import thread_id
 from pdr_graph.run import Result, drive
@@ -48,6 +49,20 @@ def check_given(config: object, model: object, extensions: Extensions | None) ->
     extensions = (extensions or Extensions()).with_code(config)
     extensions.check(config)
     return extensions
+
+
+def with_judge(extensions: Extensions | None, judge: DraftJudge | None) -> Extensions | None:
+    """Return the steps with a judge that is given beside them.
+
+    Raises:
+        ConfigError: they have another one.
+    """
+    if judge is None:
+        return extensions
+    extensions = extensions or Extensions()
+    if extensions.judge is not None and extensions.judge != judge:
+        raise ConfigError("judge and extensions name two judges; leave one of them out")
+    return replace(extensions, judge=judge)
 
 
 async def subrun(

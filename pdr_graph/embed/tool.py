@@ -14,11 +14,19 @@ from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command
 from pydantic import BaseModel, ConfigDict
 
-from pdr_graph.config import PDRConfig
-from pdr_graph.embed.subrun import charge, check_given, ledger_channel, report, subrun
+from pdr_graph.config import PDRConfig, default_config
+from pdr_graph.embed.subrun import (
+    charge,
+    check_given,
+    ledger_channel,
+    report,
+    subrun,
+    with_judge,
+)
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.toolbox import task_id
 from pdr_graph.prompts import Prompts
@@ -49,6 +57,7 @@ def as_tool(
     description: str = DESCRIPTION,
     return_direct: bool = False,
     extensions: Extensions | None = None,
+    judge: DraftJudge | None = None,
     prompts: Prompts | None = None,
     trace: Trace | None = None,
     ledger: str | None = None,
@@ -62,12 +71,13 @@ def as_tool(
     of the tool's message holds answer, verdict and ledger.
 
     Args:
-        config: None is `PDRConfig()`.
+        config: None is the recommended preset, `vote_first`.
         model: What reasons; it need not be the agent's model.
         name: Name of the tool for the agent's model.
         description: Tells the agent's model when to use the tool.
         return_direct: Whether the agent ends with the tool's answer.
         extensions: Distillers, finishes and verifiers of your own.
+        judge: Weighs drafts, for the parts that use weights; None leaves all drafts alike.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
         ledger: The channel for the cost; None looks for the two above.
@@ -75,8 +85,8 @@ def as_tool(
     Raises:
         ConfigError: the config names an unknown part, or the model is none.
     """
-    config = PDRConfig() if config is None else config
-    extensions = check_given(config, model, extensions)
+    config = default_config() if config is None else config
+    extensions = check_given(config, model, with_judge(extensions, judge))
     graph = build_graph(model, extensions=extensions, prompts=prompts, trace=trace)
     beside = _RunsOfTasks()
 

@@ -16,13 +16,21 @@ from itertools import product
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-from pdr_graph.config import DRAFT_FINISHES, PRESETS, PDRConfig
+from pdr_graph.config import (
+    BUDGETS,
+    DRAFT_FINISHES,
+    PRESETS,
+    PDRConfig,
+    with_defaults,
+)
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.budgets import ArmFit, ArmSpec, Budgets, Fields
 from pdr_graph.eval.judge import Judge, oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import BudgetRecord
 from pdr_graph.extensions import Extensions
+from pdr_graph.judge import DraftJudge
+from pdr_graph.nodes.plan import budgets_note, fitted
 
 THINKING = "T"
 _NOT_ALLOWED = {
@@ -154,19 +162,22 @@ def _has_effect(field: str, spec: ArmSpec) -> bool:
     return True
 
 
-def make_arms(specs: Sequence[ArmSpec], common: Fields, budgets: Budgets) -> list[Arm]:
+def make_arms(
+    specs: Sequence[ArmSpec], common: Fields, budgets: Budgets, judge: DraftJudge | None = None
+) -> list[Arm]:
     """Settle every field of every arm.
 
     Args:
         specs: The arms, sweeps applied.
         common: Fields for all arms; the fields that an arm sets itself take precedence.
         budgets: What to match.
+        judge: Weighs drafts, in the arms that ask for weights.
 
     Raises:
         ConfigError: two arms have one name, a field does not fit, or a budget cannot be met.
     """
     # Names, and how many calls they make; every sample has oracles of its own problem.
-    known = oracles(Judge.of_kind("math"), Problem("", "", ""))
+    known = oracles(Judge.of_kind("math"), Problem("", "", ""), judge)
     arms: dict[str, Arm] = {}
     for spec in specs:
         if spec.name in arms:
@@ -175,6 +186,47 @@ def make_arms(specs: Sequence[ArmSpec], common: Fields, budgets: Budgets) -> lis
         config, budget = ArmFit(settled, known.with_code(settled.fields)).to(budgets)
         arms[spec.name] = Arm(spec.name, spec.text, spec.preset, config, budget)
     return list(arms.values())
+
+
+def arms_within(arms: Sequence[Arm], problem_tokens: int, window: int | None) -> list[Arm]:
+    """Return arms whose calls fit the model's window, as far as their budgets are set by nobody.
+
+    Such a budget is the same in all arms that leave it open, so that they stay comparable.
+
+    Args:
+        arms: The arms.
+        problem_tokens: Of the longest problem.
+        window: Context window of the model; None is unknown.
+    """
+    fits = [fitted(arm.config, problem_tokens, window) for arm in arms]
+    if all(fit is arm.config for fit, arm in zip(fits, arms, strict=True)):
+        return list(arms)
+    least = {
+        name: min(getattr(fit, name) for fit in fits if name not in fit.model_fields_set)
+        for name in BUDGETS
+        if any(name not in fit.model_fields_set for fit in fits)
+    }
+    return [with_budgets(arm, least, window) for arm in arms]
+
+
+def with_budgets(arm: Arm, values: Fields, window: int | None) -> Arm:
+    """Return an arm with values of the budgets that it leaves open."""
+    free = {name: values[name] for name in values if name not in arm.config.model_fields_set}
+    config, budget = with_defaults(arm.config, **free), arm.budget
+    if config == arm.config:
+        return arm
+    return replace(
+        arm,
+        config=config,
+        budget=BudgetRecord(
+            max_tokens=config.max_tokens,
+            sequential_calls=budget["sequential_calls"],
+            total_calls=budget["total_calls"],
+            b_seq_nominal=budget["sequential_calls"] * config.max_tokens,
+            b_total_nominal=budget["total_calls"] * config.max_tokens,
+            derived=budget["derived"] or budgets_note(config, window),
+        ),
+    )
 
 
 def _settled(spec: ArmSpec, common: Fields, known: Extensions) -> Fields:
@@ -188,7 +240,8 @@ def _settled(spec: ArmSpec, common: Fields, known: Extensions) -> Fields:
             fields.pop("max_tokens", None)
             solution_tokens = replace(spec, fields=fields).config().solution_tokens
             fields["max_tokens"] = int(str(thinking)) + solution_tokens
-        known.with_code(fields).check(replace(spec, fields=fields).config())
+        config = replace(spec, fields=fields).config()
+        known.with_code(fields).of(config).check(config)
     except ConfigError as error:
         raise ConfigError(f"arm {spec.name!r}: {error}") from None
     return fields

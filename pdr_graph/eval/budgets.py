@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pdr_graph.config import DRAFT_FINISHES, FREE_FINISHES, PDRConfig, num_rounds, preset, width_of
+from pdr_graph.config import DRAFT_FINISHES, SHORT_FINISHES, PDRConfig, num_rounds, preset, width_of
 from pdr_graph.errors import ConfigError, counted
 from pdr_graph.eval.records import BudgetRecord
 from pdr_graph.extensions import Extensions
@@ -70,7 +70,9 @@ def most_calls(config: PDRConfig, extensions: Extensions) -> Calls:
 
 
 def _final_calls(config: PDRConfig) -> Calls:
-    number = int(config.finish not in FREE_FINISHES) + int(config.verifier not in _SILENT_VERIFIERS)
+    number = int(config.finish not in SHORT_FINISHES) + int(
+        config.verifier not in _SILENT_VERIFIERS
+    )
     return Calls(number, number)
 
 

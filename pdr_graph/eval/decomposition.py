@@ -21,6 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from pdr_graph.answers import AnswerKind
+from pdr_graph.config import SHORT_FINISHES
 from pdr_graph.eval.records import NO_ANSWER, DraftRecord, SampleRecord
 from pdr_graph.eval.stats import Estimate, share_by_problem
 from pdr_graph.eval.summary import ArmSamples, majority_is_correct
@@ -125,6 +126,10 @@ async def _gain(sample: SampleRecord, kind: AnswerKind, *, pooled: bool) -> Outc
     return Outcome.CORRECT_AGAINST_MAJORITY
 
 
+_POOLED = SHORT_FINISHES | {"consensus"}
+"""Finishes that choose among the drafts of all rounds, where they are pooled."""
+
+
 def _loss(sample: SampleRecord, *, pooled: bool) -> Outcome:
     drafts, workspaces = sample["drafts"], sample["workspaces"]
     if not drafts:
@@ -132,7 +137,7 @@ def _loss(sample: SampleRecord, *, pooled: bool) -> Outcome:
     right = [draft["round"] for draft in drafts if draft["correct"]]
     if not right:
         return Outcome.NO_CORRECT_DRAFT
-    if pooled and sample["finish"] in {"vote", "weighted_vote", "consensus"}:
+    if pooled and sample["finish"] in _POOLED:
         return Outcome.LOST_IN_CHOICE
     last = max(draft["round"] for draft in drafts)
     held = [each["round"] for each in workspaces if each["holds_correct"]]

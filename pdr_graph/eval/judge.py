@@ -22,6 +22,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.eval.problems import Problem, Score
 from pdr_graph.eval.records import Reason
 from pdr_graph.extensions import Extensions
+from pdr_graph.judge import DraftJudge
 from pdr_graph.step import Step
 from pdr_graph.types import Draft, Verdict
 
@@ -88,8 +89,8 @@ class Judge:
         return Judgement(None, reasons.get(draft["error"], "failed"))
 
 
-def oracles(judge: Judge, problem: Problem) -> Extensions:
-    """Return the oracles for one problem."""
+def oracles(judge: Judge, problem: Problem, weigher: DraftJudge | None = None) -> Extensions:
+    """Return the oracles for one problem, and the judge that weighs drafts, if there is one."""
 
     async def admit(step: Step, *, correct: bool) -> list[list[Entry]]:
         judged = await asyncio.gather(*(judge.draft(problem, draft) for draft in step.drafts))
@@ -116,6 +117,7 @@ def oracles(judge: Judge, problem: Problem) -> Extensions:
         return Verdict(verifier="gold", accepted=judged.correct, reason=reason)
 
     return Extensions(
+        judge=weigher,
         distillers={
             "oracle_correct": Distiller(partial(admit, correct=True), no_calls),
             "oracle_wrong": Distiller(partial(admit, correct=False), no_calls),

@@ -3,17 +3,19 @@
 import platform
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
+from pdr_graph.config import BUDGETS, PDRConfig
 from pdr_graph.errors import ConfigError, ContextWindowError, counted
-from pdr_graph.eval.arms import Arm
+from pdr_graph.eval.arms import Arm, arms_within, with_budgets
 from pdr_graph.eval.problems import Problems
 from pdr_graph.eval.records import SCHEMA, ArmRecord, DataRecord, HeaderRecord
 from pdr_graph.eval.sample import Sample
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.nodes.plan import check_window
@@ -34,10 +36,12 @@ class EvalPlan:
     seed: int
     prompts_sha256: Mapping[str, str]
     share_first_round: bool = False
+    judge: DraftJudge | None = None
+    """Weighs drafts, in the arms that ask for weights; None where no arm does."""
 
     def header(self, model: str) -> HeaderRecord:
         """Return the header of a run that begins now."""
-        return HeaderRecord(
+        header = HeaderRecord(
             schema=SCHEMA,
             run_id=secrets.token_hex(4),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -50,7 +54,7 @@ class EvalPlan:
             arms={
                 arm.name: ArmRecord(
                     spec=arm.spec,
-                    preset=arm.preset,
+                    preset=arm.config.strategy,
                     config=arm.config.model_dump(mode="json"),
                     budget=arm.budget,
                 )
@@ -63,6 +67,9 @@ class EvalPlan:
             versions=self.versions(),
             share_first_round=self.share_first_round,
         )
+        if self.judge is not None:
+            header["judge"] = self.judge.digest
+        return header
 
     def versions(self) -> dict[str, str]:
         """Return the versions of what this process runs on."""
@@ -94,21 +101,37 @@ class EvalPlan:
             for position, (number, problem, arm) in enumerate(order)
         ]
 
-    async def check_window(self, client: ModelClient) -> None:
-        """Refuse a run whose longest problem does not fit the model's window, before any call.
+    async def within(self, client: ModelClient) -> "EvalPlan":
+        """Return the plan with budgets that fit the model's window, where nobody has set them.
 
         Raises:
-            ConfigError: the sentence names arm, problem and numbers.
+            ConfigError: the longest problem does not fit all the same, or the judge is of another
+                model; the sentence names arm, problem and numbers.
         """
+        if self.judge is not None:
+            self.judge.check(client.name)
         if client.window is None:
-            return
+            return self
         longest = max(self.problems.problems, key=lambda each: len(each.text))
         problem_tokens = await client.counter.count(longest.text)
-        for arm in self.arms:
+        arms = tuple(arms_within(self.arms, problem_tokens, client.window))
+        for arm in arms:
             try:
                 check_window(arm.config, problem_tokens, client.window)
             except ContextWindowError as error:
                 raise ConfigError(f"arm {arm.name!r}, problem {longest.id!r}: {error}") from None
+        return replace(self, arms=arms)
+
+    def as_begun(self, recorded: HeaderRecord) -> "EvalPlan":
+        """Return the plan with the open budgets of a run that was begun, to be compared with it."""
+        known = recorded["arms"]
+        arms = (
+            with_budgets(arm, {name: known[arm.name]["config"][name] for name in BUDGETS}, None)
+            if arm.name in known
+            else arm
+            for arm in self.arms
+        )
+        return replace(self, arms=tuple(arms))
 
 
 def refuse_changes(recorded: HeaderRecord, asked: HeaderRecord, folder: Path) -> None:
@@ -136,11 +159,18 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
     if recorded["arms"].keys() != asked["arms"].keys():
         return f"other arms ({', '.join(recorded['arms'])}; now {', '.join(asked['arms'])})"
     for name, arm in recorded["arms"].items():
-        if changed := differences(arm["config"], asked["arms"][name]["config"]):
+        # An earlier version did not know all fields.
+        was_config = {**PDRConfig().model_dump(mode="json"), **arm["config"]}
+        if changed := differences(was_config, asked["arms"][name]["config"]):
             return f"another {', '.join(map(str, changed))} in arm {name!r}"
     if recorded["model"] != asked["model"]:
         return f"another model ({recorded['model']!r}, now {asked['model']!r})"
-    if changed := differences(recorded["prompts_sha256"], asked["prompts_sha256"]):
+    if recorded.get("judge") != asked.get("judge"):
+        begun, given = recorded.get("judge", "none"), asked.get("judge", "none")
+        return f"another --judge ({begun}, now {given})"
+    # A prompt that the record does not know is one of a later version.
+    known, prompts = recorded["prompts_sha256"], asked["prompts_sha256"]
+    if changed := differences(known, prompts, free=prompts.keys() - known.keys()):
         return f"other prompts ({', '.join(map(str, changed))})"
     changed = differences(_options(recorded), _options(asked))
     return f"another --{changed[0]}" if changed else None

@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl
 
 from pdr_graph.answers import CheckVerdict, Limits, VoteBudget, WorkerPool, exact
 from pdr_graph.answers.extract import final_answer
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.json_lines import json_object
 
 HUB, GYM = "hf:", "reasoning-gym:"
@@ -193,9 +193,7 @@ def _load_split(source: str) -> Any:  # Any: a datasets.Dataset
     try:
         import datasets
     except ImportError:
-        raise ConfigError(
-            "data sets of the hub need datasets: pip install 'pdr-graph[hf]'"
-        ) from None
+        raise ConfigError(f"data sets of the hub need datasets: {install_command('hf')}") from None
     # Three parts name a configuration: openai/gsm8k/main.
     parts = [place] if Path(place).exists() else place.split("/")
     config = parts[2] if len(parts) > 2 else None
@@ -303,7 +301,7 @@ def _entries(task: str, knobs: dict[str, Any]) -> list[dict[str, Any]]:
             from reasoning_gym.factory import DATASETS
         except ImportError:
             raise ConfigError(
-                "procedural problems need reasoning-gym: pip install 'pdr-graph[eval]'"
+                f"procedural problems need reasoning-gym: {install_command('eval')}"
             ) from None
         if task not in DATASETS:
             near = get_close_matches(task, DATASETS, n=5, cutoff=0.3) or sorted(DATASETS)

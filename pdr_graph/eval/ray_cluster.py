@@ -25,12 +25,20 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
 
 from pdr_graph.connect import open_client
-from pdr_graph.errors import ConfigError, DrainedError, EndpointError, PDRError, counted
+from pdr_graph.errors import (
+    ConfigError,
+    DrainedError,
+    EndpointError,
+    PDRError,
+    counted,
+    install_command,
+)
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.records import SampleRecord
 from pdr_graph.eval.runner import Claim, ElsewhereError
 from pdr_graph.eval.sample import LocalExecutor, RunFacts, Sample
 from pdr_graph.events import OnEvent
+from pdr_graph.judge import DraftJudge
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
 from pdr_graph.settings import Settings
@@ -69,6 +77,8 @@ class WorkerKit:
     facts: RunFacts
     traced: bool
     """Whether model calls are returned in full."""
+    weigher: DraftJudge | None = None
+    """Weighs drafts, in the arms that ask for weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,7 @@ class Worker:
                     judge=kit.judge,
                     parts=Parts(prompts=kit.prompts, control=self._control),
                     facts=kit.facts,
+                    weigher=kit.weigher,
                 )
             return self._executor
 
@@ -175,7 +186,7 @@ def connect(address: str) -> int:
     try:
         import ray
     except ImportError:
-        raise ConfigError("--ray needs Ray: pip install 'pdr-graph[ray]'") from None
+        raise ConfigError(f"--ray needs Ray: {install_command('ray')}") from None
     if address not in {"auto", "local"}:
         _check_reachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no report to third parties

@@ -71,6 +71,7 @@ class ArmRecord(TypedDict):
     spec: str
     """As given on the command line, sweeps included."""
     preset: str
+    """With what was changed of it, as `PDRConfig.strategy` writes it."""
     config: dict[str, Any]  # Any: PDRConfig as plain data
     """Its seed is None: every sample has its own."""
     budget: BudgetRecord
@@ -94,6 +95,8 @@ class HeaderRecord(TypedDict):
     versions: dict[str, str]
     share_first_round: bool
     """Whether arms share the drafts of their first round, which makes their samples dependent."""
+    judge: NotRequired[str]
+    """Digest of the judge that weighs drafts; absent where none does."""
 
 
 class DraftRecord(TypedDict):

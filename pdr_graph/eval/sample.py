@@ -30,6 +30,7 @@ from pdr_graph.eval.judge import Judge, oracles
 from pdr_graph.eval.problems import Problem
 from pdr_graph.eval.records import SCHEMA, DraftRecord, Key, SampleRecord, WorkspaceRecord
 from pdr_graph.events import OnEvent
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
 from pdr_graph.llm.usage import Spent
 from pdr_graph.run import Parts, Result, resume, solve
@@ -82,6 +83,8 @@ class LocalExecutor:
     parts: Parts
     """Prompts, trace and stop control; each sample adds its own oracles and events."""
     facts: RunFacts
+    weigher: DraftJudge | None = None
+    """Weighs drafts, in the arms that ask for weights; None leaves all alike."""
 
     async def run(self, sample: Sample, on_event: OnEvent) -> SampleRecord:
         """Run a sample to its end, from its last checkpoint if it was begun before.
@@ -92,9 +95,8 @@ class LocalExecutor:
         Raises:
             DrainedError: the run was asked to stop; the sample can be resumed.
         """
-        parts = replace(
-            self.parts, extensions=oracles(self.judge, sample.problem), on_event=on_event
-        )
+        steps = oracles(self.judge, sample.problem, self.weigher).of(sample.config)
+        parts = replace(self.parts, extensions=steps, on_event=on_event)
         try:
             result = await self._solve(sample, parts)
         except (CallError, QuorumError) as error:
@@ -241,7 +243,7 @@ def holds_any(workspace: Workspace, answers: set[str]) -> bool:
 
 _MOST_KEPT = 8192
 """Replies in memory; all arms work on one problem at about the same time."""
-_SAME_CALL = ("max_tokens", "temperature", "top_p", "thinking_token_budget", "answer")
+_SAME_CALL = ("max_tokens", "temperature", "top_p", "thinking_token_budget", "answer", "weighs")
 """Settings that two arms must have in common for their first drafts to be the same calls."""
 
 

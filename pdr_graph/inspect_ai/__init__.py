@@ -9,7 +9,9 @@ https://inspect.aisi.org.uk/extensions.html
 try:
     import inspect_ai as _inspect_ai  # noqa: F401
 except ImportError:
-    raise ImportError("the solver needs inspect-ai: pip install 'pdr-graph[inspect]'") from None
+    from pdr_graph.errors import install_command
+
+    raise ImportError(f"the solver needs inspect-ai: {install_command('inspect')}") from None
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,8 +39,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 
-from pdr_graph.config import PDRConfig
-from pdr_graph.config import preset as preset_config
+from pdr_graph.config import PDRConfig, default_config
 from pdr_graph.conversation import Turn, problem_of, read_content
 from pdr_graph.errors import ConfigError
 from pdr_graph.llm.asker import derived_seed
@@ -90,6 +91,7 @@ def hand_in(state: TaskState, result: Result) -> TaskState:
     state.messages.append(ChatMessageAssistant(content=result.solution, model=str(state.model)))
     state.metadata[KEY] = {
         "answer": result.answer,
+        "strategy": result.config.strategy,
         "config": result.config.model_dump(mode="json"),
         "verdict": dict(result.verdict),
         "rounds": result.state["round"],
@@ -196,7 +198,7 @@ _NO_LIMIT = 1 << 16
 
 @solver
 def pdr(
-    preset: str = "pdr",
+    preset: str | None = None,
     tokenizer: str | None = None,
     prompts: str | None = None,
     **settings: Any,  # Any: the fields of PDRConfig, which pydantic checks
@@ -208,7 +210,8 @@ def pdr(
     of its run, under `pdr`.
 
     Args:
-        preset: Name of a strategy, such as `majority`.
+        preset: Name of a strategy, such as `majority`. None is `vote_first`, or `pdr` where widths,
+            distiller, finish or kappa is set, or answers are of kind `text`.
         tokenizer: A tokenizer.json to count the workspace with; None estimates.
         prompts: Folder whose NAME.md files replace built-in prompts.
         settings: Fields of `PDRConfig`, such as `widths=[8, 4]` or `-S widths=8,4`.
@@ -217,13 +220,15 @@ def pdr(
         ConfigError: there is no such preset or setting.
     """
     given = {name: _read(name, value) for name, value in settings.items()}
-    preset_config(preset, **given)  # refused before any sample is begun
+    if preset is not None:
+        given["preset"] = preset
+    default_config(given)  # refused before any sample is begun
     counter = None if tokenizer is None else FileCounter(Path(tokenizer))
     texts = Prompts.load(None if prompts is None else Path(prompts))
 
     async def run(state: TaskState, generate: Generate) -> TaskState:
         model = get_model()
-        config = _config(preset, given, model, state)
+        config = _config(given, model, state)
         chat = InspectChat(model_name=str(model), inspected=model)
         client = ModelClient(
             chat, counter=counter, retry=Retry(attempts=1), max_in_flight=_NO_LIMIT
@@ -243,7 +248,7 @@ def pdr(
     return run
 
 
-def _config(preset: str, given: Mapping[str, object], model: Model, state: TaskState) -> PDRConfig:
+def _config(given: Mapping[str, object], model: Model, state: TaskState) -> PDRConfig:
     """Return the settings of one sample's run."""
     asked = _sampling_of(model)
     fields = {name: value for name in _SAMPLING if (value := getattr(asked, name)) is not None}
@@ -259,7 +264,7 @@ def _config(preset: str, given: Mapping[str, object], model: Model, state: TaskS
     first = given.get("seed")
     first = asked.seed or 0 if first is None else first
     seed = derived_seed(int(str(first)), state.sample_id, state.epoch)
-    return preset_config(preset, **{**fields, **given, "seed": seed})
+    return default_config({**fields, **given, "seed": seed})
 
 
 def _sampling_of(model: Model) -> GenerateConfig:

@@ -12,7 +12,7 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.errors import CallError
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
 from pdr_graph.llm.usage import Meter, Spent
-from pdr_graph.prompts import Prompts
+from pdr_graph.prompts import ONE_TOKEN, Prompts
 from pdr_graph.trace import Trace, TraceRecord
 
 
@@ -73,15 +73,17 @@ class Asker:
         """Return how the call at `index` is sampled: by the config, with a seed of its own."""
         config = self.config
         priority = priority_of(config, self.node, self.round_number)
-        return Sampling(
+        own = config.refine_temperature if self.node == "refiner" else None
+        sampling = Sampling(
             max_tokens=config.max_tokens,
-            temperature=config.temperature,
+            temperature=config.temperature if own is None else own,
             top_p=config.top_p,
             seed=derived_seed(config.seed or 0, template, self.node, self.round_number, index),
             thinking_token_budget=config.thinking_token_budget,
             priority=priority if self.client.priorities else None,
             logprobs=self.logprobs or None,
         )
+        return sampling.one_token() if template in ONE_TOKEN else sampling
 
     async def _ask(
         self,

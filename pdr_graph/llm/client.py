@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from time import perf_counter
@@ -19,6 +20,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.messages.ai import add_ai_message_chunks
 
 from pdr_graph.answers.extract import ReplyParts, split_text
+from pdr_graph.errors import ConfigError
 from pdr_graph.llm.pool import PerLoop
 from pdr_graph.llm.retry import (
     BadReplyError,
@@ -41,6 +43,11 @@ from pdr_graph.llm.usage import REFUSED_USAGE, Spent, Usage, read_usage, stated_
 logger = logging.getLogger(__name__)
 
 
+ALTERNATIVES = 20
+"""Likeliest tokens that are asked for with a choice: the most that OpenAI and, unless it is told
+otherwise, vLLM send."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How one reply is sampled."""
@@ -55,6 +62,24 @@ class Sampling:
     """Place in the server's queue, lower first; None tells the server none."""
     logprobs: bool | None = None
     """Whether the log-probability of each token is asked for; None asks for nothing."""
+    top_logprobs: int | None = None
+    """Likeliest tokens of which the log-probability is asked for at each place; None asks for
+    none."""
+
+    def one_token(self) -> "Sampling":
+        """Return how a choice is asked for: one token, with the likeliest ones at its place.
+
+        At temperature 1, undivided, all servers tell what the model itself holds for likely.
+        """
+        return replace(
+            self,
+            max_tokens=1,
+            temperature=1.0,
+            top_p=1.0,
+            thinking_token_budget=None,
+            logprobs=True,
+            top_logprobs=ALTERNATIVES,
+        )
 
     def parameters(self, model: BaseChatModel) -> dict[str, Any]:
         """Return the parameters that this model's class declares; providers refuse others."""
@@ -96,6 +121,38 @@ def read_logprobs(message: AIMessage) -> list[float] | None:
     return known if len(known) == len(found) and all(map(isfinite, known)) else None
 
 
+Alternatives = list[tuple[str, float]]
+"""The likeliest tokens at one place of a reply, each with its log-probability, at most 0."""
+
+
+def read_alternatives(message: AIMessage) -> list[Alternatives]:
+    """Return the alternatives of each token of a message, the drawn one among them.
+
+    Empty if the server sent none at all. What is no token, or no number, was not sent.
+    """
+    told = message.response_metadata.get("logprobs")
+    rows = told.get("content") if isinstance(told, dict) else None
+    found = [_alternatives(row) for row in rows] if isinstance(rows, list) else []
+    return found if any(found) else []
+
+
+def _alternatives(row: object) -> Alternatives:
+    top = row.get("top_logprobs") if isinstance(row, dict) else None
+    found = [_told(each) for each in top] if isinstance(top, list) else []
+    known = [each for each in found if each is not None]
+    drawn = _told(row)
+    # The drawn token may be none of the likeliest.
+    missing = known and drawn is not None and drawn[0] not in dict(known)
+    return [*known, drawn] if missing and drawn is not None else known
+
+
+def _told(row: object) -> tuple[str, float] | None:
+    token, logprob = (row.get("token"), row.get("logprob")) if isinstance(row, dict) else (0, 0)
+    if not (isinstance(token, str) and isinstance(logprob, int | float) and isfinite(logprob)):
+        return None
+    return token, min(float(logprob), 0.0)
+
+
 def _are_ids(value: object) -> TypeGuard[list[int]]:
     ids = value if isinstance(value, list) else [None]
     return all(type(each) is int and 0 <= each < _MOST_ID for each in ids)
@@ -124,6 +181,8 @@ class Reply:
     """Token ids and log-probabilities; None unless the model was asked for them."""
     logprobs: Sequence[float] = ()
     """Log-probability of each token; empty where the server tells none."""
+    alternatives: Sequence[Alternatives] = ()
+    """The likeliest tokens at each place; empty where nobody asked, or the server tells none."""
 
 
 OnChunk = Callable[[int, AIMessage], None]
@@ -210,6 +269,10 @@ class ModelClient:
         self.priorities = priorities and getattr(model, "priority", None) is None
         self.lacks_logprobs = False
         """Whether the server has refused to tell log-probabilities; it is not asked again."""
+        self.lacks_alternatives = "top_logprobs" not in type(self.model).model_fields
+        """Whether the model has no way to tell the likeliest tokens, or its server told none."""
+        self._others: dict[str, ModelClient] = {}
+        """Clients of other models at the same endpoint, by their names."""
         self._slots = PerLoop(lambda: asyncio.Semaphore(max_in_flight))
         self._turn = PerLoop(asyncio.Lock)
         self._pace = _FIRST_PACE
@@ -221,6 +284,24 @@ class ModelClient:
     def of(cls, model: "BaseChatModel | ModelClient") -> "ModelClient":
         """Return a client of this model; a client is returned as it is."""
         return model if isinstance(model, ModelClient) else cls(model)
+
+    def named(self, name: str) -> "ModelClient":
+        """Return a client of another model at the same endpoint, with the same limits.
+
+        Raises:
+            ConfigError: this class of models has no name that can be changed.
+        """
+        field = next((f for f in ("model_name", "model") if f in type(self.model).model_fields), "")
+        if not field:
+            raise ConfigError(
+                f"model {name!r} cannot be asked: {type(self.model).__name__} serves one model; "
+                "use an endpoint"
+            )
+        if (known := self._others.get(name)) is not None:
+            return known
+        other = self._others[name] = copy(self)
+        other.model = self.model.model_copy(update={field: name})
+        return other
 
     @property
     def name(self) -> str:
@@ -243,13 +324,16 @@ class ModelClient:
         """
         spent.nominal += sampling.max_tokens
         if self.lacks_logprobs:
-            sampling = replace(sampling, logprobs=None)
+            sampling = replace(sampling, logprobs=None, top_logprobs=None)
         started = perf_counter()
         try:
             try:
                 message = await self._retried(prompt, sampling, spent, on_chunk)
             except Exception as error:
                 if not (sampling.logprobs and _refuses_logprobs(error)):
+                    raise
+                if sampling.top_logprobs:  # a choice is nothing without them
+                    self.lacks_alternatives = True
                     raise
                 self.lacks_logprobs, sampling = True, replace(sampling, logprobs=None)
                 message = await self._retried(prompt, sampling, spent, on_chunk)
@@ -281,6 +365,7 @@ class ModelClient:
             message_id=(message.id or "")[:LONGEST_ID],
             sampled=read_sampled(message),
             logprobs=(read_logprobs(message) or ()) if sampling.logprobs else (),
+            alternatives=read_alternatives(message) if sampling.top_logprobs else (),
         )
 
     async def _retried(

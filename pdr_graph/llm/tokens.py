@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import httpx2
 
-from pdr_graph.errors import ConfigError, redacted
+from pdr_graph.errors import ConfigError, install_command, redacted
 from pdr_graph.llm.pool import ask_small
 from pdr_graph.llm.retry import BadReplyError
 
@@ -151,7 +151,7 @@ class FileCounter:
             from tokenizers import Tokenizer
         except ImportError:
             raise ConfigError(
-                "a tokenizer file needs tokenizers: pip install 'pdr-graph[tokenizers]'"
+                f"a tokenizer file needs tokenizers: {install_command('tokenizers')}"
             ) from None
         if file.is_dir():
             file = file / "tokenizer.json"

@@ -42,7 +42,7 @@ class DistillerNode:
             raise shortage
         step = self.toolbox.step("distiller", state)
         more_rounds, workspaces = rounds_left(state) > 0, None
-        with voting(step, runtime.stream_writer):
+        with voting(step, runtime.stream_writer, state["notes"]):
             if step.config.pool_rounds:
                 tally = await add_votes(step.answers, step.tally, step.drafts)
                 step = replace(step, tally=tally)
@@ -93,8 +93,8 @@ async def _consensus(step: Step, *, more_drafts: int) -> tuple[str, float] | Non
     if threshold is None:
         return None
     tally = await step.ballot()
-    # The one voice of a guarded refinement is still to come.
-    voices = {"guarded": 1} | dict.fromkeys(FREE_FINISHES, 0)
+    # The one voice of a guarded refinement, or of a comparison, is still to come.
+    voices = {"guarded": 1, "pairwise_vote": 1} | dict.fromkeys(FREE_FINISHES, 0)
     voices_left = voices.get(step.config.finish)
     if step.tally is not None and voices_left is not None:
         decided = is_decided(step.tally, more_drafts + voices_left)

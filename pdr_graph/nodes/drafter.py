@@ -24,7 +24,7 @@ from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.nodes.toolbox import Toolbox, charged, run_key, tell
 from pdr_graph.state import DraftTask, config_of, read_shared
-from pdr_graph.step import attempt, closing_line
+from pdr_graph.step import attempt, closing_line, weigh
 from pdr_graph.types import Draft, DraftError
 
 T = TypeVar("T")
@@ -87,6 +87,8 @@ class Drafter:
                 _fail(draft, "cut", f"a quorum of {config.quorum:g} was in before it")
             else:
                 await self._fill(draft, reply, ask)
+        if draft["error"] is None:
+            await weigh(ask, self.toolbox.extensions.of(config).judge, draft, shared["problem"])
         row = charged(ask.meter)
         draft["seconds"] = round(row["seconds"], 3)
         if draft["error"] is None:
@@ -121,9 +123,6 @@ class Drafter:
             return
         if signals := logprob_signals(reply.logprobs):
             draft["signals"] = signals
-            judge = self.toolbox.extensions.judge
-            if judge is not None and (weight := judge.weigh(draft)) is not None:
-                draft["weight"] = weight
         draft["answer"] = answer_kind(ask.config.answer).extract(reply.solution)
         limit = ask.config.solution_tokens
         if not reply.usage.estimated and reply.usage.completion <= limit:

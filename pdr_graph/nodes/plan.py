@@ -15,7 +15,15 @@ from pdr_graph.budget import (
     round_cost,
     workspace_limit,
 )
-from pdr_graph.config import FREE_FINISHES, PDRConfig, make_config, width_of
+from pdr_graph.config import (
+    BUDGETS,
+    FREE_FINISHES,
+    MIN_KAPPA,
+    PDRConfig,
+    make_config,
+    width_of,
+    with_defaults,
+)
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
 from pdr_graph.invocation import Invocation
@@ -23,6 +31,9 @@ from pdr_graph.llm.tokens import wellformed
 from pdr_graph.nodes.toolbox import Toolbox, run_name, superstep, tell, thread_id, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
 from pdr_graph.types import RunRecord
+
+LEAST_CALL = 64
+"""Completion tokens that a call is given at the least where it follows the model's window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +54,10 @@ class Planner:
             old = abandoned_row(call.abandoned, superstep())
             opening["ledger"] = [old] if old["calls"] else []
             state = state_of({**state, **opening})
-            begin = BeginEvent(event="begin", preset=config_of(state).preset, resumed=False)
+            begin = BeginEvent(event="begin", preset=config_of(state).strategy, resumed=False)
             log_event(thread_id(), begin)
+            for note in state["notes"]:
+                tell(runtime.stream_writer, NoteEvent(event="note", text=note))
             call.opens, ledger = False, Overwrite(opening["ledger"])
             return {**opening, **self._next(state, runtime), "ledger": ledger}
         if state["phase"] == "short":
@@ -62,20 +75,22 @@ class Planner:
         problem = wellformed(state.get("problem", "")).strip()
         if not problem:
             raise ConfigError("the problem is empty; state the task to be solved")
-        self.toolbox.operators.check(config)
+        operators = self.toolbox.operators.of(config)
+        operators.check(config)
         record = RunRecord(
             version=_own_version(),
             model=self.toolbox.client.name,
             prompts=self.toolbox.prompts.of_run(config).hashes(),
             token_counts="",
         )
-        if (judge := self.toolbox.extensions.judge) is not None:
+        if (judge := operators.judge) is not None:
             judge.check(record["model"])
             record["judge"] = judge.digest
         if config.seed is None:
             config = config.model_copy(update={"seed": secrets.randbits(31)})
         client = self.toolbox.client
         problem_tokens = await client.counter.count(problem)
+        asked, config = config, fitted(config, problem_tokens, client.window)
         check_window(config, problem_tokens, client.window)
         _check_budget(config, problem_tokens)
         return {
@@ -91,7 +106,7 @@ class Planner:
             "consensus": None,
             "solution": None,
             "verdict": None,
-            "notes": [],
+            "notes": [budgets_note(config, client.window)] if config is not asked else [],
         }
 
     def _next(self, state: PDRState, runtime: Runtime[PDRConfig]) -> dict[str, object]:
@@ -115,6 +130,41 @@ def _own_version() -> str:
     return version("pdr-graph")
 
 
+def fitted(config: PDRConfig, problem_tokens: int, window: int | None) -> PDRConfig:
+    """Return the config with budgets that fit the model's window; None is an unknown window.
+
+    Only budgets that nobody has set are made smaller, and only where the defaults do not fit. Where
+    calls read drafts or workspaces, half of what the problem leaves is for what they write.
+    """
+    free = 0 if window is None else window - problem_tokens - TEMPLATE_TOKENS
+    workspace = workspace_limit(config)
+    if window is None or workspace + config.max_tokens <= free:
+        return config
+    unset = set(BUDGETS) - config.model_fields_set
+    kappa, max_tokens = config.kappa, config.max_tokens
+    if workspace and "kappa" in unset:
+        room = free // 4 if "max_tokens" in unset else free - max_tokens
+        kappa = workspace = max(MIN_KAPPA, min(kappa, room))
+    if "max_tokens" in unset:
+        reads = workspace > 0 or config.finish == "select"
+        room = free // 2 if reads and "kappa" in unset else free - workspace
+        max_tokens = max(LEAST_CALL, min(max_tokens, room))
+    kept = config.solution_tokens
+    if "solution_tokens" in unset:
+        kept = max(MIN_KAPPA, min(kept, max_tokens))
+    return with_defaults(config, kappa=kappa, max_tokens=max_tokens, solution_tokens=kept)
+
+
+def budgets_note(config: PDRConfig, window: int | None) -> str:
+    """Return the sentence on budgets that were made to fit the model's window."""
+    used = ", ".join(
+        f"{name} {getattr(config, name)}"
+        for name in BUDGETS
+        if name not in config.model_fields_set and (name != "kappa" or workspace_limit(config))
+    )
+    return f"budgets follow the model's context window of {window} tokens: {used}"
+
+
 def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:
     """Refuse a problem whose calls may not fit the model's window; None is an unknown window.
 
@@ -123,13 +173,22 @@ def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> 
     """
     workspace = workspace_limit(config)
     needed = problem_tokens + workspace + TEMPLATE_TOKENS + config.max_tokens
-    if window is not None and needed > window:
-        parts = f"problem {problem_tokens}, " + (f"kappa {workspace}, " if workspace else "")
+    if window is None or needed <= window:
+        return
+    own = ["max_tokens", "kappa"] if workspace else ["max_tokens"]
+    to_lower = " or ".join(name for name in own if name in config.model_fields_set)
+    if not to_lower or window - problem_tokens - TEMPLATE_TOKENS < MIN_KAPPA:
         raise ContextWindowError(
-            f"a call needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, max_tokens "
-            f"{config.max_tokens}) and the model's context window is {window}; lower max_tokens"
-            f"{' or kappa' if workspace else ''}, or serve a larger window"
+            f"the problem has {problem_tokens} tokens and the model's context window is {window}: "
+            f"with {TEMPLATE_TOKENS} for the words around it, no room is left for an answer; "
+            "shorten the problem, or serve a larger window"
         )
+    parts = f"problem {problem_tokens}, " + (f"kappa {workspace}, " if workspace else "")
+    raise ContextWindowError(
+        f"a call needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, max_tokens "
+        f"{config.max_tokens}) and the model's context window is {window}; lower {to_lower}, or "
+        "serve a larger window"
+    )
 
 
 def _check_budget(config: PDRConfig, problem_tokens: int) -> None:

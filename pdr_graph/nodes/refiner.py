@@ -36,7 +36,7 @@ class Refiner:
         if name == "refine" and self.toolbox.stream_answer:
             step = replace(step, ask=replace(step.ask, on_chunk=_teller(runtime.stream_writer)))
         finish = FINISHES["refine"] if name == "refine" else self.toolbox.operators.finish(name)
-        with voting(step, runtime.stream_writer):
+        with voting(step, runtime.stream_writer, state["notes"]):
             solution = await finish(step)
         row = charged(step.ask.meter)
         step.notes.extend(_budget_note(step.config, [*state["ledger"], row], state["notes"]))

@@ -1,7 +1,7 @@
 """What all nodes of a graph share: their dependencies, and where in a run they are called."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,6 +29,13 @@ from pdr_graph.state import PDRState, config_of, next_width, succeeded
 from pdr_graph.step import Step
 from pdr_graph.trace import Trace
 from pdr_graph.types import LedgerRow
+
+_WEIGHED: Mapping[str, Callable[[PDRConfig], bool]] = {
+    "drafter": lambda config: config.weighs,
+    # The only finish whose call is a voice among the drafts.
+    "refiner": lambda config: config.finish == "guarded",
+}
+"""Nodes whose replies may be weighed, and where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ class Toolbox:
             node=node,
             round_number=round_number,
             thread_id=thread_id(),
-            logprobs=config.weighs and node in {"drafter", "refiner"},
+            logprobs=node in _WEIGHED and _WEIGHED[node](config),
         )
 
     def step(self, node: str, state: PDRState) -> Step:
@@ -133,11 +140,22 @@ def tell(write: StreamWriter, event: RunEvent) -> None:
 
 
 @contextmanager
-def voting(step: Step, write: StreamWriter) -> Iterator[None]:
-    """Compare the answers of a step as one vote, and tell what could not be compared."""
+def voting(step: Step, write: StreamWriter, told: Sequence[str]) -> Iterator[None]:
+    """Compare the answers of a step as one vote, and tell what could not be compared or weighed.
+
+    Args:
+        step: Its notes are added to.
+        write: Receives events.
+        told: What the run has noted so far; what could not be weighed is told once in a run.
+    """
     with one_vote() as vote:
         yield
-    for note in vote.notes():
+    notes = list(vote.notes())
+    why = next((each["unweighed"] for each in step.drafts if "unweighed" in each), None)
+    lead = "not every draft could be weighed, so all count alike: "
+    if why is not None and not any(each.startswith(lead) for each in told):
+        notes.insert(0, lead + why)
+    for note in notes:
         step.notes.append(note)
         tell(write, NoteEvent(event="note", text=note))
 

@@ -24,7 +24,7 @@ class Verifier:
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the verdict; a granted round reads the rejected solution and the reasons."""
         step = self.toolbox.step("verifier", state)
-        with voting(step, runtime.stream_writer):
+        with voting(step, runtime.stream_writer, state["notes"]):
             verdict = await self.toolbox.operators.verifier(step.config.verifier)(step)
         tell(runtime.stream_writer, VerdictEvent(event="verdict", **verdict))
         notes = [*state["notes"], *step.notes]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 
 if TYPE_CHECKING:
     from pdr_graph.policy.transformers_policy import TransformersPolicy
@@ -80,16 +80,16 @@ def open_folder(folder: Path, *, device: str | None = None) -> OpenedFolder:
     except ImportError:
         raise ConfigError(
             f"a model folder ({str(folder)!r}) is run in this process by torch: "
-            "pip install 'pdr-graph[train]'; or serve it and set --base-url / PDR_BASE_URL"
+            f"{install_command('train')}; or serve it and set --base-url / PDR_BASE_URL"
         ) from None
     if device is None:
         device = str(torch.accelerator.current_accelerator() or "cpu")
-    with _quiet():
+    with quiet():
         model = _model(base or folder, device)
         if base is not None:
             model = _adapted(model, folder)
         where = folder if (folder / TOKENIZER).is_file() else base or folder
-        with _readable("tokenizer", where):
+        with readable("tokenizer", where):
             tokenizer = tokenizer_of(where)
     model.eval()
     return OpenedFolder(TransformersPolicy(model, tokenizer), tokenizer, folder.resolve().name)
@@ -143,7 +143,7 @@ def _model(folder: Path, device: str) -> Any:  # Any: transformers has no types
     import torch
     from transformers import AutoModelForCausalLM
 
-    with _readable("model", folder):
+    with readable("model", folder):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32 if device == "cpu" else "auto",
@@ -157,7 +157,7 @@ def _model(folder: Path, device: str) -> Any:  # Any: transformers has no types
 def _adapted(model: Any, folder: Path) -> Any:  # Any: as above
     from peft import PeftModel
 
-    with _readable("adapter", folder), warnings.catch_warnings():
+    with readable("adapter", folder), warnings.catch_warnings():
         # peft may be a version behind transformers. It would fill missing keys with zeros.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("error", "Found missing adapter keys")
@@ -165,7 +165,12 @@ def _adapted(model: Any, folder: Path) -> Any:  # Any: as above
 
 
 @contextmanager
-def _readable(what: str, folder: Path) -> Iterator[None]:
+def readable(what: str, folder: Path) -> Iterator[None]:
+    """Say in one sentence what could not be read.
+
+    Raises:
+        ConfigError: in place of whatever the libraries raise.
+    """
     try:
         yield
     # The libraries raise all that their parsers do: OSError, ValueError, KeyError, SafetensorError.
@@ -175,7 +180,7 @@ def _readable(what: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the library's bars and notes off the terminal."""
     from transformers.utils import logging
 

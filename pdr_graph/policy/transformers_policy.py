@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.llm.client import Sampling
 from pdr_graph.policy import Drawn, check_request
 from pdr_graph.policy.batches import CallBatcher, Ticket
@@ -27,7 +27,7 @@ try:
     from transformers import DynamicCache, PreTrainedConfig
     from transformers.cache_utils import DynamicLayer
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 Model = Any
 """A causal model of transformers, which has no types."""

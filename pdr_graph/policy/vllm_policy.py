@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from pdr_graph.errors import CallError, ConfigError
+from pdr_graph.errors import CallError, ConfigError, install_command
 from pdr_graph.llm.client import Sampling
 from pdr_graph.policy import Drawn, check_request
 from pdr_graph.policy.batches import CallBatcher, Ticket
@@ -22,7 +22,7 @@ try:
     from vllm import LLM, SamplingParams
 except ImportError:
     raise ConfigError(
-        "a policy in vLLM needs vLLM in this process: pip install 'pdr-graph[vllm]'"
+        f"a policy in vLLM needs vLLM in this process: {install_command('vllm')}"
     ) from None
 
 _Request = tuple[tuple[int, ...], Sampling]

@@ -25,6 +25,8 @@ VARIABLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "compare": frozenset({"problem", "candidates"}),
         "select": frozenset({"problem", "candidates"}),
         "judge": frozenset({"problem", "candidates"}),
+        "self_check": frozenset({"problem", "candidates"}),
+        "prefer": frozenset({"problem", "candidates"}),
         "answer_math": frozenset(),
         "answer_choice": frozenset(),
         "answer_text": frozenset(),
@@ -32,6 +34,8 @@ VARIABLES: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 """The templates, each with the variables that it may use."""
 
+ONE_TOKEN = frozenset({"self_check", "prefer"})
+"""Templates whose reply is one token, a choice, of which the likelihood counts."""
 
 _NEEDED = frozenset({"problem", "workspace", "candidates"})
 """Variables that a template must use if it has them."""

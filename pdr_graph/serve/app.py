@@ -1,6 +1,7 @@
 """The ASGI application: OpenAI's chat completions and responses, models, health and metrics.
 
-Every request for an answer is accounted for: its status, its seconds and a line in the log.
+Every request for an answer is accounted for: its status, its seconds and a line in the log. So is
+every refusal, whichever layer makes it (`refusal.py`).
 """
 
 import asyncio
@@ -36,7 +37,13 @@ from pdr_graph.serve.protocol import (
     components_of,
     read_request,
 )
-from pdr_graph.serve.refusal import RefusalError, answer_error, refusal_of
+from pdr_graph.serve.refusal import (
+    CLIENT_LEFT,
+    RefusalError,
+    RefusalLog,
+    answer_error,
+    refusal_of,
+)
 from pdr_graph.serve.reply import (
     ClientGoneError,
     EventStream,
@@ -60,8 +67,6 @@ from pdr_graph.serve.runner import SolveRunner, StoredRun
 logger = logging.getLogger(__name__)
 
 THREAD_HEADER = "X-PDR-Thread-Id"
-CLIENT_LEFT = 499
-"""Status that counts a request whose client left; it is never sent."""
 
 
 @dataclass(slots=True)
@@ -109,7 +114,7 @@ class AnswerDesk:
             if reply.refused is not None:
                 status = reply.refused.status
             if (result := reply.result) is not None:
-                metrics.b_seq.labels(result.config.preset).observe(result.ledger.b_seq)
+                metrics.b_seq.labels(result.config.label).observe(result.ledger.b_seq)
         except Exception as error:
             refused = self.refusal(error, asked)
             status = refused.status
@@ -226,6 +231,9 @@ class _Streamed(Response):
 
             def failed(error: BaseException) -> bytes:
                 reply.refused = desk.refusal(error, reply.asked)
+                # Its status was sent before: the guard sees a reply of 200.
+                if reply.refused.status != CLIENT_LEFT:
+                    desk.runner.metrics.refusals.note(reply.refused, scope)
                 return reply.form.failure(reply.refused)
 
             headers = {THREAD_HEADER: reply.asked.thread_id}
@@ -272,13 +280,14 @@ _LINKS = {
 class _Guarded(FastAPI):
     """The application behind its guard, which sees every reply: failures of the server too."""
 
-    def __init__(self, options: ServeOptions) -> None:
+    def __init__(self, options: ServeOptions, refusals: RefusalLog) -> None:
         # FastAPI's pages of documentation load scripts from another site.
         super().__init__(
             title="pdr-graph", version=version("pdr-graph"), docs_url=None, redoc_url=None
         )
         self._options = options
         self._keys = client_keys(options)
+        self._refusals = refusals
 
     def build_middleware_stack(self) -> ASGIApp:
         options, hosts = self._options, None
@@ -291,6 +300,7 @@ class _Guarded(FastAPI):
             max_body_bytes=options.max_body_bytes,
             body_s=options.body_s,
             hosts=hosts,
+            refusals=self._refusals,
             origins=options.cors,
             exposed=(THREAD_HEADER, "Retry-After"),
         )
@@ -298,7 +308,7 @@ class _Guarded(FastAPI):
 
 def create_app(runner: SolveRunner, catalogue: Catalogue, options: ServeOptions) -> FastAPI:
     """Return the application; the address and port of its options are for the server."""
-    app = _Guarded(options)
+    app = _Guarded(options, runner.metrics.refusals)
     desk = AnswerDesk(runner, catalogue, Repeats(repeatable=options.repeatable), options)
     _add_answers(app, desk)
     _add_rest(app, runner, catalogue)

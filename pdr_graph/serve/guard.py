@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pdr_graph.errors import keep_secret
 from pdr_graph.serve.options import ServeOptions
-from pdr_graph.serve.refusal import RefusalError
+from pdr_graph.serve.refusal import KeyFault, RefusalError, RefusalLog, noted
 from pdr_graph.serve.request import SPACE, ThreadSpace
 
 MOST_VALUES = 65_536
@@ -86,6 +86,7 @@ class Guard:
         max_body_bytes: int,
         body_s: float,
         hosts: HostNames | None,
+        refusals: RefusalLog,
         origins: Sequence[str] = (),
         exposed: Sequence[str] = (),
     ) -> None:
@@ -98,6 +99,7 @@ class Guard:
             max_body_bytes: Size of the largest body.
             body_s: Seconds in which a body must arrive.
             hosts: The names by which requests must ask for the server; None is any.
+            refusals: Counts and logs every refusal, the application's included.
             origins: Origins whose pages may call the application (CORS), `*` for any; the browser
                 refuses it to all others.
             exposed: Headers of replies that such a page may read.
@@ -109,6 +111,7 @@ class Guard:
         self._max_body_bytes = max_body_bytes
         self._body_s = body_s
         self._hosts = hosts
+        self._refusals = refusals
         self._checked: ASGIApp = self._pass_on
         if origins:
             # Around the checks, so that a page can read why it was refused.
@@ -128,7 +131,9 @@ class Guard:
         """Pass a request on, or answer it with an error."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and not self._is_asked_for(Request(scope)):
+            return
+        send = self._refusals.watch(scope, send)
+        if scope["method"] == "OPTIONS" and not self._is_asked_for(Request(scope)):
             # A preflight is answered without looking further.
             await self._pass_on(scope, receive, send)
         else:
@@ -145,6 +150,7 @@ class Guard:
         except RefusalError as refusal:
             if has_body:
                 await discard(Request(scope, receive), 8 * self._max_body_bytes)
+            noted(scope, refusal)
             # The rest of the body would be taken for the next request.
             error = JSONResponse(
                 refusal.body(), refusal.status, {**refusal.headers, "Connection": "close"}
@@ -165,11 +171,15 @@ class Guard:
         # A supervisor of the process need not have the key.
         if not self._spaces or request.scope["path"] == "/health":
             return ThreadSpace()
-        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+        header = request.headers.get("authorization", "")
+        scheme, _, sent = header.partition(" ")
         given = sent.strip().encode("utf-8", "surrogateescape")
         # In constant time, so that the time taken tells nothing about the keys.
         found = [space for key, space in self._spaces.items() if hmac.compare_digest(given, key)]
         if scheme.lower() != "bearer" or not found:
+            fault: KeyFault = "wrong" if scheme.lower() == "bearer" else "not_bearer"
+            client = request.client.host if request.client is not None else ""
+            self._refusals.failed_key(fault if header else "missing", client)
             raise RefusalError(
                 401, "no or wrong API key; send it as a bearer token", code="invalid_api_key"
             )

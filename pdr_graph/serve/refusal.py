@@ -2,18 +2,27 @@
 
 The status tells a client what is at fault: its own request (4xx), the model or the store behind
 this server (502, 503), or a defect of the server (500).
+
+Every refusal is counted and logged once, whichever layer makes it: the connection, the guard, the
+application or the run. Labels and log lines hold nothing of a client's making but its address, the
+method, the path and the name of a field, all cut and escaped.
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from time import monotonic
+from typing import Literal
 
 from fastapi.exceptions import RequestValidationError
 from openai.types.shared import ErrorObject
+from prometheus_client import CollectorRegistry, Counter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
+from starlette.types import Message, Scope, Send
 
 from pdr_graph.errors import (
     CallError,
@@ -87,6 +96,29 @@ class RefusalError(PDRError):
         )
         return {"error": error.model_dump(exclude_unset=True)}
 
+    @property
+    def reason(self) -> str:
+        """Kind of error for the metrics: the code, or what the status says."""
+        return self.code or REASONS.get(self.status, "other")
+
+
+REASONS = {
+    400: "invalid_request",
+    401: "invalid_api_key",
+    403: "host_not_allowed",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    409: "conflict",
+    413: "body_too_large",
+    415: "body_not_json",
+    429: "server_busy",
+    500: "defect",
+    502: "model_failed",
+    503: "unavailable",
+    504: "out_of_time",
+}
+"""Reason of a refusal that has no code of its own, by status."""
 
 _TYPES = {
     401: "authentication_error",
@@ -180,6 +212,138 @@ def thread_unreadable(thread_id: str) -> RefusalError:
     )
 
 
+# -------------------------------------------------------------------------------- the account
+
+NOTE = "pdr_graph.refusal"
+"""Key of a request's scope: a list in which its refusal is put, for whoever counts it."""
+CLIENT_LEFT = 499
+"""Status that counts a request whose client left; it is never sent."""
+MOST_LINES = 50
+"""Refusals that are logged in one second; the next line says how many were left out."""
+GUESSES, GUESSING_S = 10, 60.0
+"""So many wrong keys from one address within so many seconds are told as a warning."""
+_MOST_ADDRESSES = 1024
+_LONGEST = 120
+"""Characters of a client's making that a line shows of one field."""
+
+KeyFault = Literal["missing", "not_bearer", "wrong"]
+Closed = Literal["full", "displaced", "silent", "overdue", "stalled"]
+"""Why a connection is closed without an answer: there are too many; it made room for another;
+nothing came; it took longer than a request may; its client reads nothing."""
+
+
+class RefusalLog:
+    """Counts and logs the refusals of one server."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the counters."""
+        self._refusals = Counter(
+            "pdr_refusals",
+            "Refusals by HTTP status and reason; status 0 is a connection closed without an answer",
+            ["status", "reason"],
+            registry=registry,
+        )
+        self._failed_keys = Counter(
+            "pdr_authentication_failures",
+            "Requests without a valid API key: none sent, not as a bearer token, or a wrong one",
+            ["reason"],
+            registry=registry,
+        )
+        # From the start, so that the first failure is a rise.
+        for each in ("missing", "not_bearer", "wrong"):
+            self._failed_keys.labels(each)
+        self._second, self._lines, self._left_out = 0, 0, 0
+        self._guesses: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """By address: since when wrong keys are counted, and how many came."""
+
+    def note(self, refusal: RefusalError, scope: Scope | None = None) -> None:
+        """Count and log a refusal; without a scope nobody knows what was asked."""
+        client, request = "-", "-"
+        if scope is not None:
+            client = (scope.get("client") or ("-",))[0]
+            request = f"{scope.get('method', '-')} {scope.get('path', '-')}"
+        self._count(refusal.status, refusal.reason, client, request, refusal.param)
+
+    def refused_head(self, refusal: RefusalError, client: str) -> None:
+        """Count and log the refusal of a request that was never read to the end of its head."""
+        self._count(refusal.status, refusal.reason, client, "-", None)
+
+    def closed(self, why: Closed, client: str) -> None:
+        """Count and log a connection that is closed without an answer."""
+        self._count(0, f"connection_{why}", client, "-", None)
+
+    def failed_key(self, fault: KeyFault, client: str) -> None:
+        """Count a request without a valid key; many wrong ones from one address are told."""
+        self._failed_keys.labels(fault).inc()
+        if fault == "missing":
+            return
+        now = monotonic()
+        since, number = self._guesses.pop(client, (now, 0))
+        if now - since > GUESSING_S:
+            since, number = now, 0
+        self._guesses[client] = (since, number + 1)
+        while len(self._guesses) > _MOST_ADDRESSES:
+            self._guesses.popitem(last=False)
+        if number + 1 == GUESSES:
+            logger.warning(
+                "key.guessing client=%s: %d wrong keys within %.0f s",
+                client,
+                GUESSES,
+                max(1.0, now - since),
+            )
+
+    def watch(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that notes the refusal with which a request of this scope is answered."""
+        noted: list[RefusalError] = []
+        scope[NOTE] = noted
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                self._answered(scope, message["status"], noted)
+            await send(message)
+
+        return watched
+
+    def _answered(self, scope: Scope, status: int, noted: list[RefusalError]) -> None:
+        if status == CLIENT_LEFT or (status == 503 and not noted and scope["path"] == "/health"):
+            return  # nobody was refused
+        if noted:
+            self.note(noted[-1], scope)
+            return
+        code = "cors_origin" if scope["method"] == "OPTIONS" and status == 400 else None
+        self.note(RefusalError(status, "", code=code), scope)
+
+    def _count(
+        self, status: int, reason: str, client: str, request: str, field: str | None
+    ) -> None:
+        self._refusals.labels(status, reason).inc()
+        second = int(monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines > MOST_LINES:
+            self._left_out += 1
+            return
+        fields: dict[str, object] = {"status": status, "reason": reason, "client": client}
+        fields["request"] = _shown(request)
+        if field is not None:
+            fields["field"] = _shown(field)
+        if self._left_out:
+            fields["left_out"], self._left_out = self._left_out, 0
+        said = " ".join(f"{name}={value}" for name, value in fields.items())
+        logger.info("request.refused %s", said, extra={"fields": fields})
+
+
+def _shown(text: str) -> str:
+    """Return what a client chose as a log may show it: in quotes, on one line, cut."""
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+
+
+def noted(scope: Scope, refusal: RefusalError) -> None:
+    """Tell whoever counts the refusals of this request why it is refused."""
+    scope.get(NOTE, []).append(refusal)
+
+
 async def answer_error(request: Request, error: Exception) -> Response:
     """Answer a request that an error ended; a handler of Starlette's."""
     headers: Mapping[str, str] = {}
@@ -193,6 +357,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
             headers = {"Allow": ", ".join(_methods(request))}
     else:
         refusal = refusal_of(error)
+    noted(request.scope, refusal)
     return JSONResponse(refusal.body(), refusal.status, {**refusal.headers, **headers})
 
 

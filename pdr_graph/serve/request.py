@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from urllib.parse import parse_qsl
 
-from pdr_graph.config import PRESETS, PDRConfig, num_rounds, width_of
+from pdr_graph.config import PRESETS, RECOMMENDED, PDRConfig, num_rounds, width_of
 from pdr_graph.conversation import Turn, problem_of, turns_of
 from pdr_graph.errors import ConfigError
 from pdr_graph.extensions import Extensions
@@ -28,7 +28,12 @@ class Catalogue:
     """The models on offer: one for each preset, with what a request may change of it."""
 
     def __init__(
-        self, make: MakeConfig, defaults: Mapping[str, object], *, max_drafts: int
+        self,
+        make: MakeConfig,
+        defaults: Mapping[str, object],
+        *,
+        max_drafts: int,
+        steps: Extensions | None = None,
     ) -> None:
         """Make the presets with the operator's defaults.
 
@@ -36,6 +41,7 @@ class Catalogue:
             make: Makes the config of a preset.
             defaults: Fields that hold for every request that does not set them.
             max_drafts: Drafts that a request may ask for, all its rounds together.
+            steps: With the operator's judge, if there is one; None has none.
 
         Raises:
             ConfigError: no preset can be made with these defaults.
@@ -43,14 +49,16 @@ class Catalogue:
         self._make = make
         self._defaults = dict(defaults)
         # What the operator names is imported, and what a request names only looked up.
-        self._steps = Extensions().with_code(self._defaults)
+        self._steps = (steps or Extensions()).with_code(self._defaults)
         self._max_drafts = max_drafts
         self.left_out: dict[str, str] = {}
         """Presets that the defaults rule out, and why."""
         names = []
-        for name in PRESETS:
+        # Programs that let a user choose a model begin with the first one.
+        for name in sorted(PRESETS, key=lambda each: each != RECOMMENDED):
             try:
-                self._steps.check(make(name, self._defaults))
+                config = make(name, self._defaults)
+                self._steps.of(config).check(config)
             except ConfigError as error:
                 self.left_out[name] = str(error)
             else:
@@ -58,7 +66,7 @@ class Catalogue:
         if not names:
             raise ConfigError(next(iter(self.left_out.values())))
         self.names = tuple(names)
-        """Models on offer."""
+        """Models on offer, the recommended one first."""
 
     def default(self, name: str) -> PDRConfig:
         """Return the config of a model on offer whose client sets nothing."""
@@ -97,9 +105,12 @@ class Catalogue:
             # `package.module:attribute` is for the operator: a client must not import code.
             if isinstance(fields[step], str) and ":" in str(fields[step]):
                 raise ConfigError(f"{step} {fields[step]!r}: a request names built-in steps only")
-        fields.pop("preset", None)
+        if (other := fields.pop("preset", None)) not in {None, name}:
+            raise ConfigError(
+                f"preset {other!r} is another than the model {name!r}; name it as the model"
+            )
         config = self._make(name, {**self._defaults, **fields})
-        self._steps.check(config)
+        self._steps.of(config).check(config)
         for setting, number in config.model_dump().items():
             numbers = number if isinstance(number, tuple) else (number,)
             if any(isinstance(each, int | float) and not each <= _MOST for each in numbers):

@@ -7,6 +7,7 @@ of the same store.
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 from openai import BaseModel as ReplyObject
 from openai.types import responses as api
@@ -289,7 +290,9 @@ class ResponseForm:
 def stored_response(response_id: ResponseId, run: StoredRun) -> api.Response:
     """Return a response as it is kept: progress is not, nor what the request said of itself."""
     result = run.result
-    about = {"model": run.config.preset, "created_at": run.written_s, "instructions": None}
+    changes = urlencode(run.config.changes, safe=",")
+    model = f"{run.config.preset}?{changes}" if changes else run.config.preset
+    about = {"model": model, "created_at": run.written_s, "instructions": None}
     if result is None:
         status = "in_progress" if run.running else "incomplete"
         return _response(response_id, run.config, status=status, output=[], **about)

@@ -18,12 +18,13 @@ from pdr_graph.config import PDRConfig
 from pdr_graph.errors import DrainedError, counted
 from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, resume, solve, with_input
 from pdr_graph.serve.options import ServeOptions
-from pdr_graph.serve.refusal import RefusalError, shutting_down, thread_busy
+from pdr_graph.serve.refusal import RefusalError, RefusalLog, shutting_down, thread_busy
 from pdr_graph.serve.request import SolveRequest
 from pdr_graph.state import reading, stored_config
 from pdr_graph.trace import TraceRecord
@@ -141,6 +142,7 @@ class Metrics:
         running.set_function(lambda: admission.running)
         waiting = Gauge("pdr_requests_waiting", "Requests that wait for a run", registry=registry)
         waiting.set_function(lambda: admission.waiting)
+        self.refusals = RefusalLog(registry)
         self.thinks: bool | None = None
         """Whether any reply so far held a thought; None before the first reply."""
 
@@ -198,13 +200,15 @@ class SolveRunner:
         options: ServeOptions,
         *,
         prompts: Prompts | None = None,
+        judge: DraftJudge | None = None,
     ) -> None:
-        """Begin without runs; `prompts` None is the built-in ones."""
+        """Begin without runs; `prompts` None is the built-in ones, and `judge` None is none."""
         self.model = model
         self.admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
         self.metrics = Metrics(self.admission)
         self._store = store
         self._prompts = prompts or Prompts.load()
+        self._steps = Extensions(judge=judge)
         self._runs: dict[str, tuple[RunControl, asyncio.Task[object]]] = {}
         """By thread."""
         self._stopped = False
@@ -232,7 +236,7 @@ class SolveRunner:
                 begin(config)
                 parts = Parts(
                     # The code that the operator names; what the store names is only compared.
-                    extensions=Extensions().with_code(asked.config),
+                    extensions=self._steps.with_code(asked.config).of(config),
                     prompts=self._prompts,
                     trace=self.metrics,
                     on_event=on_event,

@@ -38,7 +38,7 @@ from uvicorn.server import ServerState
 from pdr_graph.errors import ConfigError, counted
 from pdr_graph.serve.guard import discard
 from pdr_graph.serve.options import ServeOptions
-from pdr_graph.serve.refusal import RETRY_SOON_S, RefusalError
+from pdr_graph.serve.refusal import RETRY_SOON_S, Closed, RefusalError, RefusalLog
 from pdr_graph.serve.runner import SolveRunner
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class SolveServer:
         self._drain_s = drain_s
         options = options or ServeOptions.model_construct()
         files = _allow_many_files()
-        connections = OpenConnections.within(files, options)
+        connections = OpenConnections.within(files, options, runner.metrics.refusals)
         config = uvicorn.Config(
             app,
             http=partial(ClientConnection, connections),  # type: ignore[arg-type]  # makes one
@@ -202,6 +202,8 @@ class OpenConnections:
     """Seconds without any byte read by the client."""
     seconds: dict[Awaited, float]
     """How long each thing is waited for."""
+    refusals: RefusalLog | None = None
+    """Counts and logs what is refused here; None keeps no account."""
     _all: dict["ClientConnection", None] = field(default_factory=dict)
     _vacant: dict["ClientConnection", None] = field(default_factory=dict)
     """Those that have not sent a whole request, the one that has waited longest first."""
@@ -211,7 +213,9 @@ class OpenConnections:
     """By address, those that are not vacant."""
 
     @classmethod
-    def within(cls, files: int, options: ServeOptions) -> "OpenConnections":
+    def within(
+        cls, files: int, options: ServeOptions, refusals: RefusalLog | None = None
+    ) -> "OpenConnections":
         """Bound the connections of a process that may have so many open files.
 
         Raises:
@@ -235,6 +239,7 @@ class OpenConnections:
                 "answer": whole_s,
                 "next": options.idle_s,
             },
+            refusals=refusals,
         )
 
     def add(self, connection: "ClientConnection") -> bool:
@@ -245,8 +250,9 @@ class OpenConnections:
         elif len(self._all) >= self.most:
             goes = next(iter(self._vacant), None)
         if goes is not None:
-            goes.end()
+            goes.end("displaced")
         if self._open[address] >= self.most_by_address or len(self._all) >= self.most:
+            self.tell_closed("full", connection)
             return False
         self._all[connection] = self._vacant[connection] = None
         self._open[address] += 1
@@ -283,9 +289,20 @@ class OpenConnections:
         """Close the connections that have waited too long."""
         for each in list(self._all):
             if each.is_stalled(now, self.stall_s):
+                self.tell_closed("stalled", each)
                 each.abort()
             elif now - each.since > self.seconds["answer" if each.unsent else each.awaits]:
-                each.end()
+                each.end("overdue" if each.unsent or each.awaits != "head" else "silent")
+
+    def tell_closed(self, why: Closed, connection: "ClientConnection") -> None:
+        """Note that a connection is closed without an answer."""
+        if self.refusals is not None:
+            self.refusals.closed(why, connection.address)
+
+    def tell_refused(self, refusal: RefusalError, connection: "ClientConnection") -> None:
+        """Note a refusal that no application has seen."""
+        if self.refusals is not None:
+            self.refusals.refused_head(refusal, connection.address)
 
 
 class ClientConnection(H11Protocol):
@@ -347,18 +364,22 @@ class ClientConnection(H11Protocol):
             self._read, self._moved = read, now
         return now - self._moved > stall_s
 
-    def end(self) -> None:
+    def end(self, why: Closed) -> None:
         """Close the connection; a client that has sent half a request learns why."""
         is_sending = self.transport.is_closing() or self.transport.get_write_buffer_size()
         if is_sending or self.awaits in {"body", "answer"}:
+            self._connections.tell_closed(why, self)
             self.abort()
             return
         if self.awaits == "head" and self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
-            late = RefusalError(408, "the head of the request took too long")
+            late = RefusalError(408, "the head of the request took too long", code="head_too_slow")
+            self._connections.tell_refused(late, self)
             self.transport.write(
                 b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
                 b"Content-Type: application/json\r\n\r\n" + json.dumps(late.body()).encode()
             )
+        elif self.awaits == "head" or why == "displaced":
+            self._connections.tell_closed(why, self)  # a kept connection that was idle is no loss
         self.transport.close()
         self._connections.remove(self)
 
@@ -370,6 +391,11 @@ class ClientConnection(H11Protocol):
         self.transport.abort()
         self._connections.remove(self)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._connections.tell_refused(RefusalError(400, msg, code="invalid_http"), self)
+        super().send_400_response(msg)
+
     async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; if the server is full, only whether it lives."""
         if scope["path"] != "/health" and self._connections.is_full(self.address):
@@ -379,6 +405,8 @@ class ClientConnection(H11Protocol):
                 code="server_busy",
                 retry_after_s=RETRY_SOON_S,
             )
+            if (refusals := self._connections.refusals) is not None:
+                refusals.note(full, scope)
             await discard(Request(scope, receive))
             headers = {**full.headers, "Connection": "close"}
             app = JSONResponse(full.body(), full.status, headers)

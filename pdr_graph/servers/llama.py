@@ -9,6 +9,8 @@ and does not do, as seen with `xllamacpp` 2026.10:
 - A seed gives the same text alone and in a batch. Any model name is accepted.
 - A prompt longer than a slot's context is refused with 400, `exceed_context_size_error`; an
   answer that reaches its end stops there, with `finish_reason: length`.
+- `/v1/embeddings` gives the last token's hidden state beside chat. It takes text, not messages;
+  `/apply-template` makes text of messages.
 
 `small_config` scales presets down to it: they are made for a GPU and would take it an hour.
 """
@@ -29,8 +31,8 @@ from typing import BinaryIO
 
 import psutil
 
-from pdr_graph.config import PDRConfig, preset
-from pdr_graph.errors import ConfigError, LocalError
+from pdr_graph.config import PDRConfig, preset, with_defaults
+from pdr_graph.errors import ConfigError, LocalError, install_command
 from pdr_graph.process import guarded, kill_group, module_command, module_environment
 from pdr_graph.servers.data_dir import (
     Announce,
@@ -40,9 +42,16 @@ from pdr_graph.servers.data_dir import (
     own_folder,
     own_key,
 )
+from pdr_graph.servers.record import Shelf
 from pdr_graph.servers.server import answers
-from pdr_graph.servers.weights import ANNOUNCE_EVERY_S, SMOLLM2, fetch_weights, find_weights
-from pdr_graph.settings import NO_KEY
+from pdr_graph.servers.weights import (
+    ANNOUNCE_EVERY_S,
+    SMOLLM2,
+    Weights,
+    fetch_weights,
+    find_weights,
+)
+from pdr_graph.settings import NO_KEY, Settings
 
 LONGEST_CONTEXT = 8192
 """Model tokens that SmolLM2 was trained to read."""
@@ -58,7 +67,7 @@ BUDGETS: Mapping[str, object] = MappingProxyType(
 """In model tokens."""
 ROUNDS = 2
 SHRINK = 4
-"""Widths are divided by it: 16, 8, 4 become 4, 2."""
+"""Wider rounds are divided by it, and only the first ones stay: 16, 8, 4 become 4, 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +122,8 @@ async def embedded_model(
             f"the embedded model reads 1 to {LONGEST_CONTEXT} tokens, not {context_per_slot}"
         )
     if importlib.util.find_spec("xllamacpp") is None:
-        raise LocalError("the embedded model needs xllamacpp: pip install 'pdr-graph[local]'")
-    weights = model_file or await _weights(data_dir, say)
+        raise LocalError(f"the embedded model needs xllamacpp: {install_command('local')}")
+    weights = model_file or await ready_weights(data_dir, say)
     name = served_name or (model_file.stem if model_file else SMOLLM2.name)
     asked = {
         "weights": str(weights.absolute()),
@@ -165,12 +174,17 @@ def gguf_file(model: str | None) -> Path | None:
     return file.resolve()
 
 
-async def _weights(data_dir: Path, say: Announce) -> Path:
-    if found := await asyncio.to_thread(find_weights, data_dir):
+async def ready_weights(data_dir: Path, say: Announce, *, weights: Weights = SMOLLM2) -> Path:
+    """Return the weights of a model, fetched on first use.
+
+    Raises:
+        LocalError: They cannot be had.
+    """
+    if found := await asyncio.to_thread(find_weights, data_dir, weights=weights):
         return found
     stop = threading.Event()
     try:
-        return await asyncio.to_thread(fetch_weights, data_dir, say, stop=stop)
+        return await asyncio.to_thread(fetch_weights, data_dir, say, weights=weights, stop=stop)
     finally:
         stop.set()  # a cancelled task leaves its thread behind: end the download too
 
@@ -268,21 +282,35 @@ def _quota(root: Path) -> int:
 
 
 def small_config(name: str, given: Mapping[str, object]) -> PDRConfig:
-    """Return a preset scaled down to the embedded model; the values in `given` are kept."""
+    """Return a preset scaled down to the embedded model; the values in `given` are kept.
+
+    The small budgets count as set by nobody: they shrink further for a long problem.
+    """
     full = preset(name)
-    scaled = {
-        **BUDGETS,
-        "widths": tuple(max(1, width // SHRINK) for width in full.widths[:ROUNDS]),
-        "k": min(full.k, 2),
-    }
-    return preset(name, **{**scaled, **given})
+    scaled: dict[str, object] = {}
+    if max(full.widths, default=0) > SHRINK:
+        shrunk = tuple(max(1, width // SHRINK) for width in full.widths[:ROUNDS])
+        scaled = {"widths": shrunk, "k": min(full.k, 2)}
+    config = preset(name, **{**scaled, **given})
+    small = {name: value for name, value in BUDGETS.items() if name not in given}
+    return with_defaults(config, **small)
 
 
-def announcement(config: PDRConfig) -> str:
+def is_small(settings: Settings) -> bool:
+    """Tell whether the embedded model is to run: here, or in the server that `up` has started."""
+    url = settings.base_url
+    return url is None or Shelf(settings.data_dir).is_embedded(url)
+
+
+def announcement(config: PDRConfig, base_url: str | None = None) -> str:
     """Return the sentence that tells the user why the run is small, and how small."""
     widths = ",".join(map(str, config.widths)) or "none"
+    why = (
+        "no endpoint is configured (--base-url / PDR_BASE_URL): a small model runs here"
+        if base_url is None
+        else f"the embedded model answers at {base_url}"
+    )
     return (
-        "no endpoint is configured (--base-url / PDR_BASE_URL): a small model runs here; "
-        f"budgets where you set none: widths {widths}, kappa {config.kappa}, "
+        f"{why}; budgets where you set none: widths {widths}, kappa {config.kappa}, "
         f"max_tokens {config.max_tokens}, solution_tokens {config.solution_tokens}"
     )

@@ -52,6 +52,11 @@ def _serve(asked: dict[str, Any]) -> Any:  # a compiled class without types
     params.n_threads_http = 256
     params.cache_ram_mib = 256  # for prompts kept for reuse; the default is 8192
     params.ui = False
+    # The hidden state of a prompt's last token at /v1/embeddings, for judges of drafts. It serves
+    # chat beside it, at the same speed.
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
+    params.embd_normalize = -1  # as it is
     params.api_keys = [Path(asked["key_file"]).read_text("utf-8").strip()]
     params.cors_origins = ""  # by default any web page that the user visits may call the model
     return xllamacpp.Server(params)

@@ -197,6 +197,11 @@ class Shelf:
         record = self._serving(base_url)
         return record is not None and record.by_priority
 
+    def is_embedded(self, base_url: str) -> bool:
+        """Tell whether `up` has started what answers at an address, and it is the embedded one."""
+        record = self._serving(base_url)
+        return record is not None and record.kind == "embedded model"
+
     def key_of(self, base_url: str) -> str:
         """Return the key that what `up` has started at an address asks for; "" if there is none."""
         record = self._serving(base_url)

@@ -17,7 +17,6 @@ import psutil
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS, workspace_limit
 from pdr_graph.config import PDRConfig, num_rounds, width_of
 from pdr_graph.errors import ConfigError
-from pdr_graph.extensions import Extensions
 from pdr_graph.servers.record import ServerPlan
 
 LEAST_CALLS = 8
@@ -79,6 +78,8 @@ def size_of(config: PDRConfig, *, problem_tokens: int, runs: int) -> Size:
     needed = frame + workspace_limit(config)
     reads = [needed]
     candidate = config.solution_tokens + CANDIDATE_TOKENS
+    from pdr_graph.extensions import Extensions  # late: it loads LangGraph
+
     max_calls = Extensions().with_code(config).distiller(config.distiller).max_calls
     for index in range(1, num_rounds(config) + 1):
         width = width_of(config, index)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
 
-from pdr_graph.errors import ConfigError, redacted
+from pdr_graph.errors import ConfigError, install_command, redacted
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -102,7 +102,7 @@ def exported(*, content: bool = False) -> Iterator[None]:
 
 
 def _missing() -> ConfigError:
-    return ConfigError("spans need OpenTelemetry: pip install 'pdr-graph[otel]'")
+    return ConfigError(f"spans need OpenTelemetry: {install_command('otel')}")
 
 
 # -------------------------------------------------------------------------------- the log file

@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 
 try:
     import torch
     from accelerate import Accelerator
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})

@@ -12,7 +12,7 @@ from typing import Any
 
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
 from pdr_graph.connect import key_of, open_client
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
 from pdr_graph.llm.chat_vllm import ChatVLLM
@@ -41,7 +41,7 @@ from pdr_graph.train.settings import TrainSettings
 try:
     from accelerate import PartialState
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 MARGIN = 64
 """Tokens of room beyond the longest call that was counted."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, Protocol, Self
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.json_lines import append_lines
 from pdr_graph.llm.client import CUT
 from pdr_graph.train.rows import TrainRow, groups_of, is_flat
@@ -171,7 +171,7 @@ def _event_writer(folder: Path, purge_step: int) -> Any:  # Any: as above
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigError(
-            "metrics for TensorBoard need tensorboard: pip install 'pdr-graph[train]'"
+            f"metrics for TensorBoard need tensorboard: {install_command('train')}"
         ) from None
     return SummaryWriter(str(folder), purge_step=purge_step)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.policy.folder import refuse_missing, tokenizer_of
 from pdr_graph.train.checkpoint import staging
 from pdr_graph.train.ranks import together
@@ -23,7 +23,7 @@ try:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 OnUpdate = Callable[[int, Mapping[str, float]], None]
 """Receives the number of an update and its figures, on the main process."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import PickleError
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.train.rows import TrainRow
 from pdr_graph.train.settings import ObjectiveSettings
 
@@ -25,7 +25,7 @@ try:
     import torch
     from torch import Tensor, nn
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 IGNORED = -100
 """Label of a token that is not scored."""

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import httpx2
 
-from pdr_graph.errors import ConfigError, PDRError
+from pdr_graph.errors import ConfigError, PDRError, install_command
 
 try:
     import torch
@@ -31,7 +31,7 @@ try:
     from peft.tuners.lora import LoraLayer
     from torch import Tensor, nn
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 LORA_NEEDS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora --max-lora-rank RANK"
 RELOAD_NEEDS = "VLLM_SERVER_DEV_MODE=1"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-from pdr_graph.errors import ConfigError, PDRError
+from pdr_graph.errors import ConfigError, PDRError, install_command
 from pdr_graph.train.launch import RankError
 
 try:
@@ -17,7 +17,7 @@ try:
     from accelerate import Accelerator, PartialState
     from accelerate.utils import gather_object
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 T = TypeVar("T")
 

@@ -66,6 +66,8 @@ def version_of(name: str) -> int:
 def role_of(record: TraceRecord) -> Role:
     """Return what a call was for, by its node and by whether it read a workspace."""
     match record["node"], record["template"]:
+        case _, "self_check" | "prefer":
+            return "judge"
         case "drafter", _:
             return "draft"
         case "distiller", _:

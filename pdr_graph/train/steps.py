@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
-from pdr_graph.errors import ConfigError, PDRError
+from pdr_graph.errors import ConfigError, PDRError, install_command
 from pdr_graph.eval.problems import Problem
 from pdr_graph.train.metrics import Figures, StepTally
 from pdr_graph.train.objective import Batch, padded
@@ -28,7 +28,7 @@ try:
     from accelerate.utils import gather_object
     from torch import Tensor, nn
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 LARGEST_FP32 = 1e-3
 """Two correct implementations in float32 differ by less than 1e-5."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.records import HEADER, TRACE, EvalRun, SampleRecord, read_run
 from pdr_graph.llm.client import CUT
 from pdr_graph.policy.folder import tokenizer_of
@@ -66,7 +66,7 @@ class ChatText:
             return cls(tokenizer_of(folder), str(folder), variables or {})
         except ImportError:
             raise ConfigError(
-                "trajectories are read back by transformers: pip install 'pdr-graph[train]'"
+                f"trajectories are read back by transformers: {install_command('train')}"
             ) from None
         except (OSError, ValueError) as error:
             first = str(error).strip().partition("\n")[0]

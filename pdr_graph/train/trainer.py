@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.problems import Problem
 from pdr_graph.train.checkpoint import WholeCheckpoints, sweep, writable
 from pdr_graph.train.metrics import Figures
@@ -41,7 +41,7 @@ try:
     from transformers.trainer_callback import PrinterCallback
     from trl.trainer import add_fused_lm_head, disable_dropout_in_model
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 
 def _arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:

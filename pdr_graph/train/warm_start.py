@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.json_lines import json_object
 from pdr_graph.train.checkpoint import WholeCheckpoints, last_checkpoint, sweep, writable
 from pdr_graph.train.models import OnUpdate, shared_arguments
@@ -29,7 +29,7 @@ try:
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 except ImportError:
-    raise ConfigError("training needs torch: pip install 'pdr-graph[train]'") from None
+    raise ConfigError(f"training needs torch: {install_command('train')}") from None
 
 Conversation = dict[str, list[dict[str, str]]]
 """`prompt` and `completion`, each a list of messages."""

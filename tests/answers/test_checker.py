@@ -55,9 +55,9 @@ async def test_integers_take_microseconds(idle: Checker) -> None:
     seconds = []
     for i in range(1001):
         solution = f"Adding them up gives {i}. Therefore the sum is $\\boxed{{{i}}}$."
-        start = time.perf_counter()
+        start = time.process_time()
         await idle.check("500", solution)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert sorted(seconds)[500] < 100e-6  # 10 on a quiet machine
 
 

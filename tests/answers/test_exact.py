@@ -189,6 +189,6 @@ def test_integers_are_equal_as_integers(left: int, right: int) -> None:
 def test_a_set_of_sets_is_no_trap() -> None:
     """Sets are compared each with each, but not at every depth."""
     sets = ["{" * 90 + "1" + "".join(f",{i}}}" for i in range(k, k + 90)) for k in (0, 1)]
-    start = time.perf_counter()
+    start = time.process_time()
     exact.equal(*sets)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1

@@ -41,7 +41,7 @@ def test_verdicts_come_in_the_order_of_the_lines(cli, tmp_path):
     done = cli("check", str(file))
     assert (done.code, done.err.startswith("3 checked · 1 correct")) == (0, True)
     verdicts = read(done.out)
-    assert all(0 <= each.pop("seconds") < 1 for each in verdicts)
+    assert all(0 <= each.pop("seconds") <= 5 for each in verdicts)
     assert verdicts == [
         {"id": 1, "correct": True, "reason": "correct", "extracted": "42", "read": "answer"},
         {"id": "b", "correct": False, "reason": "wrong", "extracted": "43", "read": "answer"},

@@ -230,6 +230,7 @@ HARMFUL = {
         "data_dir": "data",
         "tokenizer": "t.json",
         "prompts": "prompts",
+        "judge": "judge.json",
         "log_file": "log",
         "otel": "true",
         "otel_content": "true",

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -146,15 +147,68 @@ def test_the_help_fits_its_terminal(cli, monkeypatch, command, columns):
         assert parameter.help, parameter.name
 
 
-def test_help_does_not_wait_for_the_heavy_parts():
-    """The help of a command imports neither LangGraph nor a client."""
+def modules_of(*words: str) -> frozenset[str]:
+    """Return all modules that a command has imported by its end."""
     code = (
-        "import sys\nfrom pdr_graph.cli import run\nrun(['solve', '--help'])\n"
-        "heavy = {'langgraph', 'langchain_core', 'openai', 'redis', 'httpx2'} & set(sys.modules)\n"
-        "sys.exit(str(heavy) if heavy else 0)"
+        "import sys\nfrom pdr_graph.cli import run\nrun(sys.argv[1:])\n"
+        "print(*sys.modules, file=sys.stderr)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    ended = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    return frozenset(ended.stderr.split())
+
+
+def packages_of(modules: frozenset[str]) -> set[str]:
+    """Return the distributions beside Python's own that modules come from."""
+    known = packages_distributions()
+    packages = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
+    return {distribution.lower() for name in packages for distribution in known.get(name, ())}
+
+
+OF_THE_LIST = frozenset(
+    {
+        *("pdr-graph", "typer", "rich", "pygments", "attrs"),
+        *("markdown-it-py", "mdurl", "typing-extensions", "shellingham", "annotated-doc"),
+        "setuptools",  # its start-up hook, where it is installed
+    }
+)
+"""What the list of commands may import."""
+OF_OPTIONS = OF_THE_LIST | {
+    *("pydantic", "pydantic-core", "pydantic-settings", "annotated-types", "typing-inspection"),
+    *("python-dotenv", "platformdirs"),
+}
+"""What the options of a command may import."""
+
+
+def test_the_list_of_commands_does_not_wait_for_pydantic():
+    """It loads what draws it and nothing else, whatever else is installed."""
+    assert packages_of(modules_of("--help")) <= OF_THE_LIST
+
+
+def test_help_does_not_wait_for_the_heavy_parts():
+    """The help of a command also loads what checks its options: no LangGraph and no client."""
+    assert packages_of(modules_of("solve", "--help")) <= OF_OPTIONS
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    "words", [["threads"], ["doctor"], ["solve", "x", "--base-url", "http://127.0.0.1:9/v1"]]
+)
+def test_commands_begin_before_langgraph_has_loaded(clean, data_dir, words):
+    """An empty store is listed and checked, and a dead endpoint told, without graph and client."""
+    folder = clean / "empty" if words == ["threads"] else data_dir
+    loaded = modules_of(*words, "--data-dir", str(folder))
+    assert "pdr_graph.cli.store" in loaded
+    assert not {"langgraph.graph", "langsmith", "openai", "numpy", "sympy", "jinja2"} & loaded
+
+
+def test_the_list_of_commands_says_what_each_one_says(cli):
+    """The line of a command is the first paragraph of its own help."""
+    commands = get_command(make_app()).commands
+    listed = get_command(make_app("")).commands
+    assert list(listed) == list(commands)
+    for name, command in commands.items():
+        first = " ".join((command.help or "").split("\n\n")[0].split())
+        assert listed[name].help == first
 
 
 def test_version_and_bare_call(cli):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pdr_graph.errors import install_command
 from tests.eval.recorded import draft, sample, write_run
 from tests.train.test_settings import write_model
 from tests.train.test_supervised import RIGHT, traced, write_trace
@@ -121,7 +122,7 @@ def test_without_torch_it_says_what_to_install(cli, here):
         outcome = cli("train", *SMALL)
         assert outcome.code == 2
         last = outcome.err.splitlines()[-1]
-        assert last == "error: training needs torch: pip install 'pdr-graph[train]'"
+        assert last == f"error: training needs torch: {install_command('train')}"
         assert not (here / "runs").exists()
     else:
         pytest.skip("torch is installed here")

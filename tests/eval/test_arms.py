@@ -45,11 +45,14 @@ def test_t_is_the_thought_and_the_solution_comes_on_top(common):
 
 def test_values_read_as_none_and_as_empty_lists():
     """A field that allows them can be None or empty."""
-    [arm] = make("pdr@widths=;thinking_token_budget=none")
+    [arm] = make("long_cot@widths=;thinking_token_budget=none")
     assert (arm.config.widths, arm.config.thinking_token_budget) == ((), None)
 
 
 BAD = {
+    "no rounds": ("pdr@widths=", "'pdr' is made of rounds of drafts, and widths is empty"),
+    "rounds of none": ("long_cot@widths=4", "has no rounds of drafts, and widths 4 asks"),
+    "trust in nobody": ("vote_first@distiller=trusted", "admits what a judge trusts"),
     "unknown preset": ("pdrr", "arm 'pdrr': unknown preset 'pdrr'; known: long_cot, sr,"),
     "no name": ("=pdr", "begins with '='"),
     "nothing after @": ("pdr@ ", "ends in '@'"),

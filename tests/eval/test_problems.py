@@ -2,11 +2,12 @@
 
 import importlib.util
 import json
+import re
 
 import pytest
 
 from pdr_graph.answers import CheckVerdict
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.problems import ANY_ACCEPTED, load_problems
 
 
@@ -123,5 +124,5 @@ def test_without_the_library_one_sentence_says_how_to_get_it():
     """It names feature, package and command."""
     if importlib.util.find_spec("datasets") is not None:
         pytest.skip("datasets is installed")
-    with pytest.raises(ConfigError, match=r"need datasets: pip install 'pdr-graph\[hf\]'"):
+    with pytest.raises(ConfigError, match=re.escape(f"need datasets: {install_command('hf')}")):
         load_problems("hf:org/name:test")

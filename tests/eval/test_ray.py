@@ -20,6 +20,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from pdr_graph.answers import CheckVerdict
+from pdr_graph.errors import install_command
 from pdr_graph.eval.arms import make_arms, parse_arm
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.judge import Judge
@@ -174,7 +175,7 @@ def test_without_ray_one_sentence_says_how_to_get_it(cli, mock, monkeypatch, tmp
     words = ["--ray", "local", "--checkpoint", "redis://127.0.0.1:1/0"]
     done = cli("eval", str(quiz.file), "--arm", "long_cot", "--out", "run", *words)
     assert done.code == 2
-    assert "--ray needs Ray: pip install 'pdr-graph[ray]'" in done.err
+    assert f"--ray needs Ray: {install_command('ray')}" in done.err
 
 
 @pytest.fixture(scope="module")

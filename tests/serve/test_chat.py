@@ -446,3 +446,13 @@ async def test_the_document_tells_of_streams(serve):
         document = (await http.get(f"{(await serve()).root}/openapi.json")).json()
     reply = document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]
     assert set(reply["content"]) == {"application/json", "text/event-stream"}
+
+
+async def test_budgets_follow_the_models_window(serve, connect, mock):
+    """Where neither operator nor client sets them; what a client sets is refused if too large."""
+    served = await serve(client=connect(window=2560))
+    reply = await ask(served, model="vote_first")
+    assert reply.choices[0].message.content
+    assert all(call["body"]["max_tokens"] < 2560 for call in mock.requests())
+    with pytest.raises(openai.BadRequestError, match="max_tokens 4000"):
+        await ask(served, model="vote_first", max_tokens=4000)

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_graph.answers.extract import split_text
-from pdr_graph.config import preset
+from pdr_graph.config import RECOMMENDED, preset
 from pdr_graph.errors import CallError, ConfigError
+from pdr_graph.extensions import Extensions
+from pdr_graph.judge import SignalsJudge
 from pdr_graph.serve.refusal import RefusalError, refusal_of
 from pdr_graph.serve.reply import Answer
 from pdr_graph.serve.request import Catalogue, Repeats
@@ -27,8 +29,30 @@ def test_settings_in_a_name():
     config, insisted = catalogue.resolve("pdr?widths=8,4&kappa=64&deadline_s=none", {"kappa": 32})
     assert (config.widths, config.kappa, config.max_tokens) == ((8, 4), 32, 99)
     assert insisted.keys() == {"preset", "widths", "kappa", "deadline_s"}
-    assert catalogue.resolve("pdr?widths=", {})[0].widths == ()
-    assert catalogue.resolve("sr", {"preset": "pdr"})[0].preset == "sr"
+    assert catalogue.resolve("long_cot?widths=", {})[0].widths == ()
+    assert catalogue.resolve("sr", {"preset": "sr"})[0].preset == "sr"
+    with pytest.raises(ConfigError, match="preset 'pdr' is another than the model 'sr'"):
+        catalogue.resolve("sr", {"preset": "pdr"})
+    with pytest.raises(ConfigError, match="'long_cot' has no rounds of drafts"):
+        catalogue.resolve("long_cot", {"widths": [4]})
+
+
+def test_the_recommended_preset_is_listed_first():
+    """It is what a program offers to whoever chooses nothing."""
+    assert Catalogue(make, {}, max_drafts=200).names[0] == RECOMMENDED
+
+
+def test_a_request_may_ask_for_what_the_operators_judge_trusts():
+    """And for a strategy that asks for no weights; without a judge the first is refused."""
+    judge = SignalsJudge(
+        model="m", features=("logprob",), means=(0.0,), scales=(1.0,), weights=(1.0,), bias=0.0
+    )
+    asked = {"widths": [2, 2], "distiller": "trusted"}
+    judged = Catalogue(make, {}, max_drafts=200, steps=Extensions(judge=judge))
+    assert judged.resolve("vote_first", asked)[0].weighs
+    assert not judged.resolve("pdr", {})[0].weighs
+    with pytest.raises(ConfigError, match="admits what a judge trusts"):
+        Catalogue(make, {}, max_drafts=200).resolve("vote_first", asked)
 
 
 def test_defaults_that_no_preset_can_take():

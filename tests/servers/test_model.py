@@ -11,6 +11,8 @@ import pytest
 import pytest_asyncio
 
 from pdr_graph.errors import ConfigError, LocalError
+from pdr_graph.judge.hidden import EndpointStates, judged_turns
+from pdr_graph.llm.usage import Spent
 from pdr_graph.servers import Endpoint, embedded_model
 from tests.servers.processes import Holder, eventually, servers
 
@@ -39,6 +41,7 @@ async def test_it_answers_nobody_without_its_key(
     """The key is its owner's alone, in a file and not on the command line."""
     root = endpoint.base_url.removesuffix("/v1")
     asked = {"chat/completions": asking(endpoint), "completions": {"prompt": "a"}}
+    asked["embeddings"] = {"input": "a"}
     for headers in ({"Authorization": ""}, {"Authorization": "Bearer EMPTY"}):
         for path, body in asked.items():
             answer = await http.post(f"{endpoint.base_url}/{path}", json=body, headers=headers)
@@ -75,6 +78,20 @@ async def test_it_counts_tokens(endpoint: Endpoint, http: httpx2.AsyncClient) ->
     url = endpoint.base_url.removesuffix("/v1") + "/tokenize"
     answer = await http.post(url, json={"content": "hello world"})
     assert answer.json() == {"tokens": [28120, 905]}
+
+
+async def test_it_tells_the_hidden_state_of_a_draft(endpoint: Endpoint) -> None:
+    """Beside chat, for a judge: of the last token, with the tokens that were read."""
+    reader, spent = EndpointStates(endpoint.base_url, api_key=endpoint.api_key), Spent()
+    right, wrong, again = [
+        (await reader.read(judged_turns("2 + 2?", each), (None,), spent))[0]
+        for each in ("4", "5", "4")
+    ]
+    assert len(right) == 576
+    assert right == pytest.approx(again, abs=0.05)
+    assert right != pytest.approx(wrong, abs=0.05)
+    assert [usage.estimated for usage in spent.usage] == [False] * 3
+    assert spent.usage[0].prompt == spent.usage[2].prompt > 30
 
 
 async def test_a_seed_gives_one_text(endpoint: Endpoint, http: httpx2.AsyncClient) -> None:

@@ -75,7 +75,7 @@ def test_every_preset_is_scaled_to_the_window(name):
     """A call of every preset leaves half of the window to the problem."""
     config = small_config(name, {})
     assert config.preset == name
-    assert len(config.widths) <= 2
+    assert sum(config.widths) <= 16
     assert max(config.widths, default=1) <= 8
     assert config.kappa + config.max_tokens + TEMPLATE_TOKENS <= EMBEDDED_WINDOW / 2
 

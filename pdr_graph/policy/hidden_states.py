@@ -1,0 +1,350 @@
+"""Hidden states of a model of transformers in this process, for a judge that looks at them.
+
+Only the layers that are needed are run. The drafts of one problem share its prompt, which is read
+once and kept for a while; those that wait at the same time are read side by side. All of it runs in
+a thread of its own, so that the event loop goes on.
+"""
+
+import asyncio
+import copy
+import importlib.util
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from pdr_graph.errors import ConfigError, install_command
+from pdr_graph.judge import Layers, Turns, UnweighedError
+from pdr_graph.llm.tokens import estimate_tokens
+from pdr_graph.llm.usage import Spent, Usage
+from pdr_graph.policy.batches import CallBatcher, Ticket
+from pdr_graph.policy.folder import CONFIG, quiet, readable, refuse_missing, tokenizer_of
+
+MOST_THREADS = 4
+"""Of the CPU: a judge works beside whatever else the process does."""
+MOST_TOKENS = 8192
+"""Tokens that are read side by side, padding included."""
+KEPT_PROMPTS = 4
+"""Problems whose prompts stay read; their drafts come within one round."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateRequest:
+    """A conversation, and the layers behind which its end is looked at."""
+
+    turns: Turns
+    layers: Layers
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What came of a request."""
+
+    states: list[list[float]]
+    """One for each layer asked for."""
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A request as tokens."""
+
+    index: int
+    """Its place in the batch."""
+    ids: tuple[int, ...]
+    """What comes after the shared prompt."""
+    layers: Layers
+
+
+_Answer = _Reading | UnweighedError
+
+
+class TransformersStates:
+    """Reads conversations with a model folder or a GGUF file."""
+
+    def __init__(self, weights: Path, *, threads: int | None = None, device: str = "cpu") -> None:
+        """Name the weights; they are loaded at the first read.
+
+        Args:
+            weights: A folder of transformers, or a .gguf file.
+            threads: Of the CPU; None takes up to `MOST_THREADS` of those that are there.
+            device: Named as in torch.
+
+        Raises:
+            ConfigError: there is no model, or a library is missing.
+        """
+        self._weights = weights.expanduser().resolve()
+        self._is_gguf = self._weights.suffix == ".gguf"
+        file = self._weights if self._is_gguf else self._weights / CONFIG
+        if not file.is_file():
+            raise ConfigError(
+                f"{str(weights)!r} holds no model to read hidden states of: {file.name} is missing"
+            )
+        for package, remedy in (
+            ("torch", install_command("train")),
+            ("transformers", install_command("train")),
+            *([("gguf", "pip install gguf")] if self._is_gguf else []),
+        ):
+            if importlib.util.find_spec(package) is None:
+                raise ConfigError(
+                    f"hidden states of {str(weights)!r} are read in this process by {package}, "
+                    f"which is not installed: {remedy}; or serve the model, and name "
+                    "its endpoint by --judge-url"
+                )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        self._threads = threads or min(cores or os.cpu_count() or 1, MOST_THREADS)
+        self._device = device
+        self._reader: _Reader | UnweighedError | None = None
+        self._loading = threading.Lock()
+        self._batcher: CallBatcher[StateRequest, _Answer] = CallBatcher(self._work, settle_s=0.01)
+
+    @property
+    def place(self) -> str:
+        """As in `StateReader`."""
+        return f"transformers, {self._weights.name}"
+
+    async def read(self, turns: Turns, layers: Layers, spent: Spent) -> list[list[float]]:
+        """As in `StateReader`."""
+        began = perf_counter()
+        spent.requests += 1
+        try:
+            answer = await self._batcher.ask(StateRequest(turns, layers))
+        except asyncio.CancelledError:
+            spent.aborted += 1
+            guess = sum(estimate_tokens(text) for _, text in turns)
+            spent.usage.append(Usage(prompt=guess, estimated=True))
+            raise
+        finally:
+            spent.seconds += perf_counter() - began
+        if isinstance(answer, UnweighedError):
+            spent.failed += 1
+            raise UnweighedError(str(answer))
+        spent.usage.append(answer.usage)
+        return answer.states
+
+    async def num_layers(self) -> int:
+        """Return how many layers the model has.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        try:
+            return (await asyncio.to_thread(self._loaded)).num_layers
+        except UnweighedError as error:
+            raise ConfigError(str(error)) from None
+
+    def _loaded(self) -> "_Reader":
+        with self._loading:
+            if self._reader is None:
+                try:
+                    self._reader = _Reader.of(self._weights, self._threads, self._device)
+                except ConfigError as error:
+                    self._reader = UnweighedError(str(error))  # for all that come: it takes long
+        if isinstance(self._reader, UnweighedError):
+            raise UnweighedError(str(self._reader))
+        return self._reader
+
+    def _work(self, tickets: Sequence[Ticket[StateRequest, _Answer]]) -> Sequence[_Answer]:
+        """Answer a batch, in the thread of the batcher."""
+        try:
+            return self._loaded().answers([ticket.request for ticket in tickets])
+        except UnweighedError as error:
+            return [error] * len(tickets)
+
+
+class _Reader:
+    """A loaded model."""
+
+    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:  # Any: of transformers
+        self._model = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._all_layers = getattr(model, "layers", None)
+        self._norm = getattr(model, "norm", None)
+        from pdr_graph.policy.transformers_policy import ForwardNames
+
+        self._cache_name = ForwardNames.of(model).cache
+        self._prompts: OrderedDict[tuple[tuple[int, ...], int | None], Any] = OrderedDict()
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers the model has."""
+        if self._all_layers is None:
+            return int(self._model.config.num_hidden_layers)
+        return len(self._all_layers)
+
+    @classmethod
+    def of(cls, weights: Path, threads: int, device: str) -> "_Reader":
+        """Load a model and its tokenizer.
+
+        Raises:
+            ConfigError: they cannot be read.
+        """
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        torch.set_num_threads(threads)
+        is_gguf = weights.suffix == ".gguf"
+        folder = weights.parent if is_gguf else weights
+        named = {"gguf_file": weights.name} if is_gguf else {}
+        with quiet():
+            with readable("model", weights):
+                model, found = AutoModel.from_pretrained(
+                    folder,
+                    dtype=torch.float32 if device == "cpu" else "auto",
+                    local_files_only=True,
+                    output_loading_info=True,
+                    **named,
+                )
+            refuse_missing(found, weights)
+            with readable("tokenizer", weights):
+                tokenizer = (
+                    AutoTokenizer.from_pretrained(folder, **named)
+                    if is_gguf
+                    else tokenizer_of(folder)
+                )
+        if not tokenizer.chat_template:
+            raise ConfigError(f"the tokenizer of {str(weights)!r} has no chat template")
+        return cls(model.to(device).eval(), tokenizer, device)
+
+    def answers(self, requests: Sequence[StateRequest]) -> list[_Answer]:
+        """Answer requests in their order."""
+        import torch
+
+        found: list[_Answer] = [UnweighedError("it was not read")] * len(requests)
+        groups: dict[tuple[tuple[int, ...], int | None], list[_Row]] = {}
+        for index, request in enumerate(requests):
+            try:
+                prompt, rest = self._ids(request)
+                depth = self._depth(request.layers)
+            except UnweighedError as error:
+                found[index] = error
+            else:
+                groups.setdefault((prompt, depth), []).append(_Row(index, rest, request.layers))
+        with torch.inference_mode():
+            for (prompt, depth), rows in groups.items():
+                self._set_depth(depth)
+                cache, is_new = self._prompt(prompt, depth)
+                for part in _parts(sorted(rows, key=lambda row: len(row.ids))):
+                    for row, states in zip(part, self._states(part, cache), strict=True):
+                        shared = len(prompt) if cache is not None else 0
+                        cached, is_new = (0 if is_new else shared), False
+                        usage = Usage(prompt=len(prompt) + len(row.ids), cached=cached)
+                        found[row.index] = _Reading(states, usage)
+        return found
+
+    def _ids(self, request: StateRequest) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the tokens of the first turn, as a draft's prompt has them, and of the rest.
+
+        Raises:
+            UnweighedError: the model's window is smaller, or its template takes no such turns.
+        """
+        messages = [{"role": role, "content": text} for role, text in request.turns]
+        try:
+            first, whole = (
+                self._tokenizer.apply_chat_template(
+                    each, tokenize=False, add_generation_prompt=True
+                )
+                for each in (messages[:1], messages)
+            )
+        # A template is a program of the model's: it may raise anything.
+        except Exception as error:  # noqa: BLE001
+            raise UnweighedError(f"the model's chat template refuses the turns: {error}") from None
+        if not whole.startswith(first):
+            first = ""  # templates of thinking models write a finished turn otherwise
+        prompt, rest = (
+            tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            for text in (first, whole[len(first) :])
+        )
+        window = getattr(self._model.config, "max_position_embeddings", None)
+        if window is not None and len(prompt) + len(rest) > window:
+            raise UnweighedError(
+                f"a draft with its question has {len(prompt) + len(rest)} tokens, and the judge's "
+                f"model reads {window}"
+            )
+        return prompt, rest
+
+    def _depth(self, layers: Layers) -> int | None:
+        """Return how many layers have to be run; None is all, and the final norm.
+
+        Raises:
+            UnweighedError: the model has fewer.
+        """
+        total = self.num_layers
+        known = [layer for layer in layers if layer is not None]
+        if known and max(known) > total:
+            raise UnweighedError(f"the judge's model has {total} layers, not {max(known)}")
+        return None if None in layers else max(known)
+
+    def _set_depth(self, depth: int | None) -> None:
+        if self._all_layers is None or self._norm is None:
+            return  # an unusual model runs whole
+        import torch
+
+        self._model.layers = self._all_layers[:depth]
+        self._model.config.num_hidden_layers = len(self._model.layers)
+        self._model.norm = self._norm if depth is None else torch.nn.Identity()
+
+    def _prompt(self, prompt: tuple[int, ...], depth: int | None) -> tuple[Any, bool]:
+        """Return the cache of a prompt that has been read, and whether that was now."""
+        import torch
+        from transformers import DynamicCache
+
+        if not prompt:
+            return None, False
+        key = prompt, depth
+        if (cache := self._prompts.get(key)) is not None:
+            self._prompts.move_to_end(key)
+            return cache, False
+        ids = torch.tensor([prompt], device=self._device)
+        out = self._model(input_ids=ids, use_cache=True)
+        cache = out.get(self._cache_name, out.get("past_key_values"))
+        if not isinstance(cache, DynamicCache):
+            raise UnweighedError("the judge's model keeps no cache that can be shared")
+        self._prompts[key] = cache
+        while len(self._prompts) > KEPT_PROMPTS:
+            self._prompts.popitem(last=False)
+        return cache, True
+
+    def _states(self, rows: Sequence[_Row], prompt: Any) -> Iterator[list[list[float]]]:
+        """Yield the states of rows that are read side by side."""
+        import torch
+
+        longest = max(len(row.ids) for row in rows)
+        # Padded behind: nothing looks ahead, so that what is there changes nothing before it.
+        padded = [[*row.ids, *[0] * (longest - len(row.ids))] for row in rows]
+        cache = copy.deepcopy(prompt)
+        if cache is not None:
+            cache.batch_repeat_interleave(len(rows))
+        out = self._model(
+            input_ids=torch.tensor(padded, device=self._device),
+            use_cache=cache is not None,
+            output_hidden_states=True,
+            **({} if cache is None else {self._cache_name: cache}),
+        )
+        deepest = len(out.hidden_states) - 1
+        for place, row in enumerate(rows):
+            end = len(row.ids) - 1
+            states = [
+                out.last_hidden_state
+                if layer is None or layer == deepest
+                else out.hidden_states[layer]
+                for layer in row.layers
+            ]
+            yield [state[place, end].float().tolist() for state in states]
+
+
+def _parts(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """Yield rows, sorted by length, in parts that are read side by side."""
+    part: list[_Row] = []
+    for row in rows:
+        if part and (len(part) + 1) * len(row.ids) > MOST_TOKENS:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part

@@ -1,0 +1,129 @@
+"""The study of selection: its policies answer as the package does, and its rule is applied."""
+
+import asyncio
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage
+
+from benchmarks.studies.selection.policies import RoundsPolicy
+from benchmarks.studies.selection.pool import PooledDraft, PooledProblem, load, save
+from benchmarks.studies.selection.report import WIDTH, draw, findings, measure, tables
+from benchmarks.studies.selection.sources import FITTING, JUDGING, sources
+from pdr_graph import preset, solve
+from pdr_graph.answers import answer_kind
+from pdr_graph.errors import ConfigError
+from pdr_graph.eval.problems import load_problems
+from pdr_graph.judge import logprob_signals
+from tests.fakes import ScriptedChat
+
+MATH = answer_kind("math")
+WIDTHS = (3, 2, 3)
+
+drafts = st.lists(
+    st.tuples(st.sampled_from(["1", "2", "3", None]), st.floats(-3.0, -0.1)),
+    min_size=sum(WIDTHS),
+    max_size=sum(WIDTHS),
+)
+
+
+def reply(answer: str | None, logprob: float) -> AIMessage:
+    """Return what a server sends for a draft."""
+    text = "I do not know." if answer is None else f"It is \\boxed{{{answer}}}."
+    return AIMessage(
+        text,
+        usage_metadata={"input_tokens": 50, "output_tokens": 7, "total_tokens": 57},
+        response_metadata={"logprobs": {"content": [{"token": "a", "logprob": logprob}]}},
+    )
+
+
+def pooled_problem(rows, *, right: str = "1") -> PooledProblem:
+    """Return a problem with these drafts, each an answer and a log-probability."""
+    made = tuple(
+        PooledDraft(answer, answer == right, 7, logprob_signals([logprob]))
+        for answer, logprob in rows
+    )
+    return PooledProblem("p", 50, made, made[0])
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(drafts)
+def test_rounds_of_the_study_answer_and_spend_as_the_graph_does(rows):
+    """On the same drafts the graph makes as many calls, spends as much and answers alike."""
+    model = ScriptedChat(replies=[reply(*row) for row in rows])
+    config = preset("vote_first", widths=WIDTHS, seed=1)
+    result = asyncio.run(solve("What is it?", config, model=model))
+    outcome = asyncio.run(RoundsPolicy(WIDTHS, 0.75).at(pooled_problem(rows), MATH))
+    assert outcome.num_drafts == len(model.prompts)
+    assert outcome.b_total == result.ledger.b_total
+    assert outcome.b_seq == result.ledger.b_seq
+    assert outcome.correct == (result.answer == "1")
+
+
+def test_a_judge_that_reads_each_draft_is_paid_for():
+    """Its reading costs the prompt, the text and the question, on the longest path too."""
+    problem = pooled_problem([("1", -1.0)] * 8)
+    weighed = tuple(
+        PooledDraft(each.answer, each.correct, each.tokens, each.signals, {"j": 0.5})
+        for each in problem.drafts
+    )
+    problem = PooledProblem("p", 50, weighed, weighed[0])
+    outcome = asyncio.run(RoundsPolicy((8,), judge="j", judge_tokens=10).at(problem, MATH))
+    assert outcome.b_seq == 57 + 67
+    assert outcome.b_total == 8 * (57 + 67)
+
+
+def test_what_is_kept_is_what_was_sampled(tmp_path):
+    """The file has the same bytes for the same drafts, and holds no text."""
+    problems = [pooled_problem([("1", -0.5), (None, -2.0)])]
+    files = [tmp_path / name for name in ("a.gz", "b.gz")]
+    for file in files:
+        save(problems, file)
+    assert load(files[0]) == problems
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_halves_share_no_problem(tmp_path):
+    """None is in a half twice either, although procedural tasks repeat themselves."""
+    file = tmp_path / "train.jsonl"
+    rows = [{"question": f"Is it {n}?", "answer": f"Yes.\n#### {n}"} for n in range(600)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = []
+    for half in (FITTING, JUDGING):
+        named = sources(half, None, file, tmp_path)
+        loaded = [load_problems(str(each)).problems for each in named.values()]
+        assert [len(each) for each in loaded] == [half.gsm8k, *[half.task] * 3]
+        texts.append([problem.text for each in loaded for problem in each])
+    assert len({*texts[0], *texts[1]}) == len(texts[0]) + len(texts[1])
+
+
+def test_too_few_problems_are_refused(tmp_path):
+    """The sentence says how many are needed."""
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"question": "q", "answer": "#### 1"}\n')
+    with pytest.raises(ConfigError, match="has 1 different problems, and the study needs 300"):
+        sources(FITTING, None, file, tmp_path)
+
+
+def test_the_rule_is_applied_to_every_source_and_to_all(tmp_path):
+    """A preset that answers as the vote does, for fewer tokens, meets (d) and closes no gap."""
+    agreeing = [pooled_problem([("1", -1.0)] * WIDTH) for _ in range(150)]
+    wrong = [pooled_problem([("2", -1.0)] * 7 + [("1", -2.0)]) for _ in range(50)]
+    results = [asyncio.run(measure(name, [*agreeing, *wrong], MATH)) for name in ("one", "two")]
+    found = {(each.rule, each.where): each for each in findings(results)}
+    assert found["d", "one"].met
+    assert found["d", "one"].figure.startswith("2.67 × fewer")
+    assert not found["c", "all"].met
+    assert not found["b", "one"].met  # the single attempt is the first draft
+    assert [rule for rule, _ in found] == sorted(rule for rule, _ in found)
+    assert all(a <= b for a, b in pairwise(rule for rule, _ in found))
+    page = tables(results)
+    assert page.count("| vote, matched |") == 2
+    assert "| a | all |" in page
+    draw(results, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000

@@ -34,6 +34,8 @@ CONFIG = OptionGroup(
 SETTINGS = OptionGroup(
     Settings, tuple(name for name in Settings.model_fields if name not in Settings.unspoken)
 )
+BUT_JUDGE = OptionGroup(Settings, tuple(name for name in SETTINGS.names if name != "judge"))
+"""Settings of the command that makes judges, where --judge names one to be measured."""
 STORAGE = OptionGroup(Settings, ("redis_url", "encryption_key_file", "data_dir", "max_bytes"))
 DEFAULTS = OptionGroup(
     PDRConfig,
@@ -367,7 +369,7 @@ class JudgeCommand(SettingsCommand):
     seed: int = Field(0, ge=0)
     """Seed of the division, of training, and of the intervals."""
     config: Annotated[Given, DEFAULTS]
-    settings: Annotated[Given, SETTINGS]
+    settings: Annotated[Given, BUT_JUDGE]
 
 
 class CheckCommand(Command):

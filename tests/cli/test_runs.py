@@ -31,7 +31,7 @@ def test_threads(runs):
     known = {each["thread_id"]: each for each in listed}
     done, owed = known["done"], known["owed"]
     assert (done["preset"], done["state"], done["node"], done["answer"]) == (
-        "pdr",
+        "pdr*",
         "finished",
         None,
         "42",

@@ -18,7 +18,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph_sdk.runtime import ServerRuntime
 
 from graphs.opening import form_config, opened
-from pdr_graph import ModelClient, PDRConfig, pdr_node
+from pdr_graph import ModelClient, Models, PDRConfig, pdr_node
 from pdr_graph.budget import merge_rows
 from pdr_graph.embed import as_tool
 from pdr_graph.types import LedgerRow
@@ -53,7 +53,7 @@ AgentGraph = CompiledStateGraph[AgentState, None, MessagesState, AgentState]
 
 
 def build_agent(
-    client: ModelClient,
+    models: ModelClient | Models,
     config: PDRConfig,
     *,
     checkpointer: BaseCheckpointSaver[str] | None = None,
@@ -61,10 +61,11 @@ def build_agent(
     """Compile the agent; its input is `{"messages": [...]}`.
 
     Args:
-        client: Sorts, answers and reasons.
+        models: Reason, each in its role. The one that has no role of its own sorts and answers.
         config: How it reasons.
         checkpointer: Where conversations are kept; None if a server provides one.
     """
+    client = Models.of(models).default
 
     async def triage(state: AgentState) -> dict[str, Step]:
         said = await client.model.ainvoke([TRIAGE, state["messages"][-1]], max_tokens=512)
@@ -80,13 +81,13 @@ def build_agent(
     assistant: Any = agents.create_agent(
         client.model,
         state_schema=AssistantState,
-        tools=[as_tool(config, model=client)],
+        tools=[as_tool(config, model=models)],
         system_prompt=ASSISTANT,
         name="assistant",
     )
     builder = StateGraph(AgentState, input_schema=MessagesState)
     builder.add_node("triage", triage, input_schema=AgentState)
-    builder.add_node("reason", pdr_node(config, model=client), input_schema=AgentState)
+    builder.add_node("reason", pdr_node(config, model=models), input_schema=AgentState)
     builder.add_node("assistant", assistant)
     builder.add_edge(START, "triage")
     builder.add_conditional_edges("triage", chosen)
@@ -95,9 +96,9 @@ def build_agent(
     return builder.compile(checkpointer=checkpointer, name="agent")
 
 
-def build(client: ModelClient) -> AgentGraph:
+def build(models: Models) -> AgentGraph:
     """Compile the agent; it reasons by the preset `pdr`, in plain text."""
-    return build_agent(client, form_config(preset="pdr", answer="text"))
+    return build_agent(models, form_config(preset="pdr", answer="text"))
 
 
 @asynccontextmanager

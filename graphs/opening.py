@@ -12,9 +12,9 @@ from typing import TypeVar
 from langchain_core.language_models import FakeListChatModel
 from langgraph_sdk.runtime import ServerRuntime
 
-from pdr_graph import ModelClient, PDRConfig
+from pdr_graph import ModelClient, Models, PDRConfig
 from pdr_graph.config import STRATEGY, base_preset, default_config
-from pdr_graph.connect import open_client, open_judge
+from pdr_graph.connect import open_judge, open_models
 from pdr_graph.extensions import Extensions
 from pdr_graph.servers.llama import is_small, small_config
 from pdr_graph.settings import load_settings, strategy_variables
@@ -24,7 +24,7 @@ Graph = TypeVar("Graph")
 
 @asynccontextmanager
 async def opened(
-    runtime: ServerRuntime[None], build: Callable[[ModelClient], Graph]
+    runtime: ServerRuntime[None], build: Callable[[Models], Graph]
 ) -> AsyncIterator[Graph]:
     """Open a graph, on the configured model if it is to run.
 
@@ -36,11 +36,11 @@ async def opened(
     """
     if runtime.execution_runtime is None:
         unasked = ModelClient(FakeListChatModel(responses=["never asked"]))
-        yield await asyncio.to_thread(build, unasked)
+        yield await asyncio.to_thread(build, Models(unasked))
         return
     settings = await asyncio.to_thread(load_settings)
-    async with open_client(settings) as client:
-        yield await asyncio.to_thread(build, client)
+    async with open_models(settings) as models:
+        yield await asyncio.to_thread(build, models)
 
 
 def form_config(**fields: object) -> PDRConfig:

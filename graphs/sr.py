@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from langgraph_sdk.runtime import ServerRuntime
 
 from graphs.opening import form_config, opened, steps
-from pdr_graph import ModelClient, build_graph
+from pdr_graph import Models, build_graph
 from pdr_graph.graph import PDRGraph
 
 
-def build(client: ModelClient) -> PDRGraph:
+def build(models: Models) -> PDRGraph:
     """Compile the graph."""
-    return build_graph(client, default=form_config(preset="sr"), extensions=steps())
+    return build_graph(models, default=form_config(preset="sr"), extensions=steps())
 
 
 @asynccontextmanager

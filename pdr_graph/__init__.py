@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pdr_graph.graph import build_graph
     from pdr_graph.llm.chat_vllm import ChatVLLM
     from pdr_graph.llm.client import ModelClient
+    from pdr_graph.llm.models import Models
     from pdr_graph.run import Parts, Result, resume, solve
     from pdr_graph.run_history import history
 
@@ -30,6 +31,7 @@ __all__ = [
     "ChatVLLM",
     "Extensions",
     "ModelClient",
+    "Models",
     "PDRConfig",
     "PDRError",
     "Parts",
@@ -48,6 +50,7 @@ _HOMES = {
     "ChatVLLM": "llm.chat_vllm",
     "Extensions": "extensions",
     "ModelClient": "llm.client",
+    "Models": "llm.models",
     "PDRConfig": "config",
     "PDRError": "errors",
     "Parts": "run",

@@ -18,7 +18,7 @@ from langgraph.channels import BinaryOperatorAggregate
 from langgraph.checkpoint.base import WRITES_IDX_MAP, BaseCheckpointSaver, CheckpointTuple
 from langgraph.graph import START
 
-from pdr_graph.budget import Ledger, merge_rows, with_part
+from pdr_graph.budget import merge_rows, totals_by_model, with_part
 from pdr_graph.invocation import Invocation, as_dict, place, saved_at
 from pdr_graph.llm.usage import Charges
 from pdr_graph.types import LedgerRow
@@ -43,24 +43,25 @@ def takes_ledger(keys: Mapping[str, Any], channel: str) -> bool | None:
     return isinstance(found, BinaryOperatorAggregate) and found.operator is merge_rows
 
 
-def charge_of(config: RunnableConfig, run: str, rows: Iterable[LedgerRow]) -> LedgerRow:
-    """Return a run as one row of the node and super-step that calls it, by that node's config.
+def charge_of(config: RunnableConfig, run: str, rows: Iterable[LedgerRow]) -> list[LedgerRow]:
+    """Return a run as rows of the node and super-step that calls it, by that node's config.
 
-    Runs side by side in one super-step merge into the longest of them, as calls of one step do.
+    There is one for each model that was asked, and one alone in most runs. Runs side by side in one
+    super-step merge into the longest of them, as calls of one step do.
     """
     keys, metadata = config.get("configurable", {}), config.get("metadata", {})
     around = str(metadata.get("langgraph_checkpoint_ns", "")).rpartition("|")[0]
     checkpoint = str(keys.get(CONFIG_KEY_CHECKPOINT_MAP, {}).get(around, ""))
     node, step = str(metadata.get("langgraph_node", "")), int(metadata.get("langgraph_step", 0))
-    row = Ledger(tuple(rows)).total(node, step)
-    return with_part(LedgerRow({**row, "run": checkpoint}), run)
+    found = totals_by_model(rows, node, step)
+    return [with_part(LedgerRow({**row, "run": checkpoint}), run) for row in found]
 
 
 def charge(call: Invocation, rows: list[LedgerRow], run: str | None = None) -> list[LedgerRow]:
     """Return what a run has cost as the calling node returns it; None is the call's own run."""
     if call.caller is None:
         return rows
-    return [charge_of(call.caller, call.run if run is None else run, rows)]
+    return charge_of(call.caller, call.run if run is None else run, rows)
 
 
 def unfinished_rows(saved: CheckpointTuple | None) -> list[LedgerRow]:

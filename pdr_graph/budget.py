@@ -5,8 +5,8 @@ completion tokens that were allotted instead of those used, as the paper's plots
 2510.01123, section 4).
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from html import escape
 from operator import add, itemgetter
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from pdr_graph.config import FREE_FINISHES, PDRConfig
 from pdr_graph.errors import counted
-from pdr_graph.types import LedgerRow
+from pdr_graph.types import LedgerRow, Price
 
 TEMPLATE_TOKENS = 192
 """Tokens charged for a prompt's fixed words and the chat template, which are not counted."""
@@ -47,8 +47,8 @@ def empty_row(round_number: int, node: str, step: int) -> LedgerRow:
 def merge_rows(rows: list[LedgerRow], new: list[LedgerRow]) -> list[LedgerRow]:
     """Add rows to a ledger; a row that it has already changes nothing.
 
-    Rows of one node in one super-step ran in parallel and become one. Each row names what it has
-    counted (`parts`), so a ledger may pass through another graph and be merged with itself.
+    Rows of one node and model in one super-step ran in parallel and become one. Each row names what
+    it has counted (`parts`), so a ledger may pass through another graph and be merged with itself.
     """
     merged: dict[object, LedgerRow] = {}
     for row in [*rows, *new]:
@@ -59,7 +59,7 @@ def merge_rows(rows: list[LedgerRow], new: list[LedgerRow]) -> list[LedgerRow]:
 
 def _identity(row: LedgerRow) -> object:
     whose = row.get("run", ""), row.get("attempt", "")
-    return (*whose, row["round"], row["node"], row["step"])
+    return (*whose, row["round"], row["node"], row["step"], row.get("model", ""))
 
 
 def _once(known: LedgerRow, row: LedgerRow) -> LedgerRow:
@@ -80,12 +80,31 @@ def with_part(row: LedgerRow, name: str) -> LedgerRow:
     return LedgerRow({**row, "parts": {name: [numbers.get(field, 0) for field in _COUNTS]}})
 
 
-def abandoned_row(rows: Iterable[LedgerRow], step: int) -> LedgerRow:
-    """Return what an abandoned run has cost as one row, which is on no critical path."""
-    row = Ledger(tuple(rows)).total(ABANDONED, step)
-    return cast(LedgerRow, row | dict.fromkeys(("critical_tokens", "critical_nominal"), 0)) | {
-        "seconds": 0.0
-    }
+def abandoned_rows(rows: Iterable[LedgerRow], step: int) -> list[LedgerRow]:
+    """Return what an abandoned run has cost, one row for each model; none is on a critical path."""
+    found = totals_by_model(rows, ABANDONED, step)
+    return [_off_the_path(row) for row in found if row["calls"]]
+
+
+def totals_by_model(rows: Iterable[LedgerRow], node: str, step: int) -> list[LedgerRow]:
+    """Return a run as one row for each model, of `node` and `step` of a graph around it.
+
+    The first row has the critical path of the whole run, and its seconds.
+    """
+    rows = tuple(rows)
+    whole = Ledger(rows).total(node, step)
+    found = []
+    for model in dict.fromkeys(row.get("model", "") for row in rows if row["calls"]) or [""]:
+        own = [row for row in rows if row.get("model", "") == model]
+        row = _off_the_path(Ledger(tuple(own)).total(node, step))
+        found.append(LedgerRow({**row, "model": model}) if model else row)
+    path = {name: cast(dict[str, Any], whole)[name] for name in _CRITICAL}
+    return [cast(LedgerRow, found[0] | path), *found[1:]]
+
+
+def _off_the_path(row: LedgerRow) -> LedgerRow:
+    path = {"critical_tokens": 0, "critical_nominal": 0, "seconds": 0.0}
+    return cast(LedgerRow, row | path)
 
 
 def b_total(rows: Iterable[LedgerRow]) -> int:
@@ -103,6 +122,10 @@ class Ledger:
     """What a run cost, per node and round and in all."""
 
     rows: tuple[LedgerRow, ...] = ()
+    model: str = ""
+    """Whose rows those are that name no model; empty if nobody knows."""
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """By the name of the model; those that the user states."""
 
     @property
     def b_total(self) -> int:
@@ -130,8 +153,34 @@ class Ledger:
         steps = _merged(self.rows, _super_step, max)
         return reduce(lambda done, row: _joined(done, row, add), steps, empty)
 
+    def by_model(self) -> dict[str, LedgerRow]:
+        """Return what each model has cost as one row, in the order in which they were asked.
+
+        A model that was never asked has none.
+        """
+        rows = _merged((row for row in self.rows if row["calls"]), self._model_of, add)
+        return {self._model_of(row): row for row in rows}
+
+    @property
+    def cost(self) -> float | None:
+        """What the run has cost by the stated prices; None where a model has none."""
+        costs = [self.cost_of(model) for model in self.by_model()]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) and self.prices else None
+
+    def cost_of(self, model: str) -> float | None:
+        """Return what one model has cost; None if its price is not stated."""
+        price = self.prices.get(model)
+        return None if price is None else price.of(self.by_model()[model])
+
+    def _model_of(self, row: LedgerRow) -> str:
+        return row.get("model") or self.model
+
     def to_json(self) -> dict[str, object]:
-        """Return the ledger as plain data, with one row per round and node."""
+        """Return the ledger as plain data, with one row per round and node.
+
+        The tokens of each model are in it where there are several, or prices.
+        """
         total = self.total()
         over = {"over_thinking_budget": self.over_budget} if self.over_budget else {}
         return {
@@ -145,8 +194,10 @@ class Ledger:
             "failed": total["failed"],
             "aborted": total["aborted"],
             **over,
+            **self._models_to_json(),
             "rows": [
-                {name: row.get(name) for name in _REPORTED} for row in self.per_round_and_node()
+                {name: row.get(name) for name in _REPORTED if name != "model" or name in row}
+                for row in self.per_round_and_node()
             ],
         }
 
@@ -208,17 +259,35 @@ class Ledger:
             for row in self.per_round_and_node()
         ]
 
+    def _models_to_json(self) -> dict[str, object]:
+        rows = self.by_model()
+        if len(rows) < 2 and not self.prices:
+            return {}
+        models: dict[str, dict[str, object]] = {
+            model: {name: row.get(name) for name in _REPORTED_OF_MODEL}
+            for model, row in rows.items()
+        }
+        if not self.prices:
+            return {"models": models}
+        for model, figures in models.items():
+            figures["cost"] = self.cost_of(model)
+        return {"cost": self.cost, "models": models}
+
     def per_round_and_node(self) -> list[LedgerRow]:
-        """Return one row per round and node; what was asked again after a failure is added."""
-        return _merged(self.rows, itemgetter("round", "node"), add)
+        """Return one row per round, node and model; what was asked again is added."""
+        return _merged(self.rows, lambda row: (row["round"], row["node"], row.get("model")), add)
 
 
 _COLUMNS = ("round", "node", "calls", "prompt", "completion", "failed", "aborted", "seconds")
 """Titles of the table."""
 
 _REPORTED = (
-    *("round", "node", "calls", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("round", "node", "model", "calls", "prompt_tokens", "cached_tokens", "completion_tokens"),
     *("reasoning_tokens", "failed", "aborted", "seconds", "estimated"),
+)
+_REPORTED_OF_MODEL = (
+    *("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
+    "estimated",
 )
 
 
@@ -227,6 +296,12 @@ def round_cost(config: PDRConfig, *, width: int, problem_tokens: int, distiller_
     draft = _call_cost(config, problem_tokens + config.kappa)
     distil = _call_cost(config, problem_tokens + width * _candidate_cost(config))
     return width * draft + distiller_calls * distil
+
+
+def reading_cost(config: PDRConfig, *, problem_tokens: int) -> int:
+    """Return the most tokens that a judge which reads a draft can spend on it."""
+    solution = max(config.solution_tokens, config.max_tokens)  # a refinement is read uncut
+    return problem_tokens + solution + CANDIDATE_TOKENS + TEMPLATE_TOKENS
 
 
 def workspace_limit(config: PDRConfig) -> int:

@@ -110,6 +110,10 @@ class PDRConfig(BaseModel):
     deadline_s: float | None = Field(None, gt=0.0)
     """Seconds of work after which no further round is started; None sets no limit."""
 
+    models: str = ""
+    """Models of roles, by the names of models that this process has, as `refiner=large,
+    judge=small`. Roles that are left out have the models that the process gives them."""
+
     draft_prompt: str | None = _prompt("drafter")
     """Template of a draft without a workspace, with $problem and $answer_format; None is the
     built-in one."""

@@ -1,35 +1,44 @@
-"""Connects to the model that the settings name, or starts one.
+"""Connects to the models that the settings name, or starts one.
 
-The connection is open while the block lasts:
+The connections are open while the block lasts:
 
-    async with open_client() as client:
-        result = await solve("What is 6 x 7?", model=client)
+    async with open_models() as models:
+        result = await solve("What is 6 x 7?", model=models)
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from pdr_graph.errors import ConfigError
-from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, listed, probe_endpoint
+from pdr_graph.errors import ConfigError, EndpointAwayError, EndpointError, LocalError, redacted
+from pdr_graph.llm.endpoint import (
+    EndpointInfo,
+    Remedies,
+    chat_fields,
+    listed,
+    probe_endpoint,
+)
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
+from pdr_graph.llm.roles import RoleModel
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.servers.data_dir import Announce
 from pdr_graph.servers.llama import embedded_model, gguf_file
 from pdr_graph.servers.record import Shelf
 from pdr_graph.servers.weights import SMOLLM2
-from pdr_graph.settings import NO_KEY, Settings, load_settings
+from pdr_graph.settings import NO_KEY, ROLE_KEYS, Settings, load_settings
+from pdr_graph.types import ROLES
 
 if TYPE_CHECKING:
     from pdr_graph.judge import DraftJudge, JudgePlaces, StateReader
     from pdr_graph.llm.client import ModelClient
+    from pdr_graph.llm.models import Models
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +53,7 @@ async def open_client(
     """Connect to the model of the settings, and close the connections at the end.
 
     Without a base URL, the embedded demonstration model is started and ended. A model folder runs
-    in this process.
+    in this process. `open_models` opens those of the roles too.
 
     Args:
         settings: None reads the environment.
@@ -58,6 +67,98 @@ async def open_client(
         LocalError: the embedded model cannot be started.
     """
     settings = settings or load_settings()
+    async with _observed(settings), _opened(settings, announce) as client:
+        yield client
+
+
+@asynccontextmanager
+async def open_models(
+    settings: Settings | None = None, *, announce: Announce = logger.info
+) -> "AsyncIterator[Models]":
+    """Connect to the models of the settings: one for each role that names one, and for the others.
+
+    What several roles share is opened once. Where each role has a model of its own, that of the
+    settings is not opened.
+
+    Args:
+        settings: None reads the environment.
+        announce: Receives a sentence on what is started.
+
+    Raises:
+        EndpointError, ConfigError, LocalError: as for `open_client`; the sentence names the role.
+            Or a price is stated for a model that no role is asked of.
+    """
+    settings = settings or load_settings()
+    async with _observed(settings), AsyncExitStack() as held:
+        opened: dict[object, ModelClient] = {}
+        by_role: dict[str, ModelClient] = {}
+        named = {each.role: each for each in settings.model_for}
+        default = None
+        if any(role not in named for role, stands_in in ROLES.items() if stands_in is None):
+            default = await held.enter_async_context(_opened(settings, announce))
+            opened[_place(settings)] = default
+        for role, asked in named.items():
+            own = _settings_of(settings, asked, announce)
+            if _place(own) not in opened:
+                with _naming(role):
+                    opening = _opened(own, announce, _remedies(role))
+                    opened[_place(own)] = await held.enter_async_context(opening)
+            by_role[role] = opened[_place(own)]
+        from pdr_graph.llm.models import Models  # late, as in `_connected`
+
+        models = Models(default or by_role["drafter"], by_role)
+        _state_prices(settings, models)
+        yield models
+
+
+def _settings_of(settings: Settings, asked: RoleModel, announce: Announce) -> Settings:
+    """Return the settings under which the model of a role is opened."""
+    url = None if asked.runs_here else asked.base_url or settings.base_url
+    key = settings.key_for(asked)
+    none = SecretStr(NO_KEY)
+    if url is not None and settings.base_url is not None and key == none != settings.api_key:
+        announce(
+            f"PDR_API_KEY is not sent to {redacted(url)}, which is another host; "
+            f"PDR_{ROLE_KEYS[asked.role].upper()} is its key"
+        )
+    # A tokenizer file is that of the model of the settings.
+    fields = {"base_url": url, "model": asked.name, "api_key": key, "tokenizer": None}
+    return settings.model_copy(update=fields)
+
+
+def _place(settings: Settings) -> tuple[object, ...]:
+    return settings.base_url, settings.model, settings.api_key.get_secret_value()
+
+
+def _remedies(role: str) -> Remedies:
+    option = "--model-for / PDR_MODEL_FOR"
+    return Remedies(option, f"PDR_{ROLE_KEYS[role].upper()}", option)
+
+
+@contextmanager
+def _naming(role: str) -> Iterator[None]:
+    """Name the role in the error of its model."""
+    try:
+        yield
+    except (EndpointAwayError, EndpointError, ConfigError, LocalError) as error:
+        raise type(error)(f"model of role {role}: {error}") from None
+
+
+def _state_prices(settings: Settings, models: "Models") -> None:
+    known = {client.name: client for client in models.clients}
+    for each in settings.price:
+        if each.name not in known:
+            raise ConfigError(
+                f"--price names {each.name!r}, and no role is asked of that model; asked are: "
+                f"{', '.join(known)}"
+            )
+    prices = {each.name: each.price for each in settings.price}
+    for client in models.clients:
+        client.price = prices.get(client.name)
+
+
+@asynccontextmanager
+async def _observed(settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as observers:
         if settings.log_file is not None:
             from pdr_graph.telemetry import logged_to
@@ -70,15 +171,22 @@ async def open_client(
             from pdr_graph.telemetry import exported
 
             observers.enter_context(exported(content=settings.otel_content))
-        yield await observers.enter_async_context(_opened(settings, announce))
+        yield
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, announce: Announce) -> "AsyncIterator[ModelClient]":
+async def _opened(
+    settings: Settings, announce: Announce, remedies: Remedies | None = None
+) -> "AsyncIterator[ModelClient]":
+    remedies = remedies or Remedies()
     if settings.base_url is not None:
         priorities = takes_priorities(settings, settings.base_url)
         async with _connected(
-            settings, settings.base_url, settings.model, priorities=priorities
+            settings,
+            settings.base_url,
+            settings.model,
+            priorities=priorities,
+            remedies=remedies,
         ) as client:
             yield client
         return
@@ -90,8 +198,8 @@ async def _opened(settings: Settings, announce: Announce) -> "AsyncIterator[Mode
     file = gguf_file(model)
     if model is not None and file is None:
         raise ConfigError(
-            f"no endpoint is named that serves model {model!r}; set --base-url / PDR_BASE_URL, or "
-            "name a .gguf file or a model folder"
+            f"no endpoint is named that serves model {model!r}; set {remedies.url}, or name a "
+            ".gguf file or a model folder"
         )
     async with (
         embedded_model(
@@ -139,12 +247,13 @@ async def _connected(
     key: str | None = None,
     streamed: bool = False,
     priorities: bool = False,
+    remedies: Remedies | None = None,
 ) -> "AsyncIterator[ModelClient]":
     key = key or key_of(settings, base_url)
     http = make_http_client()
     try:
-        info = await probe_endpoint(http, base_url, api_key=key, model=model)
-        name = model or only_model(info, base_url)
+        info = await probe_endpoint(http, base_url, api_key=key, model=model, remedies=remedies)
+        name = model or only_model(info, base_url, remedies)
         # The embedded model's server, which is the one that is streamed, has no such page.
         fields = frozenset() if streamed else await chat_fields(http, base_url, api_key=key)
         counter: TokenCounter = (
@@ -232,7 +341,7 @@ def takes_priorities(settings: Settings, base_url: str) -> bool:
     return Shelf(settings.data_dir).takes_priorities(base_url)
 
 
-def only_model(info: EndpointInfo, base_url: str) -> str:
+def only_model(info: EndpointInfo, base_url: str, remedies: Remedies | None = None) -> str:
     """Return the one model that an endpoint serves.
 
     Raises:
@@ -241,6 +350,6 @@ def only_model(info: EndpointInfo, base_url: str) -> str:
     if len(info.models) != 1:
         raise ConfigError(
             f"{base_url} serves {len(info.models)} models ({listed(info.models)}); "
-            "choose one by --model / PDR_MODEL"
+            f"choose one by {(remedies or Remedies()).model}"
         )
     return info.models[0]

@@ -238,7 +238,7 @@ async def judge(step: Step) -> Verdict:
         return Verdict(verifier="judge", accepted=False, reason="there is no solution to judge")
     answer = step.solution["answer"] if step.solution else None
     keep = closing_line(answer)
-    text = await clip(solution, step.candidate_tokens(1), step.counter, keep=keep)
+    text = await clip(solution, step.candidate_tokens(1), step.ask.client.counter, keep=keep)
     reply = await step.ask.one("judge", problem=step.problem, candidates=text)
     found = _VERDICT.findall(reply.solution[-2000:])
     if not found:

@@ -32,6 +32,7 @@ from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
 from pdr_graph.extensions import Extensions
 from pdr_graph.invocation import GraphCalls, Invocation, Keys, Subrun
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models, ModelsByRole
 from pdr_graph.nodes.distiller import DistillerNode
 from pdr_graph.nodes.drafter import Drafter
 from pdr_graph.nodes.plan import Planner
@@ -84,12 +85,15 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         *,
         calls: GraphCalls | None = None,
         digest: str = "",
+        models: Models | None = None,
         **parts: Any,  # Any: LangGraph's own
     ) -> None:
         super().__init__(**parts)
         self.calls = calls or GraphCalls()
         self.digest = digest
         """Short name of all that an answer depends on beside problem and config."""
+        self.models = models
+        """Those that are asked, of which results tell the prices; None states none."""
 
     @property
     def __name__(self) -> str:
@@ -248,7 +252,8 @@ def _digest(toolbox: Toolbox, default: PDRConfig) -> str:
     ]
     judge = toolbox.extensions.judge
     weighed = "" if judge is None else judge.digest
-    what = (default.model_dump_json(), toolbox.client.name, hashes, steps, weighed)
+    models = toolbox.models.names or toolbox.models.name
+    what = (default.model_dump_json(), models, hashes, steps, weighed)
     return sha256(repr(what).encode()).hexdigest()[:16]
 
 
@@ -266,8 +271,9 @@ def _router(route: Callable[[PDRState], Any], ends: Sequence[str]) -> tuple[Any,
 
 
 def build_graph(
-    model: BaseChatModel | ModelClient,
+    model: BaseChatModel | ModelClient | Models,
     *,
+    models: ModelsByRole | None = None,
     default: PDRConfig | None = None,
     checkpointer: BaseCheckpointSaver[str] | None = None,
     extensions: Extensions | None = None,
@@ -279,6 +285,8 @@ def build_graph(
 
     Args:
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
+        models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
+            the roles.
         default: The config of a run whose caller gives none; None is the recommended preset.
         checkpointer: Where runs are kept; None if a parent graph or a server provides one.
         extensions: Distillers, finishes and verifiers of your own; those that `default` names as
@@ -287,10 +295,13 @@ def build_graph(
         trace: Receives every model call in full; None keeps nothing.
         stream_answer: Whether the refinement is streamed while the model writes it, as `chunk`
             events on the stream `custom`.
+
+    Raises:
+        ConfigError: a role is unknown, or what is named for it is no model.
     """
     default = default or default_config()
     toolbox = Toolbox(
-        client=ModelClient.of(model),
+        models=Models.of(model, models),
         extensions=(extensions or Extensions()).with_code(default),
         prompts=prompts or Prompts.load(),
         trace=trace,
@@ -309,7 +320,7 @@ def build_graph(
     builder.add_edge("refiner", "verifier")
     builder.add_conditional_edges("verifier", *_router(after_verifier, ["plan", END]))
     parts = vars(builder.compile(checkpointer=checkpointer, name="pdr"))
-    return PDRGraph(**parts, digest=_digest(toolbox, default))
+    return PDRGraph(**parts, digest=_digest(toolbox, default), models=toolbox.models)
 
 
 def max_supersteps(config: PDRConfig) -> int:

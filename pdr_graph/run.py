@@ -35,6 +35,7 @@ from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models, ModelsByRole, changed_models
 from pdr_graph.prompts import Prompts
 from pdr_graph.state import (
     PDRState,
@@ -71,8 +72,10 @@ class Result:
     """Id of the model's message that is the solution; known inside a graph that streams it."""
 
     @classmethod
-    def of_state(cls, thread_id: str, state: PDRState, seconds: float) -> "Result":
-        """Read the state of a finished run."""
+    def of_state(
+        cls, thread_id: str, state: PDRState, seconds: float, models: Models | None = None
+    ) -> "Result":
+        """Read the state of a finished run; `models` state prices, None states none."""
         solution, verdict = state["solution"], state["verdict"]
         assert solution is not None  # set before the graph can end
         assert verdict is not None
@@ -82,7 +85,7 @@ class Result:
             answer=solution["answer"],
             solution=solution["text"],
             verdict=verdict,
-            ledger=Ledger(tuple(state.get("ledger", []))),
+            ledger=ledger_of(state, models),
             notes=tuple(state.get("notes", [])),
             seconds=seconds,
             state=state,
@@ -165,6 +168,16 @@ def _printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def ledger_of(state: PDRState, models: Models | None = None) -> Ledger:
+    """Return what a run has cost; `models` state prices, None states none."""
+    record = state.get("record")
+    return Ledger(
+        tuple(state.get("ledger", [])),
+        model="" if record is None else record["model"],
+        prices={} if models is None else models.prices,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Optional parts of a run, which `solve` and `resume` share."""
@@ -188,7 +201,8 @@ async def solve(
     problem: str,
     config: PDRConfig | None = None,
     *,
-    model: BaseChatModel | ModelClient,
+    model: BaseChatModel | ModelClient | Models,
+    models: ModelsByRole | None = None,
     checkpointer: BaseCheckpointSaver[str] | None = None,
     thread_id: str | None = None,
     parts: Parts | None = None,
@@ -200,6 +214,8 @@ async def solve(
         config: None is the recommended preset, `vote_first`. Budgets that nobody has set follow
             the model's context window.
         model: Any LangChain chat model; share one `ModelClient` between the runs of a process.
+        models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
+            the roles.
         checkpointer: Where the run is kept; without one it cannot be resumed.
         thread_id: Names the run; None makes up a name.
         parts: Extensions, prompts, trace, progress and stop control.
@@ -218,7 +234,9 @@ async def solve(
         raise ConfigError("the problem is empty; state the task to be solved")
     extensions = (parts.extensions or Extensions()).with_code(config)
     extensions.check(config)
-    graph = _graph(model, checkpointer, parts, extensions)
+    asked = Models.of(model, models)
+    asked.for_run(config)
+    graph = _graph(asked, checkpointer, parts, extensions)
     thread_id = thread_id or new_thread_id()
     if checkpointer is not None and (await graph.aget_state(_place(thread_id))).created_at:
         raise ThreadExistsError(thread_id)
@@ -243,7 +261,8 @@ async def solve(
 async def resume(
     thread_id: str,
     *,
-    model: BaseChatModel | ModelClient,
+    model: BaseChatModel | ModelClient | Models,
+    models: ModelsByRole | None = None,
     checkpointer: BaseCheckpointSaver[str],
     changes: dict[str, object] | None = None,
     answer: object = None,
@@ -256,6 +275,7 @@ async def resume(
     Args:
         thread_id: The run.
         model: The model that the run was started with.
+        models: Those of some roles that it was started with.
         checkpointer: Where the run is kept.
         changes: Config fields that the caller insists on; the run is refused if it was started
             with others. A step that the run names as `package.module:attribute` is imported only
@@ -273,9 +293,9 @@ async def resume(
             caller does not.
         QuorumError, CallError, DrainedError, WaitingError: as for `solve`.
     """
-    parts, client = parts or Parts(), ModelClient.of(model)
+    parts, asked = parts or Parts(), Models.of(model, models)
     extensions = (parts.extensions or Extensions()).with_code(changes or {})
-    graph = _graph(client, checkpointer, parts, extensions)
+    graph = _graph(asked, checkpointer, parts, extensions)
     with reading(thread_id):
         snapshot = await graph.aget_state(_place(thread_id))
     if not snapshot.created_at:
@@ -284,12 +304,12 @@ async def resume(
         raise OtherGraphError(thread_id)
     state = await with_input(state_of(snapshot.values), snapshot.config, checkpointer)
     config = stored_config(state, thread_id)
-    _refuse_changes(thread_id, state, config, changes or {}, client.name, parts)
+    _refuse_changes(thread_id, state, config, changes or {}, asked, parts)
     worked_s = elapsed_s(state.get("ledger", []))
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
         with reading(thread_id):
-            return Result.of_state(thread_id, state, worked_s)
+            return Result.of_state(thread_id, state, worked_s, asked)
     extensions.check(config)
     if answer is not None and not snapshot.interrupts:
         raise ConfigError(f"thread {thread_id!r} waits for no answer; resume it without {answer!r}")
@@ -364,7 +384,8 @@ async def drive(
         raise DrainedError(thread_id) from error
     if state.get("phase") != "done":
         raise await _waiting(graph, thread_id, keys)
-    return Result.of_state(thread_id, state, worked_s + perf_counter() - started)
+    seconds = worked_s + perf_counter() - started
+    return Result.of_state(thread_id, state, seconds, graph.models)
 
 
 async def _waiting(graph: PDRGraph, thread_id: str, keys: dict[str, Any] | None) -> WaitingError:
@@ -398,13 +419,13 @@ async def with_input(
 
 
 def _graph(
-    model: BaseChatModel | ModelClient,
+    models: Models,
     checkpointer: BaseCheckpointSaver[str] | None,
     parts: Parts,
     extensions: Extensions,
 ) -> PDRGraph:
     return build_graph(
-        model,
+        models,
         checkpointer=checkpointer,
         extensions=extensions,
         prompts=parts.prompts,
@@ -422,14 +443,13 @@ def _refuse_changes(
     state: PDRState,
     config: PDRConfig,
     changes: dict[str, object],
-    model_name: str,
+    models: Models,
     parts: Parts,
 ) -> None:
     changed = changed_fields(config, make_config(**{**config.model_dump(), **changes}))
     record = state.get("record")
     if record is not None:
-        if record["model"] != model_name:
-            changed.append(f"model ({record['model']!r}, now {model_name!r})")
+        changed += changed_models(record, models.for_run(config).recorded)
         prompts = parts.prompts
         now = {} if prompts is None else prompts.of_run(config).hashes()
         # A prompt that the record does not know is one of a later version.

@@ -16,7 +16,7 @@ from pdr_graph.budget import Ledger, merge_rows
 from pdr_graph.config import PDRConfig, width_of
 from pdr_graph.errors import DamagedRunError, OtherGraphError, UnknownThreadError
 from pdr_graph.graph import build_graph
-from pdr_graph.run import with_input
+from pdr_graph.run import ledger_of, with_input
 from pdr_graph.state import (
     PDRState,
     is_run,
@@ -67,6 +67,15 @@ class RunHistory:
     namespace: str = ""
     """The run's place in its thread: empty, or `node:task` parts joined by `|` in another graph."""
 
+    @property
+    def models(self) -> str:
+        """The model, and those of roles that have another, in a line; empty without a record."""
+        if self.record is None:
+            return ""
+        own, named = self.record["model"], self.record.get("models", {})
+        others = [f"{role}: {name}" for role, name in named.items() if name != own]
+        return f"{own} ({', '.join(others)})" if others else own
+
 
 async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> RunHistory:
     """Read a run back, finished or not; in a thread of another graph, the last run inside.
@@ -111,7 +120,7 @@ async def _history(thread_id: str, checkpointer: BaseCheckpointSaver[str]) -> Ru
         solution=state.get("solution"),
         verdict=state.get("verdict"),
         notes=list(state.get("notes", [])),
-        ledger=Ledger(tuple(state.get("ledger", []))),
+        ledger=ledger_of(state),
         next=tuple(dict.fromkeys(latest.next)),
         updated_at=datetime.fromisoformat(latest.created_at or ""),
         questions=tuple(each.value for each in latest.interrupts),

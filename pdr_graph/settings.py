@@ -11,12 +11,14 @@ import difflib
 import hashlib
 import logging
 import os
+import re
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -26,12 +28,15 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, keep_secret, keep_secrets_of
+from pdr_graph.llm.roles import ModelPrice, RoleModel
+from pdr_graph.types import ROLES
 from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)
@@ -41,7 +46,9 @@ PREFIX = "PDR_"
 NO_KEY = "EMPTY"
 """Stands for no API key."""
 
-_SECRETS = frozenset({"api_key", "key", "encryption_keys"})
+ROLE_KEYS: Mapping[str, str] = {role: f"api_key_{role}" for role in ROLES}
+"""Fields of the keys that roles have of their own."""
+_SECRETS = frozenset({"api_key", "key", "encryption_keys", *ROLE_KEYS.values()})
 MOST_SECRET_BYTES = 65_536
 """Of a file that holds a secret."""
 
@@ -327,6 +334,21 @@ def _listed(names: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def _each(value: object) -> Sequence[Any]:
+    """Return the parts of a list that a variable holds as text."""
+    if not isinstance(value, str):
+        return value if isinstance(value, Sequence) else [value]
+    return [part for part in re.split(r"[,\s]+", value) if part]
+
+
+def _refuse_twice(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{what} {name!r} is given twice; leave one of them out")
+        seen.add(name)
+
+
 class Settings(ProcessSettings):
     """Where the parts of this process are; not recorded with a run."""
 
@@ -342,7 +364,7 @@ class Settings(ProcessSettings):
         "encryption_keys": "encryption_key_file",
     }
     read_later: ClassVar[frozenset[str]] = frozenset({"encryption_key_file"})
-    unspoken: ClassVar[frozenset[str]] = frozenset({"encryption_keys"})
+    unspoken: ClassVar[frozenset[str]] = frozenset({"encryption_keys", *ROLE_KEYS.values()})
     """Fields without an option: other users can see what is typed on a command line."""
 
     base_url: str | None = None
@@ -356,6 +378,27 @@ class Settings(ProcessSettings):
     file, or set the variable."""
     api_key_file: Path | None = None
     """File that holds the API key and that nobody else can read."""
+    model_for: Annotated[tuple[RoleModel, ...], NoDecode] = ()
+    """Model of a role: drafter, contested, distiller, refiner, verifier or judge. Without @URL it
+    is served at the base URL; a .gguf file runs here. `contested` drafts where the drafts before
+    did not agree. At another host PDR_API_KEY_REFINER is its key, and so for each role. Repeat it
+    for each role."""
+    price: Annotated[tuple[ModelPrice, ...], NoDecode] = ()
+    """What a model costs per million prompt and completion tokens. The ledger then has costs.
+    Repeat it for each model."""
+    api_key_drafter: SecretStr | None = None
+    """API key of the drafter's endpoint, where `model_for` names one. The key above is sent to the
+    host of the base URL alone. There is no option for it."""
+    api_key_contested: SecretStr | None = None
+    """The same for drafts that follow on disagreement."""
+    api_key_distiller: SecretStr | None = None
+    """The same for the distiller."""
+    api_key_refiner: SecretStr | None = None
+    """The same for the refiner."""
+    api_key_verifier: SecretStr | None = None
+    """The same for the verifier."""
+    api_key_judge: SecretStr | None = None
+    """The same for the judge."""
     redis_url: str | None = None
     """Store of the runs: redis://…, rediss://…, unix://…, or `memory`, which keeps none. Without
     one, an embedded Valkey keeps them in the data directory."""
@@ -403,12 +446,48 @@ class Settings(ProcessSettings):
     def model_post_init(self, context: object, /) -> None:
         """Let no error show the key, or a password in an address."""
         keep_secret(self.api_key.get_secret_value())
+        for field in ROLE_KEYS.values():
+            if (key := getattr(self, field)) is not None:
+                keep_secret(key.get_secret_value())
         for url in (self.base_url, self.redis_url, self.judge_url):
             keep_secrets_of(url or "")
 
-    @field_validator("api_key")
+    def key_for(self, asked: RoleModel) -> SecretStr:
+        """Return the key of a role's endpoint: its own, or that of the settings at the same host.
+
+        A key is never sent to a host that it was not given for. `NO_KEY` stands for none.
+        """
+        own: SecretStr | None = getattr(self, ROLE_KEYS[asked.role])
+        if own is not None:
+            return own
+        same = asked.base_url is None or _host(asked.base_url) == _host(self.base_url or "")
+        return self.api_key if same and self.base_url is not None else SecretStr(NO_KEY)
+
+    @field_validator("model_for", mode="before")
     @classmethod
-    def _key_fits_a_header(cls, key: SecretStr) -> SecretStr:
+    def _read_models(cls, value: object) -> tuple[RoleModel, ...]:
+        found = tuple(
+            each if isinstance(each, RoleModel) else RoleModel.parse(str(each))
+            for each in _each(value)
+        )
+        _refuse_twice("role", (each.role for each in found))
+        return found
+
+    @field_validator("price", mode="before")
+    @classmethod
+    def _read_prices(cls, value: object) -> tuple[ModelPrice, ...]:
+        found = tuple(
+            each if isinstance(each, ModelPrice) else ModelPrice.parse(str(each))
+            for each in _each(value)
+        )
+        _refuse_twice("model", (each.name for each in found))
+        return found
+
+    @field_validator("api_key", *ROLE_KEYS.values())
+    @classmethod
+    def _key_fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is None:
+            return None
         text = key.get_secret_value().strip()
         if not (text.isascii() and text.isprintable()):
             raise ValueError("an API key holds printable ASCII characters only")
@@ -427,6 +506,15 @@ class Settings(ProcessSettings):
             if name.endswith(".gguf") or os.path.exists(os.path.expanduser(name)):  # noqa: PTH110, PTH111
                 values.pop("model", None)
         return values
+
+
+def _host(url: str) -> tuple[str, str]:
+    """Return scheme and host of an address; a key for https is no key for http."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url, ""
+    return parts.scheme, parts.hostname or ""
 
 
 def load_settings(**given: object) -> Settings:

@@ -64,6 +64,9 @@ class PDRState(TypedDict, total=False):
     """One that all next calls share, or one for each of them; empty before the first round."""
     tally: Tally | None
     """The answers of all rounds so far; None unless `PDRConfig.pool_rounds`."""
+    contested: bool
+    """Whether the drafts of the round before did not agree, so that the next ones are asked of
+    another model; absent where no model is named for that."""
     consensus: str | None
     """The answer whose agreement ended the rounds early; None if nothing did."""
     solution: Solution | None

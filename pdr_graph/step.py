@@ -44,11 +44,16 @@ class Step:
     """Context of the graph that this run is a node or a tool of; None in a run of its own."""
     notes: list[str] = field(default_factory=list)
     """Sentences that the step leaves for the reader of the run."""
+    readers: TokenCounter | None = None
+    """Counts for the models that read workspaces; None is the model that the step asks."""
 
     @property
     def counter(self) -> TokenCounter:
-        """Counts model tokens."""
-        return self.ask.client.counter
+        """Counts the tokens of a workspace, as the models do that will read it.
+
+        What goes into a prompt of the step's own is counted by `ask.client.counter`.
+        """
+        return self.readers or self.ask.client.counter
 
     def candidate_tokens(self, count: int) -> int:
         """Return how many model tokens each of `count` candidates may take in one prompt."""
@@ -90,6 +95,9 @@ async def weigh(ask: Asker, judge: DraftJudge | None, draft: Draft, problem: str
     What that costs is charged in sequence, after the draft's own call.
     """
     if judge is None:
+        return
+    if ask.told_apart and judge.model != (name := ask.client.name):
+        draft["unweighed"] = f"the judge knows drafts of {judge.model!r}, not of {name!r}"
         return
     _, values = attempt(ask, problem, [])
     evidence = Evidence(problem, ask.prompts.render("draft", **values), ask.client)

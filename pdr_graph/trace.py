@@ -35,6 +35,8 @@ class TraceRecord(TypedDict):
     seed: int
     seconds: float
     error: str
+    model: NotRequired[str]
+    """Who was asked; absent in a run that asks one model alone."""
     prompt_ids: NotRequired[list[int]]
     """Set, as the next two, if the model was asked for token ids and log-probabilities."""
     token_ids: NotRequired[list[int]]

@@ -5,13 +5,42 @@ strict serialiser, and Studio can edit it.
 """
 
 import uuid
-from typing import Literal, NotRequired
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple, NotRequired
 
 from typing_extensions import TypedDict
 
 DraftError = Literal["failed", "empty", "truncated", "cut"]
 """Why a draft has no solution: its call failed, the reply was empty, the thought was cut short, or
 a quorum was in first and its request was cancelled."""
+
+
+ROLES: Mapping[str, str | None] = MappingProxyType(
+    {
+        "drafter": None,
+        "contested": "drafter",
+        "distiller": None,
+        "refiner": None,
+        "verifier": None,
+        "judge": "verifier",
+    }
+)
+"""The roles that may have a model of their own, each with the role whose model stands in for it;
+None is the model of the run. A role is a node of the graph, with two exceptions: `contested` makes
+the drafts of a round after one whose drafts did not agree, `judge` is the verifier of that name."""
+
+
+class Price(NamedTuple):
+    """What a model costs, per million tokens, in a currency of the user's own."""
+
+    prompt: float
+    completion: float
+
+    def of(self, row: "LedgerRow") -> float:
+        """Return the cost of what a row counts."""
+        spent = row["prompt_tokens"] * self.prompt + row["completion_tokens"] * self.completion
+        return spent / 1_000_000
 
 
 class Draft(TypedDict):
@@ -145,6 +174,9 @@ class LedgerRow(TypedDict):
     version 0.1 lack this field and the next three."""
     run: NotRequired[str]
     """The run that spent it; in the ledger of a graph around it, the super-step of that graph."""
+    model: NotRequired[str]
+    """The model that was asked; absent in a run that asks one model alone, whose record names
+    it."""
     attempt: NotRequired[str]
     """Names an attempt that ended without a result; empty for the one whose result counts."""
     parts: NotRequired[dict[str, list[int]]]
@@ -158,6 +190,9 @@ class RunRecord(TypedDict):
     version: str
     """Version of pdr-graph."""
     model: str
+    """The drafter's."""
+    models: NotRequired[dict[str, str]]
+    """The model of each role; absent where one model has all of them."""
     prompts: dict[str, str]
     """First 16 hex digits of each prompt template's sha256, by name."""
     judge: NotRequired[str]

@@ -51,6 +51,7 @@ from pdr_graph.cli import run
 from pdr_graph.cli.app import make_app
 from pdr_graph.servers import embedded_valkey
 from tests.cli.conftest import clean  # noqa: F401
+from tests.mock_endpoint import MockEndpoint
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -156,7 +157,7 @@ def is_program(words: list[str]) -> None:
     """`pdr-graph …` is read as the program reads it, every option known."""
     if words[1:] in (["--version"], ["--help"]):
         return
-    command = get_command(make_app()).commands[words[1]]
+    command = get_command(make_app(words[1])).commands[words[1]]
     if words[2:] != ["--help"]:
         command.make_context(words[1], words[2:])
 
@@ -387,6 +388,10 @@ def desk(clean, mock, monkeypatch) -> Iterator[Callable[[str], Desk]]:  # noqa: 
             server = served(places)
             stand_ins["http://127.0.0.1:8100/v1"] = server.__enter__()
             opened.append(lambda: server.__exit__(None, None, None))
+        if "http://127.0.0.1:8001/v1" in text:
+            large = MockEndpoint(model="Qwen/Qwen3-32B")
+            stand_ins["http://127.0.0.1:8001/v1"] = large.__enter__().url
+            opened.append(lambda: large.__exit__(None, None, None))
         for name, content in FILES.items():
             (clean / name).write_text(content, "utf-8")
         return Desk(clean, stand_ins, loop)

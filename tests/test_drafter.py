@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from pdr_graph.extensions import Extensions
-from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.nodes.drafter import Drafter, Gate
 from pdr_graph.nodes.toolbox import Toolbox
 from pdr_graph.prompts import Prompts
@@ -117,9 +117,7 @@ async def test_no_task_is_left_behind():
 
 async def test_a_gate_goes_with_its_last_draft(mock, connect):
     """A process that serves runs for weeks keeps no gates of finished rounds."""
-    toolbox = Toolbox(
-        ModelClient.of(connect()), Extensions(), Prompts.load(), None, stream_answer=False
-    )
+    toolbox = Toolbox(Models.of(connect()), Extensions(), Prompts.load(), None, stream_answer=False)
     gates = Drafter(toolbox).gates
     gate = gates.setdefault(("run", "", 1), Gate(1))
     assert gates.setdefault(("run", "", 1), Gate(1)) is gate

@@ -81,6 +81,17 @@ async def test_reading_comes_after_the_draft_in_b_seq(connect, mock):
     assert more == mock.stats()["embedded_tokens"] > 0
 
 
+async def test_a_round_is_not_begun_if_its_readings_cannot_be_paid_for(connect, mock):
+    """The bound on all tokens holds with a judge that reads."""
+    mock.configure(embeddings="vllm", answers=["7", "8", "9"])
+    judge = hidden_judge().opened(JudgePlaces(states=at(mock)))
+    bound = {"widths": (2, 2, 2), "max_total_tokens": 6000, "kappa": 64, "solution_tokens": 64}
+    state = await run_with(connect, judge, stop_on_consensus=None, **bound)
+    served = mock.stats()
+    spent = served["prompt_tokens"] + served["completion_tokens"] + served["embedded_tokens"]
+    assert Ledger(tuple(state["ledger"])).b_total == spent <= 6000
+
+
 async def test_a_reading_without_usage_is_an_estimate(connect, mock):
     """And marked as one."""
     mock.configure(embeddings="vllm", no_usage=True)

@@ -12,8 +12,8 @@ from langgraph.graph.state import CompiledStateGraph
 from graphs.opening import form_config
 from graphs.tasks import __doc__ as usage
 from graphs.tasks import code, plan, summary
-from pdr_graph import ModelClient, PDRConfig, PDRError
-from pdr_graph.connect import open_client
+from pdr_graph import Models, PDRConfig, PDRError
+from pdr_graph.connect import open_models
 from pdr_graph.events import Narration, is_event
 
 TASK = "Write a function fib(n) that returns the n-th Fibonacci number, with fib(0) = 0."
@@ -21,11 +21,11 @@ TESTS = "assert [fib(n) for n in range(8)] == [0, 1, 1, 2, 3, 5, 8, 13]"
 _VERDICTS = {True: "accepted", False: "rejected", None: "undecided"}
 
 
-async def write_plan(client: ModelClient, asked: argparse.Namespace) -> int:
+async def write_plan(models: Models, asked: argparse.Namespace) -> int:
     """Print a plan."""
     config = form_config(preset="pdr", **plan.FIELDS)
     entry = {"messages": [HumanMessage(f"Make a plan: {asked.goal}")]}
-    state = await _carry_out(plan.build(client, config), entry, config)
+    state = await _carry_out(plan.build(models, config), entry, config)
     message = state["messages"][-1]
     _print(message.text)
     accepted = message.response_metadata["pdr"]["verdict"]["accepted"]
@@ -33,21 +33,21 @@ async def write_plan(client: ModelClient, asked: argparse.Namespace) -> int:
     return 0
 
 
-async def write_summary(client: ModelClient, asked: argparse.Namespace) -> int:
+async def write_summary(models: Models, asked: argparse.Namespace) -> int:
     """Print a summary."""
     config = form_config(preset="pdr", **summary.FIELDS)
     entry = {"document": asked.document, "words": asked.words}
-    state = await _carry_out(summary.build(client, config), entry, config)
+    state = await _carry_out(summary.build(models, config), entry, config)
     _print(state["summary"])
     _say(f"tokens: {state['tokens']}")
     return 0
 
 
-async def write_code(client: ModelClient, asked: argparse.Namespace) -> int:
+async def write_code(models: Models, asked: argparse.Namespace) -> int:
     """Print code; return 1 if it fails its tests."""
     config = form_config(preset="pdr", **code.FIELDS)
     entry = {"task": asked.task, "tests": asked.tests or TESTS}
-    state = await _carry_out(code.build(client, config), entry, config)
+    state = await _carry_out(code.build(models, config), entry, config)
     _print(state["code"])
     _say(state["report"])
     return 0 if state["passed"] else 1
@@ -112,8 +112,8 @@ def parser() -> argparse.ArgumentParser:
 
 async def main(asked: argparse.Namespace) -> int:
     """Carry out one task on the configured model."""
-    async with open_client(announce=_say) as client:
-        exit_code: int = await asked.write(client, asked)
+    async with open_models(announce=_say) as models:
+        exit_code: int = await asked.write(models, asked)
     return exit_code
 
 

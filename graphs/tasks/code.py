@@ -10,7 +10,7 @@ from langgraph.graph.state import CompiledStateGraph
 from typing_extensions import TypedDict
 
 from graphs.tasks.unit_tests import run_tests
-from pdr_graph import Extensions, ModelClient, PDRConfig, Result, pdr_node
+from pdr_graph import Extensions, ModelClient, Models, PDRConfig, Result, pdr_node
 from pdr_graph.llm.tokens import clip
 from pdr_graph.step import Step
 from pdr_graph.types import Verdict
@@ -72,12 +72,12 @@ def update_of(result: Result) -> CodeState:
 
 
 def build(
-    client: ModelClient, config: PDRConfig
+    models: ModelClient | Models, config: PDRConfig
 ) -> CompiledStateGraph[CodeState, None, CodeState, CodeState]:
     """Compile the graph; its input is `{"task": …, "tests": …}`."""
     node = pdr_node(
         config,
-        model=client,
+        model=models,
         input=problem_of,
         output=update_of,
         extensions=Extensions(verifiers={"unit_tests": unit_tests}),

@@ -3,17 +3,17 @@
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
-from pdr_graph import ModelClient, PDRConfig, pdr_node
+from pdr_graph import ModelClient, Models, PDRConfig, pdr_node
 
 FIELDS = {"answer": "text", "verifier": "judge", "max_extra_rounds": 1}
 """A plan that the judge rejects is refined once more, with the judge's reasons in view."""
 
 
 def build(
-    client: ModelClient, config: PDRConfig
+    models: ModelClient | Models, config: PDRConfig
 ) -> CompiledStateGraph[MessagesState, None, MessagesState, MessagesState]:
     """Compile the graph; its input is `{"messages": [...]}`."""
     builder = StateGraph(MessagesState)
-    builder.add_node("plan", pdr_node(config, model=client))
+    builder.add_node("plan", pdr_node(config, model=models))
     builder.add_edge(START, "plan")
     return builder.compile(name="plan")

@@ -4,7 +4,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from typing_extensions import TypedDict
 
-from pdr_graph import ModelClient, PDRConfig, Result, pdr_node
+from pdr_graph import ModelClient, Models, PDRConfig, Result, pdr_node
 
 FIELDS = {"answer": "text"}
 
@@ -35,12 +35,12 @@ def update_of(result: Result) -> SummaryState:
 
 
 def build(
-    client: ModelClient, config: PDRConfig
+    models: ModelClient | Models, config: PDRConfig
 ) -> CompiledStateGraph[SummaryState, None, SummaryState, SummaryState]:
     """Compile the graph; its input is `{"document": …, "words": …}`."""
     builder = StateGraph(SummaryState)
     builder.add_node(
-        "summarise", pdr_node(config, model=client, input=problem_of, output=update_of)
+        "summarise", pdr_node(config, model=models, input=problem_of, output=update_of)
     )
     builder.add_edge(START, "summarise")
     return builder.compile(name="summary")

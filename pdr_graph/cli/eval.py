@@ -25,7 +25,7 @@ from pdr_graph.cli.options import Given, with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
-from pdr_graph.connect import open_client, open_judge
+from pdr_graph.connect import open_judge, open_models
 from pdr_graph.errors import ConfigError, EndpointError, counted
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
@@ -35,8 +35,8 @@ from pdr_graph.eval.problems import load_problems
 from pdr_graph.eval.records import HEADER, TRACE, read_header, read_run
 from pdr_graph.eval.runner import Claim, EvalRunner, RunFolder, SampleExecutor
 from pdr_graph.eval.sample import LocalExecutor, RunFacts, SharingClient, sharing_arms
-from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.endpoint import probe_endpoint
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
@@ -132,20 +132,20 @@ class EvalSession:
         with stopper.ending(self._way_on, lambda: self.begun):
             async with (
                 open_saver(self.settings, say) as saver,
-                open_client(self.settings, announce=say) as client,
+                open_models(self.settings, announce=say) as models,
             ):
                 if self.plan.judge is not None:
-                    await self.plan.judge.meet(client)
-                planned, self.plan = self.plan, await self.plan.within(client)
+                    await self.plan.judge.meet(models.client("drafter"))
+                planned, self.plan = self.plan, await self.plan.within(models)
                 for line in dict.fromkeys(_derived(planned, self.plan)):
                     say(line)
-                asked = self.plan.header(client.name)
+                asked = self.plan.header(models.name, models.names)
                 folder = RunFolder(out)
                 header = folder.open(asked)
                 refuse_changes(header, asked, out)
                 board = ArmsBoard(list(header["arms"]), self._per_arm, self.output)
                 keep = not self.command.forget and self.settings.redis_url != MEMORY
-                async with self._executor(client, saver, stopper.control) as executor:
+                async with self._executor(models, saver, stopper.control) as executor:
                     runner = EvalRunner(
                         executor=executor,
                         folder=folder,
@@ -153,7 +153,7 @@ class EvalSession:
                         watcher=board,
                         control=stopper.control,
                         claim=self._claim(saver),
-                        alive=lambda: _answers(client),
+                        alive=lambda: _answer(models),
                         forget=None if keep else saver.adelete_thread,
                         retry_failed=self.command.retry_failed,
                     )
@@ -166,7 +166,7 @@ class EvalSession:
 
     @asynccontextmanager
     async def _executor(
-        self, client: ModelClient, saver: Saver, control: RunControl
+        self, models: Models, saver: Saver, control: RunControl
     ) -> AsyncIterator[SampleExecutor]:
         """Open what runs samples: this process, or workers of the cluster."""
         process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
@@ -181,7 +181,7 @@ class EvalSession:
         )
         if self.num_workers is None:
             yield LocalExecutor(
-                client=SharingClient(client) if self.plan.share_first_round else client,
+                models=models.mapped(SharingClient) if self.plan.share_first_round else models,
                 saver=saver,
                 judge=judge,
                 parts=Parts(prompts=self.prompts, trace=trace, control=control),
@@ -235,19 +235,20 @@ class EvalSession:
         return f"{done_of_all}; the same command continues with the rest"
 
 
-async def _answers(client: ModelClient) -> bool:
-    """Tell whether the endpoint answers now."""
+async def _answer(models: Models) -> bool:
+    """Tell whether all endpoints answer now."""
     from pdr_graph.llm.chat_vllm import ChatVLLM  # late, as `open_client` does
 
-    model = client.model
-    if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
-        return True
-    key = model.root_async_client.api_key
     async with make_http_client() as http:
-        try:
-            await probe_endpoint(http, model.openai_api_base, api_key=key, model=client.name)
-        except EndpointError:
-            return False
+        for client in models.clients:
+            model = client.model
+            if not isinstance(model, ChatVLLM) or model.openai_api_base is None:
+                continue
+            key = model.root_async_client.api_key
+            try:
+                await probe_endpoint(http, model.openai_api_base, api_key=key, model=client.name)
+            except EndpointError:
+                return False
     return True
 
 
@@ -340,4 +341,5 @@ def _refuse_soon(plan: EvalPlan, out: Path) -> None:
     """Refuse a changed command before any server is started; the model is compared later."""
     if (out / HEADER).exists():
         recorded = read_header(out)
-        refuse_changes(recorded, plan.as_begun(recorded).header(recorded["model"]), out)
+        begun = plan.as_begun(recorded)
+        refuse_changes(recorded, begun.header(recorded["model"], recorded.get("models")), out)

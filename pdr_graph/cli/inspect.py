@@ -105,7 +105,7 @@ def run_parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
         yield labelled("inside", Text(one_line(" / ".join(nodes_around(past.namespace)))))
     yield labelled("preset", Text(one_line(past.config.strategy)))
     if past.record is not None:
-        yield labelled("model", Text(one_line(past.record["model"])))
+        yield labelled("model", Text(one_line(past.models)))
         yield labelled("tokens", Text(f"counted by {past.record['token_counts']}"))
     yield labelled("state", _state(past))
     yield Text()

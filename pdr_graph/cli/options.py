@@ -46,8 +46,9 @@ _PANELS: Mapping[str, set[str]] = {
     },
     "Sampling": {"temperature", "top_p", "seed"},
     "Endpoint": {
-        *("base_url", "model", "api_key", "api_key_file", "tokenizer", "max_in_flight"),
-        *("retries", "priority", "idle_timeout_s", "reply_timeout_s"),
+        *("base_url", "model", "model_for", "models", "price", "api_key", "api_key_file"),
+        *("tokenizer", "max_in_flight", "retries", "priority", "idle_timeout_s"),
+        "reply_timeout_s",
     },
     "Storage": {"redis_url", "encryption_key_file", "data_dir", "keep_hours", "max_bytes"},
     "Settings": {"env_file"},
@@ -62,6 +63,8 @@ OPTION_NAMES = {"redis_url": "checkpoint", "_env_file": "env_file"}
 """Options of shared models that are called otherwise than their field."""
 
 _METAVARS: Mapping[object, str] = {int: "INTEGER", float: "NUMBER", tuple: "LIST"}
+_REPEATED: Mapping[str, str] = {"model_for": "ROLE=NAME[@URL]", "price": "NAME=IN/OUT"}
+"""Fields of shared models that are given once for each of their values, with what is typed."""
 _SET_BY_PRESETS = {name for fields in PRESETS.values() for name in fields}
 
 
@@ -219,7 +222,7 @@ def _command(model: type[AnyCommand], typed: Mapping[str, Any]) -> AnyCommand:
             values[name] = {
                 each: _value(fields[each], typed[each])
                 for each in group.names
-                if typed[each] is not None
+                if typed[each] is not None and typed[each] != []
             }
         elif typed.get(name) is not None:
             values[name] = typed[name]
@@ -291,9 +294,11 @@ def _shared_option(name: str, group: OptionGroup, panel: str) -> inspect.Paramet
     flag, inner = flag_of(name), _inner(field)
     both = f"{flag}/--no-{flag[2:]}" if inner is bool else flag
     known = completer(name, field, is_argument=False)
-    made = _option([both], _help(name, field, group), _metavar(inner), panel, known)
+    metavar = _REPEATED.get(name, _metavar(inner))
+    made = _option([both], _help(name, field, group), metavar, panel, known)
     # Text for all but flags: pydantic checks values, and its sentence names the field.
-    return _parameter(name, bool if inner is bool else str, made, required=False)
+    kind: Any = list[str] if name in _REPEATED else bool if inner is bool else str
+    return _parameter(name, kind, made, required=False)
 
 
 def _option(

@@ -191,8 +191,23 @@ class LedgerTable:
         yield Text()
         for name, said in self._ledger.sums(self._seconds):
             yield Text(f"{name:<7}  {said}")
+        yield from _by_model(self._ledger)
         if self._ledger.estimated:
             yield Text("~ includes an estimate", "dim")
+
+
+def _by_model(ledger: Ledger) -> Iterator[Text]:
+    """Yield a line on each model where there are several, or prices."""
+    rows = ledger.by_model()
+    if len(rows) < 2 and not ledger.prices:
+        return
+    for model, row in rows.items():
+        cost = ledger.cost_of(model)
+        tokens = f"{_about(row, row['prompt_tokens'])} + {row['completion_tokens']:,} tokens"
+        price = "" if cost is None else f"cost {cost:.6f}"
+        yield Text(joined([one_line(model), tokens, f"{row['calls']} calls", price]))
+    if ledger.cost is not None and len(rows) > 1:
+        yield Text(f"cost {ledger.cost:.6f} in all")
 
 
 def _about(row: LedgerRow, tokens: int) -> str:

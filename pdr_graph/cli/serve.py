@@ -15,10 +15,10 @@ from pdr_graph.cli.options import with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig, preset
-from pdr_graph.connect import open_client, open_judge
+from pdr_graph.connect import open_judge, open_models
 from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.extensions import Extensions
-from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.nodes.plan import budgets_note, fitted
 from pdr_graph.prompts import Prompts
 from pdr_graph.servers.llama import announcement, is_small, small_config
@@ -72,13 +72,13 @@ async def _serve(
     ttl_s = None if options.keep_hours is None else options.keep_hours * 3600
     async with (
         open_saver(settings, say, ttl_s=ttl_s) as saver,
-        open_client(settings, announce=say) as client,
+        open_models(settings, announce=say) as models,
     ):
         if steps.judge is not None:
-            steps.judge.check(client.name)
-            await steps.judge.meet(client)
+            steps.judge.check(models.name)
+            await steps.judge.meet(models.client("drafter"))
         store = _store(saver, settings, output)
-        runner = SolveRunner(client, store, options, prompts=prompts, judge=steps.judge)
+        runner = SolveRunner(models, store, options, prompts=prompts, judge=steps.judge)
         server = SolveServer(
             create_app(runner, catalogue, options),
             runner,
@@ -89,7 +89,7 @@ async def _serve(
         with _request_log(output):
             address = address_of(listener)
             await server.run(
-                listener, lambda: _announce(catalogue, options, client, address, output)
+                listener, lambda: _announce(catalogue, options, models, address, output)
             )
     say("stopped")
 
@@ -119,19 +119,19 @@ def _store(saver: Saver, settings: Settings, output: Output) -> RunStore:
 
 
 def _announce(
-    catalogue: Catalogue, options: ServeOptions, client: ModelClient, address: str, output: Output
+    catalogue: Catalogue, options: ServeOptions, models: Models, address: str, output: Output
 ) -> None:
     for name, why in catalogue.left_out.items():
         output.say(f"{name} is not offered: {why}")
     config = catalogue.default(catalogue.names[0])
-    if (within := fitted(config, 0, client.window)) is not config:
-        output.say(f"{budgets_note(within, client.window)}, less for longer problems")
+    if (within := fitted(config, 0, models.window)) is not config:
+        output.say(f"{budgets_note(within, models.window)}, less for longer problems")
     has_key = bool(client_keys(options))
     if options.public and not has_key:
         output.tell(f"warning: there is no key; anybody who reaches {options.host} is served")
     if not has_key and ("*" in options.cors or "*" in options.allowed_hosts):
         output.tell("warning: there is no key; any web page that you open can use this server")
-    output.say(f"serving {', '.join(catalogue.names)} on {client.name}; Ctrl-C stops")
+    output.say(f"serving {', '.join(catalogue.names)} on {models.summary}; Ctrl-C stops")
     if output.json:
         output.show_json({"base_url": address, "models": list(catalogue.names)})
     else:

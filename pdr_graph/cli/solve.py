@@ -24,8 +24,8 @@ from pdr_graph.cli.run_display import (
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, check_named, named_thread, open_saver
 from pdr_graph.config import PAPER, PRESETS, PDRConfig, base_preset, default_config, preset
-from pdr_graph.connect import open_client, open_judge
-from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError
+from pdr_graph.connect import open_judge, open_models
+from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError, redacted
 from pdr_graph.prompts import Prompts
 from pdr_graph.servers.llama import announcement, is_small, small_config
 from pdr_graph.servers.record import without_password
@@ -35,13 +35,13 @@ from pdr_graph.types import new_thread_id
 
 if TYPE_CHECKING:  # LangGraph loads once the endpoint has answered
     from pdr_graph.judge import DraftJudge
-    from pdr_graph.llm.client import ModelClient
+    from pdr_graph.llm.models import Models
     from pdr_graph.run import Parts, Result
 
 Check = Callable[[Saver], Awaitable[RunProgress]]
 """Looks at the thread before a model is started; returns the progress that the run starts from."""
 
-Start = Callable[["ModelClient", Saver, "Parts"], Awaitable["Result"]]
+Start = Callable[["Models", Saver, "Parts"], Awaitable["Result"]]
 """Starts or resumes the run."""
 
 
@@ -99,13 +99,13 @@ class RunSession:
                 progress = await check(saver)
                 async with (
                     alone(saver, self.thread_id, say),
-                    open_client(self.settings, announce=say) as client,
+                    open_models(self.settings, announce=say) as models,
                 ):
                     from pdr_graph.extensions import Extensions
                     from pdr_graph.run import Parts
 
                     if self.judge is not None:
-                        await self.judge.meet(client)
+                        await self.judge.meet(models.client("drafter"))
                     if self.settings.redis_url != MEMORY:
                         say(f"thread {one_line(self.thread_id)}")
                     with shown(self.output, progress) as on_event, stopper.draining():
@@ -117,7 +117,7 @@ class RunSession:
                             on_event=on_event,
                             control=stopper.control,
                         )
-                        return await start(client, saver, parts)
+                        return await start(models, saver, parts)
 
     def show(self, result: "Result") -> None:
         """Show how a run ended."""
@@ -192,13 +192,13 @@ def solve_command(command: SolveCommand, output: Output) -> None:
             raise ThreadExistsError(session.thread_id)
         return RunProgress(len(config.widths))
 
-    async def start(client: "ModelClient", saver: Saver, parts: "Parts") -> "Result":
+    async def start(models: "Models", saver: Saver, parts: "Parts") -> "Result":
         from pdr_graph.run import solve
 
         return await solve(
             problem,
             config,
-            model=client,
+            model=models,
             checkpointer=saver,
             thread_id=session.thread_id,
             parts=parts,
@@ -235,12 +235,12 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
             progress.continue_from(last.round, last.width, last.drafts)
         return progress
 
-    async def start(client: "ModelClient", saver: Saver, parts: "Parts") -> "Result":
+    async def start(models: "Models", saver: Saver, parts: "Parts") -> "Result":
         from pdr_graph.run import resume
 
         return await resume(
             session.thread_id,
-            model=client,
+            model=models,
             checkpointer=saver,
             changes=changes,
             answer=answer,
@@ -257,7 +257,9 @@ def command_line(verb: str, thread_id: str, given: Mapping[str, object]) -> str:
     """
     flags: list[str] = []
     for name, value in given.items():
-        if name != "api_key":
+        if isinstance(value, list):
+            flags += [part for each in value for part in (flag_of(name), redacted(str(each)))]
+        elif name != "api_key":
             is_url = name in {"redis_url", "base_url"}
             shown = without_password(str(value)) if is_url else str(value)
             flags += [flag_of(name), shown]

@@ -21,7 +21,7 @@ async def candidates(step: Step, drafts: Sequence[Draft]) -> str:
     blocks = []
     for number, draft in enumerate(drafts, start=1):
         entry = draft_entry(draft)
-        text = await clip(entry.text, limit, step.counter, keep=entry.keep)
+        text = await clip(entry.text, limit, step.ask.client.counter, keep=entry.keep)
         blocks.append(f"<candidate {number}>\n{text}\n</candidate {number}>")
     return "\n\n".join(blocks)
 

@@ -8,7 +8,7 @@ parent's stream tells its events, and the parent's ledger has its cost.
 """
 
 from pdr_graph.embed.node import pdr_node
-from pdr_graph.embed.subrun import as_message, charge, read_messages
+from pdr_graph.embed.subrun import as_message, charge, charges, read_messages
 from pdr_graph.embed.tool import as_tool
 
-__all__ = ["as_message", "as_tool", "charge", "pdr_node", "read_messages"]
+__all__ = ["as_message", "as_tool", "charge", "charges", "pdr_node", "read_messages"]

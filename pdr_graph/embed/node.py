@@ -11,7 +11,7 @@ from langgraph.runtime import Runtime
 from pdr_graph.config import PDRConfig, default_config
 from pdr_graph.embed.subrun import (
     as_message,
-    charge,
+    charges,
     check_given,
     ledger_channel,
     read_messages,
@@ -23,6 +23,7 @@ from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models, ModelsByRole
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Result
 from pdr_graph.trace import Trace
@@ -31,7 +32,8 @@ from pdr_graph.trace import Trace
 def pdr_node(
     config: PDRConfig | None = None,
     *,
-    model: BaseChatModel | ModelClient,
+    model: BaseChatModel | ModelClient | Models,
+    models: ModelsByRole | None = None,
     # Any: the parent's own types of state and update, which LangGraph leaves open.
     input: Callable[[Any], str] = read_messages,
     output: Callable[[Result], Mapping[str, Any]] = as_message,
@@ -55,6 +57,8 @@ def pdr_node(
         config: None takes the parent's context if that is a `PDRConfig`, else the recommended
             preset, `vote_first`.
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
+        models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
+            the roles.
         input: From the parent's state to the problem; by default it reads `messages`.
         output: From the result to the parent's update; by default one message.
         extensions: Distillers, finishes and verifiers of your own.
@@ -65,12 +69,17 @@ def pdr_node(
         ledger: The channel for the cost; None looks for the two above.
 
     Raises:
-        ConfigError: the config names an unknown part, or the model is none.
+        ConfigError: the config names an unknown part, a role is unknown, or a model is none.
     """
     given = with_judge(extensions, judge)
     extensions = check_given(default_config() if config is None else config, model, given)
     graph = build_graph(
-        model, extensions=extensions, prompts=prompts, trace=trace, stream_answer=stream_answer
+        model,
+        models=models,
+        extensions=extensions,
+        prompts=prompts,
+        trace=trace,
+        stream_answer=stream_answer,
     )
 
     # To draw the subgraph and show its state, LangGraph looks for it among the names that this
@@ -92,7 +101,7 @@ def pdr_node(
                 "output must return the parent's update as a dict, such as "
                 f"{{'summary': result.solution}}, not {type(update).__name__}"
             )
-        cost = {} if channel is None else {channel: [charge(result)]}
+        cost = {} if channel is None else {channel: charges(result)}
         return {**cost, **update}
 
     def refuse(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:

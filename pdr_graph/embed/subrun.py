@@ -26,6 +26,7 @@ from pdr_graph.graph import PDRGraph
 from pdr_graph.invocation import SUBRUN, Subrun, at
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.nodes.toolbox import thread_id
 from pdr_graph.run import Result, drive
 from pdr_graph.types import LedgerRow
@@ -41,7 +42,7 @@ def check_given(config: object, model: object, extensions: Extensions | None) ->
         raise ConfigError(
             f"config must be a PDRConfig, such as preset('pdr') returns, not {config!r}"
         )
-    if not isinstance(model, BaseChatModel | ModelClient):
+    if not isinstance(model, BaseChatModel | ModelClient | Models):
         raise ConfigError(
             "model must be a LangChain chat model, such as ChatVLLM(base_url=…, model=…), or a "
             f"ModelClient, not {model!r}"
@@ -116,12 +117,22 @@ async def subrun(
 
 
 def charge(result: Result) -> LedgerRow:
-    """Return a run as one row of the calling node and super-step.
+    """Return a run as one row of the calling node and super-step, whatever models it asked.
 
     What each node of the run cost is in the run's own ledger.
     """
-    run = result.state.get("run", result.thread_id)
-    return charge_of(get_config(), run, result.ledger.rows)
+    # Without the names of models: those of one run are rows of their own otherwise.
+    rows = [LedgerRow({**row, "model": ""}) for row in result.ledger.rows]
+    return charge_of(get_config(), _run_of(result), rows)[0]
+
+
+def charges(result: Result) -> list[LedgerRow]:
+    """Return a run as rows of the calling node and super-step, one for each model that it asked."""
+    return charge_of(get_config(), _run_of(result), result.ledger.rows)
+
+
+def _run_of(result: Result) -> str:
+    return result.state.get("run", result.thread_id)
 
 
 def ledger_channel(named: str | None) -> str | None:

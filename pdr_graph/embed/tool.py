@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pdr_graph.config import PDRConfig, default_config
 from pdr_graph.embed.subrun import (
-    charge,
+    charges,
     check_given,
     ledger_channel,
     report,
@@ -28,6 +28,7 @@ from pdr_graph.extensions import Extensions
 from pdr_graph.graph import build_graph
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models, ModelsByRole
 from pdr_graph.nodes.toolbox import task_id
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import drive, new_thread_id
@@ -52,7 +53,8 @@ class Question(BaseModel):
 def as_tool(
     config: PDRConfig | None = None,
     *,
-    model: BaseChatModel | ModelClient,
+    model: BaseChatModel | ModelClient | Models,
+    models: ModelsByRole | None = None,
     name: str = "think_hard",
     description: str = DESCRIPTION,
     return_direct: bool = False,
@@ -73,6 +75,8 @@ def as_tool(
     Args:
         config: None is the recommended preset, `vote_first`.
         model: What reasons; it need not be the agent's model.
+        models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
+            the roles.
         name: Name of the tool for the agent's model.
         description: Tells the agent's model when to use the tool.
         return_direct: Whether the agent ends with the tool's answer.
@@ -83,11 +87,11 @@ def as_tool(
         ledger: The channel for the cost; None looks for the two above.
 
     Raises:
-        ConfigError: the config names an unknown part, or the model is none.
+        ConfigError: the config names an unknown part, a role is unknown, or a model is none.
     """
     config = default_config() if config is None else config
     extensions = check_given(config, model, with_judge(extensions, judge))
-    graph = build_graph(model, extensions=extensions, prompts=prompts, trace=trace)
+    graph = build_graph(model, models=models, extensions=extensions, prompts=prompts, trace=trace)
     beside = _RunsOfTasks()
 
     async def think(
@@ -115,7 +119,7 @@ def as_tool(
         message = ToolMessage(
             result.solution, tool_call_id=runtime.tool_call_id, artifact=report(result)
         )
-        return Command(update={messages: [message], channel: [charge(result)]}), None
+        return Command(update={messages: [message], channel: charges(result)}), None
 
     def refuse(
         question: str,

@@ -2,13 +2,15 @@
 
 The plots show accuracy against cost: the paper's figure 1 with intervals. Up and to the left is
 better. Both actual costs, B_seq and B_total, are on a logarithmic axis, and bars span the
-confidence intervals of both means. The colours are Okabe and Ito's, which colour-blind readers can
+confidence intervals of both means, whole. Arms of equal cost stand side by side. A plot of few
+problems says that nothing can be believed of it. The colours are Okabe and Ito's, which colour-blind readers can
 tell apart; every arm also has its own marker.
 """
 
 import base64
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +24,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from pdr_graph.eval.comparison import Comparison
 from pdr_graph.eval.report import percent, sheets
 from pdr_graph.eval.stats import Estimate
+from pdr_graph.eval.summary import ArmSummary
 from pdr_graph.page import render
 
 if TYPE_CHECKING:
@@ -34,6 +37,12 @@ AXES = {
     "b_total": "B_total: tokens of a sample in all calls",
 }
 GREY = "#8a8a8a"
+ALARM = "#a61b1b"
+FEW_PROBLEMS = 30
+"""Below so many problems, an interval of accuracy spans up to 36 points and more (a share of half,
+at 95 %): arms cannot be told apart."""
+ALIKE = 0.04
+"""Part of the axis within which two costs count as equal."""
 FORMATS = ("png", "svg")
 NARROW, WIDE = 5, 400
 """Ratios of an axis's ends. Below the first, ticks at 1, 2 and 5 times a power of ten are too few;
@@ -66,14 +75,16 @@ def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 def plot(comparison: Comparison, what: str) -> Figure:
     """Return the plot of accuracy against `b_seq` or `b_total`, one point for each arm."""
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
     axes = figure.subplots()
     shown = [arm for arm in comparison.arms if what in arm.cost]
-    for index, arm in enumerate(shown):
-        spent = arm.cost[what].mean
+    shifts = side_by_side([arm.cost[what].mean.value for arm in shown])
+    for index, (arm, shift) in enumerate(zip(shown, shifts, strict=True)):
+        spent = _shifted(arm.cost[what].mean, shift)
         axes.errorbar(
             spent.value,
             100 * arm.accuracy.value,
+            # A logarithmic axis has no place for what is not above 0.
             xerr=_bars(spent, least=spent.value * 0.05),
             yerr=_bars(arm.accuracy, scale=100),
             fmt=MARKERS[index % len(MARKERS)],
@@ -81,15 +92,63 @@ def plot(comparison: Comparison, what: str) -> Figure:
             markersize=7,
             elinewidth=1.2,
             capsize=3,
-            label=arm.name.replace("$", r"\$"),
+            label=f"{arm.name} (n = {arm.num_problems:,})".replace("$", r"\$"),
         )
-    axes.set(xscale="log", xlabel=AXES[what], ylabel="accuracy, %", ylim=(0, 100))
+    axes.set(xscale="log", xlabel=AXES[what], ylabel="accuracy, %", ylim=_heights(shown))
+    axes.set_yticks(range(0, 101, 20))
+    if few := too_few(comparison):
+        axes.set_title(few, color=ALARM, fontsize=9, loc="left")
     _plain_ticks(axes)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if shown:
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+        # Below: beside it, the plot would have half of a phone's width.
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
+
+
+def too_few(comparison: Comparison) -> str:
+    """Return a warning where there are too few problems to believe anything; else nothing."""
+    fewest = min((arm.num_problems for arm in comparison.arms), default=0)
+    if fewest >= FEW_PROBLEMS:
+        return ""
+    count = f"{fewest} problem{'' if fewest == 1 else 's'}"
+    return f"n = {count}: too few to believe any difference; {FEW_PROBLEMS} are the least"
+
+
+def side_by_side(costs: Sequence[float]) -> list[float]:
+    """Return the factor by which each point is shifted, so that equal costs are not on one line."""
+    places = [math.log(cost) if cost > 0 else 0.0 for cost in costs]
+    # At least a factor of two: where all are alike, the axis is that wide.
+    span = max(max(places, default=0.0) - min(places, default=0.0), math.log(2))
+    step, order = ALIKE * span, sorted(range(len(places)), key=places.__getitem__)
+    groups: list[list[int]] = []
+    for index in order:
+        if groups and places[index] - places[groups[-1][-1]] < step:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    shifts = [0.0] * len(places)
+    for group in groups:
+        middle = sum(places[index] for index in group) / len(group)
+        for number, index in enumerate(group):
+            if len(group) > 1:
+                shifts[index] = middle + (number - (len(group) - 1) / 2) * step - places[index]
+    return [math.exp(shift) for shift in shifts]
+
+
+def _shifted(spent: Estimate, factor: float) -> Estimate:
+    ends = {"low": spent.low, "high": spent.high}
+    moved = {name: end if end is None else end * factor for name, end in ends.items()}
+    return replace(spent, value=spent.value * factor, **moved)
+
+
+def _heights(arms: Sequence[ArmSummary]) -> tuple[float, float]:
+    """Return the ends of the axis of accuracy: room for each marker and for each whisker's end."""
+    ends = [each.accuracy.interval for each in arms if each.accuracy.interval is not None]
+    low = min((100 * each.low for each in ends), default=0.0)
+    high = max((100 * each.high for each in ends), default=100.0)
+    return min(-4.0, low - 2), max(104.0, high + 2)
 
 
 def _bars(
@@ -132,6 +191,7 @@ def comparison_page(comparison: Comparison) -> str:
         comparison=comparison,
         sheets=sheets(comparison),
         plots=[_plot(comparison, what) for what in AXES],
+        too_few=too_few(comparison),
         version=version("pdr-graph"),
     )
 
@@ -147,7 +207,8 @@ def _plot(comparison: Comparison, what: str) -> Plot:
     )
     return Plot(
         "data:image/svg+xml;base64," + base64.b64encode(drawn.getvalue()).decode(),
-        f"Accuracy against {AXES[what]}. Bars are confidence intervals.",
+        f"Accuracy against {AXES[what]}. Bars are confidence intervals; arms of equal cost stand "
+        "side by side.",
         f"Accuracy against {AXES[what]}. {points}",
     )
 

@@ -28,6 +28,7 @@ from sklearn.neural_network import MLPClassifier
 
 from pdr_graph.answers import answer_kind, clusters
 from pdr_graph.ballot import ranked, tally_of, vote_of
+from pdr_graph.config import RECOMMENDED
 from pdr_graph.errors import CallError, ConfigError, counted
 from pdr_graph.eval.records import TRACE, DraftRecord, EvalRun, SampleRecord
 from pdr_graph.eval.stats import (
@@ -196,15 +197,18 @@ class JudgeReport:
 
     @property
     def verdict(self) -> str:
-        """Say in one sentence whether the judge beats the vote."""
+        """Say whether the judge beats the vote, and by which setting to use what is better."""
         low, high = self.gain.low or 0.0, self.gain.high or 0.0
         points = f"{100 * self.gain.value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
         if low > 0:
-            return f"Better than the vote: {points}."
+            return f"Better than the vote: {points}. Use it: --judge FILE, with {RECOMMENDED}."
         if high < 0:
             return f"Worse than the vote: {points}. Do not use it."
         problems = counted(self.num_problems, "problem")
-        return f"Not better than the vote, as far as {problems} can show: {points}."
+        return (
+            f"Not better than the vote, as far as {problems} can show: {points}. "
+            f"Leave --judge out: {RECOMMENDED} alone is the vote."
+        )
 
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
         """Return the report as plain data."""

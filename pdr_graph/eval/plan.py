@@ -17,8 +17,8 @@ from pdr_graph.eval.records import SCHEMA, ArmRecord, DataRecord, HeaderRecord
 from pdr_graph.eval.sample import Sample
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.asker import derived_seed
-from pdr_graph.llm.client import ModelClient
-from pdr_graph.nodes.plan import check_window
+from pdr_graph.llm.models import Models, changed_models
+from pdr_graph.nodes.plan import check_windows, lengths_of
 from pdr_graph.validation import differences
 
 _PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
@@ -39,8 +39,13 @@ class EvalPlan:
     judge: DraftJudge | None = None
     """Weighs drafts, in the arms that ask for weights; None where no arm does."""
 
-    def header(self, model: str) -> HeaderRecord:
-        """Return the header of a run that begins now."""
+    def header(self, model: str, models: Mapping[str, str] | None = None) -> HeaderRecord:
+        """Return the header of a run that begins now.
+
+        Args:
+            model: The drafter's.
+            models: The model of each role; None or empty where one has all of them.
+        """
         header = HeaderRecord(
             schema=SCHEMA,
             run_id=secrets.token_hex(4),
@@ -67,6 +72,8 @@ class EvalPlan:
             versions=self.versions(),
             share_first_round=self.share_first_round,
         )
+        if models:
+            header["models"] = dict(models)
         if self.judge is not None:
             header["judge"] = self.judge.digest
         return header
@@ -101,23 +108,24 @@ class EvalPlan:
             for position, (number, problem, arm) in enumerate(order)
         ]
 
-    async def within(self, client: ModelClient) -> "EvalPlan":
-        """Return the plan with budgets that fit the model's window, where nobody has set them.
+    async def within(self, models: Models) -> "EvalPlan":
+        """Return the plan with budgets that fit the models' windows, where nobody has set them.
 
         Raises:
             ConfigError: the longest problem does not fit all the same, or the judge is of another
                 model; the sentence names arm, problem and numbers.
         """
         if self.judge is not None:
-            self.judge.check(client.name)
-        if client.window is None:
-            return self
+            self.judge.check(models.name)
         longest = max(self.problems.problems, key=lambda each: len(each.text))
-        problem_tokens = await client.counter.count(longest.text)
-        arms = tuple(arms_within(self.arms, problem_tokens, client.window))
+        by_arm = [models.for_run(arm.config).asked_by(arm.config) for arm in self.arms]
+        lengths = await lengths_of(longest.text, (each for arm in by_arm for each in arm.values()))
+        arms = self.arms
+        for client, tokens in lengths.items():
+            arms = tuple(arms_within(arms, tokens, client.window))
         for arm in arms:
             try:
-                check_window(arm.config, problem_tokens, client.window)
+                check_windows(arm.config, lengths, models.for_run(arm.config))
             except ContextWindowError as error:
                 raise ConfigError(f"arm {arm.name!r}, problem {longest.id!r}: {error}") from None
         return replace(self, arms=arms)
@@ -163,8 +171,8 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
         was_config = {**PDRConfig().model_dump(mode="json"), **arm["config"]}
         if changed := differences(was_config, asked["arms"][name]["config"]):
             return f"another {', '.join(map(str, changed))} in arm {name!r}"
-    if recorded["model"] != asked["model"]:
-        return f"another model ({recorded['model']!r}, now {asked['model']!r})"
+    if others := changed_models(recorded, asked):
+        return f"another {others[0]}"
     if recorded.get("judge") != asked.get("judge"):
         begun, given = recorded.get("judge", "none"), asked.get("judge", "none")
         return f"another --judge ({begun}, now {given})"

@@ -24,7 +24,7 @@ from typing import Any
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
 
-from pdr_graph.connect import open_client
+from pdr_graph.connect import open_models
 from pdr_graph.errors import (
     ConfigError,
     DrainedError,
@@ -164,10 +164,10 @@ class Worker:
             if self._executor is None:
                 kit = self._kit
                 saver = await self._held.enter_async_context(kit.open_store(kit.settings))
-                client = await self._held.enter_async_context(open_client(kit.settings))
+                models = await self._held.enter_async_context(open_models(kit.settings))
                 self._claim = kit.claim(saver)
                 self._executor = LocalExecutor(
-                    client=client,
+                    models=models,
                     saver=saver,
                     judge=kit.judge,
                     parts=Parts(prompts=kit.prompts, control=self._control),

@@ -91,6 +91,9 @@ class HeaderRecord(TypedDict):
     """Of each arm at each problem."""
     seed: int
     model: str
+    """The drafter's."""
+    models: NotRequired[dict[str, str]]
+    """The model of each role; absent where one model has all of them."""
     prompts_sha256: dict[str, str]
     versions: dict[str, str]
     share_first_round: bool

@@ -32,6 +32,7 @@ from pdr_graph.eval.records import SCHEMA, DraftRecord, Key, SampleRecord, Works
 from pdr_graph.events import OnEvent
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.usage import Spent
 from pdr_graph.run import Parts, Result, resume, solve
 from pdr_graph.run_history import RoundView, history
@@ -77,7 +78,7 @@ class RunFacts:
 class LocalExecutor:
     """Runs samples in this process."""
 
-    client: ModelClient
+    models: Models
     saver: BaseCheckpointSaver[str]
     judge: Judge
     parts: Parts
@@ -130,7 +131,7 @@ class LocalExecutor:
             return await solve(
                 sample.problem.text,
                 config,
-                model=self.client,
+                model=self.models,
                 checkpointer=self.saver,
                 thread_id=sample.thread_id,
                 parts=parts,
@@ -139,7 +140,7 @@ class LocalExecutor:
             # A process began it, and then died or was stopped.
             return await resume(
                 sample.thread_id,
-                model=self.client,
+                model=self.models,
                 checkpointer=self.saver,
                 changes=config.model_dump(),
                 parts=parts,
@@ -153,7 +154,7 @@ class LocalExecutor:
         except UnknownThreadError:
             return record  # it failed before its first step
         record["rounds_run"] = len(past.rounds)
-        record["ledger"] = past.ledger.to_json()
+        record["ledger"] = replace(past.ledger, prices=self.models.prices).to_json()
         record["seconds"] = round(sum(row["seconds"] for row in past.ledger.rows), 3)
         record["notes"] = past.notes
         await self._add_rounds(record, sample.problem, past.rounds)
@@ -183,7 +184,7 @@ class LocalExecutor:
             data_sha256=self.facts.data_sha256,
             versions=dict(self.facts.versions),
             seed=sample.seed,
-            model=self.client.name,
+            model=self.models.for_run(sample.config).name,
             error=None,
         )
 
@@ -282,7 +283,11 @@ class SharingClient(ModelClient):
 
     def __init__(self, client: ModelClient) -> None:
         super().__init__(
-            client.model, counter=client.counter, retry=client.retry, window=client.window
+            client.model,
+            counter=client.counter,
+            retry=client.retry,
+            window=client.window,
+            price=client.price,
         )
         self._client = client
         self._calls: OrderedDict[tuple[str, Sampling], _SharedCall] = OrderedDict()

@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -176,6 +176,9 @@ class DraftJudge(BaseModel):
     """Weighs the drafts of one model; each kind is a subclass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    reads: ClassVar[bool] = False
+    """Whether weighing has a model read the draft, which costs tokens."""
 
     format: Literal["pdr-graph judge"] = "pdr-graph judge"
     version: Literal[1] = 1

@@ -8,7 +8,7 @@ A draft is weighed by one call of one token: "Is this solution correct?" The lik
 becomes a probability by the two numbers that were fitted on other problems.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import FiniteFloat, SecretStr
 
@@ -23,6 +23,8 @@ from pdr_graph.types import Draft
 
 class AdapterJudge(DraftJudge):
     """Asks an adapter of the same server whether a draft is right."""
+
+    reads: ClassVar[bool] = True
 
     kind: Literal["adapter"] = "adapter"
     adapter: str

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from operator import mul
 from time import perf_counter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import httpx2
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PrivateAttr, model_validator
@@ -105,6 +105,8 @@ class NetworkProbe(BaseModel):
 
 class HiddenJudge(DraftJudge):
     """Weighs a draft by the model's hidden state after it."""
+
+    reads: ClassVar[bool] = True
 
     kind: Literal["hidden"] = "hidden"
     question: str = QUESTION

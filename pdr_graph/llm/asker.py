@@ -32,6 +32,8 @@ class Asker:
     """Whether the log-probabilities of replies are asked for."""
     on_chunk: OnChunk | None = None
     """Receives the reply of `one` piece by piece; None waits for the whole reply."""
+    told_apart: bool = False
+    """Whether the run asks several models, so that the trace names each call's."""
 
     async def one(self, template: str, *, index: int = 0, **values: object) -> Reply:
         """Make one call, in sequence with the calls before it.
@@ -122,6 +124,8 @@ class Asker:
                 seconds=round(spent.seconds, 3),
                 error=failure,
             )
+            if self.told_apart:
+                record["model"] = self.client.name
             if reply is not None and reply.sampled is not None:
                 record["prompt_ids"] = reply.sampled.prompt_ids
                 record["token_ids"] = reply.sampled.token_ids

@@ -39,6 +39,7 @@ from pdr_graph.llm.tokens import (
     wellformed,
 )
 from pdr_graph.llm.usage import REFUSED_USAGE, Spent, Usage, read_usage, stated_usage
+from pdr_graph.types import Price
 
 logger = logging.getLogger(__name__)
 
@@ -246,6 +247,7 @@ class ModelClient:
         window: int | None = None,
         streamed: bool = False,
         priorities: bool = False,
+        price: Price | None = None,
     ) -> None:
         """Wrap a model.
 
@@ -260,12 +262,14 @@ class ModelClient:
             priorities: Whether runs tell the server how far they are, so that it serves those that
                 have begun before new ones. It must schedule by priority: others may refuse the
                 call. A model with a `priority` of its own keeps it.
+            price: What it costs, for the ledger; None states nothing.
         """
         self.model = _read_plainly(model)
         self.counter: TokenCounter = counter or EstimateCounter()
         self.retry = retry or Retry()
         self.window = window
         self.streamed = streamed
+        self.price = price
         self.priorities = priorities and getattr(model, "priority", None) is None
         self.lacks_logprobs = False
         """Whether the server has refused to tell log-probabilities; it is not asked again."""

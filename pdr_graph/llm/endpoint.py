@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx2
@@ -28,8 +28,21 @@ class EndpointInfo:
     """Context window of one request, in tokens; None where the server does not tell."""
 
 
+class Remedies(NamedTuple):
+    """Where the user has named an endpoint, for the sentences of errors."""
+
+    url: str = "--base-url / PDR_BASE_URL"
+    key: str = "--api-key / PDR_API_KEY"
+    model: str = "--model / PDR_MODEL"
+
+
 async def probe_endpoint(
-    http: httpx2.AsyncClient, base_url: str, *, api_key: str, model: str | None = None
+    http: httpx2.AsyncClient,
+    base_url: str,
+    *,
+    api_key: str,
+    model: str | None = None,
+    remedies: Remedies | None = None,
 ) -> EndpointInfo:
     """Ask the endpoint what it serves.
 
@@ -38,13 +51,15 @@ async def probe_endpoint(
         base_url: Address with its `/v1`.
         api_key: Sent as a bearer token.
         model: The model that will be asked for; None if any will do.
+        remedies: Where the user has named the endpoint; None is in the settings.
 
     Raises:
         EndpointError: no answer, a refused key, or no such model.
     """
     keep_secret(api_key)
     keep_secrets_of(base_url)
-    _check_address(base_url, api_key)
+    remedies = remedies or Remedies()
+    _check_address(base_url, api_key, remedies)
     url = base_url.rstrip("/") + "/models"
     shown = redacted(base_url)
     try:
@@ -56,12 +71,11 @@ async def probe_endpoint(
         cause = text.removeprefix("All connection attempts failed") or "connection refused"
         raise EndpointAwayError(
             f"no model endpoint answers at {shown} ({cause}); start the server or set "
-            "--base-url / PDR_BASE_URL"
+            f"{remedies.url}"
         ) from None
     if reply.status in {401, 403}:
         raise EndpointError(
-            f"the endpoint {shown} refuses the API key (HTTP {reply.status}); set "
-            "--api-key / PDR_API_KEY"
+            f"the endpoint {shown} refuses the API key (HTTP {reply.status}); set {remedies.key}"
         )
     try:
         if not 200 <= reply.status < 300:
@@ -121,7 +135,7 @@ _UNREADABLE = (
 """What ends the reading of a page that a server need not have."""
 
 
-def _check_address(base_url: str, api_key: str) -> None:
+def _check_address(base_url: str, api_key: str, remedies: Remedies) -> None:
     try:
         parts = urlsplit(base_url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -133,8 +147,7 @@ def _check_address(base_url: str, api_key: str) -> None:
         )
     if not (api_key.isascii() and api_key.isprintable()):
         raise EndpointError(
-            "the API key holds a character that no HTTP header can carry; check --api-key / "
-            "PDR_API_KEY"
+            f"the API key holds a character that no HTTP header can carry; check {remedies.key}"
         )
 
 

@@ -113,11 +113,29 @@ class Meter:
     """
 
     def __init__(
-        self, node: str, round_number: int, step: int, *, run: str = "", part: str = ""
+        self,
+        node: str,
+        round_number: int,
+        step: int,
+        *,
+        run: str = "",
+        part: str = "",
+        model: str = "",
     ) -> None:
-        """Begin at zero; `part` tells tasks of one super-step apart."""
+        """Begin at zero.
+
+        Args:
+            node: Which node spends.
+            round_number: Its round.
+            step: Its super-step.
+            run: The run.
+            part: Tells tasks of one super-step apart.
+            model: Who is asked; empty in a run that asks one model alone.
+        """
         self._row = empty_row(round_number, node, step)
         self._row["run"], self._part = run, part
+        if model:
+            self._row["model"] = model
 
     def add(self, parallel: list[Spent]) -> None:
         """Charge calls that were made in parallel, after all that were charged before."""

@@ -50,12 +50,15 @@ class DistillerNode:
             if agreed is None and (more_rounds or step.config.finish not in DRAFT_FINISHES):
                 workspaces = await self._workspaces(step)
         notes = [*state["notes"], *step.notes]
+        told: dict[str, object] = {}
+        if self.toolbox.models.for_run(step.config).escalates:
+            told["contested"] = agreed is None and await _disagree(step)
         if agreed is not None:
             note = f"the rounds ended early: {agreed[1]:.0%} of the drafts answer {agreed[0]}"
             tell(runtime.stream_writer, NoteEvent(event="note", text=note))
-            return {"consensus": agreed[0], "tally": step.tally, "notes": [*notes, note]}
+            return {"consensus": agreed[0], "tally": step.tally, "notes": [*notes, note], **told}
         if workspaces is None:
-            return {"workspaces": [], "tally": step.tally, "notes": notes}
+            return {"workspaces": [], "tally": step.tally, "notes": notes, **told}
         row = charged(step.ask.meter, estimated=any(w["estimated"] for w in workspaces))
         tell(
             runtime.stream_writer,
@@ -73,6 +76,7 @@ class DistillerNode:
             "tally": step.tally,
             "ledger": [row],
             "notes": notes,
+            **told,
         }
         if more_rounds and step.config.finish not in DRAFT_FINISHES:
             # A distilled draft must not be checkpointed in the next round too. A vote keeps its
@@ -101,6 +105,17 @@ async def _consensus(step: Step, *, more_drafts: int) -> tuple[str, float] | Non
         threshold = 0.0 if decided else threshold
     answer, share = share_ahead(tally)
     return (answer, share) if answer is not None and share >= threshold else None
+
+
+AGREEMENT = 0.75
+"""Share of drafts with one answer that is agreement, where the config states none."""
+
+
+async def _disagree(step: Step) -> bool:
+    """Tell whether the drafts are contested; those without short answers never are."""
+    if step.config.answer == "text":
+        return False
+    return share_ahead(await step.ballot())[1] < (step.config.stop_on_consensus or AGREEMENT)
 
 
 def _shortage(state: PDRState) -> QuorumError | None:

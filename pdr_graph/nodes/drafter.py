@@ -69,10 +69,17 @@ class Drafter:
 
     async def __call__(self, state: DraftTask, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the draft and what it cost."""
-        shared = read_shared("problem", "config", "workspaces", "run")
+        shared = read_shared("problem", "config", "workspaces", "run", "contested")
         config = config_of(shared)
         run, index, workspaces = shared.get("run", ""), state["index"], shared.get("workspaces", [])
-        ask = self.toolbox.asker("drafter", state["round"], config, run=run, part=str(index))
+        ask = self.toolbox.asker(
+            "drafter",
+            state["round"],
+            config,
+            run=run,
+            part=str(index),
+            role="contested" if shared.get("contested") else "drafter",
+        )
         gate = self.gates.setdefault(run_key(run), Gate(drafts_awaited(config, state["round"])))
         template, values = attempt(ask, shared["problem"], workspaces, index)
         draft = _blank(state, ask.sampling(template, index).seed)
@@ -124,11 +131,13 @@ class Drafter:
         if signals := logprob_signals(reply.logprobs):
             draft["signals"] = signals
         draft["answer"] = answer_kind(ask.config.answer).extract(reply.solution)
-        limit = ask.config.solution_tokens
-        if not reply.usage.estimated and reply.usage.completion <= limit:
+        limit, counter = ask.config.solution_tokens, self.toolbox.models.for_run(ask.config).counter
+        # The server has counted it, but not for the other models that may read it.
+        counted = counter is ask.client.counter and not reply.usage.estimated
+        if counted and reply.usage.completion <= limit:
             draft["solution"] = reply.solution
             return
-        keep, counter = closing_line(draft["answer"]), self.toolbox.client.counter
+        keep = closing_line(draft["answer"])
         draft["solution"] = await clip(reply.solution, limit, counter, keep=keep)
 
 

@@ -1,6 +1,7 @@
 """Decides what comes next: another round of drafts, or the final call."""
 
 import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from langgraph.types import Overwrite
 
 from pdr_graph.budget import (
     TEMPLATE_TOKENS,
-    abandoned_row,
+    abandoned_rows,
     finish_cost,
     round_cost,
     workspace_limit,
@@ -27,6 +28,8 @@ from pdr_graph.config import (
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
 from pdr_graph.invocation import Invocation
+from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.nodes.toolbox import Toolbox, run_name, superstep, tell, thread_id, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
@@ -51,8 +54,7 @@ class Planner:
         if call.opens or state.get("phase") in {None, "done"}:
             opening = await self._open(state, self._asked(state, runtime))
             opening["run"] = call.run = run_name()
-            old = abandoned_row(call.abandoned, superstep())
-            opening["ledger"] = [old] if old["calls"] else []
+            opening["ledger"] = abandoned_rows(call.abandoned, superstep())
             state = state_of({**state, **opening})
             begin = BeginEvent(event="begin", preset=config_of(state).strategy, resumed=False)
             log_event(thread_id(), begin)
@@ -77,36 +79,45 @@ class Planner:
             raise ConfigError("the problem is empty; state the task to be solved")
         operators = self.toolbox.operators.of(config)
         operators.check(config)
+        models = self.toolbox.models.for_run(config)
         record = RunRecord(
             version=_own_version(),
-            model=self.toolbox.client.name,
+            model=models.name,
             prompts=self.toolbox.prompts.of_run(config).hashes(),
             token_counts="",
         )
+        if models.names:
+            record["models"] = models.names
         if (judge := operators.judge) is not None:
             judge.check(record["model"])
             record["judge"] = judge.digest
         if config.seed is None:
             config = config.model_copy(update={"seed": secrets.randbits(31)})
-        client = self.toolbox.client
-        problem_tokens = await client.counter.count(problem)
-        asked, config = config, fitted(config, problem_tokens, client.window)
-        check_window(config, problem_tokens, client.window)
+        asked, window = config, None
+        lengths = await lengths_of(problem, models.asked_by(config).values())
+        for client, tokens in lengths.items():
+            smaller = fitted(config, tokens, client.window)
+            window = client.window if smaller is not config else window
+            config = smaller
+        check_windows(config, lengths, models)
+        # Of several counts the largest, so that no sum is too small.
+        problem_tokens = max(lengths.values())
         _check_budget(config, problem_tokens)
         return {
             "problem": problem,
             "config": config.model_dump(mode="json"),
-            "record": RunRecord({**record, "token_counts": client.counter.source}),
+            "record": RunRecord({**record, "token_counts": models.counter.source}),
             "problem_tokens": problem_tokens,
             "round": 0,
             "extra_rounds": 0,
             "drafts": Overwrite([]),
             "workspaces": [],
             "tally": None,
+            **({"contested": False} if models.escalates else {}),
             "consensus": None,
             "solution": None,
             "verdict": None,
-            "notes": [budgets_note(config, client.window)] if config is not asked else [],
+            "notes": [budgets_note(config, window)] if config is not asked else [],
         }
 
     def _next(self, state: PDRState, runtime: Runtime[PDRConfig]) -> dict[str, object]:
@@ -114,7 +125,7 @@ class Planner:
         if rounds_left(state) <= 0:
             return {"phase": "finish"}
         distiller = self.toolbox.operators.distiller(config.distiller)
-        why_not = why_not_round(state, distiller.max_calls)
+        why_not = why_not_round(state, distiller.max_calls, self.toolbox.extensions.judge)
         if why_not is not None:
             note = f"round {next_round} and later were skipped: {why_not}"
             tell(runtime.stream_writer, NoteEvent(event="note", text=note))
@@ -165,8 +176,31 @@ def budgets_note(config: PDRConfig, window: int | None) -> str:
     return f"budgets follow the model's context window of {window} tokens: {used}"
 
 
-def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> None:
-    """Refuse a problem whose calls may not fit the model's window; None is an unknown window.
+async def lengths_of(problem: str, clients: Iterable[ModelClient]) -> dict[ModelClient, int]:
+    """Return how many tokens a problem has for each of these models."""
+    return {client: await client.counter.count(problem) for client in dict.fromkeys(clients)}
+
+
+def check_windows(config: PDRConfig, lengths: Mapping[ModelClient, int], models: Models) -> None:
+    """Refuse a problem whose calls may not fit the window of a model that the run asks.
+
+    Args:
+        config: What the run is asked for.
+        lengths: Tokens of the problem, for each of the models that the run may ask.
+        models: They.
+
+    Raises:
+        ContextWindowError: the sentence names every part of the call, and the role.
+    """
+    for role, client in models.asked_by(config).items():
+        whose = f"the model of role {role}" if models.names else "the model"
+        check_window(config, lengths[client], client.window, whose)
+
+
+def check_window(
+    config: PDRConfig, problem_tokens: int, window: int | None, whose: str = "the model"
+) -> None:
+    """Refuse a problem whose calls may not fit a window; None is an unknown window.
 
     Raises:
         ContextWindowError: the sentence names every part of the call.
@@ -179,14 +213,14 @@ def check_window(config: PDRConfig, problem_tokens: int, window: int | None) -> 
     to_lower = " or ".join(name for name in own if name in config.model_fields_set)
     if not to_lower or window - problem_tokens - TEMPLATE_TOKENS < MIN_KAPPA:
         raise ContextWindowError(
-            f"the problem has {problem_tokens} tokens and the model's context window is {window}: "
+            f"the problem has {problem_tokens} tokens and {whose}'s context window is {window}: "
             f"with {TEMPLATE_TOKENS} for the words around it, no room is left for an answer; "
             "shorten the problem, or serve a larger window"
         )
     parts = f"problem {problem_tokens}, " + (f"kappa {workspace}, " if workspace else "")
     raise ContextWindowError(
         f"a call needs up to {needed} tokens ({parts}template {TEMPLATE_TOKENS}, max_tokens "
-        f"{config.max_tokens}) and the model's context window is {window}; lower {to_lower}, or "
+        f"{config.max_tokens}) and {whose}'s context window is {window}; lower {to_lower}, or "
         "serve a larger window"
     )
 

@@ -15,14 +15,15 @@ from langgraph.config import get_config
 from langgraph.types import StreamWriter
 
 from pdr_graph.answers import answer_kind, one_vote
-from pdr_graph.budget import finish_cost, round_cost, why_not_another_round
+from pdr_graph.budget import finish_cost, reading_cost, round_cost, why_not_another_round
 from pdr_graph.config import PDRConfig, width_of
 from pdr_graph.distill import MaxCalls
 from pdr_graph.events import NoteEvent, RunEvent, log_event
 from pdr_graph.extensions import Extensions
 from pdr_graph.invocation import Invocation
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.asker import Asker, derived_seed
-from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models, verifying
 from pdr_graph.llm.usage import Meter
 from pdr_graph.prompts import Prompts
 from pdr_graph.state import PDRState, config_of, next_width, succeeded
@@ -42,7 +43,7 @@ _WEIGHED: Mapping[str, Callable[[PDRConfig], bool]] = {
 class Toolbox:
     """The dependencies of one graph: what this process owns."""
 
-    client: ModelClient
+    models: Models
     extensions: Extensions
     """Those of the graph; nodes take `operators`."""
     prompts: Prompts
@@ -57,12 +58,33 @@ class Toolbox:
         return self.extensions if handed is None else self.extensions.with_code(handed)
 
     def asker(
-        self, node: str, round_number: int, config: PDRConfig, *, run: str = "", part: str = ""
+        self,
+        node: str,
+        round_number: int,
+        config: PDRConfig,
+        *,
+        run: str = "",
+        part: str = "",
+        role: str | None = None,
     ) -> Asker:
-        """Return what a node asks the model with; its meter holds earlier attempts at the task."""
-        meter = Meter(node, round_number, superstep(), run=run, part=part)
+        """Return what a node asks its model with; its meter holds earlier attempts at the task.
+
+        Args:
+            node: The node.
+            round_number: The round that it works on.
+            config: What the run is asked for.
+            run: The run.
+            part: Tells tasks of one super-step apart.
+            role: Whose model is asked; None is the role of the node.
+        """
+        role = role or (verifying(config) if node == "verifier" else node)
+        models = self.models.for_run(config)
+        client, several = models.client(role), bool(models.names)
+        model = client.name if several else ""
+        meter = Meter(node, round_number, superstep(), run=run, part=part, model=model)
         return Asker(
-            client=self.client,
+            client=client,
+            told_apart=several,
             prompts=self.prompts.of_run(config),
             trace=self.trace,
             config=config,
@@ -76,6 +98,7 @@ class Toolbox:
     def step(self, node: str, state: PDRState) -> Step:
         """Return what a pluggable step is handed."""
         config = config_of(state)
+        ask = self.asker(node, state["round"], config, run=state.get("run", ""))
         return Step(
             problem=state["problem"],
             problem_tokens=state["problem_tokens"],
@@ -84,7 +107,8 @@ class Toolbox:
             workspaces=state.get("workspaces", []),
             next_width=next_width(state),
             answers=answer_kind(config.answer),
-            ask=self.asker(node, state["round"], config, run=state.get("run", "")),
+            ask=ask,
+            readers=self.models.for_run(config).readers,
             rng=random.Random(derived_seed(config.seed or 0, node, state["round"])),
             tally=state.get("tally"),
             solution=state.get("solution"),
@@ -170,9 +194,14 @@ def charged(meter: Meter, *, estimated: bool = False) -> LedgerRow:
     return row
 
 
-def why_not_round(state: PDRState, max_calls: MaxCalls) -> str | None:
+def why_not_round(
+    state: PDRState, max_calls: MaxCalls, judge: DraftJudge | None = None
+) -> str | None:
     """Say why the next parallel round cannot be paid for, None if it can."""
     config, next_round = config_of(state), state["round"] + 1
+    problem_tokens = state["problem_tokens"]
+    reads = judge is not None and judge.reads
+    reading = reading_cost(config, problem_tokens=problem_tokens) if reads else 0
     width, after = width_of(config, next_round), width_of(config, next_round + 1)
     return why_not_another_round(
         config,
@@ -180,8 +209,10 @@ def why_not_round(state: PDRState, max_calls: MaxCalls) -> str | None:
         cost=round_cost(
             config,
             width=width,
-            problem_tokens=state["problem_tokens"],
+            problem_tokens=problem_tokens,
             distiller_calls=max_calls(width, after, config.k),
-        ),
-        reserve=finish_cost(config, problem_tokens=state["problem_tokens"]),
+        )
+        + width * reading,
+        reserve=finish_cost(config, problem_tokens=problem_tokens)
+        + (reading if config.finish == "guarded" else 0),
     )

@@ -4,10 +4,13 @@ A page holds text that a model wrote, which may be hostile. Three things keep it
 is escaped, the page's `Content-Security-Policy` allows no script from anywhere, and no value is
 placed in an attribute that a browser follows.
 
+Characters that a reader would not see, or that turn the rest of a line around, are shown as signs.
+
 `run_page` has the page of one run: its graph, each round with drafts and workspaces, and what it
-cost. That of a comparison is `eval/comparison_page.py`.
+cost. The words of the method are explained where they stand, and in a list at the end. That of a comparison is `eval/comparison_page.py`.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -15,6 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from pdr_graph.answers import answer_kind, clusters
 from pdr_graph.budget import Ledger
@@ -26,12 +30,56 @@ from pdr_graph.types import Draft, LedgerRow, Workspace
 __all__ = ["render", "run_page", "write_page"]
 
 
+TERMS = {
+    "b_seq": ("B_seq", "Tokens on the longest path: of calls made in parallel the longest counts."),
+    "b_total": ("B_total", "Tokens of all calls together, prompts included."),
+    "kappa": ("κ (kappa)", "The most tokens that a workspace may have."),
+    "round": ("round", "Drafts made in parallel, and the workspace that is made of them."),
+    "draft": ("draft", "One attempt at the problem, made without seeing the others of its round."),
+    "workspace": (
+        "workspace",
+        "A short text made of a round's drafts. It is all that the next calls read of them.",
+    ),
+    "distiller": ("distiller", "What makes a workspace of drafts."),
+    "finish": ("finish", "How the solution is made of the last round: a call, a vote or a choice."),
+    "verdict": ("verdict", "What a verifier says of the solution: accepted, rejected, undecided."),
+}
+"""Words of the method: how each is written, and what it means."""
+
+_SIGNS = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: 0x2421,
+    **{
+        code: f"⟨U+{code:04X}⟩"
+        for code in (
+            *range(0x80, 0xA0),
+            # Those that no reader sees, and those that turn a line around.
+            *(0x061C, 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0x2060, 0xFEFF),
+            *range(0x202A, 0x202F),
+            *range(0x2066, 0x206A),
+        )
+    },
+}
+"""What is shown in the place of characters that have no form of their own."""
+_HIDDEN = re.compile("[" + "".join(map(re.escape, map(chr, _SIGNS))) + "]")
+
+
+def _visible(value: object) -> object:
+    """Show control characters of a text as signs; what the template itself has made stays."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    if _HIDDEN.search(value) is None:
+        return value
+    return value.replace("\r\n", "\n").translate(_SIGNS)
+
+
 @cache
 def _templates() -> Environment:
     return Environment(
         loader=PackageLoader("pdr_graph.page"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
@@ -148,6 +196,7 @@ async def run_page(past: RunHistory) -> str:
         legs=_legs(past.ledger, lanes),
         budgets=_budgets(past),
         totals=past.ledger.to_json(),
+        terms=TERMS,
     )
 
 

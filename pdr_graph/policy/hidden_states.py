@@ -160,8 +160,8 @@ class _Reader:
     """A loaded model."""
 
     def __init__(self, model: Any, tokenizer: Any, device: str) -> None:  # Any: of transformers
-        self._model = model
-        self._tokenizer = tokenizer
+        self.model = model
+        self.tokenizer = tokenizer
         self._device = device
         self._all_layers = getattr(model, "layers", None)
         self._norm = getattr(model, "norm", None)
@@ -174,7 +174,7 @@ class _Reader:
     def num_layers(self) -> int:
         """How many layers the model has."""
         if self._all_layers is None:
-            return int(self._model.config.num_hidden_layers)
+            return int(self.model.config.num_hidden_layers)
         return len(self._all_layers)
 
     @classmethod
@@ -246,9 +246,7 @@ class _Reader:
         messages = [{"role": role, "content": text} for role, text in request.turns]
         try:
             first, whole = (
-                self._tokenizer.apply_chat_template(
-                    each, tokenize=False, add_generation_prompt=True
-                )
+                self.tokenizer.apply_chat_template(each, tokenize=False, add_generation_prompt=True)
                 for each in (messages[:1], messages)
             )
         # A template is a program of the model's: it may raise anything.
@@ -257,10 +255,10 @@ class _Reader:
         if not whole.startswith(first):
             first = ""  # templates of thinking models write a finished turn otherwise
         prompt, rest = (
-            tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
             for text in (first, whole[len(first) :])
         )
-        window = getattr(self._model.config, "max_position_embeddings", None)
+        window = getattr(self.model.config, "max_position_embeddings", None)
         if window is not None and len(prompt) + len(rest) > window:
             raise UnweighedError(
                 f"a draft with its question has {len(prompt) + len(rest)} tokens, and the judge's "
@@ -285,9 +283,9 @@ class _Reader:
             return  # an unusual model runs whole
         import torch
 
-        self._model.layers = self._all_layers[:depth]
-        self._model.config.num_hidden_layers = len(self._model.layers)
-        self._model.norm = self._norm if depth is None else torch.nn.Identity()
+        self.model.layers = self._all_layers[:depth]
+        self.model.config.num_hidden_layers = len(self.model.layers)
+        self.model.norm = self._norm if depth is None else torch.nn.Identity()
 
     def _prompt(self, prompt: tuple[int, ...], depth: int | None) -> tuple[Any, bool]:
         """Return the cache of a prompt that has been read, and whether that was now."""
@@ -301,7 +299,7 @@ class _Reader:
             self._prompts.move_to_end(key)
             return cache, False
         ids = torch.tensor([prompt], device=self._device)
-        out = self._model(input_ids=ids, use_cache=True)
+        out = self.model(input_ids=ids, use_cache=True)
         cache = out.get(self._cache_name, out.get("past_key_values"))
         if not isinstance(cache, DynamicCache):
             raise UnweighedError("the judge's model keeps no cache that can be shared")
@@ -320,7 +318,7 @@ class _Reader:
         cache = copy.deepcopy(prompt)
         if cache is not None:
             cache.batch_repeat_interleave(len(rows))
-        out = self._model(
+        out = self.model(
             input_ids=torch.tensor(padded, device=self._device),
             use_cache=cache is not None,
             output_hidden_states=True,
@@ -336,6 +334,57 @@ class _Reader:
                 for layer in row.layers
             ]
             yield [state[place, end].float().tolist() for state in states]
+
+
+def write_first_layers(weights: Path, layers: int, folder: Path) -> None:
+    """Write the first layers of a model as a model of its own, for an engine to serve.
+
+    Its final norm keeps the direction of a state, so that a judge which was fitted behind this
+    layer reads the same there: it brings states to unit length.
+
+    Args:
+        weights: A folder of transformers, or a .gguf file.
+        layers: How many layers to keep.
+        folder: Where the copy goes, with the tokenizer.
+
+    Raises:
+        ConfigError: the model cannot be read, has fewer layers, or has a final norm that turns
+            states whatever its weights are; or the folder cannot be written.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    reader = _Reader.of(weights.expanduser().resolve(), MOST_THREADS, "cpu")
+    base, norm = reader.model, getattr(reader.model, "norm", None)
+    if norm is None or not 0 < layers <= reader.num_layers:
+        raise ConfigError(
+            f"{str(weights)!r} has {reader.num_layers} layers and "
+            f"{'no final norm that is known' if norm is None else 'a final norm'}; its first "
+            f"{layers} cannot be kept"
+        )
+    base.layers = base.layers[:layers]
+    with torch.no_grad():
+        sample = torch.randn(4, base.config.hidden_size)
+        for plain in (1.0, 0.0):  # some norms add one to their weights
+            norm.weight.fill_(plain)
+            if (torch.cosine_similarity(norm(sample), sample) > 0.9999).all():
+                break
+        else:
+            raise ConfigError(f"the final norm of {str(weights)!r} turns states; no copy is made")
+    config = AutoConfig.for_model(**{**base.config.to_dict(), "num_hidden_layers": layers})
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    config.architectures = [AutoModelForCausalLM._model_mapping[type(config)].__name__]
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(config, dtype=base.dtype)
+    head = {"lm_head.weight": base.get_input_embeddings().weight}
+    own = {f"{whole.base_model_prefix}.{name}": each for name, each in base.state_dict().items()}
+    whole.load_state_dict({**own, **head}, strict=False, assign=True)
+    try:
+        whole.save_pretrained(folder)
+        reader.tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise ConfigError(f"{str(folder)!r} cannot be written: {error.strerror}") from None
 
 
 def _parts(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:

@@ -20,6 +20,7 @@ from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
+from pdr_graph.llm.models import Models
 from pdr_graph.llm.tokens import wellformed
 from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts, Result, resume, solve, with_input
@@ -195,7 +196,7 @@ class SolveRunner:
 
     def __init__(
         self,
-        model: ModelClient,
+        model: ModelClient | Models,
         store: RunStore,
         options: ServeOptions,
         *,
@@ -203,7 +204,7 @@ class SolveRunner:
         judge: DraftJudge | None = None,
     ) -> None:
         """Begin without runs; `prompts` None is the built-in ones, and `judge` None is none."""
-        self.model = model
+        self.model = Models.of(model)
         self.admission = Admission(max_runs=options.max_runs, max_waiting=options.max_waiting)
         self.metrics = Metrics(self.admission)
         self._store = store
@@ -284,7 +285,7 @@ class SolveRunner:
         ended = state.get("phase") == "done"
         seconds = elapsed_s(state.get("ledger", []))
         with reading(thread_id):
-            result = Result.of_state(thread_id, state, seconds) if ended else None
+            result = Result.of_state(thread_id, state, seconds, self.model) if ended else None
         return StoredRun(
             problem=state.get("problem", ""),
             config=stored_config(state, thread_id),

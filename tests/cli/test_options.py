@@ -29,7 +29,7 @@ from pdr_graph.cli.options import (
 )
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError
-from pdr_graph.settings import Settings
+from pdr_graph.settings import ROLE_KEYS, Settings
 
 
 class Growing(BaseModel):
@@ -115,7 +115,7 @@ def test_every_field_is_an_option_of_solve_and_resume(cli):
         shown = cli(command, "--help").out
         for name in [*PDRConfig.model_fields, *Settings.model_fields]:
             assert (f"{flag_of(name)} " in shown) is (name not in Settings.unspoken), name
-        assert Settings.unspoken == {"encryption_keys"}
+        assert Settings.unspoken == {"encryption_keys", *ROLE_KEYS.values()}
 
 
 FIRST = {
@@ -136,14 +136,14 @@ def test_the_first_panel_has_the_options_that_people_use(cli, command):
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "100"])
-@pytest.mark.parametrize("command", list(get_command(make_app()).commands))
+@pytest.mark.parametrize("command", list(get_command(make_app("")).commands))
 def test_the_help_fits_its_terminal(cli, monkeypatch, command, columns):
     """No line is wider, and every option has a text."""
     monkeypatch.setenv("COLUMNS", columns)
     outcome = cli(command, "--help")
     assert outcome.code == 0
     assert max(map(len, outcome.out.splitlines())) <= int(columns)
-    for parameter in get_command(make_app()).commands[command].params:
+    for parameter in get_command(make_app(command)).commands[command].params:
         assert parameter.help, parameter.name
 
 
@@ -161,7 +161,11 @@ def packages_of(modules: frozenset[str]) -> set[str]:
     """Return the distributions beside Python's own that modules come from."""
     known = packages_distributions()
     packages = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
-    return {distribution.lower() for name in packages for distribution in known.get(name, ())}
+    return {
+        distribution.lower().replace("_", "-")
+        for name in packages
+        for distribution in known.get(name, ())
+    }
 
 
 OF_THE_LIST = frozenset(

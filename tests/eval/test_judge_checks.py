@@ -137,3 +137,18 @@ def test_an_adapter_needs_a_folder_of_weights(forgetful, tmp_path):
     assert "name the model's folder by --judge-weights" in ran.err
     ran = forgetful(*words, "--judge-weights", str(tmp_path / "none"))
     assert "none' is none" in ran.err
+
+
+def test_an_evaluation_goes_on_after_a_prompt_was_added(forgetful, run, tmp_path):
+    """One that the record does not know is of a later version; one that changed is refused."""
+    header = json.loads((run / "run.json").read_text())
+    del header["prompts_sha256"]["prefer"]
+    (run / "run.json").write_text(json.dumps(header))
+    words = ("--arm", "vote_first@widths=6;max_tokens=64", "--out", str(run))
+    again = forgetful("eval", str(tmp_path / "data.jsonl"), *words)
+    assert again.code == 0, again.err
+    header["prompts_sha256"]["draft"] = "0123456789abcdef"
+    (run / "run.json").write_text(json.dumps(header))
+    again = forgetful("eval", str(tmp_path / "data.jsonl"), *words)
+    assert again.code == 2
+    assert "other prompts (draft" in again.err

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from pdr_graph.errors import ConfigError
 from pdr_graph.judge import UnweighedError
-from pdr_graph.judge.hidden import judged_turns
+from pdr_graph.judge.hidden import judged_turns, unit_length
 from pdr_graph.llm.usage import Spent
 from pdr_graph.policy.folder import tokenizer_of
-from pdr_graph.policy.hidden_states import TransformersStates
+from pdr_graph.policy.hidden_states import TransformersStates, write_first_layers
 from pdr_graph.servers.data_dir import default_data_dir
 from pdr_graph.servers.weights import find_weights
 from tests.policy.tiny_model import write_tiny_model
@@ -69,6 +69,19 @@ async def test_several_layers_are_had_for_one_price(folder):
     (alone,) = await reader.read(turns, (1,), Spent())
     assert both[1] == pytest.approx(alone, abs=1e-4)
     assert spent.requests == len(spent.usage) == 1
+
+
+async def test_a_copy_of_the_first_layers_reads_the_same(folder, tmp_path):
+    """Up to its length: an engine can serve it, and the judge needs the direction alone."""
+    write_first_layers(folder, 2, tmp_path / "copy")
+    turns = judged_turns("What is 2 + 2?", "It is 4.")
+    (whole,) = await TransformersStates(folder, threads=1).read(turns, (2,), Spent())
+    (copied,) = await TransformersStates(tmp_path / "copy", threads=1).read(turns, (None,), Spent())
+    assert unit_length(copied) == pytest.approx(unit_length(whole), abs=1e-4)
+    causal = AutoModelForCausalLM.from_pretrained(tmp_path / "copy")
+    assert causal.config.num_hidden_layers == len(causal.model.layers) == 2
+    with pytest.raises(ConfigError, match="has 3 layers"):
+        write_first_layers(folder, 4, tmp_path / "more")
 
 
 async def test_what_cannot_be_read_says_why(folder, tmp_path):

@@ -49,7 +49,8 @@ def judging_tokenizer() -> object:
 def write_judging_model(folder: Path) -> Path:
     """Write a model with random weights and that tokenizer."""
     tokenizer = judging_tokenizer()
-    write_tiny_model(folder, vocab_size=len(tokenizer))
+    # As wide as the heads are that vLLM takes on a CPU.
+    write_tiny_model(folder, vocab_size=len(tokenizer), head_dim=32)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -8,10 +8,12 @@ completion tokens that were allotted instead of those used, as the paper's plots
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from html import escape
 from operator import add, itemgetter
 from typing import Any, cast
 
 from pdr_graph.config import FREE_FINISHES, PDRConfig
+from pdr_graph.errors import counted
 from pdr_graph.types import LedgerRow, Price
 
 TEMPLATE_TOKENS = 192
@@ -199,6 +201,64 @@ class Ledger:
             ],
         }
 
+    def sums(self, seconds: float | None = None) -> list[tuple[str, str]]:
+        """Return the sums, each as its name and a phrase that says what it counts.
+
+        Args:
+            seconds: Wall-clock time of the run; None leaves it out.
+        """
+        total, about = self.total(), "~" if self.estimated else ""
+        lost = {"failed": total["failed"], "aborted": total["aborted"]}
+        losses = "".join(f", {number:,} {name}" for name, number in lost.items() if number)
+        took = "" if seconds is None else f" in {seconds:.1f} s"
+        every, longest = counted(self.b_total, "token"), counted(self.b_seq, "token")
+        nominal = f"{total['nominal_tokens']:,} and {total['critical_nominal']:,}"
+        return [
+            ("b_total", f"{about}{every} of all calls, with prompts"),
+            ("b_seq", f"{about}{longest} on the longest path of calls"),
+            ("nominal", f"{nominal} completion tokens allotted"),
+            ("calls", f"{total['calls']:,}{took}{losses}"),
+        ]
+
+    def __str__(self) -> str:
+        """Return the table that `print` shows: a line for each node of each round, and the sums."""
+        table = [_COLUMNS, *self._cells()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if name == "node" else cell.rjust(width)
+                for name, cell, width in zip(_COLUMNS, row, widths, strict=True)
+            )
+            for row in table
+        ]
+        sums = [f"{name:<8} {said}" for name, said in self.sums()]
+        return "\n".join([*lines, *sums])
+
+    def _repr_html_(self) -> str:
+        """Return the table that Jupyter shows."""
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+            for row in self._cells()
+        )
+        sums = "".join(f"<div><b>{name}</b> {escape(said)}</div>" for name, said in self.sums())
+        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{sums}"
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                str(row["round"]),
+                row["node"],
+                str(row["calls"]),
+                f"{'~' * row['estimated']}{row['prompt_tokens']:,}",
+                f"{'~' * row['estimated']}{row['completion_tokens']:,}",
+                str(row["failed"]),
+                str(row["aborted"]),
+                f"{row['seconds']:.1f}",
+            )
+            for row in self.per_round_and_node()
+        ]
+
     def _models_to_json(self) -> dict[str, object]:
         rows = self.by_model()
         if len(rows) < 2 and not self.prices:
@@ -217,6 +277,9 @@ class Ledger:
         """Return one row per round, node and model; what was asked again is added."""
         return _merged(self.rows, lambda row: (row["round"], row["node"], row.get("model")), add)
 
+
+_COLUMNS = ("round", "node", "calls", "prompt", "completion", "failed", "aborted", "seconds")
+"""Titles of the table."""
 
 _REPORTED = (
     *("round", "node", "model", "calls", "prompt_tokens", "cached_tokens", "completion_tokens"),

@@ -148,6 +148,11 @@ def redacted(text: str) -> str:
     return text
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 call, 2 calls, 1,024 calls."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 IS_PUBLISHED = False
 """Whether a package index has the package. `.ci/published.py` changes it, and all documents."""
 
@@ -230,7 +235,8 @@ class QuorumError(PDRError, RuntimeError):
         self.needed = needed
         self.asked = asked
         super().__init__(
-            f"round {round_number}: {succeeded} of {asked} drafts succeeded, {needed} are needed "
+            f"round {round_number}: {succeeded} of {counted(asked, 'draft')} succeeded, {needed} "
+            f"{'is' if needed == 1 else 'are'} needed "
             f"({why})"
         )
 

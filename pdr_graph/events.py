@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from typing_extensions import TypedDict
 
+from pdr_graph.errors import counted
 from pdr_graph.types import DraftError, Verdict
 
 logger = logging.getLogger("pdr_graph.run")
@@ -200,7 +201,7 @@ class Narration:
             case "round":
                 self._width, self._done = event["width"], 0
                 self._num_rounds = max(self._num_rounds, event["round"])
-                drafts = "1 draft" if self._width == 1 else f"{self._width} drafts"
+                drafts = counted(self._width, "draft")
                 return f"Round {event['round']} of {self._num_rounds}: {drafts}."
             case "draft":
                 return self._draft(event)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from pdr_graph.ballot import add_votes, is_told, is_weighed, lead, ranked
 from pdr_graph.distill.selection import candidates, picked
-from pdr_graph.errors import CallError
+from pdr_graph.errors import CallError, counted
 from pdr_graph.invocation import Invocation
 from pdr_graph.judge import logprob_signals
 from pdr_graph.llm.client import LOOP, Reply
@@ -221,7 +221,7 @@ async def consensus(step: Step) -> Verdict:
     return Verdict(
         verifier="consensus",
         accepted=2 * agreeing >= total,
-        reason=f"{agreeing} of the last {total} drafts reach the answer {answer}",
+        reason=f"{agreeing} of the last {counted(total, 'draft')} reach the answer {answer}",
     )
 
 

@@ -4,7 +4,8 @@ Checkpoints are written with durability `sync`: a super-step starts only once th
 stored. So a store that is lost stops the run, and never loses its answer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +17,7 @@ from langgraph.graph import START
 from langgraph.runtime import RunControl
 from langgraph.types import Command
 
+from pdr_graph.answers import exact
 from pdr_graph.budget import Ledger, elapsed_s
 from pdr_graph.config import PDRConfig, changed_fields, default_config, make_config
 from pdr_graph.errors import (
@@ -27,6 +29,7 @@ from pdr_graph.errors import (
     ThreadExistsError,
     UnknownThreadError,
     WaitingError,
+    counted,
 )
 from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
@@ -63,7 +66,7 @@ class Result:
     """Sentences on what the run did otherwise than planned, and why."""
     seconds: float
     """Wall-clock time; for a resumed run the work before the interruption is added."""
-    state: PDRState
+    state: PDRState = field(repr=False)
     """The final state, whole."""
     message_id: str = ""
     """Id of the model's message that is the solution; known inside a graph that streams it."""
@@ -88,6 +91,61 @@ class Result:
             state=state,
         )
 
+    @property
+    def agreement(self) -> tuple[int, int] | None:
+        """How many drafts give the answer, of how many that were counted; None without either.
+
+        Those of the last round, or of all rounds where they are pooled. Answers count as one where
+        they are the same number or text; the run itself compares formulas too.
+        """
+        tally, drafts = self.state.get("tally"), self.state.get("drafts", [])
+        votes = (
+            [(vote["answer"], vote["count"]) for vote in tally["votes"]]
+            if tally is not None
+            else [(draft["answer"], 1) for draft in drafts if draft["answer"] is not None]
+        )
+        usable = sum(not draft["error"] for draft in drafts) if tally is None else tally["voters"]
+        if self.answer is None or not usable:
+            return None
+        return sum(count for answer, count in votes if _is_same(answer, self.answer)), usable
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return the answer and its ground, each as its name and a phrase."""
+        facts = [("answer", "none stated" if self.answer is None else _printable(self.answer))]
+        if (agreement := self.agreement) is not None:
+            facts.append(("agreement", f"{agreement[0]} of {counted(agreement[1], 'draft')}"))
+        return [*facts, ("verdict", self._verdict())]
+
+    def _verdict(self) -> str:
+        verifier, accepted = self.verdict["verifier"], self.verdict["accepted"]
+        if verifier == "none":
+            return "not judged"
+        word = {True: "accepted", False: "rejected", None: "undecided"}[accepted]
+        reason = self.verdict["reason"]
+        return _printable(f"{word} by {verifier}{reason and f': {reason}'}")
+
+    def __str__(self) -> str:
+        """Return the few lines that `print` shows."""
+        lines = [*self.facts(), *self.ledger.sums(self.seconds)]
+        notes = [("note", _printable(note)) for note in self.notes]
+        lines += [*notes, ("thread", _printable(self.thread_id))]
+        return "\n".join(f"{name:<10} {said}" for name, said in lines)
+
+    def _repr_html_(self) -> str:
+        """Return what Jupyter shows: the answer and its ground, the solution, the ledger."""
+        lines = [*self.facts(), *(("note", _printable(note)) for note in self.notes)]
+        facts = "".join(
+            f"<tr><th>{name}</th><td style='text-align: left'>{escape(said)}</td></tr>"
+            for name, said in lines
+        )
+        return (
+            f"<table>{facts}</table>"
+            "<details><summary>solution</summary>"
+            f"<pre style='white-space: pre-wrap'>{escape(self.solution)}</pre></details>"
+            "<details><summary>cost</summary>"
+            f"{self.ledger._repr_html_()}<div>{self.seconds:.1f} s</div></details>"
+        )
+
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
         """Return the object that `pdr-graph solve --json` prints."""
         return {
@@ -99,6 +157,15 @@ class Result:
             "ledger": self.ledger.to_json(),
             "seconds": round(self.seconds, 3),
         }
+
+
+def _is_same(left: str, right: str) -> bool:
+    return left == right or exact.equal(left, right) is True
+
+
+def _printable(text: str) -> str:
+    """Return a model's text as one line that does nothing to a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def ledger_of(state: PDRState, models: Models | None = None) -> Ledger:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"pdr_graph": ROOT / "pdr_graph", "pdr_checkpoints": ROOT / "checkpoints/pdr_checkpoints"}
-MOST_MODULES = 204
+MOST_MODULES = 206
 MOST_LINES = 400
 """Of a module that is one concept."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdr_graph.errors import CallError
+from pdr_graph.errors import CallError, counted
 from pdr_graph.finish import VERIFIERS, consensus, judge, none
 from pdr_graph.types import Solution
 from tests.fakes import CountBy, drafts_with, make_step, num_words, prompts_of
@@ -43,7 +43,9 @@ async def test_half_of_the_drafts_carry_a_solution(answers, accepted, agreeing):
     verdict = await consensus(step)
     assert verdict["accepted"] is accepted
     total = len(answers)
-    assert verdict["reason"] == f"{agreeing} of the last {total} drafts reach the answer 42"
+    assert (
+        verdict["reason"] == f"{agreeing} of the last {counted(total, 'draft')} reach the answer 42"
+    )
 
 
 async def test_a_solution_without_an_answer_agrees_with_nobody():

@@ -83,7 +83,7 @@ class RetentionMethods(ThreadMethods):
         ranges = [keys.below(keys.RUN, run_id) for run_id in run_ids]
         if not ranges:
             return
-        async for thread_id in self._thread_ids():
+        async for thread_id in self.thread_ids():
             index = self._store.thread(thread_id).index
             first = await self._store.pipeline(
                 [("ZRANGEBYLEX", index, low, high, "LIMIT", 0, 1) for low, high in ranges]

@@ -226,7 +226,7 @@ class RedisSaver(SealMethods):
         if config is not None:
             yield _target(config)
             return
-        async for thread_id in self._thread_ids():
+        async for thread_id in self.thread_ids():
             yield thread_id, None, None
 
     @property

@@ -87,7 +87,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         sweeper.nudge(at_once=True)
         found: list[ThreadInfo] = []
         gone: list[bytes] = []
-        async for thread_id in self._thread_ids():
+        async for thread_id in self.thread_ids():
             if limit is not None and len(found) >= limit:
                 break
             info = await self.thread(thread_id)
@@ -253,7 +253,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
         envelope = self._session.envelope
         return envelope.of(source_id).moved(blob, name, envelope.of(target_id))
 
-    async def _thread_ids(self) -> AsyncIterator[str]:
+    async def thread_ids(self) -> AsyncIterator[str]:
         """Yield the ids of all threads, the last written first.
 
         Entries come and go meanwhile, so a page begins at a time, not at a rank.

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pdr_graph.errors import PDRError
+from pdr_graph.errors import PDRError, counted
 from pdr_graph.process import guarded, kill_group
 
 Message = dict[str, Any]
@@ -93,8 +93,8 @@ class VoteBudget:
     def notes(self) -> list[str]:
         """Return a sentence for each reason why answers were not compared."""
         return [
-            f"{count} comparisons of answers have no verdict ({reason}); answers that were not "
-            "compared count apart"
+            f"{counted(count, 'comparison')} of answers {'has' if count == 1 else 'have'} no "
+            f"verdict ({reason}); answers that were not compared count apart"
             for reason, count in self.timeouts.items()
         ]
 

@@ -1,5 +1,68 @@
-"""The command line `pdr-graph`."""
+"""The command line `pdr-graph`, and what holds for its whole process.
 
-from pdr_graph.cli.app import main, run
+Only the standard library is imported here: an interrupt and an odd terminal may come at once.
+"""
+
+import codecs
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from types import FrameType
 
 __all__ = ["main", "run"]
+
+_INTERRUPTED = 130
+
+_IN_ASCII = {
+    **dict.fromkeys("─–—−‐━═", "-"),
+    **{"…": "...", "·": "-", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "±": "+-"},
+    **{"✓": "+", "✗": "x", "“": '"', "”": '"', "‘": "'", "’": "'", "•": "*", "κ": "kappa"},
+    **{"│": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+", "█": "#", "╺": "-", "╸": "-"},
+}
+"""How our own marks are written where the terminal's encoding lacks them."""
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    """Spell what an encoding lacks: our marks by their like, all else as an escape."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    spelled = (_IN_ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking)
+    return "".join(spelled), error.end
+
+
+def readable_in_any_encoding() -> None:
+    """Let standard output and standard error show any text in any encoding."""
+    codecs.register_error("pdr_graph.spelled", _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="pdr_graph.spelled")
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    # Nothing is begun yet, and an import makes a traceback of an interrupt, or swallows it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+    from pdr_graph.cli.app import main as main_of_app
+
+    main_of_app()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; every error becomes one sentence."""
+    from pdr_graph.cli.app import run as run_of_app
+
+    return run_of_app(arguments)
+
+
+def interrupts_raise() -> None:
+    """Let Ctrl-C raise `KeyboardInterrupt` again, once all is imported and work begins."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(_INTERRUPTED)

@@ -1,5 +1,5 @@
 """`python -m pdr_graph.cli`, where the script is not on the path."""
 
-from pdr_graph.cli.app import main
+from pdr_graph.cli import main
 
 main()

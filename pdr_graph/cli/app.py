@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from pdr_graph.cli import interrupts_raise, readable_in_any_encoding
+from pdr_graph.cli.completion import words_to_complete
+from pdr_graph.cli.help_screen import CommandWithHelp, GroupWithHelp
+
 if TYPE_CHECKING:
     from pdr_graph.cli.options import Command, SettingsCommand
     from pdr_graph.cli.output import Output
@@ -79,7 +83,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "check": _Entry(
         "CheckCommand",
         "check:check_command",
-        "Check answers against gold answers: JSON lines in, `{id, correct, reason, …}` lines out.",
+        "Check answers against gold answers: JSON lines in, verdicts as JSON lines out.",
     ),
     "train": _Entry(
         "TrainCommand",
@@ -119,7 +123,7 @@ def make_app(only: str | None = None) -> typer.Typer:
     """
     app = typer.Typer(
         name="pdr-graph",
-        add_completion=False,
+        cls=GroupWithHelp,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -127,7 +131,7 @@ def make_app(only: str | None = None) -> typer.Typer:
     app.callback(invoke_without_command=True)(_entry)
     for name, entry in _COMMANDS.items():
         if only in {None, name}:
-            app.command(name)(_with_options(entry))
+            app.command(name, cls=CommandWithHelp)(_with_options(entry))
         else:
             app.command(name, help=entry.summary)(lambda: None)
     return app
@@ -159,12 +163,14 @@ def _carried_out_by(place: str) -> "Callable[[Command], None]":
         from pdr_graph.cli.options import SettingsCommand
         from pdr_graph.cli.output import LogLines, Output
 
-        output = Output(json=command.as_json, quiet=command.quiet)
+        output = Output(json=command.as_json, quiet=command.is_quiet)
         LogLines(output, command.logs).install()
         if isinstance(command, SettingsCommand):
             _warn_of_unknown(command, output)
         module, _, name = place.partition(":")
-        getattr(import_module(f"pdr_graph.cli.{module}"), name)(command, output)
+        function = getattr(import_module(f"pdr_graph.cli.{module}"), name)
+        interrupts_raise()
+        function(command, output)
 
     return carry_out
 
@@ -194,12 +200,14 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started us
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    readable_in_any_encoding()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; every error becomes one sentence."""
-    named = next((each for each in arguments if each in _COMMANDS), "")
+    words = arguments or words_to_complete()
+    named = next((each for each in words if each in _COMMANDS), "")
     try:
         code = typer.main.get_command(make_app(named)).main(
             list(arguments), prog_name="pdr-graph", standalone_mode=False

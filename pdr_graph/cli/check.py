@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, Any, Literal, get_args
 
 from pdr_graph.answers import Checker, CheckResult, Limits, Mode, WorkerPool
+from pdr_graph.answers.extract import final_answer
+from pdr_graph.answers.reader import read
+from pdr_graph.answers.values import UnreadableAnswer, WordAnswer
 from pdr_graph.cli.commands import CheckCommand
 from pdr_graph.cli.output import Output, joined
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.eval.json_lines import json_object
 
 HEARTBEAT_S = 10.0
@@ -23,7 +26,11 @@ CHUNK_BYTES = 1 << 16
 _AHEAD = 32
 """Lines read ahead for each worker, so that a slow one delays no others; bounds memory."""
 
-MODES: tuple[str, ...] = get_args(Mode)
+Reading = Literal["auto", "answer", "raw"]
+"""How a prediction is read: as a `Mode`, or as whichever of them fits (`auto`)."""
+READINGS: tuple[str, ...] = get_args(Reading)
+LONGEST_BARE = 200
+"""Characters of a prediction that may be an answer alone; a longer one is a solution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,7 @@ class Case:
     gold: str
     pred: str
     mode: Mode
+    """How the prediction is read."""
     truncated: bool
     """Whether a token limit cut the prediction."""
 
@@ -76,9 +84,9 @@ def check_command(command: CheckCommand, output: Output) -> None:
     Raises:
         ConfigError: the file cannot be read, or lines were no cases; the others were checked.
     """
-    if command.mode not in MODES:
-        raise ConfigError(f"--mode {command.mode!r} is none; known are {', '.join(MODES)}")
-    default: Mode = "raw" if command.mode == "raw" else "answer"
+    default = _reading(command.mode)
+    if default is None:
+        raise ConfigError(f"--mode {command.mode!r} is none; known are {', '.join(READINGS)}")
     limits = Limits(command.workers, command.deadline)
     name, source = _opened(command.file)
     with source:
@@ -87,29 +95,54 @@ def check_command(command: CheckCommand, output: Output) -> None:
         raise ConfigError(f"{name} holds no lines to check")
     output.say(count.summary())
     if count.bad:
-        lines = "1 line was" if count.bad == 1 else f"{count.bad} lines were"
-        raise ConfigError(f"{lines} not checked; each is named above")
+        were = "was" if count.bad == 1 else "were"
+        raise ConfigError(f"{counted(count.bad, 'line')} {were} not checked; each is named above")
 
 
-def parse_case(line: bytes, where: str, number: int, default: Mode) -> Case:
+def _reading(text: object) -> Reading | None:
+    return next((each for each in get_args(Reading) if each == text), None)
+
+
+def _mode_of(pred: str, gold: str, reading: Reading, *, truncated: bool) -> Mode:
+    """Choose how a prediction is read.
+
+    A text without a box or an answer line counts as an answer alone only where it is a line that
+    reads as a number, a formula or an option, or as words where the gold answer is words. A text
+    that was cut has not come to its answer.
+    """
+    if reading != "auto":
+        return reading
+    bare = pred.strip()
+    if truncated or final_answer(pred) is not None or not 0 < len(bare) <= LONGEST_BARE:
+        return "answer"
+    value = UnreadableAnswer("several lines") if "\n" in bare else read(bare)
+    if isinstance(value, WordAnswer) and not isinstance(read(gold), WordAnswer):
+        return "answer"
+    return "answer" if isinstance(value, UnreadableAnswer) else "raw"
+
+
+def parse_case(line: bytes, where: str, number: int, default: Reading) -> Case:
     """Read one line.
 
     Raises:
         ConfigError: it is no case; the sentence begins with `where`.
     """
     row = json_object(line, where, 'write {"gold": …, "pred": …}')
-    mode, identity, truncated = row.get("mode"), row.get("id"), row.get("truncated")
-    if mode not in {*MODES, None}:
-        raise ConfigError(f"{where}: mode {mode!r} is none; known are {', '.join(MODES)}")
+    identity, truncated = row.get("id"), row.get("truncated")
+    asked = row.get("mode")
+    reading = default if asked is None else _reading(asked)
+    if reading is None:
+        raise ConfigError(f"{where}: mode {asked!r} is none; known are {', '.join(READINGS)}")
     if not isinstance(identity, str | int | None):
         raise ConfigError(f"{where}: id {identity!r:.60} must be text or a whole number")
     if not isinstance(truncated, bool | None):
         raise ConfigError(f"{where}: truncated is {truncated!r}, it must be true or false")
+    gold, pred = _text(row, "gold", where), _text(row, "pred", where)
     return Case(
         id=number if identity is None else identity,
-        gold=_text(row, "gold", where),
-        pred=_text(row, "pred", where),
-        mode=default if mode is None else mode,
+        gold=gold,
+        pred=pred,
+        mode=_mode_of(pred, gold, reading, truncated=bool(truncated)),
         truncated=bool(truncated),
     )
 
@@ -140,7 +173,7 @@ def _opened(file: Path | None) -> tuple[str, IO[bytes]]:
 
 
 async def _check_all(
-    source: IO[bytes], name: str, default: Mode, limits: Limits, output: Output
+    source: IO[bytes], name: str, default: Reading, limits: Limits, output: Output
 ) -> _Count:
     """Write the verdict of each line in order; lines behind it are checked meanwhile."""
     checker, count, loop = Checker(WorkerPool(limits)), _Count(), asyncio.get_running_loop()
@@ -199,7 +232,7 @@ async def _write(one: _UnderWay, count: _Count, output: Output) -> None:
         output.say(count.summary())
 
 
-def _cases(source: IO[bytes], name: str, default: Mode) -> Iterator[Case | ConfigError]:
+def _cases(source: IO[bytes], name: str, default: Reading) -> Iterator[Case | ConfigError]:
     for number, line in enumerate(_lines(source), start=1):
         if line.strip():
             try:
@@ -230,5 +263,6 @@ def _verdict(case: Case, result: CheckResult) -> dict[str, object]:
         "correct": result.correct,
         "reason": result.verdict.value,
         "extracted": result.extracted,
+        "read": case.mode,
         "seconds": round(result.seconds, 6),
     }

@@ -57,8 +57,15 @@ class RunCommand(SettingsCommand):
 
     trace: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Append every model call in full to this file, one JSON object a line."""
+    answer_only: bool = False
+    """Write the answer and nothing else, for scripts."""
     config: Annotated[Given, CONFIG]
     settings: Annotated[Given, SETTINGS]
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing but errors is said on standard error."""
+        return self.quiet or self.answer_only
 
 
 class SolveCommand(RunCommand):
@@ -84,17 +91,21 @@ class ResumeCommand(RunCommand):
     --verifier package.module:attribute, is given again.
     """
 
-    first: ClassVar = ("base_url", "model", "redis_url", "trace", "as_json")
+    first: ClassVar = ("last", "base_url", "model", "redis_url", "trace", "as_json")
 
-    thread: Annotated[str, Argument()]
-    """The run, as `pdr-graph threads` lists it."""
+    thread: Annotated[str | None, Argument()] = None
+    """The run, as `pdr-graph threads` lists it, or how its name begins."""
+    last: bool = False
+    """Take the run that was written last."""
 
 
 class ThreadsCommand(SettingsCommand):
     """List stored runs, the latest first. Or prune, delete, export or import some."""
 
     threads: Annotated[tuple[str, ...], Argument()] = ()
-    """Runs to prune, delete or export."""
+    """Runs to prune, delete or export, or how their names begin."""
+    last: bool = False
+    """Take the run that was written last."""
     limit: int = Field(20, ge=1)
     """List at most this many runs."""
     prune: bool = False
@@ -121,7 +132,7 @@ class ResealCommand(SettingsCommand):
     """
 
     threads: Annotated[tuple[str, ...], Argument()] = ()
-    """Runs to seal anew. Without it, all that is stored."""
+    """Runs to seal anew, or how their names begin. Without it, all that is stored."""
     read_older: bool = False
     """Also take values that are plain, or that version 0.1 encrypted. Whoever could write to the
     store may have put them there."""
@@ -133,8 +144,10 @@ class ResealCommand(SettingsCommand):
 class InspectCommand(SettingsCommand):
     """Show a run: rounds, drafts, workspaces, solution, verdict, ledger."""
 
-    thread: Annotated[str, Argument()]
-    """The run, as `pdr-graph threads` lists it."""
+    thread: Annotated[str | None, Argument()] = None
+    """The run, as `pdr-graph threads` lists it, or how its name begins."""
+    last: bool = False
+    """Take the run that was written last."""
     full: bool = False
     """Show all texts in full."""
     watch: bool = False
@@ -222,7 +235,15 @@ class DownCommand(SettingsCommand):
 
 
 class EvalCommand(SettingsCommand):
-    """Measure strategies on problems. After a stop or crash, the same command continues."""
+    """Measure strategies on problems. After a stop or crash, the same command continues.
+
+    An arm is a strategy to measure. It may have a name of its own, and other fields than its
+    preset:
+
+    --arm '[NAME=]PRESET[@FIELD=VALUE;FIELD=VALUE]'
+    --arm pdr
+    --arm 'narrow=pdr@widths=8,4;kappa=1024'
+    """
 
     first: ClassVar = (
         *("arms", "samples", "limit", "out", "base_url", "model"),
@@ -232,12 +253,12 @@ class EvalCommand(SettingsCommand):
 
     data: Annotated[str, Argument()]
     """A file of JSON lines (`problem`, `answer`, optional `id`), `hf:org/name:split`, or
-    `reasoning-gym:task?size=100&seed=0&knob=value`."""
+    `reasoning-gym:task`, with knobs after it, as in `?size=100`, joined by `&`."""
     out: Annotated[Path, Flag(metavar="FOLDER")]
     """Folder of the run, such as runs/NAME."""
     arms: Annotated[tuple[str, ...], Flag("--arm", "ARM")]
-    """A preset, with other fields after `@`, as in `pdr@widths=8,4;T=8192`. A name may come first,
-    as in `narrow=pdr@widths=8,4`. Repeat it for each arm."""
+    """A strategy, written as shown above. `T` is its thinking budget: max_tokens is T and the
+    tokens of the solution. Repeat it for each arm."""
     samples: int = Field(1, ge=1)
     """Attempts of each arm at each problem."""
     seed: int = Field(0, ge=0)
@@ -352,16 +373,20 @@ class JudgeCommand(SettingsCommand):
 
 
 class CheckCommand(Command):
-    """Check answers against gold answers: JSON lines in, `{id, correct, reason, …}` lines out."""
+    """Check answers against gold answers: JSON lines in, verdicts as JSON lines out.
+
+    Each says `id`, `correct`, `reason`, what was `extracted`, and how the prediction was `read`.
+    """
 
     as_json: Annotated[bool, Implied()] = True
 
     file: Annotated[Path | None, Argument()] = None
     """JSON lines with `gold` and `pred`, optional `id`, `mode` and `truncated`. Without it, or
     with `-`, they are read from standard input."""
-    mode: str = "answer"
+    mode: str = "auto"
     """What `pred` holds, where a line does not say: `answer` is a text that states the answer in
-    a box or an answer line; `raw` is the answer itself."""
+    a box or an answer line; `raw` is the answer itself; `auto` is `raw` for one line that reads as
+    an answer and has no box, else `answer`."""
     deadline: float = Field(5.0, ge=0.1)
     """Seconds after which a check is stopped."""
     workers: int = Field(2, ge=1)

@@ -2,17 +2,17 @@
 
 import asyncio
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from pdr_graph.cli.commands import CompareCommand
-from pdr_graph.cli.output import Output, one_line, table_of
+from pdr_graph.cli.output import Output, one_line, plain_table, table_of
 from pdr_graph.errors import ConfigError, install_command
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def compare_command(command: CompareCommand, output: Output) -> None:
     if output.json:
         output.show_json({**found.to_json(), "written": [str(file) for file in written]})
     else:
-        output.show(*_tables(found))
+        output.show(*tables(found, output.width))
     for file in written:
         output.say(f"written: {file}")
 
@@ -96,10 +96,10 @@ def _write(found: "Comparison", command: CompareCommand) -> Iterator[Path]:
         yield command.html
 
 
-def _tables(found: "Comparison") -> list[RenderableType]:
+def tables(found: "Comparison", width: int) -> list[RenderableType]:
+    """Return a comparison for a terminal of so many columns."""
     from pdr_graph.eval.report import sheets
 
-    width = Console().width
     parts = [_section(sheet, width) for sheet in sheets(found)]
     caveats = [Text("! " + one_line(each), "yellow") for each in found.caveats]
     return [*chain.from_iterable(parts), *caveats]
@@ -108,24 +108,56 @@ def _tables(found: "Comparison") -> list[RenderableType]:
 def _section(sheet: "Sheet", width: int) -> list[RenderableType]:
     head = [Text(sheet.title, "bold"), Text(sheet.note, "dim"), Text()]
     # Titles of two words take two lines, which is what makes the table fit 80 columns.
-    titles = [title.replace(" ", "\n", 1) for title in sheet.columns[1:]]
-    table = table_of([sheet.columns[0], *titles], (map(one_line, row) for row in sheet.rows))
-    columns = zip([sheet.columns[0], *titles], *sheet.rows, strict=True)
-    needed = sum(
-        2 + max(cell_len(line) for each in column for line in each.split("\n"))
-        for column in columns
-    )
-    body = [table] if needed <= width + 2 else _cards(sheet)
-    return [*head, *body, Text()]
+    titles = [sheet.columns[0], *(title.replace(" ", "\n", 1) for title in sheet.columns[1:])]
+    rows = [[one_line(cell) for cell in row] for row in sheet.rows]
+    if sum(GAP + _cells_of(column) for column in zip(titles, *rows, strict=True)) - GAP <= width:
+        return [*head, table_of(titles, rows), Text()]
+    if sheet.columns[0] == "arm":
+        # An arm in each column; an interval goes beneath its figure.
+        rows = [[title, *cells] for title, *cells in zip(sheet.columns, *rows, strict=True)]
+        (_, *names), rows = rows[0], rows[1:]
+    else:
+        names = list(sheet.columns[1:])
+    rows = [[row[0], *(cell.replace(" [", "\n[", 1) for cell in row[1:])] for row in rows]
+    return [*head, *_side_by_side(sheet.columns[0], names, rows, width), Text()]
 
 
-def _cards(sheet: "Sheet") -> list[RenderableType]:
-    """Return each row as lines of its own, for a terminal that the table does not fit."""
-    lines: list[RenderableType] = []
-    for name, *cells in sheet.rows:
-        lines.append(Text(one_line(name), "bold"))
-        lines += [
-            Text(f"  {title}: {one_line(cell)}")
-            for title, cell in zip(sheet.columns[1:], cells, strict=True)
-        ]
-    return lines
+GAP = 2
+LONGEST_NAME = 14
+"""Columns that the name of an arm takes before it is broken."""
+
+
+def _cells_of(column: Sequence[str]) -> int:
+    return max(cell_len(line) for each in column for line in each.split("\n"))
+
+
+def _side_by_side(
+    first: str, names: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> Iterator[RenderableType]:
+    """Yield tables of as many columns as fit beside the first, until all have been shown."""
+    label = max(cell_len(first), _cells_of([row[0] for row in rows]))
+    # The name of an arm is best broken before its fields, as in pdr@widths=8,4.
+    names = [
+        name.replace("@", "@\n").replace(";", ";\n") if cell_len(name) > LONGEST_NAME else name
+        for name in names
+    ]
+    widths = [
+        max(_cells_of([row[index] for row in rows]), min(LONGEST_NAME, _cells_of([name])))
+        for index, name in enumerate(names, start=1)
+    ]
+    begin = 0
+    while begin < len(names):
+        end, used = begin, label
+        while end < len(names) and (end == begin or used + 1 + widths[end] <= width):
+            used += 1 + widths[end]
+            end += 1
+        table = plain_table(gap=1)
+        table.add_column(first, overflow="fold", vertical="top")
+        for name, cells in zip(names[begin:end], widths[begin:end], strict=True):
+            table.add_column(name, justify="right", overflow="fold", width=cells)
+        for row in rows:
+            table.add_row(row[0], *row[1 + begin : 1 + end])
+        if begin:
+            yield Text()
+        yield table
+        begin = end

@@ -221,7 +221,7 @@ class DemoRun:
     def take(self, event: RunEvent) -> None:
         """Keep the answer of a draft or of the solution."""
         if is_event(event) and event["event"] in {"draft", "solution"}:
-            self.latest = event["answer"] or self.latest  # type: ignore[typeddict-item]  # both
+            self.latest = event["answer"] or self.latest
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from pdr_graph.cli.output import Output
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
 from pdr_graph.connect import open_judge, open_models
-from pdr_graph.errors import ConfigError, EndpointError
+from pdr_graph.errors import ConfigError, EndpointError, counted
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
 from pdr_graph.eval.judge import Judge
@@ -59,10 +59,11 @@ def evaluate(command: EvalCommand, output: Output) -> None:
         RunEndedError: it was stopped, or failed once it had begun.
     """
     settings = load_settings(**command.settings)
+    if command.ray is not None:
+        refuse_cluster(command.ray, settings)
     specs = swept(
         [parse_arm(text) for text in command.arms], [parse_sweep(text) for text in command.sweep]
     )
-    problems = load_problems(command.data).first(command.limit)
     budgets = Budgets(command.b_seq, command.b_total)
     given = with_variables(command.config, DEFAULTS, command.settings_file, output.say)
     common = _common(given, budgets, small=is_small(settings))
@@ -77,6 +78,14 @@ def evaluate(command: EvalCommand, output: Output) -> None:
         judge = None
     _refuse_mixed(arms)
     prompts = Prompts.load(settings.prompts)
+    dependent = sharing_arms(arms) if command.share_first_round else frozenset()
+    if dependent and command.ray is not None:
+        raise ConfigError(
+            "--share-first-round shares drafts within one process, and --ray has several; leave "
+            "one of them out"
+        )
+    # Last of all: it may have to be downloaded.
+    problems = load_problems(command.data).first(command.limit)
     plan = EvalPlan(
         problems=problems,
         arms=tuple(arms),
@@ -87,12 +96,6 @@ def evaluate(command: EvalCommand, output: Output) -> None:
         judge=judge,
     )
     _refuse_soon(plan, command.out)
-    dependent = sharing_arms(arms) if command.share_first_round else frozenset()
-    if dependent and command.ray is not None:
-        raise ConfigError(
-            "--share-first-round shares drafts within one process, and --ray has several; leave "
-            "one of them out"
-        )
     for line in announcement(plan):
         output.say(line)
     session = EvalSession(plan, command, settings, prompts, output, dependent)
@@ -226,7 +229,10 @@ class EvalSession:
             return "stopped before the run had begun"
         done = len(read_run(self.command.out).samples)
         total = self._per_arm * len(self.plan.arms)
-        return f"{done} of {total} samples are recorded; the same command continues with the rest"
+        done_of_all = (
+            f"{done} of {counted(total, 'sample')} {'is' if total == 1 else 'are'} recorded"
+        )
+        return f"{done_of_all}; the same command continues with the rest"
 
 
 async def _answer(models: Models) -> bool:
@@ -253,6 +259,22 @@ def cluster_of(address: str, num_workers: int | None, settings: Settings) -> Ite
     Raises:
         ConfigError: there is none, or its workers could not reach model or store.
     """
+    refuse_cluster(address, settings)
+    from pdr_graph.eval.ray_cluster import MOST_WORKERS, connect, disconnect
+
+    processors = connect(address)
+    try:
+        yield num_workers or max(1, min(processors, MOST_WORKERS))
+    finally:
+        disconnect()
+
+
+def refuse_cluster(address: str, settings: Settings) -> None:
+    """Refuse a cluster whose workers could not reach model or store.
+
+    Raises:
+        ConfigError: one of them is on this machine alone.
+    """
     if settings.base_url is None:
         raise ConfigError(
             f"--ray {address} needs a model endpoint that its workers can reach; set --base-url / "
@@ -263,13 +285,6 @@ def cluster_of(address: str, num_workers: int | None, settings: Settings) -> Ite
             f"--ray {address} needs a store that its workers can reach; set --checkpoint / "
             "PDR_REDIS_URL to redis://…"
         )
-    from pdr_graph.eval.ray_cluster import MOST_WORKERS, connect, disconnect
-
-    processors = connect(address)
-    try:
-        yield num_workers or max(1, min(processors, MOST_WORKERS))
-    finally:
-        disconnect()
 
 
 def by_lease(saver: Saver, wait_s: float = 0.0) -> Claim | None:

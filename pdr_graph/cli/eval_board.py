@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pdr_graph.cli.live import Bar, Board, duration
 from pdr_graph.cli.output import Output, joined, one_line, table_of
+from pdr_graph.errors import counted
 from pdr_graph.eval.plan import EvalPlan
 from pdr_graph.eval.records import ArmTally, Key, SampleRecord, key_of, read_run, tallies
 from pdr_graph.eval.runner import EvalWatcher
@@ -106,7 +107,7 @@ class ArmsBoard(Board, EvalWatcher):
     def waiting(self, number: int) -> None:
         """Say once that other processes hold the remaining samples."""
         if not self._said_waiting:
-            self._output.say(f"other processes run {number} samples; waiting for them")
+            self._output.say(f"other processes run {counted(number, 'sample')}; waiting")
         self._said_waiting = True
 
     @property
@@ -143,8 +144,8 @@ def announcement(plan: EvalPlan) -> list[str]:
     """Say what will run, and where its budgets come from."""
     problems = plan.problems
     lines = [
-        f"{_many(len(problems.problems), 'problem')} of {problems.source}; {problems.scored_by}",
-        f"{_many(len(plan.arms), 'arm')}, {_many(plan.samples, 'sample')} each",
+        f"{counted(len(problems.problems), 'problem')} of {problems.source}; {problems.scored_by}",
+        f"{counted(len(plan.arms), 'arm')}, {counted(plan.samples, 'sample')} each",
     ]
     for arm in plan.arms:
         budget = arm.budget
@@ -156,10 +157,6 @@ def announcement(plan: EvalPlan) -> list[str]:
     return lines
 
 
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
 def show_arms(out: Path, output: Output) -> None:
     """Show what is recorded of each arm."""
     run = read_run(out)
@@ -168,7 +165,7 @@ def show_arms(out: Path, output: Output) -> None:
         output.show_json({"out": str(out), "arms": {each.arm: each.to_json() for each in counted}})
         return
     failed = sum(each.failed for each in counted)
-    again = f"{_many(failed, 'sample')} failed; --retry-failed repeats them" if failed else ""
+    again = f"{counted(failed, 'sample')} failed; --retry-failed repeats them" if failed else ""
     output.show(
         ArmTable(counted),
         Text(again and f"\n{again}\n"),

@@ -1,8 +1,10 @@
 """`pdr-graph inspect`: what happened in a run, round by round; with --watch, while it happens."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,7 +17,8 @@ from pdr_graph.cli.commands import InspectCommand
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import Output, Prose, joined, one_line, table_of
 from pdr_graph.cli.run_display import LedgerTable, answer_text, heading, labelled, verdict_text
-from pdr_graph.cli.store import Saver, open_saver
+from pdr_graph.cli.store import Saver, check_named, named_thread, open_saver
+from pdr_graph.errors import ConfigError
 from pdr_graph.run_history import RoundView, RunHistory, history
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.types import Draft
@@ -35,7 +38,10 @@ def inspect_command(command: InspectCommand, output: Output) -> None:
         UnknownThreadError: nothing is recorded under this thread.
         typer.Exit: a run that was followed stopped before its end.
     """
+    check_named(command.thread, last=command.last)
     settings = load_settings(**command.storage)
+    if command.html is not None:
+        _refuse_place(command.html)
     if command.watch:
         past = _followed(command, settings, output)
     else:
@@ -50,12 +56,23 @@ def inspect_command(command: InspectCommand, output: Output) -> None:
     if output.json:
         output.show_json(_plain(past))
     elif command.html is None:
-        output.show(*_parts(past, None if command.full else CLIPPED_LINES))
+        output.show(*run_parts(past, None if command.full else CLIPPED_LINES))
 
 
-async def _read(thread_id: str, settings: Settings, output: Output) -> RunHistory:
+async def _read(thread: str | None, settings: Settings, output: Output) -> RunHistory:
     async with open_saver(settings, output.say) as saver:
-        return await history(thread_id, checkpointer=saver)
+        return await history(await named_thread(saver, thread), checkpointer=saver)
+
+
+def _refuse_place(file: Path) -> None:
+    """Refuse a page that cannot be written, before anything is started.
+
+    Raises:
+        ConfigError: it is a folder, or a file stands where its folder should be.
+    """
+    above = next((each for each in file.absolute().parents if each.exists()), Path("/"))
+    if file.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"--html {str(file)!r} cannot be written; name another file")
 
 
 def _plain(past: RunHistory) -> dict[str, Any]:  # Any: plain JSON data
@@ -76,7 +93,13 @@ def _plain(past: RunHistory) -> dict[str, Any]:  # Any: plain JSON data
     }
 
 
-def _parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
+def run_parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
+    """Yield what to print of a run.
+
+    Args:
+        past: The run.
+        lines: Most lines of each text; None shows all.
+    """
     yield labelled("thread", Text(one_line(past.thread_id)))
     if past.namespace:
         yield labelled("inside", Text(one_line(" / ".join(nodes_around(past.namespace)))))
@@ -208,7 +231,7 @@ def _followed(command: InspectCommand, settings: Settings, output: Output) -> Ru
     past = asyncio.run(_watch(command.thread, settings, output))
     if past.next:
         output.tell(
-            f"stopped at {', '.join(past.next)}: no process runs thread {command.thread!r}; "
+            f"stopped at {', '.join(past.next)}: no process runs thread {past.thread_id!r}; "
             "`pdr-graph resume` continues it",
             "yellow",
         )
@@ -216,9 +239,10 @@ def _followed(command: InspectCommand, settings: Settings, output: Output) -> Ru
     return past
 
 
-async def _watch(thread_id: str, settings: Settings, output: Output) -> RunHistory:
+async def _watch(thread: str | None, settings: Settings, output: Output) -> RunHistory:
     printed: set[object] = set()
     async with open_saver(settings, output.say) as saver:
+        thread_id = await named_thread(saver, thread)
         while True:
             # Asked before the run is read: a process that had left by then had written everything.
             left = await _nobody_runs(saver, thread_id)

@@ -5,6 +5,7 @@ The display is rich's own `Progress`, with lines of facts beneath its bars.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
@@ -142,6 +143,18 @@ class _Bars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         yield from (_Facts(facts) for facts in self._facts if facts)
+
+
+class BoardView:
+    """A board as it is now, as the live display shows it."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        bars = _Bars(Console(file=StringIO(), width=options.max_width))
+        bars.show(self._board)
+        yield from bars.get_renderables()
 
 
 def _column() -> Column:

@@ -8,7 +8,7 @@ out, so that presets and the environment keep their say. pydantic checks what wa
 import inspect
 import logging
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 from rich.markup import escape
 
+from pdr_graph.cli.completion import Completer, completer
 from pdr_graph.config import PRESETS, PDRConfig, make_config, preset
 from pdr_graph.config import STRATEGY as OF_PRESETS
 from pdr_graph.errors import ConfigError
@@ -49,10 +50,12 @@ _PANELS: Mapping[str, set[str]] = {
         *("tokenizer", "max_in_flight", "retries", "priority", "idle_timeout_s"),
         "reply_timeout_s",
     },
-    "Storage": {"redis_url", "encryption_key_file", "data_dir", "keep_hours"},
+    "Storage": {"redis_url", "encryption_key_file", "data_dir", "keep_hours", "max_bytes"},
     "Settings": {"env_file"},
     "Cluster": {"ray", "ray_workers"},
-    "Output": {"trace", "log_file", "otel", "otel_content", "as_json", "quiet"},
+    "Output": {
+        *("trace", "log_file", "otel", "otel_content", "as_json", "answer_only", "quiet"),
+    },
 }
 """Fields that have a panel of their own in every command, in the order of the help."""
 
@@ -83,6 +86,8 @@ class Flag:
 
     name: str | None = None
     metavar: str | None = None
+    short: str | None = None
+    """One letter after a dash that says the same; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +118,13 @@ class Command(BaseModel):
 
     as_json: Annotated[bool, Flag("--json")] = False
     """Write one JSON object."""
-    quiet: bool = False
-    """Show errors only."""
+    quiet: Annotated[bool, Flag(short="-q")] = False
+    """Say nothing on standard error but errors. The result is written all the same."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing but errors is said on standard error."""
+        return self.quiet
 
 
 class SettingsCommand(Command):
@@ -263,11 +273,18 @@ def _own_option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     text = " ".join((field.description or "").split())
     if field.default not in (None, False, ()) and not field.is_required():
         text = f"{text} ({field.default})"
+    known = completer(name, field, is_argument=argument is not None)
     if argument is not None:
-        made = typer.Argument(help=escape(text), metavar=argument.metavar, show_default=False)
+        made = typer.Argument(
+            help=escape(text),
+            metavar=argument.metavar or name.upper(),
+            show_default=False,
+            autocompletion=known,
+        )
     else:
-        metavar = (_mark(field, Flag) or Flag()).metavar
-        made = _option(_own_name(name, field), text, metavar or _metavar(inner), panel)
+        flag = _mark(field, Flag) or Flag()
+        names = [_own_name(name, field), *([flag.short] if flag.short else [])]
+        made = _option(names, text, flag.metavar or _metavar(inner), panel, known)
     kind = bool if inner is bool else list[str] if inner is tuple else str
     return _parameter(name, kind, made, required=field.is_required())
 
@@ -276,15 +293,24 @@ def _shared_option(name: str, group: OptionGroup, panel: str) -> inspect.Paramet
     field = group.model.model_fields[name]
     flag, inner = flag_of(name), _inner(field)
     both = f"{flag}/--no-{flag[2:]}" if inner is bool else flag
-    made = _option(both, _help(name, field, group), _REPEATED.get(name, _metavar(inner)), panel)
+    known = completer(name, field, is_argument=False)
+    metavar = _REPEATED.get(name, _metavar(inner))
+    made = _option([both], _help(name, field, group), metavar, panel, known)
     # Text for all but flags: pydantic checks values, and its sentence names the field.
     kind: Any = list[str] if name in _REPEATED else bool if inner is bool else str
     return _parameter(name, kind, made, required=False)
 
 
-def _option(flag: str, text: str, metavar: str, panel: str) -> Any:  # Any: as typer has it
+def _option(
+    names: Sequence[str], text: str, metavar: str, panel: str, known: Completer | None
+) -> Any:  # Any: as typer has it
     return typer.Option(
-        flag, help=escape(text), metavar=metavar, rich_help_panel=panel, show_default=False
+        *names,
+        help=escape(text),
+        metavar=metavar,
+        rich_help_panel=panel,
+        show_default=False,
+        autocompletion=known,
     )
 
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import TextIOWrapper
 from typing import IO, Any
 
 import typer
@@ -22,6 +21,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from pdr_graph.cli import readable_in_any_encoding
 from pdr_graph.errors import redacted
 
 _SEQUENCES = re.compile(
@@ -49,6 +49,8 @@ def one_line(text: str) -> str:
     return " ".join(safe(text).split())
 
 
+PIPE_WIDTH = 10_000
+"""Columns of a pipe or file: no line needs to be broken there."""
 BROKEN_PIPE = 141
 """Exit code of a process that SIGPIPE ended, as shells report it."""
 
@@ -62,7 +64,12 @@ class _StandardError(Console):
 
 
 class _StandardOutput(Console):
-    """A console that raises where its pipe is broken."""
+    """A console that raises where its pipe is broken, and gives a pipe all the room it needs."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = PIPE_WIDTH
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -87,10 +94,15 @@ class Output:
         """Whether standard error is a terminal that lines may be redrawn on."""
         return self.stderr.is_terminal and not self.stderr.is_dumb_terminal and not self.quiet
 
-    def say(self, line: str) -> None:
+    @property
+    def width(self) -> int:
+        """Columns of standard output."""
+        return _StandardOutput().width
+
+    def say(self, line: str, *, to_copy: bool = False) -> None:
         """Write a line of information on standard error, unless --quiet is given."""
         if not self.quiet:
-            self.tell(line, "dim")
+            self.tell(line, "" if to_copy else "dim", to_copy=to_copy)
 
     def tell(self, line: str, style: str = "", *, to_copy: bool = False) -> None:
         """Write a line on standard error, even with --quiet.
@@ -106,7 +118,7 @@ class Output:
 
     def show(self, *parts: RenderableType) -> None:
         """Write renderables on standard output."""
-        console = _StandardOutput(highlight=False, markup=False, emoji=False)
+        console = _StandardOutput()
         with _written_out():
             for part in parts:
                 console.print(part, crop=False)
@@ -129,8 +141,7 @@ def _written_out() -> Iterator[None]:
     Raises:
         typer.Exit: the pipe is broken.
     """
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    readable_in_any_encoding()
     try:
         yield
         sys.stdout.flush()
@@ -196,6 +207,42 @@ def plain_table(*, gap: int = 2) -> Table:
     return Table(box=_UNDERLINED, pad_edge=False, show_edge=False, padding=(0, gap - 1, 0, 0))
 
 
+def fitted(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    width: int,
+    *,
+    giving: Sequence[str],
+    least: int = 8,
+) -> Table | None:
+    """Return a table of one line a row; None where it does not fit.
+
+    Args:
+        titles: Of the columns.
+        rows: Their cells, which are cut where they must be.
+        width: Columns of the terminal.
+        giving: The columns that may be cut, the first to give way first.
+        least: Columns that each of these keeps.
+    """
+    gap = 2
+    widths = {
+        title: max(len(title), *(row[index].cell_len for row in rows))
+        for index, title in enumerate(titles)
+    }
+    excess = sum(widths.values()) + gap * (len(titles) - 1) - width
+    for title in filter(widths.__contains__, giving):
+        given = min(max(0, excess), max(0, widths[title] - max(least, len(title))))
+        widths[title], excess = widths[title] - given, excess - given
+    if excess > 0:
+        return None
+    table = plain_table(gap=gap)
+    for title in titles:
+        table.add_column(title, no_wrap=True, width=widths[title], overflow="ellipsis")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def table_of(
     titles: Iterable[str],
     rows: Iterable[Iterable[str | Text]],
@@ -209,7 +256,9 @@ def table_of(
         if index == 0 or title in text:
             table.add_column(title, overflow="fold")
         else:
-            table.add_column(title, justify="right", no_wrap=True, vertical="bottom")
+            # A long name in the first column is broken, and its figures stand beside its end.
+            end = "top" if text else "bottom"
+            table.add_column(title, justify="right", no_wrap=True, vertical=end)
     for row in rows:
         table.add_row(*row)
     return table

@@ -13,6 +13,7 @@ from rich.text import Text
 from pdr_graph.budget import Ledger
 from pdr_graph.cli.live import Bar, LiveDisplay
 from pdr_graph.cli.output import Output, Prose, joined, one_line, table_of, unbroken
+from pdr_graph.errors import counted
 from pdr_graph.events import DOING, DraftEvent, OnEvent, RunEvent, is_event
 from pdr_graph.types import Draft, LedgerRow, Verdict
 
@@ -75,7 +76,8 @@ class RunProgress:
                 if not event["tokens"]:
                     return None  # the next drafts start afresh
                 which = f"{count} workspaces, the largest" if count > 1 else "workspace"
-                return f"round {event['round']}: {which} of {event['tokens']:,} tokens"
+                size = counted(event["tokens"], "token")
+                return f"round {event['round']}: {which} of {size}"
             case "finish":
                 self.doing = DOING.get(event["finish"], event["finish"])
                 self.width = None
@@ -98,10 +100,10 @@ class RunProgress:
         if self.width is None or len(self.drafts) < self.width:
             return None
         self.doing = "distilling"
-        found, drafts = self.answers(), "draft" if self.width == 1 else "drafts"
+        found = self.answers()
         return f"round {self.round}: " + joined(
             [
-                f"{self.width} {drafts}",
+                counted(self.width, "draft"),
                 f"answers {joined(found)}" if found else "no answers",
                 ", ".join(self.losses()),
                 f"{perf_counter() - self.round_began:.1f} s",
@@ -111,8 +113,8 @@ class RunProgress:
     def lines(self) -> list[str]:
         """Say in one line where the run is."""
         where = f"round {self.round} of {self.num_rounds}" if self.round else ""
-        drafts = f"{len(self.drafts)} of {self.width} drafts in" if self.width else ""
-        spent = f"{self.tokens:,} tokens" if self.tokens else ""
+        drafts = f"{len(self.drafts)} of {counted(self.width, 'draft')} in" if self.width else ""
+        spent = counted(self.tokens, "token") if self.tokens else ""
         doing = self.doing if self.doing != DRAFTING else ""
         return [joined([where, drafts, doing, spent, f"{self.seconds:.0f} s"])]
 
@@ -120,7 +122,7 @@ class RunProgress:
         """Return the round with a bar for its drafts."""
         where = f"round {self.round}/{self.num_rounds}" if self.round else ""
         done, width = len(self.drafts), self.width
-        label = joined([where, f"{done}/{width} drafts" if width else ""])
+        label = joined([where, f"{done}/{counted(width, 'draft')}" if width else ""])
         drafting = self.doing == DRAFTING
         return [Bar(label, done, width if drafting else None, "" if drafting else self.doing)]
 
@@ -129,7 +131,7 @@ class RunProgress:
         answers = [*self.answers(), *self.losses()] if self.width else []
         if answers:
             answers[0] = f"answers {answers[0]}"
-        return [answers, [f"{self.tokens:,} tokens", f"{self.seconds:.1f} s"]]
+        return [answers, [counted(self.tokens, "token"), f"{self.seconds:.1f} s"]]
 
     def answers(self) -> list[str]:
         """Say how often which answer came in this round, the most frequent first."""
@@ -186,18 +188,9 @@ class LedgerTable:
             text=("node",),
             gap=2 if wide else 1,
         )
-        totals = self._ledger.to_json()
-        yield Text(
-            joined(
-                [
-                    f"B_total {totals['b_total']:,}",
-                    f"B_seq {totals['b_seq']:,}",
-                    f"nominal {totals['b_total_nominal']:,} and {totals['b_seq_nominal']:,}",
-                    f"{totals['calls']} calls",
-                    "" if self._seconds is None else f"{self._seconds:.1f} s",
-                ]
-            )
-        )
+        yield Text()
+        for name, said in self._ledger.sums(self._seconds):
+            yield Text(f"{name:<7}  {said}")
         yield from _by_model(self._ledger)
         if self._ledger.estimated:
             yield Text("~ includes an estimate", "dim")
@@ -251,13 +244,15 @@ def result_parts(result: "Result", look_closer: str | None) -> Iterator[Renderab
         look_closer: The command that shows more of it; None where the run is not kept.
     """
     yield labelled("answer", answer_text(result.answer))
+    if (agreement := result.agreement) is not None:
+        agree, drafts = agreement
+        yield labelled("agreement", Text(f"{agree} of {counted(drafts, 'draft')}"))
+    yield labelled("verdict", verdict_text(result.verdict))
     yield Text()
     yield heading("solution")
     yield Prose(result.solution)
     yield Text()
-    yield labelled("verdict", verdict_text(result.verdict))
-    yield Text()
-    yield heading("ledger")
+    yield heading("cost")
     yield LedgerTable(result.ledger, seconds=result.seconds)
     yield Text()
     for note in result.notes:

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+from rich.text import Text
+
 from pdr_graph.cli.commands import CONFIG, ResumeCommand, RunCommand, SolveCommand
+from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.options import Given, flag_of, with_variables
-from pdr_graph.cli.output import Output, one_line
+from pdr_graph.cli.output import Output, Prose, one_line, unbroken
 from pdr_graph.cli.run_display import (
     STARTING,
     RunProgress,
@@ -18,7 +22,7 @@ from pdr_graph.cli.run_display import (
     shown,
 )
 from pdr_graph.cli.signals import Stopper
-from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
+from pdr_graph.cli.store import MEMORY, Saver, alone, check_named, named_thread, open_saver
 from pdr_graph.config import PAPER, PRESETS, PDRConfig, base_preset, default_config, preset
 from pdr_graph.connect import open_judge, open_models
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError, redacted
@@ -49,6 +53,8 @@ class RunSession:
     output: Output
     settings: Settings
     thread_id: str
+    prompts: Prompts | None
+    """None is the built-in ones."""
     judge: "DraftJudge | None"
     """Weighs the drafts, if there is one."""
     progress: RunProgress | None = None
@@ -56,11 +62,14 @@ class RunSession:
 
     @classmethod
     def of(cls, command: RunCommand, thread_id: str, output: Output) -> "RunSession":
-        """Read the settings of a command.
+        """Read the settings of a command, and the files that they name.
 
         Raises:
-            ConfigError: they are malformed, the trace cannot be written, or the judge is none.
+            ConfigError: they are malformed or disagree, a file cannot be read, the judge is none,
+                or the trace cannot be written.
         """
+        if command.answer_only and command.as_json:
+            raise ConfigError("--answer-only and --json write different things; drop one of them")
         if command.trace is not None:
             try:
                 command.trace.open("a").close()
@@ -69,7 +78,8 @@ class RunSession:
                     f"--trace {str(command.trace)!r} cannot be written: {error.strerror}"
                 ) from None
         settings = load_settings(**command.settings)
-        return cls(command, output, settings, thread_id, open_judge(settings))
+        prompts = None if settings.prompts is None else Prompts.load(settings.prompts)
+        return cls(command, output, settings, thread_id, prompts, open_judge(settings))
 
     @property
     def judge_is_typed(self) -> bool:
@@ -83,8 +93,7 @@ class RunSession:
             RunEndedError: the run was stopped, or failed once it had begun.
         """
         say, stopper = self.output.say, Stopper(self.output.tell)
-        folder, trace = self.settings.prompts, self.command.trace
-        prompts = None if folder is None else Prompts.load(folder)
+        trace = self.command.trace
         with stopper.ending(self._way_on, self._asked_anything):
             async with open_saver(self.settings, say) as saver:
                 progress = await check(saver)
@@ -97,11 +106,13 @@ class RunSession:
 
                     if self.judge is not None:
                         await self.judge.meet(models.client("drafter"))
+                    if self.settings.redis_url != MEMORY:
+                        say(f"thread {one_line(self.thread_id)}")
                     with shown(self.output, progress) as on_event, stopper.draining():
                         self.progress = progress
                         parts = Parts(
                             extensions=None if self.judge is None else Extensions(judge=self.judge),
-                            prompts=prompts,
+                            prompts=self.prompts,
                             trace=None if trace is None else JsonLinesTrace(trace),
                             on_event=on_event,
                             control=stopper.control,
@@ -110,7 +121,9 @@ class RunSession:
 
     def show(self, result: "Result") -> None:
         """Show how a run ended."""
-        if self.output.json:
+        if self.command.answer_only:
+            _show_answer(result, self.output)
+        elif self.output.json:
             for note in result.notes:
                 self.output.say(f"note: {note}")
             self.output.show_json(result.to_json())
@@ -138,6 +151,23 @@ class RunSession:
         return self.progress is not None and self.progress.doing != STARTING
 
 
+def _show_answer(result: "Result", output: Output) -> None:
+    """Write the answer and nothing else; of a run that states none by its kind, the solution.
+
+    Raises:
+        typer.Exit: the solution states no answer, which a script must notice.
+    """
+    if result.answer is not None:
+        output.show(unbroken(Text(one_line(result.answer))))
+    elif result.config.answer == "text":
+        output.show(Prose(result.solution))
+    else:
+        output.tell(
+            "error: the solution states no answer; "
+            f"`pdr-graph inspect {result.thread_id}` shows it",
+            "red",
+        )
+        raise typer.Exit(FAILED)
 _PARTS = frozenset({"distiller", "finish", "verifier", "answer"})
 """Fields whose names may be wrong."""
 
@@ -183,21 +213,23 @@ def solve_command(command: SolveCommand, output: Output) -> None:
 
 def resume_command(command: ResumeCommand, output: Output) -> None:
     """Continue a run and show the result."""
-    name, thread_id = command.config.get("preset"), command.thread
+    check_named(command.thread, last=command.last)
+    name = command.config.get("preset")
     if name is not None and name not in PRESETS:
         preset(str(name))  # says which there are
-    session = RunSession.of(command, thread_id, output)
+    session = RunSession.of(command, command.thread or "", output)
     changes, answer = dict(command.config), None
 
     async def check(saver: Saver) -> RunProgress:
         from pdr_graph.run_history import history
 
         nonlocal answer
-        past = await history(thread_id, checkpointer=saver)
+        session.thread_id = await named_thread(saver, command.thread)
+        past = await history(session.thread_id, checkpointer=saver)
         if not session.judge_is_typed and not (past.record and past.record.get("judge")):
             session.judge = None  # it was begun without one
         if past.namespace:
-            raise OtherGraphError(thread_id)
+            raise OtherGraphError(session.thread_id)
         if past.questions:
             # Of a run that waits, --answer is the person's, and not the kind of the run's answers.
             answer = changes.pop("answer", None)
@@ -211,7 +243,7 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
         from pdr_graph.run import resume
 
         return await resume(
-            thread_id,
+            session.thread_id,
             model=models,
             checkpointer=saver,
             changes=changes,

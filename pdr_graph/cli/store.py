@@ -31,7 +31,7 @@ from redis.exceptions import RedisError
 from pdr_graph.cli.commands import ResealCommand
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import Output, one_line
-from pdr_graph.errors import CheckpointError, ConfigError, UnknownThreadError
+from pdr_graph.errors import CheckpointError, ConfigError, UnknownThreadError, counted
 from pdr_graph.servers import embedded_valkey
 from pdr_graph.settings import Settings, load_settings
 
@@ -165,6 +165,53 @@ async def alone(saver: Saver, thread_id: str, say: Callable[[str], None]) -> Asy
         yield
 
 
+MOST_SHOWN = 8
+"""Runs that a message lists."""
+
+
+def check_named(thread: str | None, *, last: bool) -> None:
+    """Refuse a command that names no run, or two, before the store is opened.
+
+    Raises:
+        ConfigError: the name is missing, or there is one beside --last.
+    """
+    if thread is None and not last:
+        raise ConfigError(
+            "no run is named; name one as `pdr-graph threads` lists it, or take the one that was "
+            "written last by --last"
+        )
+    if thread is not None and last:
+        raise ConfigError(f"{thread!r} names a run, and --last takes another; drop one of them")
+
+
+async def named_thread(saver: Saver, thread: str | None) -> str:
+    """Return the run that a user means: by its name, or by how no other name begins.
+
+    Args:
+        saver: Where it is kept.
+        thread: What was typed; None takes the run that was written last.
+
+    Returns:
+        The whole name; what was typed where nothing stored begins so.
+
+    Raises:
+        ConfigError: several names begin so, and the sentence lists them; or there is no last run.
+    """
+    if thread is None:
+        latest = await saver.threads(1) if isinstance(saver, RedisSaver) else []
+        if not latest:
+            raise ConfigError("--last finds no run: none is kept there yet")
+        return latest[0].thread_id
+    if not thread or not isinstance(saver, RedisSaver) or await saver.thread(thread) is not None:
+        return thread
+    found = [name async for name in saver.thread_ids() if name.startswith(thread)]
+    if len(found) > 1:
+        listed = ", ".join(one_line(name) for name in found[:MOST_SHOWN])
+        more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+        raise ConfigError(f"{thread!r} begins the names of {listed}{more}; type more of it")
+    return found[0] if found else thread
+
+
 def _lives_here(holder: str) -> bool:
     host, _, pid = holder.rpartition(":")
     return host == socket.gethostname() and pid.isdigit() and psutil.pid_exists(int(pid))
@@ -234,22 +281,30 @@ class Reseal:
 
     async def carry_out(self) -> None:
         """Seal all anew; wait once for the runs of processes that may have been killed."""
-        for name in self.command.threads:
+        typed = [await self._name(each) for each in self.command.threads]
+        for name in typed:
             if not (await self.saver.sealed_by(name, only_some=True)).counts:
                 raise UnknownThreadError(name)
-        named = list(self.command.threads) or [name async for name in self.saver.stored_threads()]
+        named = typed or [name async for name in self.saver.stored_threads()]
         for number, name in enumerate(named):
-            self._tell(f"{number} of {len(named)} runs are done")
+            self._tell(f"{number} of {counted(len(named), 'run')} done")
             await self._one(name, 0.0)
         until = time.monotonic() + LEASE_S + 1
         busy = [name for name, why in self.left.items() if why == BUSY]
         if busy:
-            self.output.say(f"{len(busy)} runs are in progress; waiting up to {LEASE_S + 1:.0f} s")
+            self.output.say(
+                f"{counted(len(busy), 'run')} in progress; waiting up to {LEASE_S + 1:.0f} s"
+            )
         for name in busy:
             await self._one(name, max(0.0, until - time.monotonic()))
         self.num_threads = sum(name not in self.left for name in named)
         if not self.command.threads:
             await self._look_again(set(named))
+
+    async def _name(self, typed: str) -> str:
+        # A thread of which only a part is stored is in no list, and has its whole name.
+        whole = (await self.saver.sealed_by(typed, only_some=True)).counts
+        return typed if whole else await named_thread(self.saver, typed)
 
     async def _one(self, thread_id: str, wait_s: float) -> None:
         self.left.pop(thread_id, None)
@@ -287,7 +342,10 @@ class Reseal:
             )
         how = "plain" if self.command.plain else f"sealed by key {self.seal}"
         total = self.num_threads + len(self.left)
-        self.output.say(f"{self.num_threads} of {total} runs are {how}; changed: {self.num_values}")
+        are = "is" if total == 1 else "are"
+        self.output.say(
+            f"{self.num_threads} of {counted(total, 'run')} {are} {how}; changed: {self.num_values}"
+        )
         for name, why in self.left.items():
             self.output.tell(f"{one_line(name)} is left: {one_line(why)}")
         if self.left:

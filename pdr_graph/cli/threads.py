@@ -13,12 +13,13 @@ import typer
 from pdr_checkpoints import CorruptCheckpointError, RedisSaver, ThreadInfo
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.filesize import decimal
+from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.cli.commands import ThreadsCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.output import Output, one_line, plain_table
-from pdr_graph.cli.store import MEMORY, alone, open_saver
+from pdr_graph.cli.output import PIPE_WIDTH, Output, fitted, one_line, unbroken
+from pdr_graph.cli.store import MEMORY, alone, named_thread, open_saver
 from pdr_graph.errors import ConfigError, DamagedRunError, UnknownThreadError
 from pdr_graph.settings import load_settings
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from pdr_graph.graph import PDRGraph
 
 UNREADABLE = "unreadable"
-WIDE = 92
-"""Columns of a terminal that has room for every column of the table."""
+PROBLEM_CHARS = 80
+"""Of a problem that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class ListedRun:
     created: str
     lease: str | None
     """Who runs it now (host:pid); None when nobody does."""
+    problem: str | None = None
+    """How the problem begins, in at most 80 characters; None where it is not known."""
     reason: str | None = None
     """Why it is `unreadable`; None for any other."""
 
@@ -151,58 +154,115 @@ async def _listed(graph: "PDRGraph", thread: ThreadInfo) -> ListedRun:
         state="finished" if not snapshot.next else "running" if thread.holder else "stopped",
         node=snapshot.next[0] if snapshot.next else None,
         answer=None if solution is None else solution["answer"],
+        problem=_first_words(state.get("problem", "")),
     )
 
 
-class RunTable:
-    """The runs, with the columns that their terminal has room for."""
+def _first_words(problem: str) -> str:
+    line = one_line(problem[: 4 * PROBLEM_CHARS])
+    return line if len(line) <= PROBLEM_CHARS else f"{line[: PROBLEM_CHARS - 1]}…"
 
-    def __init__(self, runs: list[ListedRun]) -> None:
+
+class RunTable:
+    """The runs, with what their terminal has room for: the answer gives way, and nothing else.
+
+    A pipe gets a line for each run, with all of it. A narrow terminal gets two.
+    """
+
+    def __init__(self, runs: Sequence[ListedRun], now: datetime | None = None) -> None:
         self._runs = runs
+        self._now = now or datetime.now(UTC)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = options.max_width >= WIDE
-        titles = list(_CELLS) if wide else ["thread", "state", "answer"]
-        table = plain_table(gap=2)
-        for title in titles:
-            # The answer's column gives way to a narrow terminal: it alone may wrap, and its cells
-            # are one line each.
-            table.add_column(title, no_wrap=title != "answer", overflow="ellipsis")
-        for run in self._runs:
-            shown = run if wide else replace(run, node=None)
-            table.add_row(*(_CELLS[title](shown) for title in titles))
-        yield table
+        if not console.is_terminal:
+            whole = self._table(list(CELLS), PIPE_WIDTH)
+            assert whole is not None  # nothing is too wide for a pipe
+            yield from console.render(whole, options.update(width=PIPE_WIDTH))
+            return
+        few = [title for title in CELLS if title not in WIDE_ONLY]
+        wide = self._table(list(CELLS), options.max_width)
+        table = wide or self._table(few, options.max_width)
+        if table is not None:
+            yield table
+        else:
+            yield from self._two_lines(options.max_width)
+
+    def _cells(self, title: str) -> list[Text]:
+        return [CELLS[title](run, self._now) for run in self._runs]
+
+    def _table(self, titles: Sequence[str], width: int) -> Table | None:
+        columns = [self._cells(title) for title in titles]
+        if width != PIPE_WIDTH:
+            for cell in columns[titles.index("problem")]:
+                cell.truncate(PROBLEM_CELLS, overflow="ellipsis")
+        rows = list(zip(*columns, strict=True))
+        return fitted(titles, rows, width, giving=("answer", "problem"), least=LEAST)
+
+    def _two_lines(self, width: int) -> RenderResult:
+        names, problems, answers = map(self._cells, ("thread", "problem", "answer"))
+        columns = [self._cells(title) for title in FACTS]
+        for column in columns:
+            longest = max(cell.cell_len for cell in column)
+            for cell in column:
+                cell.pad_right(longest - cell.cell_len)
+        short = [name.cell_len for name in names if name.cell_len <= SHORT_NAME]
+        facts = [Text("  ").join(cells) for cells in zip(*columns, strict=True)]
+        for name, said, problem, answer in zip(names, facts, problems, answers, strict=True):
+            name.pad_right(max(short, default=0) - name.cell_len)
+            if name.cell_len + 2 + said.cell_len <= width:
+                yield name + Text("  ") + said
+            else:
+                yield unbroken(name)
+                yield Text("  ") + said
+            line = Text("  ") + problem
+            if answer.plain != NOTHING:
+                room = max(2 + LEAST, width - len(ARROW) - answer.cell_len, width * 3 // 5)
+                line.truncate(room, overflow="ellipsis")
+                line += Text(ARROW, "dim") + answer
+            line.truncate(width, overflow="ellipsis")
+            yield line
 
 
-def _state(run: ListedRun) -> Text:
+def _state(run: ListedRun, now: datetime) -> Text:
     style = {"finished": "green", "running": "cyan", "stopped": "yellow"}.get(run.state, "red")
-    return Text(f"{run.state} at {run.node}" if run.node else run.state, style)
+    return Text(run.state, style)
 
 
-def _ago(moment: str) -> str:
-    seconds = max(0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+def _age(run: ListedRun, now: datetime) -> Text:
+    seconds = max(0, (now - datetime.fromisoformat(run.updated)).total_seconds())
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
-            return f"{seconds // length:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+            return Text(f"{seconds // length:.0f} {unit}")
+    return Text(f"{seconds:.0f} s")
 
 
-def _answer(run: ListedRun) -> Text:
+def _answer(run: ListedRun, now: datetime) -> Text:
     said = run.answer if run.reason is None else run.reason
     style = "" if run.reason is None else "red"
-    return Text("–" if said is None else one_line(said), style, no_wrap=True, overflow="ellipsis")
+    return Text(NOTHING if said is None else one_line(said), style)
 
 
-_CELLS: Mapping[str, Callable[[ListedRun], Text]] = {
-    "thread": lambda run: Text(one_line(run.thread_id)),
-    "preset": lambda run: Text(one_line(run.preset or "–")),
+NOTHING = "–"
+"""Stands for what is not known."""
+CELLS: Mapping[str, Callable[[ListedRun, datetime], Text]] = {
+    "thread": lambda run, now: Text(one_line(run.thread_id)),
     "state": _state,
-    "updated": lambda run: Text(_ago(run.updated), "dim"),
-    "size": lambda run: Text("–" if run.bytes is None else decimal(run.bytes), "dim"),
-    "age": lambda run: Text(_ago(run.created).removesuffix(" ago"), "dim"),
-    "lease": lambda run: Text(one_line(run.lease or "–"), "dim"),
+    "preset": lambda run, now: Text(one_line(run.preset or NOTHING)),
+    "age": _age,
+    "size": lambda run, now: Text(NOTHING if run.bytes is None else decimal(run.bytes), "dim"),
+    "at": lambda run, now: Text(one_line(run.node or NOTHING), "dim"),
+    "run by": lambda run, now: Text(one_line(run.lease or NOTHING), "dim"),
+    "problem": lambda run, now: Text(one_line(run.problem or NOTHING)),
     "answer": _answer,
 }
+"""What each column shows. The age is the time since the last write."""
+WIDE_ONLY = ("size", "at", "run by")
+FACTS = ("state", "preset", "age")
+LEAST, PROBLEM_CELLS = 12, 32
+"""Least columns of a problem or answer in a table, and most of a problem."""
+SHORT_NAME = 14
+"""Columns of names that are aligned."""
+ARROW = "  →  "
 
 
 CHUNK_BYTES = 1 << 20
@@ -223,7 +283,13 @@ def _action(command: ThreadsCommand) -> Action | None:
         "--import": (command.import_from is not None, _import),
     }
     asked = [name for name, (wanted, _) in actions.items() if wanted]
-    named = len(command.threads)
+    named = len(command.threads) or int(command.last)
+    if command.last and command.threads:
+        raise ConfigError(
+            f"{command.threads[0]!r} names a run, and --last takes another; drop one of them"
+        )
+    if command.last and command.import_from is not None:
+        raise ConfigError("--import stores a run anew, and --last names a stored one; drop --last")
     if len(asked) > 1:
         raise ConfigError(f"{' and '.join(asked)} do different things; use one at a time")
     if named and not asked:
@@ -250,7 +316,10 @@ def _action(command: ThreadsCommand) -> Action | None:
     return actions[asked[0]][1] if asked else None
 
 
-async def _known(saver: RedisSaver, threads: Sequence[str]) -> Sequence[str]:
+async def _known(saver: RedisSaver, command: ThreadsCommand) -> Sequence[str]:
+    """Return the whole names of the threads that are meant; all are there."""
+    typed = [None] if command.last else command.threads
+    threads = [await named_thread(saver, each) for each in typed]
     for thread in threads:
         if await saver.thread(thread) is None:
             raise UnknownThreadError(thread)
@@ -258,7 +327,7 @@ async def _known(saver: RedisSaver, threads: Sequence[str]) -> Sequence[str]:
 
 
 async def _prune(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
-    named = await _known(saver, command.threads)
+    named = await _known(saver, command)
     infos = [] if named else await saver.threads()
     odd = [info.thread_id for info in infos if info.trouble is not None]
     for thread in named or [info.thread_id for info in infos if info.trouble is None]:
@@ -280,7 +349,7 @@ async def _prune(saver: RedisSaver, command: ThreadsCommand, output: Output) -> 
 
 
 async def _delete(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
-    for thread in await _known(saver, command.threads):
+    for thread in await _known(saver, command):
         async with alone(saver, thread, output.say):
             await saver.adelete_thread(thread)
         output.say(f"deleted thread {one_line(thread)}")
@@ -288,7 +357,7 @@ async def _delete(saver: RedisSaver, command: ThreadsCommand, output: Output) ->
 
 async def _export(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
     """Write the whole file or none."""
-    (thread,), file = await _known(saver, command.threads), command.export_to
+    (thread,), file = await _known(saver, command), command.export_to
     assert file is not None
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:

@@ -16,7 +16,7 @@ from pdr_graph.cli.live import LiveDisplay
 from pdr_graph.cli.output import Output, table_of
 from pdr_graph.cli.signals import TrainStopper
 from pdr_graph.cli.train_board import TrainBoard, show_summary
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.train.estimate import GIB, Memory, Tokens, TrainEstimate
 from pdr_graph.train.launch import Launch, LostRankError, check_launch, read_launch
 from pdr_graph.train.preparation import PlannedRollouts, Prepared, prepare
@@ -164,13 +164,14 @@ def _summary(prepared: Prepared, rl: PlannedRollouts) -> str:
     plan = settings.operator_plan
     roles = ", ".join(f"{number} {role}" for role, number in plan.rows.items())
     by_plan = f", {operator} by plan {plan.kind} ({roles} each)" if operator else ""
-    counted = "counted by its tokenizer" if rl.size.exact else "estimated"
+    how = "counted by its tokenizer" if rl.size.exact else "estimated"
     return "\n".join(
         [
             f"{settings.model}: {estimate.parameters:,} weights, trained are {trained}",
-            f"a step: {rollouts.problems_per_step} problems of {rollouts.rows_per_problem} rows; "
+            f"a step: {counted(rollouts.problems_per_step, 'problem')} of "
+            f"{counted(rollouts.rows_per_problem, 'row')}; "
             f"{rollouts.problems_per_step - operator} by long CoT{by_plan}",
-            f"rows of up to {estimate.row_tokens:,} tokens; prompts {counted}",
+            f"rows of up to {estimate.row_tokens:,} tokens; prompts {how}",
         ]
     )
 
@@ -239,8 +240,8 @@ def train_data_command(command: TrainDataCommand, output: Output) -> None:
     taken = sum(tally.taken.values())
     output.show(_tally_table(tally))
     output.say(
-        f"{taken} examples of {len(tally.problems)} problems in {out}; "
-        f"{tally.runs.correct} of {tally.runs.read} runs were right"
+        f"{counted(taken, 'example')} of {counted(len(tally.problems), 'problem')} in {out}; "
+        f"right were {tally.runs.correct} of {counted(tally.runs.read, 'run')}"
     )
 
 
@@ -283,9 +284,11 @@ def _write(out: Path, examples: Iterable[Example], tally: RoleTally) -> None:
 
 def _no_examples(tally: RoleTally) -> str:
     if not tally.runs.correct:
-        return f"none of {tally.runs.read} runs was right, so there is nothing to learn from"
+        runs = counted(tally.runs.read, "run")
+        return f"none of {runs} was right, so there is nothing to learn from"
     left = ", ".join(f"{number} {why}" for why, number in tally.left_out.most_common())
-    return f"no call is left of {tally.runs.correct} correct runs ({left or 'none recorded'})"
+    runs = counted(tally.runs.correct, "correct run")
+    return f"no call is left of {runs} ({left or 'none recorded'})"
 
 
 def _tally_table(tally: RoleTally) -> Table:

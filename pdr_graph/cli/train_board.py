@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pdr_graph.cli.live import Bar, duration
 from pdr_graph.cli.output import Output, joined, one_line, table_of
+from pdr_graph.errors import counted
 from pdr_graph.train.metrics import METRICS, Line, Stage, read_metrics
 from pdr_graph.train.run_folder import TrainFolder
 
@@ -180,6 +181,6 @@ def _stages(lines: Sequence[Line]) -> list[Stage]:
 
 
 def _table(stage: Stage, updates: int, first: dict[str, float], last: dict[str, float]) -> Table:
-    title = f"{_STAGES[stage]}, {updates} update{'s' * (updates != 1)}"
+    title = f"{_STAGES[stage]}, {counted(updates, 'update')}"
     rows = [(name.replace("/", " "), f"{first[name]:.4g}", f"{last[name]:.4g}") for name in first]
     return table_of((title, "first tenth", "last tenth"), rows)

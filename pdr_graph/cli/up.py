@@ -12,18 +12,17 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import typer
 from dotenv import set_key
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from pdr_graph.cli.commands import DownCommand, TrustCommand, UpCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.live import Board, LiveDisplay
-from pdr_graph.cli.output import Output, one_line
+from pdr_graph.cli.live import Board, LiveDisplay, duration
+from pdr_graph.cli.output import Output, fitted, one_line, unbroken
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.errors import ConfigError, LocalError
@@ -291,16 +290,14 @@ def _report(
         typer.echo(f"export {name}={shlex.quote(shown)}")
     if hidden:
         output.say("the password is not shown; this sets all, with it:")
-        output.tell('  eval "$(pdr-graph up)"', to_copy=True)
+        output.say('  eval "$(pdr-graph up)"', to_copy=True)
     record = running["model"].record
     if record is not None and record.key_file:
         output.say("pdr-graph finds the model server's key by itself; for other clients:")
-        output.tell(
-            f'  export OPENAI_API_KEY="$(cat {shlex.quote(record.key_file)})"', to_copy=True
-        )
+        output.say(f'  export OPENAI_API_KEY="$(cat {shlex.quote(record.key_file)})"', to_copy=True)
     if record is not None and record.kind == "embedded model":
         output.say("it has small budgets of its own; with the variables above:")
-        output.tell("  pdr-graph solve 'What is 17 + 25?'", to_copy=True)
+        output.say("  pdr-graph solve 'What is 17 + 25?'", to_copy=True)
 
 
 def _check_writable(file: Path) -> None:
@@ -366,7 +363,7 @@ def _show_status(shelf: Shelf, output: Output) -> None:
     if output.json:
         output.show_json({each.part: _plain(each) for each in found})
     elif found:
-        output.show(_status_table(found))
+        output.show(StatusTable(found, time.time()))
     else:
         output.say(NOTHING_RUNS)
     if not found or not all(each.is_well for each in found):
@@ -399,19 +396,35 @@ def _plain(standing: Standing) -> dict[str, object]:
     }
 
 
-def _status_table(found: list[Standing]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for each in found:
-        record = each.record
-        seconds = timedelta(seconds=int(time.time() - record.since))
-        lines = [
-            f"{TITLES[record.kind]}, {each.why or each.state}, for {seconds}",
-            record.shown_url,
-            *([f"model {record.model}"] if record.model else []),
-            f"log {Path(record.log)}",
+class StatusTable:
+    """One line for each server; what is cut is in the output of `--json`."""
+
+    def __init__(self, found: Sequence[Standing], now: float) -> None:
+        self._found = found
+        self._now = now
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        titles = ("server", "state", "since", "kind", "address", "model")
+        rows = [
+            (
+                Text(each.part),
+                Text(each.state, STYLES.get(each.state, "bold red")),
+                Text(duration(self._now - each.record.since)),
+                Text(TITLES[each.record.kind].removeprefix("the ")),
+                Text(one_line(each.record.shown_url)),
+                Text(one_line(each.record.model)),
+            )
+            for each in self._found
         ]
-        head = Text(f"{each.part}\n") + Text(each.state, STYLES.get(each.state, "bold red"))
-        table.add_row(head, Text("\n".join(one_line(line) for line in lines if line)))
-    return table
+        giving = ("model", "address", "kind")
+        for number in (len(titles), len(titles) - 1):
+            cut = [row[:number] for row in rows]
+            table = fitted(titles[:number], cut, options.max_width, giving=giving, least=16)
+            if table is not None:
+                break
+        yield table or Text("\n").join(Text(" ").join(row) for row in rows)
+        for each in self._found:
+            if each.why:
+                yield Text(one_line(f"{each.part}: {each.why}"), "" if each.is_well else "red")
+            if not each.is_well:
+                yield unbroken(Text(one_line(f"{each.part}: its log is {each.record.log}")))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pdr_graph.cli.commands import UpCommand
 from pdr_graph.cli.options import Given, flag_of
 from pdr_graph.config import PAPER, PDRConfig, preset
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.servers.choice import Wanted, is_socket_of, model_plan, store_plan, unanswered_port
 from pdr_graph.servers.llama import small_config
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.servers.record import ServerPlan, without_password
-from pdr_graph.servers.valkey import noted_password, redis_folder
+from pdr_graph.servers.valkey import find_redis, noted_password, redis_folder
 from pdr_graph.servers.vllm import find_vllm, gpus, size_of
 from pdr_graph.settings import NO_KEY, Settings, load_settings, read_settings
 
@@ -122,6 +122,7 @@ async def plan_model(request: UpRequest) -> ServerPlan | Found:
         api_key="" if key == NO_KEY else key,
         further=request.further,
         asked=request.model_asked,
+        dry=request.dry,
     )
     vllm = (
         None if options.engine == "embedded" else find_vllm(options.vllm_python, options.cache_dir)
@@ -166,6 +167,11 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
         dry=request.dry,
     )
     notes = [NEW_PASSWORD] if url is not None and "@" in plan.url and "@" not in url else []
+    if plan.command and find_redis() is None:
+        notes.append(
+            "no redis-server is on the path, and this is what would run: install Redis, or the "
+            f"embedded store by {install_command('local')}"
+        )
     return replace(plan, asked=request.store_asked, notes=tuple(notes))
 
 

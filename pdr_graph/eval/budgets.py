@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pdr_graph.config import DRAFT_FINISHES, SHORT_FINISHES, PDRConfig, num_rounds, preset, width_of
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.eval.records import BudgetRecord
 from pdr_graph.extensions import Extensions
 
@@ -161,7 +161,7 @@ class ArmFit:
         if "max_tokens" in self.arm.fields:
             return self._match_by_number(kind, budget)
         count = self._calls(self.arm.config(), kind)
-        calls = f"{count} {'sequential' if kind == 'b_seq' else 'total'} call{'s' * (count != 1)}"
+        calls = counted(count, f"{'sequential' if kind == 'b_seq' else 'total'} call")
         each = budget // count
         if each < LEAST_TOKENS:
             raise ConfigError(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.eval.decomposition import Anchoring, Decomposition, anchoring, decompose
 from pdr_graph.eval.records import EvalRun
 from pdr_graph.eval.stats import (
@@ -245,14 +245,14 @@ def _of_pair(reference: ArmSamples, arm: ArmSamples) -> Iterator[str]:
     if alone:
         num_common = len(common_problems(reference, arm))
         yield (
-            f"{names} are compared on the {num_common} problems that both tried, without "
-            f"{' and '.join(alone)}"
+            f"{names} are compared on the {counted(num_common, 'problem')} that both tried, "
+            f"without {' and '.join(alone)}"
         )
     other_gold = sum(not same_gold(reference, arm, problem) for problem in ours & theirs)
     if other_gold:
         yield (
-            f"{names}: {other_gold} problems have the same id but another gold answer, so they "
-            "are different problems and are left out"
+            f"{names}: the same id has another gold answer at {counted(other_gold, 'problem')}, so "
+            "these are different problems and are left out"
         )
     if reference.run is arm.run:
         return

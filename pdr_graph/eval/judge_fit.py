@@ -29,7 +29,7 @@ from sklearn.neural_network import MLPClassifier
 from pdr_graph.answers import answer_kind, clusters
 from pdr_graph.ballot import ranked, tally_of, vote_of
 from pdr_graph.config import RECOMMENDED
-from pdr_graph.errors import CallError, ConfigError
+from pdr_graph.errors import CallError, ConfigError, counted
 from pdr_graph.eval.records import TRACE, DraftRecord, EvalRun, SampleRecord
 from pdr_graph.eval.stats import (
     Estimate,
@@ -204,8 +204,9 @@ class JudgeReport:
             return f"Better than the vote: {points}. Use it: --judge FILE, with {RECOMMENDED}."
         if high < 0:
             return f"Worse than the vote: {points}. Do not use it."
+        problems = counted(self.num_problems, "problem")
         return (
-            f"Not better than the vote, as far as {self.num_problems} problems show: {points}. "
+            f"Not better than the vote, as far as {problems} can show: {points}. "
             f"Leave --judge out: {RECOMMENDED} alone is the vote."
         )
 
@@ -803,8 +804,9 @@ async def fit_judge(
     )
     if mixed < LEAST_PROBLEMS:
         raise ConfigError(
-            f"{mixed} of {table.num_problems} problems have right drafts and wrong ones, and "
-            f"{LEAST_PROBLEMS} are needed; evaluate more problems, or some of another difficulty"
+            f"{mixed} of {counted(table.num_problems, 'problem')} have right drafts and wrong "
+            f"ones, and {LEAST_PROBLEMS} are needed; evaluate more problems, or some of another "
+            "difficulty"
         )
     folds = min(folds, table.num_problems)
     layers = tuple(name for name in table.blocks if name not in {SIGNALS, SELF_CHECK})

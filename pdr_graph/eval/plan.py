@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from pdr_graph.config import BUDGETS, PDRConfig
-from pdr_graph.errors import ConfigError, ContextWindowError
+from pdr_graph.errors import ConfigError, ContextWindowError, counted
 from pdr_graph.eval.arms import Arm, arms_within, with_budgets
 from pdr_graph.eval.problems import Problems
 from pdr_graph.eval.records import SCHEMA, ArmRecord, DataRecord, HeaderRecord
@@ -160,9 +160,9 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
     was, now = recorded["data"], asked["data"]
     if was["sha256"] != now["sha256"]:
         return (
-            f"other data ({was['source']}, {was['num_problems']} problems, sha256 "
-            f"{was['sha256'][:12]}…; now {now['source']}, {now['num_problems']} problems, "
-            f"{now['sha256'][:12]}…)"
+            f"other data ({was['source']}, {counted(was['num_problems'], 'problem')}, sha256 "
+            f"{was['sha256'][:12]}…; now {now['source']}, "
+            f"{counted(now['num_problems'], 'problem')}, {now['sha256'][:12]}…)"
         )
     if recorded["arms"].keys() != asked["arms"].keys():
         return f"other arms ({', '.join(recorded['arms'])}; now {', '.join(asked['arms'])})"

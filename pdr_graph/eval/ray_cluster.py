@@ -25,7 +25,14 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import RunControl
 
 from pdr_graph.connect import open_models
-from pdr_graph.errors import ConfigError, DrainedError, EndpointError, PDRError, install_command
+from pdr_graph.errors import (
+    ConfigError,
+    DrainedError,
+    EndpointError,
+    PDRError,
+    counted,
+    install_command,
+)
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.records import SampleRecord
 from pdr_graph.eval.runner import Claim, ElsewhereError
@@ -323,7 +330,7 @@ async def ray_executor(
     )
     handles = [remote.remote(kit) for _ in range(num_workers)]
     try:
-        say(f"ray: starting {num_workers} workers")
+        say(f"ray: starting {counted(num_workers, 'worker')}")
         try:
             about = await asyncio.gather(*(handle.open.remote() for handle in handles))
         except RayError as error:
@@ -341,7 +348,7 @@ async def ray_executor(
             if "error" in each:
                 raise EndpointError(f"the Ray worker on {each['host']}: {each['error']}")
         hosts = sorted({each["host"] for each in about})
-        say(f"ray: {num_workers} workers on {', '.join(hosts)}")
+        say(f"ray: {counted(num_workers, 'worker')} on {', '.join(hosts)}")
         executor = RayExecutor(list(map(_Actor, handles)), control, trace, say)
         draining = asyncio.create_task(executor.pass_on_drain())
         try:

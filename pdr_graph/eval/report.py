@@ -28,8 +28,8 @@ def sheets(comparison: Comparison) -> list[Sheet]:
     """Return the tables that have rows, in reading order."""
     every = [
         _accuracy(comparison),
-        _cost(comparison),
         _contrasts(comparison),
+        _cost(comparison),
         _outcomes(comparison),
         _matched(comparison),
         _anchoring(comparison),

@@ -9,6 +9,7 @@ from langgraph.types import StreamWriter
 
 from pdr_graph.budget import Ledger, b_total
 from pdr_graph.config import DRAFT_FINISHES, PDRConfig
+from pdr_graph.errors import counted
 from pdr_graph.events import ChunkEvent, FinishEvent, SolutionEvent
 from pdr_graph.finish import FINISHES
 from pdr_graph.llm.client import OnChunk
@@ -62,7 +63,7 @@ def _budget_note(
     budget, over = config.thinking_token_budget, Ledger(tuple(rows)).over_budget
     lead = f"the server does not keep thinking_token_budget {budget}"
     if over and not any(note.startswith(lead) for note in notes):
-        calls = "1 call" if over == 1 else f"{over} calls"
+        calls = counted(over, "call")
         yield f"{lead}: {calls} thought longer; vLLM needs --reasoning-parser for it"
 
 

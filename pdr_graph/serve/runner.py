@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from pdr_graph.budget import elapsed_s
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import DrainedError
+from pdr_graph.errors import DrainedError, counted
 from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions
 from pdr_graph.judge import DraftJudge
@@ -87,8 +87,8 @@ class Admission:
         ahead = (self.waiting + 1) / self._max_runs
         return RefusalError(
             429,
-            f"the server is full: {self.running} requests run and {self.waiting} wait; try again "
-            "later",
+            f"the server is full: {counted(self.running, 'request')} in progress, "
+            f"{self.waiting} waiting; try again later",
             code="server_busy",
             retry_after_s=min(LONGEST_RETRY_S, max(1, math.ceil(self._run_s * ahead))),
         )

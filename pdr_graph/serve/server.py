@@ -35,7 +35,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.serve.guard import discard
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.serve.refusal import RETRY_SOON_S, Closed, RefusalError, RefusalLog
@@ -156,8 +156,8 @@ class SolveServer:
         loop.call_later(self._drain_s, self._runner.cancel)
         if running:
             self._say(
-                f"stopping: waiting up to {self._drain_s:g} s for the calls of {running} "
-                f"{'run' if running == 1 else 'runs'}; a second signal stops at once"
+                f"stopping: waiting up to {self._drain_s:g} s for the calls of "
+                f"{counted(running, 'run')}; a second signal stops at once"
             )
 
     def _leave(self) -> None:

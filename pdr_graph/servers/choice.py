@@ -11,6 +11,7 @@ from pdr_graph.servers.llama import EMBEDDED_SLOTS, LONGEST_CONTEXT, gguf_file
 from pdr_graph.servers.options import Store, UpOptions
 from pdr_graph.servers.record import ServerPlan
 from pdr_graph.servers.valkey import (
+    PROGRAMS,
     TIMEOUT_S,
     find_redis,
     note_address,
@@ -112,6 +113,8 @@ class Wanted:
     further: tuple[str, ...] = ()
     """vLLM flags of the user's own."""
     asked: Mapping[str, str] = field(default_factory=dict)
+    dry: bool = False
+    """Whether the plan is only shown, so that nothing need be installed."""
 
 
 def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[str]) -> ServerPlan:
@@ -139,6 +142,19 @@ def model_plan(wanted: Wanted, vllm: Vllm | None, gpus: Sequence[str]) -> Server
 
 
 def _served(wanted: Wanted, model: str, vllm: Vllm | None, gpus: Sequence[str]) -> ServerPlan:
+    folder, notes = Path(model).expanduser(), list[str]()
+    looks_like_one = model.startswith((".", "~", "/")) or model.endswith("/")
+    if looks_like_one and not folder.is_dir():
+        raise ConfigError(
+            f"model folder {model!r} does not exist; name one that does, or a name on the Hugging "
+            "Face hub, by --model / PDR_MODEL"
+        )
+    if vllm is None and wanted.dry:
+        vllm = Vllm("python", "", for_cpu=not gpus)
+        notes.append(
+            "vLLM is not installed here, and this is what would run: "
+            f"{install_command('vllm')}, or name an environment by --vllm-python"
+        )
     if vllm is None:
         raise ConfigError(
             f"model {model!r} needs vLLM, which no Python here has; {_way_to_install()}"
@@ -148,8 +164,9 @@ def _served(wanted: Wanted, model: str, vllm: Vllm | None, gpus: Sequence[str]) 
             f"vLLM {vllm.version} of {vllm.python} is a build for GPUs, and this machine shows "
             "none (nvidia-smi); name a Python with vLLM for CPUs by --vllm-python"
         )
-    config = config_file(vllm, model)
-    window, notes = _fitted(wanted, None if config is None else window_of(config), model)
+    config = config_file(vllm, model) if vllm.version or folder.is_dir() else None
+    window, more = _fitted(wanted, None if config is None else window_of(config), model)
+    notes += more
     serving = Serving(
         model=model,
         port=free_port(wanted.options.port, PORT),
@@ -258,6 +275,8 @@ def store_plan(
         if port is not None:
             raise ConfigError(f"--redis-port {port} is for Redis; the embedded store has no port")
         return ServerPlan(part="store", kind="embedded valkey", timeout_s=TIMEOUT_S)
+    if program is None and dry:
+        program = PROGRAMS[0]  # what would run, once it is installed
     if program is None:
         raise ConfigError(
             "no redis-server is on the path; install Redis, or the embedded store by "

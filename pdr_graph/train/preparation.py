@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pdr_graph.budget import TEMPLATE_TOKENS
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.eval.problems import Problems, load_problems
 from pdr_graph.train.estimate import TrainEstimate, estimate
 from pdr_graph.train.model_shape import ModelShape, PromptSize, prompt_size, read_shape
@@ -131,8 +131,8 @@ def _check_problems(
     wanted, there = settings.rollouts.problems_per_step, len(problems.problems)
     if there < wanted:
         raise ConfigError(
-            f"{problems.source!r} holds {there} problems, and rollouts.problems_per_step is "
-            f"{wanted}; lower it to {there} or less"
+            f"{problems.source!r} holds {counted(there, 'problem')}, and "
+            f"rollouts.problems_per_step is {wanted}; lower it to {there} or less"
         )
     config = settings.config
     kappa = config.kappa if settings.rollouts.operator_fraction else 0

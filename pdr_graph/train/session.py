@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pdr_graph.errors import counted
 from pdr_graph.train.card import model_card
 from pdr_graph.train.checkpoint import StopWhenAsked, last_checkpoint, update_of
 from pdr_graph.train.engine import open_policy
@@ -82,7 +83,7 @@ class TrainSession:
             settings.policy.chat_template,
         )
         left = f", {rows.too_long} of them too long" if rows.too_long else ""
-        self._phase(f"warm start on {len(rows.conversations)} rows{left}")
+        self._phase(f"warm start on {counted(len(rows.conversations), 'row')}{left}")
         model = open_model(settings, settings.model)
         folder = self.folder.warm_start
         with self._reported("warm_start", folder, 1) as on_update:

@@ -208,7 +208,7 @@ async def test_a_list_misses_no_thread_while_others_are_swept(
     for spread in (1, 0):  # of many times, or all of one
         client.zadd(keys.threads, {f"t{n}": 1_000 + n * spread for n in range(500)})
         found = []
-        async for thread_id in saver._thread_ids():
+        async for thread_id in saver.thread_ids():
             found.append(thread_id)
             if len(found) == 120:
                 client.zrem(keys.threads, *found[:100])

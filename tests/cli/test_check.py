@@ -43,19 +43,43 @@ def test_verdicts_come_in_the_order_of_the_lines(cli, tmp_path):
     verdicts = read(done.out)
     assert all(0 <= each.pop("seconds") <= 5 for each in verdicts)
     assert verdicts == [
-        {"id": 1, "correct": True, "reason": "correct", "extracted": "42"},
-        {"id": "b", "correct": False, "reason": "wrong", "extracted": "43"},
-        {"id": 4, "correct": False, "reason": "no_answer", "extracted": None},
+        {"id": 1, "correct": True, "reason": "correct", "extracted": "42", "read": "answer"},
+        {"id": "b", "correct": False, "reason": "wrong", "extracted": "43", "read": "answer"},
+        {"id": 4, "correct": False, "reason": "no_answer", "extracted": None, "read": "answer"},
     ]
 
 
-@pytest.mark.parametrize(("words", "correct"), [([], False), (["--mode", "raw"], True)])
+@pytest.mark.parametrize(
+    ("words", "correct"), [(["--mode", "answer"], False), (["--mode", "raw"], True)]
+)
 def test_where_the_answer_is_can_be_said_for_all_lines(cli, words, correct):
     """`raw` takes all of the prediction for the answer; a line's own mode comes first."""
     rows = [{"gold": 0.5, "pred": "1/2"}, {"gold": 7, "pred": 7, "mode": "raw"}]
     done = cli("check", "-", *words, "--quiet", stdin=lines(*rows))
     assert [each["correct"] for each in read(done.out)] == [correct, True]
     assert done.err == ""
+
+
+BARE = {
+    "a number": ("0.5", "1/2", "raw", "correct"),
+    "a number that is not it": ("7", "8", "raw", "wrong"),
+    "a formula": ("x+1", "$1 + x$", "raw", "correct"),
+    "an option": ("B", "(B)", "raw", "correct"),
+    "words where words are asked for": ("even", "Even", "raw", "correct"),
+    "words where a number is asked for": ("7", "I am not sure", "answer", "no_answer"),
+    "a box": ("7", "so \\boxed{7}", "answer", "correct"),
+    "an answer line": ("7", "The answer is 7.", "answer", "correct"),
+    "several lines": ("7", "3 + 4\n7", "answer", "no_answer"),
+    "a long line": ("7", "7" + " + 0" * 60, "answer", "no_answer"),
+}
+
+
+@pytest.mark.parametrize("case", BARE)
+def test_a_bare_answer_is_taken_where_there_is_no_box(cli, case):
+    """Each verdict says how the prediction was read."""
+    gold, pred, mode, reason = BARE[case]
+    (verdict,) = read(cli("check", stdin=lines({"gold": gold, "pred": pred})).out)
+    assert (verdict["read"], verdict["reason"]) == (mode, reason)
 
 
 def test_a_cut_prediction_without_an_answer_is_truncated(cli):
@@ -72,7 +96,7 @@ BAD = {
     "no prediction": (b'{"gold": "1"}', "has no 'pred'; it has 'gold'"),
     "empty gold": (b'{"gold": " ", "pred": "1"}', "'gold' is empty"),
     "gold that is a list": (b'{"gold": [1], "pred": "1"}', "'gold' is [1], it must be text or a"),
-    "unknown mode": (b'{"gold": 1, "pred": 1, "mode": "row"}', "mode 'row' is none; known are an"),
+    "unknown mode": (b'{"gold": 1, "pred": 1, "mode": "row"}', "mode 'row' is none; known are au"),
     "id that is a list": (b'{"gold": 1, "pred": 1, "id": []}', "id [] must be text or a whole"),
     "truncated that is text": (b'{"gold":1,"pred":1,"truncated":"y"}', "it must be true or false"),
     "nested too deep": (b"[" * 100_000, "is not JSON ("),
@@ -99,7 +123,7 @@ def test_a_bad_line_is_named_and_costs_no_other(cli, case):
         (["nowhere.jsonl"], "'nowhere.jsonl' cannot be read: No such file"),
         (["."], "'.' cannot be read: Is a directory"),
         ([], "standard input holds no lines to check"),
-        (["--mode", "row"], "--mode 'row' is none; known are answer, raw"),
+        (["--mode", "row"], "--mode 'row' is none; known are auto, answer, raw"),
         (["--deadline", "0"], "--deadline '0': input should be greater than or equal to 0.1"),
     ],
 )

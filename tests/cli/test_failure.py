@@ -115,7 +115,7 @@ def test_every_call_fails(forgetful, mock):
     mock.configure(status=[{"status": 500}])
     outcome = forgetful("solve", "x", "--widths", "2", "--retries", "0")
     assert outcome.code == 1
-    assert "error: round 1: 0 of 2 drafts succeeded, 1 are needed" in outcome.err
+    assert "error: round 1: 0 of 2 drafts succeeded, 1 is needed" in outcome.err
     assert outcome.err.endswith("the run was kept in memory and cannot be resumed; --checkpoint "
                                 "URL keeps one\n")  # fmt: skip
     assert mock.stats()["calls"] == 2

@@ -131,8 +131,8 @@ FIRST = {
 def test_the_first_panel_has_the_options_that_people_use(cli, command):
     """Eight of them and --help; the others follow in panels of their own."""
     shown = cli(command, "--help").out
-    first = re.split(r"─ Options ─+╮", shown)[1].split("╰")[0]
-    assert re.findall(r"^│[ *]+(--[\w-]+)", first, re.M) == FIRST[command].split()
+    first = shown.split("\nOptions\n")[1].split("\n\n")[0]
+    assert re.findall(r"^  (?:-\w, )?(--[\w-]+)", first, re.M) == FIRST[command].split()
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "100"])
@@ -143,8 +143,6 @@ def test_the_help_fits_its_terminal(cli, monkeypatch, command, columns):
     outcome = cli(command, "--help")
     assert outcome.code == 0
     assert max(map(len, outcome.out.splitlines())) <= int(columns)
-    if int(columns) >= 80:
-        assert not re.search(r"…\s*│$", outcome.out, re.M), "a word is cut"
     for parameter in get_command(make_app(command)).commands[command].params:
         assert parameter.help, parameter.name
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 
 import pytest
@@ -30,7 +31,7 @@ def test_threads(runs):
     known = {each["thread_id"]: each for each in listed}
     done, owed = known["done"], known["owed"]
     assert (done["preset"], done["state"], done["node"], done["answer"]) == (
-        "pdr",
+        "pdr*",
         "finished",
         None,
         "42",
@@ -43,14 +44,72 @@ def test_threads(runs):
 
 
 def test_threads_for_people(runs, monkeypatch):
-    """A narrow terminal gets fewer columns and no broken line."""
-    wide = runs("threads").out
-    assert "stopped at distiller" in wide
-    assert "preset" in wide
-    monkeypatch.setenv("COLUMNS", "40")
+    """A pipe gets all of each run in a line; a narrow terminal two lines, none of them broken."""
+    piped = next(line for line in runs("threads").out.splitlines() if line.startswith("owed "))
+    for part in ("stopped", "pdr", "distiller", "What is 7 x 7?"):
+        assert part in piped
+    for name, value in {
+        "COLUMNS": "40",
+        "LINES": "9",
+        "TERM": "dumb",
+        "TTY_COMPATIBLE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
     narrow = runs("threads").out
-    assert "preset" not in narrow
+    assert re.search(r"^done +finished +pdr\*? +\d+ s\n  What is 6 x 7\?  →  42$", narrow, re.M)
     assert max(map(len, narrow.splitlines())) <= 40
+
+
+def test_a_name_may_be_cut_short(runs, clean):
+    """The beginning of a name stands for the run, wherever a run is named."""
+    assert runs("inspect", "don", "--json").json()["thread_id"] == "done"
+    assert runs("resume", "don", "--json").json()["thread_id"] == "done"
+    assert runs("threads", "do", "--export", "run.bin").code == 0
+    assert runs("threads", "done-too", "--import", "run.bin").code == 0
+    ambiguous = runs("inspect", "don")
+    assert runs("inspect", "done", "--json").json()["thread_id"] == "done"
+    unknown = runs("inspect", "dome")
+    assert runs("threads", "done-", "--delete").err.endswith("deleted thread done-too\n")
+    assert (ambiguous.code, ambiguous.out) == (2, "")
+    assert re.search(r"error: 'don' begins the names of done(-too)?, done(-too)?; ", ambiguous.err)
+    assert (unknown.code, "no run is recorded under thread 'dome'" in unknown.err) == (1, True)
+
+
+def test_the_last_run(runs, clean):
+    """`--last` takes the run that was written last, and is not given beside a name."""
+    assert runs("inspect", "--last", "--json").json()["thread_id"] == "owed"
+    assert runs("resume", "--last", "--json").json()["thread_id"] == "owed"
+    assert "exported thread owed to " in runs("threads", "--last", "--export", "last.bin").err
+    for words in (["inspect"], ["resume"], ["inspect", "x", "--last"], ["resume", "x", "--last"]):
+        outcome = runs(*words)
+        assert (outcome.code, "--last" in outcome.err) == (2, True)
+    for words in (["x", "--last", "--delete"], ["--last"], ["--last", "--import", "last.bin"]):
+        assert runs("threads", *words).code == 2
+
+
+def test_the_name_of_a_run_is_shown_when_it_starts(stored):
+    """On standard error, where a run that is stopped can be found again; not with -q."""
+    said = stored("solve", "x", *SMALL, "--thread", "shown").err.splitlines()
+    assert said.index("thread shown") < next(
+        index for index, line in enumerate(said) if line.startswith("round 1")
+    )
+    quiet = stored("solve", "x", *SMALL, "-q")
+    assert (quiet.code, quiet.err) == (0, "")
+    assert quiet.out.startswith("answer  ")
+
+
+def test_the_answer_alone(stored, mock):
+    """`--answer-only` writes a line for scripts, and fails where there is no answer."""
+    mock.configure(answers=["42"])
+    outcome = stored("solve", "x", *SMALL, "--answer-only", "--thread", "alone")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "42\n", "")
+    assert stored("resume", "alone", "--answer-only").out == "42\n"
+    mock.configure(replies=[{"contains": "y", "content": "I do not know."}])
+    none = stored("solve", "y", "--preset", "long_cot", "--answer-only")
+    assert (none.code, none.out) == (1, "")
+    assert none.err.startswith("error: the solution states no answer; `pdr-graph inspect ")
+    text = stored("solve", "y", "--preset", "long_cot", "--answer", "text", "--answer-only")
+    assert (text.code, text.out) == (0, "I do not know.\n")
 
 
 def test_threads_of_memory(cli):

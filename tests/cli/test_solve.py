@@ -56,7 +56,9 @@ def test_people_read_answer_solution_verdict_ledger(forgetful, mock):
     assert lines[0] == "answer  42"
     assert "The answer is \\boxed{42}." in lines
     assert any(line.startswith("verdict  accepted by consensus: ") for line in lines)
-    assert any(line.startswith("B_total ") and f"{CALLS} calls" in line for line in lines)
+    assert any(line.startswith("agreement  2 of 2 drafts") for line in lines)
+    assert any(line.startswith("b_total ") and "of all calls" in line for line in lines)
+    assert any(line.startswith(f"calls    {CALLS} in ") for line in lines)
     assert lines[-1] == "thread  mine"
 
 

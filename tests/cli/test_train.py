@@ -153,7 +153,7 @@ def test_data_is_written_with_counts_by_role(cli, recorded):
         ["refine", "1"],
         ["left", "out:", "of", "role", "distill", "1"],
     ]
-    assert outcome.err == "2 examples of 1 problems in sft/data.jsonl; 1 of 1 runs were right\n"
+    assert outcome.err == "2 examples of 1 problem in sft/data.jsonl; right were 1 of 1 run\n"
     rows = [json.loads(line) for line in Path("sft/data.jsonl").read_text().splitlines()]
     assert [row["call"] for row in rows] == ["draft", "refine"]
     assert rows[0]["completion"] == [{"role": "assistant", "content": f"drafter 0 of {RIGHT}"}]

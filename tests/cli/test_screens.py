@@ -1,0 +1,237 @@
+"""What every command shows at 60, 80 and 120 columns, kept as text under `screens/`.
+
+`SCREENS=update pytest tests/cli/test_screens.py` writes the files anew. Look at each change.
+"""
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import typer
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+
+from pdr_graph.cli import app
+from pdr_graph.cli.eval_board import ArmsBoard, ArmTable
+from pdr_graph.cli.inspect import run_parts
+from pdr_graph.cli.live import BoardView
+from pdr_graph.cli.output import PIPE_WIDTH, Output
+from pdr_graph.cli.run_display import RunProgress, result_parts
+from pdr_graph.cli.threads import RunTable
+from pdr_graph.cli.up import StatusTable
+from pdr_graph.eval.records import ArmTally
+from tests.cli import shown
+
+FOLDER = Path(__file__).resolve().parent / "screens"
+UPDATE = os.environ.get("SCREENS") == "update"
+WIDTHS = (60, 80, 120)
+COMMANDS = ["", *typer.main.get_command(app.make_app()).commands]
+
+
+def drawn(width: int, parts: Iterable[RenderableType], *, terminal: bool = True) -> str:
+    """Return what a terminal of that width, or a pipe, gets to see."""
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        height=40,
+        force_terminal=terminal,
+        color_system=None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    for part in parts:
+        console.print(part, crop=False)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def compared(name: str, screens: dict[str, str]) -> None:
+    """Compare screens, by their heading, with those that are kept."""
+    text = "".join(
+        f"===== {title} =====\n{without_trailing_space(screen)}"
+        for title, screen in screens.items()
+    )
+    file = FOLDER / f"{name}.txt"
+    if UPDATE:
+        file.write_text(text, "utf-8")
+    assert text == file.read_text("utf-8"), f"{file.name} differs; update it and look at it"
+
+
+def without_trailing_space(text: str) -> str:
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def too_long(text: str, width: int) -> list[str]:
+    """Return the lines that a terminal of that width would break."""
+    return [line for line in text.splitlines() if cell_len(line.rstrip()) > width]
+
+
+@pytest.fixture
+def asked(cli, monkeypatch) -> Callable[..., str]:
+    """Runs a command as on a terminal without colour, and returns all that it writes."""
+
+    def call(width: int, *words: str, stdin: str | None = None) -> str:
+        for name, value in {
+            "COLUMNS": str(width),
+            "LINES": "40",
+            "TERM": "dumb",
+            "TTY_COMPATIBLE": "1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        outcome = cli(*words, stdin=stdin)
+        parts = [f"$ pdr-graph {' '.join(words)}\n", outcome.out, outcome.err]
+        code = f"[exit code {outcome.code}]\n" if outcome.code else ""
+        return "".join([*parts, code]).replace(str(Path.cwd()), "/here")
+
+    return call
+
+
+# ------------------------------------------------------------------------------------------ help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(asked, command):
+    """Every option is whole at every width: nothing is cut, and no line is too long."""
+    words = [*([command] if command else []), "--help"]
+    screens = {f"{width} columns": asked(width, *words) for width in WIDTHS}
+    compared(f"help{'-' * bool(command)}{command}", screens)
+    wide = asked(400, *words).count("…")
+    for width, screen in zip(WIDTHS, screens.values(), strict=True):
+        assert too_long(screen, width) == []
+        assert screen.count("…") == wide, "a word of the help is cut"
+
+
+# --------------------------------------------------------------------------------------- results
+
+
+def board(what: str) -> BoardView:
+    """Return the live display of a run in its first round, or of an evaluation."""
+    if what == "progress":
+        progress = RunProgress(2, round=1, width=8, tokens=41_250, doing="drafting")
+        answers = ["7", "7", "17", "x = \\frac{1}{2} + \\sqrt{3}", "7"]
+        progress.drafts = {index: (answer, None) for index, answer in enumerate(answers)}
+        return BoardView(progress)
+    arms = ArmsBoard(list(shown.ARMS), 240, Output())
+    for place, arm in enumerate(arms.arms.values()):
+        arm.done_here = 60
+        arm.records = {
+            ("arm", str(number), 0): (number % 3 > 0, number % 20 == place, 11_000)
+            for number in range(60)
+        }
+    return BoardView(arms)
+
+
+TALLIES = [
+    ArmTally(
+        arm=name,
+        samples=240,
+        correct=round(240 * share),
+        accuracy=share,
+        no_answer=0.0125,
+        failed=2,
+        b_seq=4_000.0 * (place + 1),
+        b_total=12_000.0 * (place + 1),
+        b_seq_nominal=1.0,
+        b_total_nominal=1.0,
+        seconds=12.5,
+    )
+    for place, (name, share) in enumerate(shown.ARMS.items())
+]
+SCREENS: dict[str, Callable[[], Iterable[RenderableType]]] = {
+    "solve": lambda: result_parts(shown.RESULT, f"pdr-graph inspect {shown.RESULT.thread_id}"),
+    "inspect": lambda: run_parts(shown.HISTORY, 6),
+    "inspect-full": lambda: run_parts(shown.HISTORY, None),
+    "threads": lambda: [RunTable(shown.RUNS, shown.NOW)],
+    "up-status": lambda: [StatusTable(shown.SERVERS, shown.NOW.timestamp())],
+    "eval": lambda: [ArmTable(TALLIES)],
+    "progress": lambda: [board("progress")],
+    "progress-of-arms": lambda: [board("arms")],
+}
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_screen(name):
+    """A screen says the same at every width, and breaks no line; a pipe gets every line whole."""
+    screens = {f"{width} columns": drawn(width, SCREENS[name]()) for width in WIDTHS}
+    screens = {title: without_times(text) for title, text in screens.items()}
+    for width, screen in zip(WIDTHS, screens.values(), strict=True):
+        assert too_long(screen, width) == []
+    if not name.startswith("progress"):
+        screens["in a pipe"] = drawn(PIPE_WIDTH, SCREENS[name](), terminal=False)
+    compared(name, screens)
+
+
+def without_times(text: str) -> str:
+    """Return a screen with the same time of every clock that runs."""
+    return (
+        re.sub(r"\b\d+\.\d s$", "1.0 s", text, flags=re.MULTILINE) if "tokens ·" in text else text
+    )
+
+
+def test_names_of_runs_are_whole_in_a_pipe():
+    """Whatever else a line holds."""
+    text = drawn(60, [RunTable(shown.RUNS, shown.NOW)], terminal=False)
+    assert [line.split()[0] for line in text.splitlines()[2:]] == [
+        run.thread_id for run in shown.RUNS
+    ]
+
+
+@pytest.mark.parametrize("width", [8, 20, 33, 47, 60])
+@pytest.mark.parametrize("what", ["progress", "arms"])
+def test_the_progress_never_wraps(what, width):
+    """A bar takes one line at any width, and so does each line of facts."""
+    assert too_long(drawn(width, [board(what)]), width) == []
+    wide = drawn(200, [board(what)]).splitlines()
+    bars = [line for line in drawn(width, [board(what)]).splitlines() if line.strip()]
+    assert what == "progress" or len(bars) == len(wide)
+
+
+# -------------------------------------------------------------------------------------- commands
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_compare(asked, tmp_path, width):
+    """Five arms fit 80 columns; accuracy and differences come first."""
+    pytest.importorskip("scipy")
+    shown.evaluation(tmp_path / "runs")
+    screen = asked(width, "compare", "runs")
+    assert too_long(screen, width) == []
+    assert screen.index("Accuracy") < screen.index("Differences") < screen.index("Cost")
+    compared(f"compare-{width}", {f"{width} columns": screen})
+
+
+CASES = """\
+{"gold": "7", "pred": "It is \\\\boxed{7}."}
+{"gold": "1/2", "pred": "0.5"}
+{"gold": "7", "pred": "I am not sure."}
+"""
+WORDS: dict[str, tuple[list[str], str | None]] = {
+    "check": (["check", "--workers", "1"], CASES),
+    "threads-none": (["threads", "--checkpoint", "memory"], None),
+    "inspect-nothing": (["inspect"], None),
+    "solve-wrong-preset": (["solve", "x", "--preset", "pdrr"], None),
+    "solve-wrong-value": (["solve", "x", "--widths", "a,b"], None),
+    "solve-wrong-option": (["solve", "x", "--width", "4"], None),
+    "solve-two-forms": (["solve", "x", "--answer-only", "--json"], None),
+    "eval-wrong-arm": (["eval", "q.jsonl", "--arm", "pdr@width=4", "--out", "runs/x"], None),
+    "up-no-folder": (["up", "--model", "./nowhere", "--dry-run"], None),
+    "up-status-none": (["up", "--status", "--data-dir", "data"], None),
+    "down-none": (["down", "--data-dir", "data"], None),
+    "unknown-command": (["slove"], None),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_command(asked, name):
+    """A command that can do nothing says why in a sentence, and what to do."""
+    words, stdin = WORDS[name]
+    screens = {f"{width} columns": asked(width, *words, stdin=stdin) for width in WIDTHS}
+    fixed = {
+        title: re.sub(r'"seconds": [\d.e-]+|median [\d.]+ ms', "…", text)
+        for title, text in screens.items()
+    }
+    compared(name, fixed)

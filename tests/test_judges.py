@@ -174,14 +174,14 @@ def test_a_judge_without_a_place_is_refused_at_the_door(tmp_path):
     assert "--judge-url" in str(raised.value)
     assert "--judge-weights" in str(raised.value)
     with pytest.raises(ConfigError, match="holds no model"):
-        open_judge(file, load_settings(judge_weights=tmp_path))
+        open_judge(load_settings(judge=file, judge_weights=tmp_path))
 
 
 def test_a_judge_is_opened_by_the_settings(tmp_path):
     """And is the same judge."""
     file = tmp_path / "judge.json"
     hidden_judge().save(file)
-    opened = open_judge(file, load_settings(judge_url="http://127.0.0.1:9/v1"))
+    opened = open_judge(load_settings(judge=file, judge_url="http://127.0.0.1:9/v1"))
     assert opened.digest == read_judge(file).digest
     with pytest.raises(ConfigError, match="fitted on drafts of 'mock-model'"):
         opened.check("other")

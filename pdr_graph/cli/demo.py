@@ -530,7 +530,7 @@ def _by_luck(one: StrategyRuns, other: StrategyRuns) -> float:
     wins, losses = pairs.count((True, False)), pairs.count((False, True))
     num = wins + losses
     tail = sum(math.comb(num, each) for each in range(max(wins, losses), num + 1))
-    return min(1.0, 2 * tail / 2**num)
+    return min(1.0, 2.0 * tail / float(2**num))
 
 
 def stopped_sentence(board: DemoBoard) -> str:

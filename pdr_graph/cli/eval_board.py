@@ -160,14 +160,14 @@ def announcement(plan: EvalPlan) -> list[str]:
 def show_arms(out: Path, output: Output) -> None:
     """Show what is recorded of each arm."""
     run = read_run(out)
-    counted = tallies(run)
+    found = tallies(run)
     if output.json:
-        output.show_json({"out": str(out), "arms": {each.arm: each.to_json() for each in counted}})
+        output.show_json({"out": str(out), "arms": {each.arm: each.to_json() for each in found}})
         return
-    failed = sum(each.failed for each in counted)
+    failed = sum(each.failed for each in found)
     again = f"{counted(failed, 'sample')} failed; --retry-failed repeats them" if failed else ""
     output.show(
-        ArmTable(counted),
+        ArmTable(found),
         Text(again and f"\n{again}\n"),
         Text("Means over samples. For intervals and differences run: ", "dim")
         + Text(one_line(f"pdr-graph compare {out}")),

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import typer
 from rich.box import Box
@@ -257,7 +257,7 @@ def table_of(
             table.add_column(title, overflow="fold")
         else:
             # A long name in the first column is broken, and its figures stand beside its end.
-            end = "top" if text else "bottom"
+            end: Literal["top", "bottom"] = "top" if text else "bottom"
             table.add_column(title, justify="right", no_wrap=True, vertical=end)
     for row in rows:
         table.add_row(*row)

@@ -168,6 +168,8 @@ def _show_answer(result: "Result", output: Output) -> None:
             "red",
         )
         raise typer.Exit(FAILED)
+
+
 _PARTS = frozenset({"distiller", "finish", "verifier", "answer"})
 """Fields whose names may be wrong."""
 

@@ -138,9 +138,8 @@ def side_by_side(costs: Sequence[float]) -> list[float]:
 
 
 def _shifted(spent: Estimate, factor: float) -> Estimate:
-    ends = {"low": spent.low, "high": spent.high}
-    moved = {name: end if end is None else end * factor for name, end in ends.items()}
-    return replace(spent, value=spent.value * factor, **moved)
+    low, high = (end if end is None else end * factor for end in (spent.low, spent.high))
+    return replace(spent, value=spent.value * factor, low=low, high=high)
 
 
 def _heights(arms: Sequence[ArmSummary]) -> tuple[float, float]:

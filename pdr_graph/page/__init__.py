@@ -47,7 +47,7 @@ TERMS = {
 }
 """Words of the method: how each is written, and what it means."""
 
-_SIGNS = {
+_SIGNS: dict[int, int | str] = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: 0x2421,
     **{

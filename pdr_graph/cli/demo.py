@@ -116,7 +116,7 @@ def demo_command(command: DemoCommand, output: Output) -> None:
     if output.json:
         output.show_json([result.to_json() for result in results])
         return
-    last = next(each for each in results if each.config.preset == IN_FULL)
+    last = dict(zip(STRATEGIES, results, strict=True))[IN_FULL]
     output.show(
         Text(),
         heading(f"problem  {one_line(command.problem)}"),

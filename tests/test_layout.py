@@ -30,6 +30,8 @@ ALONE = {
     """,
     "public face": """
         pdr_checkpoints.saver
+        pdr_graph.cli.app
+        pdr_graph.cli.help_screen
         pdr_graph.answers.kinds
         pdr_graph.distill.notes
         pdr_graph.servers.embedded_store

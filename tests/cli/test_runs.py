@@ -78,7 +78,7 @@ def test_a_name_may_be_cut_short(runs, clean):
 def test_the_last_run(runs, clean):
     """`--last` takes the run that was written last, and is not given beside a name."""
     assert runs("inspect", "--last", "--json").json()["thread_id"] == "owed"
-    assert runs("resume", "--last", "--json").json()["thread_id"] == "owed"
+    assert "thread owed" in runs("resume", "--last", "--json").err
     assert "exported thread owed to " in runs("threads", "--last", "--export", "last.bin").err
     for words in (["inspect"], ["resume"], ["inspect", "x", "--last"], ["resume", "x", "--last"]):
         outcome = runs(*words)

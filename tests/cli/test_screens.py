@@ -217,7 +217,6 @@ WORDS: dict[str, tuple[list[str], str | None]] = {
     "solve-wrong-value": (["solve", "x", "--widths", "a,b"], None),
     "solve-wrong-option": (["solve", "x", "--width", "4"], None),
     "solve-two-forms": (["solve", "x", "--answer-only", "--json"], None),
-    "eval-wrong-arm": (["eval", "q.jsonl", "--arm", "pdr@width=4", "--out", "runs/x"], None),
     "up-no-folder": (["up", "--model", "./nowhere", "--dry-run"], None),
     "up-status-none": (["up", "--status", "--data-dir", "data"], None),
     "down-none": (["down", "--data-dir", "data"], None),

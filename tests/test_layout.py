@@ -39,8 +39,7 @@ ALONE = {
     "node": """
         pdr_graph.nodes.distiller
         pdr_graph.nodes.drafter
-        pdr_graph.nodes.refiner
-        pdr_graph.nodes.verifier
+        pdr_graph.nodes.solution
     """,
     "command": """
         pdr_graph.cli.check

@@ -33,7 +33,6 @@ ALONE = {
         pdr_graph.answers.kinds
         pdr_graph.distill.notes
         pdr_graph.servers.embedded_store
-        pdr_graph.train.card
         pdr_graph.train.session
     """,
     "node": """

@@ -225,7 +225,7 @@ class WarmStartTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         return int(self.state.global_step)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none into checkpoints; `card.py` makes the trained model's."""
+        """Write none into checkpoints; `session.py` makes the trained model's."""
 
 
 def _arguments(settings: TrainSettings, folder: Path) -> SFTConfig:

@@ -10,8 +10,7 @@ from rich.text import Text
 from pdr_graph.cli.live import Bar, duration
 from pdr_graph.cli.output import Output, joined, one_line, table_of
 from pdr_graph.errors import counted
-from pdr_graph.train.metrics import METRICS, Line, Stage, read_metrics
-from pdr_graph.train.run_folder import TrainFolder
+from pdr_graph.train.run_folder import METRICS, Line, Stage, TrainFolder, read_metrics
 
 _STAGES: Mapping[Stage, str] = {"warm_start": "warm start", "rl": "training"}
 

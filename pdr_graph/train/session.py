@@ -18,15 +18,6 @@ from typing import Any
 from pdr_graph.errors import counted
 from pdr_graph.train.checkpoint import StopWhenAsked, last_checkpoint, update_of
 from pdr_graph.train.engine import open_policy
-from pdr_graph.train.metrics import (
-    FIXED,
-    METRICS,
-    Line,
-    MetricsLog,
-    Stage,
-    TrainWatcher,
-    read_metrics,
-)
 from pdr_graph.train.model_shape import CONFIG
 from pdr_graph.train.models import (
     OnUpdate,
@@ -39,7 +30,18 @@ from pdr_graph.train.models import (
 from pdr_graph.train.preparation import Prepared
 from pdr_graph.train.ranks import meet
 from pdr_graph.train.rollouts import forget_after
-from pdr_graph.train.run_folder import MODEL, TrainFolder, read_header
+from pdr_graph.train.run_folder import (
+    FIXED,
+    METRICS,
+    MODEL,
+    Line,
+    MetricsLog,
+    Stage,
+    TrainFolder,
+    TrainWatcher,
+    read_header,
+    read_metrics,
+)
 from pdr_graph.train.settings import TrainSettings
 from pdr_graph.train.trainer import OperatorTrainer
 from pdr_graph.train.warm_start import WarmStartTrainer, fitting, read_conversations

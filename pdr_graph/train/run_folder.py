@@ -4,7 +4,7 @@ r"""A training run's folder: what was asked, which process works in it, and its 
     train.lock          locked by the process that writes here
     metrics.jsonl       figures of every update, summed over ranks; also in tensorboard/
     trajectories.jsonl  every run of the graph, if asked for
-    checkpoint-N        the state after N updates (`checkpoint.py`)
+    checkpoint-N        the state after N updates (`models.py`)
     warm_start/         checkpoints of the warm start, and its model
     model               the trained model with its card, once the run is done
 

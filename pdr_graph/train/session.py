@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from pdr_graph.errors import counted
-from pdr_graph.train.checkpoint import StopWhenAsked, last_checkpoint, update_of
 from pdr_graph.train.engine import open_policy
 from pdr_graph.train.model_shape import CONFIG
 from pdr_graph.train.models import (
     OnUpdate,
+    StopWhenAsked,
+    last_checkpoint,
     open_model,
     open_tokenizer,
     quiet_libraries,
     save_model,
+    update_of,
     uses_cpu,
 )
 from pdr_graph.train.preparation import Prepared

@@ -10,8 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.checkpoint import last_checkpoint, update_of
-from pdr_graph.train.models import uses_cpu
+from pdr_graph.train.models import last_checkpoint, update_of, uses_cpu
 from pdr_graph.train.preparation import prepare
 from pdr_graph.train.run_folder import (
     Line,

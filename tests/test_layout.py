@@ -31,7 +31,6 @@ ALONE = {
     "public face": """
         pdr_checkpoints.saver
         pdr_graph.distill.notes
-        pdr_graph.servers.embedded_store
         pdr_graph.train.session
     """,
     "node": """

@@ -1,6 +1,6 @@
 """The process that runs the embedded Valkey, and ends it when its last client is gone.
 
-`embedded_store` starts it, and passes on the lock of the store, which it has taken: see there. The
+`valkey` starts it, and passes on the lock of the store, which it has taken: see there. The
 last line that a supervisor writes to its log says why it has failed.
 """
 

@@ -65,7 +65,6 @@ ALONE = {
         pdr_graph.serve.chat
         pdr_graph.serve.responses
         pdr_graph.servers.choice
-        pdr_graph.servers.launch
         pdr_graph.train.engine
         pdr_graph.train.session
         pdr_graph.train.engine

@@ -41,6 +41,7 @@ ALONE = {
     "command": """
         pdr_graph.cli.check
         pdr_graph.cli.compare
+        pdr_graph.cli.demo
         pdr_graph.cli.doctor
         pdr_graph.cli.eval
         pdr_graph.cli.inspect

@@ -58,7 +58,7 @@ ALONE = {
         pdr_graph.answers.equality
         pdr_graph.answers.reader
         pdr_graph.answers.words
-        pdr_graph.cli.endpoint_trial
+        pdr_graph.cli.doctor_checks
         pdr_graph.cli.eval_board
         pdr_graph.cli.train_board
         pdr_graph.cli.up_plan

@@ -60,7 +60,6 @@ ALONE = {
         pdr_graph.answers.words
         pdr_graph.cli.doctor_checks
         pdr_graph.cli.eval_board
-        pdr_graph.cli.train_board
         pdr_graph.cli.up_plan
         pdr_graph.serve.app
         pdr_graph.serve.chat

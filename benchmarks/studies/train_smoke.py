@@ -25,7 +25,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, logging
 
-from pdr_graph.cli.train_board import first_and_last
+from pdr_graph.cli.train import first_and_last
 from pdr_graph.train.run_folder import METRICS, read_metrics
 
 SEEDS = 3

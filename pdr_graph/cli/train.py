@@ -22,8 +22,15 @@ from pdr_graph.cli.output import Output, joined, one_line, table_of
 from pdr_graph.cli.signals import TrainStopper
 from pdr_graph.errors import ConfigError, counted
 from pdr_graph.train.estimate import GIB, Memory, Tokens, TrainEstimate
-from pdr_graph.train.launch import Launch, LostRankError, check_launch, read_launch
-from pdr_graph.train.preparation import PlannedRollouts, Prepared, prepare
+from pdr_graph.train.preparation import (
+    Launch,
+    LostRankError,
+    PlannedRollouts,
+    Prepared,
+    check_launch,
+    prepare,
+    read_launch,
+)
 from pdr_graph.train.run_folder import (
     METRICS,
     Line,

@@ -15,8 +15,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.errors import ConfigError, PDRError, counted
 from pdr_graph.eval.problems import Problems, load_problems
-from pdr_graph.train.estimate import TrainEstimate, estimate
-from pdr_graph.train.model_shape import ModelShape, PromptSize, prompt_size, read_shape
+from pdr_graph.train.estimate import (
+    ModelShape,
+    PromptSize,
+    TrainEstimate,
+    estimate,
+    prompt_size,
+    read_shape,
+)
 from pdr_graph.train.settings import PolicyKind, Push, TrainSettings
 from pdr_graph.validation import Fault
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from pdr_graph.errors import counted
 from pdr_graph.train.engine import open_policy
-from pdr_graph.train.model_shape import CONFIG
+from pdr_graph.train.estimate import CONFIG
 from pdr_graph.train.models import (
     OnUpdate,
     StopWhenAsked,

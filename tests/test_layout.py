@@ -19,7 +19,6 @@ ALONE = {
         pdr_graph.process_guard
         pdr_graph.servers.keeper
         pdr_graph.servers.model_server
-        pdr_graph.servers.valkey_supervisor
     """,
     "optional dependency": """
         pdr_graph.eval.ray_cluster

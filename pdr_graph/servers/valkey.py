@@ -3,7 +3,9 @@
 A server listens on this machine only, and loses nothing of a run.
 
 The embedded store is one Valkey for all processes of a user that need it, for as long as one does.
-Two locks are all that it takes, in the folder of the store:
+This module as a process is its supervisor, which runs the server and ends it when its last client
+is gone. The last line that a supervisor writes to its log says why it has failed. Two locks are all
+that it takes, in the folder of the store:
 
 - `clients.lock` is shared by the clients. The supervisor takes it alone to end the server, so that
   a client that comes meanwhile waits, and starts the next one.
@@ -43,7 +45,7 @@ from pdr_graph.servers.data_dir import (
     own_secret,
 )
 from pdr_graph.servers.record import Kind, ServerPlan
-from pdr_graph.servers.server import answers
+from pdr_graph.servers.server import CommandServer, answers
 
 PROGRAMS = ("redis-server", "valkey-server")
 SOCKET_PATH_LIMIT = 103
@@ -294,7 +296,7 @@ class _Store:
                 return None
             try:
                 return Outliving(
-                    "pdr_graph.servers.valkey_supervisor",
+                    "pdr_graph.servers.valkey",
                     str(self.binary),
                     str(self.home),
                     log=fresh_log(self.log),
@@ -316,3 +318,35 @@ async def _until(deadline: float, why_not: str) -> None:
     if time.monotonic() > deadline:
         raise LocalError(why_not)
     await asyncio.sleep(POLL_S)
+
+
+LINGER_S = 0.25
+"""About how long the server outlives its last client."""
+
+
+def main(binary: str, home: Path, lock: int) -> int:
+    """Run the server until no client is left, or until it ends by itself."""
+    os.umask(0o077)
+    try:
+        # Opened first: a user may remove the folder while we run.
+        with FileLock(home / "clients.lock") as clients:
+            address = socket_of(home)
+            note_address(home, address)
+            plan = store_server("embedded valkey", binary, home, address)
+            server = CommandServer(plan, home / "valkey.log")
+            try:
+                # The server holds the lock too, so that it is free only when both are gone.
+                server.start(keep_open=[lock])
+                while not clients.try_exclusive():
+                    server.check()
+                    time.sleep(LINGER_S)
+            finally:
+                server.end()
+    except LocalError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

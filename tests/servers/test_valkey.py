@@ -41,7 +41,9 @@ def guards(data_dir: Path) -> list[Process]:
 
 
 def supervisors(data_dir: Path) -> list[Process]:
-    return servers(data_dir, lambda process: "pdr_graph.servers.valkey" in " ".join(process.cmdline()))
+    return servers(
+        data_dir, lambda process: "pdr_graph.servers.valkey" in " ".join(process.cmdline())
+    )
 
 
 PARTIES = {"server": valkeys, "guard": guards, "supervisor": supervisors}

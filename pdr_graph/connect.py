@@ -26,14 +26,13 @@ from pdr_graph.llm.endpoint import (
 )
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
-from pdr_graph.llm.roles import RoleModel
 from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.servers.data_dir import Announce
 from pdr_graph.servers.llama import embedded_model, gguf_file
 from pdr_graph.servers.record import Shelf
 from pdr_graph.servers.weights import SMOLLM2
 from pdr_graph.settings import NO_KEY, ROLE_KEYS, Settings, load_settings
-from pdr_graph.types import ROLES
+from pdr_graph.types import ROLES, RoleModel
 
 if TYPE_CHECKING:
     from pdr_graph.judge import DraftJudge, JudgePlaces, StateReader

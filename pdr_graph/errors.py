@@ -39,9 +39,9 @@ with: it leaves out RuntimeError, ValueError and LookupError. `retry_on` is the 
     │                                        trained (train/steps.py)
     ├── PushError (ConnectionError)          the policy did not take new weights (train/push.py)
     ├── RankError (RuntimeError)             another process of a training run failed
-    │                                        (train/launch.py)
+    │                                        (train/preparation.py)
     └── LostRankError (ConnectionError)      another process of a training run is gone
-                                             (train/launch.py)
+                                             (train/preparation.py)
 """
 
 import base64

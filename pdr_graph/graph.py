@@ -36,9 +36,8 @@ from pdr_graph.llm.models import Models, ModelsByRole
 from pdr_graph.nodes.distiller import DistillerNode
 from pdr_graph.nodes.drafter import Drafter
 from pdr_graph.nodes.plan import Planner
-from pdr_graph.nodes.refiner import Refiner
+from pdr_graph.nodes.solution import Refiner, Verifier
 from pdr_graph.nodes.toolbox import Toolbox
-from pdr_graph.nodes.verifier import Verifier
 from pdr_graph.prompts import Prompts
 from pdr_graph.state import DraftTask, PDRState, ProblemInput, missing_drafts, rounds_left, state_of
 from pdr_graph.trace import Trace

@@ -35,8 +35,7 @@ from pydantic_settings import (
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, keep_secret, keep_secrets_of
-from pdr_graph.llm.roles import ModelPrice, RoleModel
-from pdr_graph.types import ROLES
+from pdr_graph.types import ROLES, ModelPrice, RoleModel
 from pdr_graph.validation import Fault
 
 logger = logging.getLogger(__name__)

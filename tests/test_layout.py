@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"pdr_graph": ROOT / "pdr_graph", "pdr_checkpoints": ROOT / "checkpoints/pdr_checkpoints"}
-MOST_MODULES = 206
+MOST_MODULES = 190
 MOST_LINES = 400
 """Of a module that is one concept."""
 
@@ -19,7 +19,6 @@ ALONE = {
         pdr_graph.process_guard
         pdr_graph.servers.keeper
         pdr_graph.servers.model_server
-        pdr_graph.servers.valkey_supervisor
     """,
     "optional dependency": """
         pdr_graph.eval.ray_cluster
@@ -30,23 +29,17 @@ ALONE = {
     """,
     "public face": """
         pdr_checkpoints.saver
-        pdr_graph.cli.app
-        pdr_graph.cli.help_screen
-        pdr_graph.answers.kinds
         pdr_graph.distill.notes
-        pdr_graph.servers.embedded_store
-        pdr_graph.train.card
-        pdr_graph.train.session
     """,
     "node": """
         pdr_graph.nodes.distiller
         pdr_graph.nodes.drafter
-        pdr_graph.nodes.refiner
-        pdr_graph.nodes.verifier
+        pdr_graph.nodes.solution
     """,
     "command": """
         pdr_graph.cli.check
         pdr_graph.cli.compare
+        pdr_graph.cli.demo
         pdr_graph.cli.doctor
         pdr_graph.cli.eval
         pdr_graph.cli.inspect
@@ -60,21 +53,19 @@ ALONE = {
     "size": """
         pdr_checkpoints.batch
         pdr_checkpoints.writer
+        pdr_graph.answers.checker
         pdr_graph.answers.equality
-        pdr_graph.answers.reader
         pdr_graph.answers.words
-        pdr_graph.cli.endpoint_trial
+        pdr_graph.cli.app
+        pdr_graph.cli.doctor_checks
         pdr_graph.cli.eval_board
-        pdr_graph.cli.train_board
         pdr_graph.cli.up_plan
         pdr_graph.serve.app
         pdr_graph.serve.chat
         pdr_graph.serve.responses
         pdr_graph.servers.choice
-        pdr_graph.servers.launch
         pdr_graph.train.engine
         pdr_graph.train.session
-        pdr_graph.train.engine
         pdr_graph.train.steps
         pdr_graph.train.trainer
         pdr_graph.train.warm_start

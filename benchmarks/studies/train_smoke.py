@@ -25,8 +25,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, logging
 
-from pdr_graph.cli.train_board import first_and_last
-from pdr_graph.train.metrics import METRICS, read_metrics
+from pdr_graph.cli.train import first_and_last
+from pdr_graph.train.run_folder import METRICS, read_metrics
 
 SEEDS = 3
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}

@@ -255,7 +255,7 @@ def _default(field: FieldInfo) -> str:
 
 def presets_page() -> str:
     """Lay out the presets, and the parts that a config names, each by its docstring."""
-    from pdr_graph.answers.kinds import ANSWER_KINDS
+    from pdr_graph.answers import ANSWER_KINDS
     from pdr_graph.config import PRESETS, preset
     from pdr_graph.distill import DISTILLERS
     from pdr_graph.finish import FINISHES, VERIFIERS

@@ -41,6 +41,12 @@ def readable_in_any_encoding() -> None:
             stream.reconfigure(errors="pdr_graph.spelled")
 
 
+def readable(text: str) -> str:
+    """Return a text that standard output can show, spelled where its encoding lacks a mark."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "pdr_graph.spelled").decode(encoding)
+
+
 def main() -> None:
     """Run the command line of this process."""
     # Nothing is begun yet, and an import makes a traceback of an interrupt, or swallows it.

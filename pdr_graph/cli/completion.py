@@ -77,7 +77,7 @@ def _verifiers() -> list[str]:
 
 
 def _answer_kinds() -> list[str]:
-    from pdr_graph.answers.kinds import ANSWER_KINDS
+    from pdr_graph.answers import ANSWER_KINDS
 
     return list(ANSWER_KINDS)
 

@@ -26,8 +26,15 @@ from rich.text import Text
 
 from pdr_graph.budget import TEMPLATE_TOKENS
 from pdr_graph.cli.commands import DoctorCommand
-from pdr_graph.cli.doctor_checks import Check, clock, disk, machine_checks, size
-from pdr_graph.cli.endpoint_trial import SAMPLE, EndpointTrial
+from pdr_graph.cli.doctor_checks import (
+    SAMPLE,
+    Check,
+    EndpointTrial,
+    clock,
+    disk,
+    machine_checks,
+    size,
+)
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver

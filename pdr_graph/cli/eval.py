@@ -59,8 +59,6 @@ def evaluate(command: EvalCommand, output: Output) -> None:
         RunEndedError: it was stopped, or failed once it had begun.
     """
     settings = load_settings(**command.settings)
-    if command.ray is not None:
-        refuse_cluster(command.ray, settings)
     specs = swept(
         [parse_arm(text) for text in command.arms], [parse_sweep(text) for text in command.sweep]
     )
@@ -84,6 +82,8 @@ def evaluate(command: EvalCommand, output: Output) -> None:
             "--share-first-round shares drafts within one process, and --ray has several; leave "
             "one of them out"
         )
+    if command.ray is not None:
+        refuse_cluster(command.ray, settings)
     # Last of all: it may have to be downloaded.
     problems = load_problems(command.data).first(command.limit)
     plan = EvalPlan(

@@ -82,7 +82,7 @@ def _say(error: BaseException, output: Output, speaker: str = "", *, debug: bool
 
 def _told_by_main(error: Exception) -> int | None:
     """Return the exit code of a rank whose main process says what ended both; else None."""
-    from pdr_graph.train.launch import RankError
+    from pdr_graph.train.preparation import RankError
 
     if isinstance(error, RunEndedError) and error.cause is None:
         return error.exit_code

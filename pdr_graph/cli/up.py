@@ -27,7 +27,7 @@ from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.errors import ConfigError, LocalError
 from pdr_graph.servers.data_dir import last_lines
-from pdr_graph.servers.launch import Start, end, start, stop, until_ready
+from pdr_graph.servers.keeper import Start, end, start, stop, until_ready
 from pdr_graph.servers.record import (
     PARTS,
     TITLES,

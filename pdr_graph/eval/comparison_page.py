@@ -122,18 +122,21 @@ def side_by_side(costs: Sequence[float]) -> list[float]:
     # At least a factor of two: where all are alike, the axis is that wide.
     span = max(max(places, default=0.0) - min(places, default=0.0), math.log(2))
     step, order = ALIKE * span, sorted(range(len(places)), key=places.__getitem__)
-    groups: list[list[int]] = []
+    # The nearest places that are a step apart in this order: neighbours that are too near form a
+    # block about their mean, which joins the block before it where they meet.
+    blocks: list[list[int]] = []
+    starts: list[float] = []
     for index in order:
-        if groups and places[index] - places[groups[-1][-1]] < step:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
+        blocks.append([index])
+        starts.append(places[index])
+        while len(blocks) > 1 and starts[-1] < starts[-2] + step * len(blocks[-2]):
+            blocks[-2:], starts[-2:] = [blocks[-2] + blocks[-1]], [0.0]
+            middle = sum(places[each] for each in blocks[-1]) / len(blocks[-1])
+            starts[-1] = middle - step * (len(blocks[-1]) - 1) / 2
     shifts = [0.0] * len(places)
-    for group in groups:
-        middle = sum(places[index] for index in group) / len(group)
-        for number, index in enumerate(group):
-            if len(group) > 1:
-                shifts[index] = middle + (number - (len(group) - 1) / 2) * step - places[index]
+    for block, start in zip(blocks, starts, strict=True):
+        for number, index in enumerate(block):
+            shifts[index] = start + number * step - places[index] if len(block) > 1 else 0.0
     return [math.exp(shift) for shift in shifts]
 
 

@@ -21,7 +21,7 @@ from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.judge import Layers, Turns, UnweighedError
 from pdr_graph.llm.tokens import estimate_tokens
 from pdr_graph.llm.usage import Spent, Usage
-from pdr_graph.policy.batches import CallBatcher, Ticket
+from pdr_graph.policy import CallBatcher, Ticket
 from pdr_graph.policy.folder import CONFIG, quiet, readable, refuse_missing, tokenizer_of
 
 MOST_THREADS = 4

@@ -18,8 +18,7 @@ from typing import Any
 
 from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.llm.client import Sampling
-from pdr_graph.policy import Drawn, check_request
-from pdr_graph.policy.batches import CallBatcher, Ticket
+from pdr_graph.policy import CallBatcher, Drawn, Ticket, check_request
 
 try:
     import torch

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pdr_graph.servers.data_dir import default_data_dir
-    from pdr_graph.servers.embedded_store import embedded_valkey
     from pdr_graph.servers.llama import Endpoint, embedded_model
+    from pdr_graph.servers.valkey import embedded_valkey
     from pdr_graph.servers.weights import fetch_weights, find_weights
 
 __all__ = [
@@ -28,7 +28,7 @@ _HOMES = {
     "Endpoint": "llama",
     "default_data_dir": "data_dir",
     "embedded_model": "llama",
-    "embedded_valkey": "embedded_store",
+    "embedded_valkey": "valkey",
     "fetch_weights": "weights",
     "find_weights": "weights",
 }

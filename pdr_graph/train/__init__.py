@@ -12,6 +12,6 @@ From a data line to an update:
 
 `settings.py` is what a user asks. `engine.py` opens the policy that draws, and `push.py` brings it
 up to the model. `warm_start.py` trains on recorded replies first, which `supervised.py` makes.
-`run_folder.py`, `checkpoint.py` and `metrics.py` keep a run, `card.py` describes its model. Only
-modules that train import torch.
+`run_folder.py` and `models.py` keep a run, `session.py` describes its model. Only modules that
+train import torch.
 """

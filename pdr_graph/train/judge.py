@@ -23,7 +23,6 @@ from pdr_graph.judge.adapter import AdapterJudge
 from pdr_graph.policy.folder import refuse_missing
 from pdr_graph.prompts import Prompts
 from pdr_graph.self_check import NO, SELF_CHECK, YES, word_of
-from pdr_graph.train.checkpoint import WholeCheckpoints, last_checkpoint, staging, sweep, writable
 from pdr_graph.train.judge_data import (
     CheckedDraft,
     ProblemSplit,
@@ -32,7 +31,16 @@ from pdr_graph.train.judge_data import (
     calibrated,
     splits_of,
 )
-from pdr_graph.train.models import open_tokenizer, quiet_libraries, uses_cpu
+from pdr_graph.train.models import (
+    WholeCheckpoints,
+    last_checkpoint,
+    open_tokenizer,
+    quiet_libraries,
+    staging,
+    sweep,
+    uses_cpu,
+    writable,
+)
 
 try:
     import torch

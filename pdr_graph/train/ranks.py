@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from pdr_graph.errors import ConfigError, PDRError, install_command
-from pdr_graph.train.launch import RankError
+from pdr_graph.train.preparation import RankError
 
 try:
     import torch

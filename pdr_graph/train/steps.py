@@ -13,13 +13,13 @@ from time import perf_counter
 
 from pdr_graph.errors import ConfigError, PDRError, install_command
 from pdr_graph.eval.problems import Problem
-from pdr_graph.train.metrics import Figures, StepTally
 from pdr_graph.train.objective import Batch, padded
 from pdr_graph.train.plan import Schedule, share_of
 from pdr_graph.train.push import WeightPush
 from pdr_graph.train.ranks import together
 from pdr_graph.train.rollouts import Collect, Rollouts
 from pdr_graph.train.rows import TrainRow, compared, dealt, filled
+from pdr_graph.train.run_folder import Figures, StepTally
 from pdr_graph.train.settings import DriftSettings, Precision, TrainSettings
 
 try:

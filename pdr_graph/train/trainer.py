@@ -15,9 +15,14 @@ from typing import Any
 
 from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.problems import Problem
-from pdr_graph.train.checkpoint import WholeCheckpoints, sweep, writable
-from pdr_graph.train.metrics import Figures
-from pdr_graph.train.models import OnUpdate, shared_arguments, uses_cpu
+from pdr_graph.train.models import (
+    OnUpdate,
+    WholeCheckpoints,
+    shared_arguments,
+    sweep,
+    uses_cpu,
+    writable,
+)
 from pdr_graph.train.objective import (
     Batch,
     Objective,
@@ -28,6 +33,7 @@ from pdr_graph.train.objective import (
 )
 from pdr_graph.train.push import InProcess, WeightPush
 from pdr_graph.train.rollouts import Collect
+from pdr_graph.train.run_folder import Figures
 from pdr_graph.train.settings import TrainSettings
 from pdr_graph.train.steps import StepSource
 

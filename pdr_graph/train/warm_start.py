@@ -18,8 +18,14 @@ from typing import Any
 
 from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.json_lines import json_object
-from pdr_graph.train.checkpoint import WholeCheckpoints, last_checkpoint, sweep, writable
-from pdr_graph.train.models import OnUpdate, shared_arguments
+from pdr_graph.train.models import (
+    OnUpdate,
+    WholeCheckpoints,
+    last_checkpoint,
+    shared_arguments,
+    sweep,
+    writable,
+)
 from pdr_graph.train.settings import TrainSettings
 
 try:
@@ -225,7 +231,7 @@ class WarmStartTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         return int(self.state.global_step)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none into checkpoints; `card.py` makes the trained model's."""
+        """Write none into checkpoints; `session.py` makes the trained model's."""
 
 
 def _arguments(settings: TrainSettings, folder: Path) -> SFTConfig:

@@ -80,7 +80,7 @@ def test_what_is_poor_is_a_warning(forgetful, mock):
     assert checks["token counts"]["status"] == "warn"
     assert "--tokenizer" in checks["token counts"]["remedy"]
     assert checks["context window"]["status"] == "warn"
-    assert "the default budgets need 12,480" in checks["context window"]["detail"]
+    assert "the default budgets would need 10,432" in checks["context window"]["detail"]
     assert checks["store"]["status"] == "warn"
     mock.configure(list_max_model_len=False)
     outcome = forgetful("doctor", "--json")

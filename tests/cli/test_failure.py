@@ -6,7 +6,7 @@ from redis.exceptions import RedisError
 from pdr_graph.cli.failure import RankEndedError, RunEndedError, end_of
 from pdr_graph.cli.output import Output
 from pdr_graph.errors import CallError, ConfigError
-from pdr_graph.train.launch import RankError
+from pdr_graph.train.preparation import RankError
 
 CASES = {
     "unknown preset": (["--preset", "pdrr"], 2, "unknown preset 'pdrr'; known: long_cot, sr,"),

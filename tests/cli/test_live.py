@@ -11,7 +11,7 @@ from pdr_graph.cli.eval_board import ArmCount
 from pdr_graph.cli.live import Bar, LiveDisplay
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.run_display import RunProgress, shown
-from pdr_graph.cli.train_board import TrainBoard
+from pdr_graph.cli.train import TrainBoard
 
 
 def draft(index: int, answer: str | None = "42", error: str | None = None) -> dict[str, object]:

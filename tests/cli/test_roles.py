@@ -11,9 +11,8 @@ import pytest
 from pdr_graph.connect import open_models
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.records import read_run
-from pdr_graph.llm.roles import ModelPrice, RoleModel
 from pdr_graph.settings import NO_KEY, load_settings
-from pdr_graph.types import Price
+from pdr_graph.types import ModelPrice, Price, RoleModel
 from tests.cli.conftest import CALLS, wait_for
 from tests.cli.conftest import SMALL as FEW
 from tests.mock_endpoint import MockEndpoint

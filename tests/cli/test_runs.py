@@ -77,9 +77,10 @@ def test_a_name_may_be_cut_short(runs, clean):
 
 def test_the_last_run(runs, clean):
     """`--last` takes the run that was written last, and is not given beside a name."""
-    assert runs("inspect", "--last", "--json").json()["thread_id"] == "owed"
-    assert "thread owed" in runs("resume", "--last", "--json").err
-    assert "exported thread owed to " in runs("threads", "--last", "--export", "last.bin").err
+    runs("solve", "x", *SMALL, "--thread", "last")
+    assert runs("inspect", "--last", "--json").json()["thread_id"] == "last"
+    assert runs("resume", "--last", "--json").json()["thread_id"] == "last"
+    assert "exported thread last to " in runs("threads", "--last", "--export", "last.bin").err
     for words in (["inspect"], ["resume"], ["inspect", "x", "--last"], ["resume", "x", "--last"]):
         outcome = runs(*words)
         assert (outcome.code, "--last" in outcome.err) == (2, True)

@@ -17,11 +17,13 @@ DATA = Path(__file__).parent / "data"
 def test_an_interrupted_run_of_version_0_1_is_resumed(stored, mock, name, drafts, calls):
     """Its file was exported then. It is listed, shown and resumed, and no draft is made again."""
     mock.configure(answers=["42"])
-    assert stored("threads", "--import", str(DATA / f"run_{name}_by_0_1.export")).code == 0
+    file = DATA / f"run_{name}_by_0_1.export"
+    name = f"{name}-by-0-1"
+    assert stored("threads", name, "--import", str(file)).code == 0
     try:
         (listed,) = [each for each in stored("threads", "--json").json()
                      if each["thread_id"] == name]  # fmt: skip
-        assert (listed["preset"], listed["state"], listed["answer"]) == ("pdr", "stopped", None)
+        assert (listed["preset"], listed["state"], listed["answer"]) == ("pdr*", "stopped", None)
         (first,) = stored("inspect", name, "--json").json()["rounds"]
         assert sum(draft["error"] is None for draft in first["drafts"]) == drafts
         mock.reset()

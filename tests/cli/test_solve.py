@@ -207,20 +207,6 @@ def test_solve_with_nothing_configured(cli, data_dir, monkeypatch):
     assert cli("resume", "embedded", "--json").json()["thread_id"] == "embedded"
 
 
-def test_demo_compares_four_strategies(forgetful, mock):
-    """For people a table and the last run in full; for programs all four results."""
-    mock.configure(answers=["12"])
-    outcome = forgetful("demo")
-    assert outcome.code == 0, outcome.err
-    for name in ("long_cot", "sr", "majority", "pdr"):
-        assert any(line.startswith(name) and " 12 " in line for line in outcome.out.splitlines())
-    assert "pdr, in full" in outcome.out
-    results = forgetful("demo", "What is 6 x 2?", "--json", "--quiet").json()
-    presets = [each["preset"].partition("@")[0] for each in results]
-    assert presets == ["long_cot", "sr", "majority", "pdr"]
-    assert [each["ledger"]["calls"] for each in results] == [1, 2, 4, 9]
-
-
 @pytest.mark.redis
 def test_a_run_that_asks_a_person_goes_on_with_the_answer(stored, mock):
     """It stops with the question; the answer makes no call again."""

@@ -174,7 +174,7 @@ def test_what_gives_no_data_leaves_the_old_file(cli, recorded):
     for words, sentence in {
         ("run", "--role", "judge"): "unknown role 'judge'; known: direct, draft, distill, refine",
         ("nowhere",): "'nowhere' holds no recorded run; name a folder of `pdr-graph eval`",
-        ("run",): "none of 1 runs was right, so there is nothing to learn from",
+        ("run",): "none of 1 run was right, so there is nothing to learn from",
     }.items():
         outcome = cli("train-data", *words, "--out", "d.jsonl")
         assert (outcome.code, outcome.out) == (2, "")

@@ -32,7 +32,7 @@ def test_the_tables_say_what_the_records_say(forgetful, run):
     """Accuracy, the paired difference and the token ratio are shown with their intervals."""
     done = forgetful("compare", str(run))
     assert done.code == 0, done.err
-    for text in ("75.0% [46.3, 100.0]", "50.0% [", "-25.0 [", "×1.90 [", "lost in refinement"):
+    for text in ("75.0% [46.3, 100.0]", "50.0% [", "-25.0", "×1.90", "lost in refinement"):
         assert text in done.out
 
 
@@ -93,7 +93,7 @@ def test_a_narrow_terminal_has_a_line_for_each_figure(forgetful, run, monkeypatc
     """No figure is cut off."""
     monkeypatch.setenv("COLUMNS", "40")
     done = forgetful("compare", str(run))
-    assert "  accuracy: 75.0% [46.3, 100.0]" in done.out
+    assert "accuracy          75.0%\n          [46.3, 100.0]\n" in done.out
     assert max(map(len, done.out.splitlines())) <= 40
 
 

@@ -179,7 +179,7 @@ def whiskers(figure) -> list[tuple[float, float, float]]:
     lines = [line for each in axes.containers for line in each.lines[2]]
     paths = [path for line in lines for path in line.get_paths()]
     ends = [(*path.vertices[0], *path.vertices[1]) for path in paths]
-    return [(x0, y0, y1) for x0, y0, x1, y1 in ends if x0 == x1]
+    return [(x0, y0, y1) for x0, y0, x1, y1 in ends if x0 == x1 and y0 != y1]
 
 
 @pytest.mark.parametrize("what", ["b_seq", "b_total"])

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pdr_graph.policy.batches import CallBatcher
+from pdr_graph.policy import CallBatcher
 
 
 class Doubling:

@@ -17,7 +17,7 @@ from pdr_graph.cli.store import open_redis
 from pdr_graph.cli.up import standings
 from pdr_graph.errors import LocalError
 from pdr_graph.servers.choice import unanswered_port
-from pdr_graph.servers.launch import end
+from pdr_graph.servers.keeper import end
 from pdr_graph.servers.record import Shelf, without_password
 from pdr_graph.servers.valkey import noted_password, own_password
 from tests.servers.processes import servers

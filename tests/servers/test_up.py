@@ -11,8 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdr_graph.servers.embedded_store import find_binary
-from pdr_graph.servers.valkey import PROGRAMS, find_redis
+from pdr_graph.servers.valkey import PROGRAMS, find_binary, find_redis
 from tests.servers.processes import eventually, servers
 
 pytestmark = pytest.mark.redis

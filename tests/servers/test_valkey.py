@@ -14,8 +14,7 @@ from redis.asyncio import Redis
 from pdr_graph.errors import LocalError
 from pdr_graph.servers import embedded_valkey
 from pdr_graph.servers.server import answers
-from pdr_graph.servers.valkey import SOCKET_PATH_LIMIT, noted_address
-from pdr_graph.servers.valkey_supervisor import POLL_S
+from pdr_graph.servers.valkey import LINGER_S, SOCKET_PATH_LIMIT, noted_address
 from tests.servers.processes import Holder, eventually, servers
 
 pytestmark = pytest.mark.redis
@@ -42,7 +41,9 @@ def guards(data_dir: Path) -> list[Process]:
 
 
 def supervisors(data_dir: Path) -> list[Process]:
-    return servers(data_dir, lambda process: "valkey_supervisor" in " ".join(process.cmdline()))
+    return servers(
+        data_dir, lambda process: "pdr_graph.servers.valkey" in " ".join(process.cmdline())
+    )
 
 
 PARTIES = {"server": valkeys, "guard": guards, "supervisor": supervisors}
@@ -94,7 +95,7 @@ async def test_the_server_survives_the_first_of_two_clients(data_dir: Path, hold
     url = first.where()
     second.where()
     first.end()
-    await asyncio.sleep(4 * POLL_S)
+    await asyncio.sleep(4 * LINGER_S)
     await write(url, "still", "there")
     second.kill()
     eventually(lambda: not servers(data_dir))
@@ -106,7 +107,7 @@ async def test_a_client_that_comes_while_the_server_ends_is_served(data_dir: Pat
         for turn in range(4):
             async with embedded_valkey(data_dir) as url:
                 await write(url, "turn", str(turn))
-            await asyncio.sleep(POLL_S - 0.02 + 0.01 * turn)  # about when the supervisor looks
+            await asyncio.sleep(LINGER_S - 0.02 + 0.01 * turn)  # about when the supervisor looks
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 
 from pdr_graph.budget import merge_rows
-from pdr_graph.servers.embedded_store import find_binary
+from pdr_graph.servers.valkey import find_binary
 from pdr_graph.types import LedgerRow
 
 pytestmark = pytest.mark.studio

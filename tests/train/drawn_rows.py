@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from pdr_graph.eval.problems import Problem
-from pdr_graph.train.checkpoint import last_checkpoint, staging
+from pdr_graph.train.models import last_checkpoint, staging
 from pdr_graph.train.plan import ProblemPlan
 from pdr_graph.train.rollouts import Rollouts
 from pdr_graph.train.rows import TrainRow

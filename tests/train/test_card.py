@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pdr_graph.train.card import model_card
 from pdr_graph.train.run_folder import TrainFolder, header_of
+from pdr_graph.train.session import model_card
 from pdr_graph.train.settings import TrainSettings
 
 LINES = [

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from transformers import TrainerState
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.checkpoint import (
+from pdr_graph.train.models import (
     WholeCheckpoints,
     checkpoints,
     last_checkpoint,

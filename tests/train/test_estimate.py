@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pdr_graph.train.estimate import activation_bytes, estimate
-from pdr_graph.train.model_shape import PromptSize, shape_of
+from pdr_graph.train.estimate import PromptSize, activation_bytes, estimate, shape_of
 from pdr_graph.train.settings import TrainSettings
 
 TOLERANCE = 0.25

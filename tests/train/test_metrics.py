@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.metrics import MetricsLog, StepTally, read_metrics
+from pdr_graph.train.run_folder import MetricsLog, StepTally, read_metrics
 from tests.train.test_rows import row
 from tests.train.test_trajectory import make_call, make_trajectory
 

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
-from pdr_graph.train.checkpoint import last_checkpoint, staging, update_of
+from pdr_graph.train.models import last_checkpoint, staging, update_of
 from tests.train.drawn_rows import NUM_STEPS, NUM_UPDATES, run, run_with
 from tests.train.processes import exit_code, start, start_ranks
 

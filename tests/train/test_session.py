@@ -10,11 +10,16 @@ import pytest
 pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.checkpoint import last_checkpoint, update_of
-from pdr_graph.train.metrics import Line, Stage
-from pdr_graph.train.models import uses_cpu
+from pdr_graph.train.models import last_checkpoint, update_of, uses_cpu
 from pdr_graph.train.preparation import prepare
-from pdr_graph.train.run_folder import TrainFolder, header_of, read_header, refuse_changes
+from pdr_graph.train.run_folder import (
+    Line,
+    Stage,
+    TrainFolder,
+    header_of,
+    read_header,
+    refuse_changes,
+)
 from pdr_graph.train.session import TrainSession
 from pdr_graph.train.settings import load_train_settings
 from tests.train.toy_run import Toy, write_toy

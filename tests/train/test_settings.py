@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.launch import Launch, check_launch
-from pdr_graph.train.model_shape import read_shape
-from pdr_graph.train.preparation import check_settings, prepare, push_of
+from pdr_graph.train.estimate import read_shape
+from pdr_graph.train.preparation import Launch, check_launch, check_settings, prepare, push_of
 from pdr_graph.train.settings import (
     HOW_ONLY,
     TrainSettings,

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.train.checkpoint import last_checkpoint, update_of
-from pdr_graph.train.models import save_model
+from pdr_graph.train.models import last_checkpoint, save_model, update_of
 from pdr_graph.train.settings import TrainSettings
 from pdr_graph.train.warm_start import Rows, WarmStartTrainer
 from tests.policy.tiny_model import tiny_model, tiny_tokenizer

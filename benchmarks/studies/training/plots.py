@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.studies.training.arms import MAIN, TITLES, WARM
 from benchmarks.studies.training.pipeline import STRATEGIES, Pipeline
 from benchmarks.studies.training.study import NAMES, PASS, Study
-from pdr_graph.train.metrics import METRICS, read_metrics
+from pdr_graph.train.run_folder import METRICS, read_metrics
 
 COLOURS = {WARM: "#8c8c8c", "rl": "#0072b2", "operator": "#d55e00", "continued": "#009e73"}
 """Told apart with any colour vision (Okabe and Ito)."""

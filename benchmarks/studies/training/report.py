@@ -17,7 +17,7 @@ from benchmarks.studies.training.scale import Scale
 from benchmarks.studies.training.study import NAMES, PASS, Study
 from pdr_graph.eval.decomposition import Outcome
 from pdr_graph.eval.stats import holm
-from pdr_graph.train.metrics import METRICS, read_metrics
+from pdr_graph.train.run_folder import METRICS, read_metrics
 
 
 def page(pipeline: Pipeline, study: Study) -> str:

@@ -1,4 +1,8 @@
-"""Ends the rounds: by the final call, or by the vote or selection in its place."""
+"""The end of a run: the refiner makes the solution, the verifier judges it.
+
+The refiner ends the rounds by the final call, or by the vote or selection in its place. The
+verifier grants further rounds to a rejected solution while any are left.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +13,16 @@ from langgraph.types import StreamWriter
 
 from pdr_graph.budget import Ledger, b_total
 from pdr_graph.config import DRAFT_FINISHES, PDRConfig
+from pdr_graph.distill.workspace import Entry, pack
 from pdr_graph.errors import counted
-from pdr_graph.events import ChunkEvent, FinishEvent, SolutionEvent
+from pdr_graph.events import ChunkEvent, FinishEvent, SolutionEvent, VerdictEvent
 from pdr_graph.finish import FINISHES
+from pdr_graph.invocation import Invocation
 from pdr_graph.llm.client import OnChunk
-from pdr_graph.nodes.toolbox import Toolbox, charged, tell, voting
-from pdr_graph.state import PDRState
-from pdr_graph.types import LedgerRow
+from pdr_graph.nodes.toolbox import Toolbox, charged, tell, voting, why_not_round
+from pdr_graph.state import PDRState, state_of
+from pdr_graph.step import Step, closing_line
+from pdr_graph.types import LedgerRow, Verdict, Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +81,56 @@ def _teller(write: StreamWriter) -> OnChunk:
             write(ChunkEvent(event="chunk", attempt=attempt, thought=thought, text=chunk.text))
 
     return tell_chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Records a verdict and decides whether the run is done."""
+
+    toolbox: Toolbox
+
+    async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
+        """Return the verdict; a granted round reads the rejected solution and the reasons."""
+        step = self.toolbox.step("verifier", state)
+        with voting(step, runtime.stream_writer, state["notes"]):
+            verdict = await self.toolbox.operators.verifier(step.config.verifier)(step)
+        tell(runtime.stream_writer, VerdictEvent(event="verdict", **verdict))
+        notes = [*state["notes"], *step.notes]
+        row = charged(step.ask.meter)
+        update: dict[str, object] = {"verdict": verdict, "phase": "done", "notes": notes}
+        if row["calls"]:
+            update["ledger"] = [row]
+        spent = b_total([*state.get("ledger", []), row])
+        granted = state.get("extra_rounds", 0)
+        if verdict["accepted"] is not False or granted >= step.config.max_extra_rounds:
+            Invocation.current().b_total = spent
+            return update
+        distiller = self.toolbox.operators.distiller(step.config.distiller)
+        wider = state_of({**state, "extra_rounds": granted + 1})
+        why_not = why_not_round(wider, distiller.max_calls, self.toolbox.extensions.judge)
+        if why_not is not None:
+            Invocation.current().b_total = spent
+            return update | {"notes": [*notes, f"the rejected solution stands: {why_not}"]}
+        return update | {
+            "phase": "draft",
+            "extra_rounds": granted + 1,
+            "consensus": None,
+            "workspaces": [await _feedback(step, verdict)],
+        }
+
+
+async def _feedback(step: Step, verdict: Verdict) -> Workspace:
+    solution = step.solution
+    assert solution is not None  # the refiner has just written it
+    return await pack(
+        [
+            Entry(
+                solution["text"],
+                closing_line(solution["answer"]),
+                title="A solution that was rejected:",
+            ),
+            Entry(verdict["reason"], title="Why it was rejected:"),
+        ],
+        step.config.kappa,
+        step.counter,
+    )

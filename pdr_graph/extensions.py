@@ -253,9 +253,7 @@ class RunOrder:
         for name, value in given.items():
             if value is not None and value is not False:
                 if getattr(whole, name) not in (None, False, value):
-                    raise ConfigError(
-                        f"{name} is given twice, by itself and in parts; leave one out"
-                    )
+                    raise ConfigError(f"{name} is given by itself and in parts; leave one out")
                 whole = replace(whole, **{name: value})
         _check_parts(whole)
         if drops and (whole.on_event is not None or whole.control is not None):
@@ -330,9 +328,7 @@ def _check_parts(parts: Parts) -> None:
             ("verifier", steps.verifiers),
         ):
             plural = "finishes" if kind == "finish" else f"{kind}s"
-            _is_a(
-                plural, named, Mapping, f"a dict of names and functions, as {{'mine': my_{kind}}}"
-            )
+            _is_a(plural, named, Mapping, f"a dict of functions by name, as {{'mine': my_{kind}}}")
             for name, step in named.items():
                 if not callable(step) and not (kind == "distiller" and isinstance(step, Distiller)):
                     raise ConfigError(
@@ -393,4 +389,5 @@ def _named_model(name: str) -> BaseChatModel:
         return init_chat_model(name)
     # Every provider's package raises errors of its own for what it lacks: a key, itself.
     except Exception as error:
-        raise ConfigError(f"model {shown(name)} cannot be opened: {error}; {_OPENED}") from error
+        why = str(error).partition("\n")[0]
+        raise ConfigError(f"model {shown(name)} cannot be opened: {why}; {_OPENED}") from error

@@ -295,6 +295,7 @@ async def resume(
         config, model=model, models=models, parts=parts, extensions=extensions, judge=judge
     )
     if order.config is not None:
+        order.extensions.of(order.config).check(order.config)
         changes = {**_insisted(order.config), **(changes or {})}
     parts, asked = order.parts, order.models
     steps = order.extensions.with_code(changes or {})

@@ -120,6 +120,10 @@ def closing_line(answer: str | None) -> str:
     return f"Final answer: {answer}" if answer else ""
 
 
+_MOST_SAID = 1000
+"""Characters of a foreign error that are told."""
+
+
 async def outcome(kind: str, name: str, function: Callable[[Step], object], step: Step) -> object:
     """Return what a step of the user's own returns; a plain function is called in a thread.
 
@@ -139,7 +143,8 @@ async def outcome(kind: str, name: str, function: Callable[[Step], object], step
     except Exception as error:
         made = StepLostError if retry_on(error) and isinstance(error, OSError) else StepError
         where = extract_tb(error.__traceback__)[-1]
-        why = f"raised {type(error).__name__}: {error}".rstrip(": ")
+        said = " ".join(str(error).split())[:_MOST_SAID]
+        why = f"raised {type(error).__name__}: {said}".rstrip(": ")
         raise made(kind, name, f"{why} ({where.filename}, line {where.lineno})") from error
 
 

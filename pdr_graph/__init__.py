@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from pdr_graph.embed.node import pdr_node
     from pdr_graph.embed.tool import as_tool
     from pdr_graph.errors import PDRError
-    from pdr_graph.extensions import Extensions
+    from pdr_graph.extensions import Extensions, Parts
     from pdr_graph.graph import build_graph
     from pdr_graph.llm.chat_vllm import ChatVLLM
     from pdr_graph.llm.client import ModelClient
     from pdr_graph.llm.models import Models
-    from pdr_graph.run import Parts, Result, resume, solve
+    from pdr_graph.run import Result, resume, solve
     from pdr_graph.run_history import history
+    from pdr_graph.sync import RunStream, resume_sync, solve_sync, stream
 
 __all__ = [
     "PRESETS",
@@ -36,13 +37,17 @@ __all__ = [
     "PDRError",
     "Parts",
     "Result",
+    "RunStream",
     "as_tool",
     "build_graph",
     "history",
     "pdr_node",
     "preset",
     "resume",
+    "resume_sync",
     "solve",
+    "solve_sync",
+    "stream",
 ]
 
 _HOMES = {
@@ -53,15 +58,19 @@ _HOMES = {
     "Models": "llm.models",
     "PDRConfig": "config",
     "PDRError": "errors",
-    "Parts": "run",
+    "Parts": "extensions",
     "Result": "run",
+    "RunStream": "sync",
     "as_tool": "embed.tool",
     "build_graph": "graph",
     "history": "run_history",
     "pdr_node": "embed.node",
     "preset": "config",
     "resume": "run",
+    "resume_sync": "sync",
     "solve": "run",
+    "solve_sync": "sync",
+    "stream": "sync",
 }
 
 

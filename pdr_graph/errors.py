@@ -21,6 +21,8 @@ with: it leaves out RuntimeError, ValueError and LookupError. `retry_on` is the 
     │                                        (llm/retry.py)
     ├── QuorumError (RuntimeError)           too few drafts of a round succeeded
     │   └── QuorumLostError (TransientError) not all of them were refused for good
+    ├── StepError (RuntimeError)             a distiller, finish or verifier of the user's own
+    │   └── StepLostError (TransientError)   it met an error that may pass
     ├── WorkspaceOverflowError (ValueError)  a workspace above kappa; always a defect of the package
     ├── UnknownThreadError (LookupError)     no run is recorded under this thread
     ├── OtherGraphError (ValueError)         the thread holds a run of another graph
@@ -30,6 +32,7 @@ with: it leaves out RuntimeError, ValueError and LookupError. `retry_on` is the 
     ├── LocalError (RuntimeError)            an embedded server or its weights
     ├── DrainedError (RuntimeError)          the run was asked to stop, and can be resumed
     ├── WaitingError (RuntimeError)          the run waits for a person's answer
+    ├── UnweighedError (LookupError)         a draft that no judge can weigh (judge/__init__.py)
     ├── RefusalError                         a request that `serve` answers with an error object
     │                                        (serve/refusal.py)
     ├── ElsewhereError (RuntimeError)        another process works on a sample (eval/runner.py)
@@ -243,6 +246,22 @@ class QuorumError(PDRError, RuntimeError):
 
 class QuorumLostError(QuorumError, TransientError):
     """Too few drafts of a round succeeded, and not all of them were refused for good."""
+
+
+class StepError(PDRError, RuntimeError):
+    """A step of the user's own raised an error, or returned something else than its kind does."""
+
+    def __init__(self, kind: str, name: str, why: str) -> None:
+        self.kind = kind
+        """`distiller`, `finish` or `verifier`."""
+        self.name = name
+        self.why = why
+        """What it did, and what was expected."""
+        super().__init__(f"{kind} {name!r} {why}")
+
+
+class StepLostError(StepError, TransientError):
+    """A step of the user's own met an error that may pass, such as a lost connection."""
 
 
 class WorkspaceOverflowError(PDRError, ValueError):

@@ -6,6 +6,7 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
+from typing import cast
 
 from pdr_graph.ballot import add_votes, is_told, is_weighed, lead, ranked
 from pdr_graph.distill.selection import candidates, picked
@@ -15,10 +16,10 @@ from pdr_graph.judge import logprob_signals
 from pdr_graph.llm.client import LOOP, Reply
 from pdr_graph.llm.tokens import clip
 from pdr_graph.self_check import preference
-from pdr_graph.step import Step, attempt, closing_line, weigh
+from pdr_graph.step import Step, attempt, closing_line, outcome, returned_wrongly, weigh
 from pdr_graph.types import Draft, Solution, Verdict, Vote
 
-__all__ = ["FINISHES", "VERIFIERS", "Finish", "Verify"]
+__all__ = ["FINISHES", "VERIFIERS", "Finish", "OwnFinish", "OwnVerify", "Verify"]
 
 
 async def refine(step: Step) -> Solution:
@@ -186,6 +187,13 @@ def _handed_in(draft: Draft, finish: str) -> Solution:
 Finish = Callable[[Step], Awaitable[Solution]]
 """Turns the last workspace, or the last drafts, into the solution."""
 
+OwnFinish = (
+    Callable[[Step], Awaitable[Mapping[str, object] | str]]
+    | Callable[[Step], Mapping[str, object] | str]
+)
+"""A finish of the user's own: returns a `Solution`, or its text alone. A plain function is called
+in a thread."""
+
 FINISHES: Mapping[str, Finish] = MappingProxyType(
     {
         "refine": refine,
@@ -196,6 +204,29 @@ FINISHES: Mapping[str, Finish] = MappingProxyType(
         "select": select,
     }
 )
+
+
+def own_finish(name: str, function: OwnFinish) -> Finish:
+    """Return a finish of the user's own in the form of the built-in ones.
+
+    What a solution leaves out is filled in: the answer is extracted from the text. It raises
+    `StepError` where the function raises an error, or returns neither solution nor text.
+    """
+
+    async def finish(step: Step) -> Solution:
+        returned = await outcome("finish", name, function, step)
+        fields = {"text": returned} if isinstance(returned, str) else returned
+        text = fields.get("text") if isinstance(fields, Mapping) else None
+        if not isinstance(fields, Mapping) or not isinstance(text, str):
+            expected = "the solution's text, or Solution(text=…, answer=…)"
+            raise returned_wrongly("finish", name, returned, expected)
+        answer = fields["answer"] if "answer" in fields else step.answers.extract(text)
+        if not isinstance(answer, str | None):
+            raise returned_wrongly("finish", name, returned, "an answer that is a text, or None")
+        filled = {"truncated": False, "finish": name, **fields, "answer": answer}
+        return cast(Solution, filled)
+
+    return finish
 
 
 # ---------------------------------------------------------------------------------- verifiers
@@ -249,6 +280,38 @@ async def judge(step: Step) -> Verdict:
 
 Verify = Callable[[Step], Awaitable[Verdict]]
 """Judges `Step.solution`."""
+
+OwnVerify = (
+    Callable[[Step], Awaitable[Mapping[str, object] | bool]]
+    | Callable[[Step], Mapping[str, object] | bool]
+)
+"""A verifier of the user's own: returns a `Verdict`, or whether it accepts. A plain function is
+called in a thread."""
+
+
+def own_verify(name: str, function: OwnVerify) -> Verify:
+    """Return a verifier of the user's own in the form of the built-in ones.
+
+    It raises `StepError` where the function raises an error, or returns neither verdict nor bool.
+    """
+
+    async def verify(step: Step) -> Verdict:
+        returned = await outcome("verifier", name, function, step)
+        fields = returned if isinstance(returned, Mapping) else {"accepted": returned}
+        accepted = fields.get("accepted", "absent")
+        if type(accepted).__module__ == "numpy" and type(accepted).__name__ in {"bool", "bool_"}:
+            accepted = bool(accepted)
+        if returned is None or not isinstance(accepted, bool | None):
+            expected = "True, False, or Verdict(verifier=…, accepted=…, reason=…)"
+            raise returned_wrongly("verifier", name, returned, expected)
+        reason = fields.get("reason") or ""
+        if not isinstance(reason, str):
+            raise returned_wrongly("verifier", name, returned, "a reason that is a text")
+        filled = {"verifier": name, **fields, "accepted": accepted, "reason": reason}
+        return cast(Verdict, filled)
+
+    return verify
+
 
 VERIFIERS: Mapping[str, Verify] = MappingProxyType(
     {"none": none, "consensus": consensus, "judge": judge}

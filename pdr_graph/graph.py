@@ -9,7 +9,7 @@ edited (`update_state`, a fork in Studio), where there is no runtime.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from hashlib import sha256
 from time import perf_counter
@@ -28,9 +28,11 @@ from langgraph.types import Send
 from pdr_graph import bill, invocation
 from pdr_graph.budget import elapsed_s, merge_rows
 from pdr_graph.config import PDRConfig, default_config, form_of, make_config
+from pdr_graph.errors import ConfigError
 from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
-from pdr_graph.extensions import Extensions
+from pdr_graph.extensions import Extensions, Parts, RunOrder
 from pdr_graph.invocation import GraphCalls, Invocation, Keys, Subrun
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models, ModelsByRole
 from pdr_graph.nodes.distiller import DistillerNode
@@ -270,12 +272,15 @@ def _router(route: Callable[[PDRState], Any], ends: Sequence[str]) -> tuple[Any,
 
 
 def build_graph(
-    model: BaseChatModel | ModelClient | Models,
+    model: BaseChatModel | ModelClient | Models | str,
     *,
     models: ModelsByRole | None = None,
-    default: PDRConfig | None = None,
+    default: PDRConfig | str | Mapping[str, object] | None = None,
+    config: PDRConfig | str | Mapping[str, object] | None = None,
     checkpointer: BaseCheckpointSaver[str] | None = None,
+    parts: Parts | None = None,
     extensions: Extensions | None = None,
+    judge: DraftJudge | None = None,
     prompts: Prompts | None = None,
     trace: Trace | None = None,
     stream_answer: bool = False,
@@ -286,25 +291,46 @@ def build_graph(
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
         models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
             the roles.
-        default: The config of a run whose caller gives none; None is the recommended preset.
+        default: The older name of `config`.
+        config: That of a run whose caller gives none: a `PDRConfig`, the name of a preset, or a
+            dict of fields; None is the recommended preset.
         checkpointer: Where runs are kept; None if a parent graph or a server provides one.
-        extensions: Distillers, finishes and verifiers of your own; those that `default` names as
+        parts: Extensions, prompts and trace in one object, as `solve` takes them.
+        extensions: Distillers, finishes and verifiers of your own; those that `config` names as
             `package.module:attribute` are imported.
+        judge: Weighs drafts, for the parts that use weights; None leaves all drafts alike.
         prompts: None is the built-in ones.
         trace: Receives every model call in full; None keeps nothing.
         stream_answer: Whether the refinement is streamed while the model writes it, as `chunk`
             events on the stream `custom`.
 
     Raises:
-        ConfigError: a role is unknown, or what is named for it is no model.
+        ConfigError: a role is unknown, what is named for it is no model, or the config or a part
+            is none.
     """
-    default = default or default_config()
-    toolbox = Toolbox(
-        models=Models.of(model, models),
-        extensions=(extensions or Extensions()).with_code(default),
-        prompts=prompts or Prompts.load(),
+    if config is not None and default is not None:
+        raise ConfigError("config and default are one thing; leave one of them out")
+    order = RunOrder.of(
+        default if config is None else config,
+        model=model,
+        models=models,
+        parts=parts,
+        extensions=extensions,
+        judge=judge,
+        drops="a compiled graph",
+        prompts=prompts,
         trace=trace,
         stream_answer=stream_answer,
+    )
+    if order.config is not None:
+        order.extensions.of(order.config).check(order.config)
+    default = order.config or default_config()
+    toolbox = Toolbox(
+        models=order.models,
+        extensions=order.extensions,
+        prompts=order.parts.prompts or Prompts.load(),
+        trace=order.parts.trace,
+        stream_answer=order.parts.stream_answer,
     )
     builder = StateGraph(PDRState, context_schema=form_of(default), input_schema=ProblemInput)
     builder.add_node("plan", Planner(toolbox, default), input_schema=PDRState)
@@ -318,8 +344,8 @@ def build_graph(
     builder.add_conditional_edges("distiller", *_router(after_distiller, ["plan", "refiner"]))
     builder.add_edge("refiner", "verifier")
     builder.add_conditional_edges("verifier", *_router(after_verifier, ["plan", END]))
-    parts = vars(builder.compile(checkpointer=checkpointer, name="pdr"))
-    return PDRGraph(**parts, digest=_digest(toolbox, default), models=toolbox.models)
+    compiled = vars(builder.compile(checkpointer=checkpointer, name="pdr"))
+    return PDRGraph(**compiled, digest=_digest(toolbox, default), models=toolbox.models)
 
 
 def max_supersteps(config: PDRConfig) -> int:

@@ -4,7 +4,8 @@ Checkpoints are written with durability `sync`: a super-step starts only once th
 stored. So a store that is lost stops the run, and never loses its answer.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from html import escape
 from time import perf_counter
 from typing import Any
@@ -32,11 +33,12 @@ from pdr_graph.errors import (
     counted,
 )
 from pdr_graph.events import OnEvent
-from pdr_graph.extensions import Extensions
+from pdr_graph.extensions import Extensions, RunOrder, check_problem, check_saver
+from pdr_graph.extensions import Parts as Parts
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
+from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models, ModelsByRole, changed_models
-from pdr_graph.prompts import Prompts
 from pdr_graph.state import (
     PDRState,
     config_of,
@@ -46,7 +48,6 @@ from pdr_graph.state import (
     stored_config,
     stored_state,
 )
-from pdr_graph.trace import Trace
 from pdr_graph.types import Verdict
 from pdr_graph.types import new_thread_id as new_thread_id
 
@@ -178,50 +179,38 @@ def ledger_of(state: PDRState, models: Models | None = None) -> Ledger:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Optional parts of a run, which `solve` and `resume` share."""
-
-    extensions: Extensions | None = None
-    """Distillers, finishes and verifiers of your own; None adds none."""
-    prompts: Prompts | None = None
-    """None is the built-in ones; a resumed run must then have been started with any."""
-    trace: Trace | None = None
-    """Receives every model call in full; None keeps nothing."""
-    on_event: OnEvent | None = None
-    """Receives the run's events, see `pdr_graph.events`; None drops them."""
-    control: RunControl | None = None
-    """`control.request_drain()` stops the run at the next super-step, to be resumed."""
-    stream_answer: bool = False
-    """Whether the refinement is streamed, as `chunk` events, while the model writes it. A further
-    attempt at the call, or another round after a rejected solution, begins it anew."""
-
-
 async def solve(
     problem: str,
-    config: PDRConfig | None = None,
+    config: PDRConfig | str | Mapping[str, object] | None = None,
     *,
-    model: BaseChatModel | ModelClient | Models,
+    model: BaseChatModel | ModelClient | Models | str,
     models: ModelsByRole | None = None,
     checkpointer: BaseCheckpointSaver[str] | None = None,
     thread_id: str | None = None,
     parts: Parts | None = None,
+    extensions: Extensions | None = None,
+    judge: DraftJudge | None = None,
 ) -> Result:
     """Run the method on one problem.
 
     Args:
         problem: The task, in plain text or Markdown.
-        config: None is the recommended preset, `vote_first`. Budgets that nobody has set follow
-            the model's context window.
-        model: Any LangChain chat model; share one `ModelClient` between the runs of a process.
+        config: A `PDRConfig`, the name of a preset, or a dict of fields; None is the recommended
+            preset, `vote_first`. Budgets that nobody has set follow the model's context window.
+        model: Any LangChain chat model, or its name as `init_chat_model` takes it, such as
+            `openai:gpt-5`; share one `ModelClient` between the runs of a process.
         models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
             the roles.
         checkpointer: Where the run is kept; without one it cannot be resumed.
         thread_id: Names the run; None makes up a name.
         parts: Extensions, prompts, trace, progress and stop control.
+        extensions: Distillers, finishes and verifiers of your own, here or in `parts`.
+        judge: Weighs drafts, here or in `extensions`; None leaves all drafts alike.
 
     Raises:
         ConfigError: the request cannot be carried out as asked.
+        StepError: a step of the caller's own raised an error, or returned something else than its
+            kind does; the run can be resumed.
         ThreadExistsError: the thread already holds a run.
         ContextWindowError: prompt and completion do not fit the model; raised before any draft.
         QuorumError: too few drafts of a round succeeded; the run can be resumed.
@@ -229,14 +218,15 @@ async def solve(
         DrainedError: the run was asked to stop; it can be resumed.
         WaitingError: a step of the caller's own asks a person; `resume` takes the answer.
     """
-    parts, config = parts or Parts(), config or default_config()
-    if not problem.strip():
-        raise ConfigError("the problem is empty; state the task to be solved")
-    extensions = (parts.extensions or Extensions()).with_code(config)
-    extensions.check(config)
-    asked = Models.of(model, models)
-    asked.for_run(config)
-    graph = _graph(asked, checkpointer, parts, extensions)
+    check_problem(problem)
+    check_saver(checkpointer)
+    order = RunOrder.of(
+        config, model=model, models=models, parts=parts, extensions=extensions, judge=judge
+    )
+    parts, config = order.parts, order.config or default_config()
+    order.extensions.check(config)
+    order.models.for_run(config)
+    graph = _graph(order, checkpointer)
     thread_id = thread_id or new_thread_id()
     if checkpointer is not None and (await graph.aget_state(_place(thread_id))).created_at:
         raise ThreadExistsError(thread_id)
@@ -260,13 +250,16 @@ async def solve(
 
 async def resume(
     thread_id: str,
+    config: PDRConfig | str | Mapping[str, object] | None = None,
     *,
-    model: BaseChatModel | ModelClient | Models,
+    model: BaseChatModel | ModelClient | Models | str,
     models: ModelsByRole | None = None,
     checkpointer: BaseCheckpointSaver[str],
     changes: dict[str, object] | None = None,
     answer: object = None,
     parts: Parts | None = None,
+    extensions: Extensions | None = None,
+    judge: DraftJudge | None = None,
 ) -> Result:
     """Resume a run that was killed, stopped or failed; finished drafts are not asked for again.
 
@@ -274,15 +267,19 @@ async def resume(
 
     Args:
         thread_id: The run.
+        config: What the run was started with, in any form that `solve` takes, for a caller who
+            insists on it; None takes what is recorded.
         model: The model that the run was started with.
         models: Those of some roles that it was started with.
         checkpointer: Where the run is kept.
         changes: Config fields that the caller insists on; the run is refused if it was started
             with others. A step that the run names as `package.module:attribute` is imported only
-            if it is given again here, or by `parts.extensions`.
+            if it is given again here, in `config`, or by `extensions`.
         answer: What a person says to the question that the run waits for; None where it waits for
             nobody.
-        parts: As for `solve`.
+        parts: As for `solve`, like the two below.
+        extensions: Distillers, finishes and verifiers of your own, here or in `parts`.
+        judge: Weighs drafts, here or in `extensions`.
 
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
@@ -291,11 +288,18 @@ async def resume(
         ConfigChangedError: `changes`, the model or the prompts differ from the record.
         ConfigError: there is an answer, and the run asks nothing; or the run names code that the
             caller does not.
-        QuorumError, CallError, DrainedError, WaitingError: as for `solve`.
+        StepError, QuorumError, CallError, DrainedError, WaitingError: as for `solve`.
     """
-    parts, asked = parts or Parts(), Models.of(model, models)
-    extensions = (parts.extensions or Extensions()).with_code(changes or {})
-    graph = _graph(asked, checkpointer, parts, extensions)
+    check_saver(checkpointer)
+    order = RunOrder.of(
+        config, model=model, models=models, parts=parts, extensions=extensions, judge=judge
+    )
+    if order.config is not None:
+        order.extensions.of(order.config).check(order.config)
+        changes = {**_insisted(order.config), **(changes or {})}
+    parts, asked = order.parts, order.models
+    steps = order.extensions.with_code(changes or {})
+    graph = _graph(replace(order, extensions=steps), checkpointer)
     with reading(thread_id):
         snapshot = await graph.aget_state(_place(thread_id))
     if not snapshot.created_at:
@@ -303,20 +307,20 @@ async def resume(
     if not is_run(snapshot):
         raise OtherGraphError(thread_id)
     state = await with_input(state_of(snapshot.values), snapshot.config, checkpointer)
-    config = stored_config(state, thread_id)
-    _refuse_changes(thread_id, state, config, changes or {}, asked, parts)
+    recorded = stored_config(state, thread_id)
+    _refuse_changes(thread_id, state, recorded, changes or {}, asked, parts)
     worked_s = elapsed_s(state.get("ledger", []))
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
         with reading(thread_id):
             return Result.of_state(thread_id, state, worked_s, asked)
-    extensions.check(config)
+    steps.check(recorded)
     if answer is not None and not snapshot.interrupts:
         raise ConfigError(f"thread {thread_id!r} waits for no answer; resume it without {answer!r}")
     return await drive(
         graph,
         None,
-        config,
+        recorded,
         thread_id,
         answer=answer,
         on_event=parts.on_event,
@@ -418,20 +422,20 @@ async def with_input(
     return stored_state(whole, thread_id) if "config" in whole else state_of(whole)
 
 
-def _graph(
-    models: Models,
-    checkpointer: BaseCheckpointSaver[str] | None,
-    parts: Parts,
-    extensions: Extensions,
-) -> PDRGraph:
+def _graph(order: RunOrder, checkpointer: BaseCheckpointSaver[str] | None) -> PDRGraph:
     return build_graph(
-        models,
+        order.models,
         checkpointer=checkpointer,
-        extensions=extensions,
-        prompts=parts.prompts,
-        trace=parts.trace,
-        stream_answer=parts.stream_answer,
+        extensions=order.extensions,
+        prompts=order.parts.prompts,
+        trace=order.parts.trace,
+        stream_answer=order.parts.stream_answer,
     )
+
+
+def _insisted(config: PDRConfig) -> dict[str, object]:
+    """Return the fields that a caller insists on: all but those that the run fills in itself."""
+    return config.asked()
 
 
 def _place(thread_id: str) -> RunnableConfig:

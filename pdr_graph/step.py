@@ -1,19 +1,25 @@
 """What a distiller, a finish or a verifier receives: the run, and the model to ask."""
 
+import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from inspect import isawaitable, iscoroutinefunction
+from traceback import extract_tb
 from typing import Any
+
+from langgraph.errors import GraphBubbleUp
 
 from pdr_graph.answers import AnswerKind, clusters
 from pdr_graph.ballot import add_votes
 from pdr_graph.budget import CANDIDATE_TOKENS, TEMPLATE_TOKENS
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import CallError
+from pdr_graph.errors import CallError, PDRError, StepError, StepLostError, retry_on
 from pdr_graph.judge import DraftJudge, Evidence, UnweighedError
 from pdr_graph.llm.asker import Asker
 from pdr_graph.llm.tokens import TokenCounter
 from pdr_graph.types import Draft, Solution, Tally, Workspace
+from pdr_graph.validation import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +118,44 @@ async def weigh(ask: Asker, judge: DraftJudge | None, draft: Draft, problem: str
 def closing_line(answer: str | None) -> str:
     """Return the line that a solution keeps where its text is cut; empty without an answer."""
     return f"Final answer: {answer}" if answer else ""
+
+
+_MOST_SAID = 1000
+"""Characters of a foreign error that are told."""
+
+
+async def outcome(kind: str, name: str, function: Callable[[Step], object], step: Step) -> object:
+    """Return what a step of the user's own returns; a plain function is called in a thread.
+
+    Raises:
+        StepError: it raised an error, which is the cause; the package's own errors, and questions
+            to a person, pass as they are.
+    """
+    try:
+        if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+            returned = function(step)
+        else:
+            returned = await asyncio.to_thread(_returned, function, step)
+        return await returned if isawaitable(returned) else returned
+    except (PDRError, GraphBubbleUp):
+        raise
+    # Whatever the user's code raises has to be told by the name of the step.
+    except Exception as error:
+        made = StepLostError if retry_on(error) and isinstance(error, OSError) else StepError
+        where = extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split())[:_MOST_SAID]
+        why = f"raised {type(error).__name__}: {said}".rstrip(": ")
+        raise made(kind, name, f"{why} ({where.filename}, line {where.lineno})") from error
+
+
+def _returned(function: Callable[[Step], object], step: Step) -> object:
+    try:
+        return function(step)
+    except StopIteration as error:  # which no future can hold
+        raise RuntimeError("StopIteration: it asked an empty iterator for its next item") from error
+
+
+def returned_wrongly(kind: str, name: str, value: object, expected: str) -> StepError:
+    """Return the error of a step that returned something else than what its kind returns."""
+    shape = "" if value is None else f" ({type(value).__name__})"
+    return StepError(kind, name, f"returned {shown(value)}{shape}; expected {expected}")

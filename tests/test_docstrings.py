@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from pdr_graph import as_tool, pdr_node, preset, solve
+from pdr_graph import as_tool, pdr_node, preset, solve, solve_sync, stream
 from pdr_graph.errors import ConfigError
 from pdr_graph.servers import embedded_valkey
 from pdr_graph.telemetry import observed
@@ -82,6 +82,7 @@ TESTED = {
     "pdr_graph",
     "pdr_graph.connect",
     "pdr_graph.embed",
+    "pdr_graph.sync",
     "pdr_graph.telemetry",
 }
 """Modules whose code a test below runs."""
@@ -166,6 +167,16 @@ async def test_embed(connect):
     builder.add_edge(START, "reason")
     state = await builder.compile().ainvoke({"messages": [("user", "What is 6 x 7?")]})
     assert state["messages"][-1].type == "ai"
+
+
+async def test_sync(connect, mock, capsys):
+    """Both doors, in a function that a loop runs."""
+    (code,) = BLOCKS["pdr_graph.sync"]
+    names = {"model": connect(), "solve_sync": solve_sync, "stream": stream}
+    made = await outcome_of(code.replace('"pdr"', '"long_cot"'), **names)
+    assert made["result"].solution
+    assert "solution" in capsys.readouterr().out.split()
+    assert mock.stats()["calls"] == 2
 
 
 async def test_telemetry(connect):

@@ -30,6 +30,7 @@ ALONE = {
     "public face": """
         pdr_checkpoints.saver
         pdr_graph.distill.notes
+        pdr_graph.sync
     """,
     "node": """
         pdr_graph.nodes.distiller

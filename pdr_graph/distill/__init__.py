@@ -6,12 +6,22 @@ from types import MappingProxyType
 
 from pdr_graph.distill import notes, selection
 from pdr_graph.distill.workspace import Entry, draft_entry
-from pdr_graph.step import Step
+from pdr_graph.step import Step, outcome, returned_wrongly
+
+Piece = Entry | str
+"""One piece of a workspace; a text may be cut anywhere."""
+
+Distilled = str | Sequence[Piece] | Sequence[Sequence[Piece]]
+"""What a distiller may return: a text or a flat list of pieces is one shared workspace; a list of
+lists is that many workspaces."""
 
 Distil = Callable[[Step], Awaitable[Sequence[Sequence[Entry]]]]
 """Turns a round of drafts into the entries of one shared workspace, or of `next_width` workspaces.
 
 A distiller may return as much as it likes: its caller keeps the bound kappa."""
+
+OwnDistil = Callable[[Step], Awaitable[Distilled]] | Callable[[Step], Distilled]
+"""A distiller of the user's own; a plain function is called in a thread."""
 
 MaxCalls = Callable[[int, int, int], int]
 """The most model calls for (M_r, next_width, k); budgets are planned with it."""
@@ -45,6 +55,40 @@ class Distiller:
     max_calls: MaxCalls = one_call
 
 
+_EXPECTED = (
+    "a text, a list of texts or of entries such as draft_entry(draft), or a list of such lists, "
+    "one for each workspace"
+)
+
+
+def own_distil(name: str, function: OwnDistil) -> Distil:
+    """Return a distiller of the user's own in the form of the built-in ones.
+
+    It raises `StepError` where the function raises an error, or returns no `Distilled`.
+    """
+
+    async def distil(step: Step) -> list[list[Entry]]:
+        returned = await outcome("distiller", name, function, step)
+        lists = [returned] if isinstance(returned, Piece) else _listed(name, returned)
+        if lists and all(isinstance(each, Piece) for each in lists):
+            lists = [lists]
+        return [[_entry(name, piece) for piece in _listed(name, each)] for each in lists]
+
+    return distil
+
+
+def _listed(name: str, value: object) -> Sequence[object]:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return value
+    raise returned_wrongly("distiller", name, value, _EXPECTED)
+
+
+def _entry(name: str, piece: object) -> Entry:
+    if isinstance(piece, Piece):
+        return Entry(piece) if isinstance(piece, str) else piece
+    raise returned_wrongly("distiller", name, piece, _EXPECTED)
+
+
 DISTILLERS: Mapping[str, Distiller] = MappingProxyType(
     {
         "summary": Distiller(notes.summary),
@@ -68,10 +112,14 @@ DISTILLERS: Mapping[str, Distiller] = MappingProxyType(
 __all__ = [
     "DISTILLERS",
     "Distil",
+    "Distilled",
     "Distiller",
     "Entry",
     "MaxCalls",
+    "OwnDistil",
+    "Piece",
     "draft_entry",
     "no_calls",
     "one_call",
+    "own_distil",
 ]

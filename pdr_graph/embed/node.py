@@ -12,14 +12,12 @@ from pdr_graph.config import PDRConfig, default_config
 from pdr_graph.embed.subrun import (
     as_message,
     charges,
-    check_given,
     ledger_channel,
     read_messages,
     subrun,
-    with_judge,
 )
 from pdr_graph.errors import ConfigError
-from pdr_graph.extensions import Extensions
+from pdr_graph.extensions import Extensions, Parts, RunOrder
 from pdr_graph.graph import build_graph
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
@@ -30,13 +28,14 @@ from pdr_graph.trace import Trace
 
 
 def pdr_node(
-    config: PDRConfig | None = None,
+    config: PDRConfig | str | Mapping[str, object] | None = None,
     *,
-    model: BaseChatModel | ModelClient | Models,
+    model: BaseChatModel | ModelClient | Models | str,
     models: ModelsByRole | None = None,
     # Any: the parent's own types of state and update, which LangGraph leaves open.
     input: Callable[[Any], str] = read_messages,
     output: Callable[[Result], Mapping[str, Any]] = as_message,
+    parts: Parts | None = None,
     extensions: Extensions | None = None,
     judge: DraftJudge | None = None,
     prompts: Prompts | None = None,
@@ -54,13 +53,14 @@ def pdr_node(
     With a `cache_policy` an answer is kept by the parent's state and by all that is given here.
 
     Args:
-        config: None takes the parent's context if that is a `PDRConfig`, else the recommended
-            preset, `vote_first`.
+        config: A `PDRConfig`, the name of a preset, or a dict of fields. None takes the parent's
+            context if that is a `PDRConfig`, else the recommended preset, `vote_first`.
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
         models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
             the roles.
         input: From the parent's state to the problem; by default it reads `messages`.
         output: From the result to the parent's update; by default one message.
+        parts: Extensions, prompts and trace in one object, as `solve` takes them.
         extensions: Distillers, finishes and verifiers of your own.
         judge: Weighs drafts, for the parts that use weights; None leaves all drafts alike.
         prompts: None is the built-in ones.
@@ -69,18 +69,23 @@ def pdr_node(
         ledger: The channel for the cost; None looks for the two above.
 
     Raises:
-        ConfigError: the config names an unknown part, a role is unknown, or a model is none.
+        ConfigError: the config names an unknown part, a role is unknown, or a model or a part is
+            none.
     """
-    given = with_judge(extensions, judge)
-    extensions = check_given(default_config() if config is None else config, model, given)
-    graph = build_graph(
-        model,
+    order = RunOrder.of(
+        config,
+        model=model,
         models=models,
+        parts=parts,
         extensions=extensions,
+        judge=judge,
+        drops="pdr_node",
         prompts=prompts,
         trace=trace,
         stream_answer=stream_answer,
     )
+    order.extensions.check(order.config or default_config())
+    given, graph = order.config, build_graph(order.models, parts=order.parts)
 
     # To draw the subgraph and show its state, LangGraph looks for it among the names that this
     # function closes over.
@@ -93,7 +98,7 @@ def pdr_node(
                 f"input must return the problem as text, not {type(problem).__name__}"
             )
         result = await subrun(
-            graph, problem, config or context, write=runtime.stream_writer, ledger=channel
+            graph, problem, given or context, write=runtime.stream_writer, ledger=channel
         )
         update = output(result)
         if not isinstance(update, Mapping):
@@ -109,7 +114,7 @@ def pdr_node(
         raise ConfigError(f"{graph.name} is asynchronous; call your graph by ainvoke or astream")
 
     # LangGraph keeps what a cached node returned under the name of its plain function.
-    refuse.__qualname__ = f"pdr_node.{graph.digest}.{_digest(config, input, output)}"
+    refuse.__qualname__ = f"pdr_node.{graph.digest}.{_digest(given, input, output)}"
     return _Node(refuse, reason, name="reason", trace=False)
 
 

@@ -10,7 +10,6 @@ from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langgraph._internal._constants import CONFIG_KEY_STREAM
@@ -21,49 +20,12 @@ from pdr_graph.bill import CHANNELS, charge_of, takes_ledger
 from pdr_graph.config import PDRConfig
 from pdr_graph.conversation import problem_of, turns_of_messages
 from pdr_graph.errors import ConfigError
-from pdr_graph.extensions import Extensions
+from pdr_graph.extensions import check_problem
 from pdr_graph.graph import PDRGraph
 from pdr_graph.invocation import SUBRUN, Subrun, at
-from pdr_graph.judge import DraftJudge
-from pdr_graph.llm.client import ModelClient
-from pdr_graph.llm.models import Models
 from pdr_graph.nodes.toolbox import thread_id
 from pdr_graph.run import Result, drive
 from pdr_graph.types import LedgerRow
-
-
-def check_given(config: object, model: object, extensions: Extensions | None) -> Extensions:
-    """Refuse what cannot make a run; return its steps, with the code that the config names.
-
-    Raises:
-        ConfigError: the config is no `PDRConfig` or names an unknown part, or the model is none.
-    """
-    if not isinstance(config, PDRConfig):
-        raise ConfigError(
-            f"config must be a PDRConfig, such as preset('pdr') returns, not {config!r}"
-        )
-    if not isinstance(model, BaseChatModel | ModelClient | Models):
-        raise ConfigError(
-            "model must be a LangChain chat model, such as ChatVLLM(base_url=…, model=…), or a "
-            f"ModelClient, not {model!r}"
-        )
-    extensions = (extensions or Extensions()).with_code(config)
-    extensions.check(config)
-    return extensions
-
-
-def with_judge(extensions: Extensions | None, judge: DraftJudge | None) -> Extensions | None:
-    """Return the steps with a judge that is given beside them.
-
-    Raises:
-        ConfigError: they have another one.
-    """
-    if judge is None:
-        return extensions
-    extensions = extensions or Extensions()
-    if extensions.judge is not None and extensions.judge != judge:
-        raise ConfigError("judge and extensions name two judges; leave one of them out")
-    return replace(extensions, judge=judge)
 
 
 async def subrun(
@@ -92,8 +54,7 @@ async def subrun(
         ContextWindowError, QuorumError, CallError: as for `solve`; run the parent again with the
             input None, and it continues here.
     """
-    if not problem.strip():
-        raise ConfigError("the problem is empty; state the task to be solved")
+    check_problem(problem)
     keys: dict[str, Any] = get_config()["configurable"]  # Any: LangGraph's own keys
     # Digits alone: LangGraph takes them for the number of a subgraph in its task.
     number = str(int(sha256(call_id.encode()).hexdigest()[:15], 16)) if call_id else ""

@@ -17,14 +17,12 @@ from pydantic import BaseModel, ConfigDict
 from pdr_graph.config import PDRConfig, default_config
 from pdr_graph.embed.subrun import (
     charges,
-    check_given,
     ledger_channel,
     report,
     subrun,
-    with_judge,
 )
 from pdr_graph.errors import ConfigError
-from pdr_graph.extensions import Extensions
+from pdr_graph.extensions import Extensions, Parts, RunOrder
 from pdr_graph.graph import build_graph
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
@@ -51,13 +49,14 @@ class Question(BaseModel):
 
 
 def as_tool(
-    config: PDRConfig | None = None,
+    config: PDRConfig | str | Mapping[str, object] | None = None,
     *,
-    model: BaseChatModel | ModelClient | Models,
+    model: BaseChatModel | ModelClient | Models | str,
     models: ModelsByRole | None = None,
     name: str = "think_hard",
     description: str = DESCRIPTION,
     return_direct: bool = False,
+    parts: Parts | None = None,
     extensions: Extensions | None = None,
     judge: DraftJudge | None = None,
     prompts: Prompts | None = None,
@@ -73,13 +72,15 @@ def as_tool(
     of the tool's message holds answer, verdict and ledger.
 
     Args:
-        config: None is the recommended preset, `vote_first`.
+        config: A `PDRConfig`, the name of a preset, or a dict of fields; None is the recommended
+            preset, `vote_first`.
         model: What reasons; it need not be the agent's model.
         models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
             the roles.
         name: Name of the tool for the agent's model.
         description: Tells the agent's model when to use the tool.
         return_direct: Whether the agent ends with the tool's answer.
+        parts: Extensions, prompts and trace in one object, as `solve` takes them.
         extensions: Distillers, finishes and verifiers of your own.
         judge: Weighs drafts, for the parts that use weights; None leaves all drafts alike.
         prompts: None is the built-in ones.
@@ -87,12 +88,23 @@ def as_tool(
         ledger: The channel for the cost; None looks for the two above.
 
     Raises:
-        ConfigError: the config names an unknown part, a role is unknown, or a model is none.
+        ConfigError: the config names an unknown part, a role is unknown, or a model or a part is
+            none.
     """
-    config = default_config() if config is None else config
-    extensions = check_given(config, model, with_judge(extensions, judge))
-    graph = build_graph(model, models=models, extensions=extensions, prompts=prompts, trace=trace)
-    beside = _RunsOfTasks()
+    order = RunOrder.of(
+        config,
+        model=model,
+        models=models,
+        parts=parts,
+        extensions=extensions,
+        judge=judge,
+        drops=f"the tool {name}",
+        prompts=prompts,
+        trace=trace,
+    )
+    asked = order.config or default_config()
+    order.extensions.check(asked)
+    graph, beside = build_graph(order.models, parts=order.parts), _RunsOfTasks()
 
     async def think(
         question: str,
@@ -101,7 +113,7 @@ def as_tool(
         if not question.strip():
             raise ToolException("the question is empty; state it in full")
         if runtime is None:
-            result = await drive(graph, question, config, new_thread_id())
+            result = await drive(graph, question, asked, new_thread_id())
             return result.solution, report(result)
         messages = _messages_key(runtime)
         channel = ledger_channel(ledger) if messages is not None else None
@@ -109,7 +121,7 @@ def as_tool(
             result = await subrun(
                 graph,
                 question,
-                config,
+                asked,
                 write=get_stream_writer(),
                 ledger=channel,
                 call_id="" if _is_alone(runtime) else runtime.tool_call_id,

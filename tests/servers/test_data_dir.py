@@ -98,5 +98,5 @@ def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     """It names the file and the remedy."""
-    with pytest.raises(LocalError, match="cannot be written: No such.*; choose another data dir"):
+    with pytest.raises(LocalError, match=r"cannot be written: No such.*; choose another data dir"):
         FileLock(tmp_path / "missing" / "lock")

@@ -30,6 +30,7 @@ from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models, ModelsByRole
+from pdr_graph.llm.tokens import ServerCounter
 from pdr_graph.run import Result, new_thread_id, resume, solve
 
 
@@ -335,3 +336,5 @@ async def _end_of(task: Task[Result], models: Models) -> None:
     for client in models.clients:
         if isinstance(client.model, ChatVLLM):
             await client.model.aclose()
+        if isinstance(client.counter, ServerCounter):
+            await client.counter.aclose()

@@ -27,8 +27,10 @@ from pdr_graph.errors import DrainedError
 from pdr_graph.events import OnEvent, RunEvent, is_event
 from pdr_graph.extensions import Extensions, Parts, RunOrder, check_problem, check_saver
 from pdr_graph.judge import DraftJudge
+from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models, ModelsByRole
+from pdr_graph.llm.tokens import ServerCounter
 from pdr_graph.run import Result, new_thread_id, resume, solve
 
 
@@ -67,18 +69,18 @@ def solve_sync(
         KeyboardInterrupt: the run was interrupted; with a checkpointer it can be resumed.
     """
     thread_id = thread_id or new_thread_id()
+    order = RunOrder.of(model=model, models=models)
     run = solve(
         problem,
         config,
-        model=model,
-        models=models,
+        model=order.models,
         checkpointer=checkpointer,
         thread_id=thread_id,
         parts=parts,
         extensions=extensions,
         judge=judge,
     )
-    return _SideRun(run, thread_id, is_kept=checkpointer is not None).result()
+    return _SideRun(run, thread_id, order.models, is_kept=checkpointer is not None).result()
 
 
 def resume_sync(
@@ -113,11 +115,11 @@ def resume_sync(
             ConfigChangedError, and those of `solve_sync`.
         KeyboardInterrupt: the run was interrupted; it can be resumed again.
     """
+    order = RunOrder.of(model=model, models=models)
     run = resume(
         thread_id,
         config,
-        model=model,
-        models=models,
+        model=order.models,
         checkpointer=checkpointer,
         changes=changes,
         answer=answer,
@@ -125,7 +127,7 @@ def resume_sync(
         extensions=extensions,
         judge=judge,
     )
-    return _SideRun(run, thread_id, is_kept=True).result()
+    return _SideRun(run, thread_id, order.models, is_kept=True).result()
 
 
 def stream(
@@ -186,7 +188,8 @@ def stream(
     )
     is_kept = checkpointer is not None
     return RunStream(
-        _SideRun(run, thread_id, is_kept=is_kept, told=lambda: events.put(None)), events
+        _SideRun(run, thread_id, order.models, is_kept=is_kept, told=lambda: events.put(None)),
+        events,
     )
 
 
@@ -259,6 +262,7 @@ class _SideRun:
         self,
         run: Coroutine[Any, Any, Result],
         thread_id: str,
+        models: Models,
         *,
         is_kept: bool,
         told: Callable[[], None] = lambda: None,
@@ -267,6 +271,7 @@ class _SideRun:
         self.thread_id = thread_id
         self.is_cancelled = False
         self._is_kept = is_kept
+        self._models = models
         self._told = told
         self._ended: Future[Result] = Future()
         # Given a factory, the runner leaves the loop of the calling thread alone.
@@ -281,7 +286,7 @@ class _SideRun:
         try:
             # These two leave the loop beside being the task's error.
             with suppress(KeyboardInterrupt, SystemExit), self._runner:
-                self._runner.run(_end_of(self._task))
+                self._runner.run(_end_of(self._task, self._models))
         finally:
             if self._task.cancelled() or not self._task.done():
                 self._ended.set_exception(DrainedError(self.thread_id))
@@ -325,5 +330,11 @@ class _SideRun:
             raise
 
 
-async def _end_of(task: Task[Result]) -> None:
+async def _end_of(task: Task[Result], models: Models) -> None:
+    """Wait for the end of a run, and close the connections that its loop has opened."""
     await wait([task])
+    for client in models.clients:
+        if isinstance(client.model, ChatVLLM):
+            await client.model.aclose()
+        if isinstance(client.counter, ServerCounter):
+            await client.counter.aclose()

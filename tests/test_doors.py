@@ -290,7 +290,7 @@ async def test_a_verifier_returns_what_people_guess(what):
 
 async def test_a_rejection_without_a_reason_grants_a_round():
     """The round reads the rejected solution."""
-    model = ScriptedChat(replies=["It is \\boxed{4}."])
+    model = Slow(replies=["It is \\boxed{4}."], num_at_once=9)
     given = steps("verifier", lambda step: False)
     given["config"] = given["config"].model_copy(update={"max_extra_rounds": 1})
     result = await solve("What is 2 + 2?", model=model, **given)
@@ -498,7 +498,7 @@ def test_an_iterator_that_is_left_early_stops_the_run(how):
     while num_threads(how) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert num_threads(how) == 0
-    model = ScriptedChat(replies=["It is \\boxed{4}."])
+    model = Slow(replies=["It is \\boxed{4}."], num_at_once=9)
     result = resume_sync(how, model=model, checkpointer=saver)
     assert result.answer == "4"
     assert len(model.prompts) == 1  # the refinement alone
@@ -528,7 +528,7 @@ try:
                 print("now", flush=True)
 except KeyboardInterrupt as error:
     print(error.__notes__)
-model = ScriptedChat(replies=["It is \\\\boxed{4}."])
+model = Slow(replies=["It is \\\\boxed{4}."], num_at_once=9)
 print(resume_sync("t", model=model, checkpointer=saver).answer, len(model.prompts))
 """
 
@@ -538,7 +538,8 @@ def slow_solve(saver, thread_id):
 
     def on_event(event):
         if event["event"] == "finish":
-            print("now", flush=True)  # noqa: T201  # what the test waits for
+            sys.stdout.write("now\n")
+            sys.stdout.flush()
 
     model = ModelClient(Slow(replies=[AIMessage("It is \\boxed{4}.")]), retry=NO_WAIT)
     config = preset("pdr", distiller="none", **SMALL)

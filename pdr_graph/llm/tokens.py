@@ -197,6 +197,10 @@ class ServerCounter:
         self.source = "estimate" if tokens is None else "server"
         return estimate_tokens(text) if tokens is None else tokens
 
+    async def aclose(self) -> None:
+        """Close the connections that this event loop opened."""
+        await self._http._transport.aclose()
+
     async def _find_form(self) -> Literal["vllm", "llama.cpp", "none"]:
         for form in ("vllm", "llama.cpp"):
             # llama.cpp answers vLLM's form too, but with no tokens: only a positive count tells.

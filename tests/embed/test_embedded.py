@@ -153,9 +153,9 @@ MODEL = ScriptedChat(replies=["It is 4."])
 @pytest.mark.parametrize(
     ("config", "model", "sentence"),
     [
-        ("pdr", MODEL, r"config must be a PDRConfig, such as preset\('pdr'\) returns, not 'pdr'"),
-        ({"widths": [2]}, MODEL, "config must be a PDRConfig"),
-        (preset("pdr"), "gpt-5", "model must be a LangChain chat model, .* not 'gpt-5'"),
+        (5, MODEL, r"config must be a PDRConfig, such as preset\('pdr'\) returns, .*, not 5"),
+        ({"width": [2]}, MODEL, "unknown setting 'width'"),
+        (preset("pdr"), "gpt-5", "model 'gpt-5' is a name, and no model; open one"),
         (None, None, "model must be a LangChain chat model"),
         (preset("pdr", verifier="nope"), MODEL, "unknown verifier 'nope'"),
     ],

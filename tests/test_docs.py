@@ -181,10 +181,11 @@ def is_installed(words: list[str]) -> None:
 def is_module(words: list[str]) -> None:
     """`python -m …` names a module, and the tasks and our command line take the words.
 
-    `python FILE` names a file that a page shows.
+    `python FILE` names a file that a page shows, or one of the repository.
     """
     if words[1] != "-m":
-        assert words[1] in {block.title for block in BLOCKS}, words
+        known = {block.title for block in BLOCKS}
+        assert words[1] in known or (ROOT / words[1]).is_file(), words
         return
     module = words[2]
     assert importlib.util.find_spec(module) is not None, module
@@ -244,6 +245,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "curl": is_our_port,
     "inspect": is_registered,
     **dict.fromkeys(("cat", "cd", "cp", "export", "git", "install"), is_any),
+    **dict.fromkeys(("prometheus", "promtool"), is_any),
     **dict.fromkeys(("jq", "kill", "ls", "openssl", "vllm"), is_any),
 }
 

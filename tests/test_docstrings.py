@@ -82,6 +82,8 @@ TESTED = {
     "pdr_graph",
     "pdr_graph.connect",
     "pdr_graph.embed",
+    "pdr_graph.judge",
+    "pdr_graph.llm.models",
     "pdr_graph.sync",
     "pdr_graph.telemetry",
 }
@@ -146,12 +148,38 @@ async def test_the_package(mock):
 
 async def test_connect(mock, monkeypatch):
     """The settings name the endpoint."""
-    from pdr_graph.connect import open_client
+    from pdr_graph.connect import open_models
 
     monkeypatch.setenv("PDR_BASE_URL", mock.url)
     (code,) = BLOCKS["pdr_graph.connect"]
-    made = await outcome_of(code, open_client=open_client, solve=solve)
+    made = await outcome_of(code, open_models=open_models, solve=solve)
     assert made["result"].ledger.to_json()["calls"] == mock.stats()["calls"] > 0
+
+
+async def test_judge(connect, tmp_path):
+    """A judge is loaded, is asked whose drafts it knows, and weighs one."""
+    from pdr_graph.judge import Evidence, JudgePlaces, SignalsJudge, load_judge
+    from pdr_graph.llm.usage import Spent
+    from tests.fakes import make_draft
+
+    file = tmp_path / "judge.json"
+    SignalsJudge(
+        model="mock-model", features=("logprob",), means=(0.0,), scales=(1.0,), weights=(1.0,),
+        bias=0.0,
+    ).save(file)  # fmt: skip
+    draft = {**make_draft(0, "7"), "signals": {"logprob": 0.0}}
+    known = {"file": file, "places": JudgePlaces(), "model": "mock-model", "draft": draft}
+    known["evidence"] = Evidence("6 x 7?", "Solve 6 x 7?", connect(), Spent())
+    (code,) = BLOCKS["pdr_graph.judge"]
+    assert (await outcome_of(code, load_judge=load_judge, **known))["weight"] == 0.5
+
+
+async def test_models(connect):
+    """A model for all roles but one."""
+    from pdr_graph.llm.models import Models
+
+    (code,) = BLOCKS["pdr_graph.llm.models"]
+    await outcome_of(code, Models=Models, small=connect(), large=connect())
 
 
 async def test_embed(connect):

@@ -516,7 +516,7 @@ def test_graphs_of_other_models_do_not_share_cached_answers():
     ("models", "sentence"),
     [
         ({"writer": ScriptedChat()}, "unknown role 'writer'; known: drafter, contested, dist"),
-        ({"judge": "gpt"}, "the model of role 'judge' must be a LangChain chat model .* not 'gpt'"),
+        ({"judge": "gpt"}, "model 'gpt' is a name, and no model; open one: .*open_client"),
     ],
 )
 def test_what_is_no_role_or_no_model_is_refused(models, sentence):

@@ -37,7 +37,10 @@ class ChoosingChat(ScriptedChat):
     prefers_first: float = 0.0
 
     def _reply(self, prompt: str) -> AIMessage:
-        first, _, second = prompt.partition("</solution A>")
+        first, second = (
+            prompt.partition(f"<solution {place}>")[2].partition(f"</solution {place}>")[0]
+            for place in "AB"
+        )
         odds = self.prefers_first
         odds += sum(much for text, much in self.likes.items() if text in first)
         odds -= sum(much for text, much in self.likes.items() if text in second)

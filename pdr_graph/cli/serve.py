@@ -52,10 +52,10 @@ def serve_command(command: ServeCommand, output: Output) -> None:
     defaults = with_variables(command.defaults, DEFAULTS, command.settings_file, output.say)
     steps, small = Extensions(judge=open_judge(settings)), is_small(settings)
     catalogue = _catalogue(defaults, options, steps, small=small)
-    if small:
-        output.say(announcement(catalogue.default(catalogue.names[0]), settings.base_url))
     listener = listen(options.host, options.port)  # before anything slow is started
     with listener:
+        if small:
+            output.say(announcement(catalogue.default(catalogue.names[0]), settings.base_url))
         asyncio.run(_serve(catalogue, options, settings, steps, listener, output))
 
 

@@ -108,9 +108,9 @@ def test_unknown_variables_are_told_with_the_nearest(forgetful, monkeypatch):
 
 def test_a_resumed_run_keeps_what_it_recorded(stored, monkeypatch):
     """The environment is for new runs."""
-    stored("solve", "1?", "--thread", "kept", *QUICK)
+    stored("solve", "1?", "--thread", "kept-by-strategy", *QUICK)
     monkeypatch.setenv("PDR_PRESET", "majority")
-    done = stored("resume", "kept", "--json")
+    done = stored("resume", "kept-by-strategy", "--json")
     assert done.json()["preset"] == "vote_first"
 
 

@@ -40,9 +40,9 @@ async def test_what_is_hard_or_in_doubt_is_thought_about(mock, connect, said):
     state = await ask(connect(), "Plan the test of a bridge.")
     (row,) = state["ledger"]
     assert isinstance(row, dict)
-    assert set(row) == set(LedgerRow.__annotations__)
+    assert set(row) == set(LedgerRow.__annotations__) - {"model"}  # all are of one
     assert row["calls"] == 3 + 1 + 2 + 1 + 1 == mock.stats()["calls"] - 1
-    assert state["messages"][-1].response_metadata["pdr"]["preset"] == "pdr"
+    assert state["messages"][-1].response_metadata["pdr"]["preset"] == "pdr@widths=3,2"
 
 
 async def test_it_thinks_about_the_last_question_with_what_came_before(mock, connect):

@@ -165,7 +165,10 @@ async def test_settings_of_one_request_are_not_those_of_the_next(serve, mock):
     )
     assert wide.usage.pdr["calls"] == 4 + 1 + 1
     assert narrow.usage.pdr["calls"] == 2
-    assert (wide.pdr["preset"], narrow.pdr["preset"]) == ("pdr", "majority")
+    assert (wide.pdr["preset"], narrow.pdr["preset"]) == (
+        "pdr@widths=4;distiller=top_k",
+        "majority@widths=2",
+    )
 
 
 async def test_a_rejected_solution_is_not_sent(serve, mock):
@@ -192,7 +195,7 @@ async def test_system_and_history_are_in_every_draft(serve, mock):
 
 
 REFUSED = [
-    ({"model": "gpt-5"}, 404, "no model 'gpt-5'; there are: long_cot"),
+    ({"model": "gpt-5"}, 404, "no model 'gpt-5'; there are: vote_first, long_cot"),
     ({"model": "pdr?width=3"}, 400, "unknown setting 'width'"),
     ({"n": 3}, 400, "send 3 requests"),
     ({"logprobs": True}, 400, "logprobs is not supported"),

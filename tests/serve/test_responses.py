@@ -504,7 +504,7 @@ async def test_the_document_has_the_routes(serve):
     assert set(reply["content"]) == {"application/json", "text/event-stream"}
     request = document["components"]["schemas"]["ResponsesRequest"]
     assert request["additionalProperties"] is False
-    assert request["properties"]["model"]["pattern"].startswith("^(long_cot|")
+    assert request["properties"]["model"]["pattern"].startswith("^(vote_first|long_cot|")
 
 
 WORDS = st.text("ab<>:/ \nUser", min_size=1, max_size=20).filter(lambda text: text.strip())

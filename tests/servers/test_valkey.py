@@ -222,7 +222,9 @@ async def test_a_path_too_long_for_a_socket_falls_back(data_dir: Path) -> None:
 async def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     """The sentence names it and what to do."""
     (tmp_path / "file").touch()
-    with pytest.raises(LocalError, match=r"file/valkey cannot be made: .*; choose another one"):
+    with pytest.raises(
+        LocalError, match=r"file/valkey cannot be made: .*; choose another by --data-dir"
+    ):
         async with embedded_valkey(tmp_path / "file"):
             pass
 

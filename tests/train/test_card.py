@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch", reason="needs torch, of the extra train: make test-train")
+
 from pdr_graph.train.run_folder import TrainFolder, header_of
 from pdr_graph.train.session import model_card
 from pdr_graph.train.settings import TrainSettings

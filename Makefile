@@ -126,7 +126,7 @@ bench-startup: $(VENV)/.dev ## the CPU time in which each command starts (a minu
 study: $(VENV)/.dev ## strategies, distillers and sweeps on a 0.5B model, one page (hours; ARGS='--quick', '--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.evaluation $(ARGS)
 
-study-selection: $(VENV)/.dev ## the recommended preset beside a vote of the same drafts (hours; 'ARGS=report --kept': a minute)
+study-selection: $(VENV)/.dev ## the recommended preset beside a vote of the same drafts (hours; ARGS='--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.selection $(ARGS)
 
 study-adaptive: $(VENV)/.dev ## pdr_adaptive beside pdr and majority on a 0.5B model (hours; ARGS='--vllm' or '--base-url URL')

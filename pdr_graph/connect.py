@@ -295,9 +295,9 @@ def open_judge(settings: Settings) -> "DraftJudge | None":
     """
     if settings.judge is None:
         return None
-    from pdr_graph.judge import read_judge
+    from pdr_graph.judge import load_judge
 
-    return read_judge(settings.judge).opened(judge_places(settings))
+    return load_judge(settings.judge, judge_places(settings))
 
 
 def judge_places(settings: Settings) -> "JudgePlaces":

@@ -5,7 +5,7 @@
         print(event["event"])
 
 The run has an event loop of its own, in a thread of its own. So these work where a loop runs
-already, as in Jupyter, and an iterator that is left alone does not stop the run.
+already, as in Jupyter, and a run goes on while nobody reads its events.
 """
 
 from asyncio import Runner, Task, new_event_loop, wait

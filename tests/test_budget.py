@@ -19,6 +19,7 @@ from pdr_graph.budget import (
 )
 from pdr_graph.config import make_config, num_rounds, width_of
 from pdr_graph.distill import DISTILLERS
+from pdr_graph.extensions import Extensions
 from pdr_graph.llm.tokens import estimate_tokens
 from pdr_graph.llm.usage import Meter, Spent, Usage
 from pdr_graph.nodes.toolbox import why_not_round
@@ -225,7 +226,7 @@ def worst_run(config, problem_tokens: int, *, max_extra_rounds: int = 0) -> int:
         state["ledger"].append(make_row(step=next(steps), prompt_tokens=tokens))
 
     rounds, width = num_rounds(config, max_extra_rounds), 0
-    while state["round"] < rounds and why_not_round(state, max_calls) is None:
+    while state["round"] < rounds and why_not_round(state, max_calls, Extensions()) is None:
         state["round"] += 1
         width = width_of(config, state["round"])
         charge(width * call(config.kappa))

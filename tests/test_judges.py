@@ -92,6 +92,20 @@ async def test_a_round_is_not_begun_if_its_readings_cannot_be_paid_for(connect, 
     assert Ledger(tuple(state["ledger"])).b_total == spent <= 6000
 
 
+async def test_readings_that_nobody_asks_for_take_no_budget(connect, mock):
+    """A judge that is there for other runs ends no round of one that weighs nothing."""
+    mock.configure(answers=["7", "8", "9"])
+    bound = {"widths": (2, 2, 2), "max_total_tokens": 6000, "finish": "vote"}
+    judge = hidden_judge().opened(JudgePlaces(states=at(mock)))
+    with_judge = await run_with(connect, judge, stop_on_consensus=None, **bound)
+    without = await build_graph(connect()).ainvoke(
+        {"problem": "2 + 2?"},
+        context=preset("vote_first", seed=1, max_tokens=64, stop_on_consensus=None, **bound),
+    )
+    assert with_judge["round"] == without["round"] == 3
+    assert mock.stats()["embeddings"] == 0
+
+
 async def test_a_reading_without_usage_is_an_estimate(connect, mock):
     """And marked as one."""
     mock.configure(embeddings="vllm", no_usage=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
+from benchmarks.studies.selection.__main__ import is_better, main
 from benchmarks.studies.selection.policies import RoundsPolicy
 from benchmarks.studies.selection.pool import PooledDraft, PooledProblem, load, save
 from benchmarks.studies.selection.report import WIDTH, draw, findings, measure, tables
@@ -17,6 +19,7 @@ from pdr_graph import preset, solve
 from pdr_graph.answers import answer_kind
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.problems import load_problems
+from pdr_graph.eval.records import read_run
 from pdr_graph.judge import logprob_signals
 from tests.fakes import ScriptedChat
 
@@ -46,7 +49,7 @@ def pooled_problem(rows, *, right: str = "1") -> PooledProblem:
         PooledDraft(answer, answer == right, 7, logprob_signals([logprob]))
         for answer, logprob in rows
     )
-    return PooledProblem("p", 50, made, made[0])
+    return PooledProblem("p", 50, 0, made, made[0])
 
 
 @settings(
@@ -66,16 +69,52 @@ def test_rounds_of_the_study_answer_and_spend_as_the_graph_does(rows):
 
 
 def test_a_judge_that_reads_each_draft_is_paid_for():
-    """Its reading costs the prompt, the text and the question, on the longest path too."""
-    problem = pooled_problem([("1", -1.0)] * 8)
-    weighed = tuple(
-        PooledDraft(each.answer, each.correct, each.tokens, each.signals, {"j": 0.5})
-        for each in problem.drafts
-    )
-    problem = PooledProblem("p", 50, weighed, weighed[0])
-    outcome = asyncio.run(RoundsPolicy((8,), judge="j", judge_tokens=10).at(problem, MATH))
+    """What it reads is on the longest path too, and counts only where the weights do."""
+    plain = pooled_problem([("1", -1.0)] * 8)
+    weighed = tuple(replace(each, weight=0.5) for each in plain.drafts)
+    problem = replace(plain, read_tokens=67, drafts=weighed)
+    outcome = asyncio.run(RoundsPolicy((8,), judged=True).at(problem, MATH))
     assert outcome.b_seq == 57 + 67
     assert outcome.b_total == 8 * (57 + 67)
+    assert asyncio.run(RoundsPolicy((8,)).at(problem, MATH)).b_total == 8 * 57
+
+
+def test_a_judge_may_overrule_the_vote():
+    """Its weights decide, and the preset is the judged one then."""
+    rows = [("2", -1.0)] * 5 + [("1", -1.0)] * 3
+    plain = pooled_problem(rows)
+    weights = [0.1 if answer == "2" else 0.9 for answer, _ in rows]
+    drafts = tuple(replace(d, weight=w) for d, w in zip(plain.drafts, weights, strict=True))
+    result = asyncio.run(measure("one", [replace(plain, drafts=drafts)], MATH))
+    assert result.policies["vote"].correct_P == [0.0]
+    assert result.policies["judged vote"].correct_P == [1.0]
+    assert result.preset.name == "vote_first, judged"
+
+
+def test_it_goes_from_problems_to_the_rule(mock, monkeypatch, tmp_path, capfd):
+    """Both halves are sampled, a judge is fitted, and the report keeps and reads its drafts."""
+    monkeypatch.setenv("PDR_REDIS_URL", "memory")
+    monkeypatch.setenv("PDR_DATA_DIR", str(tmp_path / "data"))
+    mock.configure(answers=["1", "2"])
+    rows = [{"question": f"Is it {n}?", "answer": "#### 1"} for n in range(340)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    given = ["--gsm8k", str(tmp_path / "train.jsonl"), "--only", "gsm8k", "--out", str(out)]
+    words = [*given, "--base-url", mock.url]
+    assert main(["report", *words]) == 2
+    assert "holds no drafts of the judging half" in capfd.readouterr().err
+    assert main(["fit", "--problems", "24", *words]) == 0
+    assert not is_better(out / "judge-gsm8k.json")  # answers come at random
+    assert main(["sample", "report", "--problems", "6", "--keep", str(kept), *words]) == 0
+    table = capfd.readouterr().out
+    assert "## gsm8k, 6 problems" in table
+    assert main(["report", "--kept", str(kept), *words]) == 0
+    assert table.endswith(capfd.readouterr().out)
+    (problem, *_), folder = load(kept / "gsm8k.jsonl.gz"), out / "judging" / "gsm8k"
+    cost = [each["ledger"] for each in read_run(folder).samples
+            if (each["arm"], each["problem_id"]) == ("drafts", problem.id)]  # fmt: skip
+    outcome = asyncio.run(RoundsPolicy((WIDTH,)).at(problem, MATH))
+    assert (outcome.b_total, problem.read_tokens) == (cost[0]["b_total"], 0)
 
 
 def test_what_is_kept_is_what_was_sampled(tmp_path):

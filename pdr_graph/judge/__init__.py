@@ -30,6 +30,7 @@ import hashlib
 import importlib
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,6 +210,7 @@ class DraftJudge(BaseModel):
             ConfigError: it has not; the sentence names the remedy.
         """
 
+    @abstractmethod
     async def weigh(self, draft: Draft, evidence: Evidence) -> float:
         """Return how likely the draft is to be right, 0 to 1.
 
@@ -219,7 +221,6 @@ class DraftJudge(BaseModel):
         Raises:
             UnweighedError: it cannot be told; the sentence says why, without the draft's name.
         """
-        raise NotImplementedError
 
     def save(self, file: Path) -> None:
         """Write the judge.
@@ -236,7 +237,8 @@ class DraftJudge(BaseModel):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the sha256 of what it says; runs record it."""
-        said = self.model_dump_json(exclude={"report", "created"})
+        # What a kind leaves out, such as a question that it does not ask, is no part of it.
+        said = self.model_dump_json(exclude={"report", "created"}, exclude_none=True)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def check(self, model: str) -> None:
@@ -280,13 +282,6 @@ class SignalsJudge(DraftJudge):
         if 0.0 in self.scales:
             raise ValueError("a scale is 0")
         return self
-
-    @property
-    def digest(self) -> str:
-        """As `DraftJudge.digest`; what a judge does not ask is no part of what it says."""
-        free = {"question"} if self.question is None else set()
-        said = self.model_dump_json(exclude={"report", "created"} | free)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     async def weigh(self, draft: Draft, evidence: Evidence) -> float:
         """As `DraftJudge.weigh`; at no cost, or by one call of one token that the draft keeps."""
@@ -359,7 +354,8 @@ def read_judge(file: Path) -> DraftJudge:
     """
     remedy = "make one with pdr-graph judge fit"
     try:
-        found = json.loads(file.read_bytes())
+        data = file.read_bytes()
+        found = json.loads(data)
     except OSError as error:
         raise ConfigError(f"judge {str(file)!r} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -375,7 +371,7 @@ def read_judge(file: Path) -> DraftJudge:
     module, _, attribute = KINDS[name].partition(":")
     kind: type[DraftJudge] = getattr(importlib.import_module(module), attribute)
     try:
-        return kind.model_validate_json(json.dumps(found))
+        return kind.model_validate_json(data)
     except ValidationError as error:
         reason = Fault.of(error).sentence(model=kind)
         raise ConfigError(f"{str(file)!r} is no judge: {reason}; {remedy}") from None

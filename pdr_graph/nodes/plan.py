@@ -125,7 +125,7 @@ class Planner:
         if rounds_left(state) <= 0:
             return {"phase": "finish"}
         distiller = self.toolbox.operators.distiller(config.distiller)
-        why_not = why_not_round(state, distiller.max_calls, self.toolbox.extensions.judge)
+        why_not = why_not_round(state, distiller.max_calls, self.toolbox.extensions)
         if why_not is not None:
             note = f"round {next_round} and later were skipped: {why_not}"
             tell(runtime.stream_writer, NoteEvent(event="note", text=note))

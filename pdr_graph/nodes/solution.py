@@ -107,7 +107,7 @@ class Verifier:
             return update
         distiller = self.toolbox.operators.distiller(step.config.distiller)
         wider = state_of({**state, "extra_rounds": granted + 1})
-        why_not = why_not_round(wider, distiller.max_calls, self.toolbox.extensions.judge)
+        why_not = why_not_round(wider, distiller.max_calls, self.toolbox.extensions)
         if why_not is not None:
             Invocation.current().b_total = spent
             return update | {"notes": [*notes, f"the rejected solution stands: {why_not}"]}

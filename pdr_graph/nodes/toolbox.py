@@ -21,7 +21,6 @@ from pdr_graph.distill import MaxCalls
 from pdr_graph.events import NoteEvent, RunEvent, log_event
 from pdr_graph.extensions import Extensions
 from pdr_graph.invocation import Invocation
-from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.asker import Asker, derived_seed
 from pdr_graph.llm.models import Models, verifying
 from pdr_graph.llm.usage import Meter
@@ -113,7 +112,7 @@ class Toolbox:
             tally=state.get("tally"),
             solution=state.get("solution"),
             context=Invocation.current().context,
-            judge=self.extensions.judge,
+            judge=self.extensions.of(config).judge,
         )
 
 
@@ -194,12 +193,10 @@ def charged(meter: Meter, *, estimated: bool = False) -> LedgerRow:
     return row
 
 
-def why_not_round(
-    state: PDRState, max_calls: MaxCalls, judge: DraftJudge | None = None
-) -> str | None:
+def why_not_round(state: PDRState, max_calls: MaxCalls, steps: Extensions) -> str | None:
     """Say why the next parallel round cannot be paid for, None if it can."""
     config, next_round = config_of(state), state["round"] + 1
-    problem_tokens = state["problem_tokens"]
+    problem_tokens, judge = state["problem_tokens"], steps.of(config).judge
     reads = judge is not None and judge.reads
     reading = reading_cost(config, problem_tokens=problem_tokens) if reads else 0
     width, after = width_of(config, next_round), width_of(config, next_round + 1)

@@ -1,10 +1,10 @@
-"""`make study-selection`: samples the drafts, fits the judge, and applies the rule.
+"""`make study-selection`: samples drafts, fits a judge, and applies the rule.
 
-    sample   the drafts of both halves, by `pdr-graph eval`; a stopped run goes on
-    fit      the judge, by `pdr-graph judge fit`, on the fitting half alone
-    report   every policy on the drafts of the judging half: tables, plots, the rule
+    fit      samples the fitting half by `pdr-graph eval`, and fits a judge of each source on it
+    sample   samples the judging half, weighed by the judges that are better than the vote
+    report   tries every policy on these drafts: tables, plot, the rule
 
-Without a step all three are taken. `report --kept` reads the drafts that the repository keeps.
+Without a step all three are taken. What was stopped goes on by the same command.
 """
 
 import argparse
@@ -16,90 +16,109 @@ from pathlib import Path
 from benchmarks.studies.commands import add_endpoint, endpoint_words, run, say
 from benchmarks.studies.endpoint import run_study
 from benchmarks.studies.selection.pool import PooledProblem, load, pooled, save
-from benchmarks.studies.selection.report import STOP, WIDTH, WIDTHS, draw, measure, tables
+from benchmarks.studies.selection.report import WIDTH, WIDTHS, draw, measure, tables
 from benchmarks.studies.selection.sources import FITTING, JUDGING, Half, sources
 from pdr_graph.answers import answer_kind
+from pdr_graph.errors import ConfigError
 from pdr_graph.eval.records import read_run
+from pdr_graph.judge import read_judge
 
 CALL_TOKENS = 320
 """Limit of a draft."""
 DRAFTS, LONG = "drafts", "long_cot"
-"""Arms of every run: the pool, and the single attempt."""
-KEPT = Path(__file__).with_name("drafts")
-"""What was sampled for the results page."""
-STEPS = ("sample", "fit", "report")
+"""Arms of the runs: the pool, and the single attempt."""
+STEPS = ("fit", "sample", "report")
 
 
 def eval_words(asked: argparse.Namespace, half: Half, source: Path, out: Path) -> list[str]:
     """Return the arguments of `pdr-graph` that sample the drafts of one source."""
-    arms = [f"{DRAFTS}=majority@widths={WIDTH};finish=weighted_vote"]
+    arms, judge = [f"{DRAFTS}=majority@widths={WIDTH};finish=weighted_vote"], None
     if half is JUDGING:
         # As many tokens as the rounds of the preset may take one after another.
         arms.append(f"{LONG}=long_cot@max_tokens={CALL_TOKENS * len(WIDTHS)}")
+        judge = _judge(asked, out.name)
+    weighed = judge is not None and judge.exists() and is_better(judge)
     return [
         *("eval", str(source), "--out", str(out), "--seed", str(half.seed)),
         *(word for arm in arms for word in ("--arm", arm)),
-        *("--max-tokens", str(CALL_TOKENS), "--temperature", "0.7", "--keep-drafts", "--forget"),
+        *("--max-tokens", str(CALL_TOKENS), "--temperature", "0.7", "--forget"),
+        *(("--judge", str(judge), *_places(asked)) if weighed else ()),
         *endpoint_words(asked),
     ]
 
 
+def fit_words(asked: argparse.Namespace, name: str) -> list[str]:
+    """Return the arguments of `pdr-graph` that fit the judge of one source."""
+    kind = "best" if asked.judge_weights else "signals"
+    return [
+        *("judge", "fit", str(_folder(asked, FITTING, name)), "--kind", kind, *_places(asked)),
+        *("--out", str(_judge(asked, name)), "--plots", str(asked.out / f"judge-{name}")),
+    ]
+
+
+def is_better(judge: Path) -> bool:
+    """Tell whether a judge was better than the vote on the problems that it was fitted on."""
+    gain = read_judge(judge).report["gain"]
+    return gain["low"] is not None and gain["low"] > 0
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the study, or a step of it."""
+    """Run the study, or steps of it."""
     asked = _parser().parse_args(arguments)
-    if "sample" in asked.steps and (code := run_study(asked, _sample)):
-        return code
-    if "fit" in asked.steps:
-        _fit(asked)
-    if "report" in asked.steps:
-        _report(asked)
+    try:
+        if {"fit", "sample"} & set(asked.steps) and (code := run_study(asked, _measure)):
+            return code
+        if "report" in asked.steps:
+            _report(asked)
+    except ConfigError as error:
+        say(f"error: {error}")
+        return 2
     return 0
 
 
-def _sample(asked: argparse.Namespace) -> None:
-    for half in (FITTING, JUDGING):
-        if asked.half in {None, half.name}:
+def _measure(asked: argparse.Namespace) -> None:
+    for half, step in ((FITTING, "fit"), (JUDGING, "sample")):
+        if step in asked.steps:
             for name, source in _sources(asked, half).items():
                 run(eval_words(asked, half, source, _folder(asked, half, name)))
-
-
-def _fit(asked: argparse.Namespace) -> None:
-    for name in _sources(asked, FITTING):
-        words = ["judge", "fit", str(_folder(asked, FITTING, name)), "--kind", asked.judge]
-        run(
-            [*words, "--out", str(_judge(asked, name)), "--plots", str(asked.out / f"judge-{name}")]
-        )
+                if half is FITTING:
+                    run(fit_words(asked, name))
 
 
 def _report(asked: argparse.Namespace) -> None:
-    pools = _kept(asked) if asked.kept else _sampled(asked)
     results = []
-    for name, problems in pools.items():
+    for name, problems in _pools(asked).items():
         whole = [each for each in problems if len(each.drafts) == WIDTH]
-        say(f"{name}: {len(whole)} problems with {WIDTH} drafts")
-        results.append(asyncio.run(measure(name, whole, answer_kind("math"))))
+        if whole:
+            say(f"{name}: {len(whole)} problems with {WIDTH} drafts")
+            results.append(asyncio.run(measure(name, whole, answer_kind("math"))))
+    if not results:
+        raise ConfigError(
+            f"{str(asked.kept or asked.out)!r} holds no drafts of the judging half; sample them "
+            "first: python -m benchmarks.studies.selection fit sample"
+        )
     asked.out.mkdir(parents=True, exist_ok=True)
-    page = asked.out / "tables.md"
+    page, plot = asked.out / "tables.md", asked.out / "selection.png"
     page.write_text(tables(results), "utf-8")
-    draw(results, asked.out / "selection.png")
+    draw(results, plot)
     sys.stdout.write(page.read_text("utf-8"))
-    say(f"tables: {page}; plot: {asked.out / 'selection.png'}; preset {WIDTHS}, stop {STOP}")
+    say(f"tables: {page}; plot: {plot}")
 
 
-def _sampled(asked: argparse.Namespace) -> dict[str, list[PooledProblem]]:
+def _pools(asked: argparse.Namespace) -> dict[str, list[PooledProblem]]:
+    if asked.kept is not None:
+        return {file.name.partition(".")[0]: load(file) for file in asked.kept.glob("*.jsonl.gz")}
     found = {}
-    for name in _sources(asked, JUDGING):
-        run_folder = read_run(_folder(asked, JUDGING, name))
-        found[name] = pooled(run_folder, DRAFTS, LONG)
-        if asked.save:
-            save(found[name], KEPT / f"{name}.jsonl.gz")
+    for folder in sorted((asked.out / JUDGING.name).glob("*/")):
+        if asked.only in {None, folder.name}:
+            found[folder.name] = pooled(read_run(folder), DRAFTS, LONG)
+            if asked.keep is not None:
+                save(found[folder.name], asked.keep / f"{folder.name}.jsonl.gz")
     return found
 
 
-def _kept(asked: argparse.Namespace) -> dict[str, list[PooledProblem]]:
-    files = sorted(KEPT.glob("*.jsonl.gz"))
-    named = {file.name.partition(".")[0]: load(file) for file in files}
-    return {name: each for name, each in named.items() if asked.only in {None, name}}
+def _places(asked: argparse.Namespace) -> tuple[str, ...]:
+    return ("--judge-weights", str(asked.judge_weights)) if asked.judge_weights else ()
 
 
 def _sources(asked: argparse.Namespace, half: Half) -> Mapping[str, Path]:
@@ -122,15 +141,15 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("steps", nargs="*", metavar="STEP", default=STEPS, choices=STEPS,
-        help="sample, fit, report; all of them without one")  # fmt: skip
+        help="fit, sample, report; all of them without one")  # fmt: skip
     add("--out", type=Path, default=Path("runs/selection"), help="folder of runs (%(default)s)")
     add("--gsm8k", type=Path, metavar="FILE", help="GSM8K's train.jsonl, for that source")
     add("--only", metavar="NAME", help="only this source")
-    add("--half", choices=("fitting", "judging"), help="sample only this half")
     add("--problems", type=int, help="of each source and half, instead of the plan's")
-    add("--judge", default="best", metavar="KIND", help="what judge fit makes (%(default)s)")
-    add("--kept", action="store_true", help="report on the drafts that the repository keeps")
-    add("--save", action="store_true", help="keep the drafts beside this program")
+    add("--judge-weights", type=Path, metavar="PATH",
+        help="the model itself, for judges of hidden states (needs torch)")  # fmt: skip
+    add("--keep", type=Path, metavar="FOLDER", help="write the drafts there, without texts")
+    add("--kept", type=Path, metavar="FOLDER", help="report on drafts that --keep has written")
     add_endpoint(parser)
     return parser
 

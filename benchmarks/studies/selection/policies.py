@@ -33,11 +33,8 @@ class RoundsPolicy:
     widths: tuple[int, ...]
     stop: float | None = None
     """Share of the drafts, or of their weight, at which no further round is asked for."""
-    judge: str | None = None
-    """Name of the judge that weighs the drafts."""
-    judge_tokens: int = 0
-    """Tokens that the judge reads for each draft besides its prompt and its text; 0 for a judge
-    that looks at log-probabilities alone and so reads nothing."""
+    judged: bool = False
+    """Whether the drafts have the weights of the judge, whose reading is paid for then."""
     ties: bool = True
     """Whether a tie goes to the likeliest draft instead of the first."""
 
@@ -59,11 +56,11 @@ class RoundsPolicy:
         return Outcome(_is_right(tally, used), b_total, b_seq, len(used))
 
     def _cost(self, problem: PooledProblem, draft: PooledDraft) -> int:
-        call = problem.prompt_tokens + draft.tokens
-        return call + (call + self.judge_tokens if self.judge_tokens else 0)
+        read = problem.read_tokens if self.judged else 0
+        return problem.prompt_tokens + draft.tokens + read
 
     def _draft(self, pooled: PooledDraft, number: int, index: int) -> Draft:
-        draft = pooled.as_draft(number, index, self.judge)
+        draft = pooled.as_draft(number, index, judged=self.judged)
         if not self.ties:
             draft.pop("signals")
         return draft

@@ -25,11 +25,11 @@ class PooledDraft:
     """Completion tokens of its call."""
     signals: Mapping[str, float] = field(default_factory=dict)
     """As in `Draft`."""
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """How sure each judge is that it is right, by the judge's name."""
+    weight: float | None = None
+    """How sure the judge is that it is right, 0 to 1; None where none has weighed it."""
 
-    def as_draft(self, round_number: int, index: int, judge: str | None) -> Draft:
-        """Return it as a run would hold it, weighed by a judge; None weighs nothing."""
+    def as_draft(self, round_number: int, index: int, *, judged: bool) -> Draft:
+        """Return it as a run would hold it, with its weight or without."""
         draft = Draft(
             round=round_number,
             index=index,
@@ -43,8 +43,8 @@ class PooledDraft:
             seconds=0.0,
             signals=dict(self.signals),
         )
-        if judge is not None:
-            draft["weight"] = self.weights[judge]
+        if judged and self.weight is not None:
+            draft["weight"] = self.weight
         return draft
 
 
@@ -55,6 +55,9 @@ class PooledProblem:
     id: str
     prompt_tokens: int
     """Of each draft's call."""
+    read_tokens: int
+    """Tokens that the judge has read for each draft; 0 without a judge, and for one that looks at
+    log-probabilities alone."""
     drafts: tuple[PooledDraft, ...]
     long_cot: PooledDraft
     """The one attempt with the longer limit."""
@@ -71,15 +74,22 @@ def pooled(run: EvalRun, drafts: str, long_cot: str) -> list[PooledProblem]:
     alone = {each["problem_id"]: each for each in run.samples if each["arm"] == long_cot}
     pools = {each["problem_id"]: each for each in run.samples if each["arm"] == drafts}
     return [
-        PooledProblem(
-            id=name,
-            prompt_tokens=_prompt_tokens(pools[name]),
-            drafts=tuple(map(_draft, pools[name]["drafts"])),
-            long_cot=_attempt(alone[name]),
-        )
+        _pooled(pools[name], alone[name])
         for name in sorted(pools.keys() & alone.keys())
         if pools[name]["drafts"]
     ]
+
+
+def _pooled(pool: SampleRecord, attempt: SampleRecord) -> PooledProblem:
+    # Without a workspace, a draft and the single attempt are asked alike.
+    prompt_tokens, drafts = _prompt_tokens(attempt), pool["drafts"]
+    return PooledProblem(
+        id=pool["problem_id"],
+        prompt_tokens=prompt_tokens,
+        read_tokens=round(_prompt_tokens(pool) / len(drafts)) - prompt_tokens,
+        drafts=tuple(map(_draft, drafts)),
+        long_cot=_attempt(attempt),
+    )
 
 
 def _draft(record: DraftRecord) -> PooledDraft:
@@ -89,6 +99,7 @@ def _draft(record: DraftRecord) -> PooledDraft:
         correct=usable and record["correct"],
         tokens=record.get("tokens", 0),
         signals=record.get("signals", {}),
+        weight=record.get("weight"),
     )
 
 
@@ -102,8 +113,7 @@ def _attempt(sample: SampleRecord) -> PooledDraft:
 
 
 def _prompt_tokens(sample: SampleRecord) -> int:
-    rows = [row for row in sample["ledger"]["rows"] if row["node"] == "drafter"]
-    return round(sum(row["prompt_tokens"] for row in rows) / sum(row["calls"] for row in rows))
+    return sum(row["prompt_tokens"] for row in sample["ledger"]["rows"])
 
 
 def save(problems: Iterable[PooledProblem], file: Path) -> None:
@@ -124,6 +134,7 @@ def _problem(row: Mapping[str, Any]) -> PooledProblem:  # Any: plain JSON data
     return PooledProblem(
         id=row["id"],
         prompt_tokens=row["prompt_tokens"],
+        read_tokens=row["read_tokens"],
         drafts=tuple(PooledDraft(**each) for each in drafts),
         long_cot=PooledDraft(**row["long_cot"]),
     )

@@ -90,38 +90,28 @@ class SourceResult:
         return self.policies["vote"].correct_P.size
 
 
-async def measure(
-    name: str,
-    problems: Sequence[PooledProblem],
-    kind: AnswerKind,
-    *,
-    judge: str | None = None,
-    judge_tokens: int = 0,
-) -> SourceResult:
-    """Try every policy on the problems of a source.
+async def measure(name: str, problems: Sequence[PooledProblem], kind: AnswerKind) -> SourceResult:
+    """Try every policy on the problems of a source; those of a judge where it has weighed drafts.
 
     Args:
         name: Of the source.
         problems: Each with `WIDTH` drafts.
         kind: Of their answers.
-        judge: The judge that weighs drafts; None leaves its policies out.
-        judge_tokens: As in `RoundsPolicy`.
     """
+    judged = any(each.weight is not None for problem in problems for each in problem.drafts)
     policies = {
         "vote": RoundsPolicy((WIDTH,), ties=False),
         "vote, ties by likelihood": RoundsPolicy((WIDTH,)),
         "vote_first": RoundsPolicy(WIDTHS, STOP),
     }
-    if judge is not None:
-        policies["judged vote"] = RoundsPolicy((WIDTH,), judge=judge, judge_tokens=judge_tokens)
-        policies["vote_first, judged"] = RoundsPolicy(
-            WIDTHS, STOP, judge=judge, judge_tokens=judge_tokens
-        )
+    if judged:
+        policies["judged vote"] = RoundsPolicy((WIDTH,), judged=True)
+        policies["vote_first, judged"] = RoundsPolicy(WIDTHS, STOP, judged=True)
     measured: dict[str, Measured] = {}
     with one_vote():
         for label, policy in policies.items():
             measured[label] = Measured.of(label, [await policy.at(p, kind) for p in problems])
-        preset = measured["vote_first" if judge is None else "vote_first, judged"]
+        preset = measured["vote_first, judged" if judged else "vote_first"]
         for width in range(1, WIDTH + 1):
             outcomes = [await RoundsPolicy((width,), ties=False).at(p, kind) for p in problems]
             matched = Measured.of("vote, matched", outcomes)

@@ -156,6 +156,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def enumerated(names: Sequence[str]) -> str:
+    """Return names as a sentence has them: a, b and c."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 IS_PUBLISHED = False
 """Whether a package index has the package. `.ci/published.py` changes it, and all documents."""
 

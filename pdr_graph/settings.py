@@ -34,7 +34,7 @@ from pydantic_settings import (
 )
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import ConfigError, keep_secret, keep_secrets_of
+from pdr_graph.errors import ConfigError, enumerated, keep_secret, keep_secrets_of
 from pdr_graph.types import ROLES, ModelPrice, RoleModel
 from pdr_graph.validation import Fault
 
@@ -239,7 +239,7 @@ class _AllSources(PydanticBaseSettingsSource):
         ]
         said = []
         if ignored:
-            said.append(f"{_listed(ignored)} {'is' if len(ignored) == 1 else 'are'} ignored")
+            said.append(f"{enumerated(ignored)} {'is' if len(ignored) == 1 else 'are'} ignored")
         if any(_plain(values[name]) != _plain(others[name]) for name in others):
             said.append(f"{PREFIX}API_KEY is not sent to its {PREFIX}BASE_URL")
         if said:
@@ -327,10 +327,6 @@ def secret_in(path: Path) -> str:
 
 def _plain(value: object) -> object:
     return value.get_secret_value().strip() if isinstance(value, SecretStr) else value
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _each(value: object) -> Sequence[Any]:

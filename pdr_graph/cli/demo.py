@@ -31,7 +31,7 @@ from pdr_graph.cli.solve import inspect_line
 from pdr_graph.cli.store import Saver, open_saver
 from pdr_graph.config import RECOMMENDED, PDRConfig, preset
 from pdr_graph.connect import open_client
-from pdr_graph.errors import CallError, QuorumError
+from pdr_graph.errors import CallError, QuorumError, counted, enumerated
 from pdr_graph.eval.budgets import most_calls
 from pdr_graph.events import RunEvent, is_event
 from pdr_graph.extensions import Extensions
@@ -80,7 +80,7 @@ B_SEQ = 480
 BUDGETS: Mapping[str, object] = MappingProxyType(
     {"solution_tokens": 96, "kappa": 80, "temperature": 0.8, "seed": 7}
 )
-"""Small enough for two minutes on two cores."""
+"""Small enough to be watched: minutes on two cores."""
 _EXAMPLES = """Solve each problem in one line.
 
 Problem: What is 12 + 30 - 5?
@@ -439,8 +439,8 @@ async def _run_strategy(
         await asyncio.gather(*tasks, return_exceptions=True)
     failures = [run.failure for run in strategy.runs if run.failure]
     if failures:
-        runs = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
-        output.say(f"{strategy.name}: {runs} failed, whose tokens are not counted: {failures[0]}")
+        failed = f"{counted(len(failures), 'run')} failed"
+        output.say(f"{strategy.name}: {failed}, whose tokens are not counted: {failures[0]}")
 
 
 def _said(run: DemoRun) -> str:
@@ -512,7 +512,7 @@ def seen(strategies: Sequence[StrategyRuns]) -> str:
     leaders = [each for each in ranked if each.right == best.right]
     others = [each for each in ranked if each.right != best.right]
     named = [f"{each.name} ({each.b_total:,} tokens)" for each in leaders]
-    lead = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    lead = enumerated(named)
     rest = ", ".join(f"{each.name} on {each.right} ({each.b_total:,})" for each in others)
     chance = _by_luck(best, last)
     luck = (

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from pdr_graph.errors import counted
 from pdr_graph.eval.comparison import Comparison
 from pdr_graph.eval.report import percent, sheets
 from pdr_graph.eval.stats import Estimate
@@ -112,8 +113,8 @@ def too_few(comparison: Comparison) -> str:
     fewest = min((arm.num_problems for arm in comparison.arms), default=0)
     if fewest >= FEW_PROBLEMS:
         return ""
-    count = f"{fewest} problem{'' if fewest == 1 else 's'}"
-    return f"n = {count}: too few to believe any difference; {FEW_PROBLEMS} are the least"
+    n = counted(fewest, "problem")
+    return f"n = {n}: too few to believe any difference; {FEW_PROBLEMS} are the least"
 
 
 def side_by_side(costs: Sequence[float]) -> list[float]:

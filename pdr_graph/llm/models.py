@@ -14,7 +14,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, enumerated
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.tokens import EstimateCounter, Source, TokenCounter
 from pdr_graph.types import ROLES, Price
@@ -238,9 +238,4 @@ def _whose(roles: list[str]) -> str:
         return ""
     # One that another stands in for goes without saying.
     own = [role for role in roles if ROLES[role] not in roles]
-    return f"of {listed(own)} "
-
-
-def listed(roles: list[str]) -> str:
-    """Return roles as a sentence has them."""
-    return " and ".join(filter(None, (", ".join(roles[:-1]), roles[-1])))
+    return f"of {enumerated(own)} "

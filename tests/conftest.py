@@ -1,5 +1,6 @@
 """What most tests share: a mock endpoint in its own process, and a client for it."""
 
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -16,6 +17,10 @@ MODEL = "mock-model"
 # How long an example takes says more of the machine, and of what else it runs, than of the law.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+# A shell's background job ignores Ctrl-C, and so would every command that the tests start in one.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = (
     "tests/test_study_evaluation.py",

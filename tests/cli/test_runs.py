@@ -56,7 +56,7 @@ def test_threads_for_people(runs, monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     narrow = runs("threads").out
-    assert re.search(r"^done +finished +pdr\*? +\d+ s\n  What is 6 x 7\?  →  42$", narrow, re.M)
+    assert re.search(r"^done +finished +pdr\*? +\d+ s *\n  What is 6 x 7\?  →  42$", narrow, re.M)
     assert max(map(len, narrow.splitlines())) <= 40
 
 

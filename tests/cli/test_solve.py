@@ -192,7 +192,9 @@ def test_solve_with_nothing_configured(cli, data_dir, monkeypatch):
     if weights is None:
         pytest.skip("no weights: `python -m pdr_graph.servers.weights` fetches them")
     (data_dir / "weights").mkdir(exist_ok=True)
-    (data_dir / "weights" / weights.name).symlink_to(weights)
+    link = data_dir / "weights" / weights.name
+    if not link.exists():
+        link.symlink_to(weights)
     monkeypatch.setenv("PDR_DATA_DIR", str(data_dir))
     words = ["--widths", "2", "--max-tokens", "16", "--thread", "embedded"]
     outcome = cli("solve", "What is 6 x 7?", *words, "--json")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -107,7 +108,7 @@ async def healthy(served) -> AsyncIterator[list[float]]:
             reader, writer = await asyncio.open_connection("127.0.0.1", port_of(served))
             try:
                 writer.write(HEALTH + b"Connection: close\r\n\r\n")
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(10):
                     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
             finally:
                 writer.close()
@@ -124,6 +125,12 @@ async def healthy(served) -> AsyncIterator[list[float]]:
         await asyncio.gather(polling, return_exceptions=True)
 
 
+def assert_prompt(seconds: list[float]) -> None:
+    """Others are served meanwhile: most at once, each within seconds, on a crowded machine too."""
+    assert statistics.median(seconds) < 0.5
+    assert max(seconds) < 5
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_who_keeps_the_server_waiting_is_disconnected(serve, way):
     """Whatever is not sent; others are answered meanwhile."""
@@ -137,7 +144,7 @@ async def test_who_keeps_the_server_waiting_is_disconnected(serve, way):
             # The sweep comes every half second.
             assert await until_closed(opened, 8, drip) == 0
     assert len(seconds) > 2
-    assert max(seconds) < 2
+    assert_prompt(seconds)
 
 
 async def test_half_a_request_is_told_why(serve):
@@ -177,7 +184,7 @@ async def test_replies_that_nobody_reads(serve):
             for each in opened:
                 each.send(large)
             assert await until_closed(opened, 12) == 0
-    assert max(seconds) < 2
+    assert_prompt(seconds)
 
 
 async def test_a_stream_that_nobody_reads(serve):
@@ -230,7 +237,7 @@ async def test_a_crowd_keeps_nobody_out(serve, mock):
         with sockets(port_of(served), 300, "127.0.0.2") as opened:
             await until_few(opened, 60)
             assert "boxed" in (await ask(served)).choices[0].message.content
-    assert max(seconds) < 2
+    assert_prompt(seconds)
 
 
 async def test_one_address_takes_not_all(serve, mock):

@@ -49,7 +49,10 @@ def run(code: str, grace_s: float = 0.0) -> subprocess.Popen[str]:
 
 def gone(process: psutil.Process) -> bool:
     """Tell whether a process has ended; an exit status that nobody has read may be left."""
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_process_is_known_again(sleeper) -> None:

@@ -84,7 +84,7 @@ class Bench:
         yield Start("help", (*COMMAND, "--help"), 0.5)
         yield Start("solve-help", (*COMMAND, "solve", "--help"), 0.5)
         yield Start("threads", (*COMMAND, "threads", "--data-dir", str(self.empty)), 0.5)
-        yield Start("threads-1", (*COMMAND, "threads", "--data-dir", str(self.kept)))
+        yield Start("threads-1", (*COMMAND, "threads", "--data-dir", str(self.kept)), 0.5)
         yield Start("doctor", (*COMMAND, "doctor", "--data-dir", str(self.empty)), 0.5)
         yield Start("solve", (*COMMAND, "solve", PROBLEM["problem"], *remote), 1.2, asks=True)
         words = ("eval", str(data), "--arm", "long_cot", "--out", str(out), *remote)

@@ -9,11 +9,8 @@ twice per branch.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, cast
 
-from langgraph.config import get_config
-from langgraph.pregel._read import ChannelRead
-from langgraph.types import StateSnapshot
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic makes schemas of no other before Python 3.12
 
@@ -22,6 +19,10 @@ from pdr_graph.config import PDRConfig, make_config, num_rounds, width_of
 from pdr_graph.errors import ConfigError, DamagedRunError
 from pdr_graph.types import Draft, LedgerRow, RunRecord, Solution, Tally, Verdict, Workspace
 from pdr_graph.validation import Fault
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import CheckpointTuple
+    from langgraph.types import StateSnapshot
 
 Phase = Literal["draft", "short", "finish", "done"]
 """What comes next: a round of drafts, those that a round still owes, the final call, or nothing."""
@@ -139,7 +140,20 @@ def _form() -> TypeAdapter[PDRState]:
     return TypeAdapter(PDRState)
 
 
-def is_run(snapshot: StateSnapshot) -> bool:
+def values_at_rest(saved: "CheckpointTuple") -> dict[str, Any] | None:  # Any: what was stored
+    """Return the values of a run after which no step comes; None where one does, or it is no run.
+
+    LangGraph keeps where a run leads in channels beside those of the state, of which one that is
+    spent holds an empty list, and what a task has written in pending writes until its step is done.
+    So a run that has ended is read without its graph, which takes a second to load.
+    """
+    held = saved.checkpoint["channel_values"]
+    values = {name: value for name, value in held.items() if name in PDRState.__annotations__}
+    leads_on = any(held[name] != [] for name in held.keys() - values.keys())
+    return None if leads_on or saved.pending_writes or "config" not in values else values
+
+
+def is_run(snapshot: "StateSnapshot") -> bool:
     """Tell whether a thread holds a run of this graph and not of another.
 
     A run that has not taken its first step holds nothing yet, but has a next step of this graph.
@@ -161,6 +175,10 @@ def read_shared(*channels: str) -> PDRState:
 
     It uses a private part of LangGraph (1.2), which `tests/test_state.py` pins.
     """
+    # Late: who reads what is stored should not wait for LangGraph.
+    from langgraph.config import get_config
+    from langgraph.pregel._read import ChannelRead
+
     values: PDRState = ChannelRead.do_read(get_config(), select=list(channels))
     return values
 

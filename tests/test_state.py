@@ -4,10 +4,13 @@ from typing import TypedDict
 
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from pdr_graph.config import preset
+from pdr_graph.graph import build_graph
 from pdr_graph.state import (
     PDRState,
     merge_drafts,
@@ -17,9 +20,10 @@ from pdr_graph.state import (
     read_shared,
     rounds_left,
     succeeded,
+    values_at_rest,
 )
 from pdr_graph.types import Draft
-from tests.fakes import make_draft
+from tests.fakes import ScriptedChat, make_draft
 
 
 def draft_of(round_number: int, index: int, text: str = "") -> Draft:
@@ -99,3 +103,31 @@ async def test_a_task_that_was_sent_reads_what_its_siblings_share():
     assert sorted(seen, key=str) == [
         ({"index": n}, {"problem": "6 x 7", "workspaces": ["w"]}) for n in (0, 1)
     ]
+
+
+async def test_a_run_that_has_ended_is_read_without_its_graph():
+    """Its checkpoint holds what the graph would read of it; any other says that it leads on."""
+    saver = InMemorySaver()
+    graph = build_graph(ScriptedChat(replies=[r"\boxed{42}"]), checkpointer=saver)
+    place: RunnableConfig = {"configurable": {"thread_id": "one"}}
+    config = preset("pdr", widths=(2,), distiller="top_k", verifier="consensus")
+    await graph.ainvoke({"problem": "What is 6 x 7?"}, place, context=config)
+    checkpoints = [each async for each in saver.alist(place)]
+    read = [values_at_rest(each) for each in checkpoints]
+    snapshots = [await graph.aget_state(each.config) for each in checkpoints]
+    assert read == [None if each.next else each.values for each in snapshots]
+    assert [values is None for values in read] == [False] + [True] * (len(read) - 1)
+
+
+async def test_another_graph_is_never_read_as_a_run():
+    """It may have ended and hold nothing but names of ours."""
+    builder = StateGraph(TypedDict("Other", {"problem": str}))
+    builder.add_node("only", lambda state: {"problem": "solved"})
+    builder.add_edge(START, "only")
+    saver = InMemorySaver()
+    place: RunnableConfig = {"configurable": {"thread_id": "one"}}
+    await builder.compile(checkpointer=saver).ainvoke({"problem": "x"}, place)
+    saved = await saver.aget_tuple(place)
+    assert saved is not None
+    assert saved.checkpoint["channel_values"] == {"problem": "solved"}
+    assert values_at_rest(saved) is None

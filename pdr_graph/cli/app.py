@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pdr_graph.cli import interrupts_raise, readable, readable_in_any_encoding
+from pdr_graph.cli import readable, readable_in_any_encoding, work_begins
 from pdr_graph.cli.completion import words_to_complete
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _carried_out_by(place: str) -> "Callable[[Command], None]":
             _warn_of_unknown(command, output)
         module, _, name = place.partition(":")
         function = getattr(import_module(f"pdr_graph.cli.{module}"), name)
-        interrupts_raise()
+        work_begins()
         function(command, output)
 
     return carry_out

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx2
 import psutil
 import typer
 from pdr_checkpoints import (
@@ -40,15 +40,16 @@ from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import default_config
-from pdr_graph.connect import key_of, only_model, takes_priorities
 from pdr_graph.errors import ConfigError
-from pdr_graph.llm.endpoint import EndpointInfo, chat_fields, probe_endpoint
-from pdr_graph.llm.pool import make_http_client
-from pdr_graph.llm.retry import Retry
-from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
 from pdr_graph.servers import find_weights
 from pdr_graph.servers.record import TITLES, Shelf, without_password
 from pdr_graph.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from pdr_graph.llm.endpoint import EndpointInfo
+    from pdr_graph.llm.tokens import TokenCounter
 
 MOST_THREADS = 50
 """Stored runs that the doctor looks at."""
@@ -127,6 +128,13 @@ async def model_checks(settings: Settings, *, calls: bool = True) -> list[Check]
     url = settings.base_url
     if url is None:
         return list(_embedded_model(settings))
+    # Late: a doctor without an endpoint should not wait for an HTTP client.
+    from pdr_graph.connect import key_of, only_model, takes_priorities
+    from pdr_graph.llm.endpoint import chat_fields, probe_endpoint
+    from pdr_graph.llm.pool import make_http_client
+    from pdr_graph.llm.retry import Retry
+    from pdr_graph.llm.tokens import FileCounter, ServerCounter
+
     key, dates = key_of(settings, url), DateHeaders()
     async with make_http_client() as http:
         http.event_hooks = {"response": [dates.note]}
@@ -171,7 +179,7 @@ class DateHeaders:
     found: list[float] = field(default_factory=list)
     """Seconds by which it was ahead of ours, at each reply."""
 
-    async def note(self, reply: httpx2.Response) -> None:
+    async def note(self, reply: "httpx2.Response") -> None:
         """Read one reply's; a hook of the HTTP client."""
         try:
             told = parsedate_to_datetime(reply.headers["date"]).timestamp()
@@ -199,7 +207,7 @@ def _embedded_model(settings: Settings) -> Iterator[Check]:
         yield Check("model", str(weights))
 
 
-def _window(info: EndpointInfo) -> Check:
+def _window(info: "EndpointInfo") -> Check:
     name, defaults = "context window", default_config()
     needed = defaults.max_tokens + TEMPLATE_TOKENS
     if info.window is None:
@@ -215,7 +223,7 @@ def _window(info: EndpointInfo) -> Check:
     return Check(name, f"{info.window:,} tokens")
 
 
-async def _token_counts(counter: TokenCounter) -> Check:
+async def _token_counts(counter: "TokenCounter") -> Check:
     await counter.count(SAMPLE)
     if counter.source != "estimate":
         return Check("token counts", f"exact, by the {counter.source}")

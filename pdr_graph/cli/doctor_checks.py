@@ -20,15 +20,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx2
-
 from pdr_graph.cli.failure import explain
 from pdr_graph.errors import CallError, install_command, redacted
-from pdr_graph.llm.pool import ask_small
-from pdr_graph.llm.retry import BadReplyError
 from pdr_graph.settings import Settings
 
 if TYPE_CHECKING:
+    import httpx2
+
     from pdr_graph.llm.client import ModelClient
     from pdr_graph.llm.usage import Spent
 
@@ -199,7 +197,7 @@ class EndpointTrial:
     """One endpoint, and what was spent to try it."""
 
     client: "ModelClient"
-    http: httpx2.AsyncClient
+    http: "httpx2.AsyncClient"
     base_url: str
     model: str
     api_key: str
@@ -326,6 +324,12 @@ class EndpointTrial:
 
     async def _post(self, prompt: str, max_tokens: int, **fields: object) -> Json | str:
         """Make one call; return the reply, or why there is none."""
+        # Late, as above.
+        import httpx2
+
+        from pdr_graph.llm.pool import ask_small
+        from pdr_graph.llm.retry import BadReplyError
+
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],

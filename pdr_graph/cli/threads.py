@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,6 +25,8 @@ from pdr_graph.errors import ConfigError, DamagedRunError, UnknownThreadError
 from pdr_graph.settings import load_settings
 
 if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
     from pdr_graph.graph import PDRGraph
 
 UNREADABLE = "unreadable"
@@ -108,22 +111,24 @@ def _tell_odd(threads: Sequence[str], what: str, output: Output) -> NoReturn:
 
 
 async def _runs(saver: RedisSaver, limit: int) -> list[ListedRun]:
-    found = await saver.threads(limit)
-    if not found:
-        return []
-    # Late: what does not read runs should not wait for LangGraph.
-    from langchain_core.language_models import FakeListChatModel
+    @cache
+    def graph() -> "PDRGraph":
+        # Late, and only for runs that go on: it takes a second to load.
+        from langchain_core.language_models import FakeListChatModel
 
-    from pdr_graph.graph import build_graph
+        from pdr_graph.graph import build_graph
 
-    # Reading state needs the graph's shape, never its model.
-    graph = build_graph(FakeListChatModel(responses=[""]), checkpointer=saver)
-    return [await _listed(graph, thread) for thread in found]
+        # Reading state needs the graph's shape, never its model.
+        return build_graph(FakeListChatModel(responses=[""]), checkpointer=saver)
+
+    return [await _listed(saver, graph, thread) for thread in await saver.threads(limit)]
 
 
-async def _listed(graph: "PDRGraph", thread: ThreadInfo) -> ListedRun:
+async def _listed(
+    saver: RedisSaver, graph: Callable[[], "PDRGraph"], thread: ThreadInfo
+) -> ListedRun:
     """Describe a run, or say why it cannot be: it must not keep others from being listed."""
-    from pdr_graph.state import reading, stored_config, stored_state
+    from pdr_graph.state import reading, stored_config, stored_state, values_at_rest
 
     run = ListedRun(
         thread_id=thread.thread_id,
@@ -138,12 +143,18 @@ async def _listed(graph: "PDRGraph", thread: ThreadInfo) -> ListedRun:
     )
     if thread.trouble is not None:
         return replace(run, state=UNREADABLE, reason=thread.trouble)
+    place: RunnableConfig = {"configurable": {"thread_id": thread.thread_id}}
+    node = None
     try:
         with reading(thread.thread_id):
-            snapshot = await graph.aget_state({"configurable": {"thread_id": thread.thread_id}})
-        if "config" not in snapshot.values:
+            saved = await saver.aget_tuple(place)
+            values = None if saved is None else values_at_rest(saved)
+            if values is None:
+                snapshot = await graph().aget_state(place)
+                values, node = snapshot.values, next(iter(snapshot.next), None)
+        if "config" not in values:
             return run
-        state = stored_state(snapshot.values, thread.thread_id)
+        state = stored_state(values, thread.thread_id)
         config = stored_config(state, thread.thread_id)
     except (CorruptCheckpointError, DamagedRunError) as error:
         return replace(run, state=UNREADABLE, reason=error.why)
@@ -151,8 +162,8 @@ async def _listed(graph: "PDRGraph", thread: ThreadInfo) -> ListedRun:
     return replace(
         run,
         preset=config.label,
-        state="finished" if not snapshot.next else "running" if thread.holder else "stopped",
-        node=snapshot.next[0] if snapshot.next else None,
+        state="finished" if node is None else "running" if thread.holder else "stopped",
+        node=node,
         answer=None if solution is None else solution["answer"],
         problem=_first_words(state.get("problem", "")),
     )

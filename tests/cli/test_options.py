@@ -205,6 +205,18 @@ def test_commands_begin_before_langgraph_has_loaded(clean, data_dir, words):
     assert not {"langgraph.graph", "langsmith", "openai", "numpy", "sympy", "jinja2"} & loaded
 
 
+@pytest.mark.redis
+def test_finished_runs_are_listed_before_langgraph_has_loaded(stored, mock, clean):
+    """Their last checkpoint says all; only a run that goes on is read by its graph."""
+    folder = ["--data-dir", str(clean / "data")]
+    mock.configure(answers=["42"])
+    solved = stored("solve", "What is 6 x 7?", "--widths", "2,2", "--thread", "done", *folder)
+    assert solved.code == 0
+    loaded = modules_of("threads", *folder)
+    assert "pdr_graph.state" in loaded
+    assert not {"langgraph.graph", "langgraph.pregel", "openai", "numpy"} & loaded
+
+
 def test_the_list_of_commands_says_what_each_one_says(cli):
     """The line of a command is the first paragraph of its own help."""
     commands = get_command(make_app()).commands

@@ -43,7 +43,8 @@ LONG := tests/test_bench_arms.py tests/test_bench_checkpoints.py tests/test_benc
   tests/test_study_endpoint.py tests/test_notebook.py tests/test_docker.py tests/test_killed.py \
   tests/eval/test_eval_killed.py tests/embed/test_killed_parent.py tests/test_presets_on_model.py \
   tests/checkpoints/test_crash.py tests/checkpoints/test_failover.py tests/serve/test_leaving.py \
-  tests/eval/test_stats.py tests/cli/test_signals.py tests/servers/test_up.py
+  tests/eval/test_stats.py tests/eval/test_judge_fit.py tests/eval/test_judge_checks.py \
+  tests/cli/test_signals.py tests/cli/test_demo.py tests/servers/test_up.py tests/test_walkthrough.py
 
 test: $(VENV)/.dev ## the tests of the package, less than five minutes
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
@@ -52,7 +53,7 @@ test: $(VENV)/.dev ## the tests of the package, less than five minutes
 test-security: $(VENV)/.dev ## the attacks that the package must stand (a minute and a half)
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m security tests $(ARGS)
 
-test-long: $(VENV)/.dev ## the tests of kills, crowds, presets on a real model, benchmarks, studies, notebook, containers (three minutes)
+test-long: $(VENV)/.dev ## the tests of kills, crowds, judges, presets on a real model, benchmarks, studies, notebook, containers (six minutes)
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(ARGS)
 
 test-vllm: $(VENV)/.dev ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)
@@ -126,8 +127,8 @@ bench-startup: $(VENV)/.dev ## the CPU time in which each command starts (a minu
 study: $(VENV)/.dev ## strategies, distillers and sweeps on a 0.5B model, one page (hours; ARGS='--quick', '--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.evaluation $(ARGS)
 
-study-selection: $(VENV)/.dev ## the recommended preset beside a vote of the same drafts (hours; ARGS='--vllm' or '--base-url URL')
-	@$(RUN) -m benchmarks.studies.selection $(ARGS)
+study-selection: $(VENV)/.train ## the recommended preset beside a vote of the same drafts (hours; ARGS='--vllm' or '--base-url URL')
+	@$(VENV)/train/bin/python -m benchmarks.studies.selection $(ARGS)
 
 study-adaptive: $(VENV)/.dev ## pdr_adaptive beside pdr and majority on a 0.5B model (hours; ARGS='--vllm' or '--base-url URL')
 	@$(RUN) -m benchmarks.studies.adaptive $(ARGS)

@@ -26,6 +26,7 @@ LONGEST = (
     "tests/test_study_evaluation.py",
     "tests/test_study_adaptive.py",
     "tests/test_notebook.py",
+    "tests/test_walkthrough.py",
     "tests/test_killed.py",
     "tests/test_presets_on_model.py",
     "tests/test_bench_checkpoints.py",

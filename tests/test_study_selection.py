@@ -105,9 +105,9 @@ def test_it_goes_from_problems_to_the_rule(mock, monkeypatch, tmp_path, capfd):
     assert "holds no drafts of the judging half" in capfd.readouterr().err
     assert main(["fit", "--problems", "24", *words]) == 0
     assert not is_better(out / "judge-gsm8k.json")  # answers come at random
-    assert main(["sample", "report", "--problems", "6", "--keep", str(kept), *words]) == 0
+    assert main(["--problems", "24", "--keep", str(kept), *words]) == 0  # it goes on to the end
     table = capfd.readouterr().out
-    assert "## gsm8k, 6 problems" in table
+    assert "## gsm8k, 24 problems" in table
     assert main(["report", "--kept", str(kept), *words]) == 0
     assert table.endswith(capfd.readouterr().out)
     (problem, *_), folder = load(kept / "gsm8k.jsonl.gz"), out / "judging" / "gsm8k"

@@ -134,13 +134,20 @@ def _judge(asked: argparse.Namespace, name: str) -> Path:
     return Path(asked.out, f"judge-{name}.json")
 
 
+def _step(word: str) -> str:
+    # With `choices`, argparse would refuse that no step is named.
+    if word not in STEPS:
+        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(STEPS)}")
+    return word
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.studies.selection", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("steps", nargs="*", metavar="STEP", default=STEPS, choices=STEPS,
+    add("steps", nargs="*", metavar="STEP", type=_step, default=STEPS,
         help="fit, sample, report; all of them without one")  # fmt: skip
     add("--out", type=Path, default=Path("runs/selection"), help="folder of runs (%(default)s)")
     add("--gsm8k", type=Path, metavar="FILE", help="GSM8K's train.jsonl, for that source")

@@ -26,7 +26,7 @@ from pdr_graph.llm.endpoint import (
 )
 from pdr_graph.llm.pool import make_http_client
 from pdr_graph.llm.retry import Retry
-from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter
+from pdr_graph.llm.tokens import FileCounter, ServerCounter, TokenCounter, tokenizer_file
 from pdr_graph.servers.data_dir import Announce
 from pdr_graph.servers.llama import embedded_model, gguf_file
 from pdr_graph.servers.record import Shelf
@@ -189,22 +189,15 @@ async def _opened(
         ) as client:
             yield client
         return
-    model = None if settings.model == SMOLLM2.name else settings.model
-    folder = _model_folder(model)
-    if folder is not None:
-        yield await _in_process(settings, folder, announce)
+    weights = _weights(settings, remedies)
+    if weights is not None and weights.is_dir():
+        yield await _in_process(settings, weights, announce)
         return
-    file = gguf_file(model)
-    if model is not None and file is None:
-        raise ConfigError(
-            f"no endpoint is named that serves model {model!r}; set {remedies.url}, or name a "
-            ".gguf file or a model folder"
-        )
     async with (
         embedded_model(
             settings.data_dir,
             context_per_slot=EMBEDDED_WINDOW,
-            model_file=file,
+            model_file=weights,
             announce=announce,
         ) as endpoint,
         # llama.cpp notices at once that a caller has left only if the call is streamed.
@@ -232,9 +225,40 @@ async def _in_process(settings: Settings, folder: Path, announce: Announce) -> "
     )
 
 
-def _model_folder(model: str | None) -> Path | None:
-    folder = None if model is None else Path(model).expanduser()
-    return folder if folder is not None and folder.is_dir() else None
+def _weights(settings: Settings, remedies: Remedies) -> Path | None:
+    """Return the folder or file of a model without an endpoint; None is the embedded one's.
+
+    Raises:
+        ConfigError: the name is neither.
+    """
+    model = settings.model
+    if model is None or model == SMOLLM2.name:
+        return None
+    folder = Path(model).expanduser()
+    weights = folder if folder.is_dir() else gguf_file(model)
+    if weights is None:
+        raise ConfigError(
+            f"no endpoint is named that serves model {model!r}; set {remedies.url}, or name a "
+            ".gguf file or a model folder"
+        )
+    return weights
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what no run can work with, before a store or a model is started.
+
+    Raises:
+        ConfigError: a model without an endpoint is none, or a file cannot be read or written.
+    """
+    if settings.base_url is None:
+        _weights(settings, Remedies())
+    if settings.tokenizer is not None:
+        tokenizer_file(settings.tokenizer)
+    if settings.log_file is not None:
+        from pdr_graph.telemetry import logged_to
+
+        with logged_to(settings.log_file):
+            """It can be written."""
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ from pydantic_settings import (
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, enumerated, keep_secret, keep_secrets_of
 from pdr_graph.types import ROLES, ModelPrice, RoleModel
-from pdr_graph.validation import Fault
+from pdr_graph.validation import Fault, is_http_address
 
 logger = logging.getLogger(__name__)
 
@@ -477,6 +477,14 @@ class Settings(ProcessSettings):
         )
         _refuse_twice("model", (each.name for each in found))
         return found
+
+    @field_validator("base_url", "judge_url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        if url is not None and not is_http_address(url):
+            keep_secrets_of(url)
+            raise ValueError("this is no http address; write it like http://127.0.0.1:8000/v1")
+        return url
 
     @field_validator("api_key", *ROLE_KEYS.values())
     @classmethod

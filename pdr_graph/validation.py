@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
@@ -103,6 +104,15 @@ def shown(value: object) -> str:
     else:
         text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def is_http_address(url: str) -> bool:
+    """Tell whether a request can be sent there, as far as the address alone tells."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

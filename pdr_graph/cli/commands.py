@@ -80,7 +80,7 @@ class SolveCommand(RunCommand):
     """The problem. Without it, or with `-`, it is read from standard input."""
     file: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Read the problem from a file."""
-    thread: str | None = None
+    thread: str | None = Field(None, min_length=1)
     """Name of the run. Without it, the run gets a new name."""
 
 

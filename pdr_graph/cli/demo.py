@@ -27,10 +27,10 @@ from pdr_graph.cli.run_display import (
     shown,
 )
 from pdr_graph.cli.signals import Stopper
-from pdr_graph.cli.solve import inspect_line
+from pdr_graph.cli.solve import inspect_line, stated
 from pdr_graph.cli.store import Saver, open_saver
 from pdr_graph.config import RECOMMENDED, PDRConfig, preset
-from pdr_graph.connect import open_client
+from pdr_graph.connect import check_settings, open_client
 from pdr_graph.errors import CallError, QuorumError, counted, enumerated
 from pdr_graph.eval.budgets import most_calls
 from pdr_graph.events import RunEvent, is_event
@@ -109,24 +109,27 @@ SIGNIFICANT = 0.05
 def demo_command(command: DemoCommand, output: Output) -> None:
     """Run the strategies and show what they answer and cost."""
     settings = load_settings(**command.settings)
+    check_settings(settings)
     demo_model()  # a wrong name is said before anything starts
     if command.problem is None:
         _show_eight(settings, output)
         return
-    results = asyncio.run(_one_problem(command.problem, settings, output))
+    results = asyncio.run(_one_problem(stated(command.problem), settings, output))
     if output.json:
         output.show_json([result.to_json() for result in results])
         return
     last = dict(zip(STRATEGIES, results, strict=True))[IN_FULL]
-    output.show(
-        Text(),
-        heading(f"problem  {one_line(command.problem)}"),
-        Text(),
-        _side_by_side(results),
-        Text(),
-        heading(f"{last.config.preset}, in full"),
-        *result_parts(last, inspect_line(last.thread_id, settings, command.settings)),
-    )
+    inspect = inspect_line(last.thread_id, settings, command.settings)
+    output.show(*problem_parts(command.problem, results, last, inspect))
+
+
+def problem_parts(
+    problem: str, results: Sequence[Result], last: Result, inspect: str | None
+) -> Iterator[RenderableType]:
+    """Yield the strategies side by side on one problem, and the run of one of them in full."""
+    yield from (Text(), heading(f"problem  {one_line(problem)}"), Text())
+    yield from (_side_by_side(results), Text(), heading(f"{last.config.preset}, in full"))
+    yield from result_parts(last, inspect)
 
 
 def demo_config(name: str, fields: Mapping[str, object] = MappingProxyType({})) -> PDRConfig:
@@ -173,7 +176,7 @@ async def _one_problem(problem: str, settings: Settings, output: Output) -> list
     return results
 
 
-def _side_by_side(results: list[Result]) -> Table:
+def _side_by_side(results: Sequence[Result]) -> Table:
     titles = ("strategy", "answer", "calls", "B_total", "B_seq", "seconds")
     rows = [
         (
@@ -330,25 +333,27 @@ class DemoBoard:
 
 
 CELL = 6
-"""Characters of an answer with its mark."""
+"""Characters of an answer with its mark on a terminal; a pipe gets the whole answer."""
 
 
 def _cell(run: DemoRun, options: ConsoleOptions) -> Text:
     """Return an answer with its mark; a dim one is of a draft, and may change."""
     ascii_only = options.ascii_only
     if run.result is None:
-        text = (run.failure and "failed") or (run.latest and _short(run.latest, ascii_only)) or ""
+        text = (run.failure and "failed") or (run.latest and _short(run.latest, options)) or ""
         return Text(text, "yellow" if run.failure else "dim")
     mark, style = ("+", "green") if run.is_right else ("-", "red")
     if not ascii_only:
         mark = {"+": "✓", "-": "✗"}[mark]
     answer = run.result.answer
-    return Text(f"{_short(answer, ascii_only) if answer else 'none'} {mark}", style)
+    return Text(f"{_short(answer, options) if answer else 'none'} {mark}", style)
 
 
-def _short(answer: str, ascii_only: bool) -> str:
+def _short(answer: str, options: ConsoleOptions) -> str:
     answer, most = one_line(answer), CELL - 2
-    return answer if len(answer) <= most else answer[: most - 1] + ("~" if ascii_only else "…")
+    if len(answer) <= most or not options.is_terminal:
+        return answer
+    return answer[: most - 1] + ("~" if options.ascii_only else "…")
 
 
 class _LiveBoard:
@@ -454,7 +459,6 @@ def _said(run: DemoRun) -> str:
 
 def _show_board(board: DemoBoard, output: Output) -> None:
     done = [each for each in board.strategies if each.results]
-    sentence = seen(done) if board.is_over else stopped_sentence(board)
     if output.json:
         output.show_json(
             {
@@ -470,16 +474,27 @@ def _show_board(board: DemoBoard, output: Output) -> None:
                     if run.result is not None
                 ],
                 "table": [each.to_json() for each in done],
-                "seen": sentence,
+                "seen": _sentence(board),
             }
         )
         return
-    parts: list[RenderableType] = [Text(), board, Text(), _totals(done), Text()]
+    output.show(*board_parts(board))
+
+
+def board_parts(board: DemoBoard) -> Iterator[RenderableType]:
+    """Yield all answers, what each strategy cost, and a sentence on what was seen."""
+    done = [each for each in board.strategies if each.results]
+    yield from (Text(), board, Text(), _totals(done), Text())
     words = (
         "tokens: of prompts and answers, all problems together (B_total). B_seq: those on a run's "
         f"longest path, mean of a problem. Each strategy may write {B_SEQ} tokens on that path."
     )
-    output.show(*parts, Text(words, "dim"), Text(), Text(sentence, "bold"))
+    yield from (Text(words, "dim"), Text(), Text(_sentence(board), "bold"))
+
+
+def _sentence(board: DemoBoard) -> str:
+    done = [each for each in board.strategies if each.results]
+    return seen(done) if board.is_over else stopped_sentence(board)
 
 
 def _totals(strategies: Sequence[StrategyRuns]) -> Table:

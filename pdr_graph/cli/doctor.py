@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from pdr_checkpoints import (
 from pdr_checkpoints.envelope import EARLY, PLAIN
 from pdr_checkpoints.rotation import StoreSeals
 from pydantic import SecretStr
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -40,7 +41,7 @@ from pdr_graph.cli.output import Output, one_line
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import default_config
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.servers import find_weights
 from pdr_graph.servers.record import TITLES, Shelf, without_password
 from pdr_graph.settings import Settings, load_settings
@@ -55,6 +56,8 @@ MOST_THREADS = 50
 """Stored runs that the doctor looks at."""
 FULL_SHARE = 0.9
 """Share of its memory from which a store is called nearly full."""
+WIDE = 72
+"""Columns of a terminal in which names have a column of their own."""
 _HERE = {"localhost", "127.0.0.1", "::1", None}
 """Hosts of this machine; a socket has none."""
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -71,7 +74,7 @@ def doctor_command(command: DoctorCommand, output: Output) -> None:
     if output.json:
         output.show_json({"ok": not fails, "checks": [check.to_json() for check in checks]})
     else:
-        output.show(_report(checks))
+        output.show(CheckTable(checks))
     if fails:
         raise typer.Exit(FAILED)
 
@@ -92,17 +95,29 @@ async def _all_checks(settings: Settings, *, calls: bool) -> list[Check]:
     return checks
 
 
-def _report(checks: list[Check]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for check in checks:
-        detail = Text(one_line(check.detail))
-        if check.remedy:
-            detail += Text(f"\n→ {one_line(check.remedy)}", "bold")
-        table.add_row(Text(check.status, _STYLES[check.status]), Text(check.name), detail)
-    return table
+class CheckTable:
+    """Of each check its state, its name, what was found, and what to do about it.
+
+    On a narrow terminal the name stands before what was found, and not in a column of its own.
+    """
+
+    def __init__(self, checks: Sequence[Check]) -> None:
+        self._checks = checks
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        is_wide = options.max_width >= WIDE
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
+        for check in self._checks:
+            found = Text(one_line(check.detail))
+            if check.remedy:
+                found += Text(f"\n→ {one_line(check.remedy)}", "bold")
+            name = Text(check.name)
+            cells = (name, found) if is_wide else (name + Text(": ") + found,)
+            table.add_row(Text(check.status, _STYLES[check.status]), *cells)
+        yield table
 
 
 async def server_checks(settings: Settings) -> list[Check]:
@@ -276,7 +291,7 @@ def _memory(trial: StoreTrial) -> Check:
     if not limit:
         of = f" of a machine with {size(trial.machine_bytes)}" if trial.machine_bytes else ""
         return Check(name, f"{size(used)} used, no maxmemory{of}")
-    detail = f"{size(used)} used of {size(limit)} ({100 * used / limit:.0f} %)"
+    detail = f"{size(used)} used of {size(limit)} ({used / limit:.0%})"
     remedy = "raise maxmemory, or delete runs (`pdr-graph threads THREAD --delete`)"
     if used >= limit:
         return Check(name, detail, remedy, fails=True)
@@ -339,7 +354,7 @@ def _encryption(found: StoreSeals, saver: RedisSaver) -> Check:
     numbers = {"encrypted": num_sealed, "not encrypted": num_plain, "in part": num_both}
     kinds = [f"{number} {what}" for what, number in numbers.items() if number]
     share = {num_sealed: "all", num_plain: "none"}.get(len(sample), "mixed")
-    detail = f"{share}: of {len(sample)} stored runs {', '.join(kinds)}"
+    detail = f"{share}: of {counted(len(sample), 'stored run')} {', '.join(kinds)}"
     if len(sample) < found.num_threads or not all(each.is_whole for each in found.sample):
         detail += f" (a sample of values of {len(sample)} of {found.num_threads} runs)"
     used = frozenset[str]().union(*sample) - {PLAIN, EARLY}

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdr_graph.cli.failure import explain
-from pdr_graph.errors import CallError, install_command, redacted
+from pdr_graph.errors import CallError, counted, install_command, redacted
 from pdr_graph.settings import Settings
 
 if TYPE_CHECKING:
@@ -362,10 +362,8 @@ class EndpointTrial:
 
     def _spent(self) -> Check:
         silent = f", {self.silent} of which stated none" if self.silent else ""
-        return Check(
-            "trial calls",
-            f"{self.calls} calls, {self.tokens:,} tokens{silent} (--no-calls leaves them out)",
-        )
+        spent = f"{counted(self.calls, 'call')}, {counted(self.tokens, 'token')}{silent}"
+        return Check("trial calls", f"{spent} (--no-calls leaves them out)")
 
 
 def _answers(spent: "Spent") -> Check:

@@ -22,10 +22,10 @@ from pdr_graph.cli.commands import DEFAULTS, EvalCommand
 from pdr_graph.cli.eval_board import ArmsBoard, announcement, show_arms
 from pdr_graph.cli.live import LiveDisplay
 from pdr_graph.cli.options import Given, with_variables
-from pdr_graph.cli.output import Output
+from pdr_graph.cli.output import Output, refuse_place
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import LEASE_S, MEMORY, Saver, open_saver, with_keys
-from pdr_graph.connect import open_judge, open_models
+from pdr_graph.connect import check_settings, open_judge, open_models
 from pdr_graph.errors import ConfigError, EndpointError, counted
 from pdr_graph.eval.arms import Arm, make_arms, parse_arm, parse_sweep, swept
 from pdr_graph.eval.budgets import Budgets
@@ -59,6 +59,8 @@ def evaluate(command: EvalCommand, output: Output) -> None:
         RunEndedError: it was stopped, or failed once it had begun.
     """
     settings = load_settings(**command.settings)
+    check_settings(settings)
+    refuse_place(command.out / HEADER, "--out", command.out)
     specs = swept(
         [parse_arm(text) for text in command.arms], [parse_sweep(text) for text in command.sweep]
     )

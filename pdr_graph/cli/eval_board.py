@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
@@ -136,8 +137,8 @@ def _short(number: int) -> str:
     return str(number)
 
 
-WIDE = 72
-"""Columns of a terminal that has room for every column of the table."""
+GAP = 2
+"""Spaces between the columns of the table."""
 
 
 def announcement(plan: EvalPlan) -> list[str]:
@@ -181,12 +182,17 @@ class ArmTable:
         self._counted = counted
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        titles = list(_CELLS) if options.max_width >= WIDE else ["accuracy", "B_seq", "B_total"]
-        rows = (
-            (one_line(each.arm), *(_CELLS[title](each) for title in titles))
+        rows = [
+            {"arm": one_line(each.arm), **{title: cell(each) for title, cell in _CELLS.items()}}
             for each in self._counted
-        )
-        yield table_of(("arm", *titles), rows)
+        ]
+        titles = ["arm", *_CELLS]
+        for title in _GIVING:
+            widths = [max(map(cell_len, (name, *(row[name] for row in rows)))) for name in titles]
+            if sum(widths) + GAP * (len(titles) - 1) <= options.max_width:
+                break
+            titles.remove(title)
+        yield table_of(titles, ([row[title] for title in titles] for row in rows), gap=GAP)
 
 
 _CELLS: Mapping[str, Callable[[ArmTally], str]] = {
@@ -198,3 +204,5 @@ _CELLS: Mapping[str, Callable[[ArmTally], str]] = {
     "B_total": lambda tally: f"{tally.b_total:,.0f}",
     "seconds": lambda tally: f"{tally.seconds:.1f}",
 }
+_GIVING = ("seconds", "samples", "no answer", "failed")
+"""What a narrow terminal leaves out, the first to give way first."""

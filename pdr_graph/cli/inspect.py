@@ -1,10 +1,8 @@
 """`pdr-graph inspect`: what happened in a run, round by round; with --watch, while it happens."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,10 +13,9 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import InspectCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.output import Output, Prose, joined, one_line, table_of
+from pdr_graph.cli.output import Output, Prose, joined, one_line, refuse_place, table_of
 from pdr_graph.cli.run_display import LedgerTable, answer_text, heading, labelled, verdict_text
 from pdr_graph.cli.store import Saver, check_named, named_thread, open_saver
-from pdr_graph.errors import ConfigError
 from pdr_graph.run_history import RoundView, RunHistory, history
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.types import Draft
@@ -41,7 +38,7 @@ def inspect_command(command: InspectCommand, output: Output) -> None:
     check_named(command.thread, last=command.last)
     settings = load_settings(**command.storage)
     if command.html is not None:
-        _refuse_place(command.html)
+        refuse_place(command.html, "--html")
     if command.watch:
         past = _followed(command, settings, output)
     else:
@@ -62,17 +59,6 @@ def inspect_command(command: InspectCommand, output: Output) -> None:
 async def _read(thread: str | None, settings: Settings, output: Output) -> RunHistory:
     async with open_saver(settings, output.say) as saver:
         return await history(await named_thread(saver, thread), checkpointer=saver)
-
-
-def _refuse_place(file: Path) -> None:
-    """Refuse a page that cannot be written, before anything is started.
-
-    Raises:
-        ConfigError: it is a folder, or a file stands where its folder should be.
-    """
-    above = next((each for each in file.absolute().parents if each.exists()), Path("/"))
-    if file.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        raise ConfigError(f"--html {str(file)!r} cannot be written; name another file")
 
 
 def _plain(past: RunHistory) -> dict[str, Any]:  # Any: plain JSON data

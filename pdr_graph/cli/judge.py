@@ -14,7 +14,7 @@ from pdr_graph.cli.compare import need
 from pdr_graph.cli.live import Bar, Board, LiveDisplay
 from pdr_graph.cli.output import Output, table_of
 from pdr_graph.connect import judge_places, open_client
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, counted
 from pdr_graph.judge import DraftJudge, JudgePlaces, read_judge
 from pdr_graph.judge.adapter import AdapterJudge
 from pdr_graph.prompts import Prompts
@@ -73,7 +73,7 @@ def _show(
     if output.json:
         output.show_json({**report.to_json(), "written": [str(file) for file in written]})
     else:
-        output.show(*_report_parts(report))
+        output.show(*report_parts(report))
     for file in written:
         output.say(f"written: {file}")
 
@@ -291,10 +291,11 @@ async def _source(
     return StateSource(reader, chosen, folder=runs[0].folder, tell=output.say)
 
 
-def _report_parts(report: "JudgeReport") -> Iterator[RenderableType]:
+def report_parts(report: "JudgeReport") -> Iterator[RenderableType]:
+    """Yield whether the judge beats the vote, and the tables behind that."""
     yield Text(report.verdict, "bold")
     yield Text(
-        f"{report.num_drafts:,} drafts of {report.num_problems:,} problems; "
+        f"{counted(report.num_drafts, 'draft')} of {counted(report.num_problems, 'problem')}; "
         "judged by what was fitted on others",
         "dim",
     )

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Literal
 
 import typer
@@ -22,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.cli import readable_in_any_encoding
-from pdr_graph.errors import redacted
+from pdr_graph.errors import ConfigError, redacted
 
 _SEQUENCES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
@@ -150,6 +151,22 @@ def _written_out() -> Iterator[None]:
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(BROKEN_PIPE) from None
         raise
+
+
+def refuse_place(file: Path, option: str, named: Path | None = None) -> None:
+    """Refuse a file that cannot be written, before anything is started.
+
+    Args:
+        file: What will be written; its folder will be made.
+        option: That names it.
+        named: What was typed, where that is not the file itself.
+
+    Raises:
+        ConfigError: it is a folder, or a file stands where its folder should be.
+    """
+    above = next((each for each in file.absolute().parents if each.exists()), Path("/"))
+    if file.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"{option} {str(named or file)!r} cannot be written; name another place")
 
 
 def _discard(stream: IO[str]) -> None:

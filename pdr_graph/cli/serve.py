@@ -15,7 +15,7 @@ from pdr_graph.cli.options import with_variables
 from pdr_graph.cli.output import Output
 from pdr_graph.cli.store import MEMORY, Saver, alone, open_saver
 from pdr_graph.config import PDRConfig, preset
-from pdr_graph.connect import open_judge, open_models
+from pdr_graph.connect import check_settings, open_judge, open_models
 from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.extensions import Extensions
 from pdr_graph.llm.models import Models
@@ -44,6 +44,7 @@ def serve_command(command: ServeCommand, output: Output) -> None:
     lists = {name: values for name, values in given.items() if values}
     options = read_settings(ServeOptions, {**command.options, **lists})
     settings = load_settings(**command.settings)
+    check_settings(settings)
     if options.public and not client_keys(options) and not options.keyless:
         raise ConfigError(
             f"host {options.host!r} may be reached from other machines: set a key by "

@@ -24,7 +24,7 @@ from pdr_graph.cli.run_display import (
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.store import MEMORY, Saver, alone, check_named, named_thread, open_saver
 from pdr_graph.config import PAPER, PRESETS, PDRConfig, base_preset, default_config, preset
-from pdr_graph.connect import open_judge, open_models
+from pdr_graph.connect import check_settings, open_judge, open_models
 from pdr_graph.errors import ConfigError, OtherGraphError, ThreadExistsError, redacted
 from pdr_graph.prompts import Prompts
 from pdr_graph.servers.llama import announcement, is_small, small_config
@@ -78,6 +78,7 @@ class RunSession:
                     f"--trace {str(command.trace)!r} cannot be written: {error.strerror}"
                 ) from None
         settings = load_settings(**command.settings)
+        check_settings(settings)
         prompts = None if settings.prompts is None else Prompts.load(settings.prompts)
         return cls(command, output, settings, thread_id, prompts, open_judge(settings))
 
@@ -298,12 +299,12 @@ def read_problem(argument: str | None, file: Path | None) -> str:
         raise ConfigError("the problem is given twice, as an argument and by --file; drop one")
     if argument is not None and argument != "-":
         # Bytes of the command line that are no UTF-8 arrive as lone surrogates.
-        return _stated(argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+        return stated(argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     if file is not None:
-        return _stated(_decoded(_bytes_of(file), f"--file {str(file)!r}"))
+        return stated(_decoded(_bytes_of(file), f"--file {str(file)!r}"))
     if sys.stdin is None or (argument is None and sys.stdin.isatty()):
         raise ConfigError("no problem is given; pass it as an argument, by --file or by a pipe")
-    return _stated(_decoded(sys.stdin.buffer.read(), "standard input"))
+    return stated(_decoded(sys.stdin.buffer.read(), "standard input"))
 
 
 def _bytes_of(file: Path) -> bytes:
@@ -322,7 +323,12 @@ def _decoded(data: bytes, source: str) -> str:
         ) from None
 
 
-def _stated(problem: str) -> str:
+def stated(problem: str) -> str:
+    """Return a problem that holds a task.
+
+    Raises:
+        ConfigError: it is empty.
+    """
     if not problem.strip():
         raise ConfigError("the problem is empty; state the task to be solved")
     return problem

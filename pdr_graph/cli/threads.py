@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pdr_graph.cli.commands import ThreadsCommand
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.output import PIPE_WIDTH, Output, fitted, one_line, unbroken
+from pdr_graph.cli.output import PIPE_WIDTH, Output, fitted, one_line, refuse_place, unbroken
 from pdr_graph.cli.store import MEMORY, alone, named_thread, open_saver
 from pdr_graph.errors import ConfigError, DamagedRunError, UnknownThreadError
 from pdr_graph.settings import load_settings
@@ -319,6 +319,11 @@ def _action(command: ThreadsCommand) -> Action | None:
             raise ConfigError(f"--export writes one thread, {named} are named")
         if command.export_to.exists():
             raise ConfigError(f"--export {str(command.export_to)!r} exists; choose another file")
+        if not command.export_to.absolute().parent.is_dir():
+            raise ConfigError(
+                f"--export {str(command.export_to)!r} cannot be written: its folder is not there"
+            )
+        refuse_place(command.export_to, "--export")
     if command.import_from is not None:
         if named > 1:
             raise ConfigError(f"--import stores one thread, {named} names are given for it")

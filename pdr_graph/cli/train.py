@@ -176,9 +176,9 @@ def show_estimate(prepared: Prepared, output: Output) -> None:
 
 def _summary(prepared: Prepared, rl: PlannedRollouts) -> str:
     settings, estimate, rollouts = prepared.settings, rl.estimate, prepared.settings.rollouts
-    trained = f"{estimate.trained_parameters:,} of adapters"
+    trained = f"{estimate.trained_parameters:,} of adapters are trained"
     if settings.lora is None:
-        trained = "all of them"
+        trained = "all of them are trained"
     operator = int(rollouts.operator_fraction * rollouts.problems_per_step + 0.5)
     plan = settings.operator_plan
     roles = ", ".join(f"{number} {role}" for role, number in plan.rows.items())
@@ -186,7 +186,7 @@ def _summary(prepared: Prepared, rl: PlannedRollouts) -> str:
     how = "counted by its tokenizer" if rl.size.exact else "estimated"
     return "\n".join(
         [
-            f"{settings.model}: {estimate.parameters:,} weights, trained are {trained}",
+            f"{settings.model}: {estimate.parameters:,} weights, {trained}",
             f"a step: {counted(rollouts.problems_per_step, 'problem')} of "
             f"{counted(rollouts.rows_per_problem, 'row')}; "
             f"{rollouts.problems_per_step - operator} by long CoT{by_plan}",
@@ -463,8 +463,7 @@ def show_summary(folder: TrainFolder, output: Output) -> None:
         )
         return
     for stage, (first, last) in ends.items():
-        updates = stages[stage][-1]["update"]
-        output.show(_table(stage, updates, first, last), Text(""))
+        output.show(change_table(stage, stages[stage][-1]["update"], first, last), Text(""))
     output.show(
         Text("To measure it run: ", "dim")
         + Text(one_line(f"pdr-graph eval DATA --arm pdr --model {folder.model} --out runs/after"))
@@ -486,7 +485,10 @@ def _stages(lines: Sequence[Line]) -> list[Stage]:
     return list(dict.fromkeys(line["stage"] for line in lines))
 
 
-def _table(stage: Stage, updates: int, first: dict[str, float], last: dict[str, float]) -> Table:
+def change_table(
+    stage: Stage, updates: int, first: Mapping[str, float], last: Mapping[str, float]
+) -> Table:
+    """Return the figures of a stage's first updates beside those of its last."""
     title = f"{_STAGES[stage]}, {counted(updates, 'update')}"
     rows = [(name.replace("/", " "), f"{first[name]:.4g}", f"{last[name]:.4g}") for name in first]
     return table_of((title, "first tenth", "last tenth"), rows)

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import httpx2
 
@@ -17,6 +16,7 @@ from pdr_graph.errors import (
 )
 from pdr_graph.llm.pool import ask_small
 from pdr_graph.llm.retry import BadReplyError
+from pdr_graph.validation import is_http_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +136,7 @@ _UNREADABLE = (
 
 
 def _check_address(base_url: str, api_key: str, remedies: Remedies) -> None:
-    try:
-        parts = urlsplit(base_url)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    if not is_http_address(base_url):
         raise EndpointError(
             f"base URL {base_url!r} is not an http address; write it like http://127.0.0.1:8000/v1"
         )

@@ -153,10 +153,7 @@ class FileCounter:
             raise ConfigError(
                 f"a tokenizer file needs tokenizers: {install_command('tokenizers')}"
             ) from None
-        if file.is_dir():
-            file = file / "tokenizer.json"
-        if not file.is_file():
-            raise ConfigError(f"tokenizer file {str(file)!r} does not exist")
+        file = tokenizer_file(file)
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # noqa: BLE001  # the library raises bare Exception
@@ -172,6 +169,18 @@ class FileCounter:
         readable = wellformed(text)
         # A batch of one: only batches are encoded without holding up other threads.
         return len(self._tokenizer.encode_batch([readable], add_special_tokens=False)[0].ids)
+
+
+def tokenizer_file(named: Path) -> Path:
+    """Return the `tokenizer.json` that a setting names by itself or by its folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    file = named / "tokenizer.json" if named.is_dir() else named
+    if not file.is_file():
+        raise ConfigError(f"tokenizer file {str(file)!r} does not exist")
+    return file
 
 
 class ServerCounter:

@@ -116,7 +116,7 @@ def test_an_endpoint_that_answers_no_call_fails(forgetful, mock):
     assert (outcome.code, check["status"]) == (1, "fail")
     assert check["detail"] == "HTTP 500: engine died"
     assert "n" not in by_name(outcome)
-    assert by_name(outcome)["trial calls"]["detail"].startswith("1 calls, ")
+    assert by_name(outcome)["trial calls"]["detail"].startswith("1 call, ")
 
 
 @pytest.mark.parametrize(

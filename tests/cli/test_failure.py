@@ -80,6 +80,51 @@ def test_model_without_an_endpoint(forgetful, monkeypatch):
     assert "no endpoint is named that serves model 'big-one'; set --base-url" in outcome.err
 
 
+WRONG_ADDRESS = "this is no http address; write it like http://127.0.0.1:8000/v1"
+NOWHERE = ["--tokenizer", "t.json"]
+EVAL = ["eval", "p.jsonl", "--arm", "long_cot", "--out"]
+BEFORE_ANYTHING = {
+    "address": (["solve", "x", "--base-url", "localhost:8000"], WRONG_ADDRESS),
+    "address of a judge": (["solve", "x", "--judge-url", "nowhere"], WRONG_ADDRESS),
+    "address of a resumed run": (["resume", "x", "--base-url", "ftp://x/v1"], WRONG_ADDRESS),
+    "address to serve": (["serve", "--base-url", "localhost:8000"], WRONG_ADDRESS),
+    "address of an evaluation": ([*EVAL, "o", "--base-url", "localhost:8000"], WRONG_ADDRESS),
+    "address to look at": (["doctor", "--base-url", "localhost:8000"], WRONG_ADDRESS),
+    "tokenizer": (["solve", "x", *NOWHERE], "tokenizer file 't.json' does not exist"),
+    "tokenizer to serve": (["serve", *NOWHERE], "tokenizer file 't.json' does not exist"),
+    "tokenizer of a demo": (["demo", *NOWHERE], "tokenizer file 't.json' does not exist"),
+    "tokenizer to evaluate": ([*EVAL, "o", *NOWHERE], "tokenizer file 't.json' does not exist"),
+    "model": (["demo", "--model", "big-one"], "no endpoint is named that serves model 'big-one'"),
+    "log": (["solve", "x", "--log-file", "p.jsonl/log"], "p.jsonl/log' cannot be written"),
+    "folder": ([*EVAL, "p.jsonl/o"], "--out 'p.jsonl/o' cannot be written; name another place"),
+    "page": (["inspect", "x", "--html", "p.jsonl/x"], "--html 'p.jsonl/x' cannot be written"),
+    "export": (["threads", "x", "--export", "no/x"], "--export 'no/x' cannot be written"),
+    "thread": (["solve", "x", "--thread", ""], "--thread '': string should have at least 1"),
+    "problem": (["demo", " "], "the problem is empty"),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE_ANYTHING)
+def test_wrong_values_are_refused_before_a_store_or_a_model_starts(cli, clean, monkeypatch, case):
+    """Even where both are the embedded ones: nothing is made in the data directory."""
+    words, sentence = BEFORE_ANYTHING[case]
+    (clean / "p.jsonl").write_text('{"problem": "1?", "answer": "1"}\n')
+    monkeypatch.setenv("PDR_DATA_DIR", str(clean / "data"))
+    outcome = cli(*words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert sentence in outcome.err
+    assert "store:" not in outcome.err
+    assert not (clean / "data").exists()
+
+
+def test_a_wrong_address_shows_no_password(cli, clean, monkeypatch):
+    """Not even in the sentence that refuses it."""
+    monkeypatch.setenv("PDR_BASE_URL", "htp://user:hushhush@host/v1")
+    outcome = cli("solve", "x")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: PDR_BASE_URL 'htp://user:***@host/v1': this is no http")
+
+
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_empty_problem(forgetful, text):
     """An empty problem is refused before anything is started, from wherever it comes."""

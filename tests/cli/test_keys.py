@@ -458,7 +458,7 @@ def test_the_doctor_tells_how_a_store_is_encrypted(cli, own, clean):
     cli("solve", PROBLEM, *SMALL, "--thread", "a")
     plain = encryption()
     assert plain["status"] == "ok"
-    assert plain["detail"].startswith("none: of 1 stored runs 1 not encrypted")
+    assert plain["detail"].startswith("none: of 1 stored run 1 not encrypted")
     refused = encryption(OLD)
     assert refused["status"] == "warn"
     assert refused["remedy"].startswith("`pdr-graph reseal --read-older`")

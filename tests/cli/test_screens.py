@@ -4,9 +4,12 @@
 """
 
 import io
+import json
 import os
 import re
+import signal
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,15 +18,19 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from pdr_graph.cli import app
+from pdr_graph.cli.demo import board_parts, problem_parts
+from pdr_graph.cli.doctor import CheckTable
 from pdr_graph.cli.eval_board import ArmsBoard, ArmTable
 from pdr_graph.cli.inspect import run_parts
 from pdr_graph.cli.live import BoardView
 from pdr_graph.cli.output import PIPE_WIDTH, Output
 from pdr_graph.cli.run_display import RunProgress, result_parts
 from pdr_graph.cli.threads import RunTable
+from pdr_graph.cli.train import TrainBoard, change_table
 from pdr_graph.cli.up import StatusTable
 from pdr_graph.eval.records import ArmTally
 from tests.cli import shown
+from tests.train.test_settings import write_model
 
 FOLDER = Path(__file__).resolve().parent / "screens"
 UPDATE = os.environ.get("SCREENS") == "update"
@@ -115,6 +122,13 @@ def board(what: str) -> BoardView:
         answers = ["7", "7", "17", "x = \\frac{1}{2} + \\sqrt{3}", "7"]
         progress.drafts = {index: (answer, None) for index, answer in enumerate(answers)}
         return BoardView(progress)
+    if what == "training":
+        training = TrainBoard(Output(quiet=True))
+        training.begins("rl", 0, 400, 2)
+        figures = {name: last for name, (_, last) in shown.TRAINED.items()}
+        speed = {"tokens_per_second/sampled": 2_410.0, "tokens_per_second/trained": 15_230.0}
+        training.told({"stage": "rl", "update": 84, "seconds": 61.5, **figures, **speed})
+        return BoardView(training)
     arms = ArmsBoard(list(shown.ARMS), 240, Output())
     for place, arm in enumerate(arms.arms.values()):
         arm.done_here = 60
@@ -123,6 +137,14 @@ def board(what: str) -> BoardView:
             for number in range(60)
         }
     return BoardView(arms)
+
+
+def report_of(*, fitted: bool) -> Iterable[RenderableType]:
+    """Return what `judge fit` or `judge score` shows."""
+    pytest.importorskip("numpy")
+    from pdr_graph.cli.judge import report_parts
+
+    return report_parts(shown.judged(fitted=fitted))
 
 
 TALLIES = [
@@ -148,6 +170,18 @@ SCREENS: dict[str, Callable[[], Iterable[RenderableType]]] = {
     "threads": lambda: [RunTable(shown.RUNS, shown.NOW)],
     "up-status": lambda: [StatusTable(shown.SERVERS, shown.NOW.timestamp())],
     "eval": lambda: [ArmTable(TALLIES)],
+    "doctor": lambda: [CheckTable(shown.CHECKS)],
+    "judge-fit": lambda: report_of(fitted=True),
+    "judge-score": lambda: report_of(fitted=False),
+    "demo": lambda: board_parts(shown.demonstrated()),
+    "demo-stopped": lambda: board_parts(shown.demonstrated(over=False)),
+    "demo-of-a-problem": lambda: problem_parts(
+        shown.PROBLEM, problem := shown.one_problem(), problem[2], "pdr-graph inspect 9f3c2b1a7e4d"
+    ),
+    "train": lambda: [
+        change_table("rl", 200, *({k: v[n] for k, v in shown.TRAINED.items()} for n in (0, 1)))
+    ],
+    "progress-of-training": lambda: [board("training")],
     "progress": lambda: [board("progress")],
     "progress-of-arms": lambda: [board("arms")],
 }
@@ -167,9 +201,9 @@ def test_screen(name):
 
 def without_times(text: str) -> str:
     """Return a screen with the same time of every clock that runs."""
-    return (
-        re.sub(r"\b\d+\.\d s$", "1.0 s", text, flags=re.MULTILINE) if "tokens ·" in text else text
-    )
+    if "tokens ·" in text:
+        text = re.sub(r"\b\d+\.\d s$", "1.0 s", text, flags=re.MULTILINE)
+    return re.sub(r"\b\d+ s left", "9 s left", text)
 
 
 def test_names_of_runs_are_whole_in_a_pipe():
@@ -213,6 +247,12 @@ WORDS: dict[str, tuple[list[str], str | None]] = {
     "check": (["check", "--workers", "1"], CASES),
     "threads-none": (["threads", "--checkpoint", "memory"], None),
     "inspect-nothing": (["inspect"], None),
+    "train-no-model": (["train"], None),
+    "judge-no-out": (["judge", "fit", "runs/one"], None),
+    "judge-no-run": (["judge", "score", "runs/one", "--judge", "judge.json"], None),
+    "demo-wrong-endpoint": (["demo", "--base-url", "localhost:8000"], None),
+    "doctor-wrong-value": (["doctor", "--retries", "many"], None),
+    "serve-no-key": (["serve", "--host", "0.0.0.0"], None),
     "solve-wrong-preset": (["solve", "x", "--preset", "pdrr"], None),
     "solve-wrong-value": (["solve", "x", "--widths", "a,b"], None),
     "solve-wrong-option": (["solve", "x", "--width", "4"], None),
@@ -222,6 +262,50 @@ WORDS: dict[str, tuple[list[str], str | None]] = {
     "down-none": (["down", "--data-dir", "data"], None),
     "unknown-command": (["slove"], None),
 }
+
+
+@pytest.fixture
+def model_folder(clean) -> None:
+    """A folder with a model's config, and one with problems, in the current folder."""
+    write_model(clean / "m")
+    rows = [{"problem": f"What is {index} + 1?", "answer": str(index + 1)} for index in range(3)]
+    (clean / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+TRAIN = ["train", "--model", "m", "--data", "q.jsonl", "--set", "rollouts.problems_per_step=2"]
+
+
+def test_dry_run_of_training(asked, model_folder):
+    """It says what a step takes, and whether that fits."""
+    words = [*TRAIN, "--dry-run", "--set", "devices.memory_gib=8"]
+    screens = {f"{width} columns": asked(width, *words) for width in WIDTHS}
+    for width, screen in zip(WIDTHS, screens.values(), strict=True):
+        assert too_long(screen.split("\n", 1)[1], width) == []
+    compared("train-dry-run", screens)
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
+def test_training_without_torch(asked, model_folder):
+    """It is refused before anything is loaded, with the command that installs it."""
+    compared("train-refused", {f"{width} columns": asked(width, *TRAIN) for width in WIDTHS})
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_start_of_a_server(spawn, monkeypatch, mock, width):
+    """It says what it serves before its address, and that it has stopped."""
+    mock.configure(max_model_len=4096)
+    for name, value in {"COLUMNS": width, "LINES": 40, "TERM": "dumb", "TTY_COMPATIBLE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    words = ["serve", "--port", "0", "--checkpoint", "memory"]
+    process = spawn(*words)
+    address = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    text = f"$ pdr-graph {' '.join(words)}\n{err}[standard output]\n{address}{out}"
+    text = text.replace(mock.url, "http://127.0.0.1:8000/v1")
+    text = re.sub(r"http://127\.0\.0\.1:\d{5}", "http://127.0.0.1:54321", text)
+    assert process.returncode == 0
+    compared(f"serve-{width}", {f"{width} columns": text})
 
 
 @pytest.mark.parametrize("name", WORDS)

@@ -63,7 +63,7 @@ def board_of(right: dict[str, list[bool]], tokens: int = 10) -> DemoBoard:
 def drawn(board: DemoBoard, width: int, encoding: str = "utf-8") -> str:
     """What a terminal of this width shows of a board, without styles."""
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    console = Console(file=out, width=width, color_system=None)
+    console = Console(file=out, width=width, color_system=None, force_terminal=True)
     console.print(board)
     out.seek(0)
     return out.read()

@@ -51,7 +51,8 @@ import base64
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 HIDDEN = "***"
@@ -154,6 +155,16 @@ def redacted(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: 1 call, 2 calls, 1,024 calls."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+@contextmanager
+def raised_by(whose: str) -> Iterator[None]:
+    """Name in a note the user's own code whose error passes as it is, so that it can be caught."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"raised by {whose}")
+        raise
 
 
 def enumerated(names: Sequence[str]) -> str:

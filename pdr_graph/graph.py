@@ -30,7 +30,7 @@ from pdr_graph.budget import elapsed_s, merge_rows
 from pdr_graph.config import PDRConfig, default_config, form_of, make_config
 from pdr_graph.errors import ConfigError
 from pdr_graph.events import BeginEvent, EndEvent, StoppedEvent, log_event
-from pdr_graph.extensions import Extensions, Parts, RunOrder
+from pdr_graph.extensions import Extensions, Parts, RunOrder, check_saver
 from pdr_graph.invocation import GraphCalls, Invocation, Keys, Subrun
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
@@ -322,6 +322,8 @@ def build_graph(
         trace=trace,
         stream_answer=stream_answer,
     )
+    if not isinstance(checkpointer, bool):  # which LangGraph takes too
+        check_saver(checkpointer)
     if order.config is not None:
         order.extensions.of(order.config).check(order.config)
     default = order.config or default_config()

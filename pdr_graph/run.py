@@ -31,6 +31,7 @@ from pdr_graph.errors import (
     UnknownThreadError,
     WaitingError,
     counted,
+    raised_by,
 )
 from pdr_graph.events import OnEvent
 from pdr_graph.extensions import Extensions, RunOrder, check_problem, check_saver
@@ -383,7 +384,8 @@ async def drive(
             if part["type"] == "values":
                 state = state_of(part["data"])
             elif part["type"] == "custom" and on_event is not None:
-                on_event(part["data"])
+                with raised_by("on_event"):
+                    on_event(part["data"])
     except GraphDrained as error:
         raise DrainedError(thread_id) from error
     if state.get("phase") != "done":

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
 
 from pdr_graph import (
     Extensions,
@@ -159,7 +160,7 @@ async def test_what_a_graph_around_the_run_does_is_not_lost(door):
 
 @pytest.mark.parametrize("problem", [None, 5, ["What is 2 + 2?"], "", "  "])
 async def test_a_problem_is_a_text(problem):
-    """At the three doors that take it."""
+    """At each door that takes it."""
     words = r"^the problem (must be a text, not|is empty)"
     with pytest.raises(ConfigError, match=words):
         await solve(problem, model=scripted())
@@ -167,6 +168,48 @@ async def test_a_problem_is_a_text(problem):
         solve_sync(problem, model=scripted())
     with pytest.raises(ConfigError, match=words):
         stream(problem, model=scripted())
+    with pytest.raises(ConfigError, match=words):
+        await build_graph(scripted()).ainvoke({"problem": problem})
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ((5,), r"^model must be a LangChain chat model, not 5$"),
+        ((ScriptedChat(), len), r"^counter must have a method count, as EstimateCounter\(\) has,"),
+    ],
+)
+def test_a_client_is_made_of_a_model_and_a_counter(parts, sentence):
+    """What is neither is refused at once, and not in the middle of a run."""
+    with pytest.raises(ConfigError, match=sentence):
+        ModelClient(parts[0], counter=parts[1] if len(parts) > 1 else None)
+
+
+class LosingTrace:
+    """A trace that cannot keep anything."""
+
+    async def record(self, record):
+        raise KeyError("kept")
+
+
+async def test_an_error_of_the_users_own_code_passes_and_is_named():
+    """So it can be caught by its type, and its traceback says whose it is."""
+
+    def told(event):
+        raise KeyError(event["event"])
+
+    parts = {"on_event": Parts(on_event=told), "record of the trace": Parts(trace=LosingTrace())}
+    for whose, given in parts.items():
+        with pytest.raises(KeyError) as raised:
+            await solve("What is 2 + 2?", PRESET, model=scripted(), parts=given)
+        assert raised.value.__notes__[0] == f"raised by {whose}"
+    for name in ("input", "output"):
+        builder = StateGraph(MessagesState)
+        builder.add_node("n", pdr_node(PRESET, model=scripted(), **{name: lambda given: {}["x"]}))
+        builder.add_edge(START, "n")
+        with pytest.raises(KeyError) as raised:
+            await builder.compile().ainvoke({"messages": [("user", "2 + 2?")]})
+        assert raised.value.__notes__[0] == f"raised by {name} of pdr_node"
 
 
 async def test_a_checkpointer_is_open():
@@ -175,6 +218,9 @@ async def test_a_checkpointer_is_open():
         await solve("x", PRESET, model=scripted(), checkpointer="redis://x")
     with pytest.raises(ConfigError, match=r"^checkpointer must be an open "):
         await resume("x", model=scripted(), checkpointer="redis://x")
+    with pytest.raises(ConfigError, match=r"^checkpointer must be an open "):
+        build_graph(scripted(), checkpointer="redis://x")
+    assert build_graph(scripted(), checkpointer=True).checkpointer is True  # LangGraph's own word
 
 
 async def test_a_model_by_its_name(monkeypatch):

@@ -16,7 +16,7 @@ from pdr_graph.embed.subrun import (
     read_messages,
     subrun,
 )
-from pdr_graph.errors import ConfigError
+from pdr_graph.errors import ConfigError, raised_by
 from pdr_graph.extensions import Extensions, Parts, RunOrder
 from pdr_graph.graph import build_graph
 from pdr_graph.judge import DraftJudge
@@ -92,7 +92,8 @@ def pdr_node(
     async def reason(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
         context = runtime.context if isinstance(runtime.context, PDRConfig) else default_config()
         channel = ledger_channel(ledger)
-        problem = input(state)
+        with raised_by("input of pdr_node"):
+            problem = input(state)
         if not isinstance(problem, str):
             raise ConfigError(
                 f"input must return the problem as text, not {type(problem).__name__}"
@@ -100,7 +101,8 @@ def pdr_node(
         result = await subrun(
             graph, problem, given or context, write=runtime.stream_writer, ledger=channel
         )
-        update = output(result)
+        with raised_by("output of pdr_node"):
+            update = output(result)
         if not isinstance(update, Mapping):
             raise ConfigError(
                 "output must return the parent's update as a dict, such as "

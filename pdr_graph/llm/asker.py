@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pdr_graph.config import PDRConfig
-from pdr_graph.errors import CallError
+from pdr_graph.errors import CallError, raised_by
 from pdr_graph.llm.client import ModelClient, OnChunk, Reply, Sampling
 from pdr_graph.llm.usage import Meter, Spent
 from pdr_graph.prompts import ONE_TOKEN, Prompts
@@ -131,7 +131,8 @@ class Asker:
                 record["token_ids"] = reply.sampled.token_ids
                 record["logprobs"] = reply.sampled.logprobs
             if self.trace is not None:
-                await self.trace.record(record)
+                with raised_by("record of the trace"):
+                    await self.trace.record(record)
 
 
 STEPS = ("drafter", "distiller", "refiner", "verifier")

@@ -40,6 +40,7 @@ from pdr_graph.llm.tokens import (
 )
 from pdr_graph.llm.usage import REFUSED_USAGE, Spent, Usage, read_usage, stated_usage
 from pdr_graph.types import Price
+from pdr_graph.validation import shown
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +264,16 @@ class ModelClient:
                 have begun before new ones. It must schedule by priority: others may refuse the
                 call. A model with a `priority` of its own keeps it.
             price: What it costs, for the ledger; None states nothing.
+
+        Raises:
+            ConfigError: the model or the counter is none.
         """
+        if not isinstance(model, BaseChatModel):
+            raise ConfigError(f"model must be a LangChain chat model, not {shown(model)}")
+        if counter is not None and not callable(getattr(counter, "count", None)):
+            raise ConfigError(
+                f"counter must have a method count, as EstimateCounter() has, not {shown(counter)}"
+            )
         self.model = _read_plainly(model)
         self.counter: TokenCounter = counter or EstimateCounter()
         self.retry = retry or Retry()

@@ -27,6 +27,7 @@ from pdr_graph.config import (
 )
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
+from pdr_graph.extensions import check_problem
 from pdr_graph.invocation import Invocation
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models
@@ -74,9 +75,8 @@ class Planner:
         return make_config(**given) if given else self.default
 
     async def _open(self, state: PDRState, config: PDRConfig) -> dict[str, object]:
-        problem = wellformed(state.get("problem", "")).strip()
-        if not problem:
-            raise ConfigError("the problem is empty; state the task to be solved")
+        check_problem(state.get("problem", ""))
+        problem = wellformed(state["problem"]).strip()
         operators = self.toolbox.operators.of(config)
         operators.check(config)
         models = self.toolbox.models.for_run(config)

@@ -113,7 +113,10 @@ class Result:
 
     def facts(self) -> list[tuple[str, str]]:
         """Return the answer and its ground, each as its name and a phrase."""
-        facts = [("answer", "none stated" if self.answer is None else _printable(self.answer))]
+        answer = "none stated" if self.answer is None else _printable(self.answer)
+        if self.config.answer == "text":
+            answer = f"a text of {counted(len(self.solution), 'character')}, the solution"
+        facts = [("answer", answer)]
         if (agreement := self.agreement) is not None:
             facts.append(("agreement", f"{agreement[0]} of {counted(agreement[1], 'draft')}"))
         return [*facts, ("verdict", self._verdict())]

@@ -29,6 +29,13 @@ def test_a_result_without_an_answer():
     assert lines[:2] == ["answer     none stated", "verdict    not judged"]
 
 
+def test_a_result_whose_answer_is_a_text():
+    """The solution is the answer: none is missing."""
+    config = shown.CONFIG.model_copy(update={"answer": "text"})
+    line, *_ = str(replace(shown.RESULT, answer=None, config=config, solution="Yes.")).splitlines()
+    assert line == "answer     a text of 4 characters, the solution"
+
+
 def test_what_a_model_wrote_acts_on_nothing():
     """Neither on a terminal nor in a page."""
     result = replace(shown.RESULT, answer="<b>\x1b[31m7</b>", solution="<script>")

@@ -2,8 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from time import perf_counter
@@ -142,12 +142,19 @@ def demo_config(name: str, fields: Mapping[str, object] = MappingProxyType({})) 
     return config.model_copy(update={"max_tokens": B_SEQ // calls})
 
 
-async def _with_model(settings: Settings, output: Output) -> Settings:
-    """Return the settings with the demonstration's model, where the user has named none."""
-    if settings.base_url is not None or settings.model is not None or demo_model() == "tiny":
-        return settings
-    file = await ready_weights(settings.data_dir, output.say, weights=QWEN)
-    return settings.model_copy(update={"model": str(file)})
+@asynccontextmanager
+async def _opened(settings: Settings, output: Output) -> AsyncIterator[tuple[Saver, ModelClient]]:
+    """Open the store, and then the demonstration's model where the user has named none.
+
+    In this order: a store that cannot work is told before a model is fetched.
+    """
+    async with open_saver(settings, output.say) as saver:
+        named = settings.base_url is not None or settings.model is not None
+        if not named and demo_model() != "tiny":
+            file = await ready_weights(settings.data_dir, output.say, weights=QWEN)
+            settings = settings.model_copy(update={"model": str(file)})
+        async with open_client(settings, announce=output.say) as client:
+            yield saver, client
 
 
 # ----------------------------------------------------------------------------- one problem
@@ -155,11 +162,7 @@ async def _with_model(settings: Settings, output: Output) -> Settings:
 
 async def _one_problem(problem: str, settings: Settings, output: Output) -> list[Result]:
     results = []
-    settings = await _with_model(settings, output)
-    async with (
-        open_saver(settings, output.say) as saver,
-        open_client(settings, announce=output.say) as client,
-    ):
+    async with _opened(settings, output) as (saver, client):
         for name, fields in STRATEGIES.items():
             config = demo_config(name, fields)
             output.say(f"{name}: widths {','.join(map(str, config.widths)) or 'none'}")
@@ -401,11 +404,7 @@ async def _run_board(board: DemoBoard, settings: Settings, output: Output) -> No
         return "the demonstration was stopped; run it again to see all of it"
 
     with stopper.ending(way_on, lambda: False):
-        settings = await _with_model(settings, output)
-        async with (
-            open_saver(settings, output.say) as saver,
-            open_client(settings, announce=output.say) as client,
-        ):
+        async with _opened(settings, output) as (saver, client):
             with _live(output, board):
                 for strategy in board.strategies:
                     await _run_strategy(strategy, client, saver, output)

@@ -104,7 +104,8 @@ def run_parts(past: RunHistory, lines: int | None) -> Iterator[RenderableType]:
         yield Text()
         yield heading(f"solution by {one_line(past.solution['finish'])}")
         yield Prose(past.solution["text"], lines, INDENT)
-        yield labelled("answer", answer_text(past.solution["answer"]))
+        if past.config.answer != "text":
+            yield labelled("answer", answer_text(past.solution["answer"]))
     if past.verdict is not None:
         yield labelled("verdict", verdict_text(past.verdict))
     for note in past.notes:

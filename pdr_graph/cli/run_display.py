@@ -243,15 +243,18 @@ def result_parts(result: "Result", look_closer: str | None) -> Iterator[Renderab
         result: The run.
         look_closer: The command that shows more of it; None where the run is not kept.
     """
-    yield labelled("answer", answer_text(result.answer))
+    is_text = result.config.answer == "text"
+    if is_text:  # the solution is the answer, and states no other
+        yield from (heading("solution"), Prose(result.solution), Text())
+    else:
+        yield labelled("answer", answer_text(result.answer))
     if (agreement := result.agreement) is not None:
         agree, drafts = agreement
         yield labelled("agreement", Text(f"{agree} of {counted(drafts, 'draft')}"))
     yield labelled("verdict", verdict_text(result.verdict))
     yield Text()
-    yield heading("solution")
-    yield Prose(result.solution)
-    yield Text()
+    if not is_text:
+        yield from (heading("solution"), Prose(result.solution), Text())
     yield heading("cost")
     yield LedgerTable(result.ledger, seconds=result.seconds)
     yield Text()

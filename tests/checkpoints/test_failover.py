@@ -33,7 +33,7 @@ PROMPT = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 """A replica joins within a second."""
 
 
-def until(is_so: Callable[[], Any], seconds: float = 20) -> None:
+def until(is_so: Callable[[], Any], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline

@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", metavar="NAME", help="only this source")
     add("--problems", type=int, help="of each source and half, instead of the plan's")
     add("--judge-weights", type=Path, metavar="PATH",
-        help="the model itself, for judges of hidden states (needs torch)")  # fmt: skip
+        help="the model's folder, for judges of hidden states; --vllm knows its own")  # fmt: skip
     add("--keep", type=Path, metavar="FOLDER", help="write the drafts there, without texts")
     add("--kept", type=Path, metavar="FOLDER", help="report on drafts that --keep has written")
     add_endpoint(parser)

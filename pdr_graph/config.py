@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.validation import Fault, differences
+from pdr_graph.validation import Fault, choice, differences
 
 
 def _for_nodes(*names: str, kind: str | None = None) -> dict[str, Any]:
@@ -339,7 +339,7 @@ def preset(
     try:
         fields = presets[name]
     except KeyError:
-        raise ConfigError(f"unknown preset {name!r}; known: {', '.join(presets)}") from None
+        raise ConfigError(f"unknown preset {name!r}; {choice(name, [*presets])}") from None
     config = make_config(**{"preset": name, **fields, **overrides})
     if fields.get("widths") == () and config.widths:
         shown = ",".join(map(str, config.widths))

@@ -39,7 +39,7 @@ from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models, ModelsByRole
 from pdr_graph.prompts import Prompts
 from pdr_graph.trace import Trace
-from pdr_graph.validation import shown
+from pdr_graph.validation import choice, shown
 
 T = TypeVar("T")
 
@@ -165,7 +165,7 @@ def _find(kind: str, name: str, known: Mapping[str, T]) -> T:
         return known[name]
     if ":" not in name:
         raise ConfigError(
-            f"unknown {kind} {shown(name)}; known: {', '.join(known)}, or package.module:attribute"
+            f"unknown {kind} {shown(name)}; {choice(name, [*known])}, or package.module:attribute"
         )
     plain = name.isprintable() and len(name) <= 200
     option = shlex.join([f"--{kind}", name]) if plain else f"--{kind}"

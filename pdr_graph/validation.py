@@ -53,10 +53,8 @@ class Fault:
             return self.message
         if self.kind == "extra_forbidden" and model is not None:
             known = list(_table_of(model, self.path[:-1]).model_fields)
-            near = get_close_matches(self.path[-1], known, n=1)
-            hint = f"perhaps {near[0]!r}; " if near else ""
             place = f" in [{'.'.join(self.path[:-1])}]" if self.path[:-1] else ""
-            return f"unknown setting {self.path[-1]!r}{place}; {hint}known: {', '.join(known)}"
+            return f"unknown setting {self.path[-1]!r}{place}; {choice(self.path[-1], known)}"
         name = name or ".".join(each for each in self.path if not each.isdigit())
         if self.kind == "missing":
             return f"{name} is missing; set it"
@@ -104,6 +102,12 @@ def shown(value: object) -> str:
     else:
         text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def choice(name: object, known: Sequence[str]) -> str:
+    """Return the end of a sentence on an unknown name: the nearest known one, and all of them."""
+    near = get_close_matches(str(name), known, n=1)
+    return f"{f'perhaps {near[0]!r}; ' if near else ''}known: {', '.join(known)}"
 
 
 def is_http_address(url: str) -> bool:

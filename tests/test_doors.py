@@ -91,7 +91,7 @@ DOORS = [
     by_stream,
 ]
 BAD = {
-    "preset": ({"config": "pdrr"}, r"^unknown preset 'pdrr'; known: long_cot, "),
+    "preset": ({"config": "pdrr"}, r"^unknown preset 'pdrr'; perhaps 'pdr'; known: long_cot, "),
     "config": ({"config": 5}, r"^config must be a PDRConfig, .* a preset's name, or a dict"),
     "field": ({"config": {"width": 3}}, r"^unknown setting 'width'; perhaps 'widths'; "),
     "part": ({"config": {"distiller": "absent"}}, r"^unknown distiller 'absent'; known: summary"),

@@ -334,7 +334,9 @@ async def test_a_step_may_be_named_by_its_import_path(mock, connect):
 
 async def test_unknown_steps_are_refused_before_any_call(mock, connect):
     """A name that nothing answers to is a sentence with the known ones."""
-    with pytest.raises(ConfigError, match="unknown distiller 'sumary'; known: summary"):
+    with pytest.raises(
+        ConfigError, match="unknown distiller 'sumary'; perhaps 'summary'; known: summary"
+    ):
         await solve(PROBLEM, preset("pdr", distiller="sumary", **SMALL), model=connect())
     assert mock.stats()["calls"] == 0
 

@@ -190,7 +190,7 @@ async def test_a_run_gives_roles_to_other_models_of_the_process_by_name(pair, cl
     [
         ("refiner=gpt", "role refiner is given to 'gpt', which this process does not have; it"),
         ("refiner=small@http://h/v1", "given to 'small@http://h/v1', which this process does not"),
-        ("writer=small", "unknown role 'writer'; known: drafter"),
+        ("writer=small", "unknown role 'writer'; perhaps 'refiner'; known: drafter"),
         ("small", "models 'small': write it as ROLE=NAME"),
     ],
 )
@@ -515,7 +515,7 @@ def test_graphs_of_other_models_do_not_share_cached_answers():
 @pytest.mark.parametrize(
     ("models", "sentence"),
     [
-        ({"writer": ScriptedChat()}, "unknown role 'writer'; known: drafter, contested, dist"),
+        ({"writer": ScriptedChat()}, "unknown role 'writer'; perhaps 'refiner'; known: drafter"),
         ({"judge": "gpt"}, "model 'gpt' is a name, and no model; open one: .*open_client"),
     ],
 )

@@ -75,7 +75,9 @@ def test_overrides_win_over_the_preset():
 
 def test_an_unknown_preset_names_the_known_ones():
     """A misspelt name is one sentence that lists what there is."""
-    with pytest.raises(ConfigError, match="unknown preset 'prd'; known: long_cot, sr, "):
+    with pytest.raises(
+        ConfigError, match="unknown preset 'prd'; perhaps 'pdr'; known: long_cot, sr, "
+    ):
         preset("prd")
 
 

@@ -43,6 +43,7 @@ from pdr_graph.train.run_folder import (
 from pdr_graph.train.settings import TrainSettings, load_train_settings
 from pdr_graph.train.supervised import Example, ExampleChoice, RoleTally, examples_of
 from pdr_graph.train.trajectory import Role
+from pdr_graph.validation import choice
 
 CONTINUES = "the same command continues"
 
@@ -268,7 +269,7 @@ def _choice(command: TrainDataCommand) -> ExampleChoice:
     known = [role for role in get_args(Role) if role != "judge"]
     for role in command.roles:
         if role not in known:
-            raise ConfigError(f"unknown role {role!r}; known: {', '.join(known)}")
+            raise ConfigError(f"unknown role {role!r}; {choice(role, known)}")
     chosen: frozenset[Role] = frozenset(role for role in get_args(Role) if role in command.roles)
     return ExampleChoice(
         roles=chosen or ExampleChoice().roles,

@@ -31,6 +31,7 @@ from pdr_graph.eval.records import BudgetRecord
 from pdr_graph.extensions import Extensions
 from pdr_graph.judge import DraftJudge
 from pdr_graph.nodes.plan import budgets_note, fitted
+from pdr_graph.validation import choice
 
 THINKING = "T"
 _NOT_ALLOWED = {
@@ -77,9 +78,8 @@ def parse_arm(text: str) -> ArmSpec:
     if named and not name:
         raise ConfigError(f"arm {text!r} begins with '=': write NAME=PRESET, or PRESET alone")
     if preset_name not in PRESETS:
-        raise ConfigError(
-            f"arm {text!r}: unknown preset {preset_name!r}; known: {', '.join(PRESETS)}"
-        )
+        near = choice(preset_name, [*PRESETS])
+        raise ConfigError(f"arm {text!r}: unknown preset {preset_name!r}; {near}")
     if at and not tail.strip():
         raise ConfigError(f"arm {text!r} ends in '@'; write PRESET@FIELD=VALUE;FIELD=VALUE")
     fields: dict[str, object] = {}
@@ -128,7 +128,7 @@ def _read_value(field: str, text: str, where: str) -> object:
     info = PDRConfig.model_fields.get(field)
     if info is None:
         known = [name for name in PDRConfig.model_fields if name not in _NOT_ALLOWED]
-        raise ConfigError(f"{where}: unknown field {field!r}; known: T, {', '.join(known)}")
+        raise ConfigError(f"{where}: unknown field {field!r}; {choice(field, ['T', *known])}")
     if get_origin(info.annotation) is tuple:
         return tuple(part.strip() for part in text.split(",")) if text else ()
     return None if text == "none" and NoneType in get_args(info.annotation) else text

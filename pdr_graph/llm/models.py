@@ -18,7 +18,7 @@ from pdr_graph.errors import ConfigError, enumerated
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.tokens import EstimateCounter, Source, TokenCounter
 from pdr_graph.types import ROLES, Price
-from pdr_graph.validation import shown
+from pdr_graph.validation import choice, shown
 
 ModelsByRole = Mapping[str, BaseChatModel | ModelClient]
 """A model for each of some roles, by the names of `types.ROLES`."""
@@ -212,7 +212,7 @@ def check_role(role: object) -> None:
         ConfigError: the sentence names those that there are.
     """
     if role not in ROLES:
-        raise ConfigError(f"unknown role {shown(role)}; known: {', '.join(ROLES)}")
+        raise ConfigError(f"unknown role {shown(role)}; {choice(role, [*ROLES])}")
 
 
 def changed_models(

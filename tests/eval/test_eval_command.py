@@ -330,7 +330,7 @@ REFUSED = {
     "sharing without two alike": (["--share-first-round"], "no two arms with drafts are alike"),
     "mixed kinds of answer": (["--arm", "sr@answer=choice"], "arms differ in their kind of answer"),
     "too little for the calls": (["--b-seq", "9"], "leaves arm 'long_cot' 9 tokens for each of"),
-    "a folder that is a file": (["--out", "one.jsonl"], "--out 'one.jsonl' cannot be written; name"),
+    "a folder that is a file": (["--out", "one.jsonl"], "--out 'one.jsonl' cannot be written;"),
     "an arm's malformed sweep": (["--sweep", "kappa"], "sweep 'kappa' is not FIELD=VALUE,VALUE…"),
     "sharing on a cluster": (
         ["--arm", "a=majority@widths=2", "--arm", "b=majority@widths=3", "--share-first-round",

@@ -25,6 +25,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 from pdr_graph.answers import answer_kind, clusters
 from pdr_graph.ballot import ranked, tally_of, vote_of
@@ -799,6 +800,21 @@ async def fit_judge(
         table = _Table.of(await ballots_of(runs))
     else:
         table = await _table_with_states(runs, source, notes)
+    # The fits are small: several threads would wait for one another most of the time.
+    with threadpool_limits(1):
+        return _fitted_judge(table, runs, kind, source, checker, folds, seed, notes)
+
+
+def _fitted_judge(
+    table: _Table,
+    runs: Sequence[EvalRun],
+    kind: Kind,
+    source: StateSource | None,
+    checker: SelfChecker | None,
+    folds: int,
+    seed: int,
+    notes: list[str],
+) -> JudgeFit:
     mixed = sum(
         np.ptp(table.correct_D[table.problem_D == each]) > 0 for each in range(table.num_problems)
     )
@@ -844,7 +860,7 @@ async def fit_judge(
     judge = _judge(table.fitted(recipe, everything), table.names, source, question)
     judge = judge.model_copy(
         update={
-            "model": model,
+            "model": one_model(runs),
             "prompts": runs[0].header["prompts_sha256"],
             "data": tuple(sorted({run.header["data"]["sha256"] for run in runs})),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

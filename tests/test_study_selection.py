@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
-from benchmarks.studies.selection.__main__ import is_better, main
+from benchmarks.studies.selection.__main__ import ROUNDS, is_better, main
 from benchmarks.studies.selection.policies import RoundsPolicy
 from benchmarks.studies.selection.pool import PooledDraft, PooledProblem, load, save
 from benchmarks.studies.selection.report import WIDTH, draw, findings, measure, tables
@@ -115,6 +115,24 @@ def test_it_goes_from_problems_to_the_rule(mock, monkeypatch, tmp_path, capfd):
             if (each["arm"], each["problem_id"]) == ("drafts", problem.id)]  # fmt: skip
     outcome = asyncio.run(RoundsPolicy((WIDTH,)).at(problem, MATH))
     assert (outcome.b_total, problem.read_tokens) == (cost[0]["b_total"], 0)
+
+
+def test_second_rounds_are_compared(mock, monkeypatch, tmp_path, capfd):
+    """On the drafts of one first round, which each arm is charged for."""
+    monkeypatch.setenv("PDR_REDIS_URL", "memory")
+    monkeypatch.setenv("PDR_DATA_DIR", str(tmp_path / "data"))
+    mock.configure(answers=["1", "2", "3"])
+    words = ["--problems", "2", "--out", str(tmp_path), "--base-url", mock.url]
+    assert main(["rounds", *words]) == 0
+    run = read_run(tmp_path / "rounds")
+    assert {each["arm"] for each in run.samples} == set(ROUNDS)
+    firsts = {
+        (each["problem_id"], tuple(d["answer"] for d in each["drafts"] if d["round"] == 1))
+        for each in run.samples
+    }
+    assert len(firsts) == 2
+    shown = capfd.readouterr().out
+    assert all(name in shown for name in ROUNDS)
 
 
 def test_what_is_kept_is_what_was_sampled(tmp_path):

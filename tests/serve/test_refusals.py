@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 import re
-import socket
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import httpx2
@@ -43,6 +44,13 @@ def refused(served) -> dict[tuple[str, str], int]:
     text = served.runner.metrics.text().decode()
     found = re.findall(r'^pdr_refusals_total\{reason="(\w+)",status="(\d+)"\} (\S+)', text, re.M)
     return {(status, reason): int(float(number)) for reason, status, number in found}
+
+
+async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
 async def sent(served, data: bytes, *, then: float = 0.0) -> bytes:
@@ -116,12 +124,11 @@ async def test_connections_beyond_the_bound_are_counted(serve, mock):
     served = await serve(connections=8, max_by_address=2)
     port = int(served.root.rpartition(":")[2])
     ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
-    await asyncio.sleep(0.1)
-    assert refused(served) == {("0", "connection_displaced"): 1}
+    await until(lambda: refused(served) == {("0", "connection_displaced"): 1})
     for _, writer in ends:
         writer.close()
-    await asyncio.sleep(0.1)
-    mock.configure(delay_s=1.0)
+    await asyncio.sleep(0.3)
+    mock.configure(delay_s=10.0)
     request = (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(CHAT)
@@ -130,13 +137,13 @@ async def test_connections_beyond_the_bound_are_counted(serve, mock):
     for _, writer in busy:
         writer.write(request + CHAT)
         await writer.drain()
-    await asyncio.sleep(0.2)
-    with socket.create_connection(("127.0.0.1", port)) as third:
-        await asyncio.sleep(0.2)
+    await until(lambda: served.runner.admission.running == 2)
+    reader, third = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(10):
         with suppress(ConnectionResetError):
-            assert third.recv(1) == b""
+            assert await reader.read(1) == b""
     assert refused(served)["0", "connection_full"] == 1
-    for _, writer in (*ends, *busy):
+    for writer in (third, *(writer for _, writer in (*ends, *busy))):
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()

@@ -3,8 +3,9 @@
     fit      samples the fitting half by `pdr-graph eval`, and fits a judge of each source on it
     sample   samples the judging half, weighed by the judges that are better than the vote
     report   tries every policy on these drafts: tables, plot, the rule
+    rounds   compares what a second round may read, and a refinement, on other sums
 
-Without a step all three are taken. What was stopped goes on by the same command.
+Without a step all are taken. What was stopped goes on by the same command.
 """
 
 import argparse
@@ -13,11 +14,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.studies.commands import add_endpoint, endpoint_words, run, say
+from benchmarks.studies.commands import add_endpoint, compare_words, endpoint_words, run, say
 from benchmarks.studies.endpoint import run_study
 from benchmarks.studies.selection.pool import PooledProblem, load, pooled, save
 from benchmarks.studies.selection.report import WIDTH, WIDTHS, draw, measure, tables
-from benchmarks.studies.selection.sources import FITTING, JUDGING, Half, sources
+from benchmarks.studies.selection.sources import FITTING, JUDGING, TASKS, Half, sources
 from pdr_graph.answers import answer_kind
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.records import read_run
@@ -27,7 +28,16 @@ CALL_TOKENS = 320
 """Limit of a draft."""
 DRAFTS, LONG = "drafts", "long_cot"
 """Arms of the runs: the pool, and the single attempt."""
-STEPS = ("fit", "sample", "report")
+ROUNDS = {
+    "fresh": "widths=4,4",
+    "evidence": "widths=4,4;distiller=evidence",
+    "contested": "widths=4,4;distiller=contested",
+    "tail": "widths=4,4;distiller=tail",
+    "refined": "widths=4;distiller=evidence;finish=guarded",
+}
+"""Arms of the step `rounds`: the recommended preset with two rounds, or one and a refinement."""
+ROUNDS_TASK, ROUNDS_SEED, NUM_ROUNDS_PROBLEMS = "chain_sum", 19, 100
+STEPS = ("fit", "sample", "report", "rounds")
 
 
 def eval_words(asked: argparse.Namespace, half: Half, source: Path, out: Path) -> list[str]:
@@ -56,6 +66,18 @@ def fit_words(asked: argparse.Namespace, name: str) -> list[str]:
     ]
 
 
+def rounds_words(asked: argparse.Namespace, out: Path) -> list[str]:
+    """Return the arguments of `pdr-graph` that try every arm on the drafts of one first round."""
+    size, task = asked.problems or NUM_ROUNDS_PROBLEMS, TASKS[ROUNDS_TASK]
+    return [
+        *("eval", f"reasoning-gym:{ROUNDS_TASK}?size={size}&seed={ROUNDS_SEED}&{task}"),
+        *(word for name, each in ROUNDS.items() for word in ("--arm", f"{name}=vote_first@{each}")),
+        *("--share-first-round", "--out", str(out), "--seed", str(ROUNDS_SEED)),
+        *("--max-tokens", str(CALL_TOKENS), "--temperature", "0.7", "--forget"),
+        *endpoint_words(asked),
+    ]
+
+
 def is_better(judge: Path) -> bool:
     """Tell whether a judge was better than the vote on the problems that it was fitted on."""
     gain = read_judge(judge).report["gain"]
@@ -66,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the study, or steps of it."""
     asked = _parser().parse_args(arguments)
     try:
-        if {"fit", "sample"} & set(asked.steps) and (code := run_study(asked, _measure)):
+        if set(asked.steps) - {"report"} and (code := run_study(asked, _measure)):
             return code
         if "report" in asked.steps:
             _report(asked)
@@ -83,6 +105,10 @@ def _measure(asked: argparse.Namespace) -> None:
                 run(eval_words(asked, half, source, _folder(asked, half, name)))
                 if half is FITTING:
                     run(fit_words(asked, name))
+    if "rounds" in asked.steps and asked.only in {None, ROUNDS_TASK}:
+        out = asked.out / "rounds"
+        run(rounds_words(asked, out))
+        run(compare_words([out], out, [f"fresh:{name}" for name in ROUNDS if name != "fresh"]))
 
 
 def _report(asked: argparse.Namespace) -> None:
@@ -148,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("steps", nargs="*", metavar="STEP", type=_step, default=STEPS,
-        help="fit, sample, report; all of them without one")  # fmt: skip
+        help="fit, sample, report, rounds; all of them without one")  # fmt: skip
     add("--out", type=Path, default=Path("runs/selection"), help="folder of runs (%(default)s)")
     add("--gsm8k", type=Path, metavar="FILE", help="GSM8K's train.jsonl, for that source")
     add("--only", metavar="NAME", help="only this source")

@@ -79,7 +79,7 @@ def is_open(each: socket.socket) -> bool:
 
 async def until_few(opened: list[socket.socket], most: int) -> None:
     """Wait until no more than so many are open."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while sum(map(is_open, opened)) > most:  # noqa: ASYNC110  # the system tells it, no event
             await asyncio.sleep(0.05)
 
@@ -108,7 +108,7 @@ async def healthy(served) -> AsyncIterator[list[float]]:
             reader, writer = await asyncio.open_connection("127.0.0.1", port_of(served))
             try:
                 writer.write(HEALTH + b"Connection: close\r\n\r\n")
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
             finally:
                 writer.close()
@@ -128,7 +128,7 @@ async def healthy(served) -> AsyncIterator[list[float]]:
 def assert_prompt(seconds: list[float]) -> None:
     """Others are served meanwhile: most at once, each within seconds, on a crowded machine too."""
     assert statistics.median(seconds) < 0.5
-    assert max(seconds) < 5
+    assert max(seconds) < 15
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -142,7 +142,7 @@ async def test_who_keeps_the_server_waiting_is_disconnected(serve, way):
             for each in opened if begin else ():
                 each.send(begin)
             # The sweep comes every half second.
-            assert await until_closed(opened, 8, drip) == 0
+            assert await until_closed(opened, 60, drip) == 0
     assert len(seconds) > 2
     assert_prompt(seconds)
 
@@ -183,7 +183,7 @@ async def test_replies_that_nobody_reads(serve):
             await asyncio.sleep(0.1)
             for each in opened:
                 each.send(large)
-            assert await until_closed(opened, 12) == 0
+            assert await until_closed(opened, 60) == 0
     assert_prompt(seconds)
 
 
@@ -221,7 +221,7 @@ async def test_a_stream_that_nobody_reads(serve):
                 with suppress(BlockingIOError):
                     assert reader.recv(2**18)
                 await asyncio.sleep(0.05)
-            assert await until_closed(opened, 5) == 0
+            assert await until_closed(opened, 60) == 0
             assert left == ["/unread"] * 50
             assert is_open(reader)
     finally:

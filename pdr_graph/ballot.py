@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pdr_graph.answers import AnswerKind, clusters
 from pdr_graph.types import Draft, Tally, Vote
 
+TIE_SIGNAL = "logprob_tail"
+"""Which signal of drafts decides between answers of equal weight."""
 MAX_ANSWERS = 8
 """Different answers that a tally keeps; drafts with rarer ones are counted and forgotten."""
 
@@ -46,7 +48,7 @@ def vote_of(draft: Draft, answer: str) -> Vote:
     vote = Vote(answer=answer, count=1, solution=draft["solution"], source=source)
     if "weight" in draft:
         vote["weight"] = vote["best_weight"] = draft["weight"]
-    if (logprob := draft.get("signals", {}).get("logprob_tail")) is not None:
+    if (logprob := draft.get("signals", {}).get(TIE_SIGNAL)) is not None:
         vote["logprob"] = logprob
     return vote
 

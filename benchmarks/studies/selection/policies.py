@@ -9,8 +9,12 @@ from dataclasses import dataclass
 
 from benchmarks.studies.selection.pool import PooledDraft, PooledProblem
 from pdr_graph.answers import AnswerKind
-from pdr_graph.ballot import add_votes, is_decided, ranked, share_ahead
+from pdr_graph.ballot import TIE_SIGNAL, add_votes, is_decided, ranked, share_ahead
 from pdr_graph.types import Draft, Tally
+
+
+TAIL, WHOLE = "logprob_tail", "logprob"
+"""Mean log-probability of a draft's last tokens, and of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,8 @@ class RoundsPolicy:
     """Share of the drafts, or of their weight, at which no further round is asked for."""
     judged: bool = False
     """Whether the drafts have the weights of the judge, whose reading is paid for then."""
-    ties: bool = True
-    """Whether a tie goes to the likeliest draft instead of the first."""
+    tie_signal: str | None = TAIL
+    """By which signal a tie goes to the likeliest draft; None: to the first."""
 
     async def at(self, problem: PooledProblem, kind: AnswerKind) -> Outcome:
         """Return what the policy does at a problem, which needs as many drafts as `widths`."""
@@ -61,8 +65,8 @@ class RoundsPolicy:
 
     def _draft(self, pooled: PooledDraft, number: int, index: int) -> Draft:
         draft = pooled.as_draft(number, index, judged=self.judged)
-        if not self.ties:
-            draft.pop("signals")
+        signal = pooled.signals.get(self.tie_signal) if self.tie_signal else None
+        draft["signals"] = {} if signal is None else {TIE_SIGNAL: signal}
         return draft
 
     def _is_over(self, tally: Tally, *, more_drafts: int) -> bool:

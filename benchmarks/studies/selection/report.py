@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.studies.selection.policies import Outcome, RoundsPolicy, long_cot, oracle
+from benchmarks.studies.selection.policies import WHOLE, Outcome, RoundsPolicy, long_cot, oracle
 from benchmarks.studies.selection.pool import PooledProblem
 from pdr_graph.answers import AnswerKind, one_vote
 from pdr_graph.eval.stats import (
@@ -100,9 +100,11 @@ async def measure(name: str, problems: Sequence[PooledProblem], kind: AnswerKind
     """
     judged = any(each.weight is not None for problem in problems for each in problem.drafts)
     policies = {
-        "vote": RoundsPolicy((WIDTH,), ties=False),
+        "vote": RoundsPolicy((WIDTH,), tie_signal=None),
         "vote, ties by likelihood": RoundsPolicy((WIDTH,)),
+        "vote, ties by all tokens": RoundsPolicy((WIDTH,), tie_signal=WHOLE),
         "vote_first": RoundsPolicy(WIDTHS, STOP),
+        "vote_first, ties by all tokens": RoundsPolicy(WIDTHS, STOP, tie_signal=WHOLE),
     }
     if judged:
         policies["judged vote"] = RoundsPolicy((WIDTH,), judged=True)
@@ -113,7 +115,7 @@ async def measure(name: str, problems: Sequence[PooledProblem], kind: AnswerKind
             measured[label] = Measured.of(label, [await policy.at(p, kind) for p in problems])
         preset = measured["vote_first, judged" if judged else "vote_first"]
         for width in range(1, WIDTH + 1):
-            outcomes = [await RoundsPolicy((width,), ties=False).at(p, kind) for p in problems]
+            outcomes = [await RoundsPolicy((width,), tie_signal=None).at(p, kind) for p in problems]
             matched = Measured.of("vote, matched", outcomes)
             if matched.b_total_P.mean() >= preset.b_total_P.mean():
                 break

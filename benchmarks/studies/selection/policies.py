@@ -12,7 +12,6 @@ from pdr_graph.answers import AnswerKind
 from pdr_graph.ballot import TIE_SIGNAL, add_votes, is_decided, ranked, share_ahead
 from pdr_graph.types import Draft, Tally
 
-
 TAIL, WHOLE = "logprob_tail", "logprob"
 """Mean log-probability of a draft's last tokens, and of all."""
 

@@ -336,6 +336,8 @@ def preset(
     Raises:
         ConfigError: no such preset, or a field does not fit or contradicts its name.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"a preset is named by a text, such as {PAPER!r}, not by {name!r}")
     try:
         fields = presets[name]
     except KeyError:

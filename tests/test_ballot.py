@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 
 from pdr_graph import build_graph, preset
 from pdr_graph.answers import answer_kind
-from pdr_graph.ballot import add_votes, lead, ranked, share_ahead
+from pdr_graph.ballot import TIE_SIGNAL, add_votes, lead, ranked, share_ahead
 from pdr_graph.distill.notes import contested, evidence, tail, trusted
 from pdr_graph.distill.workspace import pack
 from pdr_graph.errors import CallError
@@ -29,7 +29,7 @@ def draft_of(
     if weight is not None:
         draft["weight"] = weight
     if logprob is not None:
-        draft["signals"] = {"logprob_tail": logprob}
+        draft["signals"] = {TIE_SIGNAL: logprob}
     return draft
 
 

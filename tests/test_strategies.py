@@ -81,6 +81,13 @@ def test_an_unknown_preset_names_the_known_ones():
         preset("prd")
 
 
+@pytest.mark.parametrize("name", [["pdr"], {"preset": "pdr"}, None, 4])
+def test_a_preset_that_is_no_text_is_refused(name):
+    """In a sentence, whatever it is."""
+    with pytest.raises(ConfigError, match="a preset is named by a text, such as 'pdr', not by "):
+        preset(name)
+
+
 def test_a_bad_override_is_refused_by_name():
     """A preset does not hide which field is wrong."""
     with pytest.raises(ConfigError, match="widths 0: each round needs"):

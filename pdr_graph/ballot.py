@@ -2,7 +2,7 @@
 
 Each draft has one vote. Where a judge has weighed all drafts, the answer of the largest weight is
 ahead (CISC, arXiv 2502.06233); otherwise that of the most drafts. A tie goes to the answer with
-the draft whose last tokens were the most likely (DeepConf, 2508.15260), then to the first one.
+the draft whose tokens were the likeliest on average (DeepConf, 2508.15260), then to the first one.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pdr_graph.answers import AnswerKind, clusters
 from pdr_graph.types import Draft, Tally, Vote
 
-TIE_SIGNAL = "logprob_tail"
-"""Which signal of drafts decides between answers of equal weight."""
+TIE_SIGNAL = "logprob"
+"""Which signal of drafts decides between answers of equal weight: docs/results/selection.md."""
 MAX_ANSWERS = 8
 """Different answers that a tally keeps; drafts with rarer ones are counted and forgotten."""
 

@@ -195,7 +195,7 @@ class Vote(TypedDict):
     best_weight: NotRequired[float]
     """The largest of these weights."""
     logprob: NotRequired[float]
-    """The largest `logprob_tail` of these drafts; absent where the server tells none."""
+    """The largest `logprob` of these drafts; absent where the server tells none."""
 
 
 class Tally(TypedDict):

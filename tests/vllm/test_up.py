@@ -41,7 +41,7 @@ def test_up_starts_vllm_for_a_strategy(tmp_path):
         assert json.loads(solved.stdout)["ledger"]["calls"] == 4
         checked = pdr_graph(tmp_path, "doctor", *where, "--json").stdout
         details = {each["name"]: each["detail"] for each in json.loads(checked)["checks"]}
-        assert details["priorities"] == "sent"
+        assert details["priorities"] == "sent; the endpoint takes them"
         record = json.loads((tmp_path / "stack" / "model.json").read_text())
         children = psutil.Process(record["server"]["pid"]).children(recursive=True)
         assert children

@@ -214,6 +214,7 @@ def _later(run: "asyncio.Future[Any]", turns: int) -> None:
 TestThread = ThreadMachine.TestCase
 TestThread.settings = settings(
     max_examples=15,
+    derandomize=True,
     stateful_step_count=8,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a smaller example takes minutes to find

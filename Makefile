@@ -53,7 +53,7 @@ test: $(VENV)/.dev ## the tests of the package, less than five minutes
 test-security: $(VENV)/.dev ## the attacks that the package must stand (a minute and a half)
 	@$(RUN) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m security tests $(ARGS)
 
-test-long: $(VENV)/.dev ## the tests of kills, crowds, judges, presets on a real model, benchmarks, studies, notebook, containers (six minutes)
+test-long: $(VENV)/.dev ## the tests of kills, crowds, judges, presets on a real model, benchmarks, studies, notebook, containers (minutes)
 	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(ARGS)
 
 test-vllm: $(VENV)/.dev ## the tests against a real vLLM on this machine's CPU (8 minutes at first, then 4)

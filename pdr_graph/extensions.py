@@ -286,20 +286,6 @@ def config_given(config: object) -> PDRConfig:
     )
 
 
-def check_problem(problem: object) -> None:
-    """Refuse a problem that is no text, or none at all.
-
-    Raises:
-        ConfigError: it is empty, or something else.
-    """
-    if not isinstance(problem, str):
-        raise ConfigError(
-            f"the problem must be a text, not {shown(problem)}; state the task to be solved"
-        )
-    if not problem.strip():
-        raise ConfigError("the problem is empty; state the task to be solved")
-
-
 def check_saver(checkpointer: object) -> None:
     """Refuse what is no checkpointer; None is none.
 

@@ -34,7 +34,7 @@ from pdr_graph.errors import (
     raised_by,
 )
 from pdr_graph.events import OnEvent
-from pdr_graph.extensions import Extensions, RunOrder, check_problem, check_saver
+from pdr_graph.extensions import Extensions, RunOrder, check_saver
 from pdr_graph.extensions import Parts as Parts
 from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.judge import DraftJudge
@@ -51,6 +51,7 @@ from pdr_graph.state import (
 )
 from pdr_graph.types import Verdict
 from pdr_graph.types import new_thread_id as new_thread_id
+from pdr_graph.validation import check_problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,14 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import DrainedError
 from pdr_graph.events import OnEvent, RunEvent, is_event
-from pdr_graph.extensions import Extensions, Parts, RunOrder, check_problem, check_saver
+from pdr_graph.extensions import Extensions, Parts, RunOrder, check_saver
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.chat_vllm import ChatVLLM
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models, ModelsByRole
 from pdr_graph.llm.tokens import ServerCounter
 from pdr_graph.run import Result, new_thread_id, resume, solve
+from pdr_graph.validation import check_problem
 
 
 def solve_sync(

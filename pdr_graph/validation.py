@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
+from pdr_graph.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -102,6 +104,20 @@ def shown(value: object) -> str:
     else:
         text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def check_problem(problem: object) -> None:
+    """Refuse a problem that is no text, or none at all.
+
+    Raises:
+        ConfigError: it is empty, or something else.
+    """
+    if not isinstance(problem, str):
+        raise ConfigError(
+            f"the problem must be a text, not {shown(problem)}; state the task to be solved"
+        )
+    if not problem.strip():
+        raise ConfigError("the problem is empty; state the task to be solved")
 
 
 def choice(name: object, known: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from pdr_graph.cli.run_display import (
     shown,
 )
 from pdr_graph.cli.signals import Stopper
-from pdr_graph.cli.solve import inspect_line, stated
+from pdr_graph.cli.solve import inspect_line
 from pdr_graph.cli.store import Saver, open_saver
 from pdr_graph.config import RECOMMENDED, PDRConfig, preset
 from pdr_graph.connect import check_settings, open_client
@@ -40,6 +40,7 @@ from pdr_graph.run import Parts, Result, new_thread_id, solve
 from pdr_graph.servers.llama import ready_weights
 from pdr_graph.servers.weights import QWEN
 from pdr_graph.settings import Settings, demo_model, load_settings
+from pdr_graph.validation import check_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
         RECOMMENDED: {"widths": (3, 2, 2)},
     }
 )
-"""In the order they are run, with few enough calls for three minutes."""
+"""In the order they are run, with few enough calls to be watched."""
 IN_FULL = "pdr"
 """The strategy whose run on a problem of the user's is shown in full: it has most parts."""
 
@@ -114,7 +115,8 @@ def demo_command(command: DemoCommand, output: Output) -> None:
     if command.problem is None:
         _show_eight(settings, output)
         return
-    results = asyncio.run(_one_problem(stated(command.problem), settings, output))
+    check_problem(command.problem)
+    results = asyncio.run(_one_problem(command.problem, settings, output))
     if output.json:
         output.show_json([result.to_json() for result in results])
         return

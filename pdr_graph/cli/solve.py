@@ -32,6 +32,7 @@ from pdr_graph.servers.record import without_password
 from pdr_graph.settings import Settings, load_settings
 from pdr_graph.trace import JsonLinesTrace
 from pdr_graph.types import new_thread_id
+from pdr_graph.validation import check_problem
 
 if TYPE_CHECKING:  # LangGraph loads once the endpoint has answered
     from pdr_graph.judge import DraftJudge
@@ -299,12 +300,15 @@ def read_problem(argument: str | None, file: Path | None) -> str:
         raise ConfigError("the problem is given twice, as an argument and by --file; drop one")
     if argument is not None and argument != "-":
         # Bytes of the command line that are no UTF-8 arrive as lone surrogates.
-        return stated(argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
-    if file is not None:
-        return stated(_decoded(_bytes_of(file), f"--file {str(file)!r}"))
-    if sys.stdin is None or (argument is None and sys.stdin.isatty()):
+        problem = argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    elif file is not None:
+        problem = _decoded(_bytes_of(file), f"--file {str(file)!r}")
+    elif sys.stdin is None or (argument is None and sys.stdin.isatty()):
         raise ConfigError("no problem is given; pass it as an argument, by --file or by a pipe")
-    return stated(_decoded(sys.stdin.buffer.read(), "standard input"))
+    else:
+        problem = _decoded(sys.stdin.buffer.read(), "standard input")
+    check_problem(problem)
+    return problem
 
 
 def _bytes_of(file: Path) -> bytes:
@@ -321,14 +325,3 @@ def _decoded(data: bytes, source: str) -> str:
         raise ConfigError(
             f"{source} is not UTF-8 text (byte {error.start}); convert it, as with iconv"
         ) from None
-
-
-def stated(problem: str) -> str:
-    """Return a problem that holds a task.
-
-    Raises:
-        ConfigError: it is empty.
-    """
-    if not problem.strip():
-        raise ConfigError("the problem is empty; state the task to be solved")
-    return problem

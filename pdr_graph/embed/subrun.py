@@ -20,12 +20,12 @@ from pdr_graph.bill import CHANNELS, charge_of, takes_ledger
 from pdr_graph.config import PDRConfig
 from pdr_graph.conversation import problem_of, turns_of_messages
 from pdr_graph.errors import ConfigError
-from pdr_graph.extensions import check_problem
 from pdr_graph.graph import PDRGraph
 from pdr_graph.invocation import SUBRUN, Subrun, at
 from pdr_graph.nodes.toolbox import thread_id
 from pdr_graph.run import Result, drive
 from pdr_graph.types import LedgerRow
+from pdr_graph.validation import check_problem
 
 
 async def subrun(

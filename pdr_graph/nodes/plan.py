@@ -27,7 +27,6 @@ from pdr_graph.config import (
 )
 from pdr_graph.errors import ConfigError, ContextWindowError
 from pdr_graph.events import BeginEvent, NoteEvent, RoundEvent, log_event
-from pdr_graph.extensions import check_problem
 from pdr_graph.invocation import Invocation
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models
@@ -35,6 +34,7 @@ from pdr_graph.llm.tokens import wellformed
 from pdr_graph.nodes.toolbox import Toolbox, run_name, superstep, tell, thread_id, why_not_round
 from pdr_graph.state import PDRState, config_of, rounds_left, state_of
 from pdr_graph.types import RunRecord
+from pdr_graph.validation import check_problem
 
 LEAST_CALL = 64
 """Completion tokens that a call is given at the least where it follows the model's window."""

@@ -214,6 +214,7 @@ def _later(run: "asyncio.Future[Any]", turns: int) -> None:
 TestThread = ThreadMachine.TestCase
 TestThread.settings = settings(
     max_examples=15,
+    # One random example in some runs charges calls that were not made, and is not understood yet.
     derandomize=True,
     stateful_step_count=8,
     deadline=None,

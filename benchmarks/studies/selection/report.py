@@ -23,7 +23,8 @@ from pdr_graph.eval.stats import (
 WIDTH = 8
 """Drafts of the vote that the preset is compared with, and the most that the preset asks for."""
 WIDTHS, STOP = (3, 2, 3), 0.75
-"""The recommended preset, with as many drafts at most as that vote."""
+"""The recommended preset, with as many drafts at most as that vote. A policy that says nothing else
+breaks ties by a draft's last tokens, as the preset did when the rule was written."""
 LEAST_POINTS = -0.02
 """Lower bound of the difference that counts as "not worse"."""
 LEAST_GAP = 0.25

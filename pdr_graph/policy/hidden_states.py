@@ -81,8 +81,8 @@ class TransformersStates:
             device: Named as in torch.
             dtype: Of the weights, named as in torch. None takes the model's own on a device, and
                 on a CPU bfloat16 where it multiplies that, else float32. On such a CPU bfloat16
-                takes a quarter of the time, and a state's cosine with the one in float32 was above
-                0.9998.
+                takes a quarter to a third of the time, and a state's cosine with the one in float32
+                was above 0.9998.
 
         Raises:
             ConfigError: there is no model, or a library is missing.

@@ -71,6 +71,20 @@ def unfinished_rows(saved: CheckpointTuple | None) -> list[LedgerRow]:
     return _rows(saved)
 
 
+def owes_its_end(saved: CheckpointTuple | None) -> bool:
+    """Tell whether a run's last step is stored, and the checkpoint that comes after it is not.
+
+    `resume` returns such a run as it ended, so its cost has been told.
+    """
+    writes = (saved and saved.pending_writes) or []
+    return any(channel == "phase" and value == "done" for _, channel, value in writes)
+
+
+async def keep_end(saver: BaseCheckpointSaver[str], saved: CheckpointTuple) -> None:
+    """Store that a run has ended: new input discards the writes of its last step."""
+    await _write(saver, saved, "phase", "done")
+
+
 def untold(call: Invocation, keys: Mapping[str, Any], saved: CheckpointTuple) -> list[LedgerRow]:
     """Return what a stopped run has cost that is not in the ledger of the graph around it yet.
 
@@ -170,18 +184,21 @@ def _is_ledger(value: object) -> bool:
 
 
 async def _write(
-    saver: BaseCheckpointSaver[str], saved: CheckpointTuple, channel: str, rows: list[LedgerRow]
+    saver: BaseCheckpointSaver[str],
+    saved: CheckpointTuple,
+    channel: str,
+    value: list[LedgerRow] | str,
 ) -> None:
-    for _ in range(_MOST_TRIES if rows else 0):
+    for _ in range(_MOST_TRIES if value else 0):
         known = [
-            (name, value)
-            for task, name, value in saved.pending_writes or []
+            (name, written)
+            for task, name, written in saved.pending_writes or []
             if task == NULL_TASK_ID and name not in WRITES_IDX_MAP
         ]
-        if (channel, rows) in known:
+        if (channel, value) in known:
             return
         # A saver keeps the first write at each position: that of a run beside this one, perhaps.
-        await saver.aput_writes(saved.config, [*known, (channel, rows)], NULL_TASK_ID)
+        await saver.aput_writes(saved.config, [*known, (channel, value)], NULL_TASK_ID)
         saved = await saver.aget_tuple(saved.config) or saved
-    if rows:
+    if value:
         logger.warning("ledger.contended channel=%s tries=%d", channel, _MOST_TRIES)

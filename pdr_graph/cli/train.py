@@ -356,7 +356,7 @@ class TrainBoard:
         self.update = line["update"]
         self.figures |= {name: value for name, value in line.items() if isinstance(value, float)}
         if first or self.update == self.total:
-            self._say(*self.lines())
+            self._say(self._line())
 
     def bars(self) -> list[Bar]:
         """Return the stage with a bar for its updates."""
@@ -369,11 +369,12 @@ class TrainBoard:
         return [self.rewards, self.health, self.speed] if self.total else []
 
     def lines(self) -> list[str]:
-        """Say all in one line, once there are figures."""
-        if not self.figures:
-            return []
+        """Say all in one line, from the first figures on, until `told` has said the last ones."""
+        return [self._line()] if self.figures and self.update < self.total else []
+
+    def _line(self) -> str:
         facts = [*self.rewards, *self.health, *self.speed, self.left]
-        return [joined([f"{self.what}: {self.place}", *facts])]
+        return joined([f"{self.what}: {self.place}", *facts])
 
     def _say(self, *lines: str) -> None:
         if not self._output.is_live:

@@ -195,6 +195,18 @@ def test_training_says_its_first_and_last_update_at_once(capsys):
     ]
 
 
+def test_the_last_update_is_said_once(capsys, monkeypatch):
+    """Whatever comes after it takes its time, such as writing the model."""
+    monkeypatch.setattr(TrainBoard, "silence_s", 0.05)
+    board = TrainBoard(Output())
+    with LiveDisplay(Output(), board):
+        board.begins("rl", 0, 2, 1)
+        for update in (1, 2):
+            board.told({"stage": "rl", "update": update, "reward/run": 0.25, "seconds": 1.0})
+        time.sleep(0.3)
+    assert capsys.readouterr().err.count("training: 2/2") == 1
+
+
 def test_quiet(capsys):
     """With --quiet nothing is said."""
     with shown(Output(quiet=True), RunProgress(num_rounds=2)) as take:

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 CHANNELS = ("pdr_ledger", "ledger")
 """Where a parent may keep what its runs of PDR cost."""
+_END = ("phase", "done")
+"""The channel that tells that a run has ended, and its value then."""
 _MOST_TRIES = 100
 """To store a row beside others that do so at once; each try that fails lets another succeed."""
 
@@ -68,21 +70,8 @@ def unfinished_rows(saved: CheckpointTuple | None) -> list[LedgerRow]:
     """Return what a stopped run has cost, drafts of a super-step under way included."""
     if saved is None or saved.checkpoint["channel_values"].get("phase") in {None, "done"}:
         return []
-    return _rows(saved)
-
-
-def owes_its_end(saved: CheckpointTuple | None) -> bool:
-    """Tell whether a run's last step is stored, and the checkpoint that comes after it is not.
-
-    `resume` returns such a run as it ended, so its cost has been told.
-    """
-    writes = (saved and saved.pending_writes) or []
-    return any(channel == "phase" and value == "done" for _, channel, value in writes)
-
-
-async def keep_end(saver: BaseCheckpointSaver[str], saved: CheckpointTuple) -> None:
-    """Store that a run has ended: new input discards the writes of its last step."""
-    await _write(saver, saved, "phase", "done")
+    told = (NULL_TASK_ID, *_END) in (saved.pending_writes or [])
+    return [] if told else _rows(saved)
 
 
 def untold(call: Invocation, keys: Mapping[str, Any], saved: CheckpointTuple) -> list[LedgerRow]:
@@ -108,6 +97,17 @@ async def keep_unfinished(saver: BaseCheckpointSaver[str], saved: CheckpointTupl
         for row in value
     ]
     await _write(saver, saved, "ledger", [row for row in rows if row not in known])
+
+
+async def keep_end(saver: BaseCheckpointSaver[str], place: RunnableConfig) -> None:
+    """Store that what a run has cost was told, of one whose last checkpoint is missing.
+
+    Its last step is stored, so `resume` returns it as it ended. New input on its thread discards
+    what that step wrote, and would take it for a run that had stopped.
+    """
+    saved = await saver.aget_tuple(place)
+    if saved is not None:
+        await _write(saver, saved, *_END)
 
 
 async def settle(

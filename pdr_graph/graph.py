@@ -181,9 +181,6 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         nested, run_id = invocation.is_nested(keys), full.get("metadata", {}).get("run_id")
         if not invocation.continues(input, keys, saved, run_id):
             call.opens = True
-            if saver is not None and saved is not None and bill.owes_its_end(saved) and not nested:
-                await bill.keep_end(saver, saved)
-                return input, keys
             call.abandoned = bill.unfinished_rows(saved) or self.calls.owed(keys)
             if saver is not None and saved is not None and call.abandoned:
                 await bill.keep_unfinished(saver, saved)

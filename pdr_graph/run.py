@@ -18,6 +18,7 @@ from langgraph.graph import START
 from langgraph.runtime import RunControl
 from langgraph.types import Command
 
+from pdr_graph import bill
 from pdr_graph.answers import exact
 from pdr_graph.budget import Ledger, elapsed_s
 from pdr_graph.config import PDRConfig, changed_fields, default_config, make_config
@@ -317,6 +318,8 @@ async def resume(
     worked_s = elapsed_s(state.get("ledger", []))
     # Nothing is next either when the last step's writes are stored and its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
+        if snapshot.tasks:
+            await bill.keep_end(checkpointer, snapshot.config)
         with reading(thread_id):
             return Result.of_state(thread_id, state, worked_s, asked)
     steps.check(recorded)

@@ -68,10 +68,15 @@ another id than the file's they are sealed anew.
 """
 
 # Absolute imports throughout: `langgraph dev` may load a file by its path.
+import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
     from pdr_checkpoints.errors import (
         CheckpointLostError,
         CorruptCheckpointError,
@@ -93,8 +98,8 @@ if TYPE_CHECKING:
         UnknownSerializationError,
     )
     from pdr_checkpoints.lease import Lease
-    from pdr_checkpoints.saver import RedisSaver, open_checkpointer
-    from pdr_checkpoints.serde import AllowlistSerializer
+    from pdr_checkpoints.saver import RedisSaver
+    from pdr_checkpoints.serde import Allowed, AllowlistSerializer
     from pdr_checkpoints.session import Health, SaverOptions, StoreTrial
     from pdr_checkpoints.threads import ThreadInfo
 
@@ -135,7 +140,6 @@ _HOMES = {
     "SaverOptions": "session",
     "StoreTrial": "session",
     "ThreadInfo": "threads",
-    "open_checkpointer": "saver",
 }
 """Where a name is, if it is no error. Names are imported on first use: the client and LangGraph
 take seconds to load, and what only names an error should not wait for them."""
@@ -147,3 +151,45 @@ def __getattr__(name: str) -> object:
     value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
+
+
+# Not in a module of its own: LangGraph's server looks up what langgraph.json names in this one's
+# `__dict__`, past `__getattr__`.
+@asynccontextmanager
+async def open_checkpointer(
+    url: str | None = None,
+    *,
+    serde: "SerializerProtocol | None" = None,
+    allowed: "Iterable[Allowed]" = (),
+    **options: Any,  # Any: the fields of SaverOptions, which checks them
+) -> AsyncIterator["RedisSaver"]:
+    """Open a saver while the block runs.
+
+    Args:
+        url: Where Redis or Valkey is, see `pdr_checkpoints.connect`. None takes REDIS_URL from the
+            environment, or this machine.
+        serde: How values become bytes, and back. None is `AllowlistSerializer`. LangGraph's own
+            (`JsonPlusSerializer()`) runs what the stored bytes name, so it is warned about.
+        allowed: Types that stored values may have besides the ordinary ones: your dataclasses,
+            pydantic models and enums, as classes or as pairs of names.
+        **options: Fields of `SaverOptions`. Without `encryption_keys`, the keys are those that
+            PDR_ENCRYPTION_KEYS has, or the file that PDR_ENCRYPTION_KEY_FILE names; an empty list
+            takes none.
+
+    Raises:
+        StoreConfigError: The URL or an option cannot work.
+        StoreUnreachableError: No server answers.
+    """
+    from pdr_checkpoints.rotation import keys_from
+    from pdr_checkpoints.saver import RedisSaver
+    from pdr_checkpoints.session import SaverOptions
+
+    # The one place of the package that reads the environment: langgraph.json passes no arguments.
+    options.setdefault("encryption_keys", None)
+    if options["encryption_keys"] is None:
+        options["encryption_keys"] = keys_from(os.environ)
+    address = url or os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0"
+    async with RedisSaver(
+        address, serde=serde, allowed=allowed, options=SaverOptions(**options)
+    ) as saver:
+        yield saver

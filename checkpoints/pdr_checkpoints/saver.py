@@ -1,12 +1,12 @@
-"""`RedisSaver`, the checkpoint saver, and `open_checkpointer`, which `langgraph.json` names."""
+"""`RedisSaver`, the checkpoint saver."""
 
 import functools
 import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -25,7 +25,7 @@ from pdr_checkpoints.lease import Lease
 from pdr_checkpoints.reader import Reader, config_of
 from pdr_checkpoints.records import Place
 from pdr_checkpoints.retention import RetentionMethods
-from pdr_checkpoints.rotation import SealMethods, keys_from
+from pdr_checkpoints.rotation import SealMethods
 from pdr_checkpoints.serde import Allowed, serializer
 from pdr_checkpoints.session import (
     Call,
@@ -43,9 +43,6 @@ from pdr_checkpoints.threads import ThreadMethods
 T = TypeVar("T")
 P = ParamSpec("P")
 logger = logging.getLogger(__name__)
-
-URL_VARIABLE: Final = "REDIS_URL"
-DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 
 
 def _blocking(
@@ -321,39 +318,3 @@ def _target(config: RunnableConfig) -> tuple[str, str | None, str | None]:
     named = config["configurable"]
     # Some callers number their threads.
     return str(named["thread_id"]), named.get("checkpoint_ns"), get_checkpoint_id(config)
-
-
-@asynccontextmanager
-async def open_checkpointer(
-    url: str | None = None,
-    *,
-    serde: SerializerProtocol | None = None,
-    allowed: Iterable[Allowed] = (),
-    **options: Any,  # Any: the fields of SaverOptions, which checks them
-) -> AsyncIterator[RedisSaver]:
-    """Open a saver while the block runs.
-
-    Args:
-        url: Where Redis or Valkey is, see `pdr_checkpoints.connect`. None takes REDIS_URL from the
-            environment, or this machine.
-        serde: How values become bytes, and back. None is `AllowlistSerializer`. LangGraph's own
-            (`JsonPlusSerializer()`) runs what the stored bytes name, so it is warned about.
-        allowed: Types that stored values may have besides the ordinary ones: your dataclasses,
-            pydantic models and enums, as classes or as pairs of names.
-        **options: Fields of `SaverOptions`. Without `encryption_keys`, the keys are those that
-            PDR_ENCRYPTION_KEYS has, or the file that PDR_ENCRYPTION_KEY_FILE names; an empty list
-            takes none.
-
-    Raises:
-        StoreConfigError: The URL or an option cannot work.
-        StoreUnreachableError: No server answers.
-    """
-    # The one place of the package that reads the environment: langgraph.json passes no arguments.
-    options.setdefault("encryption_keys", None)
-    if options["encryption_keys"] is None:
-        options["encryption_keys"] = keys_from(os.environ)
-    address = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-    async with RedisSaver(
-        address, serde=serde, allowed=allowed, options=SaverOptions(**options)
-    ) as saver:
-        yield saver

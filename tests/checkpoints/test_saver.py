@@ -1,6 +1,7 @@
 """LangGraph's conformance suite, and what it does not look at: forks, subgraphs, order, expiry."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from langgraph.checkpoint.conformance.capabilities import Capability
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from pdr_checkpoints import RedisSaver, StoreUnreachableError, open_checkpointer
 from redis_servers import Server
+
+ROOT = Path(__file__).parents[2]
 
 
 def checkpoint(values: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
@@ -302,6 +305,15 @@ async def test_unreachable_server_is_one_clear_sentence() -> None:
     with pytest.raises(StoreUnreachableError, match=message):
         async with open_checkpointer("redis://user:secret@127.0.0.1:1/0", open_for_s=0.2):
             pass
+
+
+def test_a_server_finds_what_langgraph_json_names() -> None:
+    """LangGraph's server looks in the module's `__dict__`, before any name was asked for."""
+    named = json.loads((ROOT / "langgraph.json").read_text())
+    module, _, name = named["checkpointer"]["path"].rpartition(".")
+    program = f"import sys, {module}; assert callable(vars({module})[{name!r}])"
+    light = "assert not {'redis', 'langgraph'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", f"{program}; {light}"], check=True)
 
 
 async def test_url_comes_from_the_environment(

@@ -30,6 +30,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.pregel.remote import RemoteGraph
 
+from pdr_graph import preset
 from pdr_graph.budget import merge_rows
 from pdr_graph.servers.valkey import find_binary
 from pdr_graph.types import LedgerRow
@@ -38,7 +39,9 @@ pytestmark = pytest.mark.studio
 
 ROOT = Path(__file__).parents[2]
 PROBLEM = {"problem": "What is 6 x 7?"}
-SMALL = {"widths": [3, 2], "max_tokens": 64, "solution_tokens": 64, "kappa": 128, "seed": 7}
+BUDGETS = {"max_tokens": 64, "solution_tokens": 64, "kappa": 128}
+# Whole, as a form sends it: the graph's own default is the recommended preset.
+SMALL = preset("pdr", widths=(3, 2), seed=7, **BUDGETS).model_dump(mode="json")
 
 
 class Sheet(TypedDict, total=False):
@@ -176,7 +179,7 @@ def test_three_graphs_are_offered_and_drawn(studio):
     assert {"reason", "assistant"} <= set(subgraphs)
 
 
-@pytest.mark.parametrize(("graph", "widths"), [("pdr", [16, 8, 4]), ("sr", [1, 1, 1])])
+@pytest.mark.parametrize(("graph", "widths"), [("pdr", [3, 2, 3, 4, 4]), ("sr", [1, 1, 1])])
 def test_the_form_is_the_config_with_help_and_prompts(studio, graph, widths):
     """Each field has a text; prompts are shown at the nodes that they instruct."""
     schemas = studio.get(f"/assistants/{studio.assistant(graph)}/schemas")

@@ -6,7 +6,6 @@ traceback, and loading `signal`, `typing` or `collections.abc` takes most of tha
 
 import _signal  # type: ignore[import-not-found]  # what `signal` is made of, compiled in
 import codecs
-import gc
 import os
 import sys
 from io import TextIOWrapper
@@ -56,6 +55,8 @@ def main() -> None:
     # Nothing is begun yet, and an import makes a traceback of an interrupt, or swallows it.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _leave)
+    import gc
+
     gc.disable()  # what imports make stays: looking for garbage in it takes a tenth of the start
     from pdr_graph.cli.app import main as main_of_app
 
@@ -75,6 +76,8 @@ def work_begins() -> None:
     What was imported is no garbage at the end either. Python would look through it once more there,
     for a sixth of all that `pdr-graph threads` takes.
     """
+    import gc
+
     if not gc.isenabled():  # as `main` leaves it
         gc.freeze()
         gc.enable()

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.cli import readable_in_any_encoding
+from pdr_graph.cli.lines import wrapped
 from pdr_graph.errors import ConfigError, redacted
 
 _SEQUENCES = re.compile(
@@ -111,11 +112,13 @@ class Output:
         Args:
             line: Text of any origin.
             style: As rich names it.
-            to_copy: Never wrap it, not even on a terminal: it holds a command.
+            to_copy: Never wrap it, not even on a terminal: it is a command, or ends with a path.
         """
+        line = one_line(line)
         # A program that reads lines must find each whole.
-        whole = to_copy or not self.stderr.is_terminal
-        self.stderr.print(Text(one_line(line), style), soft_wrap=whole)
+        if self.stderr.is_terminal and not to_copy:
+            line = "\n".join(wrapped(line, self.stderr.width))
+        self.stderr.print(Text(line, style), soft_wrap=True)
 
     def show(self, *parts: RenderableType) -> None:
         """Write renderables on standard output."""
@@ -306,6 +309,18 @@ class Prose:
             yield Text(margin) + line
         if len(part) < len(text) or len(shown) < len(wrapped):
             yield Text(f"{margin}… of {len(text):,} characters, see --full", "dim")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Text of ours, wrapped to the terminal; commands and paths in it stay whole."""
+
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in wrapped(one_line(self.text), options.max_width):
+            yield unbroken(Text(line, self.style))
 
 
 def unbroken(line: Text) -> Text:

@@ -22,7 +22,7 @@ from rich.text import Text
 from pdr_graph.cli.commands import DownCommand, TrustCommand, UpCommand
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.live import Board, LiveDisplay, duration
-from pdr_graph.cli.output import Output, fitted, one_line, unbroken
+from pdr_graph.cli.output import Output, Sentence, fitted, one_line, unbroken
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.errors import ConfigError, LocalError
@@ -217,7 +217,9 @@ class _Up:
             return plan if isinstance(plan, Found) else None
         for note in plan.notes:
             self.output.say(f"note: {note}")
-        self.output.say(f"{part}: starting {TITLES[plan.kind]}; its log is {self.shelf.log(part)}")
+        self.output.say(
+            f"{part}: starting {TITLES[plan.kind]}; its log is {self.shelf.log(part)}", to_copy=True
+        )
         begun = start(self.shelf, plan)
         self.started.append(begun)
         return begun
@@ -425,6 +427,6 @@ class StatusTable:
         yield table or Text("\n").join(Text(" ").join(row) for row in rows)
         for each in self._found:
             if each.why:
-                yield Text(one_line(f"{each.part}: {each.why}"), "" if each.is_well else "red")
+                yield Sentence(f"{each.part}: {each.why}", "" if each.is_well else "red")
             if not each.is_well:
                 yield unbroken(Text(one_line(f"{each.part}: its log is {each.record.log}")))

@@ -332,7 +332,7 @@ def _section(title: str, rows: Sequence[_Row], width: int) -> Iterator[Any]:
     from rich.table import Table
     from rich.text import Text
 
-    from pdr_graph.cli.lines import wrapped
+    from pdr_graph.cli.output import wrapped
 
     if not rows:
         return

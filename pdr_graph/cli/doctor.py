@@ -36,8 +36,7 @@ from pdr_graph.cli.doctor_checks import (
     size,
 )
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.lines import wrapped
-from pdr_graph.cli.output import Output, one_line, unbroken
+from pdr_graph.cli.output import Output, one_line, unbroken, wrapped
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import default_config

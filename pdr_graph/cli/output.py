@@ -18,12 +18,12 @@ from typing import IO, Any, Literal
 
 import typer
 from rich.box import Box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.cli import readable_in_any_encoding
-from pdr_graph.cli.lines import wrapped
 from pdr_graph.errors import ConfigError, redacted
 
 _SEQUENCES = re.compile(
@@ -49,6 +49,33 @@ def safe(text: str) -> str:
 def one_line(text: str) -> str:
     """Return safe text with all white space folded into single spaces."""
     return " ".join(safe(text).split())
+
+
+_PIECES = re.compile(
+    r"(?:→ )?(?:`[^`]*`"  # a command in a sentence
+    r"|pip install (?:'[^']*'|\S+)"  # the command of `install_command`, which no marks enclose
+    r"|(?<!\w)'[^']*'(?!\w)"  # a path or a value, as `repr` writes it
+    r"|\S)+"
+)
+"""What stays in one piece: a newline inside a command or a path would be copied with it."""
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Break a text at its spaces, but not within commands and quotations.
+
+    Args:
+        text: One line.
+        width: Columns of each line. A longer piece has a line of its own, which the terminal shows
+            on several without a newline.
+    """
+    lines = [""]
+    for piece in _PIECES.findall(text):
+        longer = f"{lines[-1]} {piece}" if lines[-1] else piece
+        if not lines[-1] or cell_len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(piece)
+    return lines
 
 
 PIPE_WIDTH = 10_000

@@ -20,8 +20,7 @@ from rich.console import Console
 
 from pdr_graph.cli.doctor import CheckTable
 from pdr_graph.cli.doctor_checks import Check
-from pdr_graph.cli.lines import wrapped
-from pdr_graph.cli.output import BROKEN_PIPE, LogLines, Output, Prose, one_line, safe
+from pdr_graph.cli.output import BROKEN_PIPE, LogLines, Output, Prose, one_line, safe, wrapped
 
 
 @contextmanager

@@ -376,8 +376,8 @@ class Settings(ProcessSettings):
     model_for: Annotated[tuple[RoleModel, ...], NoDecode] = ()
     """Model of a role: drafter, contested, distiller, refiner, verifier or judge. Without @URL it
     is served at the base URL; a .gguf file runs here. `contested` drafts where the drafts before
-    did not agree. At another host, the refiner's key is in PDR_API_KEY_REFINER, and so on. Repeat it
-    for each role."""
+    did not agree. At another host, the refiner's key is in PDR_API_KEY_REFINER, and so on. Repeat
+    it for each role."""
     price: Annotated[tuple[ModelPrice, ...], NoDecode] = ()
     """What a model costs per million prompt and completion tokens. The ledger then has costs.
     Repeat it for each model."""

@@ -7,12 +7,10 @@ a bounded textual workspace, then a refinement (arXiv 2510.01123).
     result = await solve("What is 6 x 7?", preset("pdr"), model=ChatVLLM(...))
 
 Names are imported on first use: LangGraph takes seconds to load, and a command's help should not
-wait for it.
+wait for it. Nothing is imported here: Ctrl-C shows a traceback until the command line takes it.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # type checkers read it as true; importing `typing` takes milliseconds
 if TYPE_CHECKING:
     from pdr_graph.config import PRESETS, PDRConfig, preset
     from pdr_graph.embed.node import pdr_node
@@ -77,6 +75,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

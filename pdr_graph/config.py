@@ -111,8 +111,8 @@ class PDRConfig(BaseModel):
     """Seconds of work after which no further round is started; None sets no limit."""
 
     models: str = ""
-    """Models of roles, by the names of models that this process has, as `refiner=large,
-    judge=small`. Roles that are left out have the models that the process gives them."""
+    """The model of each role, as `refiner=large, judge=small`: the names are those of models that
+    this process has. A role that is left out keeps the model that the process gives it."""
 
     draft_prompt: str | None = _prompt("drafter")
     """Template of a draft without a workspace, with $problem and $answer_format; None is the

@@ -51,6 +51,7 @@ import base64
 import html
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -329,8 +330,9 @@ class ThreadExistsError(PDRError, ValueError):
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
         super().__init__(
-            f"thread {thread_id!r} already holds a run; `pdr-graph resume {thread_id}` continues "
-            "it, another --thread starts a new one"
+            f"thread {thread_id!r} already holds a run; "
+            f"`pdr-graph resume {shlex.quote(thread_id)}` continues it, another --thread starts a "
+            "new one"
         )
 
 
@@ -347,7 +349,7 @@ class DrainedError(PDRError, RuntimeError):
 
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
-        super().__init__(f"stopped; `pdr-graph resume {thread_id}` continues it")
+        super().__init__(f"stopped; `pdr-graph resume {shlex.quote(thread_id)}` continues it")
 
 
 class WaitingError(PDRError, RuntimeError):
@@ -362,7 +364,9 @@ class WaitingError(PDRError, RuntimeError):
         asks = "; ".join(map(str, questions))
         why = f"it asks: {asks}" if asks else f"breakpoint before {', '.join(next_nodes) or 'END'}"
         how = " --answer TEXT" if asks else ""
-        super().__init__(f"the run waits ({why}); `pdr-graph resume {thread_id}{how}` continues it")
+        super().__init__(
+            f"the run waits ({why}); `pdr-graph resume {shlex.quote(thread_id)}{how}` continues it"
+        )
 
 
 def retry_on(error: BaseException) -> bool:

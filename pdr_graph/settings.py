@@ -369,15 +369,15 @@ class Settings(ProcessSettings):
     """Name of the model; optional where the endpoint serves only one. Without an endpoint: a .gguf
     file, or the folder of a small transformers model, to run here."""
     api_key: SecretStr = SecretStr(NO_KEY)
-    """API key of the endpoint. Other users of this machine can see what is typed: rather name a
-    file, or set the variable."""
+    """API key of the endpoint. Other users of this machine can see what you type, so name a
+    file or set the variable instead."""
     api_key_file: Path | None = None
     """File that holds the API key and that nobody else can read."""
     model_for: Annotated[tuple[RoleModel, ...], NoDecode] = ()
     """Model of a role: drafter, contested, distiller, refiner, verifier or judge. Without @URL it
     is served at the base URL; a .gguf file runs here. `contested` drafts where the drafts before
-    did not agree. At another host PDR_API_KEY_REFINER is its key, and so for each role. Repeat it
-    for each role."""
+    did not agree. At another host, the refiner's key is in PDR_API_KEY_REFINER, and so on. Repeat
+    it for each role."""
     price: Annotated[tuple[ModelPrice, ...], NoDecode] = ()
     """What a model costs per million prompt and completion tokens. The ledger then has costs.
     Repeat it for each model."""

@@ -1,16 +1,18 @@
 """The command line `pdr-graph`, and what holds for its whole process.
 
-Only the standard library is imported here: an interrupt and an odd terminal may come at once.
+Only what Python has loaded by itself is imported here. Until `main` takes it, Ctrl-C shows a
+traceback, and loading `signal`, `typing` or `collections.abc` takes most of that time.
 """
 
+import _signal  # type: ignore[import-not-found]  # what `signal` is made of, compiled in
 import codecs
-import gc
 import os
-import signal
 import sys
-from collections.abc import Sequence
 from io import TextIOWrapper
-from types import FrameType
+
+TYPE_CHECKING = False  # as in `typing`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["main", "run"]
 
@@ -51,15 +53,17 @@ def readable(text: str) -> str:
 def main() -> None:
     """Run the command line of this process."""
     # Nothing is begun yet, and an import makes a traceback of an interrupt, or swallows it.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _leave)
+    import gc
+
     gc.disable()  # what imports make stays: looking for garbage in it takes a tenth of the start
     from pdr_graph.cli.app import main as main_of_app
 
     main_of_app()
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: "Sequence[str]") -> int:
     """Run one command and return its exit code; every error becomes one sentence."""
     from pdr_graph.cli.app import run as run_of_app
 
@@ -72,12 +76,14 @@ def work_begins() -> None:
     What was imported is no garbage at the end either. Python would look through it once more there,
     for a sixth of all that `pdr-graph threads` takes.
     """
+    import gc
+
     if not gc.isenabled():  # as `main` leaves it
         gc.freeze()
         gc.enable()
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if _signal.getsignal(_signal.SIGINT) is _leave:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(number: int, frame: object) -> None:
     os._exit(_INTERRUPTED)

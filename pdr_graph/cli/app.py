@@ -332,16 +332,18 @@ def _section(title: str, rows: Sequence[_Row], width: int) -> Iterator[Any]:
     from rich.table import Table
     from rich.text import Text
 
+    from pdr_graph.cli.output import wrapped
+
     if not rows:
         return
     longest = max(len(name) for name, _, _ in rows)
     names = longest if longest <= SHORT else NAMES
     yield Text(title, "bold")
     for name, text, required in rows:
-        said = Text.from_markup(f"{text} (required)" if required else text)
+        said = Text.from_markup(f"{text} (required)" if required else text).plain
         if width - names < WIDE - NAMES:
             yield Padding(Text(name, "cyan"), (0, 0, 0, GAP))
-            yield Padding(said, (0, 0, 0, INDENT))
+            yield Padding(Text("\n".join(wrapped(said, width - INDENT))), (0, 0, 0, INDENT))
             continue
         beside = len(name) <= names
         if not beside:
@@ -349,6 +351,7 @@ def _section(title: str, rows: Sequence[_Row], width: int) -> Iterator[Any]:
         line = Table.grid(padding=(0, GAP, 0, 0))
         line.add_column(width=names)
         line.add_column()
-        line.add_row(Text(name if beside else "", "cyan"), said)
+        lines = wrapped(said, width - names - 2 * GAP)
+        line.add_row(Text(name if beside else "", "cyan"), Text("\n".join(lines)))
         yield Padding(line, (0, 0, 0, GAP))
     yield Text()

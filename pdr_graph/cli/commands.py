@@ -335,8 +335,8 @@ class JudgeCommand(SettingsCommand):
     a draft and need --judge-url or --judge-weights; or whichever makes the better vote. `adapter`
     trains a LoRA adapter of --judge-weights to say Yes or No, and writes the folder --out."""
     further: Annotated[tuple[Literal["self_check"], ...], Flag("--with", "SIGNAL")] = ()
-    """A signal that a judge of signals looks at besides, and that costs calls: `self_check` asks
-    the model about each draft, one token, by the endpoint of --base-url."""
+    """A further signal for a judge of signals, which costs calls: `self_check` asks the model at
+    --base-url about each draft, for one token."""
     layers: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Flag("--layer", "INTEGER")] = ()
     """Layers that a hidden state has passed. Repeat it, and the fit chooses. Without it, the last
     of an endpoint, and the middle of weights that are read here."""
@@ -354,14 +354,14 @@ class JudgeCommand(SettingsCommand):
     plots: Annotated[Path | None, Flag(metavar="FOLDER")] = None
     """Plot reliability and learning curve, as PNG and SVG."""
     folds: int | None = Field(None, ge=2)
-    """Parts that the problems are divided into, to measure what is fitted. Without it 10; an
-    adapter holds a quarter of the problems out and is trained once."""
+    """Parts that the problems are divided into, to measure what is fitted. Without it, 10. An
+    adapter is trained once, and a quarter of the problems is held out."""
     epochs: int = Field(4, ge=1)
     """Most epochs in which an adapter is trained."""
     first_layer: int = Field(0, ge=0)
     """Layers before this one get no adapter, which makes training cheaper."""
     learning_rate: float = Field(2e-4, gt=0.0)
-    """Of an adapter."""
+    """Learning rate of an adapter."""
     threads: int | None = Field(None, ge=1)
     """Threads of torch while an adapter is trained on a CPU."""
     adapter: str = Field("judge", min_length=1)

@@ -44,7 +44,7 @@ def compare_command(command: CompareCommand, output: Output) -> None:
     else:
         output.show(*tables(found, output.width))
     for file in written:
-        output.say(f"written: {file}")
+        output.say(f"written: {file}", to_copy=True)
 
 
 def need(what: str, *packages: str, of: str = "eval") -> None:

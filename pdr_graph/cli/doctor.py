@@ -22,7 +22,6 @@ from pdr_checkpoints.envelope import EARLY, PLAIN
 from pdr_checkpoints.rotation import StoreSeals
 from pydantic import SecretStr
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from pdr_graph.budget import TEMPLATE_TOKENS
@@ -37,7 +36,7 @@ from pdr_graph.cli.doctor_checks import (
     size,
 )
 from pdr_graph.cli.failure import FAILED
-from pdr_graph.cli.output import Output, one_line
+from pdr_graph.cli.output import Output, one_line, unbroken, wrapped
 from pdr_graph.cli.store import MEMORY, open_saver
 from pdr_graph.cli.up import standings
 from pdr_graph.config import default_config
@@ -58,6 +57,8 @@ FULL_SHARE = 0.9
 """Share of its memory from which a store is called nearly full."""
 WIDE = 72
 """Columns of a terminal in which names have a column of their own."""
+GAP = 2
+"""Columns between a state, a name and what was found."""
 _HERE = {"localhost", "127.0.0.1", "::1", None}
 """Hosts of this machine; a socket has none."""
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -106,18 +107,21 @@ class CheckTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         is_wide = options.max_width >= WIDE
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        table.add_column(overflow="fold")
+        states = max((len(each.status) for each in self._checks), default=0) + GAP
+        names = max((len(each.name) for each in self._checks), default=0) + GAP if is_wide else 0
+        width = options.max_width - states - names
         for check in self._checks:
-            found = Text(one_line(check.detail))
-            if check.remedy:
-                found += Text(f"\n→ {one_line(check.remedy)}", "bold")
-            name = Text(check.name)
-            cells = (name, found) if is_wide else (name + Text(": ") + found,)
-            table.add_row(Text(check.status, _STYLES[check.status]), *cells)
-        yield table
+            state = check.status.ljust(states), _STYLES[check.status]
+            name = check.name.ljust(names) if is_wide else f"{check.name}: "
+            first, *others = wrapped(
+                one_line(check.detail if is_wide else name + check.detail), width
+            )
+            yield unbroken(Text.assemble(state, name if is_wide else "", first))
+            # No table: it would cut a command that is longer than its column.
+            remedy = wrapped(f"→ {one_line(check.remedy)}", width) if check.remedy else []
+            for style, lines in (("", others), ("bold", remedy)):
+                for line in lines:
+                    yield unbroken(Text(" " * (states + names) + line, style))
 
 
 async def server_checks(settings: Settings) -> list[Check]:

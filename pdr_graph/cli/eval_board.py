@@ -1,5 +1,6 @@
 """What `pdr-graph eval` shows of its arms: budgets before, progress during, figures after."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from pdr_graph.cli.live import Bar, Board, duration
-from pdr_graph.cli.output import Output, joined, one_line, table_of
+from pdr_graph.cli.output import Output, joined, one_line, table_of, unbroken
 from pdr_graph.errors import counted
 from pdr_graph.eval.plan import EvalPlan
 from pdr_graph.eval.records import ArmTally, Key, SampleRecord, key_of, read_run, tallies
@@ -170,8 +171,8 @@ def show_arms(out: Path, output: Output) -> None:
     output.show(
         ArmTable(found),
         Text(again and f"\n{again}\n"),
-        Text("Means over samples. For intervals and differences run: ", "dim")
-        + Text(one_line(f"pdr-graph compare {out}")),
+        Text("Means over samples. For intervals and differences run:", "dim"),
+        unbroken(Text(one_line(f"pdr-graph compare {shlex.quote(str(out))}"))),
     )
 
 

@@ -1,6 +1,7 @@
 """`pdr-graph inspect`: what happened in a run, round by round; with --watch, while it happens."""
 
 import asyncio
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -47,7 +48,7 @@ def inspect_command(command: InspectCommand, output: Output) -> None:
         from pdr_graph.page import run_page, write_page
 
         write_page(command.html, asyncio.run(run_page(past)))
-        output.say(f"written: {command.html}")
+        output.say(f"written: {command.html}", to_copy=True)
     if command.watch:
         return
     if output.json:
@@ -219,7 +220,7 @@ def _followed(command: InspectCommand, settings: Settings, output: Output) -> Ru
     if past.next:
         output.tell(
             f"stopped at {', '.join(past.next)}: no process runs thread {past.thread_id!r}; "
-            "`pdr-graph resume` continues it",
+            f"`pdr-graph resume {shlex.quote(past.thread_id)}` continues it",
             "yellow",
         )
         raise typer.Exit(FAILED)

@@ -75,7 +75,7 @@ def _show(
     else:
         output.show(*report_parts(report))
     for file in written:
-        output.say(f"written: {file}")
+        output.say(f"written: {file}", to_copy=True)
 
 
 def _check(command: JudgeCommand) -> None:
@@ -216,7 +216,8 @@ def _trained(
 
         made = fit_adapter(ballots, training, command.out, judge=judge, prompts=prompts, tell=tell)
     assert isinstance(made.judge, AdapterJudge)  # as it was handed in
-    output.say(f"serve the adapter beside its model: {made.judge.command(str(command.out))}")
+    output.say("serve the adapter beside its model:")
+    output.say(made.judge.command(str(command.out)), to_copy=True)
     return made.report
 
 

@@ -346,6 +346,8 @@ def _help(name: str, field: FieldInfo, group: OptionGroup) -> str:
         return f"{text} ({default}{model.model_config['env_prefix']}{name.upper()})"
     if name in _SET_BY_PRESETS:
         return f"{text} (from the preset)"
+    if field.default == "":
+        return text
     return f"{text} ({NONE if field.default is None else field.default})"
 
 

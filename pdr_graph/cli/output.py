@@ -18,6 +18,7 @@ from typing import IO, Any, Literal
 
 import typer
 from rich.box import Box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -48,6 +49,33 @@ def safe(text: str) -> str:
 def one_line(text: str) -> str:
     """Return safe text with all white space folded into single spaces."""
     return " ".join(safe(text).split())
+
+
+_PIECES = re.compile(
+    r"(?:→ )?(?:`[^`]*`"  # a command in a sentence
+    r"|pip install (?:'[^']*'|\S+)"  # the command of `install_command`, which no marks enclose
+    r"|(?<!\w)'[^']*'(?!\w)"  # a path or a value, as `repr` writes it
+    r"|\S)+"
+)
+"""What stays in one piece: a newline inside a command or a path would be copied with it."""
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Break a text at its spaces, but not within commands and quotations.
+
+    Args:
+        text: One line.
+        width: Columns of each line. A longer piece has a line of its own, which the terminal shows
+            on several without a newline.
+    """
+    lines = [""]
+    for piece in _PIECES.findall(text):
+        longer = f"{lines[-1]} {piece}" if lines[-1] else piece
+        if not lines[-1] or cell_len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(piece)
+    return lines
 
 
 PIPE_WIDTH = 10_000
@@ -111,11 +139,13 @@ class Output:
         Args:
             line: Text of any origin.
             style: As rich names it.
-            to_copy: Never wrap it, not even on a terminal: it holds a command.
+            to_copy: Never wrap it, not even on a terminal: it is a command, or ends with a path.
         """
+        line = one_line(line)
         # A program that reads lines must find each whole.
-        whole = to_copy or not self.stderr.is_terminal
-        self.stderr.print(Text(one_line(line), style), soft_wrap=whole)
+        if self.stderr.is_terminal and not to_copy:
+            line = "\n".join(wrapped(line, self.stderr.width))
+        self.stderr.print(Text(line, style), soft_wrap=True)
 
     def show(self, *parts: RenderableType) -> None:
         """Write renderables on standard output."""
@@ -306,6 +336,18 @@ class Prose:
             yield Text(margin) + line
         if len(part) < len(text) or len(shown) < len(wrapped):
             yield Text(f"{margin}… of {len(text):,} characters, see --full", "dim")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Text of ours, wrapped to the terminal; commands and paths in it stay whole."""
+
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in wrapped(one_line(self.text), options.max_width):
+            yield unbroken(Text(line, self.style))
 
 
 def unbroken(line: Text) -> Text:

@@ -166,7 +166,7 @@ def _show_answer(result: "Result", output: Output) -> None:
     else:
         output.tell(
             "error: the solution states no answer; "
-            f"`pdr-graph inspect {result.thread_id}` shows it",
+            f"`pdr-graph inspect {shlex.quote(result.thread_id)}` shows it",
             "red",
         )
         raise typer.Exit(FAILED)

@@ -177,8 +177,8 @@ def check_named(thread: str | None, *, last: bool) -> None:
     """
     if thread is None and not last:
         raise ConfigError(
-            "no run is named; name one as `pdr-graph threads` lists it, or take the one that was "
-            "written last by --last"
+            "no run is named; name one that `pdr-graph threads` lists, or take the latest with "
+            "--last"
         )
     if thread is not None and last:
         raise ConfigError(f"{thread!r} names a run, and --last takes another; drop one of them")

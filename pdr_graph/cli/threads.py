@@ -384,14 +384,14 @@ async def _export(saver: RedisSaver, command: ThreadsCommand, output: Output) ->
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
-    output.say(f"exported thread {one_line(thread)} to {file}")
+    output.say(f"exported thread {one_line(thread)} to {file}", to_copy=True)
 
 
 async def _import(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
     assert command.import_from is not None
     wanted = command.threads[0] if command.threads else None
     name = await saver.import_thread(_chunks(command.import_from), thread_id=wanted)
-    output.say(f"imported thread {one_line(name)} from {command.import_from}")
+    output.say(f"imported thread {one_line(name)} from {command.import_from}", to_copy=True)
 
 
 async def _chunks(file: Path) -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ Shown of a run are its progress, and its first figures beside its last.
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.text import Text
 from pdr_graph.cli.commands import TrainCommand, TrainDataCommand
 from pdr_graph.cli.failure import FAILED, RankEndedError, RunEndedError
 from pdr_graph.cli.live import Bar, LiveDisplay, duration
-from pdr_graph.cli.output import Output, joined, one_line, table_of
+from pdr_graph.cli.output import Output, joined, one_line, table_of, unbroken
 from pdr_graph.cli.signals import TrainStopper
 from pdr_graph.errors import ConfigError, counted
 from pdr_graph.train.estimate import GIB, Memory, Tokens, TrainEstimate
@@ -466,9 +467,10 @@ def show_summary(folder: TrainFolder, output: Output) -> None:
         return
     for stage, (first, last) in ends.items():
         output.show(change_table(stage, stages[stage][-1]["update"], first, last), Text(""))
+    model = shlex.quote(str(folder.model))
     output.show(
-        Text("To measure it run: ", "dim")
-        + Text(one_line(f"pdr-graph eval DATA --arm pdr --model {folder.model} --out runs/after"))
+        Text("To measure it run:", "dim"),
+        unbroken(Text(one_line(f"pdr-graph eval DATA --arm pdr --model {model} --out runs/after"))),
     )
 
 

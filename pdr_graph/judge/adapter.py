@@ -8,6 +8,7 @@ A draft is weighed by one call of one token: "Is this solution correct?" The lik
 becomes a probability by the two numbers that were fitted on other problems.
 """
 
+import shlex
 from typing import ClassVar, Literal
 
 from pydantic import FiniteFloat, SecretStr
@@ -37,7 +38,8 @@ class AdapterJudge(DraftJudge):
 
     def command(self, folder: str = "FOLDER") -> str:
         """Return the command that serves the adapter; `folder` is the one that judge fit wrote."""
-        return f"vllm serve MODEL --enable-lora --lora-modules {self.adapter}={folder}/adapter"
+        adapter = shlex.quote(f"{self.adapter}={folder}/adapter")
+        return f"vllm serve MODEL --enable-lora --lora-modules {adapter}"
 
     @property
     def _remedy(self) -> str:

@@ -79,8 +79,8 @@ def open_folder(folder: Path, *, device: str | None = None) -> OpenedFolder:
         from pdr_graph.policy.transformers_policy import TransformersPolicy
     except ImportError:
         raise ConfigError(
-            f"a model folder ({str(folder)!r}) is run in this process by torch: "
-            f"{install_command('train')}; or serve it and set --base-url / PDR_BASE_URL"
+            f"a model folder ({str(folder)!r}) is run in this process by torch; serve it and set "
+            f"--base-url / PDR_BASE_URL, or install torch: {install_command('train')}"
         ) from None
     if device is None:
         device = str(torch.accelerator.current_accelerator() or "cpu")

@@ -36,7 +36,7 @@ class ServeOptions(ProcessSettings):
     key: SecretStr | None = None
     """Key that clients must send; without one everybody who reaches the address is served. Several
     keys, one a line, are for clients that must not reach each other's runs. Other users of this
-    machine can see what is typed: rather name a file, or set the variable."""
+    machine can see what you type, so name a file or set the variable instead."""
     key_file: Path | None = None
     """File that holds such keys and that nobody else can read."""
     keyless: bool = False
@@ -56,11 +56,11 @@ class ServeOptions(ProcessSettings):
     """Size of a request; a larger one is answered 413."""
     connections: int | None = Field(None, ge=1)
     """Connections at once. Beyond them the one that has waited longest for its request is closed;
-    if all are being answered, new ones get 503. None is half of the open files that this process
-    may have."""
+    if all are being answered, new ones get 503. By default, half of the open files that this
+    process may have."""
     max_by_address: int | None = Field(None, ge=1)
-    """Connections at once from one address, or from one IPv6 network (/64). None is three quarters
-    of all."""
+    """Connections at once from one address, or from one IPv6 network (/64). By default, three
+    quarters of all connections."""
     head_s: float = Field(15.0, gt=0)
     """Seconds in which the head of a request must arrive, from the connection on."""
     body_s: float = Field(30.0, gt=0)

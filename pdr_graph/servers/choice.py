@@ -152,8 +152,7 @@ def _served(wanted: Wanted, model: str, vllm: Vllm | None, gpus: Sequence[str]) 
     if vllm is None and wanted.dry:
         vllm = Vllm("python", "", for_cpu=not gpus)
         notes.append(
-            "vLLM is not installed here, and this is what would run: "
-            f"{install_command('vllm')}, or name an environment by --vllm-python"
+            "vLLM is not installed here, and the command below needs it: " + _way_to_install()
         )
     if vllm is None:
         raise ConfigError(
@@ -217,7 +216,7 @@ def _embedded(
 
 
 def _way_to_install() -> str:
-    return f"{install_command('vllm')}, or name an environment by --vllm-python"
+    return f"name an environment by --vllm-python, or install it: {install_command('vllm')}"
 
 
 def _way_to_vllm(vllm: Vllm | None, gpus: Sequence[str]) -> list[str]:
@@ -225,7 +224,8 @@ def _way_to_vllm(vllm: Vllm | None, gpus: Sequence[str]) -> list[str]:
         where = f"vLLM {vllm.version} is here"
         return [f"{where}, but no model is named (--model / PDR_MODEL): the embedded one runs"]
     if gpus:
-        return [f"{gpus[0]} is here, but no vLLM: {_way_to_install()}, then name a --model"]
+        where = f"{gpus[0]} is here, but no vLLM"
+        return [f"{where}; to use it, name a --model, and {_way_to_install()}"]
     return []
 
 
@@ -279,7 +279,7 @@ def store_plan(
         program = PROGRAMS[0]  # what would run, once it is installed
     if program is None:
         raise ConfigError(
-            "no redis-server is on the path; install Redis, or the embedded store by "
+            "no redis-server is on the path; install Redis, or the embedded store: "
             + install_command("local")
         )
     where = socket_of(folder) if port is None else free_port(port)

@@ -15,9 +15,12 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
-from pdr_graph.cli.output import BROKEN_PIPE, LogLines, Output, Prose, one_line, safe
+from pdr_graph.cli.doctor import CheckTable
+from pdr_graph.cli.doctor_checks import Check
+from pdr_graph.cli.output import BROKEN_PIPE, LogLines, Output, Prose, one_line, safe, wrapped
 
 
 @contextmanager
@@ -136,3 +139,37 @@ def test_prose_into_a_file_is_not_wrapped():
     with console.capture() as shown:
         console.print(Prose("a long line that would not fit\n[b]next[/b]"), crop=False)
     assert shown.get() == "a long line that would not fit\n[b]next[/b]\n"
+
+
+TO_COPY = [
+    "pip install 'pdr-graph[local] @ git+https://github.com/pdr-graph/pdr-graph'",
+    "`pdr-graph resume 'the run of Monday' --checkpoint redis://127.0.0.1:6379/0`",
+    "'/home/user/.local/share/pdr graph/weights and logs/model.log'",
+    "https://docs.example.com/pdr-graph/how-to/serve/behind-a-proxy",
+]
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 120])
+@pytest.mark.parametrize("copied", TO_COPY)
+def test_what_is_copied_holds_no_newline(copied, width):
+    """A command, a path or an address in a message is one piece, also where it is longer."""
+    sentence = f"the embedded model needs xllamacpp: {copied}; or name another"
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=True, color_system=None, highlight=False
+    )
+    Output(stderr=console).tell(f"error: {sentence}", "red")
+    console.print(CheckTable([Check("embedded model", sentence, copied)]), crop=False)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert sum(copied in line for line in lines) == 3
+    assert all(len(line) <= max(width, 30) for line in lines if copied not in line)
+
+
+@given(st.text(alphabet="ab '`→;漢"), st.integers(1, 30))
+def test_wrapping_changes_nothing_but_spaces(text, width):
+    """Lines join to what they were, and only a single piece is longer than a line."""
+    text = one_line(text)
+    lines = wrapped(text, width)
+    assert " ".join(lines) == text
+    for line in lines:
+        assert cell_len(line) <= width or len(wrapped(line, 1)) == 1

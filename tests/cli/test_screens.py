@@ -7,8 +7,11 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
-from collections.abc import Callable, Iterable
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,9 +33,12 @@ from pdr_graph.cli.threads import RunTable
 from pdr_graph.cli.train import TrainBoard, change_table
 from pdr_graph.cli.up import StatusTable
 from pdr_graph.eval.records import ArmTally
+from pdr_graph.servers.valkey import PROGRAMS, find_binary, find_redis
 from tests.cli import shown
 from tests.eval.recorded import draft as graded
 from tests.eval.recorded import sample, write_run
+from tests.servers.processes import eventually, servers
+from tests.servers.stand_in import StandIn
 from tests.train.test_settings import write_model
 from tests.train.test_supervised import RIGHT, traced, write_trace
 
@@ -274,6 +280,7 @@ WORDS: dict[str, tuple[list[str], str | None]] = {
     "solve-two-forms": (["solve", "x", "--answer-only", "--json"], None),
     "up-no-folder": (["up", "--model", "./nowhere", "--dry-run"], None),
     "up-status-none": (["up", "--status", "--data-dir", "data"], None),
+    "down-no-such-server": (["down", "models"], None),
     "down-none": (["down", "--data-dir", "data"], None),
     "unknown-command": (["slove"], None),
 }
@@ -342,3 +349,117 @@ def test_command(asked, name):
         for title, text in screens.items()
     }
     compared(name, fixed)
+
+
+# --------------------------------------------------------------------------------------- servers
+
+PLACE = "/home/user/projects/pdr-graph/my-project"
+"""How the current folder is shown."""
+ADDRESS = "127.0.0.1:54321"
+
+
+@pytest.fixture
+def project(clean, monkeypatch) -> Iterator[Path]:
+    """The current folder, whose path is as long as `PLACE`: where a line breaks depends on it."""
+    above = Path(tempfile.mkdtemp(prefix="pdr-", dir="/tmp")).resolve()
+    folder = above / ("x" * (len(PLACE) - len(f"{above}/")))
+    folder.mkdir()
+    for name in ("home", "no cache"):
+        (folder / name).mkdir()
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "home"))
+    monkeypatch.setenv("PDR_CACHE_DIR", str(folder / "no cache"))
+    monkeypatch.setenv("PDR_DATA_DIR", str(folder / "data"))
+    monkeypatch.chdir(folder)
+    yield folder
+    monkeypatch.chdir("/tmp")  # what works in the folder is looked for, and this process is none
+    try:
+        eventually(lambda: not servers(folder), within_s=30)
+    finally:
+        for process in servers(folder):
+            process.kill()
+        shutil.rmtree(above)
+
+
+@pytest.fixture
+def asked_there(asked, project) -> Callable[..., str]:
+    """Runs a command in that folder; what differs between machines is shown alike."""
+
+    def call(width: int, *words: str) -> str:
+        text = asked(width, *words).replace("/here", PLACE)
+        text = re.sub(r"127\.0\.0\.1:\d{5}", ADDRESS, re.sub(r"--port \d{5}", "--port 54321", text))
+        text = re.sub(r"KVCACHE_SPACE=\d+", "KVCACHE_SPACE=1", text).replace(" --dtype float32", "")
+        return re.sub(rf"^\S+/({'|'.join(PROGRAMS)})", "redis-server", text, flags=re.MULTILINE)
+
+    return call
+
+
+@pytest.fixture
+def can_start(project, monkeypatch) -> list[str]:
+    """Words that start a stand-in for vLLM; there is a Redis beside it."""
+    stand_in = StandIn.make(project / "engine")
+    stand_in.model.rename("tiny")
+    monkeypatch.setenv("PDR_UP_VLLM_PYTHON", str(stand_in.python))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if find_redis() is None:
+        monkeypatch.setenv("PATH", str(find_binary().parent), prepend=os.pathsep)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    budgets = "--widths 4,2 --kappa 256 --max-tokens 512 --solution-tokens 128"
+    return [*["up", "--model", "tiny", "--port"], str(port), *budgets.split()]
+
+
+def test_trust(asked_there, project):
+    """The file is named whole, whether it is trusted, not any more, or not there."""
+    screens = {f"{width} columns, no file": asked_there(width, "trust") for width in WIDTHS}
+    (project / ".env").write_text("PDR_BASE_URL=http://127.0.0.1:8000/v1\nPDR_MODEL=m\n")
+    for width in WIDTHS:
+        for words in (["trust"], ["trust", "--forget"]):
+            screens[f"{width} columns"] = screens.get(f"{width} columns", "") + asked_there(
+                width, *words
+            )
+    compared("trust", screens)
+
+
+def test_plan_of_servers(asked_there, can_start):
+    """Each command is one line, to be copied."""
+    words = [*can_start, "--dry-run"]
+    compared("up-dry-run", {f"{width} columns": asked_there(width, *words) for width in WIDTHS})
+
+
+@pytest.mark.redis
+def test_servers_from_start_to_end(asked_there, can_start):
+    """They start, run already, are other ones, show how they stand, and stop."""
+    steps = (
+        can_start,
+        ["up"],
+        ["up", "--runs", "3"],
+        ["up", "--status"],
+        ["down", "store"],
+        ["down"],
+    )
+    screens = {}
+    for width in WIDTHS:
+        text = "".join(asked_there(width, *words) for words in steps)
+        text = re.sub(r"\b\d+ s( *)", lambda found: "9 s".ljust(len(found[0])), text)
+        text = re.sub(r"^\w+: \w+ starts, .*\n", "", text, flags=re.MULTILINE)  # a slow machine
+        # Whichever is ready first.
+        text = re.sub(
+            r"(model: .* has started .*\n)(store: .* has started .*(?:\nunix.*)?\n)", r"\2\1", text
+        )
+        screens[f"{width} columns"] = text
+    compared("up", screens)
+
+
+# ------------------------------------------------------------------------------------------- all
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
+def test_every_command_has_a_screen_beside_its_help(command):
+    """Whoever adds a command keeps what it shows."""
+    kept = [file for file in FOLDER.glob(f"{command}*.txt") if f"{command}-data" not in file.stem]
+    kept += FOLDER.glob(f"{command}-data*.txt") if command.endswith("-data") else []
+    assert kept
+    assert any(
+        f"$ pdr-graph {command}" in file.read_text("utf-8") or file.stem in SCREENS for file in kept
+    )

@@ -94,3 +94,54 @@ def test_an_early_interrupt_is_quiet(clean, tmp_path, words, after_s):
         assert [
             line for line in said.splitlines() if not line.startswith(("store:", "stopped"))
         ] == []
+
+
+def test_ctrl_c_is_taken_before_anything_is_loaded(clean):
+    """Until then an interrupt shows a traceback: only what Python has loaded by itself is used."""
+    code = (
+        "import sys\nbefore = set(sys.modules)\nfrom pdr_graph.cli import main\n"
+        "print(*sorted(set(sys.modules) - before - set(sys.builtin_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("pdr_graph pdr_graph.cli\n", "")
+
+
+INTERRUPTED_IMPORT = """
+import signal, sys
+
+class Interrupt:
+    left = int(sys.argv.pop(1))
+
+    @classmethod
+    def find_spec(cls, *_):
+        cls.left -= 1
+        if not cls.left:
+            signal.raise_signal(signal.SIGINT)
+
+from pdr_graph.cli import main
+sys.meta_path.insert(0, Interrupt)
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [1, 3, 30, 200, 600])
+@pytest.mark.parametrize("words", [["--help"], ["threads"], ["solve", "x", *SMALL]])
+def test_an_interrupt_of_an_import_is_quiet(clean, tmp_path, words, number):
+    """Whichever of a command's imports it meets, from the first: 130 and not a word."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, str(number), *words],
+        env={
+            **os.environ,
+            "PDR_DATA_DIR": str(tmp_path / "data"),
+            "PDR_BASE_URL": "http://127.0.0.1:1",
+            "PDR_REDIS_URL": "redis://127.0.0.1:1",
+            "PDR_RETRIES": "0",
+        },
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 130:
+        assert (done.stdout, done.stderr) == ("", "")
+    else:
+        assert number > 100, "it was never interrupted"
+        assert "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ from pdr_graph.settings import load_settings
 async def test_what_is_missing_and_how_to_get_it_is_said(tmp_path):
     """And what would do without it."""
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"by torch: pip install .*--base-url"):
+    with pytest.raises(ConfigError, match=r"by torch; serve it and set --base-url .*pip install "):
         async with open_client(load_settings(model=str(tmp_path), data_dir=tmp_path)):
             pass
 

@@ -346,7 +346,8 @@ class JudgeCommand(SettingsCommand):
     drafts: int = Field(8, ge=2)
     """Drafts that --data samples of each problem."""
     limit: int | None = Field(None, ge=1)
-    """Use only this many problems of --data, from the first on."""
+    """Use only this many problems, from the first on: of --data, or of what an adapter is trained
+    on."""
     out: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Where `fit` writes the judge."""
     judge: Annotated[Path | None, Flag(metavar="FILE")] = None

@@ -188,9 +188,10 @@ def _trained(
     board = _FitBoard()
     with LiveDisplay(output, board) as display:
         from pdr_graph.train.judge import JudgeTraining, fit_adapter
-        from pdr_graph.train.judge_data import kept_drafts
+        from pdr_graph.train.judge_data import first_problems, kept_drafts
 
         ballots, model, data = asyncio.run(kept_drafts(folders, prompts))
+        ballots = first_problems(ballots, command.limit)
         training = JudgeTraining(
             weights.expanduser(),
             folds=command.folds or 1,

@@ -110,6 +110,16 @@ def refuse_missing(found: Mapping[str, Any], folder: Path) -> None:  # Any: the 
         )
 
 
+def cpu_dtype() -> str:
+    """Return the number format in which a CPU reads and trains fastest, named as in torch.
+
+    It is bfloat16 where the CPU multiplies that: a layer then takes a fifth to a third of the time.
+    """
+    import torch
+
+    return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16", False) else "float32"
+
+
 def _base_of(folder: Path) -> Path | None:
     """Return the folder of the model that an adapter is for, None for a whole model.
 

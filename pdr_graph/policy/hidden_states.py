@@ -21,7 +21,7 @@ from pdr_graph.judge import Layers, Turns, UnweighedError
 from pdr_graph.llm.tokens import estimate_tokens
 from pdr_graph.llm.usage import Spent, Usage
 from pdr_graph.policy import CallBatcher, Ticket
-from pdr_graph.policy.folder import CONFIG, quiet, readable, refuse_missing, tokenizer_of
+from pdr_graph.policy.folder import CONFIG, cpu_dtype, quiet, readable, refuse_missing, tokenizer_of
 
 MOST_THREADS = 4
 """Of the CPU: a judge works beside whatever else the process does."""
@@ -201,8 +201,7 @@ class _Reader:
 
         torch.set_num_threads(threads or min(torch.get_num_threads(), MOST_THREADS))
         if dtype is None:
-            is_fast = torch.cpu.get_capabilities().get("avx512_bf16", False)
-            dtype = "auto" if device != "cpu" else "bfloat16" if is_fast else "float32"
+            dtype = "auto" if device != "cpu" else cpu_dtype()
         is_gguf = weights.suffix == ".gguf"
         folder = weights.parent if is_gguf else weights
         named = {"gguf_file": weights.name} if is_gguf else {}

@@ -20,7 +20,7 @@ from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.judge_fit import Ballot, JudgeFit, judge_report
 from pdr_graph.judge import probability
 from pdr_graph.judge.adapter import AdapterJudge
-from pdr_graph.policy.folder import refuse_missing
+from pdr_graph.policy.folder import cpu_dtype, refuse_missing
 from pdr_graph.prompts import Prompts
 from pdr_graph.self_check import NO, SELF_CHECK, YES, word_of
 from pdr_graph.train.judge_data import (
@@ -93,6 +93,9 @@ class JudgeTraining:
     """Most right drafts, and most wrong ones, that are learnt of one problem."""
     threads: int | None = None
     """Of torch on a CPU; None leaves them as they are."""
+    dtype: str | None = None
+    """Of the model's frozen weights, named as in torch; the adapter's are float32. None is bfloat16
+    where the machine multiplies that, else float32."""
     seed: int = 0
 
 
@@ -387,6 +390,13 @@ def _claim(
         ) from None
 
 
+def _write(file: Path, numbers: Mapping[str, object]) -> None:
+    """Write a file whole, or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(numbers), "utf-8")
+    part.rename(file)
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """One adapter: what it learns from, and what it judges."""
@@ -419,9 +429,9 @@ class _Part:
                 f"{LEAST_PROBLEMS} are needed: name more drafts"
             )
         stopping, judged = self._of(self.split.stopping), self._of(self.split.judged)
+        self.tell("opening the model", milestone=False)
         model = _opened(self.settings)
-        with model.disable_adapter():
-            untrained = self._scored(model, judged)
+        untrained = self._untrained(model, judged)
         aucs = self._train(model, encoded, [self.drafts[i] for i in stopping])
         best = load_peft_weights(str(self.folder / ADAPTER), device="cpu")
         set_peft_model_state_dict(model, best)
@@ -435,10 +445,20 @@ class _Part:
             "untrained": untrained,
             "judged": self._scored(model, judged),
         }
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(scores), "utf-8")
-        part.rename(file)
+        _write(file, scores)
         return scores
+
+    def _untrained(self, model: Any, places: Sequence[int]) -> dict[str, float]:
+        """Return what the model itself says, or said to a process that was stopped."""
+        file = self.folder / "untrained.json"
+        if file.is_file():
+            found: dict[str, float] = json.loads(file.read_text("utf-8"))
+            return found
+        with model.disable_adapter():
+            said = self._scored(model, places)
+        self.folder.mkdir(exist_ok=True)
+        _write(file, said)
+        return said
 
     def _of(self, problems: frozenset[str]) -> list[int]:
         return [i for i, each in enumerate(self.drafts) if each.problem_id in problems]
@@ -478,7 +498,9 @@ class _Part:
         trainer.add_callback(
             _Watch(
                 folder / ADAPTER,
-                lambda model: auc_within(stopping, score(model, self.question, stopping)),
+                lambda model: auc_within(
+                    stopping, score(model, self.question, stopping, self.tell)
+                ),
                 self.tell,
                 lambda: trainer.tokens,
             )
@@ -497,7 +519,7 @@ def _opened(settings: JudgeTraining) -> Any:  # Any: transformers has no types
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder.resolve(),
-            dtype=torch.float32 if uses_cpu() else torch.bfloat16,
+            dtype=settings.dtype or ("bfloat16" if not uses_cpu() else cpu_dtype()),
             local_files_only=True,
             output_loading_info=True,
         )

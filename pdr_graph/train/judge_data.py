@@ -94,6 +94,12 @@ async def kept_drafts(
     return ballots, one_model(runs) if runs else None, tuple(sorted(data))
 
 
+def first_problems(ballots: Sequence[Ballot], limit: int | None) -> list[Ballot]:
+    """Return the ballots of as many problems, in the order in which they come; None is all."""
+    kept = set(list(dict.fromkeys(each.problem_id for each in ballots))[:limit])
+    return [each for each in ballots if each.problem_id in kept]
+
+
 async def ballots_of_lines(file: Path, prompts: Prompts) -> list[Ballot]:
     """Return the drafts of a file as ballots, for the answer kind `math`.
 

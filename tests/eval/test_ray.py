@@ -5,14 +5,16 @@ Ray is large: `make test-clients` installs it into its own environment and runs 
 
 import asyncio
 import importlib.util
+import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -28,17 +30,22 @@ from pdr_graph.eval.problems import GymScorer, Problem, load_problems
 from pdr_graph.eval.ray_cluster import Worker, WorkerKit
 from pdr_graph.eval.records import read_run
 from pdr_graph.eval.sample import RunFacts, Sample
+from pdr_graph.judge import SELF_CHECK, JudgePlaces, SignalsJudge
+from pdr_graph.judge.adapter import AdapterJudge
 from pdr_graph.prompts import Prompts
 from pdr_graph.servers import embedded_valkey
 from pdr_graph.settings import load_settings
 from tests.cli.conftest import wait_for
 from tests.eval.conftest import write_quiz
 from tests.eval.test_eval_command import ARMS, CALLS, SHORT, records
+from tests.fakes import PROMPTS
+from tests.test_judges import hidden_judge
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs Ray: make test-clients"
 )
 Spawn = Callable[..., subprocess.Popen[str]]
+WEIGHED = "majority@widths=3;finish=weighted_vote"
 
 
 @asynccontextmanager
@@ -54,7 +61,7 @@ def unclaimed(saver):
 def kit(mock) -> WorkerKit:
     """Return the kit of a worker that asks the mock endpoint."""
     return WorkerKit(
-        settings=load_settings(base_url=mock.url),
+        settings=load_settings(base_url=mock.url, model="mock-model"),
         open_store=in_memory,
         claim=unclaimed,
         judge=Judge.of_kind("math"),
@@ -82,6 +89,57 @@ async def test_a_worker_needs_nothing_but_its_kit(mock, clean):
     assert outcome.record is not None
     assert (outcome.record["correct"], outcome.record["ledger"]["calls"]) == (True, 4)
     assert [call["node"] for call in outcome.calls] == ["drafter"] * 2 + ["distiller", "refiner"]
+
+
+SELF_CHECKED = SignalsJudge(
+    model="mock-model",
+    features=(SELF_CHECK,),
+    question=PROMPTS.templates[SELF_CHECK],
+    means=(0.0,),
+    scales=(1.0,),
+    weights=(1.0,),
+    bias=0.0,
+)
+"""Asks the model about each draft, and weighs it by what the model says."""
+
+
+def adapter() -> AdapterJudge:
+    """Return a judge that is served beside the model."""
+    question = PROMPTS.templates[SELF_CHECK]
+    return AdapterJudge(
+        model="mock-model", adapter="judge", question=question, scale=1.0, shift=0.0
+    )
+
+
+def knowing(mock, **more: object) -> None:
+    """Serve the model and an adapter, and embeddings; asked of a draft, both say yes by 0.75."""
+    top = {"Yes": math.log(0.75), "No": math.log(0.25)}
+    asked = {"contains": "Is this solution correct?", "content": "Yes", "top": top}
+    served = {"model": ["mock-model", "judge"], "embeddings": "vllm"}
+    mock.configure(**{"replies": [asked], "answers": ["2"], **served, **more})
+
+
+@pytest.mark.parametrize("kind", ["self_check", "adapter", "hidden by an endpoint"])
+async def test_a_worker_weighs_drafts_as_the_judge_that_was_sent(mock, clean, kind):
+    """It asks by the worker's own client, or by an address; what that costs is in the record."""
+    knowing(mock)
+    places = JudgePlaces(url=mock.url)
+    judges = {"self_check": SELF_CHECKED, "adapter": adapter()}
+    weigher = judges[kind] if kind in judges else hidden_judge().opened(places)
+    worker = Worker(pickle.loads(pickle.dumps(replace(kit(mock), weigher=weigher))))
+    assert "error" not in await worker.open()
+    outcome = await worker.run(sample(WEIGHED, Problem("p", "What is 1 + 1?", "2")))
+    await worker.close()
+    assert outcome.record is not None
+    weights = [draft["weight"] for draft in outcome.record["drafts"]]
+    stats, ledger = mock.stats(), outcome.record["ledger"]
+    if kind in judges:
+        assert weights == pytest.approx([0.75] * 3)
+    else:
+        assert all(0.0 < weight < 1.0 for weight in weights)
+        assert stats["embeddings"] == 3
+    assert ledger["calls"] == stats["calls"] + stats["embeddings"] == 6
+    assert ledger["prompt_tokens"] == stats["prompt_tokens"] + stats["embedded_tokens"]
 
 
 async def test_a_worker_that_fails_says_how(mock, clean):
@@ -193,11 +251,13 @@ def on_ray(mock, store, clean) -> Iterator[Spawn]:
     """Starts an evaluation on a local Ray of two workers."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(quiz: Path, out: Path) -> subprocess.Popen[str]:
+    def start(
+        quiz: Path, out: Path, *words: str, arms: Sequence[str] = ARMS
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pdr_graph.cli", "eval", str(quiz), *ARMS, *SHORT,
+            [sys.executable, "-m", "pdr_graph.cli", "eval", str(quiz), *arms, *SHORT,
              "--samples", "2", "--out", str(out), "--ray", "local", "--ray-workers", "2",
-             "--max-in-flight", "4"],
+             "--max-in-flight", "4", *words],
             env={**os.environ, "PDR_BASE_URL": mock.url, "PDR_REDIS_URL": store},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -275,3 +335,26 @@ def test_a_signal_drains_the_workers_and_the_same_command_goes_on(on_ray, mock, 
     assert len(records(tmp_path / "run")) == 30
     traced = [len(file.read_text().splitlines()) for file in (tmp_path / "run/trace").iterdir()]
     assert sum(traced) == 10 * CALLS
+
+
+@needs_ray
+@pytest.mark.redis
+@pytest.mark.parametrize("kind", ["self_check", "hidden"])
+def test_a_judge_goes_to_the_workers(on_ray, mock, tmp_path, kind):
+    """Every draft is weighed there, once, and the ledgers are what the endpoint has served."""
+    quiz = write_quiz(tmp_path, mock, 3)
+    knowing(mock)
+    file = tmp_path / "judge.json"
+    (SELF_CHECKED if kind == "self_check" else hidden_judge()).save(file)
+    where = ["--judge-url", mock.url] if kind == "hidden" else []
+    words = ["--model", "mock-model", "--judge", str(file), *where]
+    process = on_ray(quiz.file, tmp_path / "run", *words, arms=["--arm", WEIGHED])
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    found, served = records(tmp_path / "run"), mock.stats()
+    assert len(found) == 6
+    assert all("weight" in draft for each in found for draft in each["drafts"])
+    assert served["calls"] + served["embeddings"] == 36
+    assert sum(each["ledger"]["calls"] for each in found) == 36
+    prompt_tokens = sum(each["ledger"]["prompt_tokens"] for each in found)
+    assert prompt_tokens == served["prompt_tokens"] + served["embedded_tokens"]

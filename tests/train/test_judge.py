@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from pdr_graph.errors import ConfigError
 from pdr_graph.judge import load_judge
 from pdr_graph.judge.adapter import AdapterJudge
+from pdr_graph.policy.folder import cpu_dtype
 from pdr_graph.prompts import Prompts
 from pdr_graph.train import judge
 from pdr_graph.train.judge import (
@@ -31,6 +32,7 @@ from pdr_graph.train.judge_data import (
     balanced,
     ballots_of_lines,
     calibrated,
+    first_problems,
     read_checked,
     splits_of,
 )
@@ -82,6 +84,7 @@ class Lines(list):
 
 def quick(weights: Path, **fields: object) -> JudgeTraining:
     plain = {"epochs": 4, "learning_rate": 1e-2, "batch_rows": 8, "micro_batch_rows": 8}
+    plain["dtype"] = "float32"  # the weights are large, and few, so that bfloat16 tells
     return JudgeTraining(weights, **{**plain, **fields})
 
 
@@ -151,6 +154,8 @@ def test_a_stopped_training_goes_on(weights, tmp_path, monkeypatch):
     lines = Lines()
     again = train_judge(drafts, settings, tmp_path / "part", prompts=PROMPTS, tell=lines)
     assert not any(line.startswith("epoch 1:") for line in lines)
+    # Nor is the model itself asked again.
+    assert [line.partition(" ")[0] for line in lines[:2]] == ["opening", "epoch"]
     assert again.margins == pytest.approx(whole.margins, abs=1e-4)
     assert again.aucs == pytest.approx(whole.aucs)
 
@@ -176,6 +181,14 @@ def test_a_tokenizer_that_divides_the_answers_is_refused():
     """A server would tell the likelihood of a letter."""
     with pytest.raises(ConfigError, match="writes 'Yes' in 3 tokens"):
         JudgeQuestion(tiny_tokenizer(), PROMPTS)
+
+
+def test_only_the_adapter_is_trained_in_float32(weights):
+    """The frozen weights have the format that the machine multiplies fastest, or the named one."""
+    for dtype, expected in ((None, getattr(torch, cpu_dtype())), ("bfloat16", torch.bfloat16)):
+        model = judge._opened(quick(weights, dtype=dtype))
+        assert {each.dtype for each in model.parameters() if each.requires_grad} == {torch.float32}
+        assert {each.dtype for each in model.parameters() if not each.requires_grad} == {expected}
 
 
 def test_too_few_problems_are_refused(weights, tmp_path):
@@ -296,6 +309,16 @@ async def test_from_drafts_to_a_judge_that_beats_the_vote(weights, tmp_path):
     assert load_judge(out / "judge.json").digest == fit.judge.digest
     assert fit.judge.question == PROMPTS.templates["self_check"]
     assert (out / "adapter" / "adapter_config.json").is_file()
+
+
+async def test_some_of_the_problems_may_be_enough(tmp_path):
+    """The first ones, with all their drafts."""
+    file = tmp_path / "drafts.jsonl"
+    file.write_text(lines_of(5))
+    ballots = await ballots_of_lines(file, Prompts.load())
+    assert [each.problem_id for each in first_problems(ballots, 2)] == ["p0", "p1"]
+    assert first_problems(ballots + ballots, 2) == (ballots[:2] + ballots[:2])
+    assert first_problems(ballots, None) == ballots
 
 
 async def test_drafts_without_an_answer_vote_for_nothing(tmp_path):

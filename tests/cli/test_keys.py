@@ -189,7 +189,7 @@ def test_the_help_warns_of_secrets_that_are_typed(cli, monkeypatch, command):
     assert "--encryption-key-file" in shown
     assert "--encryption-keys" not in shown
     assert ("--key-file" in shown) is (command == "serve")
-    assert shown.count("Other users of this machine can see what is typed") == (
+    assert shown.count("Other users of this machine can see what you type") == (
         2 if command == "serve" else 1
     )
 

@@ -41,8 +41,9 @@ class ForwardNames:
     """Names of `forward`'s arguments, which differ between models and versions."""
 
     cache: str
-    last_only: dict[str, int]
-    """The argument that asks for the last position's logits only, if there is one."""
+    last_only: dict[str, Tensor]
+    """The argument that asks for the last position's logits only, if there is one. It is an index:
+    of a slice and a frozen head torch makes a product for which it copies the head once a row."""
 
     @classmethod
     def of(cls, model: Model) -> "ForwardNames":
@@ -51,7 +52,7 @@ class ForwardNames:
         known = inspect.signature(inner.forward).parameters
         return cls(
             cache="cache" if "cache" in known else "past_key_values",
-            last_only={"logits_to_keep": 1} if "logits_to_keep" in known else {},
+            last_only={"logits_to_keep": torch.tensor([-1])} if "logits_to_keep" in known else {},
         )
 
 

@@ -169,8 +169,15 @@ def last_logits(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Any:  # 
         [[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device
     )
     places = (seen.cumsum(dim=1) - 1).clamp(min=0)
+    # Not the number 1: of a slice, which is not contiguous, and a frozen head, torch makes a product
+    # for which it copies the whole head once a row.
+    last = torch.tensor([-1], device=device)
     out = model(
-        input_ids=ids, attention_mask=seen, position_ids=places, logits_to_keep=1, use_cache=False
+        input_ids=ids,
+        attention_mask=seen,
+        position_ids=places,
+        logits_to_keep=last,
+        use_cache=False,
     )
     return out.logits[:, -1].float()
 

@@ -177,6 +177,17 @@ def test_the_question_ends_where_the_answer_begins(weights):
     )
 
 
+def test_the_frozen_head_is_multiplied_for_all_rows_at_once():
+    """In a batched product torch copies a real model's head once a row: four fifths of the time."""
+    model = tiny_model(vocab_size=4096)
+    model.requires_grad_(False)
+    with torch.profiler.profile() as profile:
+        last_logits(model, [[1, 2, 3]] * 16, 0)
+    called = {each.key for each in profile.key_averages()}
+    assert "aten::mm" in called
+    assert "aten::bmm" not in called
+
+
 def test_a_tokenizer_that_divides_the_answers_is_refused():
     """A server would tell the likelihood of a letter."""
     with pytest.raises(ConfigError, match="writes 'Yes' in 3 tokens"):

@@ -169,8 +169,8 @@ def last_logits(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Any:  # 
         [[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device
     )
     places = (seen.cumsum(dim=1) - 1).clamp(min=0)
-    # Not the number 1: of a slice, which is not contiguous, and a frozen head, torch makes a product
-    # for which it copies the whole head once a row.
+    # Not the number 1: that makes a slice, which is not contiguous, and torch then copies a frozen
+    # head once for each row.
     last = torch.tensor([-1], device=device)
     out = model(
         input_ids=ids,

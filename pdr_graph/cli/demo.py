@@ -68,7 +68,7 @@ STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "long_cot": {},
         "sr": {"widths": (1, 1)},
-        "pdr": {"widths": (4,)},
+        "pdr": {"widths": (3,)},
         RECOMMENDED: {"widths": (3, 2, 2)},
     }
 )
@@ -76,7 +76,7 @@ STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
 IN_FULL = "pdr"
 """The strategy whose run on a problem of the user's is shown in full: it has most parts."""
 
-B_SEQ = 480
+B_SEQ = 240
 """Completion tokens that each strategy may spend on its longest path, whatever its shape."""
 BUDGETS: Mapping[str, object] = MappingProxyType(
     {"solution_tokens": 96, "kappa": 80, "temperature": 0.8, "seed": 7}

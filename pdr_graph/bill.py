@@ -100,14 +100,20 @@ async def keep_unfinished(saver: BaseCheckpointSaver[str], saved: CheckpointTupl
 
 
 async def keep_end(saver: BaseCheckpointSaver[str], place: RunnableConfig) -> None:
-    """Store that what a run has cost was told, of one whose last checkpoint is missing.
+    """Store that the cost of a run whose last checkpoint is missing was told.
 
-    Its last step is stored, so `resume` returns it as it ended. New input on its thread discards
-    what that step wrote, and would take it for a run that had stopped.
+    Its last step is stored, so `resume` returns the run as it ended. New input on its thread
+    discards what that step wrote, and would take the run for one that had stopped.
     """
-    saved = await saver.aget_tuple(place)
-    if saved is not None:
-        await _write(saver, saved, *_END)
+    try:
+        saved = await saver.aget_tuple(place)
+        if saved is not None:
+            await _write(saver, saved, *_END)
+    # The result is there, and a store that takes nothing more must not withhold it.
+    except Exception as error:  # noqa: BLE001
+        logger.warning(
+            "ledger.incomplete thread=%s error=%s", place["configurable"]["thread_id"], error
+        )
 
 
 async def settle(

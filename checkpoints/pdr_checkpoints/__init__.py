@@ -153,8 +153,8 @@ def __getattr__(name: str) -> object:
     return value
 
 
-# Not in a module of its own: LangGraph's server looks up what langgraph.json names in this one's
-# `__dict__`, past `__getattr__`.
+# Defined here and not in `saver`: LangGraph's server looks in this module's `__dict__` for what
+# langgraph.json names, and does not ask `__getattr__`.
 @asynccontextmanager
 async def open_checkpointer(
     url: str | None = None,

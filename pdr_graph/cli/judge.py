@@ -95,6 +95,8 @@ def _check(command: JudgeCommand) -> None:
         raise ConfigError(f"judge {command.action} {what}")
     if command.further and (not fits or command.kind != "signals"):
         raise ConfigError("--with goes with judge fit --kind signals alone")
+    if command.limit is not None and command.data is None and command.kind != "adapter":
+        raise ConfigError("--limit goes with --data, or with judge fit --kind adapter")
     if not command.runs and command.data is None:
         raise ConfigError(f"judge {command.action} needs a RUN, a folder that pdr-graph eval wrote")
 

@@ -113,7 +113,8 @@ def refuse_missing(found: Mapping[str, Any], folder: Path) -> None:  # Any: the 
 def cpu_dtype() -> str:
     """Return the number format in which a CPU reads and trains fastest, named as in torch.
 
-    It is bfloat16 where the CPU multiplies that: a layer then takes a fifth to a third of the time.
+    It is bfloat16 where the CPU multiplies that: reading then takes a quarter to a third of the
+    time.
     """
     import torch
 

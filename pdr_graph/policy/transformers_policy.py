@@ -41,9 +41,8 @@ class ForwardNames:
     """Names of `forward`'s arguments, which differ between models and versions."""
 
     cache: str
-    last_only: dict[str, Tensor]
-    """The argument that asks for the last position's logits only, if there is one. It is an index:
-    of a slice and a frozen head torch makes a product for which it copies the head once a row."""
+    last_only: bool
+    """Whether it takes `logits_to_keep`, which asks for the last position's logits only."""
 
     @classmethod
     def of(cls, model: Model) -> "ForwardNames":
@@ -52,8 +51,17 @@ class ForwardNames:
         known = inspect.signature(inner.forward).parameters
         return cls(
             cache="cache" if "cache" in known else "past_key_values",
-            last_only={"logits_to_keep": torch.tensor([-1])} if "logits_to_keep" in known else {},
+            last_only="logits_to_keep" in known,
         )
+
+
+def last_position(ids_B_T: Tensor) -> Tensor:
+    """Return the last position as an index, for `logits_to_keep`.
+
+    The number 1 would make a slice, which is not contiguous. Torch then copies a frozen head once
+    for each row, which takes four fifths of a real model's time.
+    """
+    return ids_B_T.new_full((1,), -1)
 
 
 @dataclass(slots=True)
@@ -185,7 +193,7 @@ class DecodingBatch:
             position_ids=positions_B_T,
             use_cache=True,
             **{self.names.cache: self.cache},
-            **self.names.last_only,
+            **({"logits_to_keep": last_position(ids_B_T)} if self.names.last_only else {}),
         )
         logits_B: Tensor = output.logits[:, -1]
         return logits_B

@@ -21,6 +21,7 @@ from pdr_graph.eval.judge_fit import Ballot, JudgeFit, judge_report
 from pdr_graph.judge import probability
 from pdr_graph.judge.adapter import AdapterJudge
 from pdr_graph.policy.folder import cpu_dtype, refuse_missing
+from pdr_graph.policy.transformers_policy import last_position
 from pdr_graph.prompts import Prompts
 from pdr_graph.self_check import NO, SELF_CHECK, YES, word_of
 from pdr_graph.train.judge_data import (
@@ -169,14 +170,11 @@ def last_logits(model: Any, rows: Sequence[Sequence[int]], pad: int) -> Any:  # 
         [[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device
     )
     places = (seen.cumsum(dim=1) - 1).clamp(min=0)
-    # Not the number 1: that makes a slice, which is not contiguous, and torch then copies a frozen
-    # head once for each row.
-    last = torch.tensor([-1], device=device)
     out = model(
         input_ids=ids,
         attention_mask=seen,
         position_ids=places,
-        logits_to_keep=last,
+        logits_to_keep=last_position(ids),
         use_cache=False,
     )
     return out.logits[:, -1].float()

@@ -20,7 +20,7 @@ from langgraph.runtime import RunControl
 
 from pdr_graph import Parts, PDRConfig, build_graph, resume
 from pdr_graph.errors import PDRError
-from tests.embed.stops import QUIET_TURNS, RUN, KilledError
+from tests.embed.stops import QUIET_TURNS, RUN, KilledError, MortalSaver
 from tests.embed.trials import (
     ANSWERS,
     FIRST,
@@ -274,3 +274,16 @@ async def test_a_run_that_resume_took_for_ended_is_charged_once(halted):
         state = await graph.ainvoke(None, RUN)
     assert answer_in(state["solution"]["text"]) == "BETA"
     assert sum(row["calls"] for row in state["ledger"]) == oracle.num_calls - FIRST_CALLS
+
+
+async def test_a_store_that_takes_nothing_more_withholds_no_result():
+    """The run is read as it ended; that it was told is not kept."""
+    oracle, kept = Oracle(), LosesTheLast()
+    entry = {"problem": question("ALPHA"), "config": FIRST.model_dump(mode="json")}
+    with pytest.raises(KilledError):
+        await build_graph(client_of(oracle), checkpointer=kept).ainvoke(entry, RUN)
+    full = MortalSaver()
+    full.storage, full.writes, full.blobs = kept.storage, kept.writes, kept.blobs
+    full.dies_at = 1
+    ended = await resume("t", model=client_of(oracle), checkpointer=full)
+    assert answer_in(ended.solution) == "ALPHA"

@@ -129,6 +129,13 @@ def test_the_option_goes_with_signals(forgetful, words):
     assert "--with goes with judge fit --kind signals" in ran.err
 
 
+def test_a_limit_that_nothing_obeys_is_refused(cli):
+    """Recorded runs are read whole, but by an adapter."""
+    ran = cli("judge", "fit", "RUN", "--out", "JUDGE", "--limit", "3")
+    assert ran.code == 2
+    assert "--limit goes with --data, or with judge fit --kind adapter" in ran.err
+
+
 def test_an_adapter_needs_a_folder_of_weights(forgetful, tmp_path):
     """The sentence names the option, before anything is loaded."""
     words = ("judge", "fit", str(tmp_path), "--kind", "adapter", "--out", str(tmp_path / "o"))

@@ -35,6 +35,7 @@ from pydantic_settings import (
 
 from pdr_graph.config import PDRConfig
 from pdr_graph.errors import ConfigError, enumerated, keep_secret, keep_secrets_of
+from pdr_graph.files import written_whole
 from pdr_graph.types import ROLES, ModelPrice, RoleModel
 from pdr_graph.validation import Fault, is_http_address
 
@@ -119,13 +120,11 @@ class EnvFile:
             ConfigError: the user's data directory cannot be written.
         """
         note = self._note
-        partial = note.with_name(f"{note.name}.{os.getpid()}.part")
         try:
             for folder in (note.parent.parent, note.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT, 0o600), "w") as out:
-                out.write(self._digest)
-            partial.replace(note)
+            with written_whole(note, private=True) as out:
+                out.write(self._digest.encode())
         except OSError as error:
             raise ConfigError(
                 f"{str(note.parent)!r} cannot be written: {error.strerror}; name the file by "

@@ -19,7 +19,7 @@ from pdr_graph.answers.values import UnreadableAnswer, WordAnswer
 from pdr_graph.cli.commands import CheckCommand
 from pdr_graph.cli.output import Output, joined
 from pdr_graph.errors import ConfigError, counted
-from pdr_graph.eval.json_lines import json_object
+from pdr_graph.files import json_object
 
 HEARTBEAT_S = 10.0
 CHUNK_BYTES = 1 << 16

@@ -1,9 +1,7 @@
 """`pdr-graph threads`: list the runs that a store keeps, prune, delete, export or import them."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -22,6 +20,7 @@ from pdr_graph.cli.failure import FAILED
 from pdr_graph.cli.output import PIPE_WIDTH, Output, fitted, one_line, refuse_place, unbroken
 from pdr_graph.cli.store import MEMORY, alone, named_thread, open_saver
 from pdr_graph.errors import ConfigError, DamagedRunError, UnknownThreadError
+from pdr_graph.files import written_whole
 from pdr_graph.settings import load_settings
 
 if TYPE_CHECKING:
@@ -375,15 +374,9 @@ async def _export(saver: RedisSaver, command: ThreadsCommand, output: Output) ->
     """Write the whole file or none."""
     (thread,), file = await _known(saver, command), command.export_to
     assert file is not None
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as out:
-            async for chunk in saver.export_thread(thread):
-                await asyncio.to_thread(out.write, chunk)
-        part.replace(file)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
+    with written_whole(file) as out:
+        async for chunk in saver.export_thread(thread):
+            await asyncio.to_thread(out.write, chunk)
     output.say(f"exported thread {one_line(thread)} to {file}", to_copy=True)
 
 

@@ -41,6 +41,7 @@ from pdr_graph.eval.stats import (
     paired_difference,
     share_by_problem,
 )
+from pdr_graph.files import written_whole
 from pdr_graph.judge import (
     FEATURES,
     DraftJudge,
@@ -442,11 +443,10 @@ class StateSource:
     def _save(self, known: Mapping[str, Floats]) -> None:
         if self.file is None or not known:
             return
-        whole = self.file.with_suffix(".part.npz")
         states = np.stack(list(known.values())).astype(np.float32)
         try:
-            np.savez(whole, keys=np.asarray(list(known)), states=states)
-            whole.replace(self.file)
+            with written_whole(self.file) as out:
+                np.savez(out, keys=np.asarray(list(known)), states=states)
         except OSError as error:
             raise ConfigError(f"{str(self.file)!r} cannot be written: {error.strerror}") from None
 

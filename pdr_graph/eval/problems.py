@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl
 from pdr_graph.answers import CheckVerdict, Limits, VoteBudget, WorkerPool, exact
 from pdr_graph.answers.extract import final_answer
 from pdr_graph.errors import ConfigError, install_command
-from pdr_graph.eval.json_lines import json_object
+from pdr_graph.files import json_object
 
 HUB, GYM = "hf:", "reasoning-gym:"
 """How the sources that are no file begin."""

@@ -23,7 +23,7 @@ from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 from pdr_graph.config import PDRConfig, make_config
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.json_lines import json_object
+from pdr_graph.files import json_object
 
 SCHEMA = 1
 """Version of both files."""

@@ -4,7 +4,7 @@ A process that is killed or stopped loses nothing: the next one skips samples th
 resumes threads that were begun from their last finished draft. Several processes may work on one
 run: each claims a sample before it looks whether the sample is still owed.
 
-They share the run folder. A sample's line is appended whole (`json_lines.py`). A claim on a sample
+They share the run folder. A sample's line is appended whole (`files.py`). A claim on a sample
 is a lock on one byte of a file; the system releases it when the process that holds it ends, however
 it ends. Both need a file system whose locks hold between the processes; on one machine, any file
 system does.
@@ -25,7 +25,6 @@ from typing import BinaryIO, Protocol
 from langgraph.runtime import RunControl
 
 from pdr_graph.errors import ConfigError, DrainedError, EndpointError, PDRError
-from pdr_graph.eval.json_lines import append_lines
 from pdr_graph.eval.records import (
     HEADER,
     LOCK,
@@ -40,6 +39,7 @@ from pdr_graph.eval.records import (
 )
 from pdr_graph.eval.sample import Sample
 from pdr_graph.events import OnEvent, RunEvent
+from pdr_graph.files import append_lines
 
 MOST_FAILURES = 10
 """If so many samples fail in a row, the endpoint is to blame and not the arms: the run stops, and

@@ -40,6 +40,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from pdr_graph.errors import ConfigError, PDRError
+from pdr_graph.files import written_whole
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.usage import Spent
 from pdr_graph.self_check import SELF_CHECK, self_check
@@ -230,9 +231,10 @@ class DraftJudge(BaseModel):
         """
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(self.model_dump_json(indent=1) + "\n", "utf-8")
+            with written_whole(file) as out:
+                out.write(self.model_dump_json(indent=1).encode() + b"\n")
         except OSError as error:
-            raise ConfigError(f"judge {str(file)!r} cannot be written: {error}") from None
+            raise ConfigError(f"judge {str(file)!r} cannot be written: {error.strerror}") from None
 
     @property
     def digest(self) -> str:

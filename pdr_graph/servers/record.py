@@ -11,7 +11,6 @@ keeper may be killed at any instant, since all that is known is in the keeper's 
 
 import dataclasses
 import json
-import os
 import shlex
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pdr_graph.errors import LocalError, redacted
+from pdr_graph.files import written_whole
 from pdr_graph.process import Process
 from pdr_graph.servers.data_dir import FileLock, noted_key, own_folder
 
@@ -186,11 +186,8 @@ class Shelf:
     def write(self, record: ServerRecord) -> None:
         """Replace the record of a part, whole or not at all."""
         file = self._file(record.part)
-        partial = file.with_name(f"{file.name}.{os.getpid()}.part")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            json.dump(dataclasses.asdict(record), out, indent=1)
-        partial.replace(file)
+        with written_whole(file, private=True) as out:
+            out.write(json.dumps(dataclasses.asdict(record), indent=1).encode())
 
     def takes_priorities(self, base_url: str) -> bool:
         """Tell whether `up` has started what answers at an address, and it serves by priority."""

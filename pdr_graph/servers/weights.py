@@ -34,6 +34,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from pdr_graph.errors import LocalError
+from pdr_graph.files import written_whole
 from pdr_graph.servers.data_dir import Announce, FileLock, default_data_dir, last_lines, own_folder
 
 logger = logging.getLogger(__name__)
@@ -179,7 +180,8 @@ def _verified(file: Path, weights: Weights, data_dir: Path) -> bool:
         return False
     try:
         own_folder(ledger.parent)
-        ledger.write_text(json.dumps({**known, str(file): stamp}))
+        with written_whole(ledger) as out:
+            out.write(json.dumps({**known, str(file): stamp}).encode())
     except (OSError, LocalError) as error:  # a ledger that is lost costs a hash, nothing else
         logger.debug("weights.ledger error=%s", error)
     return True

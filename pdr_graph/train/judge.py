@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from pdr_graph.errors import ConfigError, install_command
 from pdr_graph.eval.judge_fit import Ballot, JudgeFit, judge_report
+from pdr_graph.files import written_whole
 from pdr_graph.judge import probability
 from pdr_graph.judge.adapter import AdapterJudge
 from pdr_graph.policy.folder import cpu_dtype, refuse_missing
@@ -388,7 +389,7 @@ def _claim(
         return
     try:
         work.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asked), "utf-8")
+        _write(file, asked)
     except OSError as error:
         raise ConfigError(
             f"{str(work.parent)!r} cannot be written: {error.strerror}; name another --out"
@@ -396,10 +397,8 @@ def _claim(
 
 
 def _write(file: Path, numbers: Mapping[str, object]) -> None:
-    """Write a file whole, or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(numbers), "utf-8")
-    part.rename(file)
+    with written_whole(file) as out:
+        out.write(json.dumps(numbers).encode())
 
 
 @dataclass(frozen=True, slots=True)

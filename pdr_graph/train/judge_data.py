@@ -21,9 +21,9 @@ from sklearn.linear_model import LogisticRegression
 
 from pdr_graph.answers import answer_kind, clusters
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.json_lines import json_object
 from pdr_graph.eval.judge_fit import Ballot, ballots_of, one_model
 from pdr_graph.eval.records import read_run
+from pdr_graph.files import json_object
 from pdr_graph.prompts import Prompts
 from pdr_graph.types import Draft
 

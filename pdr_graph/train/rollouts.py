@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 from pdr_graph.errors import CallError, ConfigError
 from pdr_graph.eval.judge import Judge
 from pdr_graph.eval.problems import Problem
+from pdr_graph.files import written_whole
 from pdr_graph.llm.asker import derived_seed
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.trace import TraceRecord
@@ -170,12 +171,10 @@ def forget_after(folder: Path, update: int) -> None:
     file = folder / TRAJECTORIES
     if not file.is_file():
         return
-    part = file.with_suffix(".part")
-    with file.open("rb") as lines, part.open("wb") as kept:
+    with file.open("rb") as lines, written_whole(file) as kept:
         for number, line in enumerate(lines, start=1):
             if line.endswith(b"\n") and _version(line, f"{file} line {number}") < update:
                 kept.write(line)
-    part.replace(file)
 
 
 def _version(line: bytes, where: str) -> int:

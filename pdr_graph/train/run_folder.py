@@ -31,8 +31,8 @@ from time import monotonic
 from typing import Any, Final, Literal, Protocol, Self
 
 from pdr_graph.errors import ConfigError, install_command
-from pdr_graph.eval.json_lines import append_lines
 from pdr_graph.eval.problems import Problems
+from pdr_graph.files import append_lines, written_whole
 from pdr_graph.llm.client import CUT
 from pdr_graph.train.rows import TrainRow, groups_of, is_flat
 from pdr_graph.train.settings import HOW_ONLY, TrainSettings
@@ -158,9 +158,8 @@ class TrainFolder:
     def _begin(self, header: Header) -> None:
         file = self.path / HEADER
         if not file.exists():
-            whole = self.path / f".{HEADER}"
-            whole.write_text(json.dumps(header, indent=2) + "\n", "utf-8")
-            whole.replace(file)
+            with written_whole(file) as out:
+                out.write(json.dumps(header, indent=2).encode() + b"\n")
 
 
 def _hold(lock: int, path: Path) -> None:
@@ -298,9 +297,8 @@ class MetricsLog:
         lines = list(read_metrics(file))
         kept = [line for line in lines if line["stage"] != self.stage or line["update"] <= update]
         if len(kept) < len(lines):
-            whole = file.with_suffix(".part")
-            whole.write_bytes(b"".join(map(_encoded, kept)))
-            whole.replace(file)
+            with written_whole(file) as out:
+                out.writelines(map(_encoded, kept))
         self._seconds = max((line["seconds"] for line in kept), default=0.0)
         self._began = monotonic()
         self._events = _event_writer(self.folder / EVENTS / self.stage, update + 1)

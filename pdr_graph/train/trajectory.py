@@ -17,8 +17,8 @@ from typing import Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.json_lines import append_lines
 from pdr_graph.eval.records import Reason
+from pdr_graph.files import append_lines
 from pdr_graph.validation import Fault
 
 SCHEMA: Final = 1

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pdr_graph.errors import ConfigError, install_command
-from pdr_graph.eval.json_lines import json_object
+from pdr_graph.files import json_object
 from pdr_graph.train.models import (
     OnUpdate,
     WholeCheckpoints,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdr_graph.eval.json_lines import append_lines
+from pdr_graph.files import append_lines
 
 COSTS = "costs.jsonl"
 

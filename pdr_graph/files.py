@@ -1,11 +1,16 @@
-"""Files of JSON lines: several processes append to them and may die, others read them."""
+"""Files that several processes write and read, and of which a crash leaves no half.
+
+`append_lines` adds whole lines, `written_whole` replaces a whole file; `json_object` reads a line.
+"""
 
 import fcntl
 import json
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pdr_graph.errors import ConfigError
 
@@ -32,6 +37,34 @@ def append_lines(file: Path, lines: bytes) -> None:
         opened.write(lines)
         opened.flush()
         os.fsync(opened.fileno())
+
+
+@contextmanager
+def written_whole(file: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
+    """Write a file whole, or leave it as it is.
+
+    What the block writes goes to a file beside it, and that takes its place at the end of the
+    block. A block that raises changes nothing.
+
+    Args:
+        file: In a folder that exists.
+        private: Only the user may read it, from its first byte on.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    mode = 0o600 if private else 0o666
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
 
 
 def json_object(line: bytes, where: str, remedy: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -312,7 +313,8 @@ def secret_in(path: Path) -> str:
             if mode & (0o037 if by_root else 0o077):
                 raise ConfigError(
                     f"{where} has mode {mode:04o}, so that other users can read or change it; "
-                    f"run `chmod 600 {path}`, and replace the key if somebody may have read it"
+                    f"run `chmod 600 {shlex.quote(str(path))}`, and replace the key if somebody "
+                    "may have read it"
                 )
             text = source.read(MOST_SECRET_BYTES).decode("utf-8-sig").strip()
     except UnicodeDecodeError:

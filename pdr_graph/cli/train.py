@@ -82,7 +82,7 @@ def _train(prepared: Prepared, folder: TrainFolder, launch: Launch, output: Outp
     header = header_of(prepared.settings, None if prepared.rl is None else prepared.rl.problems)
     refuse_changes(folder.path, header)
     if folder.finished:
-        output.say(f"{folder.path} is done; name another --out to train again")
+        output.say(f"{str(folder.path)!r} is done; name another --out to train again")
     else:
         _run_training(prepared, folder, folder.claimed(header), launch, output)
     if launch.is_main:

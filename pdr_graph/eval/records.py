@@ -15,6 +15,7 @@ ignored. Any other damage stops the reader.
 This is schema version 1. A reader refuses every other version. A new field means a new version.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -243,7 +244,8 @@ def read_header(folder: Path) -> HeaderRecord:
         data = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
-            f"{str(folder)!r} holds no {HEADER}: `pdr-graph eval … --out {folder}` makes a run"
+            f"{str(folder)!r} holds no {HEADER}: `pdr-graph eval … --out "
+            f"{shlex.quote(str(folder))}` makes a run"
         ) from None
     header = json_object(data, str(file), _HEADER_REMEDY)
     _check(header, HeaderRecord, str(file), _HEADER_REMEDY)

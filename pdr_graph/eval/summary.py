@@ -149,7 +149,7 @@ def _by_arm_and_problem(run: EvalRun) -> dict[str, dict[str, list[SampleRecord]]
     for sample in sorted(run.samples, key=lambda each: (each["problem_id"], each["sample"])):
         if sample["arm"] not in grouped:
             raise ConfigError(
-                f"{run.folder} holds a sample of arm {sample['arm']!r}, which is not in its "
+                f"{str(run.folder)!r} holds a sample of arm {sample['arm']!r}, which is not in its "
                 f"header; known: {', '.join(grouped)}"
             )
         grouped[sample["arm"]].setdefault(sample["problem_id"], []).append(sample)

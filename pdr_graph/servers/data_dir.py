@@ -50,7 +50,7 @@ def own_folder(path: Path) -> Path:
         _close(path)
     except OSError as error:
         raise LocalError(
-            f"the data directory {path} cannot be made: {error.strerror}; "
+            f"the data directory {str(path)!r} cannot be made: {error.strerror}; "
             "choose another by --data-dir / PDR_DATA_DIR"
         ) from error
     return path.resolve()
@@ -98,8 +98,8 @@ def own_secret(file: Path, text: str, read: Callable[[Path], str]) -> str:
         partial.unlink()
     except OSError as error:
         raise LocalError(
-            f"{file} cannot be written: {error.strerror}; choose a data directory that can be "
-            "written to"
+            f"{str(file)!r} cannot be written: {error.strerror}; choose a data directory that can "
+            "be written to"
         ) from error
     return read(file)
 
@@ -169,7 +169,7 @@ class FileLock(AbstractContextManager["FileLock"]):
             self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LocalError(
-                f"{path} cannot be written: {error.strerror}; "
+                f"{str(path)!r} cannot be written: {error.strerror}; "
                 "choose another data directory by --data-dir / PDR_DATA_DIR"
             ) from error
 
@@ -188,7 +188,7 @@ class FileLock(AbstractContextManager["FileLock"]):
             return False
         except OSError as error:  # some network file systems have no locks
             raise LocalError(
-                f"{self.path} cannot be locked: {error.strerror}; "
+                f"{str(self.path)!r} cannot be locked: {error.strerror}; "
                 "choose a data directory on a local disk"
             ) from error
         return True

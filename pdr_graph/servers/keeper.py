@@ -77,7 +77,8 @@ def start(shelf: Shelf, plan: ServerPlan) -> Start:
         return Start(plan, process)
     except OSError as error:
         raise LocalError(
-            f"{TITLES[plan.kind]} cannot be started: {error.strerror or error}; its log is {log}"
+            f"{TITLES[plan.kind]} cannot be started: {error.strerror or error}; "
+            f"its log is {str(log)!r}"
         ) from error
 
 
@@ -129,7 +130,7 @@ async def until_ready(
             said = (last_lines(shelf.log(part)) or ["it said nothing"])[-1]
             raise LocalError(
                 f"the {part} server was ended while it started ({said}); "
-                f"its log is {shelf.log(part)}"
+                f"its log is {str(shelf.log(part))!r}"
             )
         await asyncio.sleep(POLL_S)
 

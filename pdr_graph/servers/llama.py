@@ -199,7 +199,7 @@ def _open_log(data_dir: Path) -> tuple[Path, BinaryIO]:
     try:
         return log, os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
     except OSError as error:
-        raise LocalError(f"the log {log} cannot be written: {error.strerror}") from error
+        raise LocalError(f"the log {str(log)!r} cannot be written: {error.strerror}") from error
 
 
 async def _started(process: Process, log: Path, timeout_s: float, say: Announce) -> str:
@@ -214,7 +214,7 @@ async def _started(process: Process, log: Path, timeout_s: float, say: Announce)
             return address
     except TimeoutError:
         raise LocalError(
-            f"the embedded model was not up after {timeout_s:g} s; its log is {log}"
+            f"the embedded model was not up after {timeout_s:g} s; its log is {str(log)!r}"
         ) from None
 
 
@@ -231,7 +231,7 @@ async def _address(process: Process, log: Path, say: Announce) -> str:
     answer: dict[str, str] = json.loads(line)
     if "error" in answer:
         raise LocalError(
-            f"the embedded model cannot be loaded: {answer['error']}; its log is {log}"
+            f"the embedded model cannot be loaded: {answer['error']}; its log is {str(log)!r}"
         )
     return answer["address"]
 
@@ -239,7 +239,8 @@ async def _address(process: Process, log: Path, say: Announce) -> str:
 def _ended(status: int, log: Path) -> LocalError:
     said = (last_lines(log) or ["it said nothing"])[-1]
     return LocalError(
-        f"the embedded model ended at its start with status {status} ({said}); its log is {log}"
+        f"the embedded model ended at its start with status {status} ({said}); "
+        f"its log is {str(log)!r}"
     )
 
 

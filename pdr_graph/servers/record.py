@@ -179,8 +179,8 @@ class Shelf:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LocalError(
-                f"{file} is not a record of `pdr-graph up` ({error}); end the server by hand and "
-                "remove the file"
+                f"{str(file)!r} is not a record of `pdr-graph up` ({error}); end the server by "
+                "hand and remove the file"
             ) from error
 
     def write(self, record: ServerRecord) -> None:

@@ -75,7 +75,7 @@ class CommandServer:
             said = cause(self.log, self._log_size)
             raise LocalError(
                 f"{TITLES[self.plan.kind]} ended with status {status} ({said}); "
-                f"its log is {self.log}"
+                f"its log is {str(self.log)!r}"
             )
 
     def is_ready(self) -> bool:
@@ -101,7 +101,7 @@ class CommandServer:
 def not_up(plan: ServerPlan, log: Path) -> LocalError:
     """Return the error of a start that took too long."""
     return LocalError(
-        f"{TITLES[plan.kind]} was not up after {plan.timeout_s:g} s; its log is {log}"
+        f"{TITLES[plan.kind]} was not up after {plan.timeout_s:g} s; its log is {str(log)!r}"
     )
 
 

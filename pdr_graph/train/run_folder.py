@@ -78,11 +78,12 @@ def read_header(folder: Path) -> Header | None:
         return None
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{file} is damaged ({error}); restore it, or name another --out"
+            f"{str(file)!r} is damaged ({error}); restore it, or name another --out"
         ) from None
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         raise ConfigError(
-            f"{file} is of another schema version than {SCHEMA}; use the pdr-graph that wrote it"
+            f"{str(file)!r} is of another schema version than {SCHEMA}; use the pdr-graph that "
+            "wrote it"
         )
     return header
 

@@ -31,9 +31,11 @@ def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     """It names the folder, the reason and the remedy."""
     (tmp_path / "file").touch()
-    with pytest.raises(LocalError, match=r"file/a cannot be made: Not a directory; choose another"):
+    with pytest.raises(
+        LocalError, match=r"file/a' cannot be made: Not a directory; choose another"
+    ):
         own_folder(tmp_path / "file" / "a")
-    with pytest.raises(LocalError, match=r"file cannot be made: File exists; choose another"):
+    with pytest.raises(LocalError, match=r"file' cannot be made: File exists; choose another"):
         own_folder(tmp_path / "file")
 
 

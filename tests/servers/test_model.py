@@ -208,7 +208,7 @@ async def test_a_file_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="the embedded model cannot be loaded: ") as caught:
         async with embedded_model(tmp_path / "data", model_file=bad):
             pass
-    assert f"its log is {tmp_path / 'data' / 'model-server.log'}" in str(caught.value)
+    assert f"its log is {str(tmp_path / 'data' / 'model-server.log')!r}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -67,7 +67,7 @@ def test_another_file_in_its_place(tmp_path, text):
     """What no keeper wrote is named, and not acted on."""
     shelf = Shelf(tmp_path).made()
     (shelf.home / "model.json").write_text(text)
-    with pytest.raises(LocalError, match=r"model\.json is not a record of `pdr-graph up`"):
+    with pytest.raises(LocalError, match=r"model\.json' is not a record of `pdr-graph up`"):
         shelf.read("model")
 
 

@@ -223,7 +223,7 @@ async def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> N
     """The sentence names it and what to do."""
     (tmp_path / "file").touch()
     with pytest.raises(
-        LocalError, match=r"file/valkey cannot be made: .*; choose another by --data-dir"
+        LocalError, match=r"file/valkey' cannot be made: .*; choose another by --data-dir"
     ):
         async with embedded_valkey(tmp_path / "file"):
             pass

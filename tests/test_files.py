@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -31,9 +32,12 @@ def test_a_file_is_replaced_at_the_end_of_the_block(file):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_block_that_raises_changes_nothing(file, error):
-    with pytest.raises(error), written_whole(file) as out:
+    def half(out: IO[bytes]) -> None:
         out.write(NEW)
         raise error
+
+    with pytest.raises(error), written_whole(file) as out:
+        half(out)
     assert file.read_bytes() == OLD
     assert list(file.parent.iterdir()) == [file]
 

@@ -351,7 +351,8 @@ class JudgeCommand(SettingsCommand):
     out: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Where `fit` writes the judge."""
     judge: Annotated[Path | None, Flag(metavar="FILE")] = None
-    """The judge that `score` measures."""
+    """The judge that `score` measures. An adapter is asked at --base-url, and so is the model of a
+    judge with a self-check."""
     plots: Annotated[Path | None, Flag(metavar="FOLDER")] = None
     """Plot reliability and learning curve, as PNG and SVG."""
     folds: int | None = Field(None, ge=2)

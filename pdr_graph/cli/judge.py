@@ -135,11 +135,11 @@ async def _fit(
     async with AsyncExitStack() as stack:
         checker = None
         if command.further:
-            from pdr_graph.eval.judge_fit import SelfChecker
+            from pdr_graph.eval.judge_fit import DraftAsker, SelfChecker
 
             client = await stack.enter_async_context(open_client(settings, announce=output.say))
             question = Prompts.load(settings.prompts).templates["self_check"]
-            checker = SelfChecker(client, question, output.say)
+            checker = SelfChecker(DraftAsker(client, output.say), question)
         return await _fitted(command, runs, places, checker, output)
 
 
@@ -242,16 +242,21 @@ class _FitBoard(Board):
 async def _score(
     command: JudgeCommand, runs: Sequence["EvalRun"], settings: Settings, output: Output
 ) -> "JudgeReport":
-    from pdr_graph.eval.judge_fit import score_judge
+    from pdr_graph.eval.judge_fit import DraftAsker, one_model, score_judge
     from pdr_graph.judge.hidden import HiddenJudge
 
     assert command.judge is not None
     judge: DraftJudge = read_judge(command.judge).opened(places := judge_places(settings))
-    source = None
-    if isinstance(judge, HiddenJudge):
-        layers = () if judge.layer is None else (judge.layer,)
-        source = await _source(places, layers, runs, output, last=judge.layer is None)
-    report = await score_judge(judge, runs, source=source, seed=command.seed)
+    judge.check(one_model(runs))  # before a model is opened for nothing
+    source = asker = None
+    async with AsyncExitStack() as stack:
+        if isinstance(judge, HiddenJudge):
+            layers = () if judge.layer is None else (judge.layer,)
+            source = await _source(places, layers, runs, output, last=judge.layer is None)
+        elif judge.asks:
+            client = await stack.enter_async_context(open_client(settings, announce=output.say))
+            asker = DraftAsker(client, output.say)
+        report = await score_judge(judge, runs, source=source, asker=asker, seed=command.seed)
     if seen := {run.header["data"]["sha256"] for run in runs} & set(judge.data):
         output.say(
             f"! the judge was fitted on {len(seen)} of these sets of problems; that flatters it"

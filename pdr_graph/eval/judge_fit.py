@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,7 @@ from pdr_graph.files import written_whole
 from pdr_graph.judge import (
     FEATURES,
     DraftJudge,
+    Evidence,
     SignalsJudge,
     StateReader,
     Turns,
@@ -361,6 +362,7 @@ def one_model(runs: Sequence[EvalRun]) -> str:
 _BALLOTS_AT_ONCE = 4
 """Whose drafts are read at the same time."""
 Tell = Callable[[str], None]
+_Ask = Callable[[str, Draft, Spent], Awaitable[Any]]  # Any: whatever is said of a draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,20 +458,27 @@ def state_key(turns: Turns) -> str:
     return hashlib.sha256(json.dumps(list(turns)).encode()).hexdigest()[:32]
 
 
+# ------------------------------------------------------------------------------------ calls
+
+
 @dataclass(frozen=True, slots=True)
-class SelfChecker:
-    """Asks the model about the drafts that a judge is fitted on, one token for each."""
+class DraftAsker:
+    """Asks the server of a model about the drafts of records, one token for each."""
 
     client: ModelClient
-    question: str
-    """Template with $problem and $candidates."""
     tell: Tell = lambda line: None
     """Told how it proceeds."""
 
-    async def checked(
-        self, ballots: Sequence[Ballot], model: str, notes: list[str]
-    ) -> list[Ballot]:
-        """Return ballots whose drafts all have the signal; what records hold is not asked again.
+    async def each(
+        self, ballots: Sequence[Ballot], model: str, ask: _Ask, notes: list[str]
+    ) -> list[tuple[Ballot, list[Any]]]:  # Any: what `ask` returns
+        """Return what was said of every draft, with its ballot; ballots that lack any are left out.
+
+        Args:
+            ballots: With their texts.
+            model: Whose drafts they are.
+            ask: Takes prompt, draft with its solution, and what is charged. None: nothing was said.
+            notes: Told what it took, and what is left out.
 
         Raises:
             ConfigError: the client asks another model, or no ballot is left.
@@ -480,22 +489,29 @@ class SelfChecker:
                 "name the drafts' own model by --model and its endpoint by --base-url"
             )
         spent, found = Spent(), []
+        why = "it says neither yes nor no, or calls failed"
+
+        async def asked(prompt: str, draft: Draft, text: str) -> Any:  # Any: as above
+            nonlocal why
+            try:
+                return await ask(prompt, Draft({**draft, "solution": text}), spent)
+            except (CallError, UnweighedError) as error:
+                why = str(error)
+                return None
+
         for number, ballot in enumerate(ballots, start=1):
             said = await asyncio.gather(
                 *(
-                    self._asked(ballot.prompt, draft, text, spent)
+                    asked(ballot.prompt, draft, text)
                     for draft, text in zip(ballot.drafts, ballot.solutions, strict=True)
                 )
             )
-            if all(SELF_CHECK in draft.get("signals", {}) for draft in said):
-                found.append(replace(ballot, drafts=tuple(said)))
+            if all(each is not None for each in said):
+                found.append((ballot, said))
             if number % _BALLOTS_AT_ONCE == 0 or number == len(ballots):
                 self.tell(f"asked about the drafts of {number} of {len(ballots)} problems")
-        why = (
-            "its server does not tell the likeliest tokens"
-            if self.client.lacks_alternatives
-            else "it says neither yes nor no, or calls failed"
-        )
+        if self.client.lacks_alternatives:
+            why = "its server does not tell the likeliest tokens"
         if not found:
             raise ConfigError(f"{model!r} could not be asked about any draft: {why}")
         if len(found) < len(ballots):
@@ -505,15 +521,39 @@ class SelfChecker:
         )
         return found
 
-    async def _asked(self, prompt: str, draft: Draft, text: str, spent: Spent) -> Draft:
-        signals = draft.get("signals", {})
-        if SELF_CHECK in signals:
-            return draft
-        try:
-            said = await self_check(self.client, self.question, prompt, text, spent)
-        except CallError:
-            said = None  # counted, and said if any draft lacks it
-        return draft if said is None else Draft({**draft, "signals": {**signals, SELF_CHECK: said}})
+
+@dataclass(frozen=True, slots=True)
+class SelfChecker:
+    """Asks the model whether the drafts that a judge is fitted on are correct."""
+
+    asker: DraftAsker
+    question: str
+    """Template with $problem and $candidates."""
+
+    async def checked(
+        self, ballots: Sequence[Ballot], model: str, notes: list[str]
+    ) -> list[Ballot]:
+        """Return ballots whose drafts all have the signal; what records hold is not asked again.
+
+        Raises:
+            ConfigError: the client asks another model, or no ballot is left.
+        """
+        asked = await self.asker.each(ballots, model, self._said, notes)
+        return [
+            replace(
+                ballot,
+                drafts=tuple(
+                    Draft({**draft, "signals": {**draft.get("signals", {}), SELF_CHECK: said}})
+                    for draft, said in zip(ballot.drafts, chances, strict=True)
+                ),
+            )
+            for ballot, chances in asked
+        ]
+
+    async def _said(self, prompt: str, draft: Draft, spent: Spent) -> float | None:
+        if (known := draft.get("signals", {}).get(SELF_CHECK)) is not None:
+            return known
+        return await self_check(self.asker.client, self.question, prompt, draft["solution"], spent)
 
 
 # ------------------------------------------------------------------------------------ fitting
@@ -937,39 +977,64 @@ async def score_judge(
     runs: Sequence[EvalRun],
     *,
     source: StateSource | None = None,
+    asker: DraftAsker | None = None,
     seed: int = 0,
 ) -> JudgeReport:
     """Say what a judge is worth on other runs of its model.
 
+    Args:
+        judge: Opened on the places that it needs.
+        runs: Of one model.
+        source: Where the hidden states are read, for a judge that looks at them.
+        asker: Asks the server of the model, for a judge that does (`DraftJudge.asks`).
+        seed: Of the intervals.
+
     Raises:
-        ConfigError: the runs are of another model, the drafts lack what the judge looks at, or the
-            judge is of a kind that asks a server.
+        ConfigError: the runs are of another model, or the drafts lack what the judge looks at.
     """
-    judge.check(one_model(runs))
+    judge.check(model := one_model(runs))
     notes: list[str] = []
-    if isinstance(judge, SignalsJudge):
+    if isinstance(judge, HiddenJudge):
+        assert source is not None
+        table, weights = await _weights_by_states(judge, runs, source, notes)
+    elif judge.asks:
+        assert asker is not None
+        await judge.meet(asker.client)
+
+        async def weigh(prompt: str, draft: Draft, spent: Spent) -> float:
+            return await judge.weigh(draft, Evidence("", prompt, asker.client, spent))
+
+        found = await ballots_of(runs, signals=isinstance(judge, SignalsJudge), texts=True)
+        asked = await asker.each(found, model, weigh, notes)
+        table = _Table.of([ballot for ballot, _ in asked])
+        weights = [weight for _, said in asked for weight in said]
+    else:
+        assert isinstance(judge, SignalsJudge)  # no other kind is free
         table = _Table.of(await ballots_of(runs))
         weights = [judge.weight_of(draft) for each in table.ballots for draft in each.drafts]
-    elif isinstance(judge, HiddenJudge) and source is not None:
-        table = await _table_with_states(runs, source, notes)
-        states = next(block for name, block in table.blocks.items() if name != SIGNALS)
-        drafts = [draft for each in table.ballots for draft in each.drafts]
-        if judge.features and SIGNALS not in table.blocks:
-            raise ConfigError("the judge also looks at log-probabilities, which these runs lack")
-        try:
-            weights = [
-                judge.weight_of(draft, state.tolist())
-                for draft, state in zip(drafts, states, strict=True)
-            ]
-        except UnweighedError as error:
-            raise ConfigError(str(error)) from None
-    else:
-        raise ConfigError(f"a judge of kind {judge.kind!r} cannot be measured on records")
     if np.ptp(table.correct_D) == 0:
         raise ConfigError("all drafts of these runs are right, or all wrong: nothing to tell apart")
     return _report(
         table, {"judge": np.asarray(weights)}, main="judge", seed=seed, notes=tuple(notes)
     )
+
+
+async def _weights_by_states(
+    judge: HiddenJudge, runs: Sequence[EvalRun], source: StateSource, notes: list[str]
+) -> tuple[_Table, list[float]]:
+    table = await _table_with_states(runs, source, notes)
+    states = next(block for name, block in table.blocks.items() if name != SIGNALS)
+    drafts = [draft for each in table.ballots for draft in each.drafts]
+    if judge.features and SIGNALS not in table.blocks:
+        raise ConfigError("the judge also looks at log-probabilities, which these runs lack")
+    try:
+        weights = [
+            judge.weight_of(draft, state.tolist())
+            for draft, state in zip(drafts, states, strict=True)
+        ]
+    except UnweighedError as error:
+        raise ConfigError(str(error)) from None
+    return table, weights
 
 
 def judge_report(

@@ -196,6 +196,11 @@ class DraftJudge(BaseModel):
     report: dict[str, Any] = Field(default_factory=dict)  # Any: plain JSON data
     """What the fit has found, for readers."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether weighing asks the server of the model whose drafts they are."""
+        return False
+
     def opened(self, places: JudgePlaces) -> Self:
         """Return the judge, able to look where it has to.
 
@@ -285,9 +290,14 @@ class SignalsJudge(DraftJudge):
             raise ValueError("a scale is 0")
         return self
 
+    @property
+    def asks(self) -> bool:
+        """As `DraftJudge.asks`."""
+        return self.question is not None
+
     async def weigh(self, draft: Draft, evidence: Evidence) -> float:
         """As `DraftJudge.weigh`; at no cost, or by one call of one token that the draft keeps."""
-        if self.question is not None:
+        if self.question is not None and SELF_CHECK not in draft.get("signals", {}):
             said = await self_check(
                 evidence.client,
                 self.question,

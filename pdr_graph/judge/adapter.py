@@ -36,6 +36,11 @@ class AdapterJudge(DraftJudge):
     shift: FiniteFloat
     """The weight is sigmoid(scale x log-odds of yes + shift)."""
 
+    @property
+    def asks(self) -> bool:
+        """As `DraftJudge.asks`."""
+        return True
+
     def command(self, folder: str = "FOLDER") -> str:
         """Return the command that serves the adapter; `folder` is the one that judge fit wrote."""
         adapter = shlex.quote(f"{self.adapter}={folder}/adapter")

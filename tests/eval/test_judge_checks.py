@@ -6,9 +6,10 @@ import math
 import pytest
 
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.judge_fit import SelfChecker, fit_judge
+from pdr_graph.eval.judge_fit import DraftAsker, SelfChecker, fit_judge
 from pdr_graph.eval.records import read_run
 from pdr_graph.judge import SELF_CHECK, Evidence, SignalsJudge, UnweighedError, read_judge
+from pdr_graph.judge.adapter import AdapterJudge
 from tests.fakes import PROMPTS, make_draft
 
 QUESTION = PROMPTS.templates["self_check"]
@@ -67,13 +68,44 @@ def test_from_records_to_a_judge_that_asks(forgetful, mock, run, tmp_path):
     assert ledger["b_total"] == stats["prompt_tokens"] + stats["completion_tokens"]
 
 
+def test_a_judge_that_asks_is_measured_on_other_runs(forgetful, mock, run, tmp_path):
+    """The model at the endpoint is asked about each draft, as in a run."""
+    judge = tmp_path / "judge.json"
+    judge_of(scales=(0.5,)).save(judge)
+    scored = forgetful("judge", "score", str(run), "--judge", str(judge), "--json")
+    assert scored.code == 0, scored.err
+    report = json.loads(scored.out)
+    assert report["verdict"].startswith("Better than the vote")
+    assert report["discrimination"]["judge"]["within"]["value"] == 1
+    assert report["notes"][0].startswith(f"asking about the drafts took {mock.stats()['calls']} ")
+
+
+def test_an_adapter_is_measured_on_other_runs(forgetful, mock, run, tmp_path):
+    """The server is asked for it by its name, and one that lacks it is told how to serve it."""
+    judge = tmp_path / "judge.json"
+    made = AdapterJudge(
+        model="mock-model", adapter="judge", question=QUESTION, scale=2.0, shift=0.0
+    )
+    made.save(judge)
+    words = ("judge", "score", str(run), "--judge", str(judge), "--json")
+    refused = forgetful(*words)
+    assert refused.code == 2
+    assert "--lora-modules judge=FOLDER/adapter" in refused.err
+    assert mock.requests() == []
+    mock.configure(**knowing(model=["mock-model", "judge"]))
+    scored = forgetful(*words, "--model", "mock-model")
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["discrimination"]["judge"]["within"]["value"] == 1
+    assert {each["body"]["model"] for each in mock.requests()} == {"judge"}
+
+
 async def test_what_the_records_hold_is_not_asked_again(mock, connect, run):
     """A run that was weighed by such a judge has the signal of each draft."""
     found = read_run(run)
     for sample in found.samples:
         for draft in sample["drafts"]:
             draft["signals"][SELF_CHECK] = 0.8 if draft["correct"] else 0.3
-    fit = await fit_judge([found], checker=SelfChecker(connect(), QUESTION))
+    fit = await fit_judge([found], checker=SelfChecker(DraftAsker(connect()), QUESTION))
     assert mock.requests() == []
     assert fit.report.discrimination[SELF_CHECK].within.value == 1
 
@@ -82,7 +114,7 @@ async def test_a_server_that_tells_too_little_is_named(mock, connect, run):
     """One call finds it out, and no figure is made up."""
     mock.configure(tells_alternatives=False)
     with pytest.raises(ConfigError, match="asked about any draft: its server does not tell"):
-        await fit_judge([read_run(run)], checker=SelfChecker(connect(), QUESTION))
+        await fit_judge([read_run(run)], checker=SelfChecker(DraftAsker(connect()), QUESTION))
     assert len(mock.requests()) <= 6
 
 
@@ -91,7 +123,7 @@ async def test_another_model_is_not_asked(mock, connect, run):
     found = read_run(run)
     found.header["model"] = "other"
     with pytest.raises(ConfigError, match="would be asked about them"):
-        await fit_judge([found], checker=SelfChecker(connect(), QUESTION))
+        await fit_judge([found], checker=SelfChecker(DraftAsker(connect()), QUESTION))
 
 
 def judge_of(**fields: object) -> SignalsJudge:
@@ -109,6 +141,9 @@ async def test_the_draft_keeps_what_the_model_said(mock, connect):
     assert weight == pytest.approx(0.3)
     assert draft["signals"] == {"logprob": -1.0, SELF_CHECK: pytest.approx(0.3)}
     mock.configure(tells_alternatives=False)
+    # What it keeps is not asked again.
+    assert await judge_of().weigh(draft, Evidence("1?", "1?", connect())) == weight
+    del draft["signals"][SELF_CHECK]
     with pytest.raises(UnweighedError, match="likeliest tokens"):
         await judge_of().weigh(draft, Evidence("1?", "1?", connect()))
 

@@ -86,8 +86,8 @@ class WorkerKit:
 class WorkerOutcome:
     """The outcome of a sample.
 
-    Without record and error the sample is still owed: the worker was asked to stop, or another process has
-    the thread.
+    Without record and error the sample is still owed: the worker was asked to stop, or another
+    process has the thread.
     """
 
     record: SampleRecord | None

@@ -36,7 +36,8 @@ def tally_of(votes: Sequence[Vote], groups: Sequence[Sequence[int]], *, voters: 
         groups: Positions in `votes` of each answer.
         voters: Drafts in all, those without an answer included.
     """
-    # By who came first: clusters come by their size, which counts an earlier vote of many as one.
+    # In the order of first votes. The clusters come sorted by size, and that counts an earlier vote
+    # of many drafts as one.
     joined = [_joined([votes[index] for index in group]) for group in sorted(groups, key=min)]
     joined.sort(key=lambda vote: vote["count"], reverse=True)
     return Tally(voters=voters, votes=joined[:MAX_ANSWERS])
@@ -54,7 +55,7 @@ def vote_of(draft: Draft, answer: str) -> Vote:
 
 
 def _joined(votes: list[Vote]) -> Vote:
-    """Join votes for one answer; what some of them lack, the whole lacks."""
+    """Join votes for one answer; it has a weight only if each of them has one."""
     best = max(votes, key=lambda vote: (vote.get("best_weight", 0.0), _likelihood(vote)))
     joined = Vote(
         answer=votes[0]["answer"],
@@ -72,7 +73,7 @@ def _joined(votes: list[Vote]) -> Vote:
 
 
 _UNKNOWN = float("-inf")
-"""Likelihood of a draft whose server tells none: it wins no tie."""
+"""Likelihood of a draft whose server reports none; such a draft wins no tie."""
 
 
 def _likelihood(vote: Vote) -> float:
@@ -123,6 +124,6 @@ def lead(tally: Tally) -> float:
 def is_decided(tally: Tally, more_drafts: int) -> bool:
     """Tell whether `more_drafts` further drafts cannot change which answer is ahead.
 
-    False where none are to come: there is nothing to skip. A draft weighs at most 1.
+    False if `more_drafts` is 0, since there is nothing to skip. A draft weighs at most 1.
     """
     return lead(tally) > more_drafts > 0

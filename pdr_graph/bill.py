@@ -1,7 +1,7 @@
 """What calls have cost, kept with the checkpoints of the run and of the graphs around it.
 
-A task that does not end writes nothing, and LangGraph drops what stopped tasks wrote when new input
-comes. So such costs are written under the id of no task, which LangGraph applies in any case.
+A task that does not end writes nothing, and new input makes LangGraph drop the writes of stopped
+tasks. So their costs are written under LangGraph's null task, whose writes always count.
 """
 
 import logging
@@ -30,7 +30,7 @@ CHANNELS = ("pdr_ledger", "ledger")
 _END = ("phase", "done")
 """The channel that tells that a run has ended, and its value then."""
 _MOST_TRIES = 100
-"""To store a row beside others that do so at once; each try that fails lets another succeed."""
+"""Attempts to store a row while others are stored too; if one fails, another has succeeded."""
 
 
 def takes_ledger(keys: Mapping[str, Any], channel: str) -> bool | None:
@@ -75,9 +75,9 @@ def unfinished_rows(saved: CheckpointTuple | None) -> list[LedgerRow]:
 
 
 def untold(call: Invocation, keys: Mapping[str, Any], saved: CheckpointTuple) -> list[LedgerRow]:
-    """Return what a stopped run has cost that is not in the ledger of the graph around it yet.
+    """Return the cost of a stopped run that the ledger of the graph around it lacks.
 
-    It is, if the run stopped in the same place: that graph was told then.
+    Nothing is missing if the run stopped in the same place: its cost was stored there then.
     """
     if call.ledger is None:
         return call.abandoned
@@ -100,16 +100,16 @@ async def keep_unfinished(saver: BaseCheckpointSaver[str], saved: CheckpointTupl
 
 
 async def keep_end(saver: BaseCheckpointSaver[str], place: RunnableConfig) -> None:
-    """Store that the cost of a run whose last checkpoint is missing was told.
+    """Mark a run as ended whose last checkpoint is missing and whose cost is reported.
 
     Its last step is stored, so `resume` returns the run as it ended. New input on its thread
-    discards what that step wrote, and would take the run for one that had stopped.
+    discards the writes of that step. Without the mark the run would then count as stopped.
     """
     try:
         saved = await saver.aget_tuple(place)
         if saved is not None:
             await _write(saver, saved, *_END)
-    # The result is there, and a store that takes nothing more must not withhold it.
+    # The result is known, so a store that can take no more must not withhold it.
     except Exception as error:  # noqa: BLE001
         logger.warning(
             "ledger.incomplete thread=%s error=%s", place["configurable"]["thread_id"], error
@@ -119,9 +119,9 @@ async def keep_end(saver: BaseCheckpointSaver[str], place: RunnableConfig) -> No
 async def settle(
     saver: BaseCheckpointSaver[str], keys: Mapping[str, Any], charges: Charges
 ) -> list[LedgerRow]:
-    """Store what calls have cost whose node's result was not stored, with the last checkpoint.
+    """Store the cost of calls whose node stored no result, with the last checkpoint.
 
-    They are writes of no task, which LangGraph applies when the run is continued or abandoned.
+    They are writes of the null task: LangGraph applies them when the run is continued or abandoned.
 
     Returns:
         All that the run has cost so far.
@@ -144,7 +144,7 @@ async def settle_around(
 ) -> None:
     """Store what a run that stopped has cost so far in the ledgers of the graphs around it.
 
-    The rows are those that the run itself will return, which then count instead.
+    When the run ends, it returns the same rows, which then replace these.
     """
     if call.ledger is None:
         return

@@ -34,7 +34,7 @@ _CRITICAL = ("seconds", "critical_tokens", "critical_nominal")
 """Fields that add up over calls in sequence; of parallel calls the largest counts."""
 
 ABANDONED = "abandoned"
-"""Node of the row that holds what an earlier run cost, which new input has put an end to."""
+"""Node name of the row that holds the cost of an earlier run, which new input has ended."""
 
 
 def empty_row(round_number: int, node: str, step: int) -> LedgerRow:
@@ -45,7 +45,7 @@ def empty_row(round_number: int, node: str, step: int) -> LedgerRow:
 
 
 def merge_rows(rows: list[LedgerRow], new: list[LedgerRow]) -> list[LedgerRow]:
-    """Add rows to a ledger; a row that it has already changes nothing.
+    """Add rows to a ledger; a row that is in it already changes nothing.
 
     Rows of one node and model in one super-step ran in parallel and become one. Each row names what
     it has counted (`parts`), so a ledger may pass through another graph and be merged with itself.
@@ -123,9 +123,9 @@ class Ledger:
 
     rows: tuple[LedgerRow, ...] = ()
     model: str = ""
-    """Whose rows those are that name no model; empty if nobody knows."""
+    """The model of rows that name none; empty if unknown."""
     prices: Mapping[str, Price] = field(default_factory=dict)
-    """By the name of the model; those that the user states."""
+    """Prices that the user states, by the name of the model."""
 
     @property
     def b_total(self) -> int:
@@ -139,7 +139,7 @@ class Ledger:
 
     @property
     def estimated(self) -> bool:
-        """Whether any of it is an estimate."""
+        """Whether any count in it is an estimate."""
         return any(row["estimated"] for row in self.rows)
 
     @property
@@ -154,9 +154,9 @@ class Ledger:
         return reduce(lambda done, row: _joined(done, row, add), steps, empty)
 
     def by_model(self) -> dict[str, LedgerRow]:
-        """Return what each model has cost as one row, in the order in which they were asked.
+        """Return one row for each model, in the order of their first calls.
 
-        A model that was never asked has none.
+        A model without calls has no row.
         """
         rows = _merged((row for row in self.rows if row["calls"]), self._model_of, add)
         return {self._model_of(row): row for row in rows}
@@ -274,7 +274,7 @@ class Ledger:
         return {"cost": self.cost, "models": models}
 
     def per_round_and_node(self) -> list[LedgerRow]:
-        """Return one row per round, node and model; what was asked again is added."""
+        """Return one row per round, node and model, with repeated calls added."""
         return _merged(self.rows, lambda row: (row["round"], row["node"], row.get("model")), add)
 
 
@@ -299,7 +299,7 @@ def round_cost(config: PDRConfig, *, width: int, problem_tokens: int, distiller_
 
 
 def reading_cost(config: PDRConfig, *, problem_tokens: int) -> int:
-    """Return the most tokens that a judge which reads a draft can spend on it."""
+    """Return the most tokens that a judge can spend on reading one draft."""
     solution = max(config.solution_tokens, config.max_tokens)  # a refinement is read uncut
     return problem_tokens + solution + CANDIDATE_TOKENS + TEMPLATE_TOKENS
 
@@ -377,7 +377,7 @@ def _super_step(row: LedgerRow) -> object:
 def _merged(
     rows: Iterable[LedgerRow], key: Callable[[LedgerRow], object], along: Along
 ) -> list[LedgerRow]:
-    """Join the rows of each key, in the order in which the keys first come."""
+    """Join the rows of each key, in the order of each key's first row."""
     merged: dict[object, LedgerRow] = {}
     for row in rows:
         known = merged.get(key(row))

@@ -41,12 +41,12 @@ DRAFT_FINISHES = frozenset({"vote", "select", "weighted_vote", "pairwise_vote"})
 FREE_FINISHES = frozenset({"vote", "weighted_vote"})
 """Finishes that make no call."""
 SHORT_FINISHES = FREE_FINISHES | {"pairwise_vote"}
-"""Finishes that make none whose reply is longer than a token."""
+"""Finishes that make no call, or only calls whose reply is one token."""
 _VOTES = SHORT_FINISHES | {"guarded"}
 """Finishes that compare the answers of drafts."""
 _WEIGHING_FINISHES = frozenset({"weighted_vote", "pairwise_vote", "guarded"})
 _WEIGHING_DISTILLERS = frozenset({"evidence", "contested", "trusted"})
-"""Parts that look at what else is known of a draft than its answer."""
+"""Distillers that use more of a draft than its answer: its signals or its weight."""
 _BY_ANSWER = _WEIGHING_DISTILLERS | {"consensus"}
 """Distillers that group drafts by their answers."""
 BUDGETS = ("max_tokens", "solution_tokens", "kappa")
@@ -75,7 +75,7 @@ class PDRConfig(BaseModel):
     kappa: int = Field(2048, json_schema_extra=_for_nodes("distiller") | {"minimum": MIN_KAPPA})
     """Bound on each workspace, in model tokens."""
     k: int = Field(2, ge=1, json_schema_extra=_for_nodes("distiller"))
-    """Solutions that a distiller which picks drafts admits to a workspace."""
+    """Solutions in each workspace, for distillers that pick drafts."""
     max_tokens: int = Field(10240, ge=1)
     """Completion tokens allotted to each call, thought and solution together. The default is the
     paper's T = 8192 thinking tokens plus a buffer of 2048 for the solution."""
@@ -128,27 +128,28 @@ class PDRConfig(BaseModel):
 
     @property
     def distils(self) -> bool:
-        """Whether the run makes any workspace of drafts."""
+        """Whether any round of the run is distilled into a workspace."""
         more = len(self.widths) > 1 or self.max_extra_rounds > 0
         return bool(self.widths) and (more or self.finish not in DRAFT_FINISHES)
 
     @property
     def weighs(self) -> bool:
-        """Whether a part of the run uses signals of the drafts, which are asked for then."""
+        """Whether a part of the run uses signals of drafts; the model is then asked for them."""
         by_distiller = self.distiller in _WEIGHING_DISTILLERS and self.distils
         return self.finish in _WEIGHING_FINISHES or by_distiller
 
     @property
     def changes(self) -> dict[str, str]:
-        """Fields by which this strategy is another than the preset of its name, as text.
+        """Fields in which this strategy differs from the preset that it names, as text.
 
-        Budgets, sampling and prompts define no preset. A preset of your own defines none of ours.
+        Budgets, sampling and prompts are not compared: they define no preset. Empty for a preset of
+        your own, whose fields are not known here.
         """
         return dict(_changes(self))
 
     @property
     def strategy(self) -> str:
-        """The preset's name, with what was changed of it, as `eval` takes it: `pdr@widths=8,4`."""
+        """The preset's name and the changed fields, as `eval` takes them: `pdr@widths=8,4`."""
         changed = ";".join(f"{name}={value}" for name, value in self.changes.items())
         return f"{self.preset}@{changed}" if changed else self.preset
 
@@ -223,7 +224,7 @@ def with_defaults(config: PDRConfig, **values: object) -> PDRConfig:
 
 
 def make_config(**fields: object) -> PDRConfig:
-    """Build a config from loose fields.
+    """Build a config from fields given by keyword.
 
     Raises:
         ConfigError: a field is unknown or its value does not fit; one sentence names it.
@@ -235,7 +236,7 @@ def make_config(**fields: object) -> PDRConfig:
 
 
 def changed_fields(recorded: PDRConfig, asked: PDRConfig) -> list[str]:
-    """Name the fields in which two configs differ; a seed of None asks for nothing."""
+    """Name the fields in which two configs differ; an asked seed of None matches any seed."""
     free = {"seed"} if asked.seed is None else set()
     changed = differences(recorded.model_dump(), asked.model_dump(), free=free)
     return [each.name for each in changed]
@@ -273,9 +274,9 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 """The built-in presets, each with its fields of `PDRConfig`."""
 
 RECOMMENDED = "vote_first"
-"""The preset of whoever asks for nothing else: no worse than a vote, and cheaper."""
+"""The default preset: no worse than a vote, and cheaper."""
 PAPER = "pdr"
-"""The preset of the paper, which is the base of a run that names parts of the method alone."""
+"""The preset of the paper; base of a run that sets parts of the method but names no preset."""
 STRATEGY = frozenset(name for fields in PRESETS.values() for name in fields)
 """Fields that make one preset differ from another."""
 _OF_THE_METHOD = frozenset({"widths", "distiller", "finish", "kappa"})
@@ -296,8 +297,8 @@ def _changes(config: PDRConfig) -> Iterator[tuple[str, str]]:
 def base_preset(given: Mapping[str, object]) -> str:
     """Return the preset that fields of a config start from.
 
-    It is the one that they name. Otherwise it is the paper's where they set parts of its method, or
-    where there are no short answers to vote on, and else the recommended one.
+    It is the one that they name. If they name none, it is the paper's for fields that set parts of
+    its method, and for answers that cannot be voted on. Else it is the recommended one.
     """
     if "preset" in given:
         return str(given["preset"])
@@ -375,7 +376,7 @@ def drafts_needed(config: PDRConfig, round_number: int) -> int:
 
 
 def drafts_awaited(config: PDRConfig, round_number: int) -> int:
-    """Return how many drafts of a round with a solution are waited for before the rest is cut."""
+    """Return how many drafts with a solution a round waits for before it cancels the others."""
     return _share_of(config, round_number, config.quorum)
 
 

@@ -60,8 +60,8 @@ async def open_client(
 
     Raises:
         EndpointError: the endpoint is dead, refuses the key, or does not serve the model.
-        ConfigError: the endpoint serves several models and none is named, the tokenizer file is
-            none, the model folder cannot be read or needs torch, the log file cannot be written,
+        ConfigError: the endpoint serves several models and none is named, the tokenizer file is not
+            valid, the model folder cannot be read or needs torch, the log file cannot be written,
             or spans are asked for without OpenTelemetry.
         LocalError: the embedded model cannot be started.
     """
@@ -74,10 +74,10 @@ async def open_client(
 async def open_models(
     settings: Settings | None = None, *, announce: Announce = logger.info
 ) -> "AsyncIterator[Models]":
-    """Connect to the models of the settings: one for each role that names one, and for the others.
+    """Connect to the models of the settings: those of single roles, and one for all other roles.
 
-    What several roles share is opened once. Where each role has a model of its own, that of the
-    settings is not opened.
+    A model that several roles share is opened once. If each role has a model of its own, the model
+    of the settings is not opened.
 
     Args:
         settings: None reads the environment.
@@ -85,7 +85,7 @@ async def open_models(
 
     Raises:
         EndpointError, ConfigError, LocalError: as for `open_client`; the sentence names the role.
-            Or a price is stated for a model that no role is asked of.
+            A price for a model that no role uses is a ConfigError too.
     """
     settings = settings or load_settings()
     async with _observed(settings), AsyncExitStack() as held:
@@ -120,7 +120,7 @@ def _settings_of(settings: Settings, asked: RoleModel, announce: Announce) -> Se
             f"PDR_API_KEY is not sent to {redacted(url)}, which is another host; "
             f"PDR_{ROLE_KEYS[asked.role].upper()} is its key"
         )
-    # A tokenizer file is that of the model of the settings.
+    # The tokenizer file belongs to the model of the settings, and not to a role's.
     fields = {"base_url": url, "model": asked.name, "api_key": key, "tokenizer": None}
     return settings.model_copy(update=fields)
 
@@ -162,7 +162,7 @@ async def _observed(settings: Settings) -> AsyncIterator[None]:
         if settings.log_file is not None:
             from pdr_graph.telemetry import logged_to
 
-            # In threads: a server may forbid work on files in its event loop.
+            # In threads, since a server may forbid work on files in its event loop.
             log = logged_to(settings.log_file)
             await asyncio.to_thread(log.__enter__)
             observers.push_async_callback(asyncio.to_thread, log.__exit__, None, None, None)
@@ -200,7 +200,7 @@ async def _opened(
             model_file=weights,
             announce=announce,
         ) as endpoint,
-        # llama.cpp notices at once that a caller has left only if the call is streamed.
+        # Only in a streamed call does llama.cpp notice at once that the caller has left.
         _connected(
             settings, endpoint.base_url, endpoint.model, key=endpoint.api_key, streamed=True
         ) as client,
@@ -245,10 +245,11 @@ def _weights(settings: Settings, remedies: Remedies) -> Path | None:
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse what no run can work with, before a store or a model is started.
+    """Refuse settings that no run can work with, before a store or a model is started.
 
     Raises:
-        ConfigError: a model without an endpoint is none, or a file cannot be read or written.
+        ConfigError: the model has neither an endpoint nor weights here, or a file cannot be read or
+            written.
     """
     if settings.base_url is None:
         _weights(settings, Remedies())
@@ -258,7 +259,7 @@ def check_settings(settings: Settings) -> None:
         from pdr_graph.telemetry import logged_to
 
         with logged_to(settings.log_file):
-            """It can be written."""
+            """Opening it shows that it can be written."""
 
 
 @asynccontextmanager
@@ -277,15 +278,15 @@ async def _connected(
     try:
         info = await probe_endpoint(http, base_url, api_key=key, model=model, remedies=remedies)
         name = model or only_model(info, base_url, remedies)
-        # The embedded model's server, which is the one that is streamed, has no such page.
+        # Only the embedded model's server is streamed, and it has no such page.
         fields = frozenset() if streamed else await chat_fields(http, base_url, api_key=key)
         counter: TokenCounter = (
             ServerCounter(http, base_url, name, key)
             if settings.tokenizer is None
             else FileCounter(settings.tokenizer)
         )
-        # Late: a dead endpoint or a refused key is told before LangChain has loaded. In a thread:
-        # a server may forbid work on files in its event loop.
+        # Imported late, so that a dead endpoint or a refused key is reported before LangChain
+        # loads. In a thread, since a server may forbid work on files in its event loop.
         await asyncio.to_thread(import_module, "pdr_graph.llm.chat_vllm")
         from pdr_graph.llm.chat_vllm import LOOPS, ChatVLLM
         from pdr_graph.llm.client import ModelClient
@@ -312,10 +313,11 @@ async def _connected(
 
 
 def open_judge(settings: Settings) -> "DraftJudge | None":
-    """Read the judge of the settings, and open it on the places that they name; None is no judge.
+    """Read and open the judge that the settings name; None if they name none.
 
     Raises:
-        ConfigError: the file is no judge, or a place that it needs is missing or no such place.
+        ConfigError: the file is no judge, or the endpoint or weights that it needs are missing or
+            unfit.
     """
     if settings.judge is None:
         return None
@@ -325,10 +327,10 @@ def open_judge(settings: Settings) -> "DraftJudge | None":
 
 
 def judge_places(settings: Settings) -> "JudgePlaces":
-    """Return where a judge may look at drafts.
+    """Return the endpoints and weights with which a judge may read drafts.
 
     Raises:
-        ConfigError: the weights are none, or cannot be read here.
+        ConfigError: the weights are not those of a model, or cannot be read here.
     """
     from pdr_graph.judge import JudgePlaces
 
@@ -358,7 +360,7 @@ def key_of(settings: Settings, base_url: str) -> str:
 
 
 def takes_priorities(settings: Settings, base_url: str) -> bool:
-    """Tell whether an endpoint is told how far a run is: by the settings, else by what `up` did."""
+    """Tell whether to send an endpoint priorities: as the settings say, else as `up` started it."""
     if settings.priority is not None:
         return settings.priority
     return Shelf(settings.data_dir).takes_priorities(base_url)

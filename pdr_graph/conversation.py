@@ -75,7 +75,7 @@ def turns_of(problem: str, *, skip: int = 0) -> list[Turn]:
     """Return the turns of a text that `problem_of` made of several, so that more can follow.
 
     Args:
-        problem: That text; a single message as it stands is not one.
+        problem: That text. A problem that is a single message is not such a text.
         skip: Characters at the beginning of its instructions that are left out.
     """
     rules, said, since, task = "", "", "", problem
@@ -97,7 +97,7 @@ _SPEAKER_OF = re.compile(r"(?:^|\n\n)([A-Z][a-z_]*)(?: \(([^()\n]+)\))?: ")
 
 
 def _spoken(transcript: str) -> list[Turn]:
-    # Wherever a user's own paragraph reads like a turn, it is put together again as it was.
+    # A user's paragraph may read like a turn and be split here. `problem_of` joins it as it was.
     pieces = iter(_SPEAKER_OF.split(transcript)[1:])
     return [
         Turn(role.lower(), text, name or "") for role, name, text in zip(*[pieces] * 3, strict=True)
@@ -174,7 +174,7 @@ def _calls(message: AIMessage) -> list[str]:
 
 
 def _heard(message: AIMessage) -> str:
-    """Return what a model said aloud, as its provider wrote it down."""
+    """Return the provider's transcript of what a model said aloud."""
     audio = message.additional_kwargs.get("audio")
     return str(audio.get("transcript") or "") if isinstance(audio, Mapping) else ""
 
@@ -206,7 +206,7 @@ _UNSAID = re.compile(
     r"cache_?point$",
     re.IGNORECASE,
 )
-"""Types of blocks that nobody said: thoughts, calls, marks. Calls are read off the message."""
+"""Types of blocks that are no speech: thoughts, calls, marks. Calls are read from the message."""
 _MEDIA = {"image": "an image", "audio": "an audio recording", "video": "a video"}
 _MIME = ("mime_type", "mimeType", "media_type")
 _FILES = frozenset({"file", "input_file", "document", "media", "text-plain", "container_upload"})
@@ -247,7 +247,7 @@ def _words_of(layer: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _named(kind: str, layers: Sequence[Mapping[str, Any]]) -> str:
-    """Say in words what a block is that holds no text."""
+    """Name in words a block that holds no text."""
     mime = next((str(each[m]) for each in layers for m in _MIME if each.get(m)), "")
     for word, name in _MEDIA.items():
         if word in kind.lower() or mime.startswith(f"{word}/"):

@@ -4,14 +4,15 @@ A leaf names the boundary that failed and carries its numbers as attributes. It 
 standard type that it stands for, so that a caller may catch either. A leaf that only one part of
 the package raises is defined there; its file is named behind it.
 
-What may have passed when the same is tried again is a `TransientError`. LangGraph's `RetryPolicy()`
-retries these, since it takes every ConnectionError, and none of the other errors that a run ends
-with: it leaves out RuntimeError, ValueError and LookupError. `retry_on` is the same as a function::
+An error that may be gone on a second try is a `TransientError`. LangGraph's `RetryPolicy()` retries
+it, as it does every ConnectionError. It does not retry the errors below that are a RuntimeError, a
+ValueError or a LookupError. `retry_on` is a stricter choice as a function: of these errors it
+accepts only `TransientError` and `CheckpointError`::
 
     PDRError
     ├── ConfigError (ValueError)             a request that cannot be carried out as asked
     │   └── ConfigChangedError               a resume asks for something else than the record
-    ├── TransientError (ConnectionError)     what may pass by itself
+    ├── TransientError (ConnectionError)     an error that may pass by itself
     ├── EndpointError (ConnectionError)      the model endpoint: wrong key, no such model
     │   └── EndpointAwayError (TransientError) nobody answers there
     ├── CallError (RuntimeError)             one model call, after its retries
@@ -62,9 +63,9 @@ _SECRETS: set[str] = set()
 """Every form of the keys and passwords that this process was given. Of the process, since an error
 of any part may quote the key of another."""
 _SHORTEST = 4
-"""Characters of a known secret; a shorter one is a piece of too many words."""
+"""Fewest characters of a secret that is hidden; a shorter one is part of too many words."""
 _MOST_TEXT = 200_000
-"""Characters of a text that are looked through; the rest is cut."""
+"""Characters of a text that are searched for secrets; the rest is cut."""
 
 _SECRET_NAME = (
     r"(?:[\w-]{0,40}(?:password|passwd|secret|api[_-]?key|subscription[_-]?key|signature|credential)"
@@ -107,7 +108,7 @@ _PATTERNS = tuple(
 
 
 def keep_secret(*secrets: str) -> None:
-    """Show these keys and passwords in no error of this process; short words are left alone."""
+    """Hide these keys and passwords in every error of this process; short words stay visible."""
     for secret in secrets:
         # "EMPTY" stands for no key, and a short one of letters alone is a word of many sentences.
         is_word = secret == "EMPTY" or (secret.isalpha() and len(secret) < 8)
@@ -117,7 +118,7 @@ def keep_secret(*secrets: str) -> None:
 
 
 def keep_secrets_of(url: str) -> None:
-    """Show the password and the keys in an address in no error of this process."""
+    """Hide the password and the keys of an address in every error of this process."""
     keep_secret(*_secrets_of_url(url))
 
 
@@ -145,7 +146,7 @@ def redacted(text: str) -> str:
     text = text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
     for secret in sorted(_SECRETS, key=len, reverse=True):
         if secret in text:
-            # A short one only as a word of its own, lest it be part of innocent ones.
+            # A short one only as a whole word: it may be part of innocent words.
             whole = re.escape(secret) if len(secret) >= 8 else rf"(?<!\w){re.escape(secret)}(?!\w)"
             text = re.sub(whole, HIDDEN, text)
     for pattern, shown in _PATTERNS:
@@ -160,7 +161,7 @@ def counted(number: int, noun: str) -> str:
 
 @contextmanager
 def raised_by(whose: str) -> Iterator[None]:
-    """Name in a note the user's own code whose error passes as it is, so that it can be caught."""
+    """Add a note that names the user's code to an error that passes unchanged, to be caught."""
     try:
         yield
     except Exception as error:
@@ -181,7 +182,7 @@ def install_command(extra: str) -> str:
     """Return the command that installs the package with an extra, for a sentence to name."""
     if IS_PUBLISHED:
         return f"pip install 'pdr-graph[{extra}]'"
-    # Late: only a sentence about what is missing needs it.
+    # Imported late: only a message about a missing package needs it.
     from importlib.metadata import metadata
 
     urls = dict(each.split(", ", 1) for each in metadata("pdr-graph").get_all("Project-URL") or [])
@@ -216,7 +217,7 @@ class ConfigChangedError(ConfigError):
 
 
 class TransientError(PDRError, ConnectionError):
-    """What may have passed when the same is tried again."""
+    """An error that may be gone when the same is tried again."""
 
 
 class EndpointError(PDRError, ConnectionError):
@@ -266,7 +267,7 @@ class QuorumLostError(QuorumError, TransientError):
 
 
 class StepError(PDRError, RuntimeError):
-    """A step of the user's own raised an error, or returned something else than its kind does."""
+    """A step of the user's own raised an error, or returned a value of the wrong form."""
 
     def __init__(self, kind: str, name: str, why: str) -> None:
         self.kind = kind
@@ -341,7 +342,7 @@ class CheckpointError(PDRError, ConnectionError):
 
 
 class LocalError(PDRError, RuntimeError):
-    """An embedded server, or its weights, cannot be had."""
+    """An embedded server cannot run, or its weights are not available."""
 
 
 class DrainedError(PDRError, RuntimeError):
@@ -372,10 +373,9 @@ class WaitingError(PDRError, RuntimeError):
 def retry_on(error: BaseException) -> bool:
     """Tell whether a node or tool that raised an error is worth calling again.
 
-    Hand it to `RetryPolicy(retry_on=retry_on)` or `ToolRetryMiddleware(retry_on=retry_on)`. A node
-    or tool of ours that is called again asks for nothing that it was answered before. Errors of
-    others are judged as LangGraph does by default; its own signals, such as interrupts, are no
-    errors.
+    Hand it to `RetryPolicy(retry_on=retry_on)` or `ToolRetryMiddleware(retry_on=retry_on)`. When a
+    node or tool of this package is called again, it repeats no finished model call. Errors of other
+    packages are judged by LangGraph's default. Its signals, such as interrupts, are no errors.
     """
     if isinstance(error, PDRError):
         return isinstance(error, TransientError | CheckpointError)

@@ -58,10 +58,10 @@ class Extensions:
     """Weighs drafts, for the parts that use weights; None leaves all drafts alike."""
 
     def with_judge(self, judge: DraftJudge | None) -> "Extensions":
-        """Return these steps, with a judge that is given beside them; None is none.
+        """Return these steps with a judge; None adds none.
 
         Raises:
-            ConfigError: they have another one, or it is no judge.
+            ConfigError: the steps have another judge, or it is no judge.
         """
         if judge is None:
             return self
@@ -78,7 +78,7 @@ class Extensions:
                 modules that it names are imported.
 
         Raises:
-            ConfigError: a module or an attribute is absent, or no step.
+            ConfigError: a module or an attribute does not exist, or the attribute is no step.
         """
         fields = given.model_dump() if isinstance(given, PDRConfig) else given
         known: dict[str, Mapping[str, Any]] = {  # Any: steps of three kinds
@@ -105,7 +105,7 @@ class Extensions:
         return self if config.weighs else replace(self, judge=None)
 
     def distiller(self, name: str) -> Distiller:
-        """Return the distiller `name`; a plain function is taken to make one call.
+        """Return the distiller `name`; a plain function counts as one model call.
 
         Raises:
             ConfigError: there is none of this name.
@@ -193,7 +193,7 @@ class Parts:
     extensions: Extensions | None = None
     """Distillers, finishes and verifiers of your own; None adds none."""
     prompts: Prompts | None = None
-    """None is the built-in ones; a resumed run must then have been started with any."""
+    """None is the built-in ones; on resume, None compares no prompts with the record."""
     trace: Trace | None = None
     """Receives every model call in full; None keeps nothing."""
     on_event: OnEvent | None = None
@@ -236,15 +236,15 @@ class RunOrder:
             model: A chat model, a client or `Models`; a string is a name for `init_chat_model`.
             models: Those of some roles.
             parts: Parts of the run in one object.
-            extensions: Beside `parts`, as the others of its fields; each is given once.
+            extensions: Given beside `parts`; a field of `parts` may be given only once.
             judge: Beside `extensions`.
-            drops: What the door calls the run that it makes, where that run has neither
-                `on_event` nor `control`; empty where it has both.
-            beside: Fields of `parts`; None and False are not given.
+            drops: Name that the message gives the run, if the door takes neither `on_event` nor
+                `control`; empty if it takes both.
+            beside: Fields of `parts`; None and False count as not given.
 
         Raises:
-            ConfigError: one of them is of no use as what it is, or two contradict each other. The
-                sentence says what was expected.
+            ConfigError: an argument has the wrong form, or two contradict each other. The message
+                says what was expected.
         """
         whole = Parts() if parts is None else parts
         _is_a("parts", whole, Parts, "Parts(extensions=…, prompts=…, trace=…)")
@@ -287,10 +287,10 @@ def config_given(config: object) -> PDRConfig:
 
 
 def check_saver(checkpointer: object) -> None:
-    """Refuse what is no checkpointer; None is none.
+    """Refuse a value that is neither an open checkpointer nor None.
 
     Raises:
-        ConfigError: it is an address, or is not open, or something else.
+        ConfigError: it is an address, a checkpointer that is not open, or anything else.
     """
     if checkpointer is not None:
         how = (
@@ -361,7 +361,7 @@ def _models_given(models: ModelsByRole | None) -> ModelsByRole | None:
 def _named_model(name: str) -> BaseChatModel:
     """Return the chat model of a name of the form `provider:model`, as agents of LangChain do.
 
-    Any other name is refused: which server has it, a name does not say.
+    Any other name is refused, since it does not say which server has the model.
     """
     if ":" not in name or "://" in name:
         raise ConfigError(f"model {shown(name)} is a name, and no model; {_OPENED}")
@@ -373,7 +373,7 @@ def _named_model(name: str) -> BaseChatModel:
         ) from None
     try:
         return init_chat_model(name)
-    # Every provider's package raises errors of its own for what it lacks: a key, itself.
+    # Each provider raises errors of its own kind for a missing key or package.
     except Exception as error:
         why = str(error).partition("\n")[0]
         raise ConfigError(f"model {shown(name)} cannot be opened: {why}; {_OPENED}") from error

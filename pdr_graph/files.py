@@ -43,8 +43,8 @@ def append_lines(file: Path, lines: bytes) -> None:
 def written_whole(file: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
     """Write a file whole, or leave it as it is.
 
-    What the block writes goes to a file beside it, and that takes its place at the end of the
-    block. A block that raises changes nothing.
+    The block writes to a temporary file beside it, which replaces it at the end of the block. If
+    the block raises, the file does not change.
 
     Args:
         file: In a folder that exists.

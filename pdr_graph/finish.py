@@ -1,6 +1,7 @@
 """How a run ends: by one more call, a vote, or a selection; and who judges what it ends with.
 
-`guarded` joins both: its call is one voice in the vote, and is made only where it can decide it.
+`guarded` joins both: its call is one voice in the vote, and is made only where it can decide the
+vote.
 """
 
 import re
@@ -120,9 +121,9 @@ async def _candidate(step: Step, vote: Vote) -> str:
 
 
 async def guarded(step: Step) -> Solution:
-    """Ask for a refinement where its one voice can decide the vote; hand in what is ahead then.
+    """Ask for a refinement if its one voice can decide the vote; hand in the leading answer.
 
-    It never hands in an answer that has fewer votes than another and no more weight. Where the call
+    An answer with fewer votes than another is handed in only if it has more weight. Where the call
     fails, or states no answer, the vote stands.
     """
     tally = await step.ballot()
@@ -260,7 +261,7 @@ _VERDICT = re.compile(r"verdict\W{1,8}(correct|incorrect)\b", re.IGNORECASE)
 
 
 async def judge(step: Step) -> Verdict:
-    """Accept what the model finds correct, asked once.
+    """Ask the model once whether the solution is correct; accept it if so.
 
     A reply without a verdict neither accepts nor rejects: `accepted` is None, the reason says so.
     """

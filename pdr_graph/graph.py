@@ -71,7 +71,7 @@ def after_verifier(state: PDRState) -> Literal["plan", "__end__"]:
 
 
 OUTPUTS = ("solution", "verdict", "ledger")
-"""What a parent graph gets of this graph as its node; it may use the other names itself."""
+"""Channels that a parent graph gets from this one; it may use the other names for its own."""
 
 
 class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
@@ -92,9 +92,9 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         super().__init__(**parts)
         self.calls = calls or GraphCalls()
         self.digest = digest
-        """Short name of all that an answer depends on beside problem and config."""
+        """Short hash of all that an answer depends on beside problem and config."""
         self.models = models
-        """Those that are asked, of which results tell the prices; None states none."""
+        """The models of the graph, whose prices results use; None states no prices."""
 
     @property
     def __name__(self) -> str:
@@ -144,11 +144,11 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
                 stream_mode=stream_mode,
                 **options,
             )
-            # Closed at once where the caller leaves, so that all it wrote is in the store.
+            # Closed at once if the caller leaves, so that everything written is in the store.
             async with aclosing(run):  # type: ignore[type-var]  # declared as an iterator
                 async for part in run:
                     settled = call.charges.num_settled
-                    # Seldom in a wide round: what is told is stored again each time.
+                    # Less and less often in a wide round, since each report stores all rows anew.
                     if nested and settled - told > told // 8:
                         told = settled
                         await self._tell_around(call, keys)
@@ -163,7 +163,8 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             raise
         if subrun is not None:
             subrun.message_id = call.message_id
-        # A task beside this one may fail, and the super-step that would return this result with it.
+        # In a graph around this one, a parallel task may fail. Its super-step then loses this
+        # result.
         if call.b_total is None or call.charges.lost() or nested:
             await self._bill(call, keys)
         if call.b_total is not None:
@@ -210,22 +211,22 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
         begin = BeginEvent(event="begin", preset=strategy, resumed=True)
         log_event(str(keys["thread_id"]), begin)
         if state.get("phase") != "done" and not before.tasks:
-            # LangGraph stored what the last node wrote and not where it leads. Written once more,
-            # it leads on.
+            # LangGraph stored the writes of the last node but not the next node. Writing the phase
+            # once more sets the next node.
             after = await self.aupdate_state(at, {"phase": state.get("phase")})
             if keys.get("checkpoint_id"):
                 keys["checkpoint_id"] = after["configurable"]["checkpoint_id"]
         return input, keys
 
     async def _tell_around(self, call: Invocation, keys: Keys) -> None:
-        """Keep in the graphs around what the run has cost so far: it may be killed."""
+        """Store the cost so far in the graphs around this one, since the run may be killed."""
         saver = invocation.saver_of(keys, self.checkpointer)
         if saver is not None:
             rows = bill.charge(call, merge_rows(call.before, call.charges.settled()))
             await bill.settle_around(saver, keys, call, rows)
 
     async def _bill(self, call: Invocation, keys: Keys) -> None:
-        """Keep what the call has cost and no node has written to the ledger."""
+        """Store the cost of the call that no node has written to the ledger."""
         saver = invocation.saver_of(keys, self.checkpointer)
         if saver is None:
             if call.b_total is None:
@@ -235,7 +236,7 @@ class PDRGraph(CompiledStateGraph[PDRState, PDRConfig, ProblemInput, PDRState]):
             rows = await bill.settle(saver, keys, call.charges)
             if rows:
                 await bill.settle_around(saver, keys, call, bill.charge(call, rows))
-        # The store may be what stopped the run; its error is the one to be raised.
+        # The store may have stopped the run. That first error is raised, so this one is logged.
         except Exception as error:  # noqa: BLE001
             logger.warning("ledger.incomplete thread=%s error=%s", keys["thread_id"], error)
 
@@ -259,10 +260,10 @@ def _digest(toolbox: Toolbox, default: PDRConfig) -> str:
 
 
 def _router(route: Callable[[PDRState], Any], ends: Sequence[str]) -> tuple[Any, list[str]]:
-    """Return a router for both of LangGraph's worlds, and where it leads.
+    """Return a router for sync and async calls, and the nodes to which it may lead.
 
-    A plain function would be called in a thread: a run that is cancelled meanwhile keeps what the
-    node wrote, and not where it leads.
+    A plain function would be called in a thread. A run cancelled in that time would keep the writes
+    of the node but not the next node.
     """
 
     async def at_once(state: PDRState) -> Any:  # Any: names and `Send`s
@@ -292,7 +293,7 @@ def build_graph(
         models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
             the roles.
         default: The older name of `config`.
-        config: That of a run whose caller gives none: a `PDRConfig`, the name of a preset, or a
+        config: Config of runs whose caller gives none: a `PDRConfig`, the name of a preset, or a
             dict of fields; None is the recommended preset.
         checkpointer: Where runs are kept; None if a parent graph or a server provides one.
         parts: Extensions, prompts and trace in one object, as `solve` takes them.
@@ -305,8 +306,8 @@ def build_graph(
             events on the stream `custom`.
 
     Raises:
-        ConfigError: a role is unknown, what is named for it is no model, or the config or a part
-            is none.
+        ConfigError: a role is unknown, its model is no model, or the config or a part has the wrong
+            form.
     """
     if config is not None and default is not None:
         raise ConfigError("config and default are one thing; leave one of them out")

@@ -46,7 +46,7 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class Subrun:
-    """What `pdr_node` or `as_tool` tells the graph that it calls, and is told."""
+    """What `pdr_node` or `as_tool` passes to the graph that it calls, and what it gets back."""
 
     ledger: str | None
     """Channel of the calling graph that the run is charged to; None if it has none."""
@@ -59,29 +59,29 @@ class Invocation:
     """One call of the graph, as its nodes see it."""
 
     opens: bool = False
-    """Whether its first step is to open a run; False once that is done, or where it continues."""
+    """Whether its first step must open a run; False once it has, or if the call continues a run."""
     run: str = ""
     """Name of the run, once it is known."""
     abandoned: list[LedgerRow] = field(default_factory=list)
-    """What the run has cost that this one puts an end to."""
+    """Cost of the earlier run that this call ends."""
     before: list[LedgerRow] = field(default_factory=list)
-    """What earlier calls have cost of the run that this one continues."""
+    """Cost of the earlier calls of the run that this call continues."""
     context: Any = None  # Any: whatever the graph around declares
     """Context of the graph around this one; None at the root."""
     handed: PDRConfig | None = None
-    """What the caller asks for in Python: the code that it names may be imported. None where there
-    is nothing, or where it came to a server with a request."""
+    """The config that the caller gives in Python: the code that it names may be imported. None if
+    there is none, or if it came to a server with a request."""
     ledger: str | None = None
     """Channel of the graph around this one that takes the cost; None if it has none."""
     around: list[str] | None = None
-    """Namespaces of the graphs around this one that share the channel; None until they are told."""
+    """Namespaces of the graphs around this one that share the channel; None until looked up."""
     caller: RunnableConfig | None = None
     """Config of the node that will return the run as one row; None where it returns all rows."""
     charges: Charges = field(default_factory=Charges)
     worked_s: float = 0.0
     """Seconds that earlier calls have worked on the run."""
     message_id: str = ""
-    """Id of the model's message that is the solution; empty where no one message is."""
+    """Id of the model's message that is the solution; empty if no single message is."""
     b_total: int | None = None
     """Cost of the whole run, once it has ended."""
 
@@ -108,9 +108,9 @@ def continues(
 ) -> bool:
     """Tell whether a call continues what is saved.
 
-    By LangGraph's rules None does, and a run that a server repeats under its id. A node of a parent
-    is called with the same state again, by a parent that continues or that retries its node. So a
-    problem that is the same continues there, and another is a new question in any case.
+    By LangGraph's rules, the input None continues, and so does a run that a server repeats under
+    its id. A parent that continues, or retries its node, calls the node with the same state again.
+    So the same problem continues there, and a different problem is always a new question.
 
     Args:
         input: What the graph is called with.
@@ -126,7 +126,7 @@ def continues(
         return run_id is not None and run_id == saved.metadata.get("run_id")
     problem = input.get("problem") if isinstance(input, Mapping) else None
     same = isinstance(problem, str) and wellformed(problem).strip() == _problem(saved)
-    # The place of a task is for that task alone: what stopped there is what is called again.
+    # The namespace of a task is its own, so what stopped there is what is called again.
     again = ":" in place(keys)[1] or _attempt(keys) > 1
     unfinished = saved.checkpoint["channel_values"].get("phase") != "done"
     return same and (bool(keys.get(CONFIG_KEY_RESUMING)) or (again and unfinished))
@@ -140,19 +140,19 @@ def _problem(saved: CheckpointTuple) -> str:
 
 
 def has_new_input(saved: CheckpointTuple, *, replayed: bool) -> bool:
-    """Tell whether the thread's last input has not become a run yet: its first step is owed.
+    """Tell whether the first step of the thread's last input is still owed: it is no run yet.
 
-    The first step writes problem and record together. So a problem that is newer is an input, or
-    an edit.
+    The first step writes problem and record together. So a problem that is newer than the record is
+    an input, or an edit.
 
     Args:
         saved: Where the call goes on.
-        replayed: Whether the caller names this checkpoint: LangGraph then takes every step after
-            it anew, whatever these steps have written.
+        replayed: Whether the caller names this checkpoint. LangGraph then repeats every step after
+            it, even if the step's writes are stored.
     """
     taken = any(channel == "record" for _, channel, _ in saved.pending_writes or [])
     if taken and not replayed:
-        return False  # its checkpoint is owed
+        return False  # the step is done, and only its checkpoint is owed
     written = {
         channel: int(str(version).partition(".")[0])  # what follows the count is random
         for channel, version in saved.checkpoint["channel_versions"].items()
@@ -174,9 +174,10 @@ def as_dict(input: Any) -> Any:  # Any: as LangGraph takes it
 def input_of(input: Any, *, nested: bool, context: object) -> Any:  # Any: as LangGraph takes it
     """Return the graph's own input: the problem, and the config if one is meant for it.
 
-    Called as a node, the graph is handed its parent's whole state, whose `config` may be another's:
-    it counts where it has the fields of a `PDRConfig`. At the root the context is a config too:
-    LangGraph stores the input and not the context, and may be stopped before the first step.
+    Called as a node, the graph gets its parent's whole state, whose `config` may be of another
+    kind. So it counts only if it has the fields of a `PDRConfig`. At the root, a context is put in
+    the input as the config: LangGraph stores the input but not the context, and may be stopped
+    before the first step.
     """
     given = as_dict(input)
     if not isinstance(given, Mapping):
@@ -198,17 +199,17 @@ def outer_context(keys: Mapping[str, Any]) -> Any:  # Any: as `Invocation.contex
 
 
 _OF_SERVERS = ("langgraph_request_id", "assistant_id", "langgraph_api_url", "langgraph_api_version")
-"""What LangGraph's servers add to the config of the runs that they are asked for."""
+"""Keys that LangGraph's servers add to the config of requested runs."""
 
 
 def handed(config: RunnableConfig, context: object, around: object) -> PDRConfig | None:
-    """Return the config that a caller in this process hands in; None where a server was asked.
+    """Return the config that a caller in this process hands in; None if a server was asked.
 
     Args:
         config: What the call is configured with.
         context: The call's own; a server hands over a mapping.
-        around: Context of the graph around it, which LangGraph makes of what a server was sent. A
-            node may pass it on.
+        around: Context of the graph around it. LangGraph may have made it from a request to a
+            server, and a node may pass it on.
     """
     if isinstance(context, PDRConfig) and context != around:
         return context
@@ -261,7 +262,7 @@ class _Claims:
     numbers: list[int] = field(default_factory=list)
     attempt: int = 1
     free: list[int] = field(default_factory=list)
-    """Those of them that the next calls of this attempt take, before they draw new ones."""
+    """Numbers that the next calls of this attempt take again, before they draw new ones."""
 
 
 class GraphCalls:
@@ -293,7 +294,7 @@ class GraphCalls:
         return at(keys, str(number) if number else "")
 
     def release(self, keys: Keys) -> None:
-        """Give back what a call had claimed that failed: the next one goes on there."""
+        """Free the namespace of a call that failed, so that the next call continues there."""
         claims = self._claims.get(_execution(keys))
         last = place(keys)[1].rpartition("|")[2]
         number = int(last) if last.isdigit() else 0
@@ -301,12 +302,12 @@ class GraphCalls:
             claims.free.append(number)
 
     def failed(self, keys: Keys, rows: Iterable[LedgerRow]) -> None:
-        """Remember what a nested call has cost that failed and that no checkpoint keeps."""
+        """Remember the cost of a nested call that failed and that no checkpoint keeps."""
         if is_nested(keys):
             self._bills.put(place(keys), list(rows))
 
     def owed(self, keys: Keys) -> list[LedgerRow]:
-        """Return, once, what earlier attempts at a nested call have cost."""
+        """Return the cost of earlier attempts at a nested call, and forget it."""
         return self._bills.pop(place(keys)) or []
 
 
@@ -316,7 +317,7 @@ def _execution(keys: Mapping[str, Any]) -> object:
 
 
 def shared_place(keys: Keys) -> Keys:
-    """Put a call where all tasks of the calling node are kept, as `checkpointer=True` asks for."""
+    """Put a call in the namespace that all tasks of its node share, as `checkpointer=True` asks."""
     parts = place(keys)[1].split("|")
     return {**keys, "checkpoint_ns": "|".join(part.split(":")[0] for part in parts)}
 
@@ -324,17 +325,17 @@ def shared_place(keys: Keys) -> Keys:
 def at(keys: Keys, part: str) -> Keys:
     """Put a nested call at a numbered place below its task; empty is the task's own place.
 
-    LangGraph takes a part of digits for such a number.
+    LangGraph reads a part of the namespace that is all digits as such a number.
     """
     scratchpad = keys.get(CONFIG_KEY_SCRATCHPAD)
     namespace = "|".join(filter(None, (keys.get("checkpoint_ns"), part)))
-    # It would be numbered once more below.
+    # Without this, LangGraph would add a number once more.
     fixed = scratchpad and replace(scratchpad, subgraph_counter=lambda: 0)
     return {**keys, "checkpoint_ns": namespace, CONFIG_KEY_SCRATCHPAD: fixed}
 
 
 def saved_at(thread_id: str, namespace: str) -> RunnableConfig:
-    """Return where the latest checkpoint of a place is."""
+    """Return the config that reads the latest checkpoint of a place."""
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace}}
 
 
@@ -366,7 +367,7 @@ def _asked(saved: CheckpointTuple, task: str | None) -> set[str]:
 
 
 def without_answer(keys: Keys) -> Keys:
-    """Keep from a call what a person answered without naming the question."""
+    """Hide from a call a person's answer that names no question."""
     scratchpad = keys[CONFIG_KEY_SCRATCHPAD]
     kept = replace(scratchpad, get_null_resume=lambda consume=False: None)
     return {**keys, CONFIG_KEY_SCRATCHPAD: kept}

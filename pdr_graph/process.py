@@ -1,8 +1,8 @@
-"""Processes of this machine: how they are known again, started and ended.
+"""Processes of this machine: how they are identified, started and ended.
 
-A process that must not outlive ours is started through a guard (`guarded`); one that must is
-started as `Outliving`. Both lead a session, so that no Ctrl-C of the terminal reaches them, and a
-process group, so that they can be ended together with whatever they start.
+A process that must end with ours is started through a guard (`guarded`); one that must go on is
+started as `Outliving`. Both lead a session, so that no Ctrl-C of the terminal reaches them. Both
+lead a process group, so that they can be ended together with whatever they start.
 """
 
 import os
@@ -20,9 +20,10 @@ import psutil
 GUARD = Path(__file__).with_name("process_guard.py")
 POLL_S = 0.05
 KILLED_S = 10.0
-"""Wait for a process that was sent SIGKILL."""
+"""Seconds to wait for the end of a process that was sent SIGKILL."""
 CLOCK_STEP_S = 2.0
-"""On Linux the time of a start is counted from the boot, whose time moves when the clock is set."""
+"""Two starts less far apart, in seconds, are the same: Linux counts a start from the boot, whose
+time moves when the clock is set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,10 +97,10 @@ class Result:
 
     @property
     def agreement(self) -> tuple[int, int] | None:
-        """How many drafts give the answer, of how many that were counted; None without either.
+        """Drafts that give the answer, and all usable drafts; None without an answer or drafts.
 
-        Those of the last round, or of all rounds where they are pooled. Answers count as one where
-        they are the same number or text; the run itself compares formulas too.
+        The drafts are those of the last round, or of all rounds if they are pooled. Answers count
+        as one if they are the same number or text; the run itself compares formulas too.
         """
         tally, drafts = self.state.get("tally"), self.state.get("drafts", [])
         votes = (
@@ -114,7 +114,7 @@ class Result:
         return sum(count for answer, count in votes if _is_same(answer, self.answer)), usable
 
     def facts(self) -> list[tuple[str, str]]:
-        """Return the answer and its ground, each as its name and a phrase."""
+        """Return the answer and what supports it, each as a name and a phrase."""
         answer = "none stated" if self.answer is None else _printable(self.answer)
         if self.config.answer == "text":
             answer = f"a text of {counted(len(self.solution), 'character')}, the solution"
@@ -139,7 +139,7 @@ class Result:
         return "\n".join(f"{name:<10} {said}" for name, said in lines)
 
     def _repr_html_(self) -> str:
-        """Return what Jupyter shows: the answer and its ground, the solution, the ledger."""
+        """Return what Jupyter shows: the answer and what supports it, the solution, the ledger."""
         lines = [*self.facts(), *(("note", _printable(note)) for note in self.notes)]
         facts = "".join(
             f"<tr><th>{name}</th><td style='text-align: left'>{escape(said)}</td></tr>"
@@ -215,8 +215,8 @@ async def solve(
 
     Raises:
         ConfigError: the request cannot be carried out as asked.
-        StepError: a step of the caller's own raised an error, or returned something else than its
-            kind does; the run can be resumed.
+        StepError: a step of the caller's own raised an error, or returned a value of the wrong
+            form; the run can be resumed.
         ThreadExistsError: the thread already holds a run.
         ContextWindowError: prompt and completion do not fit the model; raised before any draft.
         QuorumError: too few drafts of a round succeeded; the run can be resumed.
@@ -246,7 +246,7 @@ async def solve(
             control=parts.control,
         )
     except (ConfigError, ContextWindowError):
-        # Refused in its first step: the thread must be free for the corrected run.
+        # The first step refused the run, so the thread must be free for the corrected run.
         if checkpointer is not None:
             state = (await graph.aget_state(_place(thread_id))).values
             if "record" not in state:
@@ -276,7 +276,7 @@ async def resume(
         config: What the run was started with, in any form that `solve` takes, for a caller who
             insists on it; None takes what is recorded.
         model: The model that the run was started with.
-        models: Those of some roles that it was started with.
+        models: The models of single roles that the run was started with.
         checkpointer: Where the run is kept.
         changes: Config fields that the caller insists on; the run is refused if it was started
             with others. A step that the run names as `package.module:attribute` is imported only
@@ -290,8 +290,9 @@ async def resume(
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
         OtherGraphError: the thread holds a run of another graph.
-        DamagedRunError: what is stored of it has the form of no run.
-        ConfigChangedError: `changes`, the model or the prompts differ from the record.
+        DamagedRunError: the stored run is malformed.
+        ConfigChangedError: `changes`, the models, the judge or the given prompts differ from the
+            record.
         ConfigError: there is an answer, and the run asks nothing; or the run names code that the
             caller does not.
         StepError, QuorumError, CallError, DrainedError, WaitingError: as for `solve`.
@@ -316,7 +317,7 @@ async def resume(
     recorded = stored_config(state, thread_id)
     _refuse_changes(thread_id, state, recorded, changes or {}, asked, parts)
     worked_s = elapsed_s(state.get("ledger", []))
-    # Nothing is next either when the last step's writes are stored and its checkpoint is not.
+    # `next` is also empty when the last step's writes are stored but its checkpoint is not.
     if not snapshot.next and state.get("phase") == "done":
         if snapshot.tasks:
             await bill.keep_end(checkpointer, snapshot.config)
@@ -465,7 +466,7 @@ def _refuse_changes(
         changed += changed_models(record, models.for_run(config).recorded)
         prompts = parts.prompts
         now = {} if prompts is None else prompts.of_run(config).hashes()
-        # A prompt that the record does not know is one of a later version.
+        # A prompt that is not in the record comes from a later version.
         if any(now.get(name, was) != was for name, was in record["prompts"].items()):
             changed.append("set of prompts")
         judge = None if parts.extensions is None else parts.extensions.of(config).judge

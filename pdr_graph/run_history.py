@@ -28,7 +28,7 @@ from pdr_graph.state import (
 from pdr_graph.types import Draft, RunRecord, Solution, Verdict, Workspace
 
 MOST_CHARACTERS: Final = 64_000_000
-"""Of the drafts and workspaces of a run: a hundred times the largest run of the paper."""
+"""Most characters of all drafts and workspaces of a run: 100 times the paper's largest run."""
 OBJECT: Final = 500
 """Characters that a draft or workspace counts for besides its text."""
 
@@ -83,7 +83,7 @@ async def history(thread_id: str, *, checkpointer: BaseCheckpointSaver[str]) -> 
     Raises:
         UnknownThreadError: nothing is recorded under this thread.
         OtherGraphError: it holds a run of another graph, and none of ours inside.
-        DamagedRunError: what is stored of it has the form of no run.
+        DamagedRunError: the stored run is malformed.
     """
     with reading(thread_id):
         return await _history(thread_id, checkpointer)
@@ -157,16 +157,16 @@ class _Rounds:
         self._distilled: set[int] = set()
         """Rounds whose workspaces are known."""
         self._made_of_drafts: set[int] = set()
-        """Those whose drafts were there by then."""
+        """Rounds whose drafts were still stored when their workspaces were made."""
         self._characters = 0
 
     def take(self, snapshot: StateSnapshot) -> bool:
         """Take a snapshot; return whether those before it belong to the run.
 
-        Only the latest run of the thread counts, which may have been used before.
+        Only the latest run of the thread counts; earlier runs may have used the thread.
 
         Raises:
-            DamagedRunError: It is no state of a run, or there is more than a run can hold.
+            DamagedRunError: The snapshot is no state of a run, or the run holds too much text.
         """
         state = _with_pending(snapshot, self._thread_id)
         number = state.get("round", 0)

@@ -3,8 +3,9 @@
 The only place that reads the environment. A value that a caller passes comes first, then the
 variable `PDR_…`, then the file `.env` in the current directory, then the default.
 
-Whoever wrote that directory wrote its `.env`. Unless the user trusts the file, it may set what does
-no harm, and an endpoint with the key for it. A key from elsewhere is not sent to that endpoint.
+The `.env` may come from another person, together with its directory. Until the user trusts the
+file, it may set only harmless values, and an endpoint together with its key. A key from elsewhere
+is not sent to that endpoint.
 """
 
 import difflib
@@ -51,7 +52,7 @@ ROLE_KEYS: Mapping[str, str] = {role: f"api_key_{role}" for role in ROLES}
 """Fields of the keys that roles have of their own."""
 _SECRETS = frozenset({"api_key", "key", "encryption_keys", *ROLE_KEYS.values()})
 MOST_SECRET_BYTES = 65_536
-"""Of a file that holds a secret."""
+"""Most bytes that are read of a file that holds a secret."""
 
 Values = dict[str, Any]  # Any: pydantic checks what the sources hold
 
@@ -165,17 +166,17 @@ class ProcessSettings(BaseSettings):
     )
 
     in_files: ClassVar[Mapping[str, str]] = {}
-    """Fields that name a file, by the field whose secret it holds. The nearest source that names
+    """Fields of secrets, each with the field that names a file of it. The nearest source that sets
     either of the two decides on both."""
     read_later: ClassVar[frozenset[str]] = frozenset()
-    """Fields of such files that are read where the secret is needed."""
+    """File fields of `in_files` whose file is read only when the secret is needed."""
     harmless: ClassVar[frozenset[str]] = frozenset()
-    """Fields that a file may set which is not trusted. All others decide where data and secrets
-    go, which files are read or written, what is run, or who is let in."""
+    """Fields that an untrusted file may set. All others decide where data and secrets go, which
+    files are read or written, what is run, or who is let in."""
 
     @classmethod
     def admitted(cls, filed: Mapping[str, str], others: Mapping[str, Any]) -> Values:
-        """Join the values of a file that is not trusted with those of the other sources."""
+        """Join the values of an untrusted file with those of the other sources."""
         return {
             **{name: value for name, value in filed.items() if name in cls.harmless},
             **others,
@@ -499,7 +500,7 @@ class Settings(ProcessSettings):
 
     @classmethod
     def admitted(cls, filed: Mapping[str, str], others: Mapping[str, Any]) -> Values:
-        """Send no key to an endpoint that only the file names but the file's own."""
+        """Send an endpoint that only the file names no other key than the file's."""
         values = super().admitted(filed, others)
         if "base_url" in filed and "base_url" not in others and "api_key" in others:
             values["api_key"] = filed.get("api_key", NO_KEY)
@@ -558,7 +559,7 @@ class _StrategyBase(ProcessSettings):
 
     @classmethod
     def admitted(cls, filed: Mapping[str, str], others: Mapping[str, Any]) -> Values:
-        """Take all that names no code: `package.module:attribute` would be imported."""
+        """Leave out values that name code: `package.module:attribute` would be imported."""
         steps = {"distiller", "finish", "verifier"}
         plain = {name: text for name, text in filed.items() if name not in steps or ":" not in text}
         return {**plain, **others}
@@ -606,7 +607,7 @@ def unknown_variables(
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    # Without what all of them have in common, which would make short names alike.
+    # Without the common prefix, which would make short names look alike.
     bare = [each.removeprefix(PREFIX) for each in known]
     found = difflib.get_close_matches(name.removeprefix(PREFIX), bare, 1)
     return PREFIX + found[0] if found else ""
@@ -628,7 +629,7 @@ def demo_model() -> str:
     """Return which model the demonstration runs on, as `PDR_DEMO` says.
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: it names no such model.
     """
     name = os.environ.get(f"{PREFIX}DEMO", "").strip().lower() or DEMO_MODELS[0]
     if name not in DEMO_MODELS:

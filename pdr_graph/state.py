@@ -29,7 +29,7 @@ Phase = Literal["draft", "short", "finish", "done"]
 
 
 def merge_drafts(drafts: list[Draft], new: list[Draft]) -> list[Draft]:
-    """Merge drafts by index; those of a later round replace all before, a repeated one its own."""
+    """Merge drafts by index; a later round replaces all drafts, a repeated draft only itself."""
     latest = max((draft["round"] for draft in [*drafts, *new]), default=0)
     merged = {draft["index"]: draft for draft in [*drafts, *new] if draft["round"] == latest}
     return [merged[index] for index in sorted(merged)]
@@ -91,12 +91,13 @@ def state_of(values: object) -> PDRState:
 
 
 def stored_state(values: Mapping[str, Any], thread_id: str) -> PDRState:  # Any: what was stored
-    """Return stored values as a state, once each field has the form that this release reads.
+    """Check the form of stored values, and return them as a state.
 
-    Whoever can write to a store, or hands over an exported run, chose them.
+    The values are not trusted: anybody who can write to the store, or who hands over an exported
+    run, may have made them.
 
     Raises:
-        DamagedRunError: A field has another form.
+        DamagedRunError: A field has not the form that this release reads.
     """
     try:
         _form().validate_python(values, strict=True)
@@ -109,7 +110,7 @@ def stored_config(state: PDRState, thread_id: str) -> PDRConfig:
     """Return the config that a stored run was asked for.
 
     Raises:
-        DamagedRunError: It is none of this release.
+        DamagedRunError: It is no config of this release.
     """
     try:
         return make_config(**state.get("config", {}))
@@ -119,14 +120,14 @@ def stored_config(state: PDRState, thread_id: str) -> PDRConfig:
 
 @contextmanager
 def reading(thread_id: str) -> Iterator[None]:
-    """Name a run that cannot be read, whatever LangGraph or Python makes of its form.
+    """Turn any error of reading a malformed run into one that names the run.
 
     Raises:
-        DamagedRunError: In place of an error without a cause that one sentence can name.
+        DamagedRunError: In place of any error that is not one of the package.
     """
     try:
         yield
-    # The reducers above meet pending writes before anybody can look at them.
+    # The reducers above run on pending writes before their form can be checked.
     except Exception as error:
         origin = type(error).__module__.partition(".")[0]
         if origin not in {"builtins", "langgraph"} or isinstance(error, OSError):
@@ -141,11 +142,11 @@ def _form() -> TypeAdapter[PDRState]:
 
 
 def values_at_rest(saved: "CheckpointTuple") -> dict[str, Any] | None:  # Any: what was stored
-    """Return the values of a run after which no step comes; None where one does, or it is no run.
+    """Return the stored values of a run without a next step; None if it has one, or is no run.
 
-    LangGraph keeps where a run leads in channels beside those of the state, of which one that is
-    spent holds an empty list, and what a task has written in pending writes until its step is done.
-    So a run that has ended is read without its graph, which takes a second to load.
+    LangGraph keeps the next nodes in channels beside those of the state; a used one holds an empty
+    list. It keeps the writes of a task as pending writes until its step is done. So a run that has
+    ended can be read without its graph, which takes a second to load.
     """
     held = saved.checkpoint["channel_values"]
     values = {name: value for name, value in held.items() if name in PDRState.__annotations__}
@@ -175,7 +176,7 @@ def read_shared(*channels: str) -> PDRState:
 
     It uses a private part of LangGraph (1.2), which `tests/test_state.py` pins.
     """
-    # Late: who reads what is stored should not wait for LangGraph.
+    # Imported late, so that readers of stored runs do not wait for LangGraph.
     from langgraph.config import get_config
     from langgraph.pregel._read import ChannelRead
 

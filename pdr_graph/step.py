@@ -55,9 +55,9 @@ class Step:
 
     @property
     def counter(self) -> TokenCounter:
-        """Counts the tokens of a workspace, as the models do that will read it.
+        """Counts the tokens of a workspace as the models that will read it count them.
 
-        What goes into a prompt of the step's own is counted by `ask.client.counter`.
+        The step's own prompts are counted by `ask.client.counter`.
         """
         return self.readers or self.ask.client.counter
 
@@ -87,7 +87,7 @@ def attempt(
 ) -> tuple[str, dict[str, object]]:
     """Return template and values of an attempt at the problem: a draft, or the refinement.
 
-    Of several workspaces each attempt reads its own, by its index.
+    If there are several workspaces, each attempt reads its own, by its index.
     """
     answer_format = ask.prompts.render(f"answer_{ask.config.answer}")
     values: dict[str, object] = {"problem": problem, "answer_format": answer_format}
@@ -96,9 +96,9 @@ def attempt(
 
 
 async def weigh(ask: Asker, judge: DraftJudge | None, draft: Draft, problem: str) -> None:
-    """Give a draft the weight that the judge finds, or say in it why there is none.
+    """Set the weight of a draft by the judge, or its field `unweighed` to the reason for none.
 
-    What that costs is charged in sequence, after the draft's own call.
+    The cost is charged in sequence, after the draft's own call.
     """
     if judge is None:
         return
@@ -121,7 +121,7 @@ def closing_line(answer: str | None) -> str:
 
 
 _MOST_SAID = 1000
-"""Characters of a foreign error that are told."""
+"""Most characters quoted of an error in the user's code."""
 
 
 async def outcome(kind: str, name: str, function: Callable[[Step], object], step: Step) -> object:
@@ -156,6 +156,6 @@ def _returned(function: Callable[[Step], object], step: Step) -> object:
 
 
 def returned_wrongly(kind: str, name: str, value: object, expected: str) -> StepError:
-    """Return the error of a step that returned something else than what its kind returns."""
+    """Return the error for a step that returned a value of the wrong form."""
     shape = "" if value is None else f" ({type(value).__name__})"
     return StepError(kind, name, f"returned {shown(value)}{shape}; expected {expected}")

@@ -103,7 +103,7 @@ def resume_sync(
         thread_id: As for `resume`, like all that follows.
         config: What the run was started with, for a caller who insists on it.
         model: The model that the run was started with.
-        models: Those of some roles that it was started with.
+        models: The models of single roles that the run was started with.
         checkpointer: Where the run is kept, as for `solve_sync`.
         changes: Config fields that the caller insists on.
         answer: What a person says to the question that the run waits for.
@@ -285,7 +285,7 @@ class _SideRun:
 
     def _work(self) -> None:
         try:
-            # These two leave the loop beside being the task's error.
+            # The loop raises these two, which are the task's error too.
             with suppress(KeyboardInterrupt, SystemExit), self._runner:
                 self._runner.run(_end_of(self._task, self._models))
         finally:
@@ -310,7 +310,7 @@ class _SideRun:
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
     def join(self) -> None:
-        """Wait until the thread has ended; a step of the run itself does not wait."""
+        """Wait until the thread has ended; return at once in that thread itself."""
         if self._thread is not current_thread():
             self._thread.join()
 

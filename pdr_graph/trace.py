@@ -36,7 +36,7 @@ class TraceRecord(TypedDict):
     seconds: float
     error: str
     model: NotRequired[str]
-    """Who was asked; absent in a run that asks one model alone."""
+    """The model that was asked; absent in a run with only one model."""
     prompt_ids: NotRequired[list[int]]
     """Set, as the next two, if the model was asked for token ids and log-probabilities."""
     token_ids: NotRequired[list[int]]

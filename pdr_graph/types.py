@@ -145,9 +145,9 @@ class Draft(TypedDict):
     seed: int
     """Seed of the call."""
     seconds: float
-    """Of the call, its attempts together."""
+    """Duration of the call, all attempts together."""
     signals: NotRequired[dict[str, float]]
-    """What is known of the draft, by the names of `judge.LOGPROBS`; absent where nobody asks."""
+    """Signals of the draft, by the names of `judge.LOGPROBS`; absent if no part uses them."""
     weight: NotRequired[float]
     """How sure the judge is that the draft is right, 0 to 1; absent where none has weighed it."""
     unweighed: NotRequired[str]
@@ -251,8 +251,7 @@ class LedgerRow(TypedDict):
     run: NotRequired[str]
     """The run that spent it; in the ledger of a graph around it, the super-step of that graph."""
     model: NotRequired[str]
-    """The model that was asked; absent in a run that asks one model alone, whose record names
-    it."""
+    """The model that was asked; absent in a run with only one model, which its record names."""
     attempt: NotRequired[str]
     """Names an attempt that ended without a result; empty for the one whose result counts."""
     parts: NotRequired[dict[str, list[int]]]
@@ -261,7 +260,7 @@ class LedgerRow(TypedDict):
 
 
 class RunRecord(TypedDict):
-    """What produced a run: compared when it is resumed, and shown to its readers."""
+    """What produced a run: compared on resume, and shown to readers of the run."""
 
     version: str
     """Version of pdr-graph."""
@@ -272,7 +271,7 @@ class RunRecord(TypedDict):
     prompts: dict[str, str]
     """First 16 hex digits of each prompt template's sha256, by name."""
     judge: NotRequired[str]
-    """Digest of the judge that has weighed the drafts; absent where there was none."""
+    """Digest of the judge that has weighed the drafts; absent if there was none."""
     token_counts: str
     """Where token counts came from: `server`, `file` or `estimate`."""
 

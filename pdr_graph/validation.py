@@ -107,10 +107,10 @@ def shown(value: object) -> str:
 
 
 def check_problem(problem: object) -> None:
-    """Refuse a problem that is no text, or none at all.
+    """Refuse a problem that is empty or not a text.
 
     Raises:
-        ConfigError: it is empty, or something else.
+        ConfigError: the problem is empty or not a text.
     """
     if not isinstance(problem, str):
         raise ConfigError(

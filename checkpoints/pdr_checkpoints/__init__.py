@@ -141,8 +141,8 @@ _HOMES = {
     "StoreTrial": "session",
     "ThreadInfo": "threads",
 }
-"""Where a name is, if it is no error. Names are imported on first use: the client and LangGraph
-take seconds to load, and what only names an error should not wait for them."""
+"""The module of each name that is no error. Names are imported on first use: the client and
+LangGraph take seconds to load, and code that only names an error should not wait for them."""
 
 
 def __getattr__(name: str) -> object:
@@ -169,7 +169,7 @@ async def open_checkpointer(
         url: Where Redis or Valkey is, see `pdr_checkpoints.connect`. None takes REDIS_URL from the
             environment, or this machine.
         serde: How values become bytes, and back. None is `AllowlistSerializer`. LangGraph's own
-            (`JsonPlusSerializer()`) runs what the stored bytes name, so it is warned about.
+            (`JsonPlusSerializer()`) runs code that the stored bytes name, so it causes a warning.
         allowed: Types that stored values may have besides the ordinary ones: your dataclasses,
             pydantic models and enums, as classes or as pairs of names.
         **options: Fields of `SaverOptions`. Without `encryption_keys`, the keys are those that

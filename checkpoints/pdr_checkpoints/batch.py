@@ -3,9 +3,9 @@
 Drafts of a round tend to end together, and each change would be a round trip of its own. Here the
 first change leaves at once. Those that follow while it is under way leave as soon as they have
 `BATCH_BYTES`, so that the server stores some while the next are compressed; at the latest they
-leave with the turn of the event loop. Many runs at once keep the server busy anyway: then a thread
-has one batch under way, and all that comes meanwhile is the next. A change is acknowledged when its
-batch is stored.
+leave with the turn of the event loop. Many runs at once keep the server busy anyway. Then a thread
+has only one batch under way, and all changes that come meanwhile form the next batch. A change is
+acknowledged when its batch is stored.
 
 Batches under way have connections of their own, so they may reach the server in another order than
 they were made in. A change that touches what an earlier one touches (a field or a part) waits until
@@ -38,7 +38,7 @@ class Change:
     """What one call adds to a thread."""
 
     fields: dict[bytes, bytes] = field(default_factory=dict)
-    """Set whatever was there before."""
+    """Set even if a value was there before."""
     new_fields: dict[bytes, bytes] = field(default_factory=dict)
     """Set only where nothing was there: the first result of a task stands."""
     members: list[bytes] = field(default_factory=list)
@@ -49,7 +49,8 @@ class Change:
     builds_on: list[bytes] = field(default_factory=list)
     """Members that the index has, if the server has lost nothing."""
     rest: list[Callable[[], "Change"]] = field(default_factory=list)
-    """Make what is to be stored as well where the server has lost one of those."""
+    """Functions that make further changes, to be stored if the server has lost one of those
+    members."""
 
     @property
     def touched(self) -> frozenset[bytes]:

@@ -34,7 +34,8 @@ _Keywords = dict[str, Any]
 Wait = tuple[int, int]
 """How many replicas must confirm a write, and the milliseconds that they have for it."""
 REDIRECTS: Final = 3
-"""How often a write is sent after its slot, before the caller waits until the slot has moved."""
+"""How often a write follows its slot to a new node, before the caller waits until the slot has
+moved."""
 
 SENTINEL_OPTIONS: Final = {"sentinel_username": "username", "sentinel_password": "password"}
 """Query options for the sentinels, by redis-py's names."""
@@ -100,7 +101,7 @@ class Connection:
     ) -> Any:  # Any: a reply is what it is
         """Send one command and return its reply as it came.
 
-        This passes by redis-py's client and pool: their retries, metrics and conversions are off or
+        This bypasses redis-py's client and pool. Their retries, metrics and conversions are off or
         useless for a script's reply, and take as long as the round trip itself.
 
         Args:
@@ -147,8 +148,8 @@ class Connection:
             try:
                 return await _converse(connection, command, wait)
             except (exceptions.MovedError, exceptions.AskError):
-                # The client goes after the slot, and remembers where it is. What was stored there
-                # is stored once more by the next try: only that one waits for the right replicas.
+                # The client follows the slot to its new node, and remembers the node. The next try
+                # stores the same once more, since only that try waits for the right replicas.
                 await client.execute_command(*command)
             except (
                 exceptions.ConnectionError,

@@ -1,4 +1,4 @@
-"""Delta channels: what rebuilds them is read in a few round trips, and spared by pruning.
+"""Delta channels: reads what rebuilds them in a few round trips; pruning keeps it.
 
 A delta channel stores its value now and then. In between, LangGraph rebuilds it from the last
 stored value (the seed) and from what tasks wrote at every ancestor since. LangGraph's own way reads
@@ -120,7 +120,7 @@ Line = AsyncGenerator[tuple[Place, CheckpointRecord, Mapping[bytes, bytes]], Non
 
 @dataclass(slots=True)
 class _Gathered:
-    """What the line of ancestors holds of one channel."""
+    """The writes and the seed of one channel, as found among the ancestors."""
 
     writes: list[tuple[Place, str, Cell]]
     """Checkpoint, task id and value of each write, the newest first."""
@@ -141,9 +141,9 @@ class DeltaReader:
     ) -> dict[str, DeltaChannelHistory]:
         """Read seeds and writes at a checkpoint; without an id, at the latest.
 
-        Of each channel: the value at the nearest ancestor that stored one (no seed if none did),
-        and all that was written to it there and since, oldest first. What was written at the
-        checkpoint itself is not among it.
+        For each channel: the value at the nearest ancestor that stored one (no seed if none did),
+        and all writes to the channel there and since, oldest first. Writes at the checkpoint itself
+        are left out.
 
         Raises:
             CorruptCheckpointError: Bytes that are needed are missing, cut or altered.
@@ -151,7 +151,7 @@ class DeltaReader:
         try:
             return await self._history(thread_id, ns, checkpoint_id, channels)
         except CorruptCheckpointError:
-            # Pruned or deleted between two reads, perhaps: real damage is still there.
+            # The thread may have been pruned or deleted between two reads. Real damage shows again.
             return await self._history(thread_id, ns, checkpoint_id, channels)
 
     async def _history(
@@ -270,7 +270,7 @@ def delta_ancestors(
     serde: SerializerProtocol,
     allowance: Callable[[], Allowance],
 ) -> frozenset[Place]:
-    """Find, among all checkpoints of a thread, the ancestors that rebuild delta channels at some.
+    """Find the checkpoints of a thread that are needed to rebuild delta channels at `places`.
 
     Removing one of them would change a channel's value without an error.
     """

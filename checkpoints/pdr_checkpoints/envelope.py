@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 Compression = Literal["none", "zlib", "zstd"]
 
 ENVELOPE_VERSION: Final = 1
-"""Of plain blobs, and of encrypted ones that are not bound to a thread."""
+"""Version of plain blobs, and of encrypted blobs that are not bound to a thread."""
 SEALED_VERSION: Final = 2
-"""Of encrypted blobs that are."""
+"""Version of encrypted blobs that are bound to a thread."""
 COMPRESSIONS: Final[tuple[Compression, ...]] = ("none", "zlib", "zstd")
 """Position is the number in the header: append only."""
 ENCRYPTED: Final = 16
@@ -61,7 +61,7 @@ KEY_BYTES: Final = 32
 KEY_ID_BYTES: Final = 4
 NONCE_BYTES: Final = 12
 HEAD_BYTES: Final = 2 + KEY_ID_BYTES
-"""Of a blob, by which one sees how it is sealed."""
+"""First bytes of a blob, which show how it is sealed."""
 
 PLAIN: Final = "plain"
 EARLY: Final = "early"
@@ -160,9 +160,9 @@ class Envelope:
         self.compression = compression
         self.keyring = Keyring(encryption_keys) if encryption_keys else None
         self.read_older = read_older
-        """Whether, with keys, a blob is read that they do not bind to its thread."""
+        """With keys: whether to read blobs that no key binds to their thread."""
         self.max_bytes = max_bytes
-        """Memory that what is read of a checkpoint may take."""
+        """Memory that the values of one checkpoint may take when they are read."""
         # A zstd context is 1.4 MB to allocate and belongs to one thread at a time.
         self._contexts = threading.local()
 
@@ -219,7 +219,7 @@ class Envelope:
 
         Raises:
             CorruptCheckpointError: It is cut or altered.
-            _LongerError: More would come out; no more than `most` ever do.
+            _LongerError: More than `most` bytes would come out; no more are ever produced.
         """
         try:
             if method == 0:
@@ -253,7 +253,7 @@ class Envelope:
 
 
 class _LongerError(Exception):
-    """More bytes would come out than may."""
+    """More bytes would come out than are allowed."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -373,8 +373,8 @@ class ThreadEnvelope:
     def moved(self, blob: bytes, place: bytes, target: "ThreadEnvelope") -> bytes:
         """Return a blob for the same place of a thread, the same or another.
 
-        With keys, nothing is taken that they do not open; what they do not bind is sealed.
-        Raises what `unwrap` does.
+        With keys, a blob that no key opens is refused, and a blob that is not bound is sealed anew.
+        Raises the errors of `unwrap`.
         """
         is_bound, stays = blob[:1] == bytes((SEALED_VERSION,)), self.thread == target.thread
         if self.envelope.keyring is None and (stays or not is_bound):

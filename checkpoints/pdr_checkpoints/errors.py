@@ -27,7 +27,7 @@ from typing import Final
 SHOWN: Final = 100
 """Characters of a name that a message repeats."""
 MOST: Final = 600
-"""Characters of what a message says of stored bytes."""
+"""Characters that a message quotes of stored bytes."""
 
 
 class SaverError(Exception):
@@ -131,9 +131,9 @@ class StoreRefusedError(SaverError, ConnectionError):
         self.code = code
         """The kind of refusal, a key of `REFUSALS`; ERR is any other."""
         self.reply = re.sub(r" script: (\w+, )?on @user_script.*", "", str(reply))
-        """What it answered, less the place in our script."""
+        """The server's answer, without the place in our script."""
         refusal = REFUSALS.get(code, OTHER_REFUSAL)
-        # The others say no more than the reason does.
+        # For all other codes, the reason says enough.
         shown = f" ({self.reply})" if code in {"ERR", "NOPERM"} else ""
         super().__init__(f"Redis at {where} {refusal.reason}{shown}: {refusal.remedy}")
 

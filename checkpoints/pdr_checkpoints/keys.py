@@ -51,9 +51,9 @@ class RegistryKeys:
     threads: str
     """Thread ids by ms of their last checkpoint."""
     expiries: str
-    """Those that expire, by ms of that."""
+    """Thread ids that expire, by the ms of their expiry."""
     walked: str
-    """There while the registry was walked through not long ago."""
+    """Exists for a time after a walk through the registry."""
 
 
 @lru_cache(maxsize=64)
@@ -70,7 +70,7 @@ def encode(text: str) -> bytes:
 
 
 def decode(raw: bytes) -> str:
-    """Undo `encode`. Of bytes that it did not make, make a name that belongs to nothing."""
+    """Undo `encode`. Other bytes become a name that belongs to nothing."""
     try:
         return raw.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:

@@ -52,7 +52,8 @@ return redis.call('DEL', KEYS[1])
 FENCE_TTL_S: Final = 30 * 24 * 3600
 """Tokens start again after a month without a lease; the random part still tells leases apart."""
 LEAST_FENCE_TTL_S: Final = 3600
-"""The same for threads that expire: no longer than the thread, but an hour."""
+"""Least of the same for threads that expire: their tokens live as long as they, but at least an
+hour."""
 WAIT_POLL_S: Final = 0.2
 
 _begun: Final[ContextVar[tuple[tuple[dict[str, Fence], Fence], ...]]] = ContextVar(

@@ -173,7 +173,8 @@ class Reader:
         try:
             return await self._tuples(loadings)
         except CorruptCheckpointError:
-            # Pruned, deleted or sealed anew between two reads, perhaps: real damage is still there.
+            # The thread may have been pruned, deleted or sealed anew between two reads. Real damage
+            # shows again.
             return await self._tuples(await self._records(places, self.envelope.allowance()))
 
     async def page(
@@ -192,8 +193,8 @@ class Reader:
     async def _each(self, places: Sequence[Place]) -> AsyncGenerator[CheckpointTuple, None]:
         """Read checkpoints in the round trips of one, and build one at a time.
 
-        What cannot be read together is read one by one: it may be too large only together, and
-        what was pruned meanwhile is left out.
+        Checkpoints that cannot be read together are read one by one. They may be too large only
+        together, and one that was pruned meanwhile is left out.
         """
         try:
             loadings = await self._records(places, self.envelope.allowance())

@@ -48,7 +48,7 @@ ITEMS: Final = 2
 BARE: Final = {"id": str, "ts": str, "channel_versions": dict, "versions_seen": dict}
 """What every checkpoint has, and of which type."""
 REMEMBERED_BYTES: Final = 8_000_000
-"""Of bodies whose digest is remembered: 250 drafts of 32 kB."""
+"""Total bytes of the bodies whose digest is remembered: 250 drafts of 32 kB."""
 SAMPLE: Final = 64
 """Bytes at each end of a body by which it is found again."""
 
@@ -95,8 +95,8 @@ class Place:
     def writes(self, task_id: str, number: int) -> bytes:
         """Return the field and index member of pending writes.
 
-        The number is how many there are, so that the same call made again finds its field taken.
-        A special write (an error, an interrupt) has a field of its own: its index is negative.
+        The number counts the writes, so that a repeated call finds its field taken. A special write
+        (an error, an interrupt) has a field of its own: its index is negative.
         """
         return keys.join(keys.WRITE, self.ns, self.checkpoint_id, task_id, str(number))
 
@@ -163,7 +163,7 @@ class Writes:
     """What one task wrote in one call."""
 
     time_ns: int
-    """Of two calls that wrote one index, the earlier stands."""
+    """Time of the call: if two calls wrote one index, the earlier one counts."""
     task_path: str
     cells: Sequence[Sequence[Any]]  # Any: int, str and Cell
     """Index, channel and value of each write."""
@@ -202,7 +202,7 @@ def _is_cell(cell: Cell) -> bool:
 
 
 def _is_plain_cell(cell: object) -> bool:
-    # Of a list; its items are of no further lists.
+    # An item of a list; it holds no further lists.
     return (
         isinstance(cell, list)
         and len(cell) == 2

@@ -36,7 +36,7 @@ WALKING_MS: Final = 60 * 1000
 CLUSTER_GRACE_MS: Final = 10 * 60 * 1000
 """In a cluster an entry is written before its thread, in another step: a young one is left."""
 GONE, KEPT = -2, -1
-"""What PTTL says of a key that does not exist, and of one that does not expire."""
+"""Reply of PTTL for a key that does not exist, and for one that does not expire."""
 
 SETTLE: Final = """
 for at = 1, #ARGV, 3 do
@@ -59,7 +59,7 @@ return redis.call('ZCARD', KEYS[1])
 """Notes when threads expire, and removes those that are gone, by triples: thread, time of the last
 checkpoint as it was seen, expiry (-1 never, -2 gone). One that has begun anew since then stays."""
 ASIDE_MS: Final = 3600 * 1000
-"""What an import or a copy that was cut short leaves goes after an hour."""
+"""Keys that an unfinished import or copy leaves behind expire after an hour."""
 SHOW: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if redis.call('EXISTS', KEYS[2]) == 0 then
@@ -82,13 +82,13 @@ if ARGV[1] ~= '' then
 end
 return 1
 """
-"""Makes an index that was written aside the one of its thread, and so the fields, which replace
-what an import of an early release left when it was killed. Returns 0 when there is nothing aside,
-and -1 when there are fields, and the thread has begun meanwhile."""
+"""Gives an index that was written aside the name of its thread's index. Does so for the fields too,
+which replace those that a killed import of an early release left. Returns 0 if nothing is aside,
+and -1 if there are fields and the thread has begun meanwhile."""
 AT_ONCE: Final = 1_000_000
 """Bytes of an arriving thread that are sent together."""
 AT_MOST: Final = 64
-"""Fields of it that are."""
+"""Fields of an arriving thread that are sent together."""
 
 
 def registration(
@@ -135,7 +135,7 @@ async def walk(store: Store) -> None:
         return
     first = 0
     while members := await store.call("ZRANGE", names.threads, first, first + PAGE - 1):
-        # What was removed moves the rest up.
+        # Removed entries move the following ones up.
         first += len(members) - await settle(store, members)
         await store.call("PEXPIRE", names.walked, WALKING_MS)
     if first:
@@ -263,8 +263,8 @@ class Arrival:
             CorruptCheckpointError: It came so slowly that its beginning has expired.
         """
         await self._send()
-        # Before it is shown, so that a kill leaves no thread without an entry; and after, since who
-        # lists the threads meanwhile removes an entry without a thread: one of that very time.
+        # Registered before it is shown, so that a kill leaves no thread without an entry. And
+        # after, since a process that lists the threads meanwhile removes an entry without a thread.
         first = registration(self._store, self._thread_id, self._ttl_s)
         await self._store.pipeline(first)
         lives_ms = "" if self._ttl_s is None else int(self._ttl_s * 1000)

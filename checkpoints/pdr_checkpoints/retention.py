@@ -116,7 +116,7 @@ class RetentionMethods(ThreadMethods):
         snapshot = {}
         for name, blob in (await self._fetch(thread.data, records)).items():
             record = CheckpointRecord.unpack(blob, envelope, name)
-            # All records are held at once, and little else of them than these bytes.
+            # All records are held at once, so only their bytes are kept.
             place = Place.of(thread_id, name)
             allowance.take(len(record.checkpoint) + len(record.metadata), place.described)
             snapshot[place] = record

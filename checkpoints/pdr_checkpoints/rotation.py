@@ -88,7 +88,7 @@ def parse_keys(text: str, where: str) -> tuple[bytes, ...]:
     """Read keys from a text; `where` names it in a message, which never shows a part of it.
 
     Raises:
-        StoreConfigError: It has none, or what is no key.
+        StoreConfigError: It has no key, or a word that is no key.
     """
     keys: list[bytes] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -193,7 +193,7 @@ class SealMethods(RetentionMethods):
                 if name[:1] in keys.WRAPPED:
                     seal = envelope.seal_of(head)
                     counts[seal] = counts.get(seal, 0) + 1
-                    # The kinds in this order are the shorter values.
+                    # Kinds that sort first have the shorter values.
                     chosen = min(chosen or name, name)
         unread = None
         if chosen and (blob := await self._store.call("HGET", data_key, chosen)) is not None:
@@ -271,7 +271,8 @@ class SealMethods(RetentionMethods):
             )
         source, target = self._session.envelope, Envelope(options.compression)
         if plain:
-            # What the call before it has done is plain; without keys nothing is shown to be true.
+            # A call that was cut short may have left plain values, and without keys nothing proves
+            # values true.
             source = Envelope(options.compression, options.encryption_keys, read_older=True)
         else:
             target = Envelope(options.compression, options.encryption_keys[:1])
@@ -313,14 +314,14 @@ class _Resealing:
     source: ThreadEnvelope
     target: ThreadEnvelope
     stamp: bytes
-    """Of the last write to the thread: nothing is written after one of somebody else. Each write
-    changes it, since pruning may meet a new part before anything refers to it."""
+    """Stamp of the last write to the thread: after a write of another process nothing is written.
+    Each write changes it, since pruning may meet a new part before anything refers to it."""
     fence: Fence
     used: set[bytes] = field(default_factory=set)
     """Parts, by their old digests, to which the values refer that are written next."""
 
     async def carry_out(self) -> int:
-        """Write what changes, and return how many values that are."""
+        """Write the values that change, and return their number."""
         store = self.saver._store
         thread = store.thread(self.thread_id)
         listed = frozenset(await store.members(thread.index))
@@ -340,7 +341,7 @@ class _Resealing:
                     commands.append(("HSET", thread.data, name, blob))
                     if former != name and former in listed:
                         commands.append(("ZADD", thread.index, b"0", name))
-                # Whoever prunes meanwhile takes a new part for a dead one.
+                # A process that prunes meanwhile takes a new part for an unused one.
                 needed = {
                     keys.part(renamed[each]) for each in self.used if keys.part(each) in listed
                 }

@@ -144,7 +144,7 @@ class RedisSaver(SealMethods):
             thread_id: The thread.
             ttl_s: Seconds after which a dead holder's lease runs out; None takes the option.
             wait_s: How long to wait for another holder.
-            owner: What others are told; None is host:pid.
+            owner: Name of the holder that others see; None is host:pid.
 
         Raises:
             ThreadBusyError: Another holder runs the thread.

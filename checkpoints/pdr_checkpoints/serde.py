@@ -285,7 +285,7 @@ def _named(each: Allowed | tuple[str, ...]) -> tuple[str, str]:
 
 
 class Allowance:
-    """How much memory what is read may still take."""
+    """The memory that values may still take while they are read."""
 
     __slots__ = ("_half", "left", "limit")
 
@@ -307,7 +307,7 @@ class Allowance:
     def surely_takes(self, body: bytes) -> bool:
         """Count a serialised value by an upper bound, if there is room for that.
 
-        Half of the limit is given away so: ordinary values are not looked into.
+        Half of the limit may be used this way, so that ordinary values need not be looked into.
         """
         most = MOST_PER_BYTE * len(body)
         if most > self.left - self._half:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 Call = Coroutine[Any, Any, T]
 
 UNKNOWN: Final = "unknown"
-"""Said where a managed server forbids CONFIG."""
+"""Stands for settings of a managed server that forbids CONFIG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +388,7 @@ class StoreTrial:
 TRIAL_BYTES: Final = 65_536
 """Size of the trial: about a small run's."""
 TRIAL_TTL_MS: Final = 60_000
-"""What a trial that is killed leaves is gone after so many milliseconds."""
+"""The key of a trial that was killed expires after so many milliseconds."""
 
 
 async def try_out(store: Store, for_s: float) -> StoreTrial:
@@ -430,7 +430,7 @@ async def try_out(store: Store, for_s: float) -> StoreTrial:
 
 async def _write_trial(store: Store, for_s: float) -> None:
     key = f"{store.prefix}:trial:{os.urandom(8).hex()}"
-    # Random: what can be compressed would say less of a disk.
+    # Random bytes, since compressible ones would take less room on a disk.
     value = os.urandom(TRIAL_BYTES)
     try:
         # Each write shows what the one before it has filled: the memory, or the disk.
@@ -441,7 +441,7 @@ async def _write_trial(store: Store, for_s: float) -> None:
             raise StoreRefusedError(store.connection.where, "ERR", reply)
         await store.brief(("UNLINK", key), for_s)
     except BaseException:
-        # A full server still deletes; of one that cannot, the time to live takes care.
+        # A full server still deletes. If this one cannot, the key expires.
         with suppress(SaverError):
             await store.brief(("UNLINK", key), 0.0)
         raise

@@ -10,7 +10,7 @@ operation of the saver can be repeated without harm (`HSET`, `HSETNX`, `ZADD` an
 scripts), so a lost reply is asked for again. What a server refuses for good is one sentence.
 
 No command takes longer than a few milliseconds of the server's time, however large a thread is:
-what is long is read in pages (`members`) and removed in chunks.
+long data are read in pages (`members`) and removed in chunks.
 """
 
 import asyncio
@@ -57,10 +57,10 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
     exceptions.InvalidResponse,
     ReplicasMissingError,
 )
-"""What is tried again, or becomes a sentence; anything else is a defect."""
+"""Errors that are retried, or become a message; any other error is a defect."""
 CREDENTIALS: Final = ("NOAUTH", "WRONGPASS")
 OWN_ANSWERS: Final = ("STALELEASE", "CHANGED")
-"""What the saver's own scripts answer."""
+"""Error replies of the saver's own scripts."""
 STEP: Final = 1010
 """Arguments that are applied at a time: two commands of 500 names, about a millisecond."""
 PAGE: Final = 500
@@ -144,7 +144,7 @@ class StoreRetry:
                 if code is not None and not REFUSALS.get(code, OTHER_REFUSAL).passes:
                     raise self._ended(error, code, 0.0) from error
                 spent_s = self._failed(started, total_s, error)
-                # Full jitter: a hundred runs that lost one server must not return as one.
+                # Jitter: a hundred runs that lost one server must not return at the same moment.
                 wait_s = pause_s * random.uniform(0.5, 1.0)
                 if spent_s + wait_s > total_s:
                     raise self._ended(error, code, spent_s) from error
@@ -166,7 +166,7 @@ class StoreRetry:
 
     def _failed(self, started: float, total_s: float, error: Exception) -> float:
         """Note a failed try and return the seconds that the server has been away."""
-        # After a silence this long nobody knows whether the server was away all the time.
+        # After so long without a try, it is not known whether the server was away all the time.
         if self.away_since is None or started - self.last_failure > total_s:
             self.away_since = started
             # For a server that never answered, the caller's error is enough.
@@ -219,7 +219,7 @@ class Store:
     pid: int | None = None
     """Process that the connections belong to; None before the first."""
     background: set[asyncio.Task[None]] = field(default_factory=set)
-    """What runs beside the callers; closing ends it."""
+    """Tasks that run beside the callers; closing ends them."""
 
     def thread(self, thread_id: str) -> ThreadKeys:
         """Return the keys of a thread."""

@@ -29,7 +29,7 @@ from pdr_checkpoints.store import Store
 PAGE: Final = 50
 """Threads asked for at a time."""
 SAMPLES: Final = 1000
-"""Fields of a thread that its size is judged by: exact up to so many, else an estimate."""
+"""Fields that the size of a thread is computed from: exact up to so many, else an estimate."""
 MAGIC: Final = b"pdr-checkpoints 1\n"
 SCAN: Final = 64
 """Fields asked for at a time: drafts of 32 kB make that about 1 MB."""
@@ -43,7 +43,7 @@ return {found[1], names}
 """
 """A page of the names of a hash's fields; HSCAN itself can leave out values since Redis 7.4."""
 FRAME_MORE: Final = 65_536
-"""Bytes that a field has besides its value: its name, and what wraps it."""
+"""Most bytes of a field beside its value: its name, and the envelope."""
 THREAD, FIELD, MEMBER, END = b"T", b"F", b"M", b"E"
 EXPORTED: Final = "the exported thread"
 
@@ -101,7 +101,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
     async def thread(self, thread_id: str) -> ThreadInfo | None:
         """Describe one thread; None when it has no checkpoints.
 
-        One whose description is damaged, or of a newer release, has only a `trouble`.
+        A thread whose description is damaged, or of a newer release, has only a `trouble`.
         """
         try:
             return await self._info(str(thread_id))
@@ -145,7 +145,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove all that is stored of a thread, except a lease that is held."""
         thread_id = str(thread_id)
-        # A change that is under way, its caller cancelled perhaps, would bring a part of it back.
+        # A change under way, whose caller may be cancelled, would bring a part of the thread back.
         await self._session.writer.batcher.settle(thread_id)
         thread = self._store.thread(thread_id)
         await self._store.call("UNLINK", thread.data, thread.index)
@@ -210,8 +210,8 @@ class ThreadMethods(BaseCheckpointSaver[str]):
             thread_id: Another id for it; None keeps the one that it had.
 
         Raises:
-            CorruptCheckpointError: The file is cut, altered or something else, or is encrypted,
-                gets another id, and no key opens it; nothing is kept.
+            CorruptCheckpointError: The file is cut, altered or no export. Or it is encrypted, gets
+                another id, and no key opens it. Nothing is kept.
             ThreadTakenError: The thread has checkpoints already.
         """
         frames = _FrameReader(chunks, self.options.max_checkpoint_bytes)
@@ -221,7 +221,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
             raise CorruptCheckpointError(EXPORTED, "it does not begin with an id")
         former_id = keys.decode(body)
         thread_id = former_id if thread_id is None else thread_id
-        # Fields without an index are what a killed import of an early release left.
+        # Fields without an index are left from a killed import of an early release.
         if await self._store.call("EXISTS", self._store.thread(thread_id).index):
             raise ThreadTakenError(thread_id)
         arrival = Arrival(self._store, thread_id, self.options.ttl_s)
@@ -272,7 +272,7 @@ class ThreadMethods(BaseCheckpointSaver[str]):
                 return
             score = await self._store.call("ZSCORE", registry, page[-1])
             earlier = latest if score is None else b"%d" % float(score)
-            # More than a page of one time: go on within it.
+            # More than a page of threads has the same time: go on within it.
             offset = offset + PAGE if earlier == latest else 0
             latest = earlier
 
@@ -283,7 +283,7 @@ class _FrameReader:
     def __init__(self, chunks: AsyncIterable[bytes], limit: int) -> None:
         self._chunks = aiter(chunks)
         self._limit = limit
-        """Bytes of a value."""
+        """Most bytes of a value."""
         self._buffer = bytearray()
         self._digest = hashlib.sha256()
 

@@ -1,4 +1,4 @@
-"""Writes checkpoints and pending writes, each in one round trip, several at once in one.
+"""Writes checkpoints and pending writes in one round trip each, or several together in one.
 
 The writer remembers which parts the server holds, so that a draft is sent once. Only what the
 server acknowledged counts, and it may be gone since: a crash without an append-only file, a prune
@@ -89,7 +89,7 @@ class Writer:
         self.ttl_s = ttl_s
         """Seconds that a thread lives after its last write; None keeps it."""
         self._sweep = sweep
-        """Has the registry swept, now and then."""
+        """Asks for a sweep of the registry, which is made now and then."""
         self._ledger = PartLedger()
         self._registered: dict[str, float] = {}
         """Clock of the latest entry of each thread in the registry, on Cluster."""
@@ -210,7 +210,7 @@ class Writer:
         builds_on = [name for name in change.builds_on if name not in change.members]
         needed = [*builds_on, *(keys.part(digest) for digest in held)]
         if not await self.store.write(thread_id, commands, fence, needed):
-            # One was removed. Nothing is stored yet: a checkpoint must not be seen without it.
+            # A member was removed. Nothing is stored yet: a checkpoint must not be seen without it.
             if builds_on and None in await self._scores(thread_id, builds_on):
                 change = merge([change, *(make() for make in change.rest)])
             commands = await self._commands(thread_id, change, change.parts)
@@ -255,7 +255,8 @@ class Writer:
         now = time.monotonic()
         if now - self._registered.get(thread_id, -REGISTER_EVERY_S) < REGISTER_EVERY_S:
             return
-        # Before the thread is written: an entry without a thread is harmless, the reverse is lost.
+        # Before the thread is written: an entry without a thread is harmless, but a thread without
+        # an entry is lost.
         await self.store.pipeline(registration(self.store, thread_id, self.ttl_s))
         self._registered = {
             name: at for name, at in self._registered.items() if now - at < REGISTER_EVERY_S

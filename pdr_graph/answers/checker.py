@@ -7,8 +7,8 @@ The first step that decides counts:
 3. Both are read as what they are (`values.py`), and compared by that (`equality.py`).
 4. math-verify compares what is its own: integrals, sums, limits, and whole texts.
 
-Formulas are computed, and math-verify runs, in a process that can be killed. What neither reads is
-unparseable.
+Formulas are computed, and math-verify runs, in a process that can be killed. An answer that neither
+can read is unparseable.
 
 Not covered: whether the reasoning is sound, and answers in prose.
 """
@@ -42,7 +42,7 @@ _FOREIGN = re.compile(r"\\(?:int|iint|oint|sum|prod|begin|det)(?![A-Za-z])|\\\\"
 _BROKEN = re.compile(r"(?<!\$)\$[ \t]*\n[^$]*\n[ \t]*\$(?!\$)|\\\([ \t]*\n[^\\]*\n[ \t]*\\\)")
 # The only number of a text, after "not".
 _DENIED = re.compile(r"\D*(?:\bnot|n't|\bnever)\s[^\d.,;]*[\d.,/]+\D*")
-# In characters: a whole text, in which math-verify finds the expression.
+# Characters of a whole text in which math-verify looks for the expression.
 _LONGEST_TEXT = 50_000
 _CACHE_SIZE = 20_000
 # An answer that timed out against this many others is not compared with more of them.
@@ -222,7 +222,7 @@ class Checker:
         return self._timeouts[answer] + vote.suspects[answer]
 
     def _blame(self, pair: _Pair, vote: VoteBudget, counted: Counter[str]) -> None:
-        """Count a timeout for the answer that had more before; for both where they had as many."""
+        """Count a timeout for the answer that has more timeouts; for both if they have as many."""
         gold, answer = (self._num_timeouts(each, vote) for each in (pair.gold, pair.answer))
         counted.update([pair.gold] * (gold >= answer) + [pair.answer] * (answer >= gold))
 
@@ -278,7 +278,7 @@ class Checker:
 
     async def _evaluate(self, formulas: list[Tree], watch: _CheckWatch) -> _Judgement | None:
         """Let the worker compute formulas; return the verdict if one took too long."""
-        # One at a time, so that each is computed once, and what takes too long is known.
+        # One at a time, so that each is computed once, and a formula that takes too long is known.
         for formula in dict.fromkeys(formulas):
             if formula in self._hard:
                 return self._timeout()

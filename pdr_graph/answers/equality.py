@@ -290,7 +290,7 @@ class AnswerComparison(FormulaComparison):
         if gold.name == answer.name and len(gold.parameters) == len(answer.parameters):
             if gold.parameters == answer.parameters:
                 return self.equal(gold.value, answer.value)
-            # Names that nobody writes, so that no other is caught.
+            # Names that no answer contains, so that no other variable is bound by mistake.
             bound = tuple(f"#{place}" for place in range(len(gold.parameters)))
             return self.equal(_renamed(gold, bound).value, _renamed(answer, bound).value)
         kinds = [each.parameters == () and each.name == ("name", "y") for each in (gold, answer)]

@@ -116,7 +116,7 @@ def formula(parts: Sequence[Token]) -> Tree:
     """Read one expression.
 
     Raises:
-        UnreadableError: It is none, or there is more.
+        UnreadableError: It is no expression, or something follows it.
     """
     return _formula(tuple(parts))
 
@@ -275,7 +275,7 @@ class _Parser:
         return tree
 
     def _descend(self) -> None:
-        """Count a level of what is within another; who fails need not count back."""
+        """Count a level of nesting; a failure ends the parser, so it need not be counted back."""
         self._depth += 1
         if self._depth > _DEEPEST:
             raise UnreadableError("an expression has too many levels")

@@ -1,8 +1,8 @@
 """Finds the final answer that a solution states.
 
-A box counts, or a line that says it is the answer. A bare last number does not: checkers that take
-it give credit to thoughts that were cut off. Of 400 GSM8K solutions cut before their answer line,
-math-verify's defaults credit 391.
+A box counts, or a line that says it is the answer. A bare last number does not: checkers that
+accept one give credit to thoughts that were cut off. Of 400 GSM8K solutions cut before their answer
+line, math-verify's defaults credit 391.
 
 Everything here takes time linear in the text: a solution may be a million characters of anything.
 """
@@ -273,7 +273,7 @@ def _unlabelled_end(answer: str) -> str:
 
 
 def _within_formula(rest: str, before: str) -> str:
-    r"""Cut a statement where the formula ends that its word stands in: \[\text{Answer: } 9\]."""
+    r"""Cut a statement at the end of the formula that contains its word: \[\text{Answer: } 9\]."""
     before = before.rpartition("\n\n")[2]
     end = _FORMULA_END.search(rest)
     if end is None or end.group() in ("\\[", "\\("):
@@ -299,7 +299,7 @@ def _read_statement(rest: str) -> str | None:
         return _read_statement(after)
     quantity = _QUANTITY.fullmatch(sentence)
     if quantity and not _NOT_A_UNIT.intersection(quantity.group(2).lower().split()):
-        # A unit can be another one than the gold answer's; what is counted is left out.
+        # A unit is kept, since it may differ from the gold answer's. A counted noun is left out.
         measured = unit_is_known(quantity.group(2).split()[0])
         return sentence if measured else quantity.group(1).lstrip("$ ")
     if formula := _LAST_FORMULA.search(sentence):

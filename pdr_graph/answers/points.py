@@ -1,8 +1,8 @@
 """Formulas are compared by their values at a few points.
 
 The points are rational and differ for every name. Rational values are exact, and computed here; the
-others come from the worker, with 40 digits. Two formulas that differ agree at all points as good as
-never, and two that are the same never differ: so nothing needs to be simplified.
+others come from the worker, with 40 digits. Different formulas agree at all points as good as
+never, and equal formulas never differ. So nothing needs to be simplified.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SIGNED = (1,) * 6 + (31,) * 6
 # Whole numbers, where floors differ from ceilings: one is even, one odd, one negative.
 _NUM_WHOLE = 3
 NUM_POINTS = len(_COMMON) + len(_SIGNED) + _NUM_WHOLE
-"""Of each name."""
+"""Points of each name."""
 
 
 _FEWEST_POINTS = 2
@@ -56,8 +56,8 @@ _DECIMAL = Decimal("1.001e-6")
 
 
 Approximation = tuple[Decimal, Decimal, bool]
-"""Real and imaginary part, and whether all on the way was real: the roots of negative numbers are
-not, though their product may be."""
+"""Real and imaginary part, and whether every step of the computation was real: roots of negative
+numbers are not, though their product may be."""
 
 
 Number = Fraction | Approximation | float
@@ -303,7 +303,7 @@ def close(left: Number, right: Number, *, decimal: bool) -> bool:
 class FormulaComparison:
     """Compares formulas by the values that are known.
 
-    A formula whose values are not known counts as different, and is added to `missing`. Who asks
+    A formula whose values are not known counts as different, and is added to `missing`. The caller
     evaluates these and compares again.
     """
 

@@ -35,7 +35,7 @@ Message = dict[str, Any]
 """A request to the script, or its reply."""
 
 WORKER = Path(__file__).with_name("worker.py")
-"""The script that runs math-verify: lines in, lines out, of which the first says it is ready."""
+"""The script that runs math-verify: lines in, lines out. Its first line says that it is ready."""
 
 _CLOSED = "the answer checker was closed"
 # Importing sympy takes 1 to 3 s, and many times that on a busy machine.
@@ -43,17 +43,17 @@ _START_TIMEOUT_S = 120.0
 # Share of the deadline after which a second child is started, which takes seconds: a child that
 # has not replied by then will most likely have to be killed.
 _SPARE_AFTER = 0.25
-# Of the deadline: by then a child that is well has ended what takes too long.
+# Multiple of the deadline by which a healthy child has ended a request that takes too long.
 _LATEST = 1.2
-# Bytes of a reply. The values of the longest answer that is read have less than a tenth of it.
+# Most bytes of a reply. The values of the longest answer that is read take less than a tenth.
 _LARGEST_REPLY = 1 << 24
 _LOOK_S = 0.05
 # Votes that are remembered as slow.
 _MOST_SLOW = 1000
 
 ORDINARY_S = 0.5
-"""Time that each request of a vote has free. Ordinary answers need a fiftieth of it, so that a vote
-on them does not depend on the speed of the machine."""
+"""Seconds of each request that do not count against the budget of its vote. Ordinary answers need a
+fiftieth of it, so that a vote on them does not depend on the speed of the machine."""
 
 _MOST_CUT = 16
 """Requests of a vote that may be cut short; then it makes no more of them."""
@@ -64,15 +64,15 @@ class VoteBudget:
     """Comparisons that belong together: they share a place in the queue, and a budget."""
 
     key: Hashable = None
-    """Votes of one key are one in the queue; None is a vote by itself."""
+    """Votes with one key share a place in the queue; None is a vote by itself."""
     spent_s: float = 0.0
-    """Time beyond what each request has free."""
+    """Seconds of its requests beyond `ORDINARY_S` of each."""
     num_cut: int = 0
     """Requests that were ended before the deadline of a request."""
     cut: set[object] = field(default_factory=set)
-    """What was not compared because the budget was spent; it is not tried again."""
+    """Comparisons that were not made because the budget was spent; they are not tried again."""
     suspects: Counter[str] = field(default_factory=Counter)
-    """Answers that were cut short, and how often."""
+    """Answers whose comparisons were cut short, and how often."""
     timeouts: Counter[str] = field(default_factory=Counter)
     """Comparisons without a verdict, by reason."""
 
@@ -109,7 +109,7 @@ _CURRENT: ContextVar[VoteBudget | None] = ContextVar("vote", default=None)
 
 @contextmanager
 def one_vote() -> Iterator[VoteBudget]:
-    """Make all comparisons within one vote; within another vote, go on with that."""
+    """Make all comparisons in the block within one vote; inside another vote, use that one."""
     around = _CURRENT.get()
     if around is not None:
         yield around
@@ -199,16 +199,17 @@ class Limits:
 
     num_workers: int = 2
     deadline_s: float = 5.0
-    """For one request, from the moment when a child that is ready gets it."""
+    """Seconds for one request, from the moment when a ready child gets it."""
     vote_s: float = 5.0
-    """For all requests of a vote, beyond `ORDINARY_S` for each. Once it is spent, its further
-    requests have `ORDINARY_S` each, and after 16 that are not enough it makes no more."""
+    """Seconds for all requests of a vote, beyond `ORDINARY_S` for each. Once they are spent,
+    further requests have `ORDINARY_S` each. After 16 requests that were cut short, the vote makes
+    no more."""
     most_waiting: int = 10_000
-    """Requests in the queue; who asks for more waits for a place."""
+    """Most requests in the queue; further ones wait for a place."""
     memory_bytes: int = 1 << 30
     """Address space of a child."""
     requests_per_child: int = 500
-    """After these a child is replaced, since sympy's caches grow."""
+    """Requests after which a child is replaced, since sympy's caches grow."""
 
 
 @dataclass(slots=True)
@@ -441,7 +442,7 @@ class WorkerPool:
         Raises:
             PDRError: The pool was closed.
         """
-        # Places are freed by threads, and who waits may be in any event loop.
+        # Places are freed by threads, and waiting callers may be in any event loop.
         while self.num_waiting >= self.limits.most_waiting:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_S)
         return await asyncio.wrap_future(self.submit(request, vote=vote, on_begin=on_begin))
@@ -457,7 +458,7 @@ class WorkerPool:
 
         Args:
             request: For the child.
-            vote: What it belongs to; None is a vote of its own.
+            vote: The vote of the request; None is a vote of its own.
             on_begin: Called from another thread when a child that is ready gets the request.
 
         Raises:

@@ -1,8 +1,9 @@
 """Numbers and formulas with their units.
 
 A unit is its dimensions and its size: 5 km and 5000 m are one quantity, 5 m and 5 s are not. A noun
-that is no unit of the table is a dimension of its own, so that 5 apples are not 5 pears. A unit is
-one only where the text makes it one, by LaTeX's text or a space and a name: 2m is a product.
+that is not in the table is a dimension of its own, so that 5 apples are not 5 pears. Letters are a
+unit only if the text marks them as one, by LaTeX's text or by a space before a name: 2m is a
+product.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Unit:
     dimensions: frozenset[tuple[str, int]]
     """Base dimensions with their powers, such as ("length", 2)."""
     size: Fraction = Fraction(1)
-    """Of one such unit, in base units."""
+    """Size of one such unit, in base units."""
 
 
 _SIZES: dict[str, tuple[str, str]] = {

@@ -25,7 +25,7 @@ class UnreadableError(ValueError):
 
 
 class OtherMeaningError(UnreadableError):
-    """The text is understood so far that it says something else than its number."""
+    """The text is understood to mean something else than a number in it."""
 
 
 class Token(NamedTuple):

@@ -18,9 +18,9 @@ class ClockTime:
     """A time of day."""
 
     seconds: int
-    """Since midnight; where no half of the day is said, as the clock shows."""
+    """Seconds since midnight; without a half of the day, as the clock shows."""
     half: str
-    """"a", "p", or empty where none is said."""
+    """"a", "p", or empty if none is stated."""
     terms: tuple[int, ...]
     """As it was written: 7:32 may also be a ratio."""
 
@@ -104,7 +104,7 @@ class Series:
     brackets: str = ""
     """"()" and "[]" give an order, "{}" and none do not."""
     decimal: Tree | None = None
-    """The number that 1,05 is where a comma is the decimal point."""
+    """The number 1.05 of a text 1,05, if its comma is a decimal point."""
     num_places: int = 0
     """Figures after that comma."""
 
@@ -199,7 +199,7 @@ def ends_of(form: Tree) -> list[Tree]:
 
 
 def members(form: Tree, ends: list[Tree], same: Callable[[Tree, Tree], bool]) -> list[bool]:
-    """Return which ends, and which gaps between them, belong to a set: gap, end, gap, … gap."""
+    """Return whether each gap and each end belongs to a set, in the order gap, end, gap, … gap."""
 
     def place(tree: Tree) -> int:
         return next((n for n, end in enumerate(ends) if same(tree, end)), 0)

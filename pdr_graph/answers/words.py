@@ -1,4 +1,4 @@
-"""Answers in words, and what else is no formula: times, dates, numerals of a base."""
+"""Answers that are no formula: words, times, dates, numerals of a base."""
 
 from __future__ import annotations
 

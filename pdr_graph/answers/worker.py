@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 _OUT_OF_MEMORY = 70
-"""How a copy ends that has no memory left for its request."""
+"""Exit status of a copy that has no memory left for its request."""
 
 # One object a line, in both directions.
 _Line = dict[str, Any]
@@ -69,7 +69,8 @@ class MathVerify:
         return "correct" if equal and not self._far_apart(golds[0], answers[0]) else "wrong"
 
     def _read(self, text: str) -> list[Any]:
-        # Its fallback is a string of what it failed to read, often cut: no use to compare two.
+        # Its fallback is the text that it failed to read, often cut. Comparing two of these is no
+        # use.
         options: dict[str, Any] = {"fallback_mode": "no_fallback", "parsing_timeout": None}
         if text.startswith("\\boxed"):
             # By default it would look for any number within what it cannot read.
@@ -197,7 +198,7 @@ class FormulaValues:
         """Return a part of a number if two precisions agree on it; None if they do not."""
         if part and abs(part - before) <= abs(part) * self._AGREEMENT:
             return part
-        # What is left of a part that is 0 shrinks with the precision.
+        # The remainder of a part that is 0 shrinks with the precision.
         return 0 if abs(part) <= noise < self._SURELY_ZERO else None
 
     def _compute(self, formula: _Formula, at: dict[str, Any]) -> Any:
@@ -239,7 +240,7 @@ class FormulaValues:
         return self._in_reals(self._functions[formula[1]](*values), *values)
 
     def _in_reals(self, value: Any, *arguments: Any) -> Any:
-        """Notice where a function of real numbers leaves them."""
+        """Notice if a function of real numbers gives a result that is not real."""
         if self._mp.im(value) != 0 and not any(self._mp.im(each) for each in arguments):
             self._is_real = False
         return value
@@ -272,7 +273,7 @@ class FormulaValues:
 
 
 class WorkerLibrary:
-    """What requests are answered with."""
+    """The libraries that answer requests."""
 
     def __init__(self) -> None:
         self.math_verify = MathVerify()

@@ -1,7 +1,7 @@
 """The command line `pdr-graph`, and what holds for its whole process.
 
-Only what Python has loaded by itself is imported here. Until `main` takes it, Ctrl-C shows a
-traceback, and loading `signal`, `typing` or `collections.abc` takes most of that time.
+This file imports only modules that Python has loaded already. Ctrl-C shows a traceback until `main`
+handles it, and loading `signal`, `typing` or `collections.abc` would take most of that time.
 """
 
 import _signal  # type: ignore[import-not-found]  # what `signal` is made of, compiled in
@@ -52,7 +52,7 @@ def readable(text: str) -> str:
 
 def main() -> None:
     """Run the command line of this process."""
-    # Nothing is begun yet, and an import makes a traceback of an interrupt, or swallows it.
+    # Nothing has begun yet, and an import turns an interrupt into a traceback, or swallows it.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _leave)
     import gc
@@ -73,8 +73,8 @@ def run(arguments: "Sequence[str]") -> int:
 def work_begins() -> None:
     """Let Ctrl-C raise `KeyboardInterrupt` again, and Python look for garbage: all is imported.
 
-    What was imported is no garbage at the end either. Python would look through it once more there,
-    for a sixth of all that `pdr-graph threads` takes.
+    Imported objects are no garbage at the end either. Python would search them once more there,
+    which takes a sixth of the time of `pdr-graph threads`.
     """
     import gc
 

@@ -122,8 +122,8 @@ def make_app(only: str | None = None) -> typer.Typer:
     """Return the command line.
 
     Args:
-        only: The command that takes its options, to save the time of building the others'. None
-            builds all, for those who lay out the options.
+        only: The one command whose options are built, to save time. None builds the options of all,
+            to list them.
     """
     app = typer.Typer(
         name="pdr-graph",
@@ -227,7 +227,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 _Row = tuple[str, str, bool]
-"""A name, what is said of it, and whether it is required."""
+"""A name, its description, and whether it is required."""
 
 NAMES, GAP = 26, 2
 """Columns of names, and after them; a longer name has a line of its own."""
@@ -236,7 +236,7 @@ SHORT = 12
 WIDE, WIDEST = 72, 100
 """Columns from which names and texts stand side by side, and the longest line."""
 INDENT = 6
-"""Of a text beneath its name."""
+"""Columns before a description that stands beneath its name."""
 
 
 class CommandWithHelp(TyperCommand):

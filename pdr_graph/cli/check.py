@@ -38,7 +38,7 @@ class Case:
     """One line."""
 
     id: object
-    """As given, a text or number; the number of the line without one."""
+    """As given, a text or number; without one, the number of the line."""
     gold: str
     pred: str
     mode: Mode
@@ -67,7 +67,7 @@ class _Count:
         self.seconds.append(result.seconds)
 
     def summary(self) -> str:
-        """Say it all in one line."""
+        """Return the number of each verdict and the median time, in one line."""
         median = statistics.median(self.seconds) * 1000 if self.seconds else 0.0
         return joined(
             [
@@ -82,11 +82,11 @@ def check_command(command: CheckCommand, output: Output) -> None:
     """Check every line, and write the verdicts in the order of the lines.
 
     Raises:
-        ConfigError: the file cannot be read, or lines were no cases; the others were checked.
+        ConfigError: the file cannot be read, or some lines are no cases; all others were checked.
     """
     default = _reading(command.mode)
     if default is None:
-        raise ConfigError(f"--mode {command.mode!r} is none; known are {', '.join(READINGS)}")
+        raise ConfigError(f"--mode {command.mode!r} is unknown; known are {', '.join(READINGS)}")
     limits = Limits(command.workers, command.deadline)
     name, source = _opened(command.file)
     with source:
@@ -106,9 +106,9 @@ def _reading(text: object) -> Reading | None:
 def _mode_of(pred: str, gold: str, reading: Reading, *, truncated: bool) -> Mode:
     """Choose how a prediction is read.
 
-    A text without a box or an answer line counts as an answer alone only where it is a line that
-    reads as a number, a formula or an option, or as words where the gold answer is words. A text
-    that was cut has not come to its answer.
+    A text without a box or an answer line is read as a bare answer only if it is one line that
+    reads as a number, a formula or an option, or as words if the gold answer is words. A text that
+    was cut has not reached its answer.
     """
     if reading != "auto":
         return reading
@@ -132,7 +132,7 @@ def parse_case(line: bytes, where: str, number: int, default: Reading) -> Case:
     asked = row.get("mode")
     reading = default if asked is None else _reading(asked)
     if reading is None:
-        raise ConfigError(f"{where}: mode {asked!r} is none; known are {', '.join(READINGS)}")
+        raise ConfigError(f"{where}: mode {asked!r} is unknown; known are {', '.join(READINGS)}")
     if not isinstance(identity, str | int | None):
         raise ConfigError(f"{where}: id {identity!r:.60} must be text or a whole number")
     if not isinstance(truncated, bool | None):
@@ -205,7 +205,7 @@ async def _check_all(
     try:
         while (next_one := await ordered.get()) is not None:
             if isinstance(next_one, OSError):
-                raise ConfigError(f"{name} cannot be read on: {next_one.strerror}")
+                raise ConfigError(f"{name} cannot be read further: {next_one.strerror}")
             await _write(next_one, count, output)
             room.release()
     finally:

@@ -1,4 +1,4 @@
-"""All that can be typed: a model for each command.
+"""The commands, their arguments and options: one model for each command.
 
 Nothing here imports what carries a command out, so that the help does not wait for it.
 """
@@ -35,13 +35,13 @@ SETTINGS = OptionGroup(
     Settings, tuple(name for name in Settings.model_fields if name not in Settings.unspoken)
 )
 BUT_JUDGE = OptionGroup(Settings, tuple(name for name in SETTINGS.names if name != "judge"))
-"""Settings of the command that makes judges, where --judge names one to be measured."""
+"""All settings but the judge: in `pdr-graph judge`, --judge names the judge to be measured."""
 STORAGE = OptionGroup(Settings, ("redis_url", "encryption_key_file", "data_dir", "max_bytes"))
 DEFAULTS = OptionGroup(
     PDRConfig,
     tuple(name for name in PDRConfig.model_fields if name not in {"preset", "seed", *STRATEGY}),
 )
-"""What may hold for all presets alike."""
+"""Fields whose values may apply to every preset."""
 SIZING = OptionGroup(
     PDRConfig,
     (
@@ -49,11 +49,11 @@ SIZING = OptionGroup(
         *("kappa", "max_tokens", "solution_tokens"),
     ),
 )
-"""What a model server's context and batch are sized by."""
+"""Fields that determine a model server's context and batch size."""
 
 
 class RunCommand(SettingsCommand):
-    """What every run takes."""
+    """Options of every command that runs the method."""
 
     trace: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Append every model call in full to this file, one JSON object a line."""
@@ -221,7 +221,7 @@ class UpCommand(SettingsCommand):
 
     @property
     def settings_file(self) -> Path | None:
-        """The file that is written is read only if it is the folder's own."""
+        """The file that is written, if it is the folder's own `.env`; no other is read."""
         same = self.env_file is not None and self.env_file.absolute() == ENV_FILE.absolute()
         return self.env_file if same and ENV_FILE.is_file() else None
 

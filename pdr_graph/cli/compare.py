@@ -51,7 +51,8 @@ def need(what: str, *packages: str, of: str = "eval") -> None:
     """Refuse a feature whose packages are not installed.
 
     Raises:
-        ConfigError: it names the first of them, and the extra that holds it.
+        ConfigError: a package is missing; the message names the first one and the extra that
+            installs it.
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:

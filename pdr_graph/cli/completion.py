@@ -1,7 +1,7 @@
 """What the shell completes: strategies and their parts, values that an option knows, stored runs.
 
-Nothing is started for it. Stored runs are offered only where their store runs already, and answers
-within a fraction of a second.
+Completion starts no server. It offers stored runs only if their store is already running and
+answers within a fraction of a second.
 """
 
 import os
@@ -23,7 +23,7 @@ PATIENCE_S = 0.4
 REGISTRY = "checkpoint:threads"
 """The key of the saver's registry. Asking the saver itself would take LangGraph's seconds."""
 MOST_THREADS = 500
-"""Runs that are looked at, the last written first."""
+"""Most runs that are offered, the last written first."""
 
 
 def words_to_complete() -> list[str]:
@@ -94,7 +94,7 @@ _PARTS: dict[str, Callable[[], list[str]]] = {
 
 
 def _threads(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the stored runs whose names begin so; none where the store does not answer."""
+    """Return the stored runs whose names begin so; none if the store does not answer."""
     found: list[str] = []
     named = {
         name: context.params[name]
@@ -103,7 +103,7 @@ def _threads(context: typer.Context, incomplete: str) -> list[str]:
     }
 
     def look() -> None:
-        # Whatever is wrong, a shell that completes a line is no place to say it.
+        # A shell that completes a line has no place to show an error.
         try:
             found.extend(_stored(named, incomplete))
         except Exception:  # noqa: BLE001

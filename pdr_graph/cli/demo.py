@@ -61,8 +61,8 @@ PROBLEMS = (
     DemoProblem("A rectangle is 9 cm long and 5 cm wide. What is its perimeter in cm?", "28"),
     DemoProblem("A pack has 6 pens. Ann buys 4 packs and gives 7 away. How many are left?", "17"),
 )
-"""Chosen by drafts of the model: of four, one to four are right, three on average. Three of them
-were changed after a first run of all strategies, to be in that band."""
+"""Chosen by four drafts of the model for each problem: one to four are right, three on average.
+Three problems were changed after a first run of all strategies, to be in that range."""
 
 STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
@@ -74,7 +74,7 @@ STRATEGIES: Mapping[str, Mapping[str, object]] = MappingProxyType(
 )
 """In the order they are run, with few enough calls to be watched."""
 IN_FULL = "pdr"
-"""The strategy whose run on a problem of the user's is shown in full: it has most parts."""
+"""The strategy whose run on a user's problem is shown in full, since it has the most parts."""
 
 B_SEQ = 240
 """Completion tokens that each strategy may spend on its longest path, whatever its shape."""
@@ -148,7 +148,7 @@ def demo_config(name: str, fields: Mapping[str, object] = MappingProxyType({})) 
 async def _opened(settings: Settings, output: Output) -> AsyncIterator[tuple[Saver, ModelClient]]:
     """Open the store, and then the demonstration's model where the user has named none.
 
-    In this order: a store that cannot work is told before a model is fetched.
+    In this order, so that a store that cannot work is reported before a model is fetched.
     """
     async with open_saver(settings, output.say) as saver:
         named = settings.base_url is not None or settings.model is not None
@@ -319,7 +319,7 @@ class DemoBoard:
         table.add_column("problem", no_wrap=True)
         titles = ("answer", *(each.name for each in self.strategies))
         for title, width in zip(titles, (wide, *columns), strict=True):
-            # Of its full width from the start, lest the table jump as answers come.
+            # Full width from the start, so that the table does not jump as answers come.
             table.add_column(title, justify="right", no_wrap=True, min_width=width)
         for index, answer in enumerate(answers):
             problem = Text(one_line(self.strategies[0].runs[index].problem.text))

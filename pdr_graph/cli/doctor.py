@@ -97,7 +97,7 @@ async def _all_checks(settings: Settings, *, calls: bool) -> list[Check]:
 
 
 class CheckTable:
-    """Of each check its state, its name, what was found, and what to do about it.
+    """The checks: of each its state, its name, what was found and what to do.
 
     On a narrow terminal the name stands before what was found, and not in a column of its own.
     """
@@ -138,11 +138,11 @@ async def server_checks(settings: Settings) -> list[Check]:
 
 
 async def model_checks(settings: Settings, *, calls: bool = True) -> list[Check]:
-    """Check what answers at the base URL, or what would run in its place.
+    """Check the model at the base URL, or the embedded one if there is no base URL.
 
     Args:
         settings: Where it is.
-        calls: Whether to try by a few small calls what it honours.
+        calls: Whether to make a few small calls, which show the features that it supports.
     """
     url = settings.base_url
     if url is None:
@@ -193,7 +193,7 @@ async def model_checks(settings: Settings, *, calls: bool = True) -> list[Check]
 
 @dataclass(slots=True)
 class DateHeaders:
-    """What the `Date` of replies says of another machine's clock."""
+    """Reads another machine's clock from the `Date` header of its replies."""
 
     found: list[float] = field(default_factory=list)
     """Seconds by which it was ahead of ours, at each reply."""
@@ -204,7 +204,7 @@ class DateHeaders:
             told = parsedate_to_datetime(reply.headers["date"]).timestamp()
         except (KeyError, ValueError, TypeError, OverflowError):
             return
-        # It is cut to whole seconds.
+        # The date is cut to whole seconds, so on average half a second is missing.
         self.found.append(told + 0.5 - time.time())
 
     @property

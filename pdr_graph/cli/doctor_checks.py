@@ -183,7 +183,7 @@ LONG_SAMPLE = " ".join(f"Line {number}: the sum of {number} and 7." for number i
 TRIAL_TOKENS = 64
 """Most tokens of the reply to the first call."""
 TRIAL_BUDGET = 8
-"""Its budget of thought."""
+"""Thinking budget of the first call, in tokens."""
 TRIAL_S = 30
 """Seconds that each call may take."""
 REPLY_BYTES = 262_144

@@ -86,7 +86,7 @@ def evaluate(command: EvalCommand, output: Output) -> None:
         )
     if command.ray is not None:
         refuse_cluster(command.ray, settings)
-    # Last of all: it may have to be downloaded.
+    # Loaded last, since the data may have to be downloaded.
     problems = load_problems(command.data).first(command.limit)
     plan = EvalPlan(
         problems=problems,
@@ -218,7 +218,7 @@ class EvalSession:
         return limit * (self.num_workers or 1)
 
     def _claim(self, saver: Saver) -> Claim | None:
-        """Return how this process holds a thread; None where it need not."""
+        """Return the claim by which this process holds a thread; None if none is needed."""
         alone = self.settings.redis_url is None or self.num_workers is not None
         return None if alone else by_lease(saver)
 
@@ -238,7 +238,7 @@ class EvalSession:
 
 
 async def _answer(models: Models) -> bool:
-    """Tell whether all endpoints answer now."""
+    """Tell whether all endpoints answer at this moment."""
     from pdr_graph.llm.chat_vllm import ChatVLLM  # late, as `open_client` does
 
     async with make_http_client() as http:
@@ -290,7 +290,7 @@ def refuse_cluster(address: str, settings: Settings) -> None:
 
 
 def by_lease(saver: Saver, wait_s: float = 0.0) -> Claim | None:
-    """Return how a thread is held against other machines; None where the store cannot."""
+    """Return a claim that keeps other machines off a thread; None if the store has no leases."""
     if not isinstance(saver, RedisSaver):
         return None
 

@@ -17,7 +17,7 @@ from pdr_graph.errors import redacted
 
 BAD_REQUEST, FAILED, INTERRUPTED = 2, 1, 130
 PATIENCE_S = 10.0
-"""Time for a launcher to stop this process, where the main one has told what ended both."""
+"""Seconds to wait for a launcher to stop this process, once the main one has said why both end."""
 
 
 class RunEndedError(Exception):
@@ -27,9 +27,9 @@ class RunEndedError(Exception):
         self.way_on = way_on
         """The line that says how to continue."""
         self.exit_code = exit_code
-        """Holds where a signal ended the run; else the one of `cause` does."""
+        """Exit code after a signal; otherwise the exit code of `cause` counts."""
         self.cause = cause
-        """What the run failed of; None after a signal."""
+        """The error that the run failed with; None after a signal."""
         super().__init__(way_on)
 
 
@@ -81,7 +81,7 @@ def _say(error: BaseException, output: Output, speaker: str = "", *, debug: bool
 
 
 def _told_by_main(error: Exception) -> int | None:
-    """Return the exit code of a rank whose main process says what ended both; else None."""
+    """Return the exit code of a rank if the main process says why both end; else None."""
     from pdr_graph.train.preparation import RankError
 
     if isinstance(error, RunEndedError) and error.cause is None:

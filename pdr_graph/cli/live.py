@@ -35,7 +35,7 @@ class Bar:
 
 
 class Board(Protocol):
-    """What is known of something that goes on; read from a thread of the display."""
+    """The progress of some work; the display reads it from a thread of its own."""
 
     silence_s: float
     """Longest time between plain lines, in seconds."""
@@ -49,7 +49,7 @@ class Board(Protocol):
         return ()
 
     def lines(self) -> Sequence[str]:
-        """Return what to say where there is no terminal; the same lines are not said again."""
+        """Return the lines for a pipe or a file; unchanged lines are not repeated."""
 
 
 class LiveDisplay:
@@ -162,7 +162,7 @@ def _column() -> Column:
 
 
 class _BarColumn(ProgressColumn):
-    """A bar that gives way to text on a narrow terminal, and none where there is no total."""
+    """A bar that shrinks for text on a narrow terminal; without a total there is no bar."""
 
     def render(self, task: Task) -> RenderableType:
         bar: Bar = task.fields["bar"]

@@ -2,7 +2,8 @@
 
 A command is a model, and so are the settings and the config that it takes. Each field becomes an
 option: its name in kebab case, its docstring as the help text. A field that was not given is left
-out, so that presets and the environment keep their say. pydantic checks what was given.
+out, so that the values of presets and of the environment still apply. pydantic checks what was
+given.
 """
 
 import inspect
@@ -30,7 +31,7 @@ Given = dict[str, object]
 """Fields that the user named, and their values, still to be checked."""
 
 NONE = "none"
-"""Says None where a field admits it."""
+"""What a user types for None, for fields that admit it."""
 
 FIRST = "Options"
 """The panel that the help shows first."""
@@ -60,7 +61,7 @@ _PANELS: Mapping[str, set[str]] = {
 """Fields that have a panel of their own in every command, in the order of the help."""
 
 OPTION_NAMES = {"redis_url": "checkpoint", "_env_file": "env_file"}
-"""Options of shared models that are called otherwise than their field."""
+"""Options of shared models whose name differs from that of their field."""
 
 _METAVARS: Mapping[object, str] = {int: "INTEGER", float: "NUMBER", tuple: "LIST"}
 _REPEATED: Mapping[str, str] = {"model_for": "ROLE=NAME[@URL]", "price": "NAME=IN/OUT"}
@@ -77,7 +78,7 @@ class OptionGroup:
     panel: str = STRATEGY
     """Where the help shows what has no panel of its own."""
     defaults: Mapping[str, str] | None = None
-    """What the help says of fields that are not given, where that is not the model's default."""
+    """What the help shows as the default of a field, if it is not the model's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Flag:
     name: str | None = None
     metavar: str | None = None
     short: str | None = None
-    """One letter after a dash that says the same; None where there is none."""
+    """Short form, such as `-q`; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +171,13 @@ def with_variables(
 ) -> Given:
     """Return the strategy of a command: what was typed, then the variables `PDR_…`, then `.env`.
 
-    A preset that is typed leaves out what would make another strategy of it.
+    If a preset is typed, variables that would change its strategy are left out.
 
     Args:
         given: What was typed.
         group: The fields that the command takes.
         env_file: A file that is read in place of `.env`; None is that one.
-        say: Told in a line what was taken.
+        say: Receives a line on the variables that were used.
 
     Raises:
         ConfigError: a variable has a value that does not fit; the sentence names it.
@@ -205,7 +206,7 @@ def with_variables(
 
 
 _SHOWN = 40
-"""Characters of a variable's value."""
+"""Characters of a variable's value that are shown."""
 
 
 def _command(model: type[AnyCommand], typed: Mapping[str, Any]) -> AnyCommand:

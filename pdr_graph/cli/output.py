@@ -188,7 +188,7 @@ def refuse_place(file: Path, option: str, named: Path | None = None) -> None:
 
     Args:
         file: What will be written; its folder will be made.
-        option: That names it.
+        option: The option that names the file.
         named: What was typed, where that is not the file itself.
 
     Raises:
@@ -219,7 +219,7 @@ class LogLines(logging.Handler):
         self._said: set[str] = set()
 
     def install(self) -> None:
-        """Replace an earlier one."""
+        """Install this handler in place of an earlier one."""
         root = logging.getLogger()
         for each in root.handlers:
             if isinstance(each, LogLines):
@@ -265,7 +265,7 @@ def fitted(
     """Return a table of one line a row; None where it does not fit.
 
     Args:
-        titles: Of the columns.
+        titles: Titles of the columns.
         rows: Their cells, which are cut where they must be.
         width: Columns of the terminal.
         giving: The columns that may be cut, the first to give way first.

@@ -24,7 +24,7 @@ ANSWERS_SHOWN = 4
 ANSWER_CHARS = 24
 
 STARTING, DRAFTING = "starting", "drafting"
-"""What a run does before its first round or call, and in a round of drafts."""
+"""The value of `doing` before the first round or call, and in a round of drafts."""
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class RunProgress:
         return [answers, [counted(self.tokens, "token"), f"{self.seconds:.1f} s"]]
 
     def answers(self) -> list[str]:
-        """Say how often which answer came in this round, the most frequent first."""
+        """Return the answers of this round with their counts, the most frequent first."""
         answers = [answer for answer, _ in list(self.drafts.values()) if answer is not None]
         counts = Counter(map(one_line, answers))
         shown = [
@@ -156,7 +156,7 @@ def _short(answer: str) -> str:
 
 @contextmanager
 def shown(output: Output, progress: RunProgress) -> Iterator[OnEvent]:
-    """Show a run while the block lasts; yields what takes its events."""
+    """Show a run while the block lasts; yields a function that takes its events."""
     with LiveDisplay(output, progress) as display:
 
         def take(event: RunEvent) -> None:

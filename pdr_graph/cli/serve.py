@@ -136,7 +136,7 @@ def _announce(
     if output.json:
         output.show_json({"base_url": address, "models": list(catalogue.names)})
     else:
-        typer.echo(address)  # for who started this with port 0
+        typer.echo(address)  # for a caller that chose port 0
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first stops a run where it can be resumed, the second at once."""
+"""Ctrl-C and SIGTERM: a first signal stops a run where it can be resumed, a second at once."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_S = 1.0
-"""A launcher passes on what the terminal has sent to all: within this it is one signal."""
+"""Seconds in which signals count as one: a launcher passes on what the terminal sent to all."""
 _CHUNK = 16
 
 
@@ -36,7 +36,7 @@ class Stopper:
 
     @cached_property
     def control(self) -> "RunControl":
-        """What is handed to the run, which it drains at the first signal."""
+        """The control that the run is given; the first signal asks it to drain."""
         from langgraph.runtime import RunControl  # late: signals are taken before it has loaded
 
         return RunControl()
@@ -64,7 +64,7 @@ class Stopper:
             raise RunEndedError(way_on(), 128 + (self.received or signal.SIGINT)) from None
         except ConfigError:
             raise
-        # Whatever ended the run, the top of the command line says it; here we add the way on.
+        # The top of the command line reports the error; here we add how to continue.
         except Exception as error:
             if not begun():
                 raise
@@ -90,7 +90,7 @@ class Stopper:
             return
         if self._task is not None:
             self._task.cancel()
-        # Whoever signals once more does not want to wait for any tidying up.
+        # After a second signal nothing is waited for, not even cleaning up.
         loop = asyncio.get_running_loop()
         for each in SIGNALS:
             loop.remove_signal_handler(each)
@@ -118,8 +118,8 @@ class TrainStopper:
     received: int | None = None
     """The first signal's number; None as long as there was none."""
     deaf: bool = False
-    """Whether to ignore signals after the block. What ended the run is said first, whatever a
-    launcher sends whose other processes have ended as well."""
+    """Whether to ignore signals after the block, so that the cause of the end is reported even if a
+    launcher sends signals because other processes have ended."""
     _at: float = 0.0
     _before: dict[int, object] = field(default_factory=dict)
 

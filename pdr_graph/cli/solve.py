@@ -66,8 +66,8 @@ class RunSession:
         """Read the settings of a command, and the files that they name.
 
         Raises:
-            ConfigError: they are malformed or disagree, a file cannot be read, the judge is none,
-                or the trace cannot be written.
+            ConfigError: the settings are malformed or disagree, a file cannot be read, the judge
+                file is no judge, or the trace cannot be written.
         """
         if command.answer_only and command.as_json:
             raise ConfigError("--answer-only and --json write different things; drop one of them")
@@ -85,7 +85,7 @@ class RunSession:
 
     @property
     def judge_is_typed(self) -> bool:
-        """Whether the judge is meant for this run, and not only for whatever weighs drafts."""
+        """Whether the judge is meant for this run, and not for any run that may weigh drafts."""
         return "judge" in self.command.settings
 
     async def carry_out(self, check: Check, start: Start) -> "Result":
@@ -154,7 +154,7 @@ class RunSession:
 
 
 def _show_answer(result: "Result", output: Output) -> None:
-    """Write the answer and nothing else; of a run that states none by its kind, the solution.
+    """Write only the answer; for the answer kind `text`, which has none, write the solution.
 
     Raises:
         typer.Exit: the solution states no answer, which a script must notice.
@@ -235,7 +235,7 @@ def resume_command(command: ResumeCommand, output: Output) -> None:
         if past.namespace:
             raise OtherGraphError(session.thread_id)
         if past.questions:
-            # Of a run that waits, --answer is the person's, and not the kind of the run's answers.
+            # For a run that waits, --answer is the person's answer, and not the answer kind.
             answer = changes.pop("answer", None)
         progress = RunProgress(len(past.config.widths), tokens=past.ledger.b_total)
         if past.rounds and {"drafter", "distiller"} & set(past.next):

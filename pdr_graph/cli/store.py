@@ -41,7 +41,7 @@ LEASE_S = 10.0
 """Seconds after which the run of a killed process may be taken over."""
 BUSY = "it is in progress"
 TELL_EVERY_S = 2.0
-"""Between two lines on how far a long work is."""
+"""Seconds between two lines on the progress of long work."""
 
 
 @asynccontextmanager
@@ -58,7 +58,7 @@ async def open_saver(
         settings: Where it is.
         say: Receives a line on what is started.
         ttl_s: Seconds that a thread is kept after its last write; None keeps it until deleted.
-        read_older: With keys: read also what they do not bind to its thread.
+        read_older: With keys: also read values that no key binds to their thread.
 
     Raises:
         CheckpointError: the store refuses to work, with its address.
@@ -103,8 +103,8 @@ async def open_redis(
         url: Where it is.
         ttl_s: Seconds that a thread is kept after its last write; None keeps it until deleted.
         encryption_keys: The first seals what is stored, all open it; empty stores it plain.
-        read_older: Whether to read, with keys, what none of them binds to its thread.
-        max_bytes: Memory that what is read of a checkpoint may take.
+        read_older: With keys: whether to read values that no key binds to their thread.
+        max_bytes: Memory that the values of one checkpoint may take when they are read.
 
     Raises:
         CheckpointError: the server refuses a command.
@@ -158,7 +158,7 @@ async def alone(saver: Saver, thread_id: str, say: Callable[[str], None]) -> Asy
     wait_s = 0.0
     known = await saver.thread(thread_id)
     if known is not None and known.holder is not None and not _lives_here(known.holder):
-        # Its process may have been killed, and its lease then runs out in a moment.
+        # The other process may have been killed; then its lease soon runs out.
         wait_s = LEASE_S + 1
         say(f"thread {thread_id!r} was run by {known.holder}; waiting up to {wait_s:.0f} s for it")
     async with saver.lease(thread_id, ttl_s=LEASE_S, wait_s=wait_s):
@@ -185,17 +185,18 @@ def check_named(thread: str | None, *, last: bool) -> None:
 
 
 async def named_thread(saver: Saver, thread: str | None) -> str:
-    """Return the run that a user means: by its name, or by how no other name begins.
+    """Return the run that a user means: by its name, or by a beginning that no other name has.
 
     Args:
         saver: Where it is kept.
         thread: What was typed; None takes the run that was written last.
 
     Returns:
-        The whole name; what was typed where nothing stored begins so.
+        The whole name; the typed text if no stored name begins with it.
 
     Raises:
-        ConfigError: several names begin so, and the sentence lists them; or there is no last run.
+        ConfigError: several names begin with the text, and the message lists them; or there is no
+            last run.
     """
     if thread is None:
         latest = await saver.threads(1) if isinstance(saver, RedisSaver) else []
@@ -258,9 +259,9 @@ class Reseal:
     output: Output
     num_threads: int = 0
     num_values: int = 0
-    """Those that were sealed anew."""
+    """Values that were sealed anew."""
     left: dict[str, str] = field(default_factory=dict)
-    """Why a run is not sealed by the key, by its name."""
+    """By the name of each run that is not sealed by the key, the reason."""
     _told: float = field(default_factory=time.monotonic)
 
     @property
@@ -280,7 +281,7 @@ class Reseal:
         return f"stopped; the same command goes on, and {then}"
 
     async def carry_out(self) -> None:
-        """Seal all anew; wait once for the runs of processes that may have been killed."""
+        """Seal all runs anew; wait once for runs whose processes may have been killed."""
         typed = [await self._name(each) for each in self.command.threads]
         for name in typed:
             if not (await self.saver.sealed_by(name, only_some=True)).counts:
@@ -302,7 +303,7 @@ class Reseal:
             await self._look_again(set(named))
 
     async def _name(self, typed: str) -> str:
-        # A thread of which only a part is stored is in no list, and has its whole name.
+        # A thread that is stored only in part is in no list, so it needs its whole name.
         whole = (await self.saver.sealed_by(typed, only_some=True)).counts
         return typed if whole else await named_thread(self.saver, typed)
 

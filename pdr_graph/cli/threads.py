@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 UNREADABLE = "unreadable"
 PROBLEM_CHARS = 80
-"""Of a problem that are listed."""
+"""Most characters of a problem that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ListedRun:
     state: str
     """`finished`, `running`, `stopped`, `unreadable`, or `other` for a thread of another graph."""
     node: str | None
-    """Where a run that is not finished is."""
+    """The next node of a run that is not finished."""
     updated: str
     """Time of the last write, in UTC, as ISO 8601."""
     answer: str | None
@@ -63,8 +63,8 @@ def threads_command(command: ThreadsCommand, output: Output) -> None:
 
     Raises:
         ConfigError: the options do not fit together.
-        UnknownThreadError: a thread is not there; nothing was done.
-        typer.Exit: all was listed or pruned, but for runs that cannot be read.
+        UnknownThreadError: a thread does not exist; nothing was done.
+        typer.Exit: some runs cannot be read; all others were listed or pruned.
     """
     action = _action(command)
     settings = load_settings(**command.storage)
@@ -94,7 +94,7 @@ def _show(runs: list[ListedRun], output: Output) -> None:
 
 
 def _tell_odd(threads: Sequence[str], what: str, output: Output) -> NoReturn:
-    """Say which threads are left out, and exit as one that did only a part.
+    """Say which threads are left out, and exit with the code of a part that failed.
 
     Raises:
         typer.Exit: always.
@@ -126,7 +126,7 @@ async def _runs(saver: RedisSaver, limit: int) -> list[ListedRun]:
 async def _listed(
     saver: RedisSaver, graph: Callable[[], "PDRGraph"], thread: ThreadInfo
 ) -> ListedRun:
-    """Describe a run, or say why it cannot be: it must not keep others from being listed."""
+    """Describe a run, or say why it cannot be read, so that other runs are still listed."""
     from pdr_graph.state import reading, stored_config, stored_state, values_at_rest
 
     run = ListedRun(
@@ -174,9 +174,9 @@ def _first_words(problem: str) -> str:
 
 
 class RunTable:
-    """The runs, with what their terminal has room for: the answer gives way, and nothing else.
+    """The runs, fitted to the terminal: only the answer is cut.
 
-    A pipe gets a line for each run, with all of it. A narrow terminal gets two.
+    A pipe gets a whole line for each run. A narrow terminal gets two.
     """
 
     def __init__(self, runs: Sequence[ListedRun], now: datetime | None = None) -> None:
@@ -332,7 +332,7 @@ def _action(command: ThreadsCommand) -> Action | None:
 
 
 async def _known(saver: RedisSaver, command: ThreadsCommand) -> Sequence[str]:
-    """Return the whole names of the threads that are meant; all are there."""
+    """Return the whole names of the threads that are meant, once all are known to exist."""
     typed = [None] if command.last else command.threads
     threads = [await named_thread(saver, each) for each in typed]
     for thread in threads:
@@ -371,7 +371,7 @@ async def _delete(saver: RedisSaver, command: ThreadsCommand, output: Output) ->
 
 
 async def _export(saver: RedisSaver, command: ThreadsCommand, output: Output) -> None:
-    """Write the whole file or none."""
+    """Write the whole file, or no file."""
     (thread,), file = await _known(saver, command), command.export_to
     assert file is not None
     with written_whole(file) as out:

@@ -1,6 +1,6 @@
 """`pdr-graph train` and `train-data`: train, or estimate what it needs; write supervised data.
 
-Shown of a run are its progress, and its first figures beside its last.
+A run shows its progress, and at the end its first figures beside its last.
 """
 
 import json
@@ -56,7 +56,7 @@ def train_command(command: TrainCommand, output: Output) -> None:
         ConfigError: the settings are impossible, the folder holds another run, or another process
             works in it.
         RunEndedError: the run was stopped, or failed once it had begun.
-        RankEndedError: either of them, in a process that is not the main one.
+        RankEndedError: one of the errors above, in a process that is not the main one.
     """
     launch = read_launch()
     try:
@@ -68,7 +68,7 @@ def train_command(command: TrainCommand, output: Output) -> None:
             _train(prepared, TrainFolder(command.folder), launch, output)
         elif launch.is_main:
             show_estimate(prepared, output)
-    # Whatever it is, the top of the command line explains it.
+    # The top of the command line explains the error.
     except Exception as error:
         if launch.is_main:
             raise
@@ -124,7 +124,7 @@ def _run_training(
         stop.starting = lambda: not session.updating
         try:
             finished = session.run()
-        # Whatever ended the run, the top of the command line says it; here we add the way on.
+        # The top of the command line reports the error; here we add how to continue.
         except Exception as error:
             stop.deaf = launch.is_main and launch.world_size > 1
             if isinstance(error, ConfigError) or not session.begun:
@@ -248,7 +248,7 @@ def _gib(size: int) -> str:
 
 
 def train_data_command(command: TrainDataCommand, output: Output) -> None:
-    """Write the examples of recorded runs, and say what became of every call.
+    """Write the examples of recorded runs, and count the calls taken and left out.
 
     Raises:
         ConfigError: there is no such role, nothing to write, or no way to write it.
@@ -282,7 +282,7 @@ def _choice(command: TrainDataCommand) -> ExampleChoice:
 
 
 def _write(out: Path, examples: Iterable[Example], tally: RoleTally) -> None:
-    """Write the file beside its place and move it there: it is whole, or as it was.
+    """Write a file beside its place and move it there, so that it is whole or unchanged.
 
     Raises:
         ConfigError: it cannot be written, or there is nothing to write.
@@ -352,7 +352,7 @@ class TrainBoard:
             self._output.say(f"{self.what}: continues after {self.place}")
 
     def told(self, line: Line) -> None:
-        """Take the figures of an update; the first and the last are said at once."""
+        """Take the figures of an update; the first and the last are written at once."""
         first = not self.figures
         self.update = line["update"]
         self.figures |= {name: value for name, value in line.items() if isinstance(value, float)}
@@ -370,7 +370,7 @@ class TrainBoard:
         return [self.rewards, self.health, self.speed] if self.total else []
 
     def lines(self) -> list[str]:
-        """Say all in one line, from the first figures on, until `told` has said the last ones."""
+        """Return all figures in one line, from the first ones until `told` has written the last."""
         return [self._line()] if self.figures and self.update < self.total else []
 
     def _line(self) -> str:

@@ -1,7 +1,7 @@
 """`pdr-graph up` and `down`: start the servers that this machine lacks, show them, stop them.
 
-What `up` has to start is decided in `up_plan`. What it started it stops again when it fails. It may
-write their addresses to a `.env`, and trusts that; `pdr-graph trust` does so for any `.env`.
+`up_plan` decides what `up` has to start. If `up` fails, it stops what it has started. It may write
+the addresses to a `.env`, which it trusts; `pdr-graph trust` trusts any `.env`.
 """
 
 import asyncio
@@ -172,7 +172,7 @@ class _Up:
                 if self.request.dry:
                     self._show_plans(plans)
                     return None
-                # All at the same time: the store is ready long before the model.
+                # All start at the same time: the store is ready long before the model.
                 begun = {part: self._begun(part, plan) for part, plan in plans.items()}
                 board = StartBoard()
                 with LiveDisplay(self.output, board):
@@ -212,7 +212,7 @@ class _Up:
         return record
 
     def _begun(self, part: Part, plan: ServerPlan | Found | ServerRecord) -> Start | Found | None:
-        """Start what is to be started; None for what an earlier command did."""
+        """Start a part that is planned; None for a part that an earlier command started."""
         if not isinstance(plan, ServerPlan):
             return plan if isinstance(plan, Found) else None
         for note in plan.notes:
@@ -243,7 +243,7 @@ class _Up:
         return Running(how, record.url, record.model, record)
 
     def _undo(self) -> None:
-        """End what this command started; the record of one that failed stays, to be looked at."""
+        """End the servers that this command started; the record of a failed one stays."""
         for each in self.started:
             with suppress(LocalError):
                 stop(self.shelf, each)
@@ -328,11 +328,12 @@ NOTHING_RUNS = "nothing that `pdr-graph up` started is running"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a part stands, as far as can be seen from outside."""
+    """The state of a part, as seen from outside."""
 
     part: Part
     state: str
-    """`ready`, `starting`, `silent`: it does not answer, `failed`, or `lost`: its keeper is."""
+    """`ready`, `starting`, `silent` (it does not answer), `failed`, or `lost` (its keeper is
+    gone)."""
     record: ServerRecord
     why: str = ""
 

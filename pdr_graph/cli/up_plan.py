@@ -93,7 +93,7 @@ class UpRequest:
     def config(self) -> PDRConfig:
         """The strategy that the model server is sized for."""
         fields = dict(self.strategy)
-        # The widest of the common ones: what fits it fits the recommended one.
+        # The widest of the common presets: a server that fits it fits the recommended one.
         name = str(fields.pop("preset", PAPER))
         named = self.settings.model is not None and not self.settings.model.endswith(".gguf")
         small = self.options.engine == "embedded" or (self.options.engine == "auto" and not named)
@@ -180,7 +180,7 @@ async def plan_store(request: UpRequest) -> ServerPlan | Found | None:
 
 
 async def _answering(settings: Settings, base_url: str) -> Found:
-    # Late: the client of models takes seconds to import, and is seldom needed.
+    # Imported late: the client of models takes seconds to import, and is seldom needed.
     from pdr_graph.connect import key_of, only_model
     from pdr_graph.llm.endpoint import probe_endpoint
     from pdr_graph.llm.pool import make_http_client

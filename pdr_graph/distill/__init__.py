@@ -43,7 +43,7 @@ def _calls_per_draft(width: int, next_width: int, k: int) -> int:
 
 
 def _calls_of_tournament(width: int, next_width: int, k: int) -> int:
-    """Plan one call for each draft that is left out."""
+    """Plan one call for each draft that the tournament eliminates."""
     return max(0, width - k)
 
 

@@ -19,9 +19,9 @@ from pdr_graph.types import Draft, Vote
 CLEAR = 0.5
 """Share of all weight at which one answer has a clear plurality."""
 RARE = 0.15
-"""Share of all weight below which an answer is left out then."""
+"""Share of all weight below which an answer is left out if another has a clear plurality."""
 TRUSTED = 0.5
-"""Weight above which a judge finds a draft rather right than wrong."""
+"""Weight above which a draft is more likely right than wrong."""
 
 
 async def summary(step: Step) -> list[list[Entry]]:
@@ -89,14 +89,14 @@ async def consensus(step: Step) -> list[list[Entry]]:
 async def evidence(step: Step) -> list[list[Entry]]:
     """Admit the best solution of each answer with its votes, strongest first, while κ lasts.
 
-    It makes no call. Where rounds are pooled, the drafts of all of them are the evidence. While one
-    answer has a clear plurality, those of few drafts are left out.
+    It makes no call. Where rounds are pooled, the drafts of all of them are the evidence. If one
+    answer has a clear plurality, answers of little weight are left out.
     """
     tally = await step.ballot()
     order = ranked(tally)
     if not order:
         return [numbered(await step.by_agreement())]
-    whole = sum(weight for _, weight in order) or 1.0  # where the judge trusts none at all
+    whole = sum(weight for _, weight in order) or 1.0  # if the judge trusts no draft at all
     clear = order[0][1] >= CLEAR * whole
     admitted = [vote for vote, weight in order if not clear or weight >= RARE * whole]
     shares = {vote["answer"]: weight / whole for vote, weight in order}
@@ -111,8 +111,8 @@ async def evidence(step: Step) -> list[list[Entry]]:
 async def contested(step: Step) -> list[list[Entry]]:
     """Admit the best solution of each of the k answers that are ahead, in random order.
 
-    It makes no call, and states no votes. What agrees is not contested: with `stop_on_consensus` or
-    `guarded`, nothing more is asked then.
+    It makes no call, and states no votes. It is for drafts that disagree: if they agree,
+    `stop_on_consensus` or `guarded` asks for nothing more.
     """
     order = ranked(await step.ballot())[: max(2, step.config.k)]
     if not order:
@@ -127,8 +127,8 @@ async def contested(step: Step) -> list[list[Entry]]:
 async def trusted(step: Step) -> list[list[Entry]]:
     """Admit the best solution of each answer that the judge trusts, strongest first; no call.
 
-    A solution is trusted if it is rather right than wrong. Where none is, nothing is admitted, and
-    the next drafts start afresh.
+    A solution is trusted if its weight is above `TRUSTED`. If no solution is, nothing is admitted,
+    and the next drafts start afresh.
     """
     tally = await step.ballot()
     order = ranked(tally)

@@ -66,7 +66,7 @@ async def top_k(step: Step) -> list[list[Entry]]:
 
 
 async def top_k_per_sample(step: Step) -> list[list[Entry]]:
-    """Let the model pick k drafts for each next draft, from candidates in another order."""
+    """Let the model pick k drafts for each next draft, each time from candidates in a new order."""
     orders = []
     for _ in range(step.next_width):
         order = list(step.drafts)

@@ -35,7 +35,7 @@ def numbered(drafts: list[Draft]) -> list[Entry]:
 
 
 _LEAST_SHARE = 12
-"""In tokens; a shorter entry says nothing."""
+"""Fewest tokens of an entry's text; a shorter one says nothing."""
 _TRIES = 4
 """Cuts to try before entries are left out. The counts of parts add up to about that of the whole,
 so the first or second fits with any real tokenizer."""
@@ -68,13 +68,13 @@ async def _cut_to_fit(
     least = list(await gather(*(_least(entry, counter) for entry in entries)))
     while len(entries) > 1:
         while len(entries) > 1 and sum(least) > kappa:
-            # An entry with an oversized closing line goes; otherwise the last entry does.
+            # Drop an entry with an oversized closing line, otherwise the last entry.
             largest = max(range(len(entries)), key=least.__getitem__)
             gone = largest if least[largest] > 2 * median_low(least) else -1
             del entries[gone], least[gone]
         if len(entries) == 1:
             break
-        # The tokens of a title are no room for the text below it.
+        # The tokens of a title are not available to the text below it.
         titles = await gather(*(counter.count(entry.title) for entry in entries))
         floors = [whole - title - 4 for whole, title in zip(least, titles, strict=True)]
         lengths = await gather(*(counter.count(entry.text[: kappa * 16]) for entry in entries))

@@ -50,7 +50,8 @@ def pdr_node(
     goes to the channel `pdr_ledger: Annotated[list[LedgerRow], merge_rows]` of the parent's state,
     or to `ledger` if that is declared so. A channel of that name with other content is left alone.
 
-    With a `cache_policy` an answer is kept by the parent's state and by all that is given here.
+    With a `cache_policy`, the cache key of an answer is the parent's state and all that is given
+    here.
 
     Args:
         config: A `PDRConfig`, the name of a preset, or a dict of fields. None takes the parent's
@@ -58,8 +59,8 @@ def pdr_node(
         model: Any chat model, or a `ModelClient` with limits and a token counter of its own.
         models: Models of their own for some roles, such as `{"refiner": large}`; `types.ROLES` has
             the roles.
-        input: From the parent's state to the problem; by default it reads `messages`.
-        output: From the result to the parent's update; by default one message.
+        input: Function from the parent's state to the problem; the default reads `messages`.
+        output: Function from the result to the parent's update; the default appends one message.
         parts: Extensions, prompts and trace in one object, as `solve` takes them.
         extensions: Distillers, finishes and verifiers of your own.
         judge: Weighs drafts, for the parts that use weights; None leaves all drafts alike.
@@ -69,8 +70,8 @@ def pdr_node(
         ledger: The channel for the cost; None looks for the two above.
 
     Raises:
-        ConfigError: the config names an unknown part, a role is unknown, or a model or a part is
-            none.
+        ConfigError: the config names an unknown part, a role is unknown, or a model or a part has
+            the wrong form.
     """
     order = RunOrder.of(
         config,
@@ -112,7 +113,7 @@ def pdr_node(
         return {**cost, **update}
 
     def refuse(state: Any, *, runtime: Runtime[Any]) -> dict[str, Any]:
-        # Its name is that of a subgraph, which LangGraph finds here.
+        # LangGraph finds the subgraph in this closure, and its name is used below.
         raise ConfigError(f"{graph.name} is asynchronous; call your graph by ainvoke or astream")
 
     # LangGraph keeps what a cached node returned under the name of its plain function.
@@ -135,7 +136,7 @@ def _digest(config: PDRConfig | None, *mappings: Callable[..., Any]) -> str:
 
 
 def _source(mapping: Callable[..., Any]) -> str:
-    """Return what a function does, as text; of any other callable, which object it is."""
+    """Return the code of a function as text; for any other callable, its identity."""
     code = getattr(mapping, "__code__", None)
     if code is None:
         return repr(mapping)

@@ -56,7 +56,7 @@ async def subrun(
     """
     check_problem(problem)
     keys: dict[str, Any] = get_config()["configurable"]  # Any: LangGraph's own keys
-    # Digits alone: LangGraph takes them for the number of a subgraph in its task.
+    # Digits only: LangGraph reads them as the number of a subgraph in its task.
     number = str(int(sha256(call_id.encode()).hexdigest()[:15], 16)) if call_id else ""
     own = graph.calls.claimed(keys) if call_id is None else at(keys, number)
     told = Subrun(ledger)
@@ -78,11 +78,11 @@ async def subrun(
 
 
 def charge(result: Result) -> LedgerRow:
-    """Return a run as one row of the calling node and super-step, whatever models it asked.
+    """Return a run as one row of the calling node and super-step, for all of its models.
 
     What each node of the run cost is in the run's own ledger.
     """
-    # Without the names of models: those of one run are rows of their own otherwise.
+    # Model names are removed, since rows of different models would not be joined.
     rows = [LedgerRow({**row, "model": ""}) for row in result.ledger.rows]
     return charge_of(get_config(), _run_of(result), rows)[0]
 

@@ -88,8 +88,8 @@ def as_tool(
         ledger: The channel for the cost; None looks for the two above.
 
     Raises:
-        ConfigError: the config names an unknown part, a role is unknown, or a model or a part is
-            none.
+        ConfigError: the config names an unknown part, a role is unknown, or a model or a part has
+            the wrong form.
     """
     order = RunOrder.of(
         config,
@@ -155,8 +155,8 @@ class _RunsOfTasks:
     """The runs that a tool makes side by side in one task of the agent.
 
     `ToolNode` ends with the first error and leaves the other tools running, beyond the end of the
-    agent. So a run that fails waits for those beside it before it says so. Where another tool
-    failed, the continued agent waits for the run that was left, and takes its result.
+    agent. So a run that fails raises its error only after the runs beside it have ended. If another
+    tool failed, the continued agent waits for the run that is still going on, and takes its result.
     """
 
     def __init__(self) -> None:

@@ -63,7 +63,7 @@ class Sweep:
 
     field: str
     values: Mapping[str, object]
-    """As read, by how they are written."""
+    """By the text of each value, the value as read."""
 
 
 def parse_arm(text: str) -> ArmSpec:
@@ -189,7 +189,7 @@ def make_arms(
 
 
 def arms_within(arms: Sequence[Arm], problem_tokens: int, window: int | None) -> list[Arm]:
-    """Return arms whose calls fit the model's window, as far as their budgets are set by nobody.
+    """Return arms whose calls fit the model's window; only budgets that nobody has set change.
 
     Such a budget is the same in all arms that leave it open, so that they stay comparable.
 

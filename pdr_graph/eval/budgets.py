@@ -131,7 +131,7 @@ class ArmFit:
         """Derive the settings that the arm leaves open.
 
         Raises:
-            ConfigError: the arm cannot meet a budget; the sentence says why, and what would do.
+            ConfigError: the arm cannot meet a budget; the message says why, and what would fit.
         """
         config, derived = self.arm.config(), ""
         if budgets.b_seq is not None:
@@ -183,7 +183,7 @@ class ArmFit:
         )
 
     def _growth(self, kind: Kind) -> tuple[str, Callable[[int], PDRConfig]]:
-        """Name what may grow, and make the arm with n of it."""
+        """Return the noun of what may grow, and a function that makes the arm with n of it."""
         config = self.arm.config()
         if "widths" not in self.arm.fields and config.widths:
             if set(config.widths) == {1} and config.finish not in DRAFT_FINISHES:

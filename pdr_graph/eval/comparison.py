@@ -268,7 +268,7 @@ def _of_pair(reference: ArmSamples, arm: ArmSamples) -> Iterator[str]:
             "they differ in model and method at once"
         )
     was, now = first["prompts_sha256"], second["prompts_sha256"]
-    # A prompt that only one of them knows is one of a later version.
+    # A prompt that only one run knows comes from a later version.
     changed = differences(was, now, free=was.keys() ^ now.keys())
     if changed:
         yield f"{names} were run on different prompts ({', '.join(each.name for each in changed)})"

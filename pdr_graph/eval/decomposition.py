@@ -142,7 +142,7 @@ def _loss(sample: SampleRecord, *, pooled: bool) -> Outcome:
     last = max(draft["round"] for draft in drafts)
     held = [each["round"] for each in workspaces if each["holds_correct"]]
     if max(held, default=0) >= max(right):
-        # Of two stages of one round, the workspace is the later.
+        # Within one round, the workspace comes after the drafts.
         return Outcome.LOST_IN_REFINEMENT if max(held) >= last else Outcome.LOST_IN_REDRAFTING
     # A run that votes or selects does not distil its last drafts.
     distilled = any(each["round"] == max(right) for each in workspaces)

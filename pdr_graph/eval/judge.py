@@ -1,6 +1,6 @@
 """Judges solutions and drafts by the gold answer, which only an evaluation knows.
 
-What needs the gold answer inside a run, its oracles, is made here too:
+The oracles of a run, which need the gold answer too, are made here:
 
 - the distillers `oracle_correct` and `oracle_wrong` admit only correct, or only wrong, drafts to
   the workspace: up to k, drawn anew for each next draft as `random_k` does (paper, section 5: how

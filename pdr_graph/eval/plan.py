@@ -22,7 +22,7 @@ from pdr_graph.nodes.plan import check_windows, lengths_of
 from pdr_graph.validation import differences
 
 _PACKAGES = ("pdr-graph", "langgraph", "langchain-core", "math-verify", "sympy")
-"""Distributions that decide what is asked and what counts as right."""
+"""Distributions whose version changes what is asked, or what counts as right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
     if recorded["arms"].keys() != asked["arms"].keys():
         return f"other arms ({', '.join(recorded['arms'])}; now {', '.join(asked['arms'])})"
     for name, arm in recorded["arms"].items():
-        # An earlier version did not know all fields.
+        # A header of an earlier version lacks some fields.
         was_config = {**PDRConfig().model_dump(mode="json"), **arm["config"]}
         if changed := differences(was_config, asked["arms"][name]["config"]):
             return f"another {', '.join(map(str, changed))} in arm {name!r}"
@@ -176,7 +176,7 @@ def _difference(recorded: HeaderRecord, asked: HeaderRecord) -> str | None:
     if recorded.get("judge") != asked.get("judge"):
         begun, given = recorded.get("judge", "none"), asked.get("judge", "none")
         return f"another --judge ({begun}, now {given})"
-    # A prompt that the record does not know is one of a later version.
+    # A prompt that is not in the record comes from a later version.
     known, prompts = recorded["prompts_sha256"], asked["prompts_sha256"]
     if changed := differences(known, prompts, free=prompts.keys() - known.keys()):
         return f"other prompts ({', '.join(map(str, changed))})"

@@ -4,9 +4,10 @@ The process that the user started keeps the run folder and decides which samples
 run them on any node. If a worker dies, Ray starts it again, and another worker resumes its samples
 from their last finished drafts.
 
-A worker gets all that it needs by value and returns what came of each sample. It never touches the
-run folder, which may be on another machine. It holds each thread under the store's lease, so that
-two workers never write to one thread. A worker itself needs no Ray, nor does importing this module.
+A worker gets all that it needs by value and returns the outcome of each sample. It never touches
+the run folder, which may be on another machine. It holds each thread under the store's lease, so
+that two workers never write to one thread. A worker itself needs no Ray, nor does importing this
+module.
 
 https://docs.ray.io/en/latest/ray-core/actors.html
 """
@@ -53,9 +54,9 @@ MOST_DEATHS = 3
 """If so many workers die while they run one sample, the sample is to blame."""
 _CONNECT_S = 5.0
 _POLL_S = 0.2
-"""Between looks whether this process was asked to stop."""
+"""Seconds between two checks of whether this process was asked to stop."""
 _RESTART_S = 2.0
-"""So long a dead worker gets no samples, while Ray starts it again."""
+"""Seconds for which a dead worker gets no samples, while Ray starts it again."""
 _MORE_CALLS = 8
 """Calls that a worker takes besides its samples: to drain, to close."""
 
@@ -66,7 +67,7 @@ class WorkersDiedError(PDRError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class WorkerKit:
-    """What a worker is made of; every field can be pickled."""
+    """The arguments that a worker is made from; every field can be pickled."""
 
     settings: Settings
     open_store: OpenStore
@@ -83,10 +84,10 @@ class WorkerKit:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOutcome:
-    """What came of a sample.
+    """The outcome of a sample.
 
-    Without record and error it is still owed: the worker was asked to stop, or another process has
-    the thread.
+    Without record and error the sample is still owed: the worker was asked to stop, or another
+    process has the thread.
     """
 
     record: SampleRecord | None

@@ -45,7 +45,7 @@ MOST_FAILURES = 10
 """If so many samples fail in a row, the endpoint is to blame and not the arms: the run stops, and
 none of them is recorded."""
 _POLL_S = 0.5
-"""Between looks at samples that another process works on."""
+"""Seconds between two looks at samples that another process works on."""
 
 Claim = Callable[[str], AbstractAsyncContextManager[bool]]
 """Claims a thread against processes of other machines; yields False if one of them has it."""
@@ -168,7 +168,7 @@ class EvalWatcher:
     """Told how a run proceeds; a display overrides what it shows."""
 
     def finished(self, record: SampleRecord) -> None:
-        """Take a finished sample, of this process or another, or of an earlier one."""
+        """Take a finished sample, from this process, another one, or an earlier one."""
 
     def started(self, sample: Sample) -> None:
         """Take a sample that this process begins."""
@@ -177,7 +177,7 @@ class EvalWatcher:
         """Take an event of a sample."""
 
     def waiting(self, number: int) -> None:
-        """Take the number of samples that are left, all of them with other processes."""
+        """Take the number of samples that are left, which other processes all work on."""
 
 
 @dataclass(slots=True)
@@ -187,8 +187,9 @@ class EvalRunner:
     executor: SampleExecutor
     folder: RunFolder
     max_calls: int
-    """At once. A sample counts as many calls as its widest round has drafts. With more samples at
-    once, their calls would wait for one another, and the seconds of each sample would grow."""
+    """Most calls at once. A sample counts as many calls as its widest round has drafts. With more
+    samples at once, their calls would wait for one another, and the seconds of each sample would
+    grow."""
     watcher: EvalWatcher
     control: RunControl
     """Asked to drain, it stops the run."""
@@ -299,7 +300,7 @@ class EvalRunner:
         """Record failures that no success followed, unless the endpoint is dead.
 
         Raises:
-            EndpointError: it is.
+            EndpointError: the endpoint is dead.
         """
         if self._failures and self.alive is not None and not await self.alive():
             raise EndpointError(

@@ -46,9 +46,9 @@ class Sample:
     arm: Arm
     problem: Problem
     number: int
-    """Among the samples of this arm at this problem, from 0."""
+    """Number among the samples of this arm at this problem, from 0."""
     position: int
-    """Among all samples of the run, from 0."""
+    """Position among all samples of the run, from 0."""
     thread_id: str
     seed: int
 
@@ -298,7 +298,7 @@ class SharingClient(ModelClient):
         """Make a call, or wait for the reply of an equal call made before.
 
         Raises:
-            CallError: it failed; the next to ask tries again.
+            CallError: it failed; the next caller tries again.
         """
         call = self._calls.setdefault((prompt, sampling), _SharedCall())
         self._calls.move_to_end((prompt, sampling))

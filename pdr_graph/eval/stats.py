@@ -6,8 +6,8 @@ it has. If all have equally many, this is the cluster-robust standard error of a
 constant (CR1).
 
 Problems differ far more than arms do, so two arms are compared problem by problem: a t interval of
-the difference, a bootstrap over problems (BCa), and a sign-flip p, which is how often arms that are
-the same would differ so much. Several comparisons share one error rate by Holm's procedure.
+the difference, a bootstrap over problems (BCa), and a sign-flip p, which is how often equal arms
+would differ by as much. Several comparisons share one error rate by Holm's procedure.
 
 Sources: unbiased pass@k, arXiv 2107.03374, section 2.1; clustered standard errors for model
 evaluations, arXiv 2411.00640; Efron 1987 for BCa; Holm 1979; the last two as in scipy and
@@ -236,7 +236,8 @@ def token_ratio(
     def ratio(other: Floats, reference: Floats, axis: int = -1) -> Floats:
         return np.mean(other, axis=axis) / np.mean(reference, axis=axis)  # type: ignore[no-any-return]  # numpy types a mean as Any
 
-    # BCa leaves out each problem in turn; a reference that spends on one alone has no ratio then.
+    # BCa leaves out each problem in turn. A reference that spends on only one problem then has no
+    # ratio.
     usable = np.count_nonzero(reference_P) > 1 and not np.allclose(
         other_P * reference_P.sum(), reference_P * other_P.sum(), rtol=1e-12, atol=0
     )

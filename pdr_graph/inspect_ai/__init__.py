@@ -52,9 +52,9 @@ from pdr_graph.run import Parts, Result, solve
 __all__ = ["pdr"]
 
 KEY = "pdr"
-"""Under which the metadata of a sample holds what its run was."""
+"""Key of the facts of a run in the metadata of its sample."""
 _LETTERS = "ABCDEFGHIJ"
-"""Of the choices that the answer kind `choice` tells apart."""
+"""Letters of the options that the answer kind `choice` knows."""
 
 
 def problem_of_sample(state: TaskState) -> str:

@@ -37,7 +37,7 @@ _VLLM_FIELDS = frozenset(
 LOOPS = MappingProxyType({"min_pattern_size": 17, "max_pattern_size": 32, "min_count": 16})
 """A loop, as vLLM ends it: up to 32 tokens over and over, for 272 to 512 tokens.
 
-A loop of 5 tokens is one of 20 too, so that the shorter lengths need no check of their own. Each
+A loop of 5 tokens is also a loop of 20, so that shorter lengths need no check of their own. Each
 length costs vLLM's scheduler half a microsecond for each token that it draws. A long number, or a
 table of zeros, is shorter than these loops.
 """
@@ -60,8 +60,8 @@ class ChatVLLM(ChatOpenAI):
     chat_template_kwargs: dict[str, Any] | None = None  # Any: what the model's template takes
     """Variables of the model's chat template, such as `{"enable_thinking": False}`."""
     repetition_detection: dict[str, int] | None = None
-    """When the server ends a reply that repeats itself, such as `LOOPS`; not all servers know it.
-    None leaves a loop to `max_tokens`."""
+    """When the server ends a reply that repeats itself, such as `LOOPS`; not all servers know this
+    field. None leaves a loop to `max_tokens`."""
     return_token_ids: bool = False
     """Whether replies carry the token ids of prompt and completion."""
     idle_timeout_s: float = IDLE_S

@@ -1,8 +1,8 @@
 """Calls one chat model for a whole process: one limit, one retry policy, exact counts.
 
-Every call of the package goes through `ModelClient.ask`, so that nothing is spent that no ledger
-knows. A reply's solution is told apart from the reasoning that led to it: only the solution goes
-into a workspace (paper section 3).
+Every call of the package goes through `ModelClient.ask`, so that every cost is in a ledger. A
+reply's solution is told apart from the reasoning that led to it: only the solution goes into a
+workspace (paper section 3).
 """
 
 import asyncio
@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 
 ALTERNATIVES = 20
-"""Likeliest tokens that are asked for with a choice: the most that OpenAI and, unless it is told
-otherwise, vLLM send."""
+"""Likeliest tokens that are asked for with a choice: the most that OpenAI sends, and vLLM by
+default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ class Sampling:
     def one_token(self) -> "Sampling":
         """Return how a choice is asked for: one token, with the likeliest ones at its place.
 
-        At temperature 1, undivided, all servers tell what the model itself holds for likely.
+        At temperature 1 and with all of the distribution, every server reports the model's own
+        probabilities.
         """
         return replace(
             self,
@@ -102,7 +103,7 @@ class SampledTokens:
 def read_sampled(message: AIMessage) -> SampledTokens | None:
     """Return the tokens that a message carries, None unless its server sent all of them.
 
-    Ids that are no ids, and log-probabilities that are no numbers, were not sent.
+    Malformed ids and log-probabilities count as not sent.
     """
     metadata = message.response_metadata
     prompt_ids, token_ids = metadata.get("prompt_token_ids"), metadata.get("token_ids")
@@ -130,7 +131,7 @@ Alternatives = list[tuple[str, float]]
 def read_alternatives(message: AIMessage) -> list[Alternatives]:
     """Return the alternatives of each token of a message, the drawn one among them.
 
-    Empty if the server sent none at all. What is no token, or no number, was not sent.
+    Empty if the server sent none at all. A malformed token or number counts as not sent.
     """
     told = message.response_metadata.get("logprobs")
     rows = told.get("content") if isinstance(told, dict) else None
@@ -143,7 +144,7 @@ def _alternatives(row: object) -> Alternatives:
     found = [_told(each) for each in top] if isinstance(top, list) else []
     known = [each for each in found if each is not None]
     drawn = _told(row)
-    # The drawn token may be none of the likeliest.
+    # The drawn token may not be among the likeliest.
     missing = known and drawn is not None and drawn[0] not in dict(known)
     return [*known, drawn] if missing and drawn is not None else known
 
@@ -173,8 +174,8 @@ class Reply:
     truncated: bool
     """Whether the reply ran into its token limit, or ended inside its thought."""
     finish_reason: str
-    """As the server says it, and `loop` where the reply ran into its limit repeating itself, or the
-    server ended it for that."""
+    """As the server says it; `loop` if the reply repeated itself until its limit, or until the
+    server ended it."""
     usage: Usage
     seconds: float
     message_id: str = ""
@@ -221,13 +222,14 @@ BLOCK = 16
 """Tokens by which a thought may exceed its budget: a block of vLLM's, with room for the words that
 close the thought."""
 _MOST_TOLD = 4096
-"""Runs that are remembered for having been warned."""
+"""Runs of which it is remembered that they were warned."""
 LONGEST_ID = 256
 """Characters of a message's id."""
 _FAR = 4
-"""Times its limit that a completion may state: some servers do not count the thought there."""
+"""A stated completion may be this many times its limit: some servers do not count the thought in
+the limit."""
 _MORE = 4096
-"""Tokens beyond that."""
+"""Tokens that a stated completion may have beyond that."""
 _HIDDEN_PROMPT = 2**20
 """Tokens that a server may add to a prompt, such as what it has looked up."""
 
@@ -266,7 +268,7 @@ class ModelClient:
             price: What it costs, for the ledger; None states nothing.
 
         Raises:
-            ConfigError: the model or the counter is none.
+            ConfigError: the model is no chat model, or the counter is no counter.
         """
         if not isinstance(model, BaseChatModel):
             raise ConfigError(f"model must be a LangChain chat model, not {shown(model)}")
@@ -292,7 +294,7 @@ class ModelClient:
         self._pace = _FIRST_PACE
         self._prompt_tokens: OrderedDict[int, int] = OrderedDict()
         self._told: OrderedDict[str, None] = OrderedDict()
-        """Runs that were told of refused usage."""
+        """Runs that were warned of refused usage."""
 
     @classmethod
     def of(cls, model: "BaseChatModel | ModelClient") -> "ModelClient":
@@ -346,7 +348,7 @@ class ModelClient:
             except Exception as error:
                 if not (sampling.logprobs and _refuses_logprobs(error)):
                     raise
-                if sampling.top_logprobs:  # a choice is nothing without them
+                if sampling.top_logprobs:  # a choice cannot be read without them
                     self.lacks_alternatives = True
                     raise
                 self.lacks_logprobs, sampling = True, replace(sampling, logprobs=None)
@@ -391,7 +393,7 @@ class ModelClient:
         raise AssertionError("the last attempt raises")
 
     def tell_refused(self, spent: Spent, thread_id: str) -> None:
-        """Warn, once a run, that the server states usage of no use."""
+        """Warn, once for each run, that the usage which the server states is impossible."""
         if not spent.refused_usage or thread_id in self._told:
             return
         self._told[thread_id] = None
@@ -505,7 +507,7 @@ class ModelClient:
 
 
 def _refuses_logprobs(error: Exception) -> bool:
-    """Tell whether a server refused a call since it asked for log-probabilities."""
+    """Tell whether a server refused a call because it asked for log-probabilities."""
     failure = call_error(error)
     refused = failure.status is not None and 400 <= failure.status < 500
     return refused and "logprob" in str(failure).lower()
@@ -525,8 +527,8 @@ def _is_possible(usage: Usage, prompt: str, sampling: Sampling, refused: list[st
 
 
 def _thought_tokens(parts: ReplyParts, usage: Usage) -> int:
-    """Return the tokens of a thought, or fewer."""
-    # Where the server does not tell, the solution is charged by an estimate that is too high.
+    """Return the tokens of a thought, or a lower bound."""
+    # If the server does not say, the solution is charged by an estimate that is too high.
     if usage.reasoning or usage.estimated or not parts.thought:
         return usage.reasoning
     return usage.completion - estimate_tokens(parts.solution)

@@ -51,7 +51,7 @@ async def probe_endpoint(
         base_url: Address with its `/v1`.
         api_key: Sent as a bearer token.
         model: The model that will be asked for; None if any will do.
-        remedies: Where the user has named the endpoint; None is in the settings.
+        remedies: Where the user has named the endpoint; None means in the settings.
 
     Raises:
         EndpointError: no answer, a refused key, or no such model.
@@ -96,7 +96,7 @@ async def probe_endpoint(
 
 
 def listed(models: Sequence[str]) -> str:
-    """Return the names of models as a sentence has them: of many, the first."""
+    """Return the names of models for a sentence; if there are many, only the first ones."""
     few = ", ".join(name[:_LONGEST_NAME] for name in models[:_MOST_NAMES])
     more = len(models) - _MOST_NAMES
     return f"{few} and {more} more" if more > 0 else few or "none"
@@ -107,14 +107,14 @@ _MOST_NAMES = 20
 _LONGEST_NAME = 200
 """Characters of a model's name that a sentence shows."""
 _MOST_WINDOW = 2**31
-"""Tokens of a context window; more is none."""
+"""Most tokens of a context window; a larger number is refused."""
 
 
 async def chat_fields(http: httpx2.AsyncClient, base_url: str, *, api_key: str) -> frozenset[str]:
     """Return the fields of a chat request that the endpoint describes; empty if it describes none.
 
     Servers on FastAPI, such as vLLM and SGLang, have an `/openapi.json`; vLLM needs a second for
-    it, once. A field that others do not know may be refused, so that it is sent only where it is
+    it, once. Other servers may refuse a field that they do not know, so it is sent only where it is
     described.
     """
     root = base_url.rstrip("/").removesuffix("/v1")
@@ -132,7 +132,7 @@ async def chat_fields(http: httpx2.AsyncClient, base_url: str, *, api_key: str) 
 _UNREADABLE = (
     *(httpx2.HTTPError, BadReplyError, OSError, ValueError, KeyError, TypeError, RecursionError),
 )
-"""What ends the reading of a page that a server need not have."""
+"""Errors that end the reading of an optional page of a server."""
 
 
 def _check_address(base_url: str, api_key: str, remedies: Remedies) -> None:
@@ -161,5 +161,5 @@ async def _window(
 
 
 def _size(value: object) -> int | None:
-    """Return the size of a window; None for what can be none."""
+    """Return the size of a window; None for a value that cannot be one."""
     return value if type(value) is int and 0 < value < _MOST_WINDOW else None

@@ -25,14 +25,14 @@ ModelsByRole = Mapping[str, BaseChatModel | ModelClient]
 
 
 class WidestCounter:
-    """Counts by each of several models, and says the most: what fits then fits all of them."""
+    """Returns the largest count of several models, so that what fits by it fits all of them."""
 
     def __init__(self, counters: list[TokenCounter]) -> None:
         self._counters = counters
 
     @property
     def source(self) -> Source:
-        """`estimate` if one of the last counts was, else where the first came from."""
+        """`estimate` if any of the last counts was one, else the source of the first."""
         sources: list[Source] = [each.source for each in self._counters]
         return "estimate" if "estimate" in sources else sources[0]
 
@@ -46,7 +46,7 @@ def widest(clients: list[ModelClient]) -> TokenCounter:
     """Return a counter whose every count holds for all of these models."""
     counters: dict[object, TokenCounter] = {}
     for client in clients:
-        # All estimates are one.
+        # All estimating counters count alike, so one is enough.
         same = EstimateCounter if isinstance(client.counter, EstimateCounter) else client.counter
         counters.setdefault(same if same is EstimateCounter else id(same), client.counter)
     found = list(counters.values())
@@ -58,9 +58,9 @@ class Models:
     """A client for each role; each has a window, a tokenizer, limits and a price of its own."""
 
     default: ModelClient
-    """Has the roles that are not named."""
+    """The model of all roles that are not named."""
     by_role: Mapping[str, ModelClient] = field(default_factory=dict)
-    """Those that are named, by the names of `types.ROLES`."""
+    """Models of the named roles, by the names of `types.ROLES`."""
 
     @classmethod
     def of(
@@ -146,7 +146,7 @@ class Models:
         return min((each.window for each in self.clients if each.window is not None), default=None)
 
     def mapped(self, change: Callable[[ModelClient], ModelClient]) -> "Models":
-        """Return models of which each client is changed, once."""
+        """Return models with each client changed, once."""
         changed = {id(each): change(each) for each in [self.default, *self.clients]}
         named = {role: changed[id(each)] for role, each in self.by_role.items()}
         return Models(changed[id(self.default)], named)
@@ -206,10 +206,10 @@ def verifying(config: PDRConfig) -> str:
 
 
 def check_role(role: object) -> None:
-    """Refuse a role that there is not.
+    """Refuse a role that does not exist.
 
     Raises:
-        ConfigError: the sentence names those that there are.
+        ConfigError: the message names the roles.
     """
     if role not in ROLES:
         raise ConfigError(f"unknown role {shown(role)}; {choice(role, [*ROLES])}")
@@ -219,11 +219,11 @@ def changed_models(
     recorded: Mapping[str, Any],  # Any: the fields of a record
     asked: Mapping[str, Any],
 ) -> list[str]:
-    """Say which models of a run's record are others now.
+    """Say which models of a run's record differ from those of now.
 
     Args:
         recorded: The record: `model`, and `models` where roles have their own.
-        asked: Those of now, in the same form.
+        asked: The models of now, in the same form.
     """
     changed: dict[tuple[str, str], list[str]] = {}
     for role in ROLES:
@@ -236,6 +236,6 @@ def changed_models(
 def _whose(roles: list[str]) -> str:
     if len(roles) == len(ROLES):
         return ""
-    # One that another stands in for goes without saying.
+    # A role whose stand-in is listed too need not be named.
     own = [role for role in roles if ROLES[role] not in roles]
     return f"of {enumerated(own)} "

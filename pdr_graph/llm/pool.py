@@ -12,8 +12,8 @@ A server closes an idle connection, vLLM and llama.cpp after 5 s, perhaps just a
 is on its way. Ours are given up before that. If a kept connection still ends at once, it is
 replaced and the request is sent again, since nobody has worked on it.
 
-Nobody answers for a server, which may send for ever. So a reply is read within `ReplyBounds`, once
-it is unpacked, and its connection is closed where it exceeds them.
+A server is not trusted: it may send for ever. So `ReplyBounds` limit an unpacked reply, and a
+connection whose reply exceeds them is closed.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ _MOST_IDLE = 1024
 _IDLE_S = 4.0
 """Seconds that a free connection is kept; less than the servers keep theirs."""
 _AT_ONCE_S = 0.25
-"""Seconds within which a kept connection ends if it was closed before the request came."""
+"""A kept connection that ends within so many seconds was closed before the request came."""
 _ONE_CONNECTION = httpx2.Limits(
     max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE_S
 )
@@ -202,9 +202,9 @@ class ReplyBounds:
     """How much of one reply is read, and for how long."""
 
     max_bytes: int
-    """Of the body, unpacked."""
+    """Most bytes of the body, unpacked."""
     total_s: float
-    """From the request to the last byte, in seconds."""
+    """Most seconds from the request to the last byte."""
     idle_s: float = float("inf")
     """Longest time of a stream without a piece of the answer, in seconds."""
     max_pieces: int = 2**31
@@ -218,7 +218,7 @@ _ERROR_BYTES = 2**16
 _ERROR_S = 10.0
 """Seconds for which such a page is read."""
 _SLICE = 4096
-"""Bytes of a stream that are handed on before others get their turn."""
+"""Bytes of a stream that are handed on before other tasks get a turn."""
 
 
 def current_bounds() -> ReplyBounds | None:
@@ -297,7 +297,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
                 return
             except TimeoutError:
                 if is_error and limit.expired():
-                    return  # what came of it will do
+                    return  # an error page that was read in part will do
                 if limit.expired():
                     raise _too_slow(bounds) from None
                 raise
@@ -347,7 +347,7 @@ class SmallReply:
 
 
 SMALL_BYTES = 4 * 2**20
-"""Of what is no reply of a model: a list of models, a description of fields."""
+"""Most bytes of a reply that is not a model's: a list of models, a description of fields."""
 SMALL_S = 10.0
 
 
@@ -365,7 +365,7 @@ async def ask_small(
 
     Raises:
         BadReplyError: the reply is larger than `max_bytes` or takes longer than `total_s` seconds.
-        httpx2.HTTPError: it cannot be had.
+        httpx2.HTTPError: the request failed.
     """
     bounds = ReplyBounds(max_bytes, total_s)
     request = http.build_request(
@@ -381,7 +381,7 @@ async def ask_small(
             async with asyncio.timeout(total_s) as limit:
                 reply = await http.send(request, stream=True)
         try:
-            # A second time, for clients that are not ours.
+            # Bounded a second time, for HTTP clients that are not ours.
             async for chunk in _BoundedStream(reply, bounds, deadline):
                 parts.append(chunk)
         finally:

@@ -89,15 +89,15 @@ def call_error(error: Exception) -> CallError:
     kind = CallLostError if is_transient(error) else CallError
     if is_overflow(error):
         kind = ContextWindowError
-    # Before the cut, which may leave the half of a key.
+    # Redacted before it is cut: a cut may leave half of a key.
     return kind(f"{lead}: {redacted(text)[:LONGEST]}", status=status)
 
 
 def scrubbed(error: BaseException) -> BaseException:
-    """Take keys and passwords out of an error of others, and of what caused it; return it.
+    """Take keys and passwords out of another package's error and of its causes; return it.
 
-    Servers quote the key that they refuse, and HTTP libraries the address. Whoever traces calls is
-    handed the error as it is.
+    Servers quote the key that they refuse, and HTTP libraries the address. Tracers of calls receive
+    the error as it is.
     """
     for link in _causes(error):
         link.args = tuple(redacted(each) if isinstance(each, str) else each for each in link.args)

@@ -83,13 +83,13 @@ _LOOP_TAIL = 8192
 def is_looping(text: str) -> bool:
     """Tell whether a text ends in a loop: the same words, exactly, over and over.
 
-    A loop has three turns that span 200 characters, or eight that span 40. Turns that differ, as
-    those of a count do, are none. The time is linear in the text.
+    A loop has three turns that span 200 characters, or eight that span 40. Turns that differ, as in
+    counting up, are no loop. The time is linear in the text.
 
     >>> is_looping("So let us see. " + "But wait, no. " * 20)
     True
     """
-    # Read backwards, a loop is a text that goes on like its own start, from some place on.
+    # Read backwards, a loop is a text that repeats its own start from some place on.
     tail = text[: -_LOOP_TAIL - 1 : -1]
     if tail.count(tail[:6]) < 3:
         return False
@@ -231,7 +231,8 @@ class ServerCounter:
                 self._url,
                 api_key=self._api_key,
                 json=body,
-                # An id and the text of a token for each byte, as there are no more tokens.
+                # Room for the id and the text of one token for each byte, since there are no more
+                # tokens.
                 max_bytes=_SMALL_COUNT + 64 * size,
                 total_s=_COUNT_S,
             )

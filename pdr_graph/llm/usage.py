@@ -34,8 +34,8 @@ class Usage:
 def read_usage(message: AIMessage) -> Usage | None:
     """Return the usage that a message carries, None if its server sent none.
 
-    Of a stream, a message carries what was stated last: a server that states usage with every piece
-    states the sum so far.
+    The message of a stream carries the last stated usage: a server that states usage with every
+    piece states the sum so far.
     """
     metadata = message.usage_metadata
     if metadata is None:
@@ -59,9 +59,9 @@ def _detail(details: Mapping[str, Any] | None, name: str) -> int:
 
 
 MOST_TOKENS = 2**40
-"""Tokens of one request, far beyond any; a count above is none."""
+"""Most tokens of one request, far above any real one; a larger number is no count."""
 REFUSED_USAGE: ContextVar[list[str] | None] = ContextVar("pdr_graph_refused_usage", default=None)
-"""Receives the figures of a request that are no counts; None where nobody asks for them."""
+"""Receives the figures of a request that are no counts; None if they are not collected."""
 
 
 def _is_count(value: object) -> bool:
@@ -88,7 +88,7 @@ class Spent:
 
     requests: int = 0
     usage: list[Usage] = field(default_factory=list)
-    """Of each request that may have cost anything."""
+    """Usage of each request that may have cost anything."""
     failed: int = 0
     aborted: int = 0
     over_budget: int = 0
@@ -97,7 +97,7 @@ class Spent:
     nominal: int = 0
     """Completion tokens allotted to the call; its attempts share one allotment."""
     refused_usage: str = ""
-    """The first figures of the server's that were refused; empty if none were."""
+    """The first of the server's figures that were refused; empty if none were."""
 
     @property
     def total(self) -> int:
@@ -130,7 +130,7 @@ class Meter:
             step: Its super-step.
             run: The run.
             part: Tells tasks of one super-step apart.
-            model: Who is asked; empty in a run that asks one model alone.
+            model: The model that is asked; empty in a run with only one model.
         """
         self._row = empty_row(round_number, node, step)
         self._row["run"], self._part = run, part

@@ -1,16 +1,16 @@
 """Reads what endpoints of the OpenAI protocol send, as odd as it may be.
 
-The SDK and LangChain take a reply for what it should be. A stream that ends after half an answer is
-a complete answer to them, usage that comes with every piece is added up, and a list in place of a
-text goes on as one. Here a reply is made plain before they see it, or refused in a sentence:
+The SDK and LangChain trust a reply. To them, a stream that ends after half an answer is a complete
+answer. They add up usage that comes with every piece, and pass on a list in place of a text. Here a
+reply is made plain before they see it, or refused with a message:
 
-- A stream is complete if the server gave a `finish_reason`, `[DONE]` or its final usage. Else it
-  broke off, and the call failed.
+- A stream is complete if the server gave a `finish_reason`, `[DONE]` or its final usage. Otherwise
+  it broke off, and the call failed.
 - Of several usages the last one counts: servers that send one with every piece send the sum so far.
 - A `finish_reason` of `abort` or `error` is no answer either: the server gave the request up.
 - Text and reasoning may come as parts, nested in any way. Their text is what counts.
-- A reply has bounds: its bytes by what was asked for, its pieces, its time. Counts that no server
-  can mean are no counts.
+- A reply has bounds: its bytes by what was asked for, its pieces, its time. Impossible counts count
+  as absent.
 
 The way in is the SDK's own: `SentCompletions` takes the place of its `chat.completions`.
 """
@@ -79,12 +79,13 @@ def _parsed(text: bytes | str) -> object:
     except ValueError as error:
         if "integer string conversion" not in str(error):
             raise
-    # A number of thousands of digits is none that anybody reads, and no reason to lose the reply.
+    # No field of a reply needs a number of thousands of digits, and it is no reason to lose the
+    # reply.
     return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 99 else None)
 
 
 def _found(value: object) -> str:
-    """Return the beginning of what stands where something else should."""
+    """Return the beginning of a value of the wrong form, for a message."""
     return redacted(f"{value!r}")[:40]
 
 
@@ -148,7 +149,7 @@ def _given_up(reason: str, said: str, usage: Json | None) -> BadReplyError:
 _THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks")
 """Names under which servers send the reasoning; the first that has text counts."""
 _THINKS = ("thinking", "reasoning", "thought")
-"""How the type of a part begins that holds reasoning."""
+"""Beginnings of the type of a part that holds reasoning."""
 
 
 def plain_message(message: Json) -> Json:
@@ -200,7 +201,7 @@ _FIGURES = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def plain_usage(usage: object) -> Json | None:
-    """Return usage with whole counts; None where the server counted nothing, or nothing sane."""
+    """Return usage with whole counts; None if the server sent no possible count."""
     if not isinstance(usage, dict):
         return None
     given = {name: usage.get(name) for name in _FIGURES}
@@ -232,9 +233,10 @@ def _details(value: object) -> Json | None:
 
 
 def _count(value: object) -> int | None:
-    """Return a count; None for what is none: below 0, a fraction, a text, a truth value, too much.
+    """Return a count; None for any other value.
 
-    Some programs write every number as a fraction: 7.0 is 7.
+    Numbers below 0 or too large, fractions, texts and truth values are no counts. Some programs
+    write every number as a fraction: 7.0 is 7.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -273,7 +275,7 @@ class _Reading:
     said: list[str] = field(default_factory=list)
     usage: Json | None = None
     usage_is_final: bool = False
-    """Whether the last event bore usage, and in the way in which a final one comes."""
+    """Whether the last event had usage in the form of a final one."""
     reason: str | None = None
     index: object = None
     """Number of the choice that is read; None before the first."""
@@ -438,7 +440,7 @@ class SentStream(AsyncStream[object]):
                 if reading.done:
                     break
                 if monotonic() - turn > _TURN_S:
-                    # Of a server that sends without a pause, reading alone makes none.
+                    # If the server sends without a pause, reading alone gives other tasks no turn.
                     await asyncio.sleep(0)
                     turn = monotonic()
         for last in reading.end():
@@ -462,7 +464,7 @@ class SyncSentStream(Stream[object]):
 
 
 def _options(payload: Json) -> RequestOptions:
-    """Take off a payload what is not its body, as the SDK's `create` does."""
+    """Take the fields out of a payload that are not its body, as the SDK's `create` does."""
     options: Json = {}
     if (headers := payload.pop("extra_headers", None)) is not None:
         options["headers"] = headers
@@ -485,11 +487,11 @@ TOTAL_S = 6 * 3600.0
 _ROOM = 2**20
 """Bytes of a reply for what is not counted below."""
 _TOKEN_BYTES = 256
-"""Of the longest text that tokens have on average, escaped, and of its id."""
+"""Bytes for the text of a token, escaped, at the longest average, and for its id."""
 _LOGPROB_BYTES = 512
-"""Of a token's log-probability, and of each alternative's."""
+"""Bytes for the log-probability of a token, and for each alternative's."""
 _PIECE_BYTES = 2048
-"""Of the frame in which a stream sends each token."""
+"""Bytes for the frame in which a stream sends each token."""
 _PIECES = 8
 """Pieces of a stream for each token: some servers send letters."""
 _UNBOUNDED_TOKENS = 2**17
@@ -532,7 +534,7 @@ class SentCompletions(AsyncCompletions):
         keep_secrets_of(str(client.base_url))
         http = client._client
         if not isinstance(http._transport, BoundedTransport):
-            # Without bounds of ours it does nothing: the client may be shared.
+            # It does nothing outside of `bounded`, since the client may be shared.
             http._transport = BoundedTransport(http._transport)
             http._mounts = {
                 pattern: None if each is None else BoundedTransport(each)
@@ -543,7 +545,7 @@ class SentCompletions(AsyncCompletions):
         """Send one request.
 
         Raises:
-            BadReplyError: the reply is none, or beyond its bounds.
+            BadReplyError: the reply is malformed, or beyond its bounds.
             openai.OpenAIError: the server refuses, or the connection is lost.
         """
         options = _options(payload)

@@ -1,8 +1,8 @@
 """Makes one draft; M_r of them run in parallel.
 
 A round ends when a quorum of its drafts is in; the others are cut off. Its drafts are tasks of one
-process and meet at a gate. What a gate has counted is not checkpointed: a resumed round counts
-anew, and at worst waits for all the drafts that it still owes.
+process and meet at a gate. The count of a gate is not checkpointed: a resumed round counts anew,
+and at worst waits for all the drafts that it still owes.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class Drafter:
 
     toolbox: Toolbox
     gates: WeakValueDictionary[object, Gate] = field(default_factory=WeakValueDictionary)
-    """Of all rounds in this process; a gate is forgotten with its last draft."""
+    """Gates of all rounds in this process; a gate is forgotten with its last draft."""
 
     async def __call__(self, state: DraftTask, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the draft and what it cost."""
@@ -132,7 +132,7 @@ class Drafter:
             draft["signals"] = signals
         draft["answer"] = answer_kind(ask.config.answer).extract(reply.solution)
         limit, counter = ask.config.solution_tokens, self.toolbox.models.for_run(ask.config).counter
-        # The server has counted it, but not for the other models that may read it.
+        # The server's count holds for its own model, and other models may read the draft.
         counted = counter is ask.client.counter and not reply.usage.estimated
         if counted and reply.usage.completion <= limit:
             draft["solution"] = reply.solution

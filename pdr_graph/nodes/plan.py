@@ -37,7 +37,7 @@ from pdr_graph.types import RunRecord
 from pdr_graph.validation import check_problem
 
 LEAST_CALL = 64
-"""Completion tokens that a call is given at the least where it follows the model's window."""
+"""Fewest completion tokens of a call whose budget follows the model's window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Planner:
     async def __call__(self, state: PDRState, *, runtime: Runtime[PDRConfig]) -> dict[str, object]:
         """Return the update that opens a run, a round, or the finish."""
         call = Invocation.current()
-        # A run that stopped is left behind as it is where the call brings a new problem.
+        # If the call brings a new problem, a run that stopped is left as it is.
         if call.opens or state.get("phase") in {None, "done"}:
             opening = await self._open(state, self._asked(state, runtime))
             opening["run"] = call.run = run_name()
@@ -100,7 +100,7 @@ class Planner:
             window = client.window if smaller is not config else window
             config = smaller
         check_windows(config, lengths, models)
-        # Of several counts the largest, so that no sum is too small.
+        # The largest of several counts, so that no sum is too small.
         problem_tokens = max(lengths.values())
         _check_budget(config, problem_tokens)
         return {
@@ -145,7 +145,7 @@ def fitted(config: PDRConfig, problem_tokens: int, window: int | None) -> PDRCon
     """Return the config with budgets that fit the model's window; None is an unknown window.
 
     Only budgets that nobody has set are made smaller, and only where the defaults do not fit. Where
-    calls read drafts or workspaces, half of what the problem leaves is for what they write.
+    calls read drafts or workspaces, half of the room beside the problem is for the reply.
     """
     free = 0 if window is None else window - problem_tokens - TEMPLATE_TOKENS
     workspace = workspace_limit(config)
@@ -187,7 +187,7 @@ def check_windows(config: PDRConfig, lengths: Mapping[ModelClient, int], models:
     Args:
         config: What the run is asked for.
         lengths: Tokens of the problem, for each of the models that the run may ask.
-        models: They.
+        models: The models of the run.
 
     Raises:
         ContextWindowError: the sentence names every part of the call, and the role.

@@ -35,7 +35,7 @@ _WEIGHED: Mapping[str, Callable[[PDRConfig], bool]] = {
     # The only finish whose call is a voice among the drafts.
     "refiner": lambda config: config.finish == "guarded",
 }
-"""Nodes whose replies may be weighed, and where they are."""
+"""Nodes whose replies may be weighed, each with the condition on the config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Toolbox:
 
     models: Models
     extensions: Extensions
-    """Those of the graph; nodes take `operators`."""
+    """The steps of the graph; nodes take `operators`."""
     prompts: Prompts
     trace: Trace | None
     stream_answer: bool
@@ -66,7 +66,7 @@ class Toolbox:
         part: str = "",
         role: str | None = None,
     ) -> Asker:
-        """Return what a node asks its model with; its meter holds earlier attempts at the task.
+        """Return the asker of a node; its meter holds the cost of earlier attempts at the task.
 
         Args:
             node: The node.
@@ -95,7 +95,7 @@ class Toolbox:
         )
 
     def step(self, node: str, state: PDRState) -> Step:
-        """Return what a pluggable step is handed."""
+        """Return the argument of a pluggable step."""
         config = config_of(state)
         ask = self.asker(node, state["round"], config, run=state.get("run", ""))
         return Step(
@@ -140,8 +140,8 @@ def task_id() -> str:
 def run_name() -> str:
     """Return a name for the run that the calling step opens; no other of its thread has it."""
     kept = get_config().get("configurable", {}).get(CONFIG_KEY_CHECKPOINTER) is not None
-    # By its place, so that a run that is repeated has the same name. Without a store, runs at one
-    # place may go on side by side, and the id of the task is another for each.
+    # Named by its place, so that a repeated run has the same name. Without a store, runs at one
+    # place may go on side by side, so each is named by the id of its task.
     place = (thread_id(), namespace(), superstep()) if kept else task_id()
     return sha256(repr(place).encode()).hexdigest()[:12]
 
@@ -164,12 +164,12 @@ def tell(write: StreamWriter, event: RunEvent) -> None:
 
 @contextmanager
 def voting(step: Step, write: StreamWriter, told: Sequence[str]) -> Iterator[None]:
-    """Compare the answers of a step as one vote, and tell what could not be compared or weighed.
+    """Compare the answers of a step as one vote, and note what could not be compared or weighed.
 
     Args:
         step: Its notes are added to.
         write: Receives events.
-        told: What the run has noted so far; what could not be weighed is told once in a run.
+        told: Notes of the run so far; that drafts could not be weighed is noted once in a run.
     """
     with one_vote() as vote:
         yield
@@ -186,7 +186,7 @@ def voting(step: Step, write: StreamWriter, told: Sequence[str]) -> Iterator[Non
 def charged(meter: Meter, *, estimated: bool = False) -> LedgerRow:
     """Return what the calling task has spent, to be written to the ledger.
 
-    The run forgets the meter then; that of a task which returns nothing is charged at the end.
+    The run then forgets the meter. The meter of a task that returns nothing is charged at the end.
     """
     row = meter.row(estimated=estimated)
     Invocation.current().charges.settle(task_id(), row)

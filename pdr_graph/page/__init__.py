@@ -7,8 +7,8 @@ placed in an attribute that a browser follows.
 Characters that a reader would not see, or that turn the rest of a line around, are shown as signs.
 
 `run_page` has the page of one run: its graph, each round with drafts and workspaces, and what it
-cost. The words of the method are explained where they stand, and in a list at the end. That of a
-comparison is `eval/comparison_page.py`.
+cost. The words of the method are explained where they stand, and in a list at the end.
+`eval/comparison_page.py` has the page of a comparison.
 """
 
 import re
@@ -61,12 +61,12 @@ _SIGNS: dict[int, int | str] = {
         )
     },
 }
-"""What is shown in the place of characters that have no form of their own."""
+"""Signs that are shown in place of characters without a visible form."""
 _HIDDEN = re.compile("[" + "".join(map(re.escape, map(chr, _SIGNS))) + "]")
 
 
 def _visible(value: object) -> object:
-    """Show control characters of a text as signs; what the template itself has made stays."""
+    """Show control characters of a text as signs; markup of the template itself stays as it is."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     if _HIDDEN.search(value) is None:

@@ -16,8 +16,8 @@ opens a model folder. Only the modules of an engine import it. A policy behind v
 
 Concurrent calls are collected into batches, for a model that works on many at once. The last bits
 of what a model draws depend on the rest of the batch. So a batch waits for the calls of all runs
-that are known to be going on. Then its content does not depend on timing: the same runs on the same
-weights draw the same tokens.
+that are known to be in progress. Its content then does not depend on timing: the same runs on the
+same weights draw the same tokens.
 """
 
 import asyncio
@@ -191,7 +191,7 @@ class CallBatcher(Generic[Request, Answer]):
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Have batches wait for a run: the calls of this task, and of tasks that it starts."""
+        """Make batches wait for a run: the calls of this task, and of tasks that it starts."""
         run, runs = object(), self._queues.get().runs
         runs.add(run)
         token = _RUN.set(run)

@@ -51,7 +51,7 @@ class OpenedFolder:
     policy: "TransformersPolicy"
     tokenizer: Any  # Any: transformers has no types
     name: str
-    """The folder's."""
+    """Name of the folder."""
 
     @property
     def num_parameters(self) -> int:
@@ -192,7 +192,7 @@ def readable(what: str, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the library's bars and notes off the terminal."""
+    """Keep the library's progress bars and notes off the terminal."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

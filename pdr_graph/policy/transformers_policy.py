@@ -4,8 +4,8 @@ For small models: in tests, in studies, and to evaluate trained models. The modu
 that a trainer updates: nothing is copied, so that draws are always by its current weights.
 
 Many prompts are drawn side by side. Equal prompts are read once, and ended rows leave the batch. A
-token is where the row's own random number falls on the row's own distribution, so that other rows
-do not move it (beyond the last bits of its logits). The cache grows in place: transformers' own
+row's own random number selects a token of the row's own distribution, so that other rows do not
+change it (except through the last bits of its logits). The cache grows in place: transformers' own
 copies all of itself for each token, which for a small model is most of the work.
 """
 
@@ -200,7 +200,7 @@ class DecodingBatch:
 
 
 _ROOM = 64
-"""Tokens by which a layer's room grows at least."""
+"""Fewest tokens by which a layer's room grows."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
@@ -290,7 +290,7 @@ def _sample(logits_B: Tensor, temperatures_B: Tensor, uniforms_B: Tensor) -> tup
     table_B = (logits_B.float() / divisors_B[:, None]).log_softmax(-1)
     cumulative_B = table_B.exp().double().cumsum(-1)
     # The whole is 1 up to rounding. A place stays below it, so that no number falls behind the last
-    # token with a probability.
+    # token of positive probability.
     whole_B = cumulative_B[:, -1:]
     places_B = torch.minimum(
         uniforms_B[:, None] * whole_B, torch.nextafter(whole_B, torch.zeros_like(whole_B))
@@ -338,7 +338,7 @@ class TransformersPolicy:
         return window
 
     def going_on(self) -> AbstractContextManager[None]:
-        """Have calls wait for those of a run, see `CallBatcher`."""
+        """Make calls wait for those of a run, see `CallBatcher`."""
         return self._batcher.going_on()
 
     async def draw(self, prompt_ids: Sequence[int], sampling: Sampling) -> Drawn:
@@ -390,7 +390,7 @@ def stop_ids_of(model: Model, tokenizer: Any) -> frozenset[int]:  # Any: transfo
     """Return the tokens that end a reply.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the model has no such token.
     """
     named = getattr(model.generation_config, "eos_token_id", None)
     ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}

@@ -88,7 +88,7 @@ class VLLMPolicy:
         return int(self._config.max_model_len)
 
     def going_on(self) -> AbstractContextManager[None]:
-        """Have calls wait for those of a run, see `CallBatcher`."""
+        """Make calls wait for those of a run, see `CallBatcher`."""
         return self._batcher.going_on()
 
     async def draw(self, prompt_ids: Sequence[int], sampling: Sampling) -> Drawn:

@@ -61,7 +61,7 @@ class Inquiry:
     turns_field: str
     """The request's field that holds the turns, for refusals."""
     sampling: Mapping[str, object]
-    """Fields of `PDRConfig` that the protocol has names of its own for; None is not asked for."""
+    """Fields of `PDRConfig` for which the protocol has its own names; None counts as not given."""
     pdr: Mapping[str, object]
     """Settings of `PDRConfig` for this request alone."""
     seed: int | None
@@ -81,7 +81,7 @@ def document(schema: dict[str, Any], without_effect: frozenset[str]) -> None:
 
 
 def _no_text(value: object) -> object:
-    """Refuse what pydantic would make a number of."""
+    """Refuse text that pydantic would turn into a number."""
     if isinstance(value, str | bool):
         raise ValueError("a number is needed here")
     return value
@@ -99,7 +99,8 @@ class AnswerRequest(BaseModel):
     without_effect: ClassVar[frozenset[str]]
     """Fields that change what a call costs or where it is kept, not what is asked."""
     neutral: ClassVar[Mapping[str, tuple[object, ...]]]
-    """Known fields that are not honoured, with the values that ask for nothing."""
+    """Known fields that are not honoured, each with the values that have no effect and are
+    allowed."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
@@ -171,7 +172,7 @@ AnyRequest = TypeVar("AnyRequest", bound=AnswerRequest)
 def read_request(kind: type[AnyRequest], body: bytes) -> AnyRequest:
     """Read a body; called in a thread, as it may take a while.
 
-    Everything is counted first: pydantic describes all that is wrong, and only the first is told.
+    Sizes are checked first: pydantic would describe every fault, and only the first is reported.
 
     Raises:
         RefusalError: 400, it is no JSON, holds too much, or does not fit.
@@ -214,7 +215,7 @@ class _Repeated(dict[str, Any]):
 
 
 def _whole(text: str) -> int | _Misfit:
-    # What is longer takes long to read, and fits nowhere.
+    # A longer number takes long to read, and fits no field.
     return int(text) if len(text) <= 20 and -(2**63) <= int(text) < 2**64 else _Misfit(text)
 
 
@@ -229,7 +230,7 @@ def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _misfits(data: Any) -> Iterator[tuple[str, str]]:  # Any: JSON
-    """Yield where a value is that nothing can be made of, and why; one level after the other."""
+    """Yield the place of each unusable value, and the reason; one level after the other."""
     level: list[tuple[str, Any]] = [("", data)]
     for depth in range(MOST_LEVELS + 1):
         below: list[tuple[str, Any]] = []
@@ -274,7 +275,7 @@ def _half_character(text: str) -> int | None:
 
 
 def _sizes(data: Mapping[str, Any]) -> Iterator[tuple[str, int, str, int]]:
-    """Yield what is bounded: where it is, how many of what it has, and how many it may have."""
+    """Yield for each bounded part its place, its number, the noun of that, and its bound."""
     yield "the body", len(data), "fields", MOST_FIELDS
     for name, value in data.items():
         yield "the name of a field", len(name), "characters", MOST_CHARACTERS
@@ -359,7 +360,7 @@ def only_text(kind: str, place: str) -> RefusalError:
 
 
 class ToolCalls:
-    """The tool calls of a conversation, so that a tool's result is told with what was asked.
+    """The tool calls of a conversation, so that a tool's result is shown with its call.
 
     Calls by themselves are read past: this server has no tools. Their results are part of what the
     user's question stands on, and become turns.
@@ -369,7 +370,7 @@ class ToolCalls:
         self._asked: dict[str, str] = {}
 
     def note(self, call_id: JsonValue, name: JsonValue, arguments: JsonValue) -> None:
-        """Remember a call; one that is malformed is told by no result."""
+        """Remember a call; a malformed call is shown with no result."""
         if isinstance(call_id, str) and isinstance(name, str):
             self._asked[call_id] = f"{name}({arguments if isinstance(arguments, str) else ''})"
 

@@ -4,7 +4,7 @@ The status tells a client what is at fault: its own request (4xx), the model or 
 this server (502, 503), or a defect of the server (500).
 
 Every refusal is counted and logged once, whichever layer makes it: the connection, the guard, the
-application or the run. Labels and log lines hold nothing of a client's making but its address, the
+application or the run. Of what a client sends, labels and log lines hold only its address, the
 method, the path and the name of a field, all cut and escaped.
 """
 
@@ -221,10 +221,10 @@ CLIENT_LEFT = 499
 MOST_LINES = 50
 """Refusals that are logged in one second; the next line says how many were left out."""
 GUESSES, GUESSING_S = 10, 60.0
-"""So many wrong keys from one address within so many seconds are told as a warning."""
+"""A warning is logged after so many wrong keys from one address within so many seconds."""
 _MOST_ADDRESSES = 1024
 _LONGEST = 120
-"""Characters of a client's making that a line shows of one field."""
+"""Most characters of a client's text that a log line shows for one field."""
 
 KeyFault = Literal["missing", "not_bearer", "wrong"]
 Closed = Literal["full", "displaced", "silent", "overdue", "stalled"]
@@ -249,7 +249,7 @@ class RefusalLog:
             ["reason"],
             registry=registry,
         )
-        # From the start, so that the first failure is a rise.
+        # Set to 0 at the start, so that the first failure shows as a rise.
         for each in ("missing", "not_bearer", "wrong"):
             self._failed_keys.labels(each)
         self._second, self._lines, self._left_out = 0, 0, 0
@@ -257,7 +257,7 @@ class RefusalLog:
         """By address: since when wrong keys are counted, and how many came."""
 
     def note(self, refusal: RefusalError, scope: Scope | None = None) -> None:
-        """Count and log a refusal; without a scope nobody knows what was asked."""
+        """Count and log a refusal; without a scope the request is unknown."""
         client, request = "-", "-"
         if scope is not None:
             client = (scope.get("client") or ("-",))[0]
@@ -273,7 +273,7 @@ class RefusalLog:
         self._count(0, f"connection_{why}", client, "-", None)
 
     def failed_key(self, fault: KeyFault, client: str) -> None:
-        """Count a request without a valid key; many wrong ones from one address are told."""
+        """Count a request without a valid key; warn of many wrong keys from one address."""
         self._failed_keys.labels(fault).inc()
         if fault == "missing":
             return
@@ -379,6 +379,6 @@ def malformed(fault: Fault, path: Sequence[str]) -> RefusalError:
     """Name the first field that does not fit, never its value: it may be a prompt."""
     if fault.kind == "json_invalid":
         return RefusalError(400, "the body is not valid JSON", code="invalid_json")
-    # Left out: the type that pydantic tried of a union.
+    # The path is cut before the member of a union that pydantic tried.
     field = ".".join(path[:3]) or "the body"
     return RefusalError(400, f"{field}: {fault.message}", param=field)

@@ -1,9 +1,9 @@
 """One request's run as OpenAI's answer: whole, or in events while it runs.
 
 The answer's text is sent while the model still writes it, and what was sent cannot be taken back.
-So a thought is held until it ends, and whatever may turn out to begin a tag, a stop text or the
-blank end is held until it does not. The pieces together are the run's solution, cut at the first
-stop text.
+So a thought is held until it ends. Text that may be the beginning of a tag, of a stop text or of
+the blank end is held until that is decided. The pieces together are the run's solution, cut at the
+first stop text.
 
 The head of a stream is sent with its first event, so that a request that is refused at once has
 the right status. Once the stream has begun, an error is sent as an event. Comments keep proxies
@@ -38,16 +38,16 @@ T = TypeVar("T")
 
 
 class Marks:
-    """Finds texts in a text that comes in pieces, in time linear in its length, however many.
+    """Finds any number of marks in a text that comes in pieces, in time linear in its length.
 
-    It is the automaton of Aho and Corasick (1975): it knows after each character the longest end of
-    the text that one of the marks begins with.
+    It is the automaton of Aho and Corasick (1975). After each character it knows the longest end of
+    the text that is the beginning of a mark.
     """
 
     def __init__(self, marks: Sequence[str]) -> None:
         self._next: list[dict[str, int]] = [{}]
         self._fall: list[int] = [0]
-        """Where a state goes on at a character that it does not expect: its longest proper end."""
+        """By state: its longest proper end, which is the state after an unexpected character."""
         self.depth: list[int] = [0]
         """Characters of the beginning of a mark that have been seen, by state."""
         self.whole: list[tuple[str, ...]] = [()]
@@ -79,7 +79,7 @@ class Marks:
 
 
 class Answer:
-    """The text of one answer, released as it settles; each piece costs what it is long."""
+    """The text of one answer, released as it settles, in time linear in its length."""
 
     def __init__(self, stops: Sequence[str] = (), *, may_think: bool = True) -> None:
         """Begin an answer.
@@ -108,8 +108,8 @@ class Answer:
         self._held: list[str] = []
         """Pieces of the text that have not settled."""
         self._start = self._end = self._solid = 0
-        """Where they begin, where they end, and where their last character ends that is not blank;
-        counted from the first of the text that is not."""
+        """Where the held pieces begin, where they end, and where their last non-blank character
+        ends; all counted from the first non-blank character of the text."""
         self._cut_at: int | None = None
         """Where the first stop text begins, as far as is known."""
         self._cut_end = 0
@@ -194,7 +194,7 @@ class Answer:
         if self._is_over:
             self._held = []
             return ""
-        # Whatever begins later may turn out to be a mark.
+        # The text after this position may be the beginning of a mark.
         end = self._end - self._marks.depth[self._state]
         if self._cut_at is not None:
             self._is_over = self._cut_at <= end and self._cut_end <= self._solid
@@ -210,7 +210,7 @@ class Answer:
         return wellformed(settled)
 
     def _release(self, text: str) -> str:
-        """Return what has to be sent of what has settled."""
+        """Return the part of the settled text that has not been sent."""
         if self._owed and not self._differs:
             both = min(len(text), len(self._owed))
             self._differs = text[:both] != self._owed[:both]
@@ -371,7 +371,7 @@ class RunReply:
                 self._pieces.put_nowait(_Piece(piece, is_thought=False))
             return
         if event["event"] == "finish":
-            # Until a reply has shown whether this model thinks in its text, it may.
+            # Until the first reply has shown it, this model may think in its text.
             thinks = self.runner.metrics.thinks
             self._answer = Answer(self.asked.stops, may_think=thinks is not False)
         line = self._narration.line(event)

@@ -78,7 +78,7 @@ class Catalogue:
         """Return the config of a request, and the fields that the client insists on.
 
         Args:
-            model: A name on offer, with settings behind a question mark if need be.
+            model: A name on offer; settings may follow a question mark.
             asked: The request's own fields, which win over those in the name.
 
         Raises:
@@ -116,7 +116,7 @@ class Catalogue:
             if any(isinstance(each, int | float) and not each <= _MOST for each in numbers):
                 raise ConfigError(f"{setting}: {_MOST} is the most")
         most = num_rounds(config, config.max_extra_rounds)
-        # Each round has a draft, and so many rounds need not be gone through.
+        # Each round has at least one draft, so more rounds than drafts allowed need no counting.
         drafts = (
             most
             if most > self._max_drafts
@@ -156,15 +156,15 @@ SPACE = "pdr.space"
 
 @dataclass(frozen=True, slots=True)
 class ThreadSpace:
-    """The threads of one key: clients of another cannot take, find or read them by their names."""
+    """The threads of one key: clients with another key cannot find, read or use them by name."""
 
     key: str = field(default="", repr=False)
-    """Empty has the threads by their plain names."""
+    """Empty for the space whose threads have their plain names."""
 
     def place(self, name: str) -> str:
         """Return the thread of the store that a client's name stands for.
 
-        The mark between the two is in no client's name, so that no space reaches into another.
+        The mark `#` is in no client's name, so that no space reaches into another.
         """
         if not self.key:
             return name
@@ -279,7 +279,7 @@ def understand(
 
 @dataclass(frozen=True, slots=True)
 class ResponseId:
-    """Names a response by its thread, and by what was asked: a thread's name alone opens none."""
+    """Names a response by its thread and its problem: a thread's name alone opens no response."""
 
     thread_id: str
     digest: bytes

@@ -172,7 +172,7 @@ def _turn(item: Json, place: str, calls: ToolCalls) -> Turn | None:
         raise RefusalError(400, f"{place}.type must be text", param=f"{place}.type")
     if kind.endswith("_call"):
         calls.note(item.get("call_id"), item.get("name"), item.get("arguments", item.get("input")))
-        # What ran at another server brings its result along.
+        # A tool that ran at another server has its result in the item.
         output = item.get("output")
         return Turn("tool", output) if isinstance(output, str) else None
     if kind.endswith("_call_output"):

@@ -1,4 +1,4 @@
-"""The runs of one server: so many at once, one to a thread, counted, and stopped to be resumed."""
+"""The runs of one server: bounded, one to a thread, counted, and stopped to be resumed."""
 
 import asyncio
 import math
@@ -236,13 +236,14 @@ class SolveRunner:
                 config = recorded or asked.config
                 begin(config)
                 parts = Parts(
-                    # The code that the operator names; what the store names is only compared.
+                    # Code that the operator names is imported; code that the store names is only
+                    # compared.
                     extensions=self._steps.with_code(asked.config).of(config),
                     prompts=self._prompts,
                     trace=self.metrics,
                     on_event=on_event,
                     control=control,
-                    # What is written may be sent at once only if no verdict can reject it.
+                    # Text may be sent while it is written only if no verdict can reject it.
                     stream_answer=config.max_extra_rounds == 0,
                 )
                 if recorded is not None:

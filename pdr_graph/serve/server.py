@@ -1,10 +1,10 @@
 """Serves the application on a socket, and stops it so that runs can be resumed.
 
-uvicorn closes a connection that waits for its next request, and no other: not one on which nothing
-arrives, or half a request, nor one whose client reads nothing. So each connection here has a
-deadline for what it waits for, and their number is bounded, in all and by address. At the bound,
-the one goes that has not sent a whole request for the longest time. Some places are kept free of
-work for `/health`, and to say that the server is full.
+uvicorn closes only connections that wait for a further request. It keeps those on which nothing
+arrives, or half a request, and those whose client reads nothing. So each connection here has a
+deadline for what it waits for. The number of connections is bounded, in all and by address. At the
+bound, the connection that has sent no whole request for the longest time is closed. Some
+connections are kept free of work for `/health`, and to say that the server is full.
 """
 
 import asyncio
@@ -243,7 +243,7 @@ class OpenConnections:
         )
 
     def add(self, connection: "ClientConnection") -> bool:
-        """Take a new connection in, for another one if there are too many; False if it cannot."""
+        """Add a new connection, if need be in place of another; False if there is no place."""
         goes, address = None, connection.address
         if self._open[address] >= self.most_by_address:
             goes = next((each for each in self._vacant if each.address == address), None)
@@ -319,10 +319,10 @@ class ClientConnection(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._connections = connections
         self.address = ""
-        """What its client is known by: an IPv4 address or an IPv6 network."""
+        """Names the client for the bounds: an IPv4 address or an IPv6 network."""
         self.awaits: Awaited = "head"
         self.since = self.loop.time()
-        """Since when it waits for that."""
+        """Time since which it waits for `awaited`."""
         self._moved = self.since
         """When the client was last seen to read."""
         self.unsent = 0
@@ -357,7 +357,7 @@ class ClientConnection(H11Protocol):
     def is_stalled(self, now: float, stall_s: float) -> bool:
         """Tell whether the client has read nothing of what we send, for so many seconds."""
         self.unsent = self.transport.get_write_buffer_size()
-        # The system takes more of us only once much of what it holds has been read.
+        # The system accepts more bytes only after the client has read much of what it holds.
         held = _unread(self.transport.get_extra_info("socket")) if self.unsent else 0
         read = self._sent.bytes - self.unsent - held
         if not self.unsent or read > self._read:
@@ -386,7 +386,7 @@ class ClientConnection(H11Protocol):
     def abort(self) -> None:
         """Close the connection, and send nothing of the rest."""
         if (end := self.transport.get_extra_info("socket")) is not None:
-            # Else the system keeps on offering it to the client, who reads nothing.
+            # Without this, the system keeps on sending the rest to a client that reads nothing.
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
         self._connections.remove(self)
@@ -397,7 +397,7 @@ class ClientConnection(H11Protocol):
         super().send_400_response(msg)
 
     async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; if the server is full, only whether it lives."""
+        """Answer a request; if the server is full, answer only `/health`."""
         if scope["path"] != "/health" and self._connections.is_full(self.address):
             full = RefusalError(
                 503,
@@ -439,7 +439,7 @@ class _CountedTransport:
 
 
 def _network_of(address: str) -> str:
-    """Return what one client can have all addresses of: an IPv6 network, or the address itself."""
+    """Return the addresses that one client may own: an IPv6 network, or the address itself."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

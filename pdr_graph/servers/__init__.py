@@ -1,7 +1,8 @@
 """The servers of this machine: those of `pdr-graph up`, and the embedded model and store.
 
-The embedded ones are a real model and a real store where nothing is set up: processes that are
-started on demand and end when nobody needs them. They need the extra `local`, which is imported
+The embedded ones are a real model and a real store for a machine where nothing is set up. Their
+processes are started on demand and end when nobody needs them. They need the extra `local`, which
+is imported
 only where it is used. Names are imported on first use, since the processes of the servers are
 modules of this package and have to start fast.
 """

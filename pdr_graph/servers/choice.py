@@ -87,7 +87,7 @@ def is_socket_of(url: str, folder: Path) -> bool:
 
 def _can_bind(port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do: a port counts as free as soon as its owner has gone.
+        # Servers set this too: a port counts as free as soon as its owner has gone.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

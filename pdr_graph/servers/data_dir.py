@@ -57,7 +57,7 @@ def own_folder(path: Path) -> Path:
 
 
 def _close(path: Path) -> None:
-    """Shut others out of a folder that an older version, or somebody else, has made."""
+    """Take other users' access from a folder that an older version, or somebody else, has made."""
     found = path.stat()
     if not found.st_mode & 0o077 or found.st_uid != os.geteuid():
         return
@@ -71,9 +71,9 @@ def _close(path: Path) -> None:
 
 
 def own_secret(file: Path, text: str, read: Callable[[Path], str]) -> str:
-    """Return the secret in a file that its owner alone can read; made of `text` if there is none.
+    """Return the secret in a file that only its owner can read; write `text` if there is no file.
 
-    One that others could read is replaced.
+    A file that others could read is replaced.
 
     Args:
         file: Where it is.
@@ -156,7 +156,7 @@ def last_lines(log: Path, number: int = 1, begin: int = 0) -> list[str]:
 
 
 class FileLock(AbstractContextManager["FileLock"]):
-    """A lock file that is open for as long as the block lasts, and holds its lock no longer."""
+    """A lock file that is open, and may hold its lock, for as long as the block lasts."""
 
     def __init__(self, path: Path) -> None:
         """Open the file, made if it is missing; nothing is locked yet.

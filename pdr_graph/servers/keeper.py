@@ -36,7 +36,7 @@ from pdr_graph.servers.server import GRACE_S, LOOK_S, CommandServer, answers, no
 
 POLL_S = 0.1
 END_S = 2 * GRACE_S + 5.0
-"""A keeper's time to end: its server's grace, and as much for what is then killed."""
+"""Seconds for a keeper to end: its server's grace, and as much for processes killed after it."""
 
 MISSING_S = 5.0
 """Seconds without a keeper after which none is expected any more."""
@@ -116,7 +116,7 @@ async def until_ready(
         status = None if process is None else process.poll()
         kept, record = shelf.is_kept(part), shelf.read(part)
         if record is not None and process is not None:
-            # Until our keeper has written its record, there may be that of an earlier one.
+            # Until our keeper has written its record, the record may be that of an earlier keeper.
             record = record if record.keeper.pid == process.pid else None
         if record is not None and not kept and record.state == "failed":
             raise LocalError(record.error)
@@ -143,7 +143,7 @@ def stop(shelf: Shelf, begun: Start) -> None:
     """
     if begun.process is None:
         return
-    # By its process, since it may not have written a record yet.
+    # Through its process, since the keeper may not have written a record yet.
     begun.process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         begun.process.wait(END_S)
@@ -187,7 +187,7 @@ MISSES = 5
 
 
 def main(data_dir: Path, lock: int) -> int:
-    """Keep one part until told to end, or until it ends by itself."""
+    """Keep one part until asked to end, or until it ends by itself."""
     os.set_inheritable(lock, False)  # so that it is free as soon as the keeper is gone
     shelf = Shelf(data_dir).made()
     plan = ServerPlan.from_json(sys.stdin.read())

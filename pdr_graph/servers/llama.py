@@ -3,8 +3,8 @@
 It is a demonstration model, small enough for any machine and often wrong. What its server does
 and does not do, as seen with `xllamacpp` 2026.10:
 
-- A streamed call that the client drops frees its slot at once. A plain call does so within a
-  second, but only in a second in which the server delivers nothing else: cancel streamed calls.
+- A streamed call that the client drops frees its slot at once. A plain call frees its slot only
+  after a second in which the server delivers nothing else. So cancel streamed calls only.
 - `n` works up to the number of slots, but `usage` then counts one choice only.
 - A seed gives the same text alone and in a batch. Any model name is accepted.
 - A prompt longer than a slot's context is refused with 400, `exceed_context_size_error`; an
@@ -12,7 +12,8 @@ and does not do, as seen with `xllamacpp` 2026.10:
 - `/v1/embeddings` gives the last token's hidden state beside chat. It takes text, not messages;
   `/apply-template` makes text of messages.
 
-`small_config` scales presets down to it: they are made for a GPU and would take it an hour.
+`small_config` scales presets down to this model: they are made for a GPU, and would take an hour
+here.
 """
 
 import asyncio
@@ -56,7 +57,7 @@ from pdr_graph.settings import NO_KEY, Settings
 LONGEST_CONTEXT = 8192
 """Model tokens that SmolLM2 was trained to read."""
 MOST_THREADS = 8
-"""A model of 135 M parameters gains nothing from more: its operations are too short to divide."""
+"""Most threads: the operations of a model of 135 M parameters are too short for more."""
 LOOK_S = 0.1
 """Seconds for a look at how busy the processors are; also between looks at a server."""
 EMBEDDED_SLOTS = 8
@@ -67,7 +68,7 @@ BUDGETS: Mapping[str, object] = MappingProxyType(
 """In model tokens."""
 ROUNDS = 2
 SHRINK = 4
-"""Wider rounds are divided by it, and only the first ones stay: 16, 8, 4 become 4, 2."""
+"""Widths are divided by it, and only the first rounds stay: 16, 8, 4 become 4, 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ async def embedded_model(
 
     Raises:
         ConfigError: The slots or the context are out of bounds.
-        LocalError: The weights cannot be had, or the server does not start.
+        LocalError: The weights are not available, or the server does not start.
     """
     say = announce or (lambda line: None)
     if slots < 1:
@@ -129,10 +130,10 @@ async def embedded_model(
         "name": name,
         "slots": slots,
         "context_per_slot": context_per_slot,
-        # In threads: some servers that open a graph check that nothing blocks their event loop.
+        # In threads, since some servers check that nothing blocks their event loop.
         "threads": await asyncio.to_thread(free_cores),
         "port": port,
-        # By its file: others see the command line.
+        # The key's file is named, since other users can see the command line.
         "key_file": str(key_file(data_dir).absolute()),
     }
     key = await asyncio.to_thread(own_key, data_dir)
@@ -182,7 +183,7 @@ async def ready_weights(data_dir: Path, say: Announce, *, weights: Weights = SMO
     """Return the weights of a model, fetched on first use.
 
     Raises:
-        LocalError: They cannot be had, or nothing here could serve them.
+        LocalError: They are not available, or nothing here could serve them.
     """
     if found := await asyncio.to_thread(find_weights, data_dir, weights=weights):
         return found
@@ -245,7 +246,7 @@ def _ended(status: int, log: Path) -> LocalError:
 
 
 def busy_shares() -> list[float]:
-    """Measure for `LOOK_S` seconds how busy each processor is, 0 to 1; empty if it is not told."""
+    """Measure for `LOOK_S` seconds how busy each processor is, 0 to 1; empty if it is not known."""
     try:
         return [percent / 100 for percent in psutil.cpu_percent(LOOK_S, percpu=True)]
     except OSError:
@@ -260,7 +261,7 @@ def free_cores(root: Path = Path("/"), busy: Callable[[], Sequence[float]] = bus
 
     Args:
         root: The parent of `sys/`; tests hand in a tree of their own.
-        busy: Says how busy each processor is, 0 to 1; one that is not told of counts as free.
+        busy: Says how busy each processor is, 0 to 1; one that it leaves out counts as free.
     """
     has_affinity = hasattr(os, "sched_getaffinity")  # macOS has neither that nor /sys
     cpus = os.sched_getaffinity(0) if has_affinity else set(range(os.cpu_count() or 1))

@@ -1,12 +1,12 @@
-"""What is to be started, what a keeper writes down about it, and where.
+"""The plan of a server, the record that its keeper writes, and where both are kept.
 
 Each part, the model and the store, has a *keeper*: a process of its own that starts the server,
-waits until it answers, writes down how it is, and ends it when asked. The command that started a
-keeper may be killed at any instant, since all that is known is in the keeper's folder:
+waits until it answers, records its state, and ends it when asked. The command that started a keeper
+may be killed at any time, since everything is in the keeper's folder:
 
 - `PART.lock` is held by the keeper; the kernel drops it with the keeper.
 - `PART.json` is the keeper's record: the state, the address, the processes with their start times.
-- `PART.log` is what keeper and server said.
+- `PART.log` has the output of keeper and server.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ TITLES: Mapping[Kind, str] = {
     "embedded valkey": "the embedded Valkey",
 }
 LOCK_WAIT_S = 2.0
-"""Wait for a lock that others take for an instant, only to see whether it is held."""
+"""Seconds to wait for a lock, which others take for a moment to see whether it is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +190,17 @@ class Shelf:
             out.write(json.dumps(dataclasses.asdict(record), indent=1).encode())
 
     def takes_priorities(self, base_url: str) -> bool:
-        """Tell whether `up` has started what answers at an address, and it serves by priority."""
+        """Tell whether `up` has started the server at an address, and it serves by priority."""
         record = self._serving(base_url)
         return record is not None and record.by_priority
 
     def is_embedded(self, base_url: str) -> bool:
-        """Tell whether `up` has started what answers at an address, and it is the embedded one."""
+        """Tell whether `up` has started the server at an address, and it is the embedded one."""
         record = self._serving(base_url)
         return record is not None and record.kind == "embedded model"
 
     def key_of(self, base_url: str) -> str:
-        """Return the key that what `up` has started at an address asks for; "" if there is none."""
+        """Return the key of the server that `up` has started at an address; "" if there is none."""
         record = self._serving(base_url)
         return noted_key(Path(record.key_file)) if record is not None and record.key_file else ""
 

@@ -16,9 +16,9 @@ from pdr_graph.servers.record import TITLES, ServerPlan
 
 PROBE_TIMEOUT_S = 5.0
 GRACE_S = 20.0
-"""For an orderly end: vLLM gives its memory back, Redis writes its files."""
+"""Seconds for an orderly end: vLLM gives its memory back, Redis writes its files."""
 LOOK_S = 0.2
-"""Between two looks whether a server answers."""
+"""Seconds between two checks of whether a server answers."""
 
 _CAUSE = re.compile(r"\w*(?:Error|Exception): \S.*|(?<=# )\S.*|error: \S.*")
 _NOT_THE_CAUSE = "Engine core initialization failed"
@@ -42,7 +42,7 @@ class CommandServer:
         Raises:
             LocalError: The log cannot be written.
         """
-        # What `module_environment` adds to the path of our own modules is not for others.
+        # `module_environment` sets PYTHONPATH for our own modules, and not for this command.
         ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         try:
             with self.log.open("ab") as out:
@@ -68,7 +68,7 @@ class CommandServer:
         """Return at once while the process runs.
 
         Raises:
-            LocalError: It has ended; with the reason that its log tells.
+            LocalError: It has ended; the message has the reason from its log.
         """
         status = None if self._started is None else self._started.poll()
         if status is not None:
@@ -149,6 +149,7 @@ def cause(log: Path, begin: int = 0) -> str:
     """Find the line of a log, from byte `begin` on, that most likely says why a server ended."""
     lines = last_lines(log, 400, begin)
     found = [match[0] for line in lines if (match := _CAUSE.search(line))]
-    # vLLM's engine ends with an error, and its server then with another that only says so.
+    # vLLM's engine ends with an error. Its server then ends with another, which does not name the
+    # cause.
     telling = [each for each in found if _NOT_THE_CAUSE not in each]
     return (telling or found or lines or ["it said nothing"])[-1].strip()[:300]

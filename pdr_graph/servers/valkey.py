@@ -4,8 +4,8 @@ A server listens on this machine only, and loses nothing of a run.
 
 The embedded store is one Valkey for all processes of a user that need it, for as long as one does.
 This module as a process is its supervisor, which runs the server and ends it when its last client
-is gone. The last line that a supervisor writes to its log says why it has failed. Two locks are all
-that it takes, in the folder of the store:
+is gone. The last line that a supervisor writes to its log says why it has failed. Two locks in the
+folder of the store coordinate them:
 
 - `clients.lock` is shared by the clients. The supervisor takes it alone to end the server, so that
   a client that comes meanwhile waits, and starts the next one.
@@ -195,9 +195,9 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.01
 WATCH_S = 0.25
-"""Between two looks whether supervisor and server are gone."""
+"""Seconds between two checks of whether supervisor and server are gone."""
 STABLE_S = 2.0
-"""Least time between two starts, so that a server that cannot live is not started without end."""
+"""Least seconds between two starts, so that a server that cannot run is not started without end."""
 
 
 @contextlib.asynccontextmanager
@@ -325,7 +325,7 @@ async def _until(deadline: float, why_not: str) -> None:
 
 
 LINGER_S = 0.25
-"""About how long the server outlives its last client."""
+"""Seconds, about, that the server outlives its last client."""
 
 
 def main(binary: str, home: Path, lock: int) -> int:

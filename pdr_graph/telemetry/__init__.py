@@ -6,7 +6,8 @@ Both are off by default, and OpenTelemetry is imported only when it is needed:
         await solve("What is 6 x 7?", model=model)
 
 The handler of spans reaches every run through LangChain's configure hook, as LangSmith's tracer
-does, so that no step of the method knows of it. When it is off, a run reads one context variable.
+does. So no step of the method knows of it. When it is off, it costs a run one look at a context
+variable.
 """
 
 import json
@@ -160,7 +161,7 @@ def logged_to(file: Path) -> Iterator[None]:
 class _Queued(QueueHandler):
     """Hands records to a thread that writes them to a file.
 
-    So whoever logs, an event loop perhaps, never waits for the disk.
+    So the logging code, which may be an event loop, never waits for the disk.
     """
 
     def __init__(self, file: Path, level_before: int) -> None:
@@ -194,5 +195,5 @@ _LOCK = threading.Lock()
 
 
 def _begun() -> list[_Queued]:
-    """Return what writes log files now."""
+    """Return the open writers of log files."""
     return [each for each in _PACKAGE.handlers if isinstance(each, _Queued)]

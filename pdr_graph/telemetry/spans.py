@@ -184,7 +184,7 @@ class SpanHandler(BaseCallbackHandler):
         return None if run_id is None else self._open[run_id]
 
     def _start(self, name: str, parent: Span | None, kind: SpanKind = SpanKind.INTERNAL) -> Span:
-        # Without one of ours above it, a span belongs to the current span of the caller.
+        # Without a parent of ours, a span belongs to the caller's current span.
         context = None if parent is None else trace.set_span_in_context(parent)
         return self._tracer.start_span(name, context=context, kind=kind)
 

@@ -172,7 +172,7 @@ async def _served(
     settings: TrainSettings, folder: Path
 ) -> AsyncIterator[tuple[ModelClient, WeightPush]]:
     policy, push = settings.policy, push_of(settings)
-    # With its address: a key goes only where it belongs.
+    # Read with its address, so that a key goes only to its own server.
     key = key_of(load_settings(base_url=policy.base_url), str(policy.base_url))
     server = VLLMAdmin(str(policy.base_url), key)
     if PartialState().is_main_process and push == "lora":
@@ -200,7 +200,7 @@ async def _served(
 
 
 async def base_model(server: VLLMAdmin) -> str:
-    """Return the name of the one model that a server has, adapters of ours left out.
+    """Return the name of the one model that a server has, leaving out our adapters.
 
     Raises:
         EndpointError: no server answers.

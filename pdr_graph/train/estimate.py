@@ -1,4 +1,4 @@
-"""What RL will need: memory of a device, and tokens, by how large a model and its prompts are.
+"""What RL will need in memory of a device and in tokens, by the size of the model and its prompts.
 
 No weights are loaded, nothing heavy is imported: the files of the model's folder are read. The
 models are decoders of the Llama family: grouped attention, gated feed-forward layers, experts. Part
@@ -114,7 +114,7 @@ def read_shape(folder: Path) -> ModelShape:
     """Read the shape of the model in a folder.
 
     Raises:
-        ConfigError: there is none, it is an adapter without its base, or it is no decoder of the
+        ConfigError: the folder has no model, an adapter without its base, or no decoder of the
             Llama family.
     """
     file = folder / CONFIG
@@ -184,9 +184,9 @@ def _absent(folder: Path) -> str:
 
 
 CHAT_TOKENS = 32
-"""Charged for what a chat template adds to a prompt; a system prompt would be more."""
+"""Tokens charged for what a chat template adds to a prompt; a system prompt would need more."""
 _LONGEST = 16
-"""Only the problems with the most characters are counted."""
+"""Problems that are counted: those with the most characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,11 +265,11 @@ class Memory:
     head: int
     """For the head, which works in tiles: a tile of logits, and gradients in fp32."""
     kv_cache: int
-    """Of all calls in flight at full length; 0 if another device draws."""
+    """For all calls in flight at full length; 0 if another device draws."""
     drawing_weights: int
-    """A second copy that draws; 0 if the trained weights draw, or another device."""
+    """For a second copy that draws; 0 if the trained weights or another device draw."""
     reserved: int
-    """What an engine reserves for its weights and cache, whatever it needs; 0 without one."""
+    """Memory that an engine reserves for weights and cache, needed or not; 0 without an engine."""
 
     @property
     def training(self) -> int:
@@ -278,7 +278,7 @@ class Memory:
 
     @property
     def lasting(self) -> int:
-        """Return what is also there while tokens are drawn."""
+        """Return what stays in memory while tokens are drawn."""
         return self.weights + self.optimiser
 
     @property
@@ -419,7 +419,7 @@ def _tokens(settings: TrainSettings, size: PromptSize) -> Tokens:
     direct = rollouts.problems_per_step - operator
     plan = settings.operator_plan
     drafts, refines = plan.rows.get("draft", 0), plan.rows.get("refine", 0)
-    # Of one round: M drafts, one refinement, and what the distiller asks for.
+    # Calls of one round: M drafts, one refinement, and the distiller's.
     asked = most_calls(config, Extensions().with_code(config)).total - rollouts.num_drafts - 1
     distils = asked * plan.num_workspaces if operator else 0
     calls = direct * rollouts.rows_per_problem + operator * (drafts + refines + distils)

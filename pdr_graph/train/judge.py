@@ -1,8 +1,8 @@
 """Trains a judge: a LoRA adapter that answers whether a solution is correct, by Yes or No.
 
-A verifier of a model's own solutions, as Cobbe and others' (arXiv 2110.14168), that answers by a
-token of its vocabulary (2408.15240), so that a server of the model serves the adapter too. Only
-that token is learnt. `train/judge_data.py` says from which drafts.
+It is a verifier of a model's own solutions, as that of Cobbe and others (arXiv 2110.14168). It
+answers by a token of the vocabulary (2408.15240), so that a server of the model serves the adapter
+too. Only that token is learnt. `train/judge_data.py` says from which drafts.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ ADAPTER = "adapter"
 _WORK = ".training"
 """Folder of checkpoints and margins while a judge is trained."""
 LEAST_PROBLEMS = 8
-"""With right and wrong drafts, in the part that learns."""
+"""Fewest problems with right and wrong drafts in the part that learns."""
 _SCORED_ROWS = 8
 """Drafts that are scored at once."""
 
@@ -80,9 +80,9 @@ class JudgeTraining:
     """Parts of the problems, each judged by an adapter that has not seen it; a last adapter learns
     from all. 1 holds a quarter out, and trains once."""
     epochs: int = 4
-    """The most; training ends after two that are no better on the problems for stopping."""
+    """Most epochs; training ends after two that are no better on the problems for stopping."""
     rank: int = 16
-    """Of the adapter; vLLM serves up to 16 unless it is told otherwise."""
+    """Rank of the adapter; vLLM serves up to 16 by default."""
     first_layer: int = 0
     """The layers before it get no adapter, which makes training cheaper."""
     learning_rate: float = 2e-4
@@ -94,10 +94,10 @@ class JudgeTraining:
     per_kind: int = 4
     """Most right drafts, and most wrong ones, that are learnt of one problem."""
     threads: int | None = None
-    """Of torch on a CPU; None leaves them as they are."""
+    """Threads of torch on a CPU; None leaves their number as it is."""
     dtype: str | None = None
-    """Of the model's frozen weights, named as in torch; the adapter's are float32. None is bfloat16
-    where the machine multiplies that, else float32."""
+    """Number format of the model's frozen weights, named as in torch; the adapter's is float32.
+    None is bfloat16 where the machine multiplies it, else float32."""
     seed: int = 0
 
 
@@ -216,12 +216,12 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         super().__init__(model, train_dataset=list(rows), data_collator=_collated, **more)
         self._question = question
         self.tokens = 0
-        """That were learnt from, padding left out, in this process."""
+        """Tokens learnt from in this process, without padding."""
         self.model_accepts_loss_kwargs = False  # the mean over a micro-batch, as all it learns
         self.remove_callback(PrinterCallback)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
-        """Return the mean of what the right answers' tokens are unlikely by, in nats."""
+        """Return the mean negative log-likelihood of the right answers' tokens, in nats."""
         question = self._question
         self.tokens += sum(map(len, inputs["ids"]))
         logits = last_logits(model, inputs["ids"], question.tokenizer.pad_token_id)
@@ -234,7 +234,7 @@ def _collated(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Tells how training goes; keeps the best adapter, and ends when it is no longer bettered."""
+    """Reports on training, keeps the best adapter, and ends training when it no longer improves."""
 
     patience = 2
 
@@ -301,15 +301,15 @@ class TrainedJudge:
     shift: float
     """A draft's weight is sigmoid(scale x log-odds + shift)."""
     weights: Mapping[int, float]
-    """Of the drafts of problems that no part of their adapter has seen, by position."""
+    """Weights of drafts by position, each by an adapter that has not seen the problem."""
     margins: Mapping[int, float]
-    """Their log-odds, and ..."""
+    """Log-odds of the same drafts, by that adapter."""
     untrained: Mapping[int, float]
-    """those that the model itself gives them."""
+    """Log-odds of the same drafts, by the model without an adapter."""
     num_learnt: int
     """Rows that the adapter has learnt from."""
     aucs: tuple[float, ...]
-    """Of the kept adapter after each epoch, on the problems for stopping."""
+    """AUC within problems after each epoch of the kept adapter, on the problems for stopping."""
 
 
 def train_judge(
@@ -413,7 +413,7 @@ class _Part:
     tell: OnProgress
 
     def trained(self) -> dict[str, Any]:  # Any: plain JSON data
-        """Return its numbers: those of an earlier process, if it came to an end."""
+        """Return its numbers, from an earlier process if that has finished this part."""
         file = self.folder / "scores.json"
         if file.is_file():
             found: dict[str, Any] = json.loads(file.read_text("utf-8"))
@@ -453,7 +453,7 @@ class _Part:
         return scores
 
     def _untrained(self, model: Any, places: Sequence[int]) -> dict[str, float]:
-        """Return what the model itself says, or said to a process that was stopped."""
+        """Return the log-odds of the model without an adapter; an earlier process may keep them."""
         file = self.folder / "untrained.json"
         if file.is_file():
             found: dict[str, float] = json.loads(file.read_text("utf-8"))
@@ -558,7 +558,7 @@ def _opened(settings: JudgeTraining) -> Any:  # Any: transformers has no types
 # ------------------------------------------------------------------------------------- the fit
 
 ITSELF = "the model itself, asked"
-"""Name of the judge that is no adapter, in a report."""
+"""Name of the model without an adapter, in a report."""
 
 
 def fit_adapter(
@@ -570,7 +570,7 @@ def fit_adapter(
     prompts: Prompts,
     tell: OnProgress = _silence,
 ) -> JudgeFit:
-    """Train an adapter on drafts whose texts are known, and say what its judgement is worth.
+    """Train an adapter on drafts whose texts are known, and measure its judgement.
 
     Args:
         ballots: Drafts with their texts.

@@ -4,9 +4,10 @@ They come from runs of `pdr-graph eval` whose traces were kept, or from a file o
 
     {"problem_id": "q7", "problem": "What is 6 x 7?", "solution": "… \\boxed{42}", "correct": true}
 
-Problems are divided, never drafts. Of those that are not judged, some tell when to stop, and how
-margins become probabilities (Platt's sigmoid). Right and wrong drafts of a problem are learnt in
-equal numbers: what all drafts of a problem share tells nothing that changes a choice.
+Problems are divided, never drafts. Of the problems that are not judged, some decide when to stop,
+and how margins become probabilities (Platt's sigmoid). Right and wrong drafts of a problem are
+learnt in equal numbers, since a trait that all drafts of a problem share cannot decide between
+them.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ class CheckedDraft:
 
     problem_id: str
     problem: str
-    """What the draft was asked, before the chat template."""
+    """The prompt of the draft, before the chat template."""
     solution: str
     correct: bool
 
@@ -79,7 +80,7 @@ async def kept_drafts(
 
     Args:
         sources: Folders of `pdr-graph eval`, of one model, or files of JSON lines.
-        prompts: Of which the drafts of files are taken to be replies.
+        prompts: Prompts to which the drafts of files are taken to be replies.
 
     Raises:
         ConfigError: one cannot be read, has no texts, or they are of several models.
@@ -189,7 +190,7 @@ def _split(order: Sequence[str], judged: set[str]) -> ProblemSplit:
 
 
 def balanced(drafts: Sequence[CheckedDraft], per_kind: int, seed: int) -> list[CheckedDraft]:
-    """Return as many right drafts as wrong ones of each problem; none of one without either."""
+    """Return as many right drafts as wrong ones of each problem; none if it lacks either kind."""
     by_problem: dict[str, tuple[list[CheckedDraft], list[CheckedDraft]]] = {}
     for draft in drafts:
         by_problem.setdefault(draft.problem_id, ([], []))[draft.correct].append(draft)

@@ -111,7 +111,7 @@ def open_model(settings: TrainSettings, start: Path) -> Any:  # Any: as above
             CPUs.
     """
     if settings.devices.sharded and uses_cpu():
-        # Accelerate would keep a whole copy in each process, without a word.
+        # Accelerate would silently keep a whole copy in each process.
         raise ConfigError(
             "devices.sharded is true and there is no accelerator here: Accelerate does not shard "
             "on CPUs; leave it out"
@@ -169,7 +169,7 @@ def save_model(trainer: Trainer, tokenizer: Any, place: Path, card: Callable[[],
         shutil.rmtree(part, ignore_errors=True)
     accelerator.wait_for_everyone()
     if trainer.is_fsdp_enabled:
-        # With sharded checkpoints it would write no weights, without a word.
+        # With sharded checkpoints it would silently write no weights.
         accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(part))
 
@@ -252,7 +252,7 @@ def writable(folder: Path) -> Iterator[None]:
     """Explain that the disk of a run's folder takes no further checkpoint.
 
     Raises:
-        ConfigError: it does not; earlier checkpoints are as they were.
+        ConfigError: a checkpoint cannot be written; earlier ones are unchanged.
     """
     try:
         yield

@@ -6,7 +6,7 @@ they are trained on. `workspace`: M drafts, and K − M refinements of one works
 that the refinements' mean reward is a baseline for one prompt.
 
 Problems, plans and seeds are a function of the step's number: nothing is carried from step to step,
-so that a resumed run has the data that it would have had.
+so a resumed run gets the same data as without the stop.
 """
 
 import random
@@ -158,8 +158,8 @@ class Schedule:
     def problems(self, step: int) -> list[int]:
         """Return the positions of a step's problems.
 
-        Each pass over the problems has its own order. What is left of a pass and does not fill a
-        step is left out, so that no step asks a problem twice.
+        Each pass over the problems has its own order. Problems at the end of a pass that do not
+        fill a step are skipped, so that no step asks a problem twice.
         """
         per_pass = self.num_problems // self.problems_per_step
         number, place = divmod(step, per_pass)

@@ -1,7 +1,7 @@
 """Checks that a run can work, before anything heavy is imported or anything is written.
 
 Settings, files and problems must fit together, and so must what `accelerate launch` or `torchrun`
-told this process: its rank, and how many there are.
+told this process: its rank and the number of ranks.
 """
 
 import json
@@ -225,7 +225,7 @@ def _check_sampling(settings: TrainSettings) -> None:
 
 
 def _check_credits(settings: TrainSettings) -> None:
-    """Refuse credits that a workspace which all refinements share does not give."""
+    """Refuse credits that make no sense if all refinements share a workspace."""
     if settings.operator_plan.kind != "workspace":
         return
     if settings.objective.draft_credit == "outcome":

@@ -36,9 +36,9 @@ except ImportError:
 LORA_NEEDS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora --max-lora-rank RANK"
 RELOAD_NEEDS = "VLLM_SERVER_DEV_MODE=1"
 TIMEOUT_S = 600.0
-"""A large model takes minutes to load."""
+"""Seconds for a request; a large model takes minutes to load."""
 TRIES, BETWEEN_S = 20, 0.25
-"""The prefix cache is not emptied while a call still uses a part of it."""
+"""Tries to empty the prefix cache, and seconds between: a call may still use a part of it."""
 
 
 class PushError(PDRError, ConnectionError):
@@ -50,7 +50,7 @@ class WeightPush(Protocol):
 
     @property
     def cause(self) -> str:
-        """Half a sentence: the most likely cause of a drift after such a push, and the remedy."""
+        """A clause with the most likely cause of a drift after such a push, and its remedy."""
 
     def push(self, model: nn.Module, version: int) -> None:
         """Make the policy draw by a model's weights from now on.
@@ -163,7 +163,7 @@ class DiskReload:
         self.send(model, version)
 
     def send(self, model: nn.Module, version: int) -> None:
-        """Do so without checking the model.
+        """Write and reload the weights without checking the model.
 
         Raises:
             PushError: the server did not take them.

@@ -1,6 +1,6 @@
 """How the ranks of a run meet, and how a failure on one ends all.
 
-Otherwise the others would wait in their next collective operation for a rank that never comes.
+Without this, the others would wait in their next collective operation for a rank that never comes.
 """
 
 import traceback
@@ -22,8 +22,8 @@ except ImportError:
 T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(hours=4)
-"""Of one rank for another. The libraries' ten minutes are too short: rollouts may take that much
-longer on one rank than on another. It is the launcher that sees a process end."""
+"""Longest wait of one rank for another. The libraries' ten minutes are too short: rollouts may take
+that much longer on one rank than on another. The launcher notices when a process ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class _Failure:
     rank: int
     sentence: str
     trace: str
-    """Of the process that it happened in, for `--debug`."""
+    """Traceback in the process where it happened, for `--debug`."""
 
 
 def meet(*, cpu: bool) -> None:
@@ -50,7 +50,8 @@ def together(work: Callable[[], T], accelerator: Accelerator) -> T:
     `RankError`. All other ranks raise a `RankError`, so that the error is reported once.
 
     Args:
-        work: If it fails before a collective operation of its own, the others stay in that one.
+        work: If it has collective operations and fails before one, the other ranks stay in that
+            operation.
         accelerator: Of the trainer.
 
     Raises:
@@ -63,7 +64,7 @@ def together(work: Callable[[], T], accelerator: Accelerator) -> T:
     own: Exception | None = None
     try:
         done.append(work())
-    # Any error: the others must hear of it, and it is raised again.
+    # Any error must reach the other ranks, and it is raised again.
     except Exception as error:  # noqa: BLE001
         own = error
     told: list[_Failure | None] = gather_object([None if own is None else _failure(rank, own)])

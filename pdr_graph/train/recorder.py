@@ -1,8 +1,9 @@
 """Records trajectories from the graph that serves inference: every call of a run, by a trace.
 
-The tokens come from what drew them, a server or a policy in this process: encoding a reply's text
-again would not always give the same ones. They are drawn from the whole distribution (`top_p` 1),
-and the log-probabilities must be of it (vLLM's `--logprobs-mode processed_logprobs`).
+The tokens come from the server or the policy that drew them: encoding a reply's text again would
+not always give the same tokens. They are drawn from the whole distribution (`top_p` 1),
+and the log-probabilities must be those of that distribution (vLLM's `--logprobs-mode
+processed_logprobs`).
 
 A right answer is rewarded with 1, any other with -1, by the judge of an evaluation (paper section
 4). Runs have names like `v12-s81923-p0-r3`: after 12 updates, seed of the step on this rank, run 3
@@ -84,7 +85,7 @@ def role_of(record: TraceRecord) -> Role:
 def reward_of(judgement: Judgement) -> float:
     """Return 1 for a right answer, -1 for any other.
 
-    An answer that the checker cannot read, or not in time, is not right either: otherwise a policy
+    An answer that the checker cannot read or decide in time counts as wrong. Otherwise a policy
     could learn to write such answers. `judgement.reason` says why.
     """
     return RIGHT if judgement.correct else WRONG

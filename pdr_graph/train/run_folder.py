@@ -199,7 +199,7 @@ class StepTally:
 
     totals: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
-    """Of the values of each mean."""
+    """Sum of the values of each mean."""
     numbers: Counter[str] = field(default_factory=Counter)
     """How many values each mean has."""
     longest: int = 0
@@ -284,7 +284,7 @@ class MetricsLog:
     stage: Stage
     updates_per_step: int = 1
     _seconds: float = 0.0
-    """Of work, before this process."""
+    """Seconds of work before this process."""
     _began: float = field(default_factory=monotonic)
     _events: Any = None  # Any: TensorBoard's writer, which has no types
 

@@ -1,9 +1,9 @@
 """One training run from its settings: a warm start if asked for, then RL, then the model and card.
 
 A run can be stopped after an update, or killed at any moment, and goes on from its last checkpoint.
-Under `accelerate launch` every rank runs this; only the main one writes and reports. The card that
-is put beside every trained model says what it was made of, how, and how to use it, in the format of
-the Hugging Face Hub: https://huggingface.co/docs/hub/model-cards.
+Under `accelerate launch` every rank runs this; only the main one writes and reports. Every trained
+model gets a card that says what it was made from, how, and how to use it, in the format of the
+Hugging Face Hub: https://huggingface.co/docs/hub/model-cards.
 """
 
 import gc
@@ -61,7 +61,8 @@ class TrainSession:
     begun: bool = False
     """Whether a trainer was started: from then on there may be something to lose or to resume."""
     updating: bool = False
-    """Whether a trainer is at work on every rank: only then a stop waits for an update's end."""
+    """Whether a trainer is at work on every rank; only then does a stop wait for the update's
+    end."""
 
     def run(self) -> bool:
         """Do what is left of the run; return whether it is done, or was asked to stop.

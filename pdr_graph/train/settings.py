@@ -1,4 +1,4 @@
-"""What a training run is asked to do: a TOML file, and what the command line says instead of it.
+"""The settings of a training run: a TOML file, which the command line may override.
 
 Nothing here needs torch: a run that cannot work is refused before anything heavy is imported.
 """

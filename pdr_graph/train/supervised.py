@@ -1,4 +1,4 @@
-r"""Supervised data from recorded runs: what was said in runs that ended with the right answer.
+r"""Supervised data from recorded runs: the calls of runs that ended with the right answer.
 
 Sources are folders of `pdr-graph eval`, whose trace holds prompts and replies, and trajectories of
 training, whose tokens a tokenizer reads back. A line of the data, as TRL's SFTTrainer takes it::
@@ -35,13 +35,13 @@ _MARK = "Q7f1c"
 class ChatText:
     """Reads tokens back as messages, by one tokenizer and its chat template.
 
-    What the template puts around a user's message is found by rendering one, and must be there
-    again, word for word.
+    The text that the template puts around a user's message is found by rendering one. Recorded
+    prompts must have the same text, word for word.
     """
 
     tokenizer: Any  # Any: transformers is too heavy to be typed against here
     name: str
-    """Of the tokenizer's folder, for error messages."""
+    """Name of the tokenizer's folder, for error messages."""
     variables: Mapping[str, Any] = field(default_factory=dict)  # Any: the template's own
     """Of the template."""
     _before: str = field(init=False)
@@ -205,7 +205,7 @@ def _right(record: TraceRecord, sample: SampleRecord) -> bool:
 def _trace_of(folder: Path, threads: Iterable[str]) -> list[TraceRecord]:
     """Return the calls of some threads that have a reply.
 
-    Of a call that was repeated after a crash, the last one counts: the run went on with its reply.
+    If a call was repeated after a crash, the last one counts, since the run went on with its reply.
     """
     wanted = set(threads)
     latest: dict[tuple[object, ...], TraceRecord] = {}

@@ -4,8 +4,8 @@ transformers has the loop (Accelerate, DDP); rollouts come from the graph, the l
 `objective.py`'s. One *step* draws rollouts and makes one or several *updates* of the weights on
 them, each of which may be several micro-batches on every rank.
 
-A resumed run does what it would have done without the interruption: data and seeds are functions of
-the step's number, and a checkpoint between two updates of a step holds the step's batches.
+A resumed run continues as if it had not been interrupted: data and seeds are functions of the
+step's number, and a checkpoint between two updates of a step holds the step's batches.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +65,7 @@ def _arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
         )
     schedule: str = optimiser.schedule
     if schedule == "constant" and optimiser.warmup_updates:
-        # The library's `constant` leaves out warm-up without a word.
+        # The library's `constant` silently leaves out warm-up.
         schedule = "constant_with_warmup"
     arguments = TrainingArguments(
         **shared_arguments(settings, folder),
@@ -133,14 +133,15 @@ class OperatorTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
             outputs=("log_probs", "entropy"),
         )
         if adapted and arguments.gradient_checkpointing:
-            # Else the input of the first layer has no gradient, and nothing would be recomputed.
+            # Otherwise the input of the first layer has no gradient, and nothing would be
+            # recomputed.
             model.enable_input_require_grads()
         super().__init__(
             model,
             arguments,
             processing_class=tokenizer,
             optimizers=(optimizer, None),
-            # That there is one says that losses are not to be divided by the micro-batches.
+            # If it is set, transformers does not divide losses by the number of micro-batches.
             compute_loss_func=objective,
         )
         self.remove_callback(PrinterCallback)

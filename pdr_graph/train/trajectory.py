@@ -43,7 +43,8 @@ class Call(BaseModel):
     token_ids: tuple[int, ...]
     """Drawn tokens, with the one that ended the reply."""
     logprobs: tuple[FiniteFloat, ...]
-    """Of each of `token_ids`, under the policy that drew it, at the run's temperature."""
+    """Log-probability of each of `token_ids`, under the policy that drew it, at the run's
+    temperature."""
     text: str
     """The solution part; the thought is only in the tokens."""
     finish_reason: str
@@ -51,7 +52,7 @@ class Call(BaseModel):
     policy_version: int = Field(ge=0)
     """Weight updates before the policy that drew it."""
     reward: FiniteFloat | None
-    """Of its own answer; None for a call that does not answer (a distiller's)."""
+    """Reward of its own answer; None for a call that does not answer (a distiller's)."""
 
     @model_validator(mode="after")
     def _each_token_has_its_logprob(self) -> Self:
@@ -81,7 +82,7 @@ class Trajectory(BaseModel):
     answer: str | None
     reason: Reason
     reward: FiniteFloat
-    """Of the run's answer: 1 or -1."""
+    """Reward of the run's answer: 1 or -1."""
     correct: bool
     stopped: str = ""
     """Why the run ended without an answer; empty if it has one."""

@@ -130,7 +130,7 @@ def _whole(conversation: Conversation, tokenizer: Any, variables: Mapping[str, A
 def _refuse_rewritten(
     conversations: list[Conversation], tokenizer: Any, variables: Mapping[str, Any]
 ) -> None:
-    """Refuse a template that drops or changes a part of what would be learnt.
+    """Refuse a template that drops or changes a part of the replies to learn.
 
     TRL learns what follows the prompt, if the whole row begins with the prompt. Some chat templates
     rewrite the assistant's turns: they drop thoughts, or end a prompt by the opening of a thought.
@@ -190,7 +190,7 @@ class WarmStartTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
             folder: Where checkpoints go.
             on_update: Receives the figures of every update.
         """
-        # Else TRL reports each trainer that is made to its authors.
+        # Otherwise TRL reports each new trainer to its authors.
         constants.HF_HUB_DISABLE_TELEMETRY = True
         variables = settings.policy.chat_template
         column = {"chat_template_kwargs": dict(variables)} if variables else {}

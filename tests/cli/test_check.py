@@ -96,7 +96,10 @@ BAD = {
     "no prediction": (b'{"gold": "1"}', "has no 'pred'; it has 'gold'"),
     "empty gold": (b'{"gold": " ", "pred": "1"}', "'gold' is empty"),
     "gold that is a list": (b'{"gold": [1], "pred": "1"}', "'gold' is [1], it must be text or a"),
-    "unknown mode": (b'{"gold": 1, "pred": 1, "mode": "row"}', "mode 'row' is none; known are au"),
+    "unknown mode": (
+        b'{"gold": 1, "pred": 1, "mode": "row"}',
+        "mode 'row' is unknown; known are au",
+    ),
     "id that is a list": (b'{"gold": 1, "pred": 1, "id": []}', "id [] must be text or a whole"),
     "truncated that is text": (b'{"gold":1,"pred":1,"truncated":"y"}', "it must be true or false"),
     "nested too deep": (b"[" * 100_000, "is not JSON ("),
@@ -123,7 +126,7 @@ def test_a_bad_line_is_named_and_costs_no_other(cli, case):
         (["nowhere.jsonl"], "'nowhere.jsonl' cannot be read: No such file"),
         (["."], "'.' cannot be read: Is a directory"),
         ([], "standard input holds no lines to check"),
-        (["--mode", "row"], "--mode 'row' is none; known are auto, answer, raw"),
+        (["--mode", "row"], "--mode 'row' is unknown; known are auto, answer, raw"),
         (["--deadline", "0"], "--deadline '0': input should be greater than or equal to 0.1"),
     ],
 )

@@ -207,13 +207,24 @@ class ConfigError(PDRError, ValueError):
 class ConfigChangedError(ConfigError):
     """A run was resumed with a config other than the recorded one."""
 
-    def __init__(self, thread_id: str, changed: Sequence[str]) -> None:
+    def __init__(
+        self, thread_id: str, changed: Sequence[str], left_out: Sequence[str] = ()
+    ) -> None:
+        """Name what differs.
+
+        Args:
+            thread_id: The run.
+            changed: What the resume names, and the record has otherwise.
+            left_out: What the record has, and the resume does not name.
+        """
         self.thread_id = thread_id
-        self.changed = tuple(changed)
-        super().__init__(
-            f"thread {thread_id!r} was started with another {', '.join(changed)}; resume it "
-            "without these options, or start a new thread"
-        )
+        self.changed = (*changed, *left_out)
+        if changed:
+            remedy = f"another {', '.join(self.changed)}; resume it without these options"
+        else:
+            these = " and ".join(f"a {each} of its own" for each in left_out)
+            remedy = f"{these}; resume it with the same"
+        super().__init__(f"thread {thread_id!r} was started with {remedy}, or start a new thread")
 
 
 class TransientError(PDRError, ConnectionError):

@@ -41,6 +41,7 @@ from pdr_graph.graph import PDRGraph, build_graph, max_supersteps
 from pdr_graph.judge import DraftJudge
 from pdr_graph.llm.client import ModelClient
 from pdr_graph.llm.models import Models, ModelsByRole, changed_models
+from pdr_graph.prompts import Prompts
 from pdr_graph.state import (
     PDRState,
     config_of,
@@ -291,8 +292,7 @@ async def resume(
         UnknownThreadError: nothing is recorded under this thread.
         OtherGraphError: the thread holds a run of another graph.
         DamagedRunError: the stored run is malformed.
-        ConfigChangedError: `changes`, the models, the judge or the given prompts differ from the
-            record.
+        ConfigChangedError: `changes`, the models, the judge or the prompts differ from the record.
         ConfigError: there is an answer, and the run asks nothing; or the run names code that the
             caller does not.
         StepError, QuorumError, CallError, DrainedError, WaitingError: as for `solve`.
@@ -460,17 +460,19 @@ def _refuse_changes(
     models: Models,
     parts: Parts,
 ) -> None:
+    left_out: list[str] = []
     changed = changed_fields(config, make_config(**{**config.model_dump(), **changes}))
     record = state.get("record")
     if record is not None:
         changed += changed_models(record, models.for_run(config).recorded)
-        prompts = parts.prompts
-        now = {} if prompts is None else prompts.of_run(config).hashes()
-        # A prompt that is not in the record comes from a later version.
-        if any(now.get(name, was) != was for name, was in record["prompts"].items()):
-            changed.append("set of prompts")
+        was, now = record["prompts"], (parts.prompts or Prompts.load()).of_run(config).hashes()
+        # Of built-in ones the record may have those of an earlier version.
+        compared = was if parts.prompts is not None else record.get("own_prompts", [])
+        # One that only the record or only this version has is not compared.
+        if any(was[name] != now[name] for name in was.keys() & now.keys() & set(compared)):
+            (left_out if parts.prompts is None else changed).append("set of prompts")
         judge = None if parts.extensions is None else parts.extensions.of(config).judge
         if record.get("judge", "") != (judge.digest if judge is not None else ""):
-            changed.append("judge")
-    if changed:
-        raise ConfigChangedError(thread_id, changed)
+            (left_out if judge is None else changed).append("judge")
+    if changed or left_out:
+        raise ConfigChangedError(thread_id, changed, left_out)

@@ -9,6 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from pdr_graph import PRESETS, Extensions, build_graph, preset, resume, solve
 from pdr_graph.distill import Entry
 from pdr_graph.errors import ConfigChangedError, ConfigError, ContextWindowError, QuorumError
+from pdr_graph.prompts import Prompts
 from pdr_graph.run import Parts
 from pdr_graph.types import Solution, Verdict
 
@@ -424,6 +425,27 @@ async def test_a_run_does_not_go_on_by_other_prompts(mock, connect):
         await resume(
             "t", model=connect(), checkpointer=saver, changes={"draft_prompt": "Now $problem"}
         )
+
+
+async def test_prompts_of_ones_own_are_named_again_on_resume(mock, connect):
+    """Without them the run would go on by the built-in ones; of a config they are in the record."""
+    mock.configure(status=[{"match": {"every": 1}, "status": 400}])
+    config = preset("pdr", widths=(2,), improve_prompt="Better: $problem $workspace", **SMALL)
+    own = Prompts({**Prompts.load().templates, "draft": "Mine: $problem"})
+    parts, ways = Parts(prompts=own), {"model": connect(), "checkpointer": InMemorySaver()}
+    with pytest.raises(QuorumError):
+        await solve(PROBLEM, config, parts=parts, thread_id="t", **ways)
+    with pytest.raises(QuorumError):
+        await solve(PROBLEM, config, thread_id="plain", **ways)
+    mock.reset()
+    with pytest.raises(
+        ConfigChangedError, match="started with a set of prompts of its own; resume it with the"
+    ):
+        await resume("t", **ways)
+    assert mock.requests() == []
+    assert (await resume("plain", **ways)).solution
+    assert (await resume("t", parts=parts, **ways)).solution
+    assert sum("Mine: " in str(each["body"]) for each in mock.requests()) == 2
 
 
 async def test_the_context_schema_shows_the_graphs_own_defaults(connect):

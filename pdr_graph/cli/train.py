@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import fmean
 from time import monotonic
@@ -22,6 +22,7 @@ from pdr_graph.cli.live import Bar, LiveDisplay, duration
 from pdr_graph.cli.output import Output, joined, one_line, table_of, unbroken
 from pdr_graph.cli.signals import TrainStopper
 from pdr_graph.errors import ConfigError, counted
+from pdr_graph.files import written_whole
 from pdr_graph.train.estimate import GIB, Memory, Tokens, TrainEstimate
 from pdr_graph.train.preparation import (
     Launch,
@@ -282,25 +283,20 @@ def _choice(command: TrainDataCommand) -> ExampleChoice:
 
 
 def _write(out: Path, examples: Iterable[Example], tally: RoleTally) -> None:
-    """Write a file beside its place and move it there, so that it is whole or unchanged.
+    """Write the examples to a file.
 
     Raises:
         ConfigError: it cannot be written, or there is nothing to write.
     """
-    part = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
+        with written_whole(out) as file:
             for example in examples:
-                file.write(json.dumps(example, ensure_ascii=True) + "\n")
-        if not tally.taken:
-            raise ConfigError(_no_examples(tally))
-        part.replace(out)
+                file.write(json.dumps(example, ensure_ascii=True).encode() + b"\n")
+            if not tally.taken:
+                raise ConfigError(_no_examples(tally))
     except OSError as error:
         raise ConfigError(f"--out {str(out)!r} cannot be written: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _no_examples(tally: RoleTally) -> str:

@@ -88,6 +88,8 @@ class Planner:
         )
         if models.names:
             record["models"] = models.names
+        if own := self.toolbox.prompts.own:
+            record["own_prompts"] = own
         if (judge := operators.judge) is not None:
             judge.check(record["model"])
             record["judge"] = judge.digest

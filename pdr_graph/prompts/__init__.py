@@ -91,6 +91,11 @@ class Prompts:
         """
         return Template(self.templates[name]).substitute(values).strip()
 
+    @property
+    def own(self) -> list[str]:
+        """Names of the templates that are not the built-in ones."""
+        return [name for name, text in _built_in().items() if self.templates[name] != text]
+
     def hashes(self) -> dict[str, str]:
         """Return the first 16 hex digits of each template's sha256, by name."""
         return {

@@ -125,8 +125,8 @@ class Catalogue:
         if drafts > self._max_drafts:
             raise RefusalError(
                 400,
-                f"the request asks for {drafts} drafts, this server allows {self._max_drafts}; "
-                "lower widths or max_extra_rounds",
+                f"the request asks for {'at least ' if most > self._max_drafts else ''}{drafts} "
+                f"drafts, this server allows {self._max_drafts}; lower widths or max_extra_rounds",
                 param="pdr",
                 code="too_many_drafts",
             )

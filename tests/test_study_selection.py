@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
-from benchmarks.studies.selection.__main__ import ROUNDS, is_better, main
+from benchmarks.studies.selection.__main__ import TRIALS, is_better, main
 from benchmarks.studies.selection.policies import RoundsPolicy
 from benchmarks.studies.selection.pool import PooledDraft, PooledProblem, load, save
 from benchmarks.studies.selection.report import WIDTH, draw, findings, measure, tables
@@ -115,24 +116,30 @@ def test_it_goes_from_problems_to_the_rule(mock, monkeypatch, tmp_path, capfd):
             if (each["arm"], each["problem_id"]) == ("drafts", problem.id)]  # fmt: skip
     outcome = asyncio.run(RoundsPolicy((WIDTH,)).at(problem, MATH))
     assert (outcome.b_total, problem.read_tokens) == (cost[0]["b_total"], 0)
+    unsure = {"Yes": math.log(0.5), "No": math.log(0.5)}
+    mock.configure(replies=[{"contains": "correct?", "content": "Yes", "top": unsure}])
+    assert main(["judges", "--problems", "24", *words]) == 0
+    assert "48 problems" in capfd.readouterr().out
+    assert not is_better(out / "judges" / "gsm8k" / "self-check.json")
 
 
-def test_second_rounds_are_compared(mock, monkeypatch, tmp_path, capfd):
-    """On the drafts of one first round, which each arm is charged for."""
+@pytest.mark.parametrize("step", TRIALS)
+def test_arms_are_compared_on_the_same_drafts(mock, monkeypatch, tmp_path, capfd, step):
+    """Those of one first round, which each arm is charged for."""
     monkeypatch.setenv("PDR_REDIS_URL", "memory")
     monkeypatch.setenv("PDR_DATA_DIR", str(tmp_path / "data"))
     mock.configure(answers=["1", "2", "3"])
     words = ["--problems", "2", "--out", str(tmp_path), "--base-url", mock.url]
-    assert main(["rounds", *words]) == 0
-    run = read_run(tmp_path / "rounds")
-    assert {each["arm"] for each in run.samples} == set(ROUNDS)
+    assert main([step, *words]) == 0
+    run, arms = read_run(tmp_path / step), TRIALS[step].arms
+    assert {each["arm"] for each in run.samples} == set(arms)
     firsts = {
         (each["problem_id"], tuple(d["answer"] for d in each["drafts"] if d["round"] == 1))
         for each in run.samples
     }
     assert len(firsts) == 2
     shown = capfd.readouterr().out
-    assert all(name in shown for name in ROUNDS)
+    assert all(name in shown for name in arms)
 
 
 def test_what_is_kept_is_what_was_sampled(tmp_path):

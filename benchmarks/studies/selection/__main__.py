@@ -4,14 +4,17 @@
     sample   samples the judging half, weighed by the judges that are better than the vote
     report   tries every policy on these drafts: tables, plot, the rule
     rounds   compares what a second round may read, and a refinement, on other sums
+    pairwise compares the vote with comparisons of its answers in pairs, on other sums
+    judges   measures each kind of judge by folds over both halves
 
-Without a step all are taken. What was stopped goes on by the same command.
+Without a step all are taken but `judges`. What was stopped goes on by the same command.
 """
 
 import argparse
 import asyncio
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.studies.commands import add_endpoint, compare_words, endpoint_words, run, say
@@ -28,16 +31,54 @@ CALL_TOKENS = 320
 """Limit of a draft."""
 DRAFTS, LONG = "drafts", "long_cot"
 """Arms of the runs: the pool, and the single attempt."""
-ROUNDS = {
-    "fresh": "widths=4,4",
-    "evidence": "widths=4,4;distiller=evidence",
-    "contested": "widths=4,4;distiller=contested",
-    "tail": "widths=4,4;distiller=tail",
-    "refined": "widths=4;distiller=evidence;finish=guarded",
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Arms that share their first round, on sums that are in no half."""
+
+    arms: Mapping[str, str]
+    """By name; the others are compared with the first."""
+    seed: int
+    num_problems: int
+
+
+TRIALS: Mapping[str, Trial] = {
+    # The recommended preset with two rounds, or with one and a refinement.
+    "rounds": Trial(
+        {
+            "fresh": "vote_first@widths=4,4",
+            "evidence": "vote_first@widths=4,4;distiller=evidence",
+            "contested": "vote_first@widths=4,4;distiller=contested",
+            "tail": "vote_first@widths=4,4;distiller=tail",
+            "refined": "vote_first@widths=4;distiller=evidence;finish=guarded",
+        },
+        seed=19,
+        num_problems=100,
+    ),
+    "pairwise": Trial(
+        {
+            "vote": "majority@widths=8;finish=weighted_vote",
+            "pairwise": "majority@widths=8;finish=pairwise_vote",
+        },
+        seed=20,
+        num_problems=60,
+    ),
 }
-"""Arms of the step `rounds`: the recommended preset with two rounds, or one and a refinement."""
-ROUNDS_TASK, ROUNDS_SEED, NUM_ROUNDS_PROBLEMS = "chain_sum", 19, 100
-STEPS = ("fit", "sample", "report", "rounds")
+"""Steps of the study, each with what it compares."""
+TRIAL_TASK = "chain_sum"
+JUDGES: Mapping[str, tuple[str, ...]] = {
+    "self-check": ("--with", "self_check"),
+    "hidden": (
+        "--kind",
+        "hidden",
+        *(word for n in (8, 12, 16, 20, 24) for word in ("--layer", str(n))),
+    ),
+    "adapter": ("--kind", "adapter", "--epochs", "2", "--first-layer", "12"),
+}
+"""Options of `judge fit` for the step `judges`; those but the first need the model's weights."""
+DEFAULT_STEPS = ("fit", "sample", "report", *TRIALS)
+STEPS = (*DEFAULT_STEPS, "judges")
 
 
 def eval_words(asked: argparse.Namespace, half: Half, source: Path, out: Path) -> list[str]:
@@ -66,13 +107,24 @@ def fit_words(asked: argparse.Namespace, name: str) -> list[str]:
     ]
 
 
-def rounds_words(asked: argparse.Namespace, out: Path) -> list[str]:
-    """Return the arguments of `pdr-graph` that try every arm on the drafts of one first round."""
-    size, task = asked.problems or NUM_ROUNDS_PROBLEMS, TASKS[ROUNDS_TASK]
+def judges_words(asked: argparse.Namespace, name: str, kind: str) -> list[str]:
+    """Return the arguments of `pdr-graph` that measure one kind of judge on both halves."""
+    file = asked.out / "judges" / name / (kind if kind == "adapter" else f"{kind}.json")
+    halves = (str(_folder(asked, half, name)) for half in (FITTING, JUDGING))
     return [
-        *("eval", f"reasoning-gym:{ROUNDS_TASK}?size={size}&seed={ROUNDS_SEED}&{task}"),
-        *(word for name, each in ROUNDS.items() for word in ("--arm", f"{name}=vote_first@{each}")),
-        *("--share-first-round", "--out", str(out), "--seed", str(ROUNDS_SEED)),
+        *("judge", "fit", *halves, *JUDGES[kind], "--out", str(file)),
+        *("--plots", str(file.with_name(f"{kind}-plots"))),
+        *(_places(asked) if kind != "self-check" else endpoint_words(asked)),
+    ]
+
+
+def trial_words(asked: argparse.Namespace, trial: Trial, out: Path) -> list[str]:
+    """Return the arguments of `pdr-graph` that try every arm on the drafts of one first round."""
+    size, task = asked.problems or trial.num_problems, TASKS[TRIAL_TASK]
+    return [
+        *("eval", f"reasoning-gym:{TRIAL_TASK}?size={size}&seed={trial.seed}&{task}"),
+        *(word for name, each in trial.arms.items() for word in ("--arm", f"{name}={each}")),
+        *("--share-first-round", "--out", str(out), "--seed", str(trial.seed)),
         *("--max-tokens", str(CALL_TOKENS), "--temperature", "0.7", "--forget"),
         *endpoint_words(asked),
     ]
@@ -105,10 +157,15 @@ def _measure(asked: argparse.Namespace) -> None:
                 run(eval_words(asked, half, source, _folder(asked, half, name)))
                 if half is FITTING:
                     run(fit_words(asked, name))
-    if "rounds" in asked.steps and asked.only in {None, ROUNDS_TASK}:
-        out = asked.out / "rounds"
-        run(rounds_words(asked, out))
-        run(compare_words([out], out, [f"fresh:{name}" for name in ROUNDS if name != "fresh"]))
+    for step, trial in TRIALS.items():
+        if step in asked.steps and asked.only in {None, TRIAL_TASK}:
+            out, (first, *others) = asked.out / step, trial.arms
+            run(trial_words(asked, trial, out))
+            run(compare_words([out], out, [f"{first}:{name}" for name in others]))
+    if "judges" in asked.steps:
+        for name in _sources(asked, JUDGING):
+            for kind in JUDGES if asked.judge_weights else ("self-check",):
+                run(judges_words(asked, name, kind))
 
 
 def _report(asked: argparse.Namespace) -> None:
@@ -173,8 +230,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("steps", nargs="*", metavar="STEP", type=_step, default=STEPS,
-        help="fit, sample, report, rounds; all of them without one")  # fmt: skip
+    add("steps", nargs="*", metavar="STEP", type=_step, default=DEFAULT_STEPS,
+        help=f"{', '.join(STEPS)}; all but the last without one")  # fmt: skip
     add("--out", type=Path, default=Path("runs/selection"), help="folder of runs (%(default)s)")
     add("--gsm8k", type=Path, metavar="FILE", help="GSM8K's train.jsonl, for that source")
     add("--only", metavar="NAME", help="only this source")

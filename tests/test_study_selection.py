@@ -15,7 +15,7 @@ from benchmarks.studies.selection.__main__ import TRIALS, is_better, main
 from benchmarks.studies.selection.policies import RoundsPolicy
 from benchmarks.studies.selection.pool import PooledDraft, PooledProblem, load, save
 from benchmarks.studies.selection.report import WIDTH, draw, findings, measure, tables
-from benchmarks.studies.selection.sources import FITTING, JUDGING, sources
+from benchmarks.studies.selection.sources import FITTING, PARTS, sources
 from pdr_graph import preset, solve
 from pdr_graph.answers import answer_kind
 from pdr_graph.errors import ConfigError
@@ -93,7 +93,7 @@ def test_a_judge_may_overrule_the_vote():
 
 
 def test_it_goes_from_problems_to_the_rule(mock, monkeypatch, tmp_path, capfd):
-    """Both halves are sampled, a judge is fitted, and the report keeps and reads its drafts."""
+    """Both parts are sampled, a judge is fitted, and the report keeps and reads its drafts."""
     monkeypatch.setenv("PDR_REDIS_URL", "memory")
     monkeypatch.setenv("PDR_DATA_DIR", str(tmp_path / "data"))
     mock.configure(answers=["1", "2"])
@@ -103,7 +103,7 @@ def test_it_goes_from_problems_to_the_rule(mock, monkeypatch, tmp_path, capfd):
     given = ["--gsm8k", str(tmp_path / "train.jsonl"), "--only", "gsm8k", "--out", str(out)]
     words = [*given, "--base-url", mock.url]
     assert main(["report", *words]) == 2
-    assert "holds no drafts of the judging half" in capfd.readouterr().err
+    assert "holds no drafts of the judging part" in capfd.readouterr().err
     assert main(["fit", "--problems", "24", *words]) == 0
     assert not is_better(out / "judge-gsm8k.json")  # answers come at random
     assert main(["--problems", "24", "--keep", str(kept), *words]) == 0  # it goes on to the end
@@ -152,18 +152,18 @@ def test_what_is_kept_is_what_was_sampled(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_the_halves_share_no_problem(tmp_path):
-    """None is in a half twice either, although procedural tasks repeat themselves."""
+def test_the_parts_share_no_problem(tmp_path):
+    """None is in a part twice either, although procedural tasks repeat themselves."""
     file = tmp_path / "train.jsonl"
-    rows = [{"question": f"Is it {n}?", "answer": f"Yes.\n#### {n}"} for n in range(600)]
+    rows = [{"question": f"Is it {n}?", "answer": f"Yes.\n#### {n}"} for n in range(700)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = []
-    for half in (FITTING, JUDGING):
-        named = sources(half, None, file, tmp_path)
+    for part in PARTS:
+        named = sources(part, None, file, tmp_path)
         loaded = [load_problems(str(each)).problems for each in named.values()]
-        assert [len(each) for each in loaded] == [half.gsm8k, *[half.task] * 3]
+        assert [len(each) for each in loaded] == [part.gsm8k, *[part.task] * 3]
         texts.append([problem.text for each in loaded for problem in each])
-    assert len({*texts[0], *texts[1]}) == len(texts[0]) + len(texts[1])
+    assert len(set().union(*texts)) == sum(map(len, texts))
 
 
 def test_too_few_problems_are_refused(tmp_path):

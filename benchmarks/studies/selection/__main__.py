@@ -1,13 +1,15 @@
 """`make study-selection`: samples drafts, fits a judge, and applies the rule.
 
-    fit      samples the fitting half by `pdr-graph eval`, and fits a judge of each source on it
-    sample   samples the judging half, weighed by the judges that are better than the vote
+    fit      samples the fitting part by `pdr-graph eval`, and fits a judge of each source on it
+    sample   samples the judging part, weighed by the judges that are better than the vote
     report   tries every policy on these drafts: tables, plot, the rule
     rounds   compares what a second round may read, and a refinement, on other sums
     pairwise compares the vote with comparisons of its answers in pairs, on other sums
-    judges   measures each kind of judge by folds over both halves
+    judges   measures each kind of judge by folds over the fitting and the judging part
+    confirm  samples further problems, for what was chosen after the judging part was seen;
+             `report --part confirming` tells the outcome
 
-Without a step all are taken but `judges`. What was stopped goes on by the same command.
+Without a step all are taken but the last two. What was stopped goes on by the same command.
 """
 
 import argparse
@@ -21,7 +23,15 @@ from benchmarks.studies.commands import add_endpoint, compare_words, endpoint_wo
 from benchmarks.studies.endpoint import run_study
 from benchmarks.studies.selection.pool import PooledProblem, load, pooled, save
 from benchmarks.studies.selection.report import WIDTH, WIDTHS, draw, measure, tables
-from benchmarks.studies.selection.sources import FITTING, JUDGING, TASKS, Half, sources
+from benchmarks.studies.selection.sources import (
+    CONFIRMING,
+    FITTING,
+    JUDGING,
+    PARTS,
+    TASKS,
+    Part,
+    sources,
+)
 from pdr_graph.answers import answer_kind
 from pdr_graph.errors import ConfigError
 from pdr_graph.eval.records import read_run
@@ -35,7 +45,7 @@ DRAFTS, LONG = "drafts", "long_cot"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Arms that share their first round, on sums that are in no half."""
+    """Arms that share their first round, on sums that are in no part."""
 
     arms: Mapping[str, str]
     """By name; the others are compared with the first."""
@@ -78,19 +88,19 @@ JUDGES: Mapping[str, tuple[str, ...]] = {
 }
 """Options of `judge fit` for the step `judges`; those but the first need the model's weights."""
 DEFAULT_STEPS = ("fit", "sample", "report", *TRIALS)
-STEPS = (*DEFAULT_STEPS, "judges")
+STEPS = (*DEFAULT_STEPS, "judges", "confirm")
 
 
-def eval_words(asked: argparse.Namespace, half: Half, source: Path, out: Path) -> list[str]:
+def eval_words(asked: argparse.Namespace, part: Part, source: Path, out: Path) -> list[str]:
     """Return the arguments of `pdr-graph` that sample the drafts of one source."""
     arms, judge = [f"{DRAFTS}=majority@widths={WIDTH};finish=weighted_vote"], None
-    if half is JUDGING:
+    if part is not FITTING:
         # As many tokens as the rounds of the preset may take one after another.
         arms.append(f"{LONG}=long_cot@max_tokens={CALL_TOKENS * len(WIDTHS)}")
         judge = _judge(asked, out.name)
     weighed = judge is not None and judge.exists() and is_better(judge)
     return [
-        *("eval", str(source), "--out", str(out), "--seed", str(half.seed)),
+        *("eval", str(source), "--out", str(out), "--seed", str(part.seed)),
         *(word for arm in arms for word in ("--arm", arm)),
         *("--max-tokens", str(CALL_TOKENS), "--temperature", "0.7", "--forget"),
         *(("--judge", str(judge), *_places(asked)) if weighed else ()),
@@ -110,9 +120,9 @@ def fit_words(asked: argparse.Namespace, name: str) -> list[str]:
 def judges_words(asked: argparse.Namespace, name: str, kind: str) -> list[str]:
     """Return the arguments of `pdr-graph` that measure one kind of judge on both halves."""
     file = asked.out / "judges" / name / (kind if kind == "adapter" else f"{kind}.json")
-    halves = (str(_folder(asked, half, name)) for half in (FITTING, JUDGING))
+    folders = (str(_folder(asked, part, name)) for part in (FITTING, JUDGING))
     return [
-        *("judge", "fit", *halves, *JUDGES[kind], "--out", str(file)),
+        *("judge", "fit", *folders, *JUDGES[kind], "--out", str(file)),
         *("--plots", str(file.with_name(f"{kind}-plots"))),
         *(_places(asked) if kind != "self-check" else endpoint_words(asked)),
     ]
@@ -151,11 +161,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(asked: argparse.Namespace) -> None:
-    for half, step in ((FITTING, "fit"), (JUDGING, "sample")):
+    for part, step in ((FITTING, "fit"), (JUDGING, "sample"), (CONFIRMING, "confirm")):
         if step in asked.steps:
-            for name, source in _sources(asked, half).items():
-                run(eval_words(asked, half, source, _folder(asked, half, name)))
-                if half is FITTING:
+            for name, source in _sources(asked, part).items():
+                run(eval_words(asked, part, source, _folder(asked, part, name)))
+                if part is FITTING:
                     run(fit_words(asked, name))
     for step, trial in TRIALS.items():
         if step in asked.steps and asked.only in {None, TRIAL_TASK}:
@@ -177,8 +187,8 @@ def _report(asked: argparse.Namespace) -> None:
             results.append(asyncio.run(measure(name, whole, answer_kind("math"))))
     if not results:
         raise ConfigError(
-            f"{str(asked.kept or asked.out)!r} holds no drafts of the judging half; sample them "
-            "first: python -m benchmarks.studies.selection fit sample"
+            f"{str(asked.kept or asked.out)!r} holds no drafts of the {asked.part} part; sample "
+            "them first: python -m benchmarks.studies.selection fit sample"
         )
     asked.out.mkdir(parents=True, exist_ok=True)
     page, plot = asked.out / "tables.md", asked.out / "selection.png"
@@ -192,7 +202,7 @@ def _pools(asked: argparse.Namespace) -> dict[str, list[PooledProblem]]:
     if asked.kept is not None:
         return {file.name.partition(".")[0]: load(file) for file in asked.kept.glob("*.jsonl.gz")}
     found = {}
-    for folder in sorted((asked.out / JUDGING.name).glob("*/")):
+    for folder in sorted((asked.out / asked.part).glob("*/")):
         if asked.only in {None, folder.name}:
             found[folder.name] = pooled(read_run(folder), DRAFTS, LONG)
             if asked.keep is not None:
@@ -204,13 +214,13 @@ def _places(asked: argparse.Namespace) -> tuple[str, ...]:
     return ("--judge-weights", str(asked.judge_weights)) if asked.judge_weights else ()
 
 
-def _sources(asked: argparse.Namespace, half: Half) -> Mapping[str, Path]:
-    found = sources(half, asked.problems, asked.gsm8k, asked.out)
+def _sources(asked: argparse.Namespace, part: Part) -> Mapping[str, Path]:
+    found = sources(part, asked.problems, asked.gsm8k, asked.out)
     return {name: each for name, each in found.items() if asked.only in {None, name}}
 
 
-def _folder(asked: argparse.Namespace, half: Half, name: str) -> Path:
-    return Path(asked.out, half.name, name)
+def _folder(asked: argparse.Namespace, part: Part, name: str) -> Path:
+    return Path(asked.out, part.name, name)
 
 
 def _judge(asked: argparse.Namespace, name: str) -> Path:
@@ -231,11 +241,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("steps", nargs="*", metavar="STEP", type=_step, default=DEFAULT_STEPS,
-        help=f"{', '.join(STEPS)}; all but the last without one")  # fmt: skip
+        help=f"{', '.join(STEPS)}; all but the last two without one")  # fmt: skip
     add("--out", type=Path, default=Path("runs/selection"), help="folder of runs (%(default)s)")
     add("--gsm8k", type=Path, metavar="FILE", help="GSM8K's train.jsonl, for that source")
     add("--only", metavar="NAME", help="only this source")
-    add("--problems", type=int, help="of each source and half, instead of the plan's")
+    add("--problems", type=int, help="of each source and part, instead of the plan's")
+    add("--part", default=JUDGING.name, choices=[each.name for each in PARTS],
+        help="problems that are reported on (%(default)s)")  # fmt: skip
     add("--judge-weights", type=Path, metavar="PATH",
         help="the model's folder, for judges of hidden states; --vllm knows its own")  # fmt: skip
     add("--keep", type=Path, metavar="FOLDER", help="write the drafts there, without texts")

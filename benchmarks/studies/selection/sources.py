@@ -1,4 +1,4 @@
-"""The problems of the study: a half to fit the judge on, and another half to judge it by."""
+"""The problems of the study: to fit a judge on, to judge it by, and to confirm what was chosen."""
 
 import json
 import random
@@ -16,13 +16,15 @@ TASKS = {
     "lcm": "",
 }
 """Procedural tasks by name, and their settings; their answers are single numbers."""
+NUM_DRAWN = 1280
+"""Problems that are drawn of each task; the first of those that differ are taken."""
 SEED = 18
 """Of the tasks, and of the order in which GSM8K's problems are taken."""
 
 
 @dataclass(frozen=True, slots=True)
-class Half:
-    """One half of the problems of each source."""
+class Part:
+    """One part of the problems of each source."""
 
     name: str
     seed: int
@@ -33,17 +35,19 @@ class Half:
     """Problems of each procedural task."""
 
 
-FITTING = Half("fitting", seed=1018, gsm8k=300, task=120)
-JUDGING = Half("judging", seed=2018, gsm8k=200, task=200)
+FITTING = Part("fitting", seed=1018, gsm8k=300, task=120)
+JUDGING = Part("judging", seed=2018, gsm8k=200, task=200)
+CONFIRMING = Part("confirming", seed=3018, gsm8k=200, task=300)
+PARTS = (FITTING, JUDGING, CONFIRMING)
 
 
-def sources(half: Half, limit: int | None, gsm8k: Path | None, folder: Path) -> Mapping[str, Path]:
-    """Write the problems of a half, and return a file of each source by its name.
+def sources(part: Part, limit: int | None, gsm8k: Path | None, folder: Path) -> Mapping[str, Path]:
+    """Write the problems of a part, and return a file of each source by its name.
 
-    No problem of one half is in the other, and none is in a half twice.
+    No problem is in two parts, and none is in a part twice.
 
     Args:
-        half: Which problems.
+        part: Which problems.
         limit: Problems of each; None takes as many as the plan says.
         gsm8k: The training set as its authors publish it; None leaves that source out.
         folder: Where the files are written, as `pdr-graph eval` reads them.
@@ -51,22 +55,19 @@ def sources(half: Half, limit: int | None, gsm8k: Path | None, folder: Path) -> 
     Raises:
         ConfigError: the training set cannot be read, or a source has too few problems.
     """
-    drawn: dict[str, tuple[Iterable[Problem], int, int]] = {}
+    earlier = PARTS[: PARTS.index(part)]
+    found = {}
     if gsm8k is not None:
-        drawn["gsm8k"] = _gsm8k(gsm8k), FITTING.gsm8k, half.gsm8k
+        before, count = sum(each.gsm8k for each in earlier), limit or part.gsm8k
+        found["gsm8k"] = _part(_gsm8k(gsm8k), "gsm8k", before, count)
     for name, settings in TASKS.items():
-        source = f"reasoning-gym:{name}?size={4 * (FITTING.task + JUDGING.task)}&seed={SEED}"
-        drawn[name] = (
-            load_problems(f"{source}&{settings}" if settings else source).problems,
-            FITTING.task,
-            half.task,
-        )
+        source = f"reasoning-gym:{name}?size={NUM_DRAWN}&seed={SEED}"
+        problems = load_problems(f"{source}&{settings}" if settings else source).problems
+        before, count = sum(each.task for each in earlier), limit or part.task
+        found[name] = _part(problems, name, before, count)
     return {
-        name: _written(
-            _part(problems, name, 0 if half is FITTING else before, limit or count),
-            folder / f"{name}-{half.name}.jsonl",
-        )
-        for name, (problems, before, count) in drawn.items()
+        name: _written(problems, folder / f"{name}-{part.name}.jsonl")
+        for name, problems in found.items()
     }
 
 

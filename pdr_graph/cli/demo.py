@@ -2,10 +2,12 @@
 
 import asyncio
 import math
+import shlex
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any
@@ -114,6 +116,9 @@ def demo_command(command: DemoCommand, output: Output) -> None:
     demo_model()  # a wrong name is said before anything starts
     if command.problem is None:
         _show_eight(settings, output)
+        if (line := next_line(settings)) is not None:
+            output.say("ask the same model a problem of your own:")
+            output.say(line, to_copy=True)
         return
     check_problem(command.problem)
     results = asyncio.run(_one_problem(command.problem, settings, output))
@@ -123,6 +128,19 @@ def demo_command(command: DemoCommand, output: Output) -> None:
     last = dict(zip(STRATEGIES, results, strict=True))[IN_FULL]
     inspect = inspect_line(last.thread_id, settings, command.settings)
     output.show(*problem_parts(command.problem, results, last, inspect))
+
+
+def next_line(settings: Settings) -> str | None:
+    """Return the command that asks the demonstration's model; None where it was another model."""
+    if (file := _own_weights(settings)) is None:
+        return None
+    return shlex.join(["pdr-graph", "solve", "--model", str(file), "What is 17 + 25?"])
+
+
+def _own_weights(settings: Settings) -> Path | None:
+    """Return where the demonstration's own model is kept; None where the user has named another."""
+    named = settings.base_url is not None or settings.model is not None
+    return None if named or demo_model() == "tiny" else QWEN.path(settings.data_dir)
 
 
 def problem_parts(
@@ -151,8 +169,7 @@ async def _opened(settings: Settings, output: Output) -> AsyncIterator[tuple[Sav
     In this order, so that a store that cannot work is reported before a model is fetched.
     """
     async with open_saver(settings, output.say) as saver:
-        named = settings.base_url is not None or settings.model is not None
-        if not named and demo_model() != "tiny":
+        if _own_weights(settings) is not None:
             file = await ready_weights(settings.data_dir, output.say, weights=QWEN)
             settings = settings.model_copy(update={"model": str(file)})
         async with open_client(settings, announce=output.say) as client:

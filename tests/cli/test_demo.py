@@ -20,12 +20,15 @@ from pdr_graph.cli.demo import (
     DemoBoard,
     DemoProblem,
     demo_config,
+    next_line,
     seen,
     stopped_sentence,
 )
 from pdr_graph.eval.budgets import most_calls
 from pdr_graph.extensions import Extensions
 from pdr_graph.servers import default_data_dir, find_weights
+from pdr_graph.servers.weights import QWEN
+from pdr_graph.settings import load_settings
 from tests.cli.conftest import wait_for
 
 NAMES = ["long_cot", "sr", "pdr", "vote_first"]
@@ -176,6 +179,17 @@ def test_the_tiny_model_runs_it(cli, data_dir, monkeypatch):
     assert outcome.code == 0, outcome.err
     assert [row["of"] for row in outcome.json()["table"]] == [1, 1, 1, 1]
     assert "model: SmolLM2-135M-Instruct in llama.cpp" in outcome.err
+
+
+def test_the_command_that_comes_next_names_the_model_that_ran(tmp_path, monkeypatch):
+    """Plain `solve` would fetch another one."""
+    monkeypatch.delenv("PDR_DEMO", raising=False)
+    settings = load_settings(data_dir=tmp_path / "my data")
+    file = QWEN.path(tmp_path / "my data")
+    assert next_line(settings) == f"pdr-graph solve --model '{file}' 'What is 17 + 25?'"
+    assert next_line(load_settings(base_url="http://127.0.0.1:1/v1")) is None
+    monkeypatch.setenv("PDR_DEMO", "tiny")
+    assert next_line(settings) is None
 
 
 # ------------------------------------------------------------------------------- one problem

@@ -64,7 +64,7 @@ def _die_in_the_middle(file: Path) -> None:
 
 def test_a_process_that_is_killed_leaves_the_file_and_the_next_one_replaces_it(file):
     """What it leaves beside the file is in nobody's way."""
-    killed = multiprocessing.get_context("fork").Process(target=_die_in_the_middle, args=(file,))
+    killed = multiprocessing.get_context("spawn").Process(target=_die_in_the_middle, args=(file,))
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL

@@ -347,6 +347,7 @@ def report_parts(report: "JudgeReport") -> Iterator[RenderableType]:
                 for each in report.learning
             ],
         )
+        yield Text(report.outlook, "dim")
 
 
 def _share(estimate: "Estimate") -> tuple[str, str]:

@@ -76,6 +76,9 @@ PENALTIES = (0.001, 0.003, 0.01, 0.1)
 """Inverse strengths of the penalty on the weights of a hidden state, as scikit-learn's C."""
 NUM_BINS = 10
 """Of the reliability plot, each with as many drafts."""
+LEAST_GROWTH = 0.01
+"""By which the discrimination within problems has to grow, with twice the problems, for more of
+them to be worth their cost."""
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Of the problems to learn from, for the learning curve."""
 
@@ -213,9 +216,27 @@ class JudgeReport:
             f"Leave --judge out: {RECOMMENDED} alone is the vote."
         )
 
+    @property
+    def outlook(self) -> str:
+        """Say whether more problems would make a better judge; empty without a learning curve."""
+        if len(self.learning) < 2:
+            return ""
+        before, now = self.learning[-2:]
+        grew = (
+            f"with {now.num_problems:,} instead of {before.num_problems:,} a right draft scored "
+            f"above a wrong one in {100 * now.within:.0f} instead of {100 * before.within:.0f} of "
+            "100 pairs"
+        )
+        if now.within - before.within >= LEAST_GROWTH:
+            return f"More problems may help: {grew}."
+        return f"More problems would hardly help: {grew}."
+
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON data
         """Return the report as plain data."""
-        own = {"judged": asdict(self.judged), "gain": asdict(self.gain), "verdict": self.verdict}
+        own = {
+            **{"judged": asdict(self.judged), "gain": asdict(self.gain)},
+            **{"verdict": self.verdict, "outlook": self.outlook},
+        }
         return {**asdict(self), **own}
 
 

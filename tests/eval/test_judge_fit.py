@@ -2,13 +2,14 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pdr_graph import Parts, as_tool, build_graph, pdr_node, preset, solve
 from pdr_graph.errors import ConfigError
-from pdr_graph.eval.judge_fit import StateSource, fit_judge, score_judge
+from pdr_graph.eval.judge_fit import LearningPoint, StateSource, fit_judge, score_judge
 from pdr_graph.eval.records import EvalRun
 from pdr_graph.extensions import Extensions
 from pdr_graph.judge import (
@@ -90,6 +91,23 @@ async def test_a_judge_of_noise_is_called_no_better():
     report = (await fit_judge([run_of(60, told=0.0)])).report
     assert not report.verdict.startswith("Better")
     assert report.discrimination["signals"].within.value == pytest.approx(0.5, abs=0.12)
+
+
+async def test_it_is_said_whether_more_problems_may_help():
+    """By what the last doubling has brought."""
+    report = (await fit_judge([run_of(40, told=0.5)])).report
+    assert len(report.learning) > 1
+    before, now = LearningPoint(18, 0.70, 0.0), LearningPoint(36, 0.74, 0.0)
+    rising, flat = (
+        replace(report, learning=(before, each)) for each in (now, replace(now, within=0.70))
+    )
+    assert rising.outlook == (
+        "More problems may help: with 36 instead of 18 a right draft scored above a wrong one in "
+        "74 instead of 70 of 100 pairs."
+    )
+    assert flat.outlook.startswith("More problems would hardly help: ")
+    assert flat.to_json()["outlook"] == flat.outlook
+    assert replace(report, learning=()).outlook == ""
 
 
 async def test_a_weight_is_a_probability():

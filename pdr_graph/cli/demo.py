@@ -4,7 +4,7 @@ import asyncio
 import math
 import shlex
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -134,7 +134,14 @@ def next_line(settings: Settings) -> str | None:
     """Return the command that asks the demonstration's model; None where it was another model."""
     if (file := _own_weights(settings)) is None:
         return None
-    return shlex.join(["pdr-graph", "solve", "--model", str(file), "What is 17 + 25?"])
+    return f"pdr-graph solve --model {_in_home(file)} 'What is 17 + 25?'"
+
+
+def _in_home(file: Path) -> str:
+    """Return a path as a word of a shell, with `~` for the home folder."""
+    with suppress(ValueError, RuntimeError):  # it is elsewhere, or there is no home
+        return f"~/{shlex.quote(str(file.relative_to(Path.home())))}"
+    return shlex.quote(str(file))
 
 
 def _own_weights(settings: Settings) -> Path | None:

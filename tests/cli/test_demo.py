@@ -187,6 +187,9 @@ def test_the_command_that_comes_next_names_the_model_that_ran(tmp_path, monkeypa
     settings = load_settings(data_dir=tmp_path / "my data")
     file = QWEN.path(tmp_path / "my data")
     assert next_line(settings) == f"pdr-graph solve --model '{file}' 'What is 17 + 25?'"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = f"--model ~/'my data/weights/{file.name}' "
+    assert place in str(next_line(settings))
     assert next_line(load_settings(base_url="http://127.0.0.1:1/v1")) is None
     monkeypatch.setenv("PDR_DEMO", "tiny")
     assert next_line(settings) is None

@@ -210,7 +210,7 @@ def test_a_finished_run_is_shown_again(toy, whole, capsys):
     assert facts["model"] == str(whole / "model")
     assert facts["stages"]["rl"]["updates"] == 8
     assert facts["stages"]["rl"]["first"].keys() == facts["stages"]["rl"]["last"].keys()
-    assert f"{whole} is done; name another --out to train again" in said.err
+    assert f"{str(whole)!r} is done; name another --out to train again" in said.err
     assert (whole / "metrics.jsonl").read_bytes() == before
 
 

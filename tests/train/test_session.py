@@ -130,5 +130,5 @@ def test_a_folder_is_claimed_by_one_and_keeps_what_was_asked(toy, tmp_path):
     with pytest.raises(ConfigError, match="holds a run with another content of its data"):
         refuse_changes(folder.path, other)
     (folder.path / "train.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"train.json is damaged"):
+    with pytest.raises(ConfigError, match=r"train.json' is damaged"):
         refuse_changes(folder.path, header)

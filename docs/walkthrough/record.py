@@ -165,7 +165,10 @@ def picture(line: str, screen: str, name: str) -> str:
         file=io.StringIO(), record=True, width=COLUMNS, force_terminal=True, highlight=False
     )
     console.print(Text(f"$ {line}", "bold"))
-    console.print(Text.from_ansi(screen))
+    # A terminal breaks a line at its edge, not at a space.
+    for row in Text.from_ansi(screen).split("\n", allow_blank=True):
+        for part in row.divide(range(COLUMNS, len(row), COLUMNS)):
+            console.print(part)
     svg = console.export_svg(title="pdr-graph", unique_id=f"walk-{name}")
     return re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
 

@@ -117,6 +117,7 @@ def demo_command(command: DemoCommand, output: Output) -> None:
     if command.problem is None:
         _show_eight(settings, output)
         if (line := next_line(settings)) is not None:
+            output.say("")
             output.say("ask the same model a problem of your own:")
             output.say(line, to_copy=True)
         return

@@ -118,7 +118,7 @@ def fit_words(asked: argparse.Namespace, name: str) -> list[str]:
 
 
 def judges_words(asked: argparse.Namespace, name: str, kind: str) -> list[str]:
-    """Return the arguments of `pdr-graph` that measure one kind of judge on both halves."""
+    """Return the arguments of `pdr-graph` that measure one kind of judge on both parts."""
     file = asked.out / "judges" / name / (kind if kind == "adapter" else f"{kind}.json")
     folders = (str(_folder(asked, part, name)) for part in (FITTING, JUDGING))
     return [

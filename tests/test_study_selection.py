@@ -103,12 +103,13 @@ def test_it_goes_from_problems_to_the_rule(mock, monkeypatch, tmp_path, capfd):
     given = ["--gsm8k", str(tmp_path / "train.jsonl"), "--only", "gsm8k", "--out", str(out)]
     words = [*given, "--base-url", mock.url]
     assert main(["report", *words]) == 2
-    assert "holds no drafts of the judging part" in capfd.readouterr().err
+    assert "holds no drafts to report on" in capfd.readouterr().err
     assert main(["fit", "--problems", "24", *words]) == 0
     assert not is_better(out / "judge-gsm8k.json")  # answers come at random
     assert main(["--problems", "24", "--keep", str(kept), *words]) == 0  # it goes on to the end
     table = capfd.readouterr().out
     assert "## gsm8k, 24 problems" in table
+    assert "## The preset as it is" in table
     assert main(["report", "--kept", str(kept), *words]) == 0
     assert table.endswith(capfd.readouterr().out)
     (problem, *_), folder = load(kept / "gsm8k.jsonl.gz"), out / "judging" / "gsm8k"

@@ -255,15 +255,20 @@ class LosesTheLast(InMemorySaver):
         return await super().aput(config, checkpoint, *rest)
 
 
-@pytest.mark.parametrize("halted", [False, True], ids=["at once", "after a breakpoint"])
-async def test_a_run_that_resume_took_for_ended_is_charged_once(halted):
-    """Its last checkpoint is missing; a new question on its thread costs its own calls alone."""
-    oracle, kept = Oracle(), LosesTheLast()
+async def without_its_last(oracle: Oracle, saver: InMemorySaver) -> None:
+    """Store a run whose last step is kept and whose last checkpoint is not."""
+    kept = LosesTheLast()
     entry = {"problem": question("ALPHA"), "config": FIRST.model_dump(mode="json")}
     with pytest.raises(KilledError):
         await build_graph(client_of(oracle), checkpointer=kept).ainvoke(entry, RUN)
-    saver = InMemorySaver()
     saver.storage, saver.writes, saver.blobs = kept.storage, kept.writes, kept.blobs
+
+
+@pytest.mark.parametrize("halted", [False, True], ids=["at once", "after a breakpoint"])
+async def test_a_run_that_resume_took_for_ended_is_charged_once(halted):
+    """Its last checkpoint is missing; a new question on its thread costs its own calls alone."""
+    oracle, saver = Oracle(), InMemorySaver()
+    await without_its_last(oracle, saver)
     ended = await resume("t", model=client_of(oracle), checkpointer=saver)
     assert sum(row["calls"] for row in ended.ledger.rows) == oracle.num_calls == FIRST_CALLS
 
@@ -278,12 +283,8 @@ async def test_a_run_that_resume_took_for_ended_is_charged_once(halted):
 
 async def test_a_store_that_takes_nothing_more_withholds_no_result():
     """The run is read as it ended; that it was told is not kept."""
-    oracle, kept = Oracle(), LosesTheLast()
-    entry = {"problem": question("ALPHA"), "config": FIRST.model_dump(mode="json")}
-    with pytest.raises(KilledError):
-        await build_graph(client_of(oracle), checkpointer=kept).ainvoke(entry, RUN)
-    full = MortalSaver()
-    full.storage, full.writes, full.blobs = kept.storage, kept.writes, kept.blobs
+    oracle, full = Oracle(), MortalSaver()
+    await without_its_last(oracle, full)
     full.dies_at = 1
     ended = await resume("t", model=client_of(oracle), checkpointer=full)
     assert answer_in(ended.solution) == "ALPHA"

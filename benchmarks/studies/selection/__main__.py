@@ -7,7 +7,7 @@
     pairwise compares the vote with comparisons of its answers in pairs, on other sums
     judges   measures each kind of judge by folds over the fitting and the judging part
     confirm  samples further problems, for what was chosen after the judging part was seen;
-             `report --part confirming` tells the outcome
+             `report --part judging --part confirming` tells the outcome
 
 Without a step all are taken but the last two. What was stopped goes on by the same command.
 """
@@ -27,7 +27,6 @@ from benchmarks.studies.selection.sources import (
     CONFIRMING,
     FITTING,
     JUDGING,
-    PARTS,
     TASKS,
     Part,
     sources,
@@ -187,8 +186,8 @@ def _report(asked: argparse.Namespace) -> None:
             results.append(asyncio.run(measure(name, whole, answer_kind("math"))))
     if not results:
         raise ConfigError(
-            f"{str(asked.kept or asked.out)!r} holds no drafts of the {asked.part} part; sample "
-            "them first: python -m benchmarks.studies.selection fit sample"
+            f"{str(asked.kept or asked.out)!r} holds no drafts to report on; sample them first: "
+            "python -m benchmarks.studies.selection fit sample, or confirm"
         )
     asked.out.mkdir(parents=True, exist_ok=True)
     page, plot = asked.out / "tables.md", asked.out / "selection.png"
@@ -202,11 +201,13 @@ def _pools(asked: argparse.Namespace) -> dict[str, list[PooledProblem]]:
     if asked.kept is not None:
         return {file.name.partition(".")[0]: load(file) for file in asked.kept.glob("*.jsonl.gz")}
     found = {}
-    for folder in sorted((asked.out / asked.part).glob("*/")):
-        if asked.only in {None, folder.name}:
-            found[folder.name] = pooled(read_run(folder), DRAFTS, LONG)
-            if asked.keep is not None:
-                save(found[folder.name], asked.keep / f"{folder.name}.jsonl.gz")
+    for part in asked.part or [JUDGING.name]:
+        for folder in sorted((asked.out / part).glob("*/")):
+            if asked.only in {None, folder.name}:
+                name = folder.name if part == JUDGING.name else f"{folder.name}, {part}"
+                found[name] = pooled(read_run(folder), DRAFTS, LONG)
+                if asked.keep is not None:
+                    save(found[name], asked.keep / f"{name}.jsonl.gz")
     return found
 
 
@@ -246,8 +247,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--gsm8k", type=Path, metavar="FILE", help="GSM8K's train.jsonl, for that source")
     add("--only", metavar="NAME", help="only this source")
     add("--problems", type=int, help="of each source and part, instead of the plan's")
-    add("--part", default=JUDGING.name, choices=[each.name for each in PARTS],
-        help="problems that are reported on (%(default)s)")  # fmt: skip
+    add("--part", action="append", choices=[JUDGING.name, CONFIRMING.name],
+        help="problems that are reported on; repeat it for both (judging)")  # fmt: skip
     add("--judge-weights", type=Path, metavar="PATH",
         help="the model's folder, for judges of hidden states; --vllm knows its own")  # fmt: skip
     add("--keep", type=Path, metavar="FOLDER", help="write the drafts there, without texts")

@@ -25,6 +25,9 @@ WIDTH = 8
 WIDTHS, STOP = (3, 2, 3), 0.75
 """The recommended preset, with as many drafts at most as that vote. A policy that says nothing else
 breaks ties by a draft's last tokens, as the preset did when the rule was written."""
+NOW = "vote_first, ties by all tokens"
+"""The preset as it is since `chain_sum` was judged, which chose its tie rule."""
+CHOSE_TIES = "chain_sum"
 LEAST_POINTS = -0.02
 """Lower bound of the difference that counts as "not worse"."""
 LEAST_GAP = 0.25
@@ -91,6 +94,16 @@ class SourceResult:
         return self.policies["vote"].correct_P.size
 
 
+def together_of(name: str, results: Sequence[SourceResult]) -> SourceResult:
+    """Return the policies that all these sources have, on the problems of all of them."""
+    names = [each for each in results[0].policies if all(each in r.policies for r in results)]
+    return SourceResult(
+        name,
+        {each: joined([result.policies[each] for result in results]) for each in names},
+        joined([result.preset for result in results]),
+    )
+
+
 async def measure(name: str, problems: Sequence[PooledProblem], kind: AnswerKind) -> SourceResult:
     """Try every policy on the problems of a source; those of a judge where it has weighed drafts.
 
@@ -105,7 +118,7 @@ async def measure(name: str, problems: Sequence[PooledProblem], kind: AnswerKind
         "vote, ties by likelihood": RoundsPolicy((WIDTH,)),
         "vote, ties by all tokens": RoundsPolicy((WIDTH,), tie_signal=WHOLE),
         "vote_first": RoundsPolicy(WIDTHS, STOP),
-        "vote_first, ties by all tokens": RoundsPolicy(WIDTHS, STOP, tie_signal=WHOLE),
+        NOW: RoundsPolicy(WIDTHS, STOP, tie_signal=WHOLE),
     }
     if judged:
         policies["judged vote"] = RoundsPolicy((WIDTH,), judged=True)
@@ -145,12 +158,7 @@ class Finding:
 
 def findings(results: Sequence[SourceResult]) -> list[Finding]:
     """Apply the rule of `docs/results/selection-plan.md`."""
-    names = [name for name in results[0].policies if all(name in r.policies for r in results)]
-    everywhere = SourceResult(
-        "all",
-        {name: joined([each.policies[name] for each in results]) for name in names},
-        joined([each.preset for each in results]),
-    )
+    everywhere = together_of("all", results)
     found = []
     for each in (*results, everywhere):
         policies, together = each.policies, each is everywhere
@@ -194,7 +202,7 @@ def points(difference: PairedDifference) -> str:
 
 
 def tables(results: Sequence[SourceResult]) -> str:
-    """Return all tables as Markdown: the policies of each source, then the rule."""
+    """Return all tables as Markdown: the policies of each source, the rule, the preset as it is."""
     lines = []
     for each in results:
         vote = each.policies["vote"]
@@ -219,7 +227,26 @@ def tables(results: Sequence[SourceResult]) -> str:
         f"| {each.rule} | {each.where} | {each.figure} | {'yes' if each.met else 'no'} |"
         for each in findings(results)
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_preset_now(results)]) + "\n"
+
+
+def _preset_now(results: Sequence[SourceResult]) -> list[str]:
+    """Return the table of the preset with the tie rule that it has now."""
+    others = [each for each in results if each.name != CHOSE_TIES]
+    pooled = [together_of("all", results)] if len(results) > 1 else []
+    if 1 < len(others) < len(results):
+        pooled.insert(0, together_of(f"all but {CHOSE_TIES}", others))
+    lines = [
+        "## The preset as it is",
+        "",
+        f'| {NOW} | problems | against the vote of 8 | against "vote, matched" |',
+        "|---|---|---|---|",
+    ]
+    for each in (*results, *pooled):
+        against = (each.policies[NOW].minus(each.policies[n]) for n in ("vote", "vote, matched"))
+        shown = " | ".join(map(points, against))
+        lines.append(f"| {each.name} | {each.num_problems:,} | {shown} |")
+    return lines
 
 
 def _percent(share: Estimate) -> str:

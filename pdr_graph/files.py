@@ -1,4 +1,4 @@
-"""Files that several processes write and read, and of which a crash leaves no half.
+"""Files that several processes read and write, and that a crash leaves whole.
 
 `append_lines` adds whole lines, `written_whole` replaces a whole file; `json_object` reads a line.
 """

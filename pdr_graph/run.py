@@ -466,9 +466,9 @@ def _refuse_changes(
     if record is not None:
         changed += changed_models(record, models.for_run(config).recorded)
         was, now = record["prompts"], (parts.prompts or Prompts.load()).of_run(config).hashes()
-        # Of built-in ones the record may have those of an earlier version.
+        # The built-in prompts may have changed since the run began.
         compared = was if parts.prompts is not None else record.get("own_prompts", [])
-        # One that only the record or only this version has is not compared.
+        # A prompt that the record or this version lacks is not compared.
         if any(was[name] != now[name] for name in was.keys() & now.keys() & set(compared)):
             (left_out if parts.prompts is None else changed).append("set of prompts")
         judge = None if parts.extensions is None else parts.extensions.of(config).judge

@@ -271,7 +271,7 @@ class RunRecord(TypedDict):
     prompts: dict[str, str]
     """First 16 hex digits of each prompt template's sha256, by name."""
     own_prompts: NotRequired[list[str]]
-    """Names of the templates that are not built in and not of the config; absent if all are."""
+    """Names of the templates that a folder of prompts has replaced; absent without one."""
     judge: NotRequired[str]
     """Digest of the judge that has weighed the drafts; absent if there was none."""
     token_counts: str

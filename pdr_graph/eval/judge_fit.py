@@ -77,8 +77,8 @@ PENALTIES = (0.001, 0.003, 0.01, 0.1)
 NUM_BINS = 10
 """Of the reliability plot, each with as many drafts."""
 LEAST_GROWTH = 0.01
-"""By which the discrimination within problems has to grow, with twice the problems, for more of
-them to be worth their cost."""
+"""Growth of the discrimination within problems, at twice the problems, from which on more of them
+may help."""
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Of the problems to learn from, for the learning curve."""
 
